@@ -1,0 +1,253 @@
+"""One entry point; verbs only. Torch is imported by the verbs that need it."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec
+
+from proximo.runs.errors import UserError
+
+_HELP = """Proximal Policy Optimization, once and right: train, evaluate, and see why.
+
+  proximo train HalfCheetah-v5 --preset tuned --steps 1e6 --seed 0 --run runs/cheetah
+  proximo evaluate runs/cheetah --episodes 20
+  proximo environments cheetah
+  proximo presets
+"""
+
+
+def _whole(arguments: list[str]) -> int:
+    value = float(arguments[0])
+    if not value.is_integer():
+        raise ValueError(f"{arguments[0]} is not a whole number")
+    return int(value)
+
+
+# 1e6 is how people write a million steps.
+_WHOLE = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="INT",
+    instance_from_str=_whole,
+    is_instance=lambda x: isinstance(x, int),
+    str_from_instance=lambda x: [str(x)],
+)
+_REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@_REGISTRY.primitive_rule
+def _whole_numbers(info: tyro.constructors.PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    return _WHOLE if info.type is int else None
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Run episodes with a trained policy, on seeds that training never saw."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    episodes: int = 20
+    """How many for each number."""
+    seed: int | None = None
+    """Of the episodes; the run's own if not given."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+@dataclass(frozen=True)
+class EnvironmentsArguments:
+    """List environments whose name contains a word, and what steps them."""
+
+    pattern: tyro.conf.Positional[str] = ""
+    """Part of a name, in any case; all if not given."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+@dataclass(frozen=True)
+class PresetsArguments:
+    """List the presets: their tasks, their numbers and where these come from."""
+
+    environment: tyro.conf.Positional[str] = ""
+    """Only those for this task."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+def _parse(cls: Any, arguments: Sequence[str], verb: str, default: Any = tyro.MISSING_NONPROP) -> Any:
+    extra = {} if default is tyro.MISSING_NONPROP else {"default": default}
+    with _REGISTRY:
+        return tyro.cli(
+            cls, prog=f"proximo {verb}", args=list(arguments), config=(tyro.conf.FlagConversionOff,), **extra
+        )
+
+
+def _flag(arguments: list[str], name: str) -> bool:
+    """Take a flag out of the arguments."""
+    found = name in arguments
+    while name in arguments:
+        arguments.remove(name)
+    return found
+
+
+def _option(arguments: Sequence[str], name: str, fallback: str) -> str:
+    """Read an option that decides how the others are read."""
+    for i, argument in enumerate(arguments):
+        if argument == name and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+    return fallback
+
+
+def train(arguments: list[str]) -> int:
+    """`proximo train ENVIRONMENT [options]`: the preset gives the defaults, the options change them."""
+    from proximo.control.configuration import TrainConfig
+    from proximo.control.presets import configure
+
+    as_json, quiet = _flag(arguments, "--json"), _flag(arguments, "--quiet")
+    if not arguments or arguments[0].startswith("-"):
+        base = TrainConfig()
+        if not {"-h", "--help"} & set(arguments):
+            raise UserError("which environment? As in `proximo train CartPole-v1`; `proximo environments` lists them")
+    else:
+        name = arguments.pop(0)
+        base, _ = configure(name, _option(arguments, "--preset", "tuned"))
+    config = _parse(TrainConfig, arguments, "train ENVIRONMENT", base)
+    from proximo.control.train import run_training
+
+    run = run_training(config, mode="quiet" if quiet else "auto")
+    if as_json:
+        print(json.dumps({"run": str(run.path), "stopped": run.stopped, **run.results}))
+    else:
+        _print_run(run)
+    return 0 if run.stopped is None else 128 + signal.Signals[run.stopped]
+
+
+def _print_run(run: Any) -> None:
+    from proximo.runs.console import print_results
+
+    results = run.results
+    if run.stopped:
+        print(f"stopped by {run.stopped} at {results['steps']:,} steps; the same command goes on from {run.path}")
+        return
+    print_results(
+        _three_numbers(results), f"{run.config.environment}, {results['steps']:,} steps in {results['seconds']:,.1f} s"
+    )
+    print(f"everything is in {run.path}: checkpoints, metrics.jsonl, TensorBoard events, config.toml")
+    print(f"next: proximo evaluate {run.path}")
+
+
+def _three_numbers(results: Any) -> dict[str, str]:
+    """The three numbers that stand everywhere a result is printed, and what they are."""
+    recent = results.get("last_100_training_return")
+    return {
+        "last-100 training return": "no episode ended" if recent is None else f"{recent:,.1f}",
+        "final deterministic": f"{results['final_deterministic']:,.1f} ± {results['final_deterministic_std']:,.1f}"
+        f" ({results['episodes']} episodes; sampled: {results['final_sampled']:,.1f})",
+        "best checkpoint": f"{results['best_checkpoint']:,.1f} ± {results['best_checkpoint_std']:,.1f}"
+        " (deterministic; chosen by training return)",
+    }
+
+
+def evaluate(arguments: list[str]) -> int:
+    """`proximo evaluate RUN`."""
+    asked = _parse(EvaluateArguments, _json_flag(arguments), "evaluate")
+    from proximo.control.results import evaluate_run
+
+    results = evaluate_run(asked.run, asked.episodes, asked.seed)
+    if asked.json:
+        print(json.dumps(results))
+        return 0
+    from proximo.runs.console import print_results
+
+    print_results(_three_numbers(results), f"{results['environment']}, {asked.run}")
+    return 0
+
+
+def environments(arguments: list[str]) -> int:
+    """`proximo environments [PATTERN]`."""
+    asked = _parse(EnvironmentsArguments, _json_flag(arguments), "environments")
+    from proximo.control.environments import list_environments
+
+    found = list_environments(asked.pattern)
+    if not found:
+        raise UserError(f"no environment's name contains {asked.pattern!r}; `proximo environments` lists all")
+    if asked.json:
+        print(json.dumps([{"environment": name, "backend": backend} for name, backend in found]))
+        return 0
+    from proximo.runs.console import print_table
+
+    print_table(found, ["environment", "stepped by"])
+    return 0
+
+
+def presets(arguments: list[str]) -> int:
+    """`proximo presets [ENVIRONMENT]`."""
+    asked = _parse(PresetsArguments, _json_flag(arguments), "presets")
+    from proximo.control import presets as shipped
+
+    found = [p for p in shipped.presets() if not asked.environment or p.matches(asked.environment)]
+    if asked.json:
+        print(json.dumps([{**vars(p), "environments": list(p.environments)} for p in found]))
+        return 0
+    from proximo.runs.console import print_table
+
+    print_table(
+        [(p.name, p.family, " ".join(p.environments), p.source) for p in found], ["preset", "family", "for", "source"]
+    )
+    return 0
+
+
+def _json_flag(arguments: list[str]) -> list[str]:
+    return [part for a in arguments for part in (["--json", "True"] if a == "--json" else [a])]
+
+
+_VERBS: dict[str, Callable[[list[str]], int]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "environments": environments,
+    "presets": presets,
+}
+Verb = Annotated[Literal["train", "evaluate", "environments", "presets"], "what to do"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb; the exit code is 0, or 2 when the user has something to mend, or 128 + a signal's number."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(_HELP, end="")
+        for name, verb in _VERBS.items():
+            print(f"  {name:<13}{(verb.__doc__ or '').splitlines()[0]}")
+        print("\n`proximo VERB --help` tells more.")
+        return 0 if given else 2
+    if given[0] in ("-V", "--version"):
+        from proximo import __version__
+
+        print(f"proximo {__version__}")
+        return 0
+    try:
+        if given[0] not in _VERBS:
+            from proximo.runs.errors import nearest
+
+            raise UserError(
+                f"there is no verb {given[0]!r}: did you mean {nearest(given[0], _VERBS) or ', '.join(_VERBS)}?"
+            )
+        return _VERBS[given[0]](given[1:])
+    except UserError as error:
+        print(f"proximo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "proximo: interrupted; the last checkpoint is whole, and the same command goes on from it", file=sys.stderr
+        )
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

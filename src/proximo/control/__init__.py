@@ -1,0 +1,1 @@
+"""The control half: environments -> rollouts -> update."""

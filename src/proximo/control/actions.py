@@ -1,0 +1,173 @@
+"""From what a network emits to what an environment takes: distributions over any action space, rescaling, masks."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from torch import Tensor
+
+from proximo.control.spaces import Path, leaves, place
+from proximo.core.distributions import Bernoulli, Categorical, Distribution, Gaussian, Product, SquashedGaussian
+from proximo.runs.errors import UserError
+
+
+@dataclass(frozen=True)
+class Part:
+    """One leaf of an action space."""
+
+    path: Path
+    kind: Literal["box", "choice", "binary"]
+    shape: tuple[int, ...]
+    """Of the leaf, as the environment takes it."""
+    dtype: str
+    choices: tuple[int, ...] = ()
+    """choice: how many there are in each column."""
+    start: tuple[int, ...] = ()
+    """choice: the smallest value of each column."""
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    """box: the bounds of each column."""
+
+    @property
+    def width(self) -> int:
+        """Columns it takes in a stored action."""
+        return int(np.prod(self.shape, dtype=int))
+
+    @property
+    def outputs(self) -> int:
+        """Numbers a network emits for it."""
+        return sum(self.choices) if self.kind == "choice" else self.width
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """How actions of one space are sampled, stored and handed over.
+
+    A stored action is one float tensor `[..., width]` with the columns of all leaves side by side: Box columns in units
+    in which the bounds are -1 and 1 (unclipped, or before tanh), choices counted from 0, switches 0 or 1.
+    """
+
+    parts: tuple[Part, ...]
+    squashed: bool = False
+
+    @classmethod
+    def of(cls, space: gymnasium.Space, squashed: bool = False) -> "ActionSpec":
+        """The encoding of an action space of one environment.
+
+        Raises:
+            UserError: a space that is not supported, or Box bounds that are not finite.
+        """
+        parts = tuple(_part(path, leaf) for path, leaf in leaves(space))
+        if not sum(part.width for part in parts):
+            raise UserError(f"the action space {space} is empty; an agent needs something to decide")
+        return cls(parts, squashed)
+
+    @property
+    def width(self) -> int:
+        """Columns of a stored action."""
+        return sum(part.width for part in self.parts)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a network's head emits."""
+        return sum(part.outputs for part in self.parts)
+
+    @property
+    def continuous(self) -> int:
+        """Columns that are continuous, each with a log standard deviation."""
+        return sum(part.width for part in self.parts if part.kind == "box")
+
+    @property
+    def mask_size(self) -> int:
+        """Entries of an action mask: one for each choice of all choice columns."""
+        return sum(sum(part.choices) for part in self.parts)
+
+    def distribution(self, outputs: Tensor, log_std: Tensor, mask: Tensor | None = None) -> Distribution:
+        """The policy's distribution.
+
+        Args:
+            outputs: `[..., outputs]`, of the head.
+            log_std: `[continuous]`.
+            mask: `[..., mask_size]` bool, False = forbidden; or None.
+        """
+        parts: list[Distribution] = []
+        stds = iter(log_std.split([p.width for p in self.parts if p.kind == "box"])) if self.continuous else iter(())
+        masks = _split_mask(mask, [n for part in self.parts for n in part.choices])
+        gaussian = SquashedGaussian if self.squashed else Gaussian
+        for part, output in zip(self.parts, outputs.split([p.outputs for p in self.parts], -1), strict=True):
+            if part.kind == "box":
+                parts.append(gaussian(output, next(stds)))
+            elif part.kind == "binary":
+                parts.append(Bernoulli(output))
+            else:
+                parts.extend(Categorical(logits, next(masks)) for logits in output.split(list(part.choices), -1))
+        return parts[0] if len(parts) == 1 and parts[0].event_size is not None else Product(parts)
+
+    def to_environment(self, actions: np.ndarray) -> Any:
+        """Stored actions `[N, width]` as the environment takes them: clipped or squashed, rescaled, in its types.
+
+        Returns:
+            An array `[N, ...]`, or the Dict or Tuple of arrays that the space asks for.
+        """
+        columns = {}
+        start = 0
+        for part in self.parts:
+            columns[part.path] = self._leaf(part, actions[:, start : start + part.width])
+            start += part.width
+        return _assemble(columns)
+
+    def _leaf(self, part: Part, columns: np.ndarray) -> np.ndarray:
+        if part.kind == "box":
+            unit = np.tanh(columns) if self.squashed else columns.clip(-1.0, 1.0)
+            low, high = np.asarray(part.low), np.asarray(part.high)
+            # Rounding of the affine map may step over a bound, which some environments refuse.
+            columns = (low + (unit + 1.0) * (0.5 * (high - low))).clip(low, high)
+        elif part.kind == "choice":
+            columns = columns + np.asarray(part.start)
+        return columns.reshape(len(columns), *part.shape).astype(part.dtype)
+
+    def clipped_fraction(self, actions: np.ndarray) -> float:
+        """Share of continuous columns of `[..., width]` at the bounds: |a| > 1, or |tanh a| > 0.99 where squashed."""
+        bound = np.arctanh(0.99) if self.squashed else 1.0
+        columns = [np.full(part.width, part.kind == "box") for part in self.parts]
+        continuous = actions[..., np.concatenate(columns)]
+        return float((np.abs(continuous) > bound).mean()) if continuous.size else 0.0
+
+
+def _split_mask(mask: Tensor | None, choices: Sequence[int]) -> Iterator[Tensor | None]:
+    return iter([None] * len(choices)) if mask is None else iter(mask.split(list(choices), -1))
+
+
+def _part(path: Path, space: gymnasium.Space) -> Part:
+    spaces = gymnasium.spaces
+    if isinstance(space, spaces.Box):
+        low, high = space.low.reshape(-1).astype(float), space.high.reshape(-1).astype(float)
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            raise UserError(
+                f"the action space {space}{place(path)} has infinite bounds; wrap the environment in "
+                "gymnasium.wrappers.RescaleAction or give its Box finite low and high"
+            )
+        return Part(path, "box", space.shape, str(space.dtype), low=tuple(low), high=tuple(high))
+    if isinstance(space, spaces.Discrete):
+        return Part(path, "choice", (), str(space.dtype), (int(space.n),), (int(space.start),))
+    if isinstance(space, spaces.MultiDiscrete):
+        choices, start = (tuple(int(n) for n in x.reshape(-1)) for x in (space.nvec, space.start))
+        return Part(path, "choice", space.shape, str(space.dtype), choices, start)
+    if isinstance(space, spaces.MultiBinary):
+        return Part(path, "binary", tuple(space.shape), str(space.dtype))
+    raise UserError(
+        f"the action space {space}{place(path)} is not supported; supported are Box, Discrete, MultiDiscrete, "
+        "MultiBinary and Dict or Tuple of these, so wrap the environment to give one of them"
+    )
+
+
+def _assemble(leaves: dict[Path, Any]) -> Any:
+    if () in leaves:
+        return leaves[()]
+    inner: dict[str | int, dict[Path, Any]] = {}
+    for (first, *rest), leaf in leaves.items():
+        inner.setdefault(first, {})[tuple(rest)] = leaf
+    assembled = {key: _assemble(group) for key, group in inner.items()}
+    return tuple(assembled[i] for i in range(len(assembled))) if 0 in assembled else assembled

@@ -1,0 +1,112 @@
+"""Everything a control run can be told, as frozen data. No torch here: `proximo --help` reads this."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from proximo.core.settings import UpdateSettings
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """The policy's networks."""
+
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers of actor and critic."""
+    activation: Literal["tanh", "relu", "elu", "silu"] = "tanh"
+    """Between the layers."""
+    shared: bool = False
+    """Whether actor and critic share the hidden layers (pixels always share their convolutions)."""
+    orthogonal: bool = True
+    """Orthogonal initialisation with gains √2 (hidden), 0.01 (actor) and 1 (critic); else torch's own."""
+    pixels: Literal["auto", "nature", "impala"] = "auto"
+    """Convolutions for images: Nature-CNN (Mnih et al. 2015) or IMPALA (Espeholt et al. 2018); auto takes Nature from
+    36 pixels up."""
+    memory: Literal["none", "gru", "lstm"] = "none"
+    """Recurrent layer between the observation and the hidden layers."""
+    memory_size: int = 64
+    """Width of the recurrent layer."""
+    actions: Literal["gaussian", "squashed"] = "gaussian"
+    """Continuous actions: a Gaussian clipped to the bounds, or a tanh-squashed one."""
+    log_std: float = 0.0
+    """Initial log standard deviation, in units of half the action range."""
+    log_std_range: tuple[float, float] = (-5.0, 2.0)
+    """Bounds within which the log standard deviation is clamped."""
+
+
+@dataclass(frozen=True)
+class NormalizerSettings:
+    """Running statistics. They move after each update, never inside an iteration."""
+
+    observations: bool = False
+    """Scale vector observations to mean 0, variance 1, clipped to ±`clip`."""
+    clip: float = 10.0
+    """Bound of normalised observations and of scaled rewards."""
+    rewards: Literal["off", "scale", "return"] = "off"
+    """scale: divide rewards by the running deviation of the discounted return. return: the critic predicts returns of
+    mean 0 and variance 1 (its last layer is corrected whenever the statistics move). off: neither."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run, complete: this and the code version repeat it."""
+
+    environment: str = ""
+    """An EnvPool or Gymnasium task, or `module:function` that makes an environment."""
+    preset: str = "tuned"
+    """Where the numbers below come from: paper, tuned, or the path of a TOML file."""
+    steps: int = 1_000_000
+    """Environment steps to train for."""
+    seed: int = 0
+    """Everything random follows from it."""
+    run: str = ""
+    """Folder of the run; the same command on the same folder goes on. Empty: runs/ENVIRONMENT-SEED."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks live; auto takes the CPU for small networks."""
+    backend: Literal["auto", "envpool", "gymnasium", "subprocess"] = "auto"
+    """What steps the environments; auto is EnvPool where it has the task, else Gymnasium in this process."""
+    environments: int = 8
+    """Environments stepped together."""
+    rollout_length: int = 256
+    """Steps of each environment per iteration."""
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    """Arguments for the environment's maker."""
+    frame_stack: int = 1
+    """Observations shown together, the last one last."""
+    mask_key: str | None = None
+    """Key of a Dict observation that holds the action mask (`action_mask` is found by itself)."""
+    learning_rate: float | str = "3e-4 -> 0"
+    """Adam's step size, a number or 'start -> end' over the run."""
+    gamma: float = 0.99
+    """Discount per step."""
+    lam: float = 0.95
+    """λ of generalised advantage estimation."""
+    update: UpdateSettings = field(default_factory=UpdateSettings)
+    network: NetworkSettings = NetworkSettings()
+    normalizers: NormalizerSettings = NormalizerSettings()
+    checkpoint_every: int = 250_000
+    """Environment steps between checkpoints; at each, the environments start anew."""
+    keep: int = 2
+    """Numbered checkpoints that are kept, beside the best and the final one."""
+    episodes: int = 20
+    """Episodes of each evaluation at the end."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that can not mean anything.
+
+        Raises:
+            ValueError: names the setting, its value and what it must be.
+        """
+        for name in ("steps", "environments", "rollout_length", "frame_stack", "checkpoint_every", "keep", "episodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must lie in [0, 1]")
+        if self.update.recompute_advantages and self.network.memory != "none":
+            raise ValueError("recompute_advantages does not go with a recurrent network; set one of them off")
+
+    @property
+    def rollout_size(self) -> int:
+        """Environment steps of one iteration."""
+        return self.environments * self.rollout_length

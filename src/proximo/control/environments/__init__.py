@@ -1,0 +1,7 @@
+"""Batches of environments: EnvPool, Gymnasium in any autoreset mode, subprocesses, or the user's own."""
+
+from proximo.control.environments.base import Observation, Step, VectorEnvironment
+from proximo.control.environments.episodes import EpisodeCounter
+from proximo.control.environments.sources import list_environments, make_environments
+
+__all__ = ["EpisodeCounter", "Observation", "Step", "VectorEnvironment", "list_environments", "make_environments"]

@@ -1,0 +1,88 @@
+"""The one face that every batch of environments shows to a rollout."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import gymnasium
+
+Observation = np.ndarray | dict[str, Any] | tuple
+"""A batch of observations: an array, or a dict or tuple of batches; every leaf has the leading axis [N]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What N environments answered to N actions. The arrays are the caller's to keep: nobody writes to them again."""
+
+    observation: Observation
+    """What the policy sees next: the first observation of a new episode in the rows where `started`."""
+    final_observation: Observation
+    """The state really reached by this step: what a truncated episode is bootstrapped from.
+
+    The same object as `observation` when they differ in no row (always so where a reset takes a step of its own).
+    """
+    reward: np.ndarray
+    """float64 [N]: what is learnt from."""
+    terminated: np.ndarray
+    """bool [N]: the episode ended in a terminal state, whose value is zero."""
+    truncated: np.ndarray
+    """bool [N]: the episode was cut, by a time limit as a rule."""
+    valid: np.ndarray
+    """bool [N]: False in the rows that only report a reset (their action was ignored and their reward is 0)."""
+    started: np.ndarray
+    """bool [N]: `observation` is the first of an episode."""
+    raw_reward: np.ndarray
+    """float64 [N]: the task's own reward, before any clipping."""
+    episode_over: np.ndarray
+    """bool [N]: the task's own episode really ended; a lost life does not end it."""
+    mask: np.ndarray | None
+    """bool [N, K]: the actions allowed at `observation`; None where the task masks none."""
+
+
+class VectorEnvironment(ABC):
+    """N copies of one task, stepped together.
+
+    Attributes:
+        name: What the user calls the task.
+        backend: Who runs it: "envpool", "gymnasium", "subprocess", or the name of a user's own class.
+        count: N.
+        observation_space: The space of one environment's observations. Its bounds are not to be trusted: EnvPool
+            states wrong ones for some tasks.
+        action_space: The space of one environment's actions.
+    """
+
+    name: str
+    backend: str
+    count: int
+    observation_space: gymnasium.Space
+    action_space: gymnasium.Space
+
+    @abstractmethod
+    def reset(self, seeds: Sequence[int]) -> tuple[Observation, np.ndarray | None]:
+        """Starts a new episode everywhere.
+
+        Args:
+            seeds: One seed for each environment; what an environment does follows from its own seed and actions alone.
+
+        Returns:
+            The first observations, and the mask of allowed actions, bool [N, K], or None.
+        """
+
+    @abstractmethod
+    def step(self, actions: Any) -> Step:
+        """Takes one action in every environment.
+
+        Args:
+            actions: An array [N, ...] of the action space's dtype; for a Tuple space a tuple of such arrays, for a Dict
+                space a dict of them.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees what the environments hold; never hangs, and may be called twice."""

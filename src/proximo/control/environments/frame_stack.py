@@ -1,0 +1,77 @@
+"""The last k observations as one, for tasks whose single frames do not show velocities."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from proximo.control.environments.base import Observation, Step, VectorEnvironment
+from proximo.control.environments.trees import replace_rows
+from proximo.runs.errors import UserError
+
+
+class FrameStack(VectorEnvironment):
+    """Joins the last k observations, oldest first; an episode starts with k copies of its first one.
+
+    Vectors [D] become [k·D]. Images are joined along their channels, wherever those are: [C, H, W] becomes
+    [k·C, H, W], [H, W, C] becomes [H, W, k·C], and [H, W] becomes [k, H, W]. An image is taken for [C, H, W] when its
+    first axis is shorter than its last.
+
+    Raises:
+        UserError: When the observation is not one Box of one, two or three axes.
+    """
+
+    def __init__(self, environments: VectorEnvironment, k: int) -> None:
+        from gymnasium import spaces
+
+        space = environments.observation_space
+        if not isinstance(space, spaces.Box) or len(space.shape) not in (1, 2, 3):
+            raise UserError(
+                f"frames of {environments.name} cannot be stacked, because its observation is {space}: "
+                "leave frame_stack at 1"
+            )
+        self._environments, self._k = environments, k
+        self.name, self.backend, self.count = environments.name, environments.backend, environments.count
+        self.action_space = environments.action_space
+        self._is_plane = len(space.shape) == 2
+        frame = (1, *space.shape) if self._is_plane else space.shape
+        self._axis = 0 if len(frame) == 1 or frame[0] < frame[-1] else len(frame) - 1
+        self._width = frame[self._axis]
+        low, high = (np.concatenate([bound.reshape(frame)] * k, self._axis) for bound in (space.low, space.high))
+        self.observation_space = spaces.Box(low, high, dtype=space.dtype.type)
+        self._stack = np.zeros((self.count, *low.shape), dtype=space.dtype)
+
+    def reset(self, seeds: Sequence[int]) -> tuple[Observation, np.ndarray | None]:
+        """See `VectorEnvironment.reset`."""
+        observation, mask = self._environments.reset(seeds)
+        self._stack = self._repeated(self._frames(observation))
+        return self._stack, mask
+
+    def step(self, actions: Any) -> Step:
+        """See `VectorEnvironment.step`."""
+        step = self._environments.step(actions)
+        reached = self._pushed(self._frames(step.final_observation))
+        if step.started.any():
+            self._stack = replace_rows(reached, step.started, self._repeated(self._frames(step.observation)))
+        else:
+            self._stack = reached
+        final = self._stack if step.final_observation is step.observation else reached
+        return dataclasses.replace(step, observation=self._stack, final_observation=final)
+
+    def close(self) -> None:
+        """See `VectorEnvironment.close`."""
+        self._environments.close()
+
+    def _frames(self, observation: Any) -> np.ndarray:
+        return observation[:, None] if self._is_plane else observation
+
+    def _repeated(self, frames: np.ndarray) -> np.ndarray:
+        return np.concatenate([frames] * self._k, axis=self._axis + 1)
+
+    def _pushed(self, frames: np.ndarray) -> np.ndarray:
+        kept = [slice(None)] * self._stack.ndim
+        kept[self._axis + 1] = slice(self._width, None)
+        return np.concatenate([self._stack[tuple(kept)], frames], axis=self._axis + 1)

@@ -1,0 +1,116 @@
+"""What an environment may not return, said with the place where it did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from proximo.control.environments.base import Observation, Step, VectorEnvironment
+from proximo.control.environments.trees import named_leaves
+from proximo.runs.errors import UserError
+
+
+class GuardedEnvironments(VectorEnvironment):
+    """Refuses NaN, infinities, wrong shapes and masks that allow nothing, before they reach a statistic or a gradient.
+
+    Raises:
+        UserError: From `reset` and `step`, naming the environment, its step and the offending entry.
+    """
+
+    def __init__(self, environments: VectorEnvironment) -> None:
+        self._environments = environments
+        self.name, self.backend, self.count = environments.name, environments.backend, environments.count
+        self.observation_space, self.action_space = environments.observation_space, environments.action_space
+        self._steps = np.zeros(self.count, dtype=np.int64)
+        self._shapes: list[tuple[int, ...]] | None = None
+
+    def reset(self, seeds: Sequence[int]) -> tuple[Observation, np.ndarray | None]:
+        """See `VectorEnvironment.reset`."""
+        observation, mask = self._environments.reset(seeds)
+        self._steps[:] = 0
+        self._check_shapes(observation)
+        self._check_values(observation)
+        self._check_mask(mask)
+        return observation, mask
+
+    def step(self, actions: Any) -> Step:
+        """See `VectorEnvironment.step`."""
+        step = self._environments.step(actions)
+        self._steps += step.valid
+        if [leaf.shape for _, leaf in named_leaves(step.observation)] != self._shapes:
+            self._check_shapes(step.observation)
+        self._check_values(step.observation)
+        if step.final_observation is not step.observation:
+            self._check_values(step.final_observation)
+        if not np.isfinite(step.reward).all():
+            self._refuse("reward", step.reward)
+        self._check_mask(step.mask)
+        return step
+
+    def close(self) -> None:
+        """See `VectorEnvironment.close`."""
+        self._environments.close()
+
+    def _check_shapes(self, observation: Observation) -> None:
+        problem = shape_problem(self.observation_space, observation, (self.count,))
+        if problem is not None:
+            raise UserError(
+                f"{self.name} returned a batch of {self.count} observations {problem}: make it return what its "
+                "observation space says"
+            )
+        self._shapes = [leaf.shape for _, leaf in named_leaves(observation)]
+
+    def _check_values(self, observation: Observation) -> None:
+        for key, leaf in named_leaves(observation):
+            if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
+                self._refuse(f"observation {key!r}" if key else "observation", leaf)
+
+    def _check_mask(self, mask: np.ndarray | None) -> None:
+        if mask is not None and not mask.any(axis=-1).all():
+            index = int(np.flatnonzero(~mask.any(axis=-1))[0])
+            raise UserError(
+                f"environment {index} of {self.name} allowed no action {self._when(index)}: its info['action_mask'] "
+                "must leave at least one action"
+            )
+
+    def _refuse(self, what: str, values: np.ndarray) -> None:
+        place = np.argwhere(~np.isfinite(values))[0]
+        index, entry = int(place[0]), ", ".join(str(i) for i in place[1:])
+        raise UserError(
+            f"environment {index} of {self.name} returned {values[tuple(place)]} in its {what}"
+            f"{f' [{entry}]' if entry else ''} {self._when(index)}: mend the environment, or end its episode before it "
+            "diverges"
+        )
+
+    def _when(self, index: int) -> str:
+        return f"at its step {self._steps[index]}" if self._steps[index] else "at its first reset"
+
+
+def shape_problem(space: Any, value: Any, batch: tuple[int, ...] = (), name: str = "") -> str | None:
+    """What is wrong with the shape of `value`, as the end of a sentence; None when it fits.
+
+    Args:
+        space: The gymnasium space of one observation.
+        value: An observation, or a batch of them.
+        batch: The leading axes that `value` has besides those of `space`: () or (N,).
+        name: Where in a nested observation this is.
+    """
+    where = f" under {name!r}" if name else ""
+    parts = getattr(space, "spaces", None)
+    if isinstance(parts, dict):
+        if not isinstance(value, dict) or value.keys() != parts.keys():
+            found = sorted(value) if isinstance(value, dict) else type(value).__name__
+            return f"with {found}{where} where a dict of {sorted(parts)} was promised"
+        problems = [shape_problem(parts[key], value[key], batch, f"{name}.{key}".lstrip(".")) for key in parts]
+    elif isinstance(parts, tuple):
+        if not isinstance(value, tuple) or len(value) != len(parts):
+            return f"with {type(value).__name__}{where} where a tuple of {len(parts)} was promised"
+        pairs = enumerate(zip(parts, value, strict=True))
+        problems = [shape_problem(part, item, batch, f"{name}.{i}".lstrip(".")) for i, (part, item) in pairs]
+    else:
+        promised = (*batch, *(space.shape or ()))
+        found = value.shape if isinstance(value, np.ndarray) else np.shape(value)
+        return None if found == promised else f"of shape {found}{where} where {promised} was promised"
+    return next((problem for problem in problems if problem), None)

@@ -1,0 +1,196 @@
+"""Any Gymnasium vector environment, in any of its three autoreset modes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from proximo.control.environments.base import Observation, Step, VectorEnvironment
+from proximo.control.environments.reporting import RemoteEnvironment, ReportingEnvironment
+from proximo.control.environments.subprocesses import WatchedSubprocesses
+from proximo.control.environments.trees import map_leaves, replace_rows
+from proximo.runs.errors import UserError
+
+RAW_REWARD, EPISODE_OVER = "proximo.raw_reward", "proximo.episode_over"
+"""Keys under which a wrapper of ours that clips rewards or cuts episodes reports what the task itself said."""
+
+
+class GymnasiumEnvironments(VectorEnvironment):
+    """Adapts a Gymnasium VectorEnv, or anything with its methods.
+
+    Args:
+        vector: The vector environment; its metadata must state its autoreset mode.
+        name: What the user calls the task.
+        backend: Who runs it.
+
+    Raises:
+        UserError: When the autoreset mode is unknown, or same-step autoreset hides the final observations.
+    """
+
+    def __init__(self, vector: Any, name: str, backend: str = "gymnasium") -> None:
+        self.name, self.backend, self.count = name, backend, vector.num_envs
+        self.observation_space, self.action_space = vector.single_observation_space, vector.single_action_space
+        self._vector = vector
+        self._take = {
+            AutoresetMode.NEXT_STEP: self._take_next_step,
+            AutoresetMode.SAME_STEP: self._take_same_step,
+            AutoresetMode.DISABLED: self._take_disabled,
+        }[_autoreset_mode(vector, name)]
+        # A VectorEnv made with copy=False writes over the observations it has given away.
+        self._gives_copies = bool(getattr(vector, "copy", isinstance(vector, WatchedSubprocesses)))
+        self._over = np.zeros(self.count, dtype=bool)
+        self._mask_width = 0
+
+    def reset(self, seeds: Sequence[int]) -> tuple[Observation, np.ndarray | None]:
+        """See `VectorEnvironment.reset`."""
+        if len(seeds) != self.count:
+            raise ValueError(f"{len(seeds)} seeds for {self.count} environments")
+        observation, infos = self._vector.reset(seed=[int(seed) for seed in seeds])
+        self._over = np.zeros(self.count, dtype=bool)
+        return self._owned(observation), self._mask(infos)
+
+    def step(self, actions: Any) -> Step:
+        """See `VectorEnvironment.step`."""
+        observation, reward, terminated, truncated, infos = self._vector.step(actions)
+        reward = np.array(reward, dtype=np.float64)
+        terminated, truncated = np.array(terminated, dtype=bool), np.array(truncated, dtype=bool)
+        return self._take(self._owned(observation), reward, terminated, truncated, infos)
+
+    def close(self) -> None:
+        """See `VectorEnvironment.close`."""
+        self._vector.close()
+
+    def _take_next_step(
+        self, observation: Any, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray, infos: dict[str, Any]
+    ) -> Step:
+        started, valid = self._over, ~self._over
+        self._over = terminated | truncated
+        reward[started] = 0.0
+        mask = self._mask(infos)
+        return self._step(observation, observation, reward, terminated, truncated, valid, started, infos, mask)
+
+    def _take_same_step(
+        self, observation: Any, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray, infos: dict[str, Any]
+    ) -> Step:
+        over = terminated | truncated
+        final = self._with_final(observation, infos, over) if over.any() else observation
+        mask = self._mask(infos)
+        return self._step(observation, final, reward, terminated, truncated, np.ones_like(over), over, infos, mask)
+
+    def _take_disabled(
+        self, observation: Any, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray, infos: dict[str, Any]
+    ) -> Step:
+        over, final, mask = terminated | truncated, observation, self._mask(infos)
+        if over.any():
+            # Gymnasium takes the mask out of the options it is given, and may keep the array.
+            first, reset_infos = self._vector.reset(options={"reset_mask": over.copy()})
+            observation = replace_rows(final, over, first)
+            first_mask = self._mask(reset_infos)
+            if mask is not None and first_mask is not None:
+                mask = np.where(over[:, None], first_mask, mask)
+        return self._step(observation, final, reward, terminated, truncated, np.ones_like(over), over, infos, mask)
+
+    def _step(
+        self,
+        observation: Any,
+        final: Any,
+        reward: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        valid: np.ndarray,
+        started: np.ndarray,
+        infos: dict[str, Any],
+        mask: np.ndarray | None,
+    ) -> Step:
+        return Step(
+            observation=observation,
+            final_observation=final,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            valid=valid,
+            started=started,
+            raw_reward=_reported(infos, RAW_REWARD, reward),
+            episode_over=_reported(infos, EPISODE_OVER, terminated | truncated),
+            mask=mask,
+        )
+
+    def _owned(self, observation: Any) -> Any:
+        return observation if self._gives_copies else map_leaves(np.array, observation)
+
+    def _with_final(self, observation: Any, infos: Mapping[str, Any], over: np.ndarray) -> Any:
+        finals = infos.get("final_obs")
+        if finals is None:
+            raise UserError(
+                f"{self.name} resets in the same step without infos['final_obs'], so a truncated episode cannot be "
+                "bootstrapped: return the final observations there, or use next-step autoreset"
+            )
+        if not (isinstance(finals, np.ndarray) and finals.dtype == object):
+            return replace_rows(observation, over, finals)
+        final = map_leaves(np.array, observation)
+        for index in np.flatnonzero(over):
+            map_leaves(lambda leaf, row, i=index: leaf.__setitem__(i, row), final, finals[index])
+        return final
+
+    def _mask(self, infos: Mapping[str, Any]) -> np.ndarray | None:
+        """The mask of every row; a row that reports none may do everything."""
+        reported = infos.get("action_mask")
+        if reported is None:
+            return np.ones((self.count, self._mask_width), dtype=bool) if self._mask_width else None
+        mask = np.array(reported, dtype=bool)
+        self._mask_width = mask.shape[-1]
+        mask[~np.asarray(infos.get("_action_mask", True))] = True
+        return mask
+
+
+def vectorise(
+    factories: Sequence[Callable[[], gymnasium.Env]], name: str, *, subprocess: bool = False, timeout: float = 60.0
+) -> GymnasiumEnvironments:
+    """Single environments as a batch, stepped in turn in this process or each in its own.
+
+    Args:
+        factories: What makes each environment.
+        name: What the user calls the task.
+        subprocess: Give each environment a process.
+        timeout: Seconds that a subprocess may take for one call.
+
+    Raises:
+        UserError: When an environment cannot be made.
+    """
+    wrapper = RemoteEnvironment if subprocess else ReportingEnvironment
+
+    def reporting(factory: Callable[[], gymnasium.Env], index: int) -> Callable[[], gymnasium.Env]:
+        return lambda: wrapper(factory(), name, index)
+
+    reporters = [reporting(factory, index) for index, factory in enumerate(factories)]
+    try:
+        if subprocess:
+            return GymnasiumEnvironments(WatchedSubprocesses(reporters, name, timeout), name, "subprocess")
+        return GymnasiumEnvironments(SyncVectorEnv(reporters, autoreset_mode=AutoresetMode.SAME_STEP), name)
+    except (RuntimeError, ValueError) as error:  # their spaces differ, or cannot be batched
+        raise UserError(f"{name} cannot be made a batch of {len(factories)}: {error}") from error
+
+
+def _autoreset_mode(vector: Any, name: str) -> AutoresetMode:
+    mode = (getattr(vector, "metadata", None) or {}).get("autoreset_mode")
+    try:
+        return AutoresetMode(mode)
+    except ValueError as error:
+        known = ", ".join(f"AutoresetMode.{mode.name}" for mode in AutoresetMode)
+        raise UserError(
+            f"{name} does not say how it resets (its metadata['autoreset_mode'] is {mode!r}), and a guess would learn "
+            f"from wrong transitions: set it to one of {known}"
+        ) from error
+
+
+def _reported(infos: Mapping[str, Any], key: str, default: np.ndarray) -> np.ndarray:
+    """`default`, with what the environments report under `key`; a finished row reports it in its final info."""
+    values = default
+    for source in (infos, infos.get("final_info", {})):
+        if key in source:
+            values = np.where(source[f"_{key}"], source[key], values).astype(default.dtype)
+    return values

@@ -1,0 +1,82 @@
+"""One environment that says where it failed."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from proximo.control.environments.guards import shape_problem
+from proximo.runs.errors import UserError
+
+FAILURE = "proximo.failure"
+"""The key of a subprocess's infos under which a failure travels to the parent."""
+
+
+class ReportingEnvironment(gymnasium.Wrapper):
+    """Turns whatever goes wrong inside one environment into a UserError with its index, step, action and traceback."""
+
+    def __init__(self, env: gymnasium.Env, name: str, index: int) -> None:
+        super().__init__(env)
+        self._name, self._index, self._steps = name, index, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """See `gymnasium.Env.reset`."""
+        try:
+            observation, info = self.env.reset(seed=seed, options=options)
+        except Exception as error:  # anything may come out of a user's code, and all of it is reported
+            raise self._failed(f"in the reset after its step {self._steps}", error) from error
+        self._check_shape(observation)
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """See `gymnasium.Env.step`."""
+        self._steps += 1
+        try:
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            reward = float(reward)
+        except Exception as error:
+            raise self._failed(f"at its step {self._steps} (last action {shown(action)})", error) from error
+        self._check_shape(observation)
+        return observation, reward, bool(terminated), bool(truncated), info
+
+    def _check_shape(self, observation: Any) -> None:
+        problem = shape_problem(self.observation_space, observation)
+        if problem is not None:
+            raise UserError(
+                f"environment {self._index} of {self._name} returned an observation {problem} at its step "
+                f"{self._steps}: make it return what its observation space says"
+            )
+
+    def _failed(self, when: str, error: Exception) -> UserError:
+        report = "".join(traceback.format_exception(error)).rstrip()
+        return UserError(
+            f"environment {self._index} of {self._name} failed {when}: {type(error).__name__}: {error}\n{report}"
+        )
+
+
+class RemoteEnvironment(ReportingEnvironment):
+    """Sends a failure to the parent in the infos, because an exception would lose its text on the way."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """See `gymnasium.Env.reset`."""
+        try:
+            return super().reset(seed=seed, options=options)
+        except UserError as error:
+            return self.observation_space.sample(), {FAILURE: str(error)}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """See `gymnasium.Env.step`."""
+        try:
+            return super().step(action)
+        except UserError as error:
+            return self.observation_space.sample(), 0.0, False, False, {FAILURE: str(error)}
+
+
+def shown(action: Any) -> str:
+    """An action on one line."""
+    return (
+        np.array2string(action, max_line_width=10**6, threshold=32) if isinstance(action, np.ndarray) else f"{action}"
+    )

@@ -1,0 +1,223 @@
+"""From what the user calls an environment to N of them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from proximo.control.environments.base import VectorEnvironment
+from proximo.control.environments.envpool_backend import EnvPoolEnvironments, import_envpool
+from proximo.control.environments.frame_stack import FrameStack
+from proximo.control.environments.guards import GuardedEnvironments
+from proximo.runs.errors import UserError, nearest
+
+BACKENDS = ("auto", "envpool", "gymnasium", "subprocess")
+
+
+def make_environments(
+    source: str | Callable[..., Any],
+    count: int,
+    *,
+    backend: str = "auto",
+    options: Mapping[str, Any] | None = None,
+    threads: int | None = None,
+    timeout: float = 60.0,
+    frame_stack: int = 1,
+) -> VectorEnvironment:
+    """Makes `count` environments, guarded against non-finite and misshapen observations.
+
+    Args:
+        source: A task of EnvPool or an id of Gymnasium; or `module:function`, or a callable, that returns a
+            gymnasium.Env (it is called `count` times), a VectorEnv of `count`, or a VectorEnvironment of ours.
+        count: How many.
+        backend: "envpool"; "gymnasium", in this process; "subprocess", a process each; or "auto", which is EnvPool
+            where it has the task and else this process.
+        options: Keyword arguments of the task, or of the function.
+        threads: Threads of EnvPool; by default one per CPU.
+        timeout: Seconds that a subprocess may take for one step or reset.
+        frame_stack: How many observations the policy sees at once.
+
+    Raises:
+        UserError: When the environment is unknown or cannot be made so.
+    """
+    if count < 1 or frame_stack < 1:
+        raise UserError(f"{count} environments with {frame_stack} frames cannot be made: both must be at least 1")
+    if threads is not None and threads < 1:
+        raise UserError(f"{threads} threads cannot step environments: give at least 1, or none for one per CPU")
+    if backend not in BACKENDS:
+        raise UserError(f"there is no backend {backend!r}: choose one of {', '.join(BACKENDS)}")
+    environments = _resolve(source, count, backend, dict(options or {}), threads, timeout)
+    guarded = GuardedEnvironments(environments)
+    return FrameStack(guarded, frame_stack) if frame_stack > 1 else guarded
+
+
+def list_environments(pattern: str = "") -> list[tuple[str, str]]:
+    """(name, backend) of every environment whose name contains `pattern`, in any case, in alphabetical order.
+
+    The backend is "envpool", "gymnasium", or "envpool, gymnasium".
+    """
+    backends: dict[str, list[str]] = {}
+    for backend, names in (("envpool", _envpool_names()), ("gymnasium", _gymnasium_names())):
+        for name in names:
+            if pattern.lower() in name.lower():
+                backends.setdefault(name, []).append(backend)
+    return [(name, ", ".join(found)) for name, found in sorted(backends.items(), key=lambda item: item[0].lower())]
+
+
+def _resolve(
+    source: str | Callable[..., Any],
+    count: int,
+    backend: str,
+    options: dict[str, Any],
+    threads: int | None,
+    timeout: float,
+) -> VectorEnvironment:
+    if isinstance(source, str):
+        if backend == "envpool" or (backend == "auto" and source in _envpool_names()):
+            return EnvPoolEnvironments(source, count, options=options, threads=threads)
+        function, name = _function_of(source), source
+    else:
+        function, name = source, f"{source.__module__}:{getattr(source, '__qualname__', type(source).__name__)}"
+    if backend == "envpool":
+        raise UserError(f"{name} is not a task of EnvPool: choose backend 'gymnasium' or 'subprocess'")
+    if function is None:
+        return _registered(name, count, backend, options, timeout)
+    return _called(function, name, count, backend, options, timeout)
+
+
+def _registered(name: str, count: int, backend: str, options: dict[str, Any], timeout: float) -> VectorEnvironment:
+    """Environments of a Gymnasium id."""
+    import gymnasium
+
+    from proximo.control.environments.gymnasium_backend import vectorise
+
+    if name.startswith("ALE/"):
+        from proximo.control.environments.atari import make_atari, register_atari
+
+        register_atari()
+        make: Callable[[], gymnasium.Env] = partial(make_atari, name, **options)
+    else:
+        make = partial(gymnasium.make, name, disable_env_checker=True, **options)
+    if ":" not in name and name not in gymnasium.registry:
+        raise _unknown(name)
+    with_report = _reporting_making(make, name, options)
+    return vectorise([with_report] * count, name, subprocess=backend == "subprocess", timeout=timeout)
+
+
+def _called(
+    function: Callable[..., Any], name: str, count: int, backend: str, options: dict[str, Any], timeout: float
+) -> VectorEnvironment:
+    """Environments of a user's function; the type of its first result decides."""
+    import gymnasium
+
+    from proximo.control.environments.gymnasium_backend import GymnasiumEnvironments, vectorise
+
+    make = _reporting_making(partial(function, **options), name, options)
+    first = make()
+    if backend == "subprocess" and not isinstance(first, gymnasium.Env):
+        raise UserError(f"{name} returned a whole {type(first).__name__}, which runs itself: choose backend 'auto'")
+    if isinstance(first, VectorEnvironment):
+        _require_count(name, first.count, count)
+        return first
+    if isinstance(first, gymnasium.vector.VectorEnv):
+        _require_count(name, first.num_envs, count)
+        return GymnasiumEnvironments(first, name, "gymnasium")
+    if not isinstance(first, gymnasium.Env):
+        raise UserError(
+            f"{name} returned a {type(first).__name__}: it must return a gymnasium.Env, a gymnasium.vector.VectorEnv "
+            "or a VectorEnvironment"
+        )
+    if backend == "subprocess":
+        first.close()
+        return vectorise([make] * count, name, subprocess=True, timeout=timeout)
+    return vectorise([lambda: first, *[make] * (count - 1)], name)
+
+
+def _reporting_making(make: Callable[[], Any], name: str, options: Mapping[str, Any]) -> Callable[[], Any]:
+    def made() -> Any:
+        try:
+            return make()
+        except UserError:
+            raise
+        except Exception as error:  # anything may come out of a user's code, and all of it is reported
+            report = "".join(traceback.format_exception(error)).rstrip()
+            raise UserError(
+                f"{name} could not be made{f' with {dict(options)}' if options else ''}: {type(error).__name__}: "
+                f"{error}\n{report}"
+            ) from error
+
+    return made
+
+
+def _function_of(source: str) -> Callable[..., Any] | None:
+    """The function that `module:function` names; None where `source` is a plain id or Gymnasium's `module:Id-v0`."""
+    module_name, colon, attribute = source.partition(":")
+    if not colon:
+        return None
+    module = _import(module_name)
+    function = getattr(module, attribute, None)
+    if function is not None and not callable(function):
+        raise UserError(f"{source} is a {type(function).__name__}: name a function that returns an environment")
+    if function is None:
+        import gymnasium
+
+        if attribute not in gymnasium.registry:
+            likely = nearest(attribute, [*vars(module), *gymnasium.registry])
+            raise UserError(
+                f"module {module_name!r} has no {attribute!r} and registers no such environment"
+                f"{f': did you mean {likely}?' if likely else ': look for the name of its function'}"
+            )
+    return function
+
+
+def _import(name: str) -> ModuleType:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(name)
+    except Exception as error:  # anything may come out of a user's code, and all of it is reported
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+            raise UserError(
+                f"no module {name!r} for an environment: run from the folder that holds it, or install it"
+            ) from error
+        report = "".join(traceback.format_exception(error)).rstrip()
+        raise UserError(f"module {name!r} could not be imported: {type(error).__name__}: {error}\n{report}") from error
+
+
+def _require_count(name: str, found: int, count: int) -> None:
+    if found != count:
+        raise UserError(f"{name} made {found} environments where {count} are asked for: make the two numbers equal")
+
+
+def _unknown(name: str) -> UserError:
+    names = [*_envpool_names(), *_gymnasium_names()]
+    likely = nearest(name, names)
+    if name in _envpool_names():
+        return UserError(f"Gymnasium has no environment {name!r}, but EnvPool has: choose backend 'envpool'")
+    word = (nearest(name, names, 1) or name).rsplit("-v", 1)[0].lower()
+    return UserError(
+        f"no environment {name!r}: {f'did you mean {likely}? ' if likely else ''}`proximo environments {word}` lists "
+        "those alike; one of your own is named module:function"
+    )
+
+
+def _envpool_names() -> set[str]:
+    envpool = import_envpool()
+    return set() if envpool is None else set(envpool.list_all_envs())
+
+
+def _gymnasium_names() -> set[str]:
+    import gymnasium
+
+    if importlib.util.find_spec("ale_py") is not None:
+        from proximo.control.environments.atari import register_atari
+
+        register_atari()
+    return set(gymnasium.registry)

@@ -1,0 +1,93 @@
+"""Whole episodes with a fixed policy, on seeds that training never sees; raw returns from the innermost layer."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from proximo.control import seeds
+from proximo.control.configuration import TrainConfig
+from proximo.control.environments import make_environments
+from proximo.control.environments.base import VectorEnvironment
+from proximo.control.policy import ControlPolicy
+from proximo.control.rollout import Collector
+
+MOST_TOGETHER = 32
+_LESSONS = ("episodic_life", "reward_clip")  # what makes Atari easier to learn is no part of the task
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Episodes of one policy."""
+
+    deterministic: bool
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean raw return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over episodes."""
+        return float(np.std(self.returns))
+
+
+class Deterministic:
+    """A policy that takes the mode of its distribution."""
+
+    def __init__(self, policy: ControlPolicy) -> None:
+        self.policy = policy
+
+    def act(self, inputs, memory=None, *, generator=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+        """As `ControlPolicy.act`, without noise."""
+        return self.policy.act(inputs, memory, generator=generator, deterministic=True)
+
+    def value(self, inputs, memory=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+        """As `ControlPolicy.value`."""
+        return self.policy.value(inputs, memory)
+
+
+def evaluation_environments(config: TrainConfig, source: object, episodes: int) -> VectorEnvironment:
+    """Environments of the run's task without the help that training gives (lost lives, clipped rewards)."""
+    options = {k: v for k, v in config.options.items() if k not in _LESSONS}
+    return make_environments(
+        source or config.environment,  # type: ignore[arg-type]
+        min(episodes, MOST_TOGETHER),
+        backend=config.backend,
+        options=options,
+        frame_stack=config.frame_stack,
+    )
+
+
+def evaluate(
+    policy: ControlPolicy, environments: VectorEnvironment, episodes: int, *, deterministic: bool, seed: int
+) -> Evaluation:
+    """Run `episodes` episodes.
+
+    Each environment runs the same number of episodes: taking whichever end first would favour short ones.
+
+    Args:
+        policy: as it is; nothing of it moves.
+        environments: at most `episodes` of them.
+        episodes: how many.
+        deterministic: the mode of the distribution instead of a sample.
+        seed: of the run; the seeds used are apart from those of training.
+    """
+    count = environments.count
+    rounds = -(-episodes // count)
+    device = next(policy.parameters()).device
+    generator = torch.Generator(device).manual_seed(seeds.derive(seed, seeds.EVALUATION, 1, 1)[0])
+    collector = Collector(environments, policy, Deterministic(policy) if deterministic else policy, 1, generator)
+    collector.restart(seeds.derive(seed, seeds.EVALUATION, 0, count))
+    results: list[list[tuple[float, int]]] = [[] for _ in range(count)]
+    while min(map(len, results)) < rounds:
+        rollout = collector.collect()
+        assert collector.last_step is not None
+        ended = np.flatnonzero(collector.last_step.episode_over & collector.last_step.valid)
+        for row, episode in zip(ended, rollout.episodes, strict=True):
+            results[row].append(episode)
+    flat = [result[i] for i in range(rounds) for result in results][:episodes]
+    return Evaluation(deterministic, tuple(r for r, _ in flat), tuple(length for _, length in flat))

@@ -1,0 +1,136 @@
+"""A trained policy as numpy in, numpy out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proximo.control.policy import ControlPolicy
+from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint
+from proximo.runs.errors import UserError
+
+
+class LoadedPolicy:
+    """Takes observations as the environment gives them and returns actions as it takes them.
+
+    Normaliser, networks, action scaling and memory are inside; nothing else is needed.
+    """
+
+    def __init__(self, policy: ControlPolicy) -> None:
+        self.policy = policy.eval()
+        self._memory: Tensor | None = None
+        self._generator = torch.Generator().manual_seed(0)
+
+    def reset(self) -> None:
+        """Forget the past: call it when an episode starts (it matters for recurrent policies only)."""
+        self._memory = None
+
+    def seed(self, seed: int) -> None:
+        """Fix the noise of sampled actions."""
+        self._generator.manual_seed(seed)
+
+    def act(self, observation: Any, *, deterministic: bool = True, mask: np.ndarray | None = None) -> Any:
+        """The action for one observation, or for a batch of them.
+
+        Args:
+            observation: as the environment's `reset` and `step` give it; or a batch, every leaf with a leading axis
+                `[N]`.
+            deterministic: the most probable action instead of a sample.
+            mask: allowed choices, bool `[K]` or `[N, K]`, where the environment gives them in `info`.
+
+        Returns:
+            An action of the environment's action space (or a batch of them).
+
+        Raises:
+            ValueError: the observation does not have the shape the policy was trained on.
+        """
+        single = self._is_single(observation)
+        encoded = self.policy.observations.encode(
+            _map(lambda x: np.asarray(x)[None], observation) if single else observation
+        )
+        if mask is not None:
+            encoded["mask"] = np.atleast_2d(np.asarray(mask, bool))
+        inputs = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in encoded.items()}
+        memory = self._memory_for(inputs)
+        action = self.policy.act(inputs, memory, generator=self._generator, deterministic=deterministic)
+        self._memory = action.memory
+        commands = self.policy.actions.to_environment(action.action.numpy())
+        return _map(lambda x: x[0], commands) if single else commands
+
+    def value(self, observation: Any) -> np.ndarray:
+        """The critic's estimate for a batch of observations, `[N]`, in units of (scaled) return; moves no memory."""
+        inputs = {name: torch.from_numpy(x) for name, x in self.policy.observations.encode(observation).items()}
+        return self.policy.values.from_units(self.policy.value(inputs, self._memory_for(inputs))).numpy()
+
+    def _memory_for(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
+        """The memory of the batch before; a fresh one for a batch of another size."""
+        count = len(next(iter(inputs.values())))
+        fits = self._memory is not None and len(self._memory) == count
+        return self._memory if fits else self.policy.initial_memory(count)
+
+    def _is_single(self, observation: Any) -> bool:
+        part = self.policy.observations.parts[0]
+        leaf = observation
+        for key in part.path:
+            leaf = leaf[key]
+        shape = np.shape(leaf)
+        expected = part.env_shape
+        if shape != expected and shape[1:] != expected:
+            raise ValueError(f"the policy was trained on observations of shape {expected}, and got {shape}")
+        return shape == expected
+
+
+def _map(function: Any, tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _map(function, inner) for key, inner in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(_map(function, inner) for inner in tree)
+    return function(tree)
+
+
+def load_policy(folder: Path, checkpoint: str = "final") -> ControlPolicy:
+    """The policy of a run, on the CPU.
+
+    Args:
+        folder: of the run.
+        checkpoint: `final`, `best`, or the name of a numbered one; a run that has not ended has no final one yet, and
+            its latest is taken.
+
+    Raises:
+        UserError: there is no such run or checkpoint, or it is damaged.
+    """
+    checkpoints = folder / "checkpoints"
+    if not checkpoints.is_dir():
+        raise UserError(f"{folder} holds no run (no checkpoints folder): check the path")
+    path: Path | None = checkpoints / checkpoint
+    if checkpoint in ("final", "best") and not (checkpoints / checkpoint).exists():
+        path = latest_checkpoint(checkpoints)
+    if path is None:
+        raise UserError(f"{folder} has no checkpoint yet: train for longer, or wait for the first one")
+    tensors, state = load_checkpoint(path)
+    if "policy" not in state:
+        raise UserError(f"{path} is not a checkpoint of a control run: check the path")
+    return policy_from(tensors, state, "best" if checkpoint == "best" and path.name != "best" else "policy")
+
+
+def policy_from(tensors: Mapping[str, Tensor], state: Mapping[str, Any], prefix: str = "policy") -> ControlPolicy:
+    """The policy that lies in a checkpoint under `prefix` (`policy`, or `best` for the best so far)."""
+    weights = {name.removeprefix(f"{prefix}/"): x for name, x in tensors.items() if name.startswith(f"{prefix}/")}
+    if not weights and prefix == "best":
+        return policy_from(tensors, state)
+    policy = ControlPolicy.build(state["policy"])
+    try:
+        policy.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(
+            f"the weights in this checkpoint do not fit its description ({error}); it was altered"
+        ) from error
+    return policy
+
+
+def load(run: str | Path, checkpoint: str = "final") -> LoadedPolicy:
+    """The trained policy of a run: `proximo.load("runs/cheetah").act(observation)`. Arguments as `load_policy`."""
+    return LoadedPolicy(load_policy(Path(run), checkpoint))

@@ -1,0 +1,177 @@
+"""From an environment's observation to what a network reads: one float vector, images, and an action mask."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+
+from proximo.control.spaces import Path, leaves, place
+from proximo.runs.errors import UserError
+
+SMALLEST_IMAGE = 8  # pixels a side; below it (MiniGrid's 7 x 7 codes) an array of bytes is a vector, not a picture
+
+
+@dataclass(frozen=True)
+class Part:
+    """One leaf of an observation space."""
+
+    path: Path
+    kind: Literal["vector", "one_hot", "pixels", "mask"]
+    shape: tuple[int, ...]
+    """Of the leaf; pixels: (channels, height, width)."""
+    choices: tuple[int, ...] = ()
+    """one_hot: how many there are in each column."""
+    start: tuple[int, ...] = ()
+    """one_hot: the smallest value of each column."""
+    layout: Literal["chw", "hwc", "hw", ""] = ""
+    """pixels: how the environment orders the axes."""
+
+    @property
+    def env_shape(self) -> tuple[int, ...]:
+        """Shape of one observation as the environment gives it."""
+        channels, *area = self.shape if self.kind == "pixels" else (0,)
+        return {"chw": self.shape, "hwc": (*area, channels), "hw": tuple(area)}.get(self.layout, self.shape)
+
+    @property
+    def size(self) -> int:
+        """Numbers it adds to the vector."""
+        return sum(self.choices) if self.kind == "one_hot" else int(np.prod(self.shape))
+
+
+@dataclass(frozen=True)
+class ObservationSpec:
+    """How observations of one space are encoded. `encode` gives a dict of arrays with leading axis `[N]`:
+
+    `vector` float32 `[N, D]` (everything that is not an image, in the space's order), `pixels` or `pixels.KEY` uint8
+    `[N, C, H, W]`, `mask` bool `[N, K]`.
+    """
+
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, space: gymnasium.Space, mask_key: str | None = None, mask_size: int = 0) -> "ObservationSpec":
+        """The encoding of a space.
+
+        Args:
+            space: of one environment.
+            mask_key: key of a Dict space that holds the action mask; None finds `action_mask`.
+            mask_size: choices that a mask covers, to check it.
+
+        Raises:
+            UserError: a space that can not be encoded, or a mask that is not there or not of that size.
+        """
+        keys = set(space.spaces) if isinstance(space, gymnasium.spaces.Dict) else set()
+        if mask_key is not None and mask_key not in keys:
+            raise UserError(
+                f"mask_key = {mask_key!r} is not a key of the observation {space}; its keys: {sorted(keys)}"
+            )
+        mask_key = mask_key or ("action_mask" if "action_mask" in keys and mask_size else None)
+        parts = []
+        for path, leaf in leaves(space):
+            if path == (mask_key,):
+                parts.append(_mask_part(path, leaf, mask_size))
+            else:
+                parts.append(_part(path, leaf))
+        if not any(part.kind != "mask" for part in parts):
+            raise UserError(f"the observation space {space} is empty; an agent needs at least one number to look at")
+        return cls(tuple(parts))
+
+    @property
+    def vector_size(self) -> int:
+        """Width of `vector`; 0 when there is none."""
+        return sum(part.size for part in self.parts if part.kind in ("vector", "one_hot"))
+
+    @property
+    def images(self) -> dict[str, tuple[int, ...]]:
+        """Names of the images and their shapes (channels, height, width)."""
+        return {_image_name(part): part.shape for part in self.parts if part.kind == "pixels"}
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the observation itself holds the action mask."""
+        return any(part.kind == "mask" for part in self.parts)
+
+    def encode(self, observation: Any) -> dict[str, np.ndarray]:
+        """Encode a batch of observations; every leaf has a leading axis `[N]`."""
+        if len(self.parts) == 1 and self.parts[0].kind == "vector":  # most robots: nothing to take apart
+            leaf = np.asarray(_at(observation, self.parts[0].path), np.float32)
+            return {"vector": leaf.reshape(len(leaf), -1)}
+        encoded: dict[str, np.ndarray] = {}
+        columns = []
+        for part in self.parts:
+            leaf = np.asarray(_at(observation, part.path))
+            if part.kind == "vector":
+                columns.append(leaf.reshape(len(leaf), -1).astype(np.float32))
+            elif part.kind == "one_hot":
+                columns.append(_one_hot(leaf.reshape(len(leaf), -1), part))
+            elif part.kind == "mask":
+                encoded["mask"] = leaf.reshape(len(leaf), -1).astype(bool)
+            else:
+                encoded[_image_name(part)] = _channels_first(leaf, part.layout)
+        if columns:
+            encoded["vector"] = np.concatenate(columns, 1) if len(columns) > 1 else columns[0]
+        return encoded
+
+
+def _at(observation: Any, path: Path) -> Any:
+    for key in path:
+        observation = observation[key]
+    return observation
+
+
+def _image_name(part: Part) -> str:
+    return "pixels" if not part.path else "pixels." + ".".join(map(str, part.path))
+
+
+def _part(path: Path, space: gymnasium.Space) -> Part:
+    spaces = gymnasium.spaces
+    if isinstance(space, spaces.Box):
+        if space.dtype == np.uint8 and len(space.shape) in (2, 3):
+            return _pixel_part(path, space.shape)
+        return Part(path, "vector", tuple(space.shape))
+    if isinstance(space, spaces.Discrete):
+        return Part(path, "one_hot", (), (int(space.n),), (int(space.start),))
+    if isinstance(space, spaces.MultiDiscrete):
+        choices, start = (tuple(int(n) for n in x.reshape(-1)) for x in (space.nvec, space.start))
+        return Part(path, "one_hot", tuple(space.shape), choices, start)
+    if isinstance(space, spaces.MultiBinary):
+        return Part(path, "vector", tuple(space.shape))
+    raise UserError(
+        f"the observation space {space}{place(path)} is not supported; supported are Box, Discrete, MultiDiscrete, MultiBinary "
+        "and Dict or Tuple of these, so wrap the environment to give one of them"
+    )
+
+
+def _pixel_part(path: Path, shape: tuple[int, ...]) -> Part:
+    if min(sorted(shape)[-2:]) < SMALLEST_IMAGE:
+        return Part(path, "vector", shape)
+    if len(shape) == 2:
+        return Part(path, "pixels", (1, *shape), layout="hw")
+    if shape[0] < min(shape[1:]):
+        return Part(path, "pixels", shape, layout="chw")
+    return Part(path, "pixels", (shape[2], shape[0], shape[1]), layout="hwc")
+
+
+def _mask_part(path: Path, space: gymnasium.Space, mask_size: int) -> Part:
+    size = int(np.prod(space.shape or (0,)))
+    if size != mask_size:
+        raise UserError(
+            f"the action mask {'.'.join(map(str, path))!r} has {size} entries and the action space has {mask_size} choices; "
+            "a mask needs one entry for each choice"
+        )
+    return Part(path, "mask", tuple(space.shape))
+
+
+def _one_hot(values: np.ndarray, part: Part) -> np.ndarray:
+    columns = [
+        np.eye(n, dtype=np.float32)[values[:, i].astype(np.int64) - start]
+        for i, (n, start) in enumerate(zip(part.choices, part.start, strict=True))
+    ]
+    return np.concatenate(columns, 1)
+
+
+def _channels_first(image: np.ndarray, layout: str) -> np.ndarray:
+    if layout == "hwc":
+        return np.ascontiguousarray(np.moveaxis(image, -1, 1))
+    return image[:, None] if layout == "hw" else image

@@ -1,0 +1,148 @@
+"""A control policy: normaliser, networks and action scaling in one object, which is what is put on a robot."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from proximo.control.actions import ActionSpec
+from proximo.control.configuration import NetworkSettings
+from proximo.control.networks import ActorCritic
+from proximo.control.normalizers import ObservationNormalizer, ValueNormalizer
+from proximo.control.observations import ObservationSpec
+from proximo.core.batch import Action, Batch, Evaluation
+from proximo.core.distributions import Distribution
+from proximo.runs.configuration import from_mapping
+
+
+@dataclass(frozen=True)
+class _Description:
+    observations: ObservationSpec
+    actions: ActionSpec
+    network: NetworkSettings
+    normalize_observations: bool
+    clip: float
+
+
+class ControlPolicy(nn.Module):
+    """Encoded observations in, actions out.
+
+    Inputs are what `ObservationSpec.encode` gives, as tensors: `vector` `[..., D]`, images `[..., C, H, W]`, `mask`
+    `[..., K]`. A batch of a recurrent policy holds whole sequences `[B, T, ...]`, with `memory` `[B, S]` (before the
+    first step) and `starts` `[B, T]` among its inputs.
+    """
+
+    def __init__(
+        self,
+        observations: ObservationSpec,
+        actions: ActionSpec,
+        settings: NetworkSettings,
+        *,
+        normalize_observations: bool = False,
+        clip: float = 10.0,
+    ) -> None:
+        super().__init__()
+        self.observations, self.actions, self.settings = observations, actions, settings
+        self.normalizer = (
+            ObservationNormalizer(observations.vector_size, clip)
+            if normalize_observations and observations.vector_size
+            else None
+        )
+        self.values = ValueNormalizer()
+        self.network = ActorCritic(observations, actions.outputs, settings)
+        self.log_std = nn.Parameter(torch.full((actions.continuous,), float(settings.log_std)))
+
+    @property
+    def memory_size(self) -> int:
+        """Numbers in the state of a recurrent policy; 0 for one without memory."""
+        return self.network.memory.state_size if self.network.memory else 0
+
+    def initial_memory(self, count: int) -> Tensor | None:
+        """The state at the start of an episode, `[count, memory_size]`; None without memory."""
+        return self.network.memory.initial(count) if self.network.memory else None
+
+    def distribution(self, outputs: Tensor, mask: Tensor | None) -> Distribution:
+        """Over the actions, from the head's outputs `[..., outputs]`."""
+        return self.actions.distribution(outputs, self.log_std.clamp(*self.settings.log_std_range), mask)
+
+    def evaluate(self, batch: Batch) -> Evaluation:
+        """Log-prob, entropy and value of a batch, with gradient."""
+        features = self._features(batch.inputs)
+        if self.network.memory:
+            features = self.network.memory(features, batch.inputs["memory"], batch.inputs["starts"])
+        outputs, value = self.network.heads(features)
+        distribution = self.distribution(outputs, batch.inputs.get("mask"))
+        return Evaluation(distribution.log_prob(batch.action), distribution.entropy(), value)
+
+    @torch.no_grad()
+    def act(
+        self,
+        inputs: Mapping[str, Tensor],
+        memory: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        deterministic: bool = False,
+    ) -> Action:
+        """Choose actions for `[N]` observations.
+
+        Args:
+            inputs: encoded, each `[N, ...]`.
+            memory: `[N, memory_size]`, already zero where an episode starts.
+            generator: for the noise, on the policy's device.
+            deterministic: the mode instead of a sample.
+
+        Returns:
+            The stored action `[N, width]`, its log-prob and the critic's output `[N]`, and the memory afterwards.
+        """
+        features = self._features(inputs)
+        if self.network.memory:
+            assert memory is not None, "a recurrent policy needs its memory"
+            features, memory = self.network.memory.step(features, memory)
+        outputs, value = self.network.heads(features)
+        distribution = self.distribution(outputs, inputs.get("mask"))
+        action = distribution.mode() if deterministic else distribution.sample(generator)
+        return Action(action, distribution.log_prob(action), value, memory)
+
+    @torch.no_grad()
+    def value(self, inputs: Mapping[str, Tensor], memory: Tensor | None = None) -> Tensor:
+        """The critic's output `[...]` without acting; memory as in `act`, not moved."""
+        features = self._features(inputs)
+        if self.network.memory:
+            assert memory is not None, "a recurrent policy needs its memory"
+            features, _ = self.network.memory.step(features, memory)
+        return self.network.heads(features)[1]
+
+    def _features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        if self.normalizer is not None:
+            inputs = {**inputs, "vector": self.normalizer(inputs["vector"])}
+        return self.network.features(inputs)
+
+    def describe(self) -> dict[str, Any]:
+        """Everything but the weights, as plain data: `ControlPolicy.build` makes the same policy from it."""
+        description = {
+            "observations": asdict(self.observations),
+            "actions": asdict(self.actions),
+            "network": asdict(self.settings),
+            "normalize_observations": self.normalizer is not None,
+            "clip": self.normalizer.clip if self.normalizer else 10.0,
+        }
+        return dict(json.loads(json.dumps(description)))  # tuples become lists, as JSON gives them back
+
+    @classmethod
+    def build(cls, description: Mapping[str, Any]) -> "ControlPolicy":
+        """A policy as described, with fresh weights.
+
+        Raises:
+            UserError: the description is not one of ours.
+        """
+        read = from_mapping(_Description, description, where="the policy's description")
+        return cls(
+            read.observations,
+            read.actions,
+            read.network,
+            normalize_observations=read.normalize_observations,
+            clip=read.clip,
+        )

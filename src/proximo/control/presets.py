@@ -1,0 +1,106 @@
+"""Presets: TOML files with numbers for a family of tasks, each naming its source. No torch here."""
+
+import fnmatch
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from proximo.control.configuration import TrainConfig
+from proximo.runs.configuration import from_mapping, read_toml
+from proximo.runs.errors import UserError, nearest
+
+_NAMES = ("tuned", "paper")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Numbers for some tasks."""
+
+    name: str
+    family: str
+    environments: tuple[str, ...]
+    """Patterns of task names, as in a shell."""
+    source: str
+    """Where the numbers come from."""
+    settings: Mapping[str, Any]
+    """What differs from the defaults, as TOML gives it."""
+    file: str
+
+    def matches(self, environment: str) -> bool:
+        """Whether it is meant for this task."""
+        return any(fnmatch.fnmatchcase(environment, pattern) for pattern in self.environments)
+
+    def apply(self, base: TrainConfig) -> TrainConfig:
+        """`base` with this preset's numbers.
+
+        Raises:
+            UserError: an unknown key or a wrong type, naming the nearest key and the file.
+        """
+        return from_mapping(TrainConfig, self.settings, where=f"preset {self.file} [{self.name}]", base=base)
+
+
+def presets() -> list[Preset]:
+    """All presets that are shipped, family by family, general ones before those of single tasks."""
+    folder = resources.files("proximo.control") / "presets"
+    files = sorted((Path(str(item)) for item in folder.iterdir()), key=lambda p: (p.stem != "general", p.stem))
+    return [preset for file in files if file.suffix == ".toml" for preset in read_presets(file)]
+
+
+def read_presets(file: Path) -> Iterator[Preset]:
+    """The presets in one file: a table for each name, in it `tasks` with tables of what single tasks change.
+
+    Raises:
+        UserError: the file can not be read or is not such a file.
+    """
+    content = read_toml(file)
+    family, patterns = content.pop("family", file.stem), content.pop("environments", ["*"])
+    for name, table in content.items():
+        if not isinstance(table, dict):
+            raise UserError(f"{file.name}: {name!r} must be a table such as [tuned], or one of: family, environments")
+        tasks = table.pop("tasks", {})
+        source = table.pop("source", "")
+        yield Preset(name, family, tuple(patterns), source, table, file.name)
+        for pattern, changes in tasks.items():
+            own = changes.pop("source", source)
+            yield Preset(name, family, (pattern,), own, _merged(table, changes), file.name)
+
+
+def configure(environment: str, preset: str) -> tuple[TrainConfig, Preset]:
+    """The configuration that a preset gives for a task: the last one that matches, the most special.
+
+    Args:
+        environment: name of the task.
+        preset: tuned, paper, or the path of a TOML file.
+
+    Raises:
+        UserError: there is no such preset, or none for this task.
+    """
+    base = TrainConfig(environment=environment, preset=preset)
+    if preset.endswith(".toml"):
+        return _from_file(base, Path(preset))
+    if preset not in _NAMES:
+        raise UserError(
+            f"there is no preset {preset!r}: did you mean {nearest(preset, _NAMES) or ' or '.join(_NAMES)}? "
+            "`proximo presets` lists them; the path of a TOML file works too"
+        )
+    matching = [p for p in presets() if p.name == preset and p.matches(environment)]
+    if not matching:
+        raise UserError(f"preset {preset!r} has no numbers for {environment}; use tuned, or a TOML file of your own")
+    return matching[-1].apply(base), matching[-1]
+
+
+def _from_file(base: TrainConfig, file: Path) -> tuple[TrainConfig, Preset]:
+    content = read_toml(file)
+    source = str(content.pop("source", file.name))
+    preset = Preset(str(file), "own", ("*",), source, content, file.name)
+    return from_mapping(TrainConfig, content, where=f"preset {file}", base=base), preset
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        inner = merged.get(key)
+        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged

@@ -1,0 +1,67 @@
+"""Numbers about a run that is on disk."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from proximo.control.configuration import TrainConfig
+from proximo.control.evaluation import evaluate, evaluation_environments
+from proximo.control.loading import load_policy
+from proximo.runs.configuration import from_mapping, read_toml
+from proximo.runs.errors import UserError
+from proximo.runs.metrics import read_metrics
+
+
+def evaluate_run(folder: Path, episodes: int, seed: int | None = None) -> dict[str, Any]:
+    """The three numbers of a run, with fresh episodes for the two that are evaluations.
+
+    Args:
+        folder: of the run.
+        episodes: for each evaluation.
+        seed: of the episodes; the run's own if None.
+
+    Raises:
+        UserError: there is no such run, or its environment can not be made.
+    """
+    if episodes < 1:
+        raise UserError(f"{episodes} episodes can not be evaluated: give at least 1")
+    if not (folder / "config.toml").is_file():
+        raise UserError(f"{folder} holds no run (no config.toml): check the path")
+    config = from_mapping(TrainConfig, read_toml(folder / "config.toml"), where=str(folder / "config.toml"))
+    final, best = load_policy(folder, "final"), load_policy(folder, "best")
+    rows = read_metrics(folder / "metrics.jsonl")
+    environments = evaluation_environments(config, config.environment, episodes)
+    try:
+        chosen = config.seed if seed is None else seed
+        plan = {"final_deterministic": (final, True), "final_sampled": (final, False), "best_checkpoint": (best, True)}
+        results = {
+            name: evaluate(policy, environments, episodes, deterministic=mode, seed=chosen)
+            for name, (policy, mode) in plan.items()
+        }
+    finally:
+        environments.close()
+    return {
+        "environment": config.environment,
+        "run": str(folder),
+        "episodes": episodes,
+        "steps": rows[-1]["step"] if rows else 0,
+        "last_100_training_return": rows[-1].get("return") if rows else None,
+        **{name: result.mean for name, result in results.items()},
+        **{f"{name}_std": result.std for name, result in results.items()},
+        "returns": {name: list(result.returns) for name, result in results.items()},
+    }
+
+
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """What a finished run wrote of itself; None while it has not finished.
+
+    Raises:
+        UserError: the file can not be read.
+    """
+    file = folder / "results.json"
+    if not file.exists():
+        return None
+    try:
+        return dict(json.loads(file.read_text()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} can not be read ({error}); delete it and run the same command again") from error

@@ -1,0 +1,254 @@
+"""One training run in memory: collect -> estimate advantages -> update -> move the statistics -> record."""
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proximo.control import seeds
+from proximo.control.actions import ActionSpec
+from proximo.control.closed_form import ClosedForm, supports
+from proximo.control.configuration import TrainConfig
+from proximo.control.device import choose_device
+from proximo.control.environments.base import VectorEnvironment
+from proximo.control.estimation import Estimator
+from proximo.control.normalizers import RewardScaler
+from proximo.control.observations import ObservationSpec
+from proximo.control.policy import ControlPolicy
+from proximo.control.rollout import Collector, Rollout
+from proximo.core.batch import Batch
+from proximo.core.optimizer import FlatAdam
+from proximo.core.schedules import Schedule
+from proximo.core.settings import UpdateSettings
+from proximo.core.statistics import explained_variance
+from proximo.core.update import UpdateReport, check_minibatch_size, update
+from proximo.runs import random_state
+from proximo.runs.errors import UserError
+
+RECENT = 100  # episodes whose mean return is reported
+FEWEST = 10  # episodes that a mean needs before a policy can be called the best so far
+
+
+@dataclass
+class Progress:
+    """Counters of a run."""
+
+    steps: int = 0
+    """Environment steps taken; rows that report a reset do not count."""
+    iterations: int = 0
+    episodes: int = 0
+    gradient_steps: int = 0
+
+
+class Training:
+    """A policy, its environments and its optimiser.
+
+    Args:
+        config: what to do.
+        environments: `config.environments` of them.
+        closed_form: whether the hand-derived gradient is used where it fits; False takes autograd everywhere.
+
+    Raises:
+        UserError: spaces or settings that do not fit together.
+    """
+
+    def __init__(self, config: TrainConfig, environments: VectorEnvironment, *, closed_form: bool = True) -> None:
+        self.config, self.environments = config, environments
+        actions = ActionSpec.of(environments.action_space, config.network.actions == "squashed")
+        observations = ObservationSpec.of(environments.observation_space, config.mask_key, actions.mask_size)
+        self.device, self.why_device = choose_device(config.device, observations, config.network.hidden)
+        self.settings = _update_settings(config)
+        self.policy = _fresh_policy(config, observations, actions).to(self.device)
+        learning_rate = self._learning_rate(0.0)
+        self.optimizer = FlatAdam(self.policy.parameters(), learning_rate)
+        self.closed_form = ClosedForm(self.policy) if closed_form and supports(self.policy) else None
+        actor = self.closed_form or self.policy
+        noise, shuffle = seeds.derive(config.seed, seeds.NOISE, 0, 2)
+        self.noise = torch.Generator(self.device).manual_seed(noise)
+        self.shuffle = torch.Generator().manual_seed(shuffle)
+        self.collector = Collector(environments, self.policy, actor, config.rollout_length, self.noise)
+        self.estimator = Estimator(self.policy, actor, config.gamma, config.lam)
+        self.scaler = RewardScaler(environments.count, config.gamma, config.normalizers.clip)
+        self.progress = Progress()
+        self.returns: deque[float] = deque(maxlen=RECENT)
+        self.lengths: deque[int] = deque(maxlen=RECENT)
+        self.best_return = -np.inf
+        self.best_weights: dict[str, Tensor] = {}
+
+    def start(self) -> None:
+        """Start the environments, and give the normalisers something to go by."""
+        self.restart()
+        if self._normalizes:
+            # Before the first rollout that is learnt from, one that only shows what the numbers look like: without
+            # it the first update would see raw observations and rewards, the second scaled ones.
+            rollout = self.collector.collect()
+            self._count(rollout)
+            self._absorb(rollout, None)
+
+    def restart(self) -> None:
+        """Start every environment anew, with seeds that follow from the run's seed and the iteration."""
+        count = self.environments.count
+        self.collector.restart(seeds.derive(self.config.seed, seeds.TRAINING, self.progress.iterations, count))
+        self.scaler.restart()
+
+    def iterate(self) -> dict[str, Any]:
+        """One iteration; returns its metrics."""
+        clock = time.perf_counter
+        fraction = min(self.progress.steps / self.config.steps, 1.0)
+        if self.settings.adaptive_kl is None:
+            self.optimizer.learning_rate = self._learning_rate(fraction)
+        self.collector.seconds.update(environment=0.0, policy=0.0)
+        rollout = self.collector.collect()
+        start = clock()
+        batch = self.estimator.batch(rollout, torch.from_numpy(self._rewards(rollout)))
+        report = update(
+            self.policy,
+            batch,
+            self.optimizer,
+            self.settings,
+            progress=fraction,
+            generator=self.shuffle,
+            gradient=self.closed_form.gradient if self.closed_form else None,
+            reestimate=self.estimator.reestimate,
+        )
+        metrics = self._measure(rollout, batch, report)
+        self._absorb(rollout, batch)
+        self._count(rollout)
+        self.progress.gradient_steps += report.steps
+        self.progress.iterations += 1
+        self._remember_best()
+        seconds = {**self.collector.seconds, "update": clock() - start}
+        return {**metrics, **{f"seconds/{phase}": value for phase, value in seconds.items()}}
+
+    @property
+    def mean_return(self) -> float | None:
+        """Mean raw return of the last 100 training episodes; None before the first has ended."""
+        return float(np.mean(self.returns)) if self.returns else None
+
+    @property
+    def _normalizes(self) -> bool:
+        return self.policy.normalizer is not None or self.config.normalizers.rewards != "off"
+
+    def _learning_rate(self, fraction: float) -> float:
+        return Schedule.parse(self.config.learning_rate).at(fraction)
+
+    def _rewards(self, rollout: Rollout) -> np.ndarray:
+        return self.scaler.scaled(rollout.reward) if self.config.normalizers.rewards == "scale" else rollout.reward
+
+    def _absorb(self, rollout: Rollout, batch: Batch | None) -> None:
+        """Move the statistics, after the update that they must not disturb."""
+        weight = torch.from_numpy(rollout.valid).to(self.device)
+        if self.policy.normalizer is not None:
+            self.policy.normalizer.moments.absorb(rollout.inputs["vector"], weight)
+        if self.config.normalizers.rewards == "scale":
+            self.scaler.absorb(rollout.reward, rollout.terminated | rollout.truncated, rollout.valid)
+        if self.config.normalizers.rewards == "return":
+            batch = batch or self.estimator.batch(rollout, torch.from_numpy(rollout.reward))
+            returns = self.policy.values.from_units(batch.returns)
+            self.policy.values.absorb(returns, batch.weight, self.policy.network.value_head)
+        if self.closed_form:
+            self.closed_form.freeze()
+
+    def _count(self, rollout: Rollout) -> None:
+        self.progress.steps += rollout.steps
+        self.progress.episodes += len(rollout.episodes)
+        self.returns.extend(value for value, _ in rollout.episodes)
+        self.lengths.extend(length for _, length in rollout.episodes)
+
+    def _measure(self, rollout: Rollout, batch: Batch, report: UpdateReport) -> dict[str, Any]:
+        explained = explained_variance(batch.value, batch.returns, batch.weight)
+        values: dict[str, Any] = dict(report.values)
+        values |= {
+            "explained_variance": float(explained),
+            "learning_rate": self.optimizer.learning_rate,
+            "gradient_steps": report.steps,
+            "stopped_by_kl": int(report.stopped_by_kl),
+            "reset_rows": int((~rollout.valid).sum()),
+        }
+        if self.policy.actions.continuous:
+            values["clipped_actions"] = rollout.clipped_fraction
+            values["std"] = float(self.policy.log_std.detach().clamp(*self.policy.settings.log_std_range).exp().mean())
+        return values
+
+    def _remember_best(self) -> None:
+        # In memory: writing at each improvement would cost more than the update. It goes to disk with each checkpoint.
+        mean = self.mean_return
+        if mean is not None and len(self.returns) >= FEWEST and mean > self.best_return:
+            self.best_return = mean
+            self.best_weights = {name: x.detach().clone() for name, x in self.policy.state_dict().items()}
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that a resumed run needs, as tensors and JSON."""
+        tensors, generators = random_state.capture({"noise": self.noise, "shuffle": self.shuffle})
+        tensors |= {f"policy/{name}": x for name, x in self.policy.state_dict().items()}
+        tensors |= {f"best/{name}": x for name, x in self.best_weights.items()}
+        tensors |= {f"optimizer/{name}": x for name, x in self.optimizer.state().items()}
+        tensors |= {f"scaler/{name}": x for name, x in self.scaler.state_dict().items()}
+        state = {
+            "policy": self.policy.describe(),
+            "progress": vars(self.progress).copy(),
+            "learning_rate": self.optimizer.learning_rate,
+            "returns": list(self.returns),
+            "lengths": list(self.lengths),
+            "best_return": None if np.isinf(self.best_return) else self.best_return,
+            "random": generators,
+        }
+        return tensors, state
+
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Go on from `state`; the environments are to be restarted next."""
+        self.policy.load_state_dict(_group(tensors, "policy"))
+        self.best_weights = _group(tensors, "best")
+        self.optimizer.load_state(_group(tensors, "optimizer"))
+        self.optimizer.learning_rate = state["learning_rate"]
+        self.scaler.load_state_dict(_group(tensors, "scaler"))
+        self.progress = Progress(**state["progress"])
+        self.returns.extend(state["returns"])
+        self.lengths.extend(state["lengths"])
+        self.best_return = -np.inf if state["best_return"] is None else state["best_return"]
+        random_state.restore(tensors, state["random"], {"noise": self.noise, "shuffle": self.shuffle})
+        if self.closed_form:
+            self.closed_form.freeze()
+
+
+def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{prefix}/"): x for name, x in tensors.items() if name.startswith(f"{prefix}/")}
+
+
+def _fresh_policy(config: TrainConfig, observations: ObservationSpec, actions: ActionSpec) -> ControlPolicy:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive(config.seed, seeds.NETWORK, 0, 1)[0])
+        return ControlPolicy(
+            observations,
+            actions,
+            config.network,
+            normalize_observations=config.normalizers.observations,
+            clip=config.normalizers.clip,
+        )
+
+
+def _update_settings(config: TrainConfig) -> UpdateSettings:
+    """The update's settings with the minibatch counted in samples of its batch: whole sequences with a memory.
+
+    Raises:
+        UserError: the minibatch does not divide the rollout.
+    """
+    size = config.update.minibatch_size
+    try:
+        check_minibatch_size(config.rollout_size, size)
+        if config.network.memory == "none":
+            return config.update
+        if size % config.rollout_length:
+            raise ValueError(
+                f"minibatch_size = {size} must be a multiple of rollout_length = {config.rollout_length}, since a "
+                "recurrent policy learns from whole sequences"
+            )
+    except ValueError as error:
+        count, length = config.environments, config.rollout_length
+        raise UserError(f"{error} (environments {count} x rollout_length {length} = {count * length})") from None
+    return replace(config.update, minibatch_size=size // config.rollout_length)

@@ -1,0 +1,95 @@
+"""Advantages and returns, time-major: the leading axis is time, every further axis is independent."""
+
+import torch
+from torch import Tensor
+
+from proximo.core.statistics import weighted_moments
+
+
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    done: Tensor,
+    *,
+    gamma: float,
+    lam: float,
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16), with ends told apart.
+
+    Args:
+        rewards: `[T, ...]`, r_t.
+        values: `[T, ...]`, V(s_t).
+        next_values: `[T, ...]`, V(s_{t+1}) of the state really reached: at a time limit V(final observation),
+            never the value of the state after the reset.
+        terminated: `[T, ...]` bool: the episode ended by itself, nothing follows.
+        done: `[T, ...]` bool: the chain of rewards ends here (terminated, truncated, or a row that reports a reset).
+        gamma: discount per step, in [0, 1].
+        lam: λ in [0, 1]; 0 is the one-step TD error, 1 the discounted return minus the value.
+
+    Returns:
+        `(advantages, returns)`, each `[T, ...]`; returns = advantages + values.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    shapes = {tuple(x.shape) for x in (rewards, values, next_values, terminated, done)}
+    if len(shapes) != 1:
+        raise ValueError(f"gae needs tensors of one shape [T, ...], got {sorted(shapes)}")
+    # delta_t = r_t + gamma * V(s_{t+1}) * (1 - terminated_t) - V(s_t)
+    deltas = rewards + gamma * torch.where(terminated.bool(), 0.0, next_values) - values
+    ends = done.bool()
+    advantages = torch.empty_like(deltas)
+    following = torch.zeros_like(deltas[0])
+    for t in range(len(deltas) - 1, -1, -1):
+        # A_t = delta_t + gamma * lam * (1 - done_t) * A_{t+1}; selected, since 0 * NaN would flow over the end
+        following = torch.add(deltas[t], following, alpha=gamma * lam)
+        following = torch.where(ends[t], deltas[t], following, out=advantages[t])
+    return advantages, advantages + values
+
+
+def discounted_returns(
+    rewards: Tensor, next_values: Tensor, terminated: Tensor, done: Tensor, *, gamma: float
+) -> Tensor:
+    """Discounted sums of rewards, bootstrapped where the chain is cut without an end.
+
+    G_t = r_t + gamma * G_{t+1} inside an episode, r_t at a terminated step, r_t + gamma * V(s_{t+1}) at a truncated
+    one and at the end of the tensor (Sutton & Barto 2018, eq. 3.9 and 6.1).
+
+    Args:
+        rewards: `[T, ...]`.
+        next_values: `[T, ...]`, V(s_{t+1}); read only where the chain is cut.
+        terminated: `[T, ...]` bool.
+        done: `[T, ...]` bool.
+        gamma: discount per step.
+
+    Returns:
+        `[T, ...]`.
+    """
+    zeros = torch.zeros_like(rewards)
+    cut = done.bool().clone()
+    cut[-1] = True
+    bootstrap = gamma * torch.where(cut & ~terminated.bool(), next_values, zeros)
+    returns, _ = gae(rewards + bootstrap, zeros, zeros, terminated, cut, gamma=gamma, lam=1.0)
+    return returns
+
+
+def whiten(x: Tensor, weight: Tensor | None = None, *, shift_mean: bool = True, epsilon: float = 1e-8) -> Tensor:
+    """Scale to variance 1 and, if `shift_mean`, to mean 0, over the samples of positive weight.
+
+    Args:
+        x: any shape.
+        weight: same shape; samples of weight 0 do not count and come back scaled by the same numbers.
+        shift_mean: False keeps the mean where it is (the sign of every sample of a centred batch stays).
+        epsilon: added to the standard deviation.
+
+    Returns:
+        Same shape. With fewer than two samples, or with no variance, there is nothing to scale by: the mean is
+        removed (if asked) and the scale is left alone.
+    """
+    # A single sample has no variance, as has constant data.
+    mean, variance = weighted_moments(x, weight)
+    scale = torch.where(variance > 0, torch.sqrt(variance) + epsilon, 1.0)
+    whitened = (x - mean) / scale
+    return whitened if shift_mean else whitened + mean

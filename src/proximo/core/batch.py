@@ -1,0 +1,72 @@
+"""The one thing both worlds hand to the update."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples along a leading axis: environment steps `[B]`, whole sequences `[B, T]`, or responses `[B, R]`."""
+
+    inputs: Mapping[str, Tensor]
+    """What `policy.evaluate` reads beside the action, each `[B, ...]`."""
+    action: Tensor
+    """`[B, ...]`, as it was sampled: unclipped, unsquashed."""
+    log_prob: Tensor
+    """`[B]` or `[B, T]`, of the action under the policy that took it, nats."""
+    value: Tensor
+    """Same shape: the critic's output when the rollout was taken."""
+    advantages: Tensor
+    """Same shape."""
+    returns: Tensor
+    """Same shape: the critic's target."""
+    weight: Tensor
+    """Same shape; 0 = padding, a row that only reports a reset, a prompt token."""
+
+    def __len__(self) -> int:
+        """Samples along the leading axis."""
+        return len(self.weight)
+
+    def __getitem__(self, index: Tensor | slice) -> "Batch":
+        """The samples at `index` (a slice is a view, a tensor of integers a copy)."""
+        tensors = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "inputs"}
+        return Batch(inputs={name: x[index] for name, x in self.inputs.items()}, **tensors)
+
+    def split(self, parts: int) -> Iterator["Batch"]:
+        """The batch in at most `parts` consecutive parts."""
+        size = -(-len(self) // parts)
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def replace(self, **tensors: Tensor) -> "Batch":
+        """A copy with some tensors exchanged."""
+        return replace(self, **tensors)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a policy says of a batch, with gradient; each `[B]` or `[B, T]` as the batch's log-probs."""
+
+    log_prob: Tensor
+    entropy: Tensor
+    value: Tensor | None
+
+
+@dataclass(frozen=True)
+class Action:
+    """What a policy does, without gradient; leading axis `[N]`."""
+
+    action: Tensor
+    log_prob: Tensor
+    value: Tensor
+    memory: Tensor | None = None
+    """State of a recurrent policy after this step, `[N, ...]`."""
+
+
+def concatenate(batches: list[Batch]) -> Batch:
+    """Batches one after the other along the leading axis."""
+    tensors = {f.name: torch.cat([getattr(b, f.name) for b in batches]) for f in fields(Batch) if f.name != "inputs"}
+    return Batch(inputs={k: torch.cat([b.inputs[k] for b in batches]) for k in batches[0].inputs}, **tensors)

@@ -1,0 +1,57 @@
+"""What must hold in every update. A check costs microseconds and says what is wrong, where, and what to do."""
+
+import torch
+
+from proximo.core.batch import Batch
+
+
+class InvariantError(RuntimeError):
+    """Something that can not be true of a correct run was seen."""
+
+
+def ratio_tolerance(dtype: torch.dtype) -> float:
+    """How far the first minibatch's ratio may lie from 1 by rounding alone.
+
+    The rollout scores N rows at a time and the minibatch B rows, so a matrix product may add in another order; a
+    log-prob is a sum of squares divided by a variance, which enlarges that: 1e4 machine epsilons, which is 1.2e-3 in
+    float32 and 2e-12 in float64.
+    """
+    return 1e4 * torch.finfo(dtype).eps
+
+
+def check_first_ratio(deviation: float, dtype: torch.dtype) -> None:
+    """At the first minibatch the policy is the one that acted: ratio = 1 for every sample.
+
+    Args:
+        deviation: max |ratio - 1| over the first minibatch.
+        dtype: of the log-probs.
+
+    Raises:
+        InvariantError: it is not.
+    """
+    if not deviation <= ratio_tolerance(dtype):
+        raise InvariantError(
+            f"ratio-not-one: at the first minibatch the probability ratio is off by {deviation:.3g}, so the policy "
+            "that is trained is not the one that acted; look for a normaliser that moved inside the iteration, "
+            "dropout, or log-probs of clipped actions"
+        )
+
+
+def check_batch(batch: Batch) -> None:
+    """Every sample of positive weight is finite, weights are not negative, and at least one sample counts.
+
+    Raises:
+        InvariantError: names the tensor and the first bad sample.
+    """
+    if not bool((batch.weight >= 0).all()) or not bool((batch.weight > 0).any()):
+        raise InvariantError("weights: a batch needs weights of 0 or more, and at least one above 0")
+    real = batch.weight > 0
+    for name in ("log_prob", "value", "advantages", "returns"):
+        # One sum instead of a mask per element: NaN and infinity survive a sum.
+        x = torch.where(real, getattr(batch, name), 0.0)
+        if not torch.isfinite(x.sum()):
+            bad = (~torch.isfinite(x)).nonzero()
+            where = f"sample {bad[0].tolist()}" if len(bad) else "a sum that overflows"
+            raise InvariantError(
+                f"not-finite: {name} of {where} is not a finite number; look at the rewards that led there"
+            )

@@ -1,0 +1,58 @@
+"""Values that change with progress, as data: no lambdas, so a schedule can be written to a file and read back."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A value that moves linearly from `start` to `end` as progress goes from 0 to 1.
+
+    Progress is environment steps done / steps planned (control) or responses done / planned (language): never
+    calls, so it does not depend on how the work is cut into pieces.
+    """
+
+    start: float
+    end: float
+
+    @classmethod
+    def parse(cls, value: "float | int | str | Schedule") -> "Schedule":
+        """A number, or the text `start -> end`.
+
+        Raises:
+            ValueError: the text is neither.
+        """
+        if isinstance(value, Schedule):
+            return value
+        try:
+            if isinstance(value, str):
+                start, _, end = value.partition("->")
+                return cls(float(start), float(end or start))
+            return cls(float(value), float(value))
+        except ValueError:
+            raise ValueError(f"{value!r} is neither a number nor 'start -> end' (as in '3e-4 -> 0')") from None
+
+    def at(self, progress: float) -> float:
+        """The value at `progress` in [0, 1]; beyond, the nearer end."""
+        progress = min(max(progress, 0.0), 1.0)
+        return self.start + (self.end - self.start) * progress
+
+
+@dataclass(frozen=True)
+class AdaptiveLearningRate:
+    """Learning rate steered by the KL of each update (Schulman et al. 2017, section 4's rule applied to the step).
+
+    Outside [target / 2, 2 * target] the rate is divided or multiplied by `factor`, within [minimum, maximum].
+    """
+
+    target_kl: float
+    factor: float = 1.5
+    minimum: float = 1e-5
+    maximum: float = 1e-2
+
+    def next(self, learning_rate: float, kl: float) -> float:
+        """The learning rate after a minibatch of divergence `kl` (nats)."""
+        if kl > 2.0 * self.target_kl:
+            return max(self.minimum, learning_rate / self.factor)
+        if kl < 0.5 * self.target_kl:
+            return min(self.maximum, learning_rate * self.factor)
+        return learning_rate

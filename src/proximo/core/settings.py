@@ -1,0 +1,66 @@
+"""What an update can be told. No torch here: the command line reads this before torch is loaded."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from proximo.core.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class UpdateSettings:
+    """One on-policy update: epochs x minibatches over one batch."""
+
+    epochs: int = 10
+    """Passes over each rollout."""
+    minibatch_size: int = 64
+    """Samples per gradient step (environment steps; with memory, still steps: whole sequences are taken)."""
+    clip: float | str | None = 0.2
+    """Clip range of the probability ratio, a number or 'start -> end'; None removes the clip (policy gradient, A2C)."""
+    dual_clip: float | None = None
+    """Bound, > 1, on ratio x |advantage| where the advantage is negative (Ye et al. 2020); None is off."""
+    value_coefficient: float = 0.5
+    """Weight of the value loss."""
+    value_clip: float | None = None
+    """Clip range of the value's move away from the old value; None is off (it hurts or does nothing)."""
+    entropy_coefficient: float | str = 0.0
+    """Weight of the entropy bonus, a number or 'start -> end'."""
+    max_grad_norm: float | None = 0.5
+    """Global norm to which the gradient is clipped; None is off."""
+    normalize_advantages: Literal["batch", "minibatch", "off"] = "batch"
+    """Over what the advantages are scaled to mean 0 and variance 1."""
+    target_kl: float | None = None
+    """The update stops before a step whose minibatch shows a larger approximate KL to the old policy (nats)."""
+    adaptive_kl: float | None = None
+    """KL (nats) that the learning rate is steered towards; replaces the learning-rate schedule; None is off."""
+    micro_batches: int = 1
+    """Parts in which each minibatch goes through the network, to save memory; changes no gradient."""
+    recompute_advantages: bool = False
+    """Estimate the advantages anew, with the critic as it then is, before each epoch after the first."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that can not mean anything.
+
+        Raises:
+            ValueError: names the setting, its value and what it must be.
+        """
+        clip = None if self.clip is None else Schedule.parse(self.clip)
+        Schedule.parse(self.entropy_coefficient)
+        rules = {
+            "epochs": (self.epochs >= 1, "positive"),
+            "minibatch_size": (self.minibatch_size >= 1, "positive"),
+            "micro_batches": (self.micro_batches >= 1, "positive"),
+            "clip": (clip is None or min(clip.start, clip.end) >= 0, "at least 0"),
+            "dual_clip": (self.dual_clip is None or self.dual_clip > 1, "more than 1"),
+            "value_clip": (self.value_clip is None or self.value_clip > 0, "positive"),
+            "value_coefficient": (self.value_coefficient >= 0, "at least 0"),
+            "max_grad_norm": (self.max_grad_norm is None or self.max_grad_norm > 0, "positive"),
+            "normalize_advantages": (
+                self.normalize_advantages in ("batch", "minibatch", "off"),
+                "'batch', 'minibatch' or 'off'",
+            ),
+            "target_kl": (self.target_kl is None or self.target_kl > 0, "positive"),
+            "adaptive_kl": (self.adaptive_kl is None or self.adaptive_kl > 0, "positive"),
+        }
+        for name, (holds, bound) in rules.items():
+            if not holds:
+                raise ValueError(f"{name} = {getattr(self, name)} must be {bound}")

@@ -1,0 +1,112 @@
+"""Weighted means, running moments and explained variance."""
+
+import torch
+from torch import Tensor, nn
+
+
+def weighted_mean(x: Tensor, weight: Tensor | None = None, total_weight: Tensor | float | None = None) -> Tensor:
+    """Mean of `x` under `weight`: sum(weight * x) / total_weight.
+
+    Args:
+        x: any shape.
+        weight: same shape as `x`, or broadcastable to it; 0 leaves a sample out. None means all ones.
+        total_weight: denominator. Give the sum over a whole minibatch when `x` is only a part of it, so that
+            splitting a minibatch changes no gradient. None means the sum of `weight`.
+
+    Returns:
+        A scalar; 0 where the total weight is 0, so that an empty part adds nothing.
+    """
+    if weight is None:
+        return x.mean() if total_weight is None else x.sum() / total_weight
+    weight = weight.to(x.dtype).expand_as(x)
+    total = weight.sum() if total_weight is None else torch.as_tensor(total_weight, dtype=x.dtype, device=x.device)
+    # A sample of weight 0 may hold anything, NaN included: select before multiplying.
+    return torch.where(weight > 0, weight * x, 0.0).sum() / total.clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def weighted_moments(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and population variance of `x` under `weight`; the variance of constant data is exactly 0.
+
+    Args:
+        x: any shape, floating point.
+        weight: as in `weighted_mean`.
+
+    Returns:
+        Two scalars.
+    """
+    mean = weighted_mean(x, weight)
+    # A long sum is off by many roundings; the mean of what is left over brings the mean within one of the truth.
+    mean = mean + weighted_mean(x - mean, weight)
+    variance = weighted_mean((x - mean) ** 2, weight)
+    # That last one leaves a variance of up to (mean * machine epsilon)^2 on constant data: that is none.
+    rounding = (mean.abs() * torch.finfo(x.dtype).eps * 4) ** 2
+    return mean, torch.where(variance <= rounding, 0.0, variance)
+
+
+def explained_variance(predictions: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
+    """1 - Var[targets - predictions] / Var[targets]: 1 is a perfect critic, 0 one that knows only the mean.
+
+    Args:
+        predictions: values, any shape.
+        targets: returns, same shape.
+        weight: 0 leaves a sample out.
+
+    Returns:
+        A scalar; NaN where the targets do not vary, since the question has no answer there.
+    """
+    _, error_variance = weighted_moments(targets - predictions, weight)
+    _, variance = weighted_moments(targets, weight)
+    return torch.where(variance > 0, 1 - error_variance / variance, torch.nan)
+
+
+class RunningMoments(nn.Module):
+    """Count, mean and variance of a stream, in float64, mergeable (Chan, Golub & LeVeque 1979, eq. 2.1).
+
+    The moments are buffers: they are saved, loaded and moved with the module that owns them. Before the first
+    sample the mean is 0 and the variance 1, so a fresh normaliser is the identity.
+    """
+
+    count: Tensor
+    mean: Tensor
+    squares: Tensor  # sum of squared deviations from the mean
+
+    def __init__(self, shape: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("squares", torch.zeros(shape, dtype=torch.float64))
+
+    @torch.no_grad()
+    def absorb(self, x: Tensor, weight: Tensor | None = None) -> None:
+        """Take in samples.
+
+        Args:
+            x: `[..., *shape]`.
+            weight: `[...]`, 0 or 1: which samples count. None takes all.
+        """
+        x = x.reshape(-1, *self.mean.shape).to(torch.float64)
+        if weight is not None:
+            x = x[weight.reshape(-1) > 0]
+        if len(x) == 0:
+            return
+        mean = x.mean(0)
+        self.merge(torch.tensor(len(x)), mean, ((x - mean) ** 2).sum(0))
+
+    @torch.no_grad()
+    def merge(self, count: Tensor, mean: Tensor, squares: Tensor) -> None:
+        """Take in the moments of another stream (of another process, or of a batch)."""
+        total = self.count + count.to(self.count)
+        delta = mean.to(self.mean) - self.mean
+        share = count.to(self.count) / total.clamp_min(1)
+        self.squares += squares.to(self.squares) + delta**2 * self.count * share
+        self.mean += delta * share
+        self.count.copy_(total)
+
+    @property
+    def variance(self) -> Tensor:
+        """Population variance, `shape`; 1 before there are two samples."""
+        return torch.where(self.count > 1, self.squares / self.count.clamp_min(1), 1.0)
+
+    def scale(self, epsilon: float = 1e-8) -> Tensor:
+        """sqrt(variance + epsilon), `shape`, float64."""
+        return torch.sqrt(self.variance + epsilon)

@@ -1,0 +1,188 @@
+"""THE on-policy update: epochs x minibatches over any batch, used by robots and language models alike."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from proximo.core.advantages import whiten
+from proximo.core.batch import Batch, Evaluation
+from proximo.core.invariants import InvariantError, check_batch, check_first_ratio
+from proximo.core.objectives import LossStatistics, Objective, ppo_loss
+from proximo.core.optimizer import FlatAdam
+from proximo.core.schedules import AdaptiveLearningRate, Schedule
+from proximo.core.settings import UpdateSettings
+
+
+class Policy(Protocol):
+    """What the update asks of a policy."""
+
+    def evaluate(self, batch: Batch) -> Evaluation:
+        """Log-probs, entropies and values of the batch's actions, with gradient."""
+
+
+Gradient = Callable[[Batch, Objective], LossStatistics]
+"""Adds the gradient of one minibatch's loss to the parameters' `.grad`; a policy that knows it in closed form may
+supply one for speed."""
+
+
+@dataclass(frozen=True)
+class UpdateReport:
+    """One update in numbers."""
+
+    values: Mapping[str, float]
+    """Means over the minibatches that were stepped on, by name; `ratio_deviation` is the first minibatch's."""
+    steps: int
+    """Gradient steps taken."""
+    stopped_by_kl: bool
+    """Whether `target_kl` ended the update before its last minibatch."""
+
+
+def autograd_gradient(policy: Policy, micro_batches: int = 1) -> Gradient:
+    """The reference gradient: autograd, in `micro_batches` parts that share the whole minibatch's denominator."""
+
+    def gradient(minibatch: Batch, objective: Objective) -> LossStatistics:
+        total_weight = minibatch.weight.sum()
+        parts = []
+        for part in minibatch.split(micro_batches):
+            evaluation = policy.evaluate(part)
+            loss, statistics = ppo_loss(
+                evaluation.log_prob,
+                evaluation.entropy,
+                evaluation.value,
+                old_log_prob=part.log_prob,
+                advantages=part.advantages,
+                returns=part.returns,
+                old_values=part.value,
+                weight=part.weight,
+                objective=objective,
+                total_weight=total_weight,
+            )
+            loss.backward()
+            parts.append(statistics)
+        if len(parts) == 1:
+            return parts[0]
+        # Each part is a share of the minibatch's mean, so shares add up; the deviation is a maximum.
+        columns = [torch.stack(column) for column in zip(*parts, strict=True)]
+        return LossStatistics(*[column.sum() for column in columns])._replace(ratio_deviation=columns[-1].max())
+
+    return gradient
+
+
+def objective_at(settings: UpdateSettings, progress: float) -> Objective:
+    """The objective's numbers at `progress` in [0, 1]."""
+    return Objective(
+        clip=None if settings.clip is None else Schedule.parse(settings.clip).at(progress),
+        value_coefficient=settings.value_coefficient,
+        entropy_coefficient=Schedule.parse(settings.entropy_coefficient).at(progress),
+        value_clip=settings.value_clip,
+        dual_clip=settings.dual_clip,
+    )
+
+
+def check_minibatch_size(samples: int, minibatch_size: int) -> None:
+    """A rollout is cut into whole minibatches.
+
+    Raises:
+        ValueError: `minibatch_size` is larger than the batch or does not divide it.
+    """
+    if samples % minibatch_size:
+        fitting = max(size for size in range(1, min(samples, minibatch_size) + 1) if samples % size == 0)
+        raise ValueError(
+            f"minibatch_size = {minibatch_size} {'is larger than' if minibatch_size > samples else 'does not divide'} "
+            f"the {samples} samples of a rollout; {fitting} would fit"
+        )
+
+
+def update(
+    policy: Policy,
+    batch: Batch,
+    optimizer: FlatAdam,
+    settings: UpdateSettings,
+    *,
+    progress: float = 0.0,
+    generator: torch.Generator | None = None,
+    gradient: Gradient | None = None,
+    reestimate: Callable[[Batch], Batch] | None = None,
+) -> UpdateReport:
+    """Improve `policy` on `batch` (Schulman et al. 2017, algorithm 1, the inner loop).
+
+    One epoch over one minibatch without a clip is the policy-gradient step of REINFORCE and A2C.
+
+    Args:
+        policy: evaluated through autograd, unless `gradient` is given.
+        batch: `minibatch_size` counts samples of its leading axis.
+        optimizer: holds the parameters, their gradients and the learning rate.
+        settings: what to do.
+        progress: share of the run that is done, for the schedules.
+        generator: draws the permutations, on the CPU.
+        gradient: see `Gradient`.
+        reestimate: gives the batch advantages and returns anew; called before each epoch after the first if
+            `settings.recompute_advantages`.
+
+    Raises:
+        ValueError: the minibatch size does not divide the batch.
+        InvariantError: the batch is not finite, the first ratio is not 1, or a gradient is not finite.
+    """
+    check_minibatch_size(len(batch), settings.minibatch_size)
+    check_batch(batch)
+    objective = objective_at(settings, progress)
+    gradient = gradient or autograd_gradient(policy, settings.micro_batches)
+    adaptive = AdaptiveLearningRate(settings.adaptive_kl) if settings.adaptive_kl else None
+    statistics: list[LossStatistics] = []
+    norms: list[Tensor] = []
+    stopped = False
+    prepared = _normalized(batch, settings, "batch")
+    for epoch in range(settings.epochs):
+        if epoch and settings.recompute_advantages and reestimate is not None:
+            batch = reestimate(batch)
+            prepared = _normalized(batch, settings, "batch")
+        permutation = torch.randperm(len(batch), generator=generator).to(batch.weight.device)
+        shuffled = prepared[permutation]
+        for start in range(0, len(batch), settings.minibatch_size):
+            minibatch = _normalized(shuffled[start : start + settings.minibatch_size], settings, "minibatch")
+            optimizer.zero_grad()
+            seen = gradient(minibatch, objective)
+            if not statistics:
+                check_first_ratio(float(seen.ratio_deviation), batch.log_prob.dtype)
+            # Both rules read a number before the step; without them nothing waits for the device.
+            elif settings.target_kl is not None and float(seen.approx_kl) > settings.target_kl:
+                stopped = True
+                break
+            if adaptive is not None and statistics:
+                optimizer.learning_rate = adaptive.next(optimizer.learning_rate, float(seen.approx_kl))
+            norms.append(optimizer.step(settings.max_grad_norm))
+            statistics.append(seen)
+        if stopped:
+            break
+    return _report(statistics, norms, settings, stopped)
+
+
+def _normalized(batch: Batch, settings: UpdateSettings, over: str) -> Batch:
+    if settings.normalize_advantages != over:
+        return batch
+    return batch.replace(advantages=whiten(batch.advantages, batch.weight))
+
+
+def _report(
+    statistics: list[LossStatistics], norms: list[Tensor], settings: UpdateSettings, stopped: bool
+) -> UpdateReport:
+    # The only transfer from the device: one tensor of all minibatches' numbers.
+    rows = torch.stack([torch.stack([torch.as_tensor(x, dtype=torch.float32) for x in row]) for row in statistics])
+    norm = torch.stack(norms).to(torch.float32)
+    table = torch.cat([rows.to(norm.device), norm.unsqueeze(1)], 1).cpu()
+    if not torch.isfinite(table).all():
+        step = int((~torch.isfinite(table)).any(1).nonzero()[0])
+        raise InvariantError(
+            f"not-finite: the loss or gradient of minibatch {step} of this update is not a finite number; lower the "
+            "learning rate, or look for extreme rewards or observations"
+        )
+    names = [*LossStatistics._fields, "grad_norm"]
+    values = dict(zip(names, table.mean(0).tolist(), strict=True))
+    values["ratio_deviation"] = float(table[0, names.index("ratio_deviation")])
+    limit = settings.max_grad_norm
+    values["grad_clip_fraction"] = 0.0 if limit is None else float((table[:, -1] > limit).float().mean())
+    values["last_approx_kl"] = float(table[-1, names.index("approx_kl")])
+    return UpdateReport(values, len(statistics), stopped)

@@ -1,0 +1,240 @@
+"""What a run tells the person who watches: a live panel in a terminal, single lines elsewhere, or nothing.
+
+Everything goes to stderr, so that stdout stays free for results.
+"""
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+if TYPE_CHECKING:
+    from proximo.runs.console_live import LivePanel
+
+Mode = Literal["auto", "live", "plain", "quiet"]
+
+_RATE_WINDOW = 20.0  # seconds over which steps/s are averaged
+_RENDER_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric to show: its name in `values`, its label in the panel and in a line, and how its number is written."""
+
+    key: str
+    label: str
+    short: str
+    format: str
+    note: str = ""
+
+
+COLUMNS = (
+    Column("return", "return", "return", ",.1f", " (last 100)"),
+    Column("episode_length", "episode length", "", ",.1f"),
+    Column("approx_kl", "KL", "KL", ".3f"),
+    Column("clip_fraction", "clip fraction", "clip", ".2f"),
+    Column("explained_variance", "explained variance", "EV", ".2f"),
+    Column("entropy", "entropy", "", ".3f"),
+    Column("learning_rate", "learning rate", "", ".2e"),
+)
+"""What a control run shows; a column without a short label is in the panel only."""
+
+_SHORT_PHASES = {"environment": "env"}
+
+
+@dataclass
+class Snapshot:
+    """Where a run stands. Times are in seconds; `rate` is in units per second, None before it is known."""
+
+    title: str
+    unit: str
+    total: int
+    columns: Sequence[Column]
+    folder: str = ""
+    step: int = 0
+    rate: float | None = None
+    elapsed: float = 0.0
+    values: dict[str, float | None] = field(default_factory=dict)
+    phases: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the end at the present rate."""
+        return max(self.total - self.step, 0) / self.rate if self.rate else None
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The part of the measured time that each phase takes, in [0, 1]."""
+        whole = sum(self.phases.values())
+        return {name: seconds / whole for name, seconds in self.phases.items()} if whole > 0 else {}
+
+
+class Progress:
+    """Shows how a run gets on.
+
+    Args:
+        title: What runs.
+        total: Steps at the end.
+        unit: What is counted.
+        mode: "live" draws a panel, "plain" prints a line now and then, "quiet" shows nothing; "auto" is live in a
+            terminal and plain otherwise (no terminal, TERM=dumb, or CI set).
+        every_seconds: Between two lines of the plain mode.
+        folder: The run's folder, to be shown.
+        start: The step from which this process goes on.
+        columns: The metrics to show; those without a value are left out.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        unit: str = "steps",
+        mode: Mode = "auto",
+        every_seconds: float = 5.0,
+        *,
+        folder: Path | str = "",
+        start: int = 0,
+        columns: Sequence[Column] = COLUMNS,
+    ) -> None:
+        self.mode: Mode = _choose_mode() if mode == "auto" else mode
+        self._now = Snapshot(title, unit, total, columns, folder=str(folder), step=start)
+        self._every = _RENDER_SECONDS if self.mode == "live" else every_seconds
+        self._points: deque[tuple[float, int]] = deque()
+        self._panel: LivePanel | None = None
+        self._begun = self._shown = time.monotonic()
+        self._stale = False
+
+    def __enter__(self) -> Self:
+        self._begun = self._shown = time.monotonic()
+        self._points.append((self._begun, self._now.step))
+        if self.mode == "live":
+            from proximo.runs.console_live import LivePanel  # rich is imported only by those who see it
+
+            self._panel = LivePanel(self._now)
+        elif self.mode == "plain":
+            self._say(f"{self._now.title}  {self._now.folder}".rstrip())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stale:
+            self._show()
+        if self._panel is not None:
+            panel, self._panel = self._panel, None
+            with self._or_quiet():
+                panel.stop()
+
+    def update(
+        self, step: int, values: Mapping[str, float | None] | None = None, phases: Mapping[str, float] | None = None
+    ) -> None:
+        """Takes what is new and shows it when it is time to.
+
+        Args:
+            step: Steps so far.
+            values: Metrics by column key; a value of None leaves the last one standing.
+            phases: Seconds that each phase took since the last update; they are summed over the run.
+        """
+        now = time.monotonic()
+        self._now.step, self._now.elapsed = step, now - self._begun
+        self._now.values.update({name: value for name, value in (values or {}).items() if value is not None})
+        for name, seconds in (phases or {}).items():
+            self._now.phases[name] = self._now.phases.get(name, 0.0) + seconds
+        self._measure_rate(now, step)
+        self._stale = True
+        if now - self._shown >= self._every:
+            self._show()
+
+    def message(self, text: str) -> None:
+        """Prints a line above the panel, or among the lines; nothing in quiet mode."""
+        if self._panel is not None:
+            with self._or_quiet():
+                self._panel.message(text)
+        elif self.mode != "quiet":
+            self._say(text)
+
+    def _measure_rate(self, now: float, step: int) -> None:
+        self._points.append((now, step))
+        while len(self._points) > 2 and now - self._points[1][0] > _RATE_WINDOW:
+            self._points.popleft()
+        then, first = self._points[0]
+        self._now.rate = (step - first) / (now - then) if now > then and step > first else None
+
+    def _show(self) -> None:
+        self._shown, self._stale = time.monotonic(), False
+        if self._panel is not None:
+            with self._or_quiet():
+                self._panel.show(self._now)
+        elif self.mode == "plain":
+            self._say(format_line(self._now))
+
+    def _say(self, text: str) -> None:
+        with self._or_quiet():
+            print(text, file=sys.stderr, flush=True)
+
+    @contextmanager
+    def _or_quiet(self) -> Iterator[None]:
+        """Whoever read stderr may be gone (a closed terminal or pipe): the run goes on, its record is in its folder."""
+        try:
+            yield
+        except OSError:
+            self.mode, self._panel = "quiet", None
+
+
+def format_line(now: Snapshot) -> str:
+    """One line: `steps 204,800/1,000,000  20% | 15,300 steps/s | return 1,234.5 (last 100) | … | env 55%`."""
+    percent = 100 * now.step // now.total if now.total else 100
+    parts = [f"{now.unit} {now.step:,}/{now.total:,}  {percent}%"]
+    if now.rate is not None:
+        parts.append(f"{now.rate:,.0f} {now.unit}/s")
+    for column in now.columns:
+        value = now.values.get(column.key)
+        if column.short and value is not None:
+            parts.append(f"{column.short} {value:{column.format}}{column.note}")
+    if shares := now.shares:
+        parts.append(" ".join(f"{_SHORT_PHASES.get(name, name)} {share:.0%}" for name, share in shares.items()))
+    return " | ".join(parts)
+
+
+def format_seconds(seconds: float | None) -> str:
+    """`1:02:03`, `2:03`, or `-` where unknown."""
+    if seconds is None:
+        return "-"
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def print_table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> None:
+    """Prints aligned columns to stdout, numbers to the right."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    right = [all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(headers))]
+    for line in [list(headers), ["-" * width for width in widths], *cells]:
+        aligned = (f"{cell:>{w}}" if r else f"{cell:<{w}}" for cell, w, r in zip(line, widths, right, strict=True))
+        print("  ".join(aligned).rstrip())
+
+
+def print_results(results: Mapping[str, Any], title: str = "") -> None:
+    """Prints names and values to stdout, one a line."""
+    if title:
+        print(title)
+    width = max(map(len, results), default=0)
+    for name, value in results.items():
+        print(f"  {name:<{width}}  {_cell(value)}")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
+
+
+def _choose_mode() -> Mode:
+    terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    watched = os.environ.get("CI", "").lower() in ("", "0", "false")
+    return "live" if terminal and watched else "plain"

@@ -1,0 +1,76 @@
+"""The live panel. Nothing runs in the background: it is drawn when the run says so, on the run's own thread."""
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from proximo.runs.console import Snapshot, format_seconds
+
+
+class LivePanel:
+    """A panel on stderr that is drawn over itself until `stop`.
+
+    Args:
+        now: What to show first.
+        console: Where to draw; stderr when None.
+    """
+
+    def __init__(self, now: Snapshot, console: Console | None = None) -> None:
+        console = console or Console(stderr=True)
+        self._live = Live(render(now), console=console, auto_refresh=False, redirect_stdout=False)
+        self._live.start(refresh=True)
+
+    def show(self, now: Snapshot) -> None:
+        """Draws `now`."""
+        self._live.update(render(now), refresh=True)
+
+    def message(self, text: str) -> None:
+        """Prints a line above the panel."""
+        self._live.console.print(Text(text))  # as Text, or [brackets] would be taken for mark-up
+
+    def stop(self) -> None:
+        """Leaves the last drawing standing and gives the terminal back."""
+        self._live.stop()
+
+
+def render(now: Snapshot) -> Panel:
+    """The panel for a state."""
+    parts: list[RenderableType] = [_head(now), ProgressBar(total=max(now.total, 1), completed=min(now.step, now.total))]
+    if now.values or now.phases:
+        body = Table.grid(padding=(0, 4))
+        body.add_row(_metrics(now), _phases(now))
+        parts += [Text(), body]
+    return Panel(Group(*parts), title=Text(now.title, style="bold"), subtitle=Text(now.folder, style="dim"))
+
+
+def _head(now: Snapshot) -> Table:
+    percent = 100 * now.step // now.total if now.total else 100
+    grid = Table.grid(expand=True)
+    grid.add_column()
+    grid.add_column(justify="center")
+    grid.add_column(justify="right")
+    rate = f"{now.rate:,.0f} {now.unit}/s" if now.rate is not None else ""
+    clock = f"{format_seconds(now.elapsed)} elapsed, {format_seconds(now.remaining)} left"
+    grid.add_row(f"{now.step:,} / {now.total:,} {now.unit}  {percent}%", Text(rate, style="bold"), clock)
+    return grid
+
+
+def _metrics(now: Snapshot) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column()
+    grid.add_column(justify="right")
+    for column in now.columns:
+        value = now.values.get(column.key)
+        if value is not None:
+            grid.add_row(Text(column.label + column.note), Text(f"{value:{column.format}}", style="cyan"))
+    return grid
+
+
+def _phases(now: Snapshot) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for name, share in now.shares.items():
+        grid.add_row(Text(name), ProgressBar(total=1.0, completed=share, width=20), Text(f"{share:4.0%}"))
+    return grid

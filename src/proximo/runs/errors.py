@@ -1,0 +1,18 @@
+"""The one error that a user is meant to read."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one sentence: what is wrong, where, and what to do.
+
+    The command line prints the message alone and exits with code 2; from Python it is an ordinary exception.
+    """
+
+
+def nearest(name: str, names: Iterable[str], count: int = 3) -> str:
+    """The names most like `name`, as `a, b or c`, for an error message; empty when nothing is alike."""
+    lowered = {candidate.lower(): candidate for candidate in names}
+    matches = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, count, 0.6)]
+    return " or ".join(filter(None, [", ".join(matches[:-1]), *matches[-1:]]))

@@ -1,0 +1,96 @@
+"""Writing files so that a crash or a full disk never leaves half of one."""
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from proximo.runs.errors import UserError
+
+_REMEDIES = {
+    errno.ENOSPC: "free space and run the same command again; the last checkpoint is whole",
+    errno.EDQUOT: "free some of your quota and run the same command again; the last checkpoint is whole",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f) and run again; the last checkpoint is whole",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder on a disk that is not read-only",
+    errno.ENOENT: "the folder is gone; put it back or choose another",
+    errno.ENOTDIR: "a file stands where a folder should be; move it away or choose another folder",
+    errno.EISDIR: "a folder stands where a file should be; move it away or choose another folder",
+    errno.EEXIST: "something of that name is already there; move it away or choose another folder",
+}
+
+
+def user_error(error: OSError, path: Path, doing: str = "writing") -> UserError:
+    """Says in one sentence which file an operating-system error is about, why it came, and what to do.
+
+    Args:
+        error: What the operating system answered.
+        path: The file or folder the user knows it by.
+        doing: The verb, in the -ing form.
+    """
+    remedy = _REMEDIES.get(error.errno or 0, "check the disk and run the same command again")
+    return UserError(f"{error.strerror or error} while {doing} {path}: {remedy}")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replaces `path` by `data`, whole or not at all, also across a crash or a loss of power.
+
+    Raises:
+        UserError: The disk is full, read-only or gone; the temporary file is removed and the old file is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write_and_sync(temporary, data)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise user_error(error, path) from error
+        raise
+
+
+def write_and_sync(path: Path, data: bytes) -> None:
+    """Writes a file and forces it to the disk.
+
+    Raises:
+        OSError: Whatever the operating system answers.
+    """
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def append(descriptor: int, data: bytes) -> None:
+    """Appends all of `data` to a descriptor opened with O_APPEND, or nothing: a full disk cuts a write in the middle.
+
+    Raises:
+        OSError: Whatever the operating system answers.
+    """
+    before = os.fstat(descriptor).st_size
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    except BaseException:
+        with suppress(OSError):
+            os.ftruncate(descriptor, before)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Forces the names in `folder` to the disk, without which a rename may be lost with the power.
+
+    Raises:
+        OSError: Whatever the operating system answers.
+    """
+    if os.name == "nt":
+        return  # Windows cannot open a folder and orders renames itself
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,121 @@
+"""The folder of a run: what lies where, who may write, and a creation that is whole or not at all."""
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from proximo.runs.code_version import describe_code
+from proximo.runs.errors import UserError
+from proximo.runs.files import user_error, write_atomically
+from proximo.runs.lock import Lock
+
+
+class RunFolder:
+    """The folder of one run.
+
+    `config.toml` is written last: a folder that has it is a whole run, a folder that has only some of the other names
+    is what a kill left of a creation, and `create` starts it anew.
+
+    Args:
+        path: Where it is or shall be.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.toml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.code = self.path / "code"
+        self.report = self.path / "report.html"
+        self._lock_file = self.path / "lock"
+        self._lock: Lock | None = None
+
+    @property
+    def exists(self) -> bool:
+        """Whether a whole run is there, to be continued with `open`."""
+        return self.config.is_file()
+
+    def create(self, config_toml: str) -> Self:
+        """Makes the folder, locks it and writes the configuration and the code's version.
+
+        Args:
+            config_toml: The text of `config.toml`.
+
+        Raises:
+            UserError: A run or something else is there, or it cannot be written; what was made is removed again.
+        """
+        made = self._make()
+        try:
+            self._lock = Lock(self._lock_file)
+            self._refuse_what_is_there()
+            self.checkpoints.mkdir(exist_ok=True)
+            self.code.mkdir(exist_ok=True)
+            for name, data in describe_code().items():
+                write_atomically(self.code / name, data)
+            write_atomically(self.config, config_toml.encode())
+        except BaseException as error:
+            if self._lock is not None and made:
+                self.close()
+                shutil.rmtree(self.path, ignore_errors=True)
+            self.close()
+            _remove_empty(made)
+            if isinstance(error, OSError):
+                raise user_error(error, self.path, "creating") from error
+            raise
+        return self
+
+    def open(self) -> Self:
+        """Locks a folder that holds a run, to continue it.
+
+        Raises:
+            UserError: There is no run, or another process is writing to it.
+        """
+        if not self.exists:
+            raise UserError(f"{self.path} holds no run (no config.toml): check the path")
+        self._lock = Lock(self._lock_file)
+        return self
+
+    def close(self) -> None:
+        """Unlocks the folder; does nothing the second time."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _make(self) -> list[Path]:
+        """Makes the folder and its parents; returns those that were not there, innermost first."""
+        made: list[Path] = []
+        try:
+            missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+            for folder in reversed(missing):
+                folder.mkdir()
+                made.insert(0, folder)
+            if self.path.is_dir() and not self._lock_file.exists():
+                self._refuse_what_is_there()  # before a lock file is put into a folder that is not ours
+        except OSError as error:
+            _remove_empty(made)
+            raise user_error(error, self.path, "creating") from error
+        return made
+
+    def _refuse_what_is_there(self) -> None:
+        if self.exists:
+            raise UserError(f"{self.path} already holds a run: continue it or choose another folder")
+        ours = {item.name for item in vars(self).values() if isinstance(item, Path)}
+        others = sorted(item.name for item in self.path.iterdir() if item.name not in ours and item.suffix != ".tmp")
+        if others:
+            raise UserError(f"{self.path} is not empty (it holds {others[0]}): choose a new or an empty folder")
+
+
+def _remove_empty(made: list[Path]) -> None:
+    """Removes the folders that were made, innermost first, up to one in which something has come to live."""
+    with suppress(OSError):
+        for folder in made:
+            if folder.exists():
+                folder.rmdir()

@@ -1,0 +1,67 @@
+"""Short training runs in memory, for tests."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from proximo.control.configuration import NetworkSettings, NormalizerSettings, TrainConfig
+from proximo.control.environments import make_environments
+from proximo.control.loading import LoadedPolicy
+from proximo.control.training import Training
+from proximo.core.settings import UpdateSettings
+
+
+def configured(*, count=8, length=16, update=None, network=None, normalizers=None, **settings):
+    """A configuration with small defaults; `update`, `network` and `normalizers` are dicts."""
+    update = {"epochs": 4, "minibatch_size": count * length // 2, **(update or {})}
+    settings = {"steps": 10**9, "learning_rate": 0.01, "environment": "a test's", **settings}
+    return TrainConfig(
+        environments=count,
+        rollout_length=length,
+        update=UpdateSettings(**update),
+        network=NetworkSettings(**{"hidden": (32,), **(network or {})}),
+        normalizers=NormalizerSettings(**(normalizers or {})),
+        **settings,
+    )
+
+
+@contextmanager
+def running(source, *, closed_form=True, double=False, **settings):
+    """A `Training` that has been started."""
+    config = configured(**settings)
+    environments = make_environments(source, config.environments, backend=config.backend, options=config.options)
+    try:
+        with torch.random.fork_rng():
+            dtype = torch.get_default_dtype()
+            torch.set_default_dtype(torch.float64 if double else dtype)
+            try:
+                training = Training(config, environments, closed_form=closed_form)
+                training.start()
+                yield training
+            finally:
+                torch.set_default_dtype(dtype)
+    finally:
+        environments.close()
+
+
+def trained(source, iterations, **settings):
+    """The training after some iterations."""
+    with running(source, **settings) as training:
+        for _ in range(iterations):
+            training.iterate()
+    return training
+
+
+def encoded(policy, observations):
+    """A batch of observations as the policy's inputs."""
+    return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in policy.observations.encode(observations).items()}
+
+
+def value(training, observations):
+    """What the critic says of a batch of first observations, in rewards."""
+    return LoadedPolicy(training.policy).value(observations)
+
+
+def weights(training):
+    """Everything learnt, as one vector."""
+    return torch.cat([x.detach().reshape(-1).double() for x in training.policy.state_dict().values()])

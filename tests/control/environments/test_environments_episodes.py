@@ -1,0 +1,80 @@
+"""Returns and lengths are those of the task's own episodes."""
+
+import numpy as np
+import pytest
+from environments_for_tests import counting_vector
+from gymnasium.vector import AutoresetMode
+
+from proximo.control.environments import EpisodeCounter, Step, make_environments
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+@pytest.mark.parametrize("seed", [0, 1, 6])
+def test_every_episode_is_counted_once_and_whole(mode, seed):
+    environments = make_environments(lambda: counting_vector(1, mode), 1)
+    environments.reset([seed])
+    counter = EpisodeCounter(1)
+    counted = [episode for _ in range(40) for episode in counter.update(environments.step(np.zeros(1, np.int64)))]
+    lengths = [1 + (seed + 2 * episode) % 4 for episode in range(len(counted))]
+    returns = [sum(100.0 * episode + now for now in range(1, n + 1)) for episode, n in enumerate(lengths)]
+    assert len(counted) >= 10
+    assert counted == list(zip(returns, lengths, strict=True))
+
+
+def test_environments_are_counted_apart():
+    environments = make_environments(lambda: counting_vector(2), 2)
+    environments.reset([0, 3])
+    counter = EpisodeCounter(2)
+    counted = [counter.update(environments.step(np.zeros(2, np.int64))) for _ in range(4)]
+    # Seed 0 has episodes of 1 and 3 steps, seed 3 of 4.
+    assert counted == [[(1.0, 1)], [], [], [(306.0, 3), (10.0, 4)]]
+
+
+@pytest.mark.parametrize("backend", ["envpool", "gymnasium"])
+def test_the_return_of_cartpole_is_its_length(backend):
+    environments = make_environments("CartPole-v1", 4, backend=backend)
+    environments.reset(range(4))
+    counter = EpisodeCounter(4)
+    ended = [episode for t in range(100) for episode in counter.update(environments.step(np.full(4, int(t % 3 == 0))))]
+    assert len(ended) > 10
+    assert all(value == length for value, length in ended)
+
+
+def test_restart_forgets_the_episodes_in_progress():
+    environments = make_environments("CartPole-v1", 1)
+    counter = EpisodeCounter(1)
+    lengths = []
+    for _ in range(2):
+        environments.reset([0])
+        counter.restart()
+        for _ in range(3):
+            counter.update(environments.step(np.zeros(1, np.int64)))
+    for _ in range(30):
+        lengths += [length for _, length in counter.update(environments.step(np.zeros(1, np.int64)))]
+    assert lengths[0] < 12  # a pole that is only pushed to the left falls within about ten steps
+
+
+def test_raw_rewards_of_valid_rows_are_summed_across_lost_lives():
+    counter = EpisodeCounter(2)
+    no = np.zeros(2, bool)
+
+    def update(valid, life_lost, over, raw):
+        observation = np.zeros((2, 1))
+        return counter.update(
+            Step(
+                observation=observation,
+                final_observation=observation,
+                reward=np.ones(2),
+                terminated=np.array(life_lost) | np.array(over),
+                truncated=no,
+                valid=np.array(valid),
+                started=~np.array(valid),
+                raw_reward=np.array(raw),
+                episode_over=np.array(over),
+                mask=None,
+            )
+        )
+
+    assert update([True, True], [True, False], [False, False], [10.0, 1.0]) == []
+    assert update([False, True], [False, False], [False, True], [99.0, 2.0]) == [(3.0, 2)]
+    assert update([True, False], [False, False], [True, False], [20.0, 99.0]) == [(30.0, 2)]

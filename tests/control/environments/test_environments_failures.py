@@ -1,0 +1,179 @@
+"""An environment that misbehaves is named, with its step and its last words."""
+
+import multiprocessing
+import os
+import time
+
+import gymnasium
+import numpy as np
+import pytest
+from environments_for_tests import Misbehaving, step_often
+from gymnasium import spaces
+
+from proximo.control.environments import make_environments
+from proximo.runs.errors import UserError
+
+ACTION = np.array([0.25, -0.5], np.float32)
+BOTH = pytest.mark.parametrize("backend", ["gymnasium", "subprocess"])
+
+
+def reset_and_step(environments):
+    environments.reset([10, 11, 12])
+    step_often(environments, np.tile(ACTION, (3, 1)))
+
+
+def run(deed, backend="gymnasium", timeout=60.0):
+    """Steps three environments, of which number 1 does `deed` at its step 3; returns the message and the batch."""
+    made = make_environments(lambda: Misbehaving(deed, victim=11), 3, backend=backend, timeout=timeout)
+    with pytest.raises(UserError) as caught:
+        reset_and_step(made)
+    started = time.monotonic()
+    made.close()
+    made.close()
+    assert time.monotonic() - started < 2.0
+    return str(caught.value)
+
+
+@BOTH
+def test_an_exception_brings_its_traceback(backend):
+    message = run("raise", backend)
+    assert "environment 1 of" in message
+    assert "at its step 3 (last action [ 0.25 -0.5 ]): ZeroDivisionError: division by zero" in message
+    assert "return 1 / 0" in message.splitlines()[-3] + message.splitlines()[-2]
+
+
+@BOTH
+def test_an_exception_in_reset_is_named(backend):
+    message = run("raise in reset", backend)
+    assert "environment 1 of" in message
+    assert "reset" in message.splitlines()[0]
+    assert "KeyError: 'no track'" in message
+
+
+@pytest.mark.parametrize(("deed", "ending"), [("kill", "was killed by SIGKILL"), ("exit", "exited with code 7")])
+def test_a_dead_child_is_named(deed, ending):
+    message = run(deed, "subprocess")
+    assert "environment 1 of" in message
+    assert f"{ending} in step 3 (last action [ 0.25 -0.5 ])" in message
+
+
+def test_a_hung_child_is_named_and_ended():
+    started = time.monotonic()
+    message = run("hang", "subprocess", timeout=0.5)
+    assert time.monotonic() - started < 20.0
+    assert "environment 1 of" in message
+    assert "did not answer within 0.5 s in step 3 (last action [ 0.25 -0.5 ])" in message
+
+
+def test_no_child_outlives_a_failure():
+    made = make_environments(lambda: Misbehaving("hang"), 2, backend="subprocess", timeout=0.3)
+    made.reset([0, 1])
+    children = [process.pid for process in made._environments._vector._vector.processes]
+    with pytest.raises(UserError):
+        step_often(made, np.zeros((2, 2), np.float32))
+    for child in children:
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+
+
+def test_a_child_that_does_not_close_is_ended(monkeypatch):
+    monkeypatch.setattr("proximo.control.environments.subprocesses._GRACE", 0.2)
+
+    class Clinging(Misbehaving):
+        def close(self):
+            if multiprocessing.parent_process() is not None:
+                time.sleep(1000)
+
+    made = make_environments(Clinging, 2, backend="subprocess")
+    made.reset([0, 1])
+    started = time.monotonic()
+    made.close()
+    assert time.monotonic() - started < 5.0
+
+
+def test_children_close_their_environments(tmp_path):
+    class Tidy(Misbehaving):
+        def close(self):
+            (tmp_path / str(os.getpid())).touch()
+
+    made = make_environments(Tidy, 2, backend="subprocess")
+    made.reset([0, 1])
+    made.close()
+    assert len(list(tmp_path.iterdir())) == 3  # and the one that was made here to see what it is
+
+
+@BOTH
+def test_nan_is_located(backend):
+    assert "environment 1 of" in (message := run("nan", backend))
+    assert "returned nan in its observation [2] at its step 3" in message
+
+
+@BOTH
+def test_an_infinite_reward_is_located(backend):
+    assert "environment 1 of" in (message := run("infinite reward", backend))
+    assert "returned -inf in its reward at its step 3" in message
+
+
+@BOTH
+def test_a_wrong_shape_is_located(backend):
+    assert "environment 1 of" in (message := run("wrong shape", backend))
+    assert "of shape (5,) where (4,) was promised at its step 3" in message
+
+
+@BOTH
+def test_an_environment_that_cannot_be_made_brings_its_traceback(backend):
+    def made():
+        raise RuntimeError("no licence")
+
+    with pytest.raises(UserError, match=r"could not be made: RuntimeError: no licence(.|\n)*Traceback"):
+        make_environments(made, 2, backend=backend)
+
+
+class Cameras(gymnasium.Env):
+    """Nested observations, the depth image of which goes wrong in its second step."""
+
+    observation_space = spaces.Dict(
+        {
+            "speed": spaces.Box(-1, 1, (2,), np.float64),
+            "camera": spaces.Dict({"depth": spaces.Box(0, 1, (2, 3), np.float32), "kind": spaces.Discrete(3)}),
+        }
+    )
+    action_space = spaces.Discrete(2)
+    now = -1
+
+    def reset(self, *, seed=None, options=None):
+        return self.observe(), {"action_mask": np.ones(2, bool)}
+
+    def step(self, action):
+        return self.observe(), 0.0, False, False, {"action_mask": np.array([action == 0, action == 0])}
+
+    def observe(self):
+        self.now += 1
+        depth = np.zeros((2, 3), np.float32)
+        depth[1, 2] = np.inf if self.now == 2 else 0.0
+        return {"speed": np.zeros(2), "camera": {"depth": depth, "kind": 1}}
+
+
+def test_the_entry_of_a_nested_observation_is_named():
+    made = make_environments(Cameras, 2)
+    made.reset([0, 1])
+    made.step(np.zeros(2, np.int64))
+    with pytest.raises(UserError, match=r"returned inf in its observation 'camera\.depth' \[1, 2\] at its step 2"):
+        made.step(np.zeros(2, np.int64))
+
+
+def test_a_mask_that_allows_nothing_is_refused():
+    made = make_environments(Cameras, 2)
+    made.reset([0, 1])
+    with pytest.raises(UserError, match=r"environment 1 of .* allowed no action at its step 1"):
+        made.step(np.array([0, 1]))
+
+
+def test_large_finite_values_are_no_error():
+    class Large(Misbehaving):
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return np.full(4, 3e38, np.float32), {}
+
+    observation, _ = make_environments(Large, 3).reset([0, 1, 2])
+    assert (observation > 1e38).all()

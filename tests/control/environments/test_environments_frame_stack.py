@@ -1,0 +1,74 @@
+"""A stack holds the frames of one episode, and of the state really reached."""
+
+import gymnasium
+import numpy as np
+import pytest
+from environments_for_tests import Counting, counting_vector
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode
+
+from proximo.control.environments import make_environments
+from proximo.runs.errors import UserError
+
+
+def stack_of(seed, episode, now, k):
+    return [value for back in reversed(range(k)) for value in (seed, episode, max(now - back, 0))]
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+@pytest.mark.parametrize("k", [2, 4])
+def test_frames_are_of_one_episode(mode, k):
+    environments = make_environments(lambda: counting_vector(3, mode), 3, frame_stack=k)
+    assert environments.observation_space.shape == (3 * k,)
+    observation, _ = environments.reset([0, 1, 6])
+    kept = []
+    for _ in range(30):
+        assert observation.tolist() == [stack_of(*row[-3:], k) for row in observation]
+        step = environments.step(np.zeros(3, np.int64))
+        before, observation = observation, step.observation
+        for i in np.flatnonzero(step.valid):
+            seed, episode, now = before[i, -3:]
+            assert step.final_observation[i].tolist() == stack_of(seed, episode, now + 1, k)
+        kept.append((observation, observation.copy()))
+    assert all(np.array_equal(array, copy) for array, copy in kept)
+
+
+class Images(gymnasium.Env):
+    """Pixel (h, w, c) of frame t is 10·t + c."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, layout):
+        self.layout, self.now = layout, 0
+        channels = np.arange(3 if "C" in layout else 1, dtype=np.uint8)
+        pixels = np.broadcast_to(channels, (8, 6, len(channels)))
+        self.pixels = {"HWC": pixels, "CHW": pixels.transpose(2, 0, 1), "HW": pixels[..., 0]}[layout]
+        self.observation_space = spaces.Box(0, 255, self.pixels.shape, np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        self.now = 0
+        return self.pixels.copy(), {}
+
+    def step(self, action):
+        self.now += 1
+        return (self.pixels + 10 * self.now).astype(np.uint8), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize(("layout", "shape"), [("HWC", (8, 6, 9)), ("CHW", (9, 8, 6)), ("HW", (3, 8, 6))])
+def test_images_are_joined_along_their_channels(layout, shape):
+    environments = make_environments(lambda: Images(layout), 2, frame_stack=3)
+    assert environments.observation_space.shape == shape
+    assert environments.observation_space.dtype == np.uint8
+    environments.reset([0, 1])
+    for _ in range(4):
+        observation = environments.step(np.zeros(2, np.int64)).observation
+    assert observation.shape == (2, *shape)
+    assert observation.dtype == np.uint8
+    channels = observation[0, 0, 0] if layout == "HWC" else observation[0, :, 0, 0]
+    expected = [20, 30, 40] if layout == "HW" else [20, 21, 22, 30, 31, 32, 40, 41, 42]
+    assert channels.tolist() == expected
+
+
+def test_nested_observations_are_refused():
+    with pytest.raises(UserError, match="cannot be stacked"):
+        make_environments(lambda: Counting("dict"), 2, frame_stack=2)

@@ -1,0 +1,139 @@
+"""Environments whose values and best actions are known on paper, one for each part that may be broken."""
+
+import control_tasks
+import numpy as np
+import pytest
+import torch
+from control_runs import encoded, trained, value
+from proximo.control.loading import LoadedPolicy
+
+GAMMA = 0.5
+KINDS = {
+    "closed form": {},
+    "autograd": {"closed_form": False},
+    "shared": {"network": {"shared": True, "activation": "elu"}},
+    "gru": {"network": {"memory": "gru", "memory_size": 16}},
+    "lstm": {"network": {"memory": "lstm", "memory_size": 16}},
+    "impala": {"options": {"view": "pixels"}, "count": 4, "learning_rate": 1e-3},
+    "nature": {"options": {"view": "pixels", "size": 36}, "count": 4, "learning_rate": 1e-3},
+    "impala and gru": {
+        "options": {"view": "pixels"},
+        "network": {"memory": "gru", "memory_size": 32},
+        "count": 4,
+        "learning_rate": 3e-3,
+    },
+    "normalised": {"normalizers": {"observations": True, "rewards": "return"}},
+}
+ITERATIONS = {"impala": 20, "nature": 20, "impala and gru": 20}
+
+
+def learnt(number, kind, iterations=None, **changes):
+    settings = {"gamma": GAMMA, **KINDS[kind], **changes}
+    settings["options"] = {"number": number, **settings.get("options", {}), **changes.get("options", {})}
+    return trained(control_tasks.probe, iterations or ITERATIONS.get(kind, 40), **settings)
+
+
+def both(training):
+    """The two observations, sign -1 and sign 1."""
+    options = training.config.options
+    tasks = [control_tasks.Probe(**options) for _ in range(2)]
+    for task, sign in zip(tasks, (-1.0, 1.0), strict=True):
+        task.sign = sign
+    seen = [task.observe() for task in tasks]
+    if isinstance(seen[0], dict):
+        return {key: np.stack([s[key] for s in seen]) for key in seen[0]}
+    return np.stack(seen)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_value_of_a_constant_is_learnt(kind):
+    training = learnt(1, kind)
+    assert value(training, both(training))[1] == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_value_that_depends_on_the_observation_is_learnt(kind):
+    training = learnt(2, kind)
+    assert value(training, both(training)) == pytest.approx([-1.0, 1.0], abs=0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_reward_is_discounted_on_its_way_back(kind):
+    training = learnt(3, kind)
+    policy = training.policy
+    states = encoded(policy, both(training))
+    first = {name: x[:1] for name, x in states.items()}
+    then = {name: x[1:] for name, x in states.items()}
+    start = policy.initial_memory(1)
+    memory = policy.act(first, start).memory
+    values = torch.stack([policy.value(first, start), policy.value(then, memory)])
+    assert policy.values.from_units(values).squeeze(1).tolist() == pytest.approx([GAMMA, 1.0], abs=0.1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_better_action_is_found_for_each_observation(kind):
+    training = learnt(5, kind)
+    policy = training.policy
+    action = policy.act(encoded(policy, both(training)), policy.initial_memory(2), deterministic=True)
+    assert action.action.squeeze(1).tolist() == [0, 1]
+    assert action.log_prob.exp().min() > 0.9
+    assert value(training, both(training)) == pytest.approx([1.0, 1.0], abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["closed form", "autograd", "impala", "gru"])
+def test_the_better_action_is_found(kind):
+    training = learnt(4, kind)
+    policy = training.policy
+    action = policy.act(encoded(policy, both(training)), policy.initial_memory(2), deterministic=True)
+    assert action.action[1].tolist() == [1]
+    assert action.log_prob[1].exp() > 0.9
+
+
+@pytest.mark.parametrize("view", ["vector", "pixels", "dict"])
+@pytest.mark.parametrize("network", [{}, {"memory": "lstm", "memory_size": 16}], ids=["plain", "lstm"])
+def test_the_best_action_that_the_mask_allows_is_found(view, network):
+    kind = "impala" if view == "pixels" else "closed form"
+    options = {"actions": "masked", "view": view}
+    training = learnt(5, kind, options=options, network=network, normalizers={"observations": view != "pixels"})
+    policy, observations = training.policy, both(training)
+    mask = np.array([[True, True, False]] * 2)
+    asked = {} if view == "dict" else {"mask": mask}
+    loaded = LoadedPolicy(policy)
+    assert loaded.act(observations, **asked).tolist() == [0, 1]
+    loaded.seed(0)
+    loaded.reset()
+    sampled = {int(a) for _ in range(50) for a in loaded.act(observations, deterministic=False, **asked)}
+    assert 2 not in sampled
+    # A return of 5 would mean that the forbidden choice was taken.
+    assert max(training.returns) == 1.0
+    loaded.reset()
+    assert value(training, observations) == pytest.approx([1.0, 1.0], abs=0.15)
+
+
+@pytest.mark.parametrize("kind", ["closed form", "autograd", "squashed", "impala", "gru"])
+@pytest.mark.parametrize("number", [4, 5])
+def test_the_best_continuous_action_is_found_in_the_environments_units(number, kind):
+    network = {"actions": "squashed"} if kind == "squashed" else KINDS[kind].get("network", {})
+    base = "closed form" if kind == "squashed" else kind
+    options = {**KINDS[base].get("options", {}), "actions": "box"}
+    training = learnt(number, base, 40, options=options, network=network)
+    best = {4: [4.0], 5: [1.0, 5.0]}[number]
+    actions = LoadedPolicy(training.policy).act(both(training))[-len(best) :]
+    assert actions.squeeze(1).tolist() == pytest.approx(best, abs=0.4)
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_what_was_seen_at_the_first_step_only_is_remembered(kind):
+    network = {"memory": kind, "memory_size": 16}
+    options = {"length": 3}
+    remembers = trained(control_tasks.recall, 40, network=network, options=options, gamma=0.99)
+    assert remembers.mean_return > 0.9
+    forgets = trained(control_tasks.recall, 40, options=options, gamma=0.99)
+    assert forgets.mean_return < 0.75, "without memory the task can not be done"
+
+
+def test_both_parts_of_a_hybrid_action_are_learnt():
+    training = trained(control_tasks.hybrid, 60)
+    actions = LoadedPolicy(training.policy).act(np.array([[-1.0], [1.0]], np.float32))
+    assert actions["gear"].tolist() == [7, 5]
+    assert actions["push"].squeeze(1).tolist() == pytest.approx([4.0, 8.0], abs=0.5)

@@ -1,0 +1,152 @@
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from proximo.runs.console import COLUMNS, Progress, Snapshot, format_line, format_seconds, print_results, print_table
+from proximo.runs.console_live import render
+
+VALUES = {"return": 1234.5, "approx_kl": 0.0123, "clip_fraction": 0.113, "explained_variance": 0.87, "entropy": 1.0}
+PHASES = {"environment": 5.5, "policy": 1.2, "update": 3.3}
+
+
+def snapshot(**changes: object) -> Snapshot:
+    now = Snapshot("CartPole-v1", "steps", 1_000_000, COLUMNS, "runs/one", 204_800, 15_300.0, 13.4, VALUES, PHASES)
+    return Snapshot(**{**vars(now), **changes})
+
+
+def test_a_line_says_it_all():
+    assert format_line(snapshot()) == (
+        "steps 204,800/1,000,000  20% | 15,300 steps/s | return 1,234.5 (last 100) | KL 0.012 | clip 0.11 | EV 0.87"
+        " | env 55% policy 12% update 33%"
+    )
+    assert format_line(snapshot(values={}, phases={}, rate=None)) == "steps 204,800/1,000,000  20%"
+    assert format_line(snapshot(values={"return": float("nan")}, phases={}, rate=None, total=0)).endswith(
+        "nan (last 100)"
+    )
+
+
+def test_times_are_readable():
+    assert [format_seconds(s) for s in (None, 0, 59.6, 3599, 3723)] == ["-", "0:00", "1:00", "59:59", "1:02:03"]
+    assert snapshot(rate=1000.0).remaining == pytest.approx(795.2)
+    assert snapshot(rate=None).remaining is None
+
+
+@pytest.mark.parametrize("width", [20, 80, 200])
+@pytest.mark.parametrize("changes", [{}, {"values": {}, "phases": {}}, {"total": 0}, {"title": "[bold]x[/nope]"}])
+def test_the_panel_fits_every_terminal(width: int, changes: dict):
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    console.print(render(snapshot(**changes)))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    if width == 200:
+        text = "\n".join(lines)
+        assert changes.get("title", "CartPole-v1") in text
+        assert "runs/one" in text
+        assert ("return (last 100)" in text) == ("values" not in changes)
+        assert ("environment" in text) == ("phases" not in changes)
+
+
+def test_plain_lines_go_to_stderr_at_their_time_and_the_last_state_always(capsys: pytest.CaptureFixture):
+    with Progress("CartPole-v1", 100, mode="plain", every_seconds=1000, folder="runs/one") as progress:
+        for step in (10, 20, 30):
+            progress.update(step, {"return": float(step), "unknown": 1.0}, {"environment": 1.0})
+        progress.update(40, {"return": None})
+        progress.message("saved [best]")
+    out, err = capsys.readouterr()
+    assert out == ""
+    title, message, last = err.splitlines()
+    assert title == "CartPole-v1  runs/one"
+    assert message == "saved [best]"
+    assert last.startswith("steps 40/100  40% | ")
+    assert last.endswith("| return 30.0 (last 100) | env 100%")
+
+
+def test_the_rate_counts_only_the_steps_of_this_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    clock = [100.0]
+    monkeypatch.setattr("proximo.runs.console.time.monotonic", lambda: clock[0])
+    with Progress("x", 2_000_000, mode="plain", every_seconds=1, start=1_000_000) as progress:
+        for second in range(1, 61):
+            clock[0] += 1.0
+            progress.update(1_000_000 + 500 * second)
+    lines = capsys.readouterr().err.splitlines()[1:]
+    assert len(lines) == 60
+    assert all("| 500 steps/s" in line for line in lines)
+
+
+def test_quiet_is_quiet(capsys: pytest.CaptureFixture):
+    with Progress("x", 10, mode="quiet") as progress:
+        progress.update(10)
+        progress.message("hello")
+    assert capsys.readouterr() == ("", "")
+
+
+RUN = """
+import time
+from proximo.runs.console import Progress
+with Progress("CartPole-v1", 1000, every_seconds=0) as progress:
+    for step in range(1001):
+        progress.update(step, {"return": 1.0}, {"update": 1.0})
+        if step == 500: progress.message("half [way]")
+print("result")
+"""
+
+
+def run(stderr: int, **environment: str) -> subprocess.Popen:
+    clean = {name: value for name, value in os.environ.items() if name not in ("CI", "TERM")}
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN], stdout=subprocess.PIPE, stderr=stderr, text=True, env={**clean, **environment}
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize(
+    ("environment", "live"), [({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False), ({"CI": "1"}, False)]
+)
+def test_a_terminal_gets_a_panel_and_stdout_only_the_result(environment: dict, live: bool):
+    ours, theirs = os.openpty()
+    process = run(theirs, **environment)
+    os.close(theirs)
+    seen = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            seen += chunk
+    except OSError:  # how Linux says that the other side is closed
+        pass
+    os.close(ours)
+    assert process.communicate()[0] == "result\n"
+    assert b"half [way]" in seen
+    assert b"100%" in seen
+    assert ("╭".encode() in seen) == live
+    if live:
+        assert seen.count(b"CartPole-v1") < 10  # 1001 updates in a moment are not 1001 drawings
+        assert seen.rstrip().endswith(b"\x1b[?25h")  # the cursor is shown again
+
+
+def test_a_reader_who_goes_away_does_not_end_the_run(tmp_path: Path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = run(writer)
+    os.close(writer)
+    assert process.communicate()[0] == "result\n"
+
+
+def test_tables_align(capsys: pytest.CaptureFixture):
+    print_table([["a", 1, 2.5], ["bb", 1000, None]], ["name", "n", "x"])
+    print_table([], ["name"])
+    print_results({"return": 12.34567, "path": "runs/one"}, title="Results")
+    assert capsys.readouterr().out.splitlines() == [
+        "name      n    x",
+        "----  -----  ---",
+        "a         1  2.5",
+        "bb    1,000    -",
+        "name",
+        "----",
+        "Results",
+        "  return  12.35",
+        "  path    runs/one",
+    ]

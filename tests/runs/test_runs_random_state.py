@@ -1,0 +1,78 @@
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from proximo.runs.checkpoint import load_checkpoint, save_checkpoint
+from proximo.runs.errors import UserError
+from proximo.runs.random_state import Generators, capture, restore
+
+KINDS: dict[str, Callable[[], np.random.Generator | torch.Generator]] = {
+    "torch": lambda: torch.Generator().manual_seed(3),
+    "PCG64": lambda: np.random.default_rng(3),
+    "Philox": lambda: np.random.Generator(np.random.Philox(3)),
+    "MT19937": lambda: np.random.Generator(np.random.MT19937(3)),
+    "SFC64": lambda: np.random.Generator(np.random.SFC64(3)),
+}
+
+
+def draw(generators: Generators) -> list:
+    drawn = [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), torch.randn(3).tolist()]
+    for generator in generators.values():
+        if isinstance(generator, torch.Generator):
+            drawn.append(torch.randn(3, generator=generator).tolist())
+        else:
+            drawn += [generator.integers(7, dtype=np.uint32), generator.normal(), generator.random(3).tolist()]
+    return drawn
+
+
+def test_every_generator_goes_on_where_it_was_after_a_journey_through_a_checkpoint(tmp_path: Path):
+    generators = {name: make() for name, make in KINDS.items()}
+    draw(generators)  # an odd number of gaussians and of 32-bit words: half of a pair lies in each state
+    tensors, state = capture(generators)
+    assert all(name.startswith("random/") for name in tensors)
+    path = save_checkpoint(tmp_path, "best", tensors | {"weights": torch.ones(1)}, {"random": state})
+    expected = [draw(generators) for _ in range(3)]
+    fresh = {name: make() for name, make in KINDS.items()}
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    loaded, loaded_state = load_checkpoint(path)
+    restore(loaded, loaded_state["random"], fresh)
+    assert [draw(fresh) for _ in range(3)] == expected
+
+
+def test_capturing_draws_nothing_and_is_no_view():
+    generators = {"a": np.random.default_rng(0), "b": torch.Generator()}
+    tensors, state = capture(generators)
+    first = draw(generators)
+    restore(tensors, state, generators)
+    assert draw(generators) == first
+    restore(tensors, state, generators)
+    assert draw(generators) == first
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"b": np.random.default_rng(0)},
+        {"a": torch.Generator()},
+        {"a": np.random.Generator(np.random.SFC64(0))},
+    ],
+)
+def test_other_generators_than_were_captured_are_refused(given: Generators):
+    tensors, state = capture({"a": np.random.default_rng(0)})
+    before = random.getstate()
+    with pytest.raises(UserError, match="random generators"):
+        restore(tensors, state, given)
+    assert random.getstate() == before
+
+
+def test_the_state_of_missing_cuda_devices_is_not_dropped_in_silence():
+    tensors, state = capture()
+    with pytest.raises(UserError, match="CUDA devices"):
+        restore(tensors, state | {"cuda": torch.cuda.device_count() + 1})
