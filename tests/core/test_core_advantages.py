@@ -262,4 +262,12 @@ def test_one_sample_of_positive_weight_has_no_scale():
     weight = torch.tensor([0.0, 0.0, 0.7])
     assert whiten(x, weight)[2].item() == pytest.approx(0.0, abs=1e-6)
     assert whiten(x, weight, shift_mean=False)[2].item() == pytest.approx(8.0)
-    assert torch.isfinite(whiten(torch.ones(3), torch.zeros(3))).all()
+    assert whiten(x[[0, 2, 2]], torch.zeros(3)).tolist() == [3.0, 8.0, 8.0]
+    # The sample that does not count is shifted by the same mean and not scaled either.
+    assert whiten(torch.tensor([3.0, 3.0, 5.0]), torch.tensor([1.0, 1.0, 0.0])).tolist() == [0.0, 0.0, 2.0]
+
+
+def test_rounding_is_not_blown_up_to_variance_one():
+    x = torch.full((100,), 1e6)
+    x[::3] = 1e6 + 0.0625  # the next number in single precision
+    assert whiten(x).abs().max() < 0.1

@@ -122,6 +122,14 @@ def test_extreme_logits_stay_finite():
     assert ours.sample(generator())[0].item() == 0
 
 
+def test_a_mask_outweighs_any_logit():
+    logits = torch.tensor([[-1e4, 1e4, -1e4]])
+    ours = Categorical(logits, torch.tensor([True, False, True]))
+    assert ours.probs.tolist() == [[0.5, 0.0, 0.5]]
+    assert ours.entropy().item() == pytest.approx(math.log(2))
+    assert ours.log_prob(torch.tensor([2])).item() == pytest.approx(-math.log(2))
+
+
 # Bernoulli
 
 

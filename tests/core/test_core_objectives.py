@@ -250,6 +250,27 @@ def test_the_total_loss_by_hand():
     assert statistics.clip_fraction.item() == 0.5
 
 
+def test_the_total_loss_with_every_clip_by_hand():
+    def number(x):
+        return torch.tensor([x], dtype=F64)
+
+    # ratio 5, A = -1: max(-5, 2 * -1) = -2. Value 2, old 1, target 3: max(1^2, (1.5 - 3)^2) / 2 = 1.125.
+    loss, statistics = ppo_loss(
+        number(math.log(5.0)),
+        number(0.5),
+        number(2.0),
+        old_log_prob=number(0.0),
+        advantages=number(-1.0),
+        returns=number(3.0),
+        old_values=number(1.0),
+        weight=number(1.0),
+        objective=OBJECTIVE,
+    )
+    assert statistics.policy_loss.item() == pytest.approx(2.0)
+    assert statistics.value_loss.item() == pytest.approx(1.125)
+    assert loss.item() == pytest.approx(2.0 + 0.7 * 1.125 - 0.03 * 0.5)
+
+
 def test_each_term_reaches_only_what_it_is_about():
     data = minibatch()
     share = data["weight"] / data["weight"].sum()

@@ -89,6 +89,14 @@ def test_explained_variance_of_constant_targets_has_no_answer(value):
         assert math.isnan(explained_variance(torch.randn(n), torch.full((n,), value)).item())
 
 
+def test_targets_that_differ_by_rounding_alone_do_not_vary():
+    x = torch.full((100,), 1e6)
+    x[::3] = 1e6 + 0.0625  # the next number in single precision
+    assert weighted_moments(x)[1].item() == 0.0
+    assert math.isnan(explained_variance(torch.zeros(100), x).item())
+    assert weighted_moments(x + 10 * torch.arange(100))[1].item() > 8e4
+
+
 def absorbed(*parts, shape=()):
     moments = RunningMoments(shape)
     for part in parts:

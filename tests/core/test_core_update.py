@@ -118,6 +118,23 @@ def test_one_epoch_one_minibatch_no_clip_is_vanilla_policy_gradient_and_a2c(valu
     assert report.values["entropy"] == pytest.approx(entropy.mean().item(), rel=1e-6)
 
 
+def test_three_epochs_are_three_steps_of_torchs_adam_on_the_importance_weighted_objective():
+    module = SmallPolicy()
+    batch = rollout(module, 32)
+    adam = torch.optim.Adam(module.parameters(), lr=1e-2, eps=1e-5)
+    for _ in range(3):
+        adam.zero_grad()
+        evaluation = module.evaluate(batch)
+        gain = (torch.exp(evaluation.log_prob - batch.log_prob) * batch.advantages).mean()
+        (0.5 * torch.nn.functional.mse_loss(evaluation.value, batch.returns) / 2 - gain).backward()
+        assert nn.utils.clip_grad_norm_(module.parameters(), 0.05) > 0.05
+        adam.step()
+    flat, report, _ = run(one_step(epochs=3, clip=None, max_grad_norm=0.05), batch)
+    expected = torch.cat([p.detach().flatten() for p in module.parameters()])
+    torch.testing.assert_close(flat, expected, rtol=1e-11, atol=1e-12)
+    assert report.values["grad_clip_fraction"] == 1.0
+
+
 def test_the_first_step_is_the_same_with_and_without_a_clip():
     plain, clipped = run(one_step(clip=None))[0], run(one_step(clip=0.2))[0]
     torch.testing.assert_close(plain, clipped, rtol=1e-12, atol=1e-14)
@@ -152,6 +169,16 @@ def test_micro_batches_change_nothing(parts, normalize):
     split, split_report, _ = run(UpdateSettings(**options, micro_batches=parts), batch)
     torch.testing.assert_close(split, whole, rtol=1e-12, atol=1e-12)
     assert split_report.values == pytest.approx(report.values, rel=1e-5, abs=1e-6)
+
+
+def test_statistics_of_the_parts_are_those_of_the_minibatch():
+    batch = rollout(SmallPolicy(seed=1), 32)  # another policy's, so that every statistic is some way from zero
+    policy = SmallPolicy()
+    whole = autograd_gradient(policy)(batch, objective_at(UpdateSettings(), 0.0))
+    parts = autograd_gradient(policy, 5)(batch, objective_at(UpdateSettings(), 0.0))
+    assert whole.ratio_deviation > 0.1
+    for name, value in whole._asdict().items():
+        torch.testing.assert_close(getattr(parts, name), value, rtol=1e-12, atol=1e-14)
 
 
 def test_sequences_are_samples_laid_out_differently():
@@ -451,7 +478,7 @@ def test_the_update_passes_its_progress_on():
 def test_the_report_is_the_mean_over_minibatches():
     policy = SmallPolicy()
     optimizer = FlatAdam(policy.parameters(), 1e-2)
-    norms = [0.3, 0.9, 0.6, 0.2]
+    norms = [0.3, 0.9, 0.6, 0.8]
     rows = [[1.0, 2.0, 3.0, 0.1, 0.0, 1e-13], [3.0, 2.0, 1.0, 0.2, 0.5, 0.4], [5.0, 2.0, 2.0, 0.3, 0.5, 0.6]]
     rows.append([7.0, 2.0, 2.0, 0.6, 1.0, 0.8])
     calls = iter(zip(rows, norms, strict=True))
@@ -471,8 +498,8 @@ def test_the_report_is_the_mean_over_minibatches():
             "approx_kl": 0.3,
             "clip_fraction": 0.5,
             "ratio_deviation": 1e-13,  # the first minibatch's
-            "grad_norm": 0.5,
-            "grad_clip_fraction": 0.5,  # 0.9 and 0.6 were above 0.5
+            "grad_norm": 0.65,
+            "grad_clip_fraction": 0.75,  # all but 0.3 were above 0.5
             "last_approx_kl": 0.6,
         },
         rel=1e-6,

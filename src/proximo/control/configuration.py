@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from proximo.core.schedules import Schedule
 from proximo.core.settings import UpdateSettings
 
 
@@ -103,6 +104,7 @@ class TrainConfig:
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must lie in [0, 1]")
+        Schedule.parse(self.learning_rate)
         if self.update.recompute_advantages and self.network.memory != "none":
             raise ValueError("recompute_advantages does not go with a recurrent network; set one of them off")
 

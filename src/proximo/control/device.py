@@ -26,8 +26,3 @@ def choose_device(asked: str, observations: ObservationSpec, hidden: tuple[int, 
             "cpu"
         ), "launching kernels for networks this small takes a GPU longer than the CPU computes them"
     return torch.device("cuda"), "images or wide layers are faster on the GPU"
-
-
-def threads_for(observations: ObservationSpec, device: torch.device) -> int | None:
-    """CPU threads for torch: one for small networks, whose parts are too small to share; None leaves it as it is."""
-    return 1 if device.type == "cpu" and not observations.images else None

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from proximo.control.observations import Part
 from proximo.control.policy import ControlPolicy
+from proximo.control.spaces import place
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint
 from proximo.runs.errors import UserError
 
@@ -72,15 +74,27 @@ class LoadedPolicy:
         return self._memory if fits else self.policy.initial_memory(count)
 
     def _is_single(self, observation: Any) -> bool:
-        part = self.policy.observations.parts[0]
-        leaf = observation
+        extra = {_extra_axes(part, observation) for part in self.policy.observations.parts}
+        if len(extra) > 1:
+            raise ValueError("some parts of the observation have a leading batch axis and others have none")
+        return extra == {0}
+
+
+def _extra_axes(part: Part, observation: Any) -> int:
+    """0 for one observation, 1 for a batch."""
+    expected, leaf = part.env_shape, observation
+    try:
         for key in part.path:
             leaf = leaf[key]
-        shape = np.shape(leaf)
-        expected = part.env_shape
-        if shape != expected and shape[1:] != expected:
-            raise ValueError(f"the policy was trained on observations of shape {expected}, and got {shape}")
-        return shape == expected
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(f"the observation has no part{place(part.path)}, which the policy was trained on") from error
+    shape = np.shape(leaf)
+    extra = len(shape) - len(expected)
+    if extra not in (0, 1) or shape[extra:] != expected:
+        raise ValueError(
+            f"the policy was trained on observations of shape {expected}{place(part.path)}, and got {shape}"
+        )
+    return extra
 
 
 def _map(function: Any, tree: Any) -> Any:

@@ -100,6 +100,11 @@ def _orthogonal(module: nn.Module) -> None:
             nn.init.orthogonal_(layer.weight, math.sqrt(2))
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
+    for block in module.modules():
+        if isinstance(block, _Residual):
+            # A block starts as the identity (Goyal et al. 2017, section 5.1): six blocks that each add a part of gain
+            # √2 make features 5-20 times as large, which shuts the gates of a recurrent layer.
+            nn.init.zeros_(block.second.weight)
 
 
 class ActorCritic(nn.Module):

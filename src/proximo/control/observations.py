@@ -138,8 +138,8 @@ def _part(path: Path, space: gymnasium.Space) -> Part:
     if isinstance(space, spaces.MultiBinary):
         return Part(path, "vector", tuple(space.shape))
     raise UserError(
-        f"the observation space {space}{place(path)} is not supported; supported are Box, Discrete, MultiDiscrete, MultiBinary "
-        "and Dict or Tuple of these, so wrap the environment to give one of them"
+        f"the observation space {space}{place(path)} is not supported; supported are Box, Discrete, MultiDiscrete, "
+        "MultiBinary and Dict or Tuple of these, so wrap the environment to give one of them"
     )
 
 
@@ -157,10 +157,10 @@ def _mask_part(path: Path, space: gymnasium.Space, mask_size: int) -> Part:
     size = int(np.prod(space.shape or (0,)))
     if size != mask_size:
         raise UserError(
-            f"the action mask {'.'.join(map(str, path))!r} has {size} entries and the action space has {mask_size} choices; "
-            "a mask needs one entry for each choice"
+            f"the action mask {'.'.join(map(str, path))!r} has {size} entries and the action space has "
+            f"{mask_size} choices; a mask needs one entry for each choice"
         )
-    return Part(path, "mask", tuple(space.shape))
+    return Part(path, "mask", tuple(space.shape or ()))
 
 
 def _one_hot(values: np.ndarray, part: Part) -> np.ndarray:

@@ -12,13 +12,15 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from proximo.control.configuration import TrainConfig
-from proximo.control.device import threads_for
 from proximo.control.environments import make_environments
+from proximo.control.environments.base import VectorEnvironment
 from proximo.control.evaluation import Evaluation, evaluate, evaluation_environments
 from proximo.control.loading import policy_from
+from proximo.control.observations import ObservationSpec
 from proximo.control.presets import configure
 from proximo.control.results import read_results
 from proximo.control.training import Training
+from proximo.core.invariants import InvariantError
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
 from proximo.runs.configuration import difference, from_mapping, read_toml, to_toml
 from proximo.runs.console import Mode, Progress
@@ -27,6 +29,7 @@ from proximo.runs.files import write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.metrics import MetricsWriter
 from proximo.runs.signals import StopRequest
+from proximo.runs.system import resident_memory
 
 Source = str | Callable[..., Any]
 
@@ -94,8 +97,8 @@ def run_training(config: TrainConfig, source: Source | None = None, mode: Mode =
             frame_stack=config.frame_stack,
         )
         stack.callback(environments.close)
+        _limit_threads(stack, environments, config)
         training = Training(config, environments)
-        _limit_threads(stack, training)
         stack.enter_context(folder.open() if resumed else folder.create(to_toml(config)))
         stop = stack.enter_context(StopRequest())
         metrics = stack.enter_context(MetricsWriter(folder.path))
@@ -125,9 +128,18 @@ def _iterate(
     config = training.config
     while training.progress.steps < config.steps:
         before = training.progress.steps
-        values = training.iterate()
+        try:
+            values = training.iterate()
+        except InvariantError as error:
+            raise UserError(
+                f"{error} (iteration {training.progress.iterations} of {folder.path}, {before:,} steps)"
+            ) from error
         steps = training.progress.steps
-        values |= {"return": training.mean_return, "episodes": training.progress.episodes}
+        values |= {
+            "return": training.mean_return,
+            "episodes": training.progress.episodes,
+            "memory_mb": resident_memory(),
+        }
         if training.lengths:
             values["episode_length"] = sum(training.lengths) / len(training.lengths)
         phases = {name.removeprefix("seconds/"): values[name] for name in values if name.startswith("seconds/")}
@@ -216,6 +228,11 @@ def _resume(training: Training, folder: RunFolder, metrics: MetricsWriter) -> bo
 def _refuse_changes(folder: RunFolder, config: TrainConfig) -> None:
     there = from_mapping(TrainConfig, read_toml(folder.config), where=str(folder.config))
     changes = [c for c in difference(there, config) if c[0] != "run"]
+    if there.environment != config.environment:
+        raise UserError(
+            f"{folder.path} holds a run of {there.environment}, not of {config.environment}; "
+            "choose another folder with --run"
+        )
     if changes:
         listed = ", ".join(f"{key} is {old!r} there and {new!r} here" for key, old, new in changes)
         raise UserError(
@@ -223,13 +240,15 @@ def _refuse_changes(folder: RunFolder, config: TrainConfig) -> None:
         )
 
 
-def _limit_threads(stack: ExitStack, training: Training) -> None:
-    """One thread for small networks: a second one costs more than it brings, and it takes a core from EnvPool."""
-    threads = threads_for(training.policy.observations, training.device)
-    if threads is not None:
+def _limit_threads(stack: ExitStack, environments: VectorEnvironment, config: TrainConfig) -> None:
+    """One thread for small networks: a second one costs more than it brings, and it takes a core from EnvPool.
+
+    Before the networks are made, since an orthogonal matrix depends on how many threads compute it.
+    """
+    if config.device != "cuda" and not ObservationSpec.of(environments.observation_space).images:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(threads)
-        stack.enter_context(threadpool_limits(threads, user_api="blas"))
+        torch.set_num_threads(1)
+        stack.enter_context(threadpool_limits(1, user_api="blas"))
 
 
 def _name_of(maker: Callable[..., Any]) -> str:

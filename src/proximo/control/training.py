@@ -142,15 +142,16 @@ class Training:
 
     def _absorb(self, rollout: Rollout, batch: Batch | None) -> None:
         """Move the statistics, after the update that they must not disturb."""
+        if self.config.normalizers.rewards == "return":
+            # First, since returns are estimated with the observations normalised as they were in the rollout.
+            batch = batch or self.estimator.batch(rollout, torch.from_numpy(rollout.reward))
+            returns = self.policy.values.from_units(batch.returns)
+            self.policy.values.absorb(returns, batch.weight, self.policy.network.value_head)
         weight = torch.from_numpy(rollout.valid).to(self.device)
         if self.policy.normalizer is not None:
             self.policy.normalizer.moments.absorb(rollout.inputs["vector"], weight)
         if self.config.normalizers.rewards == "scale":
             self.scaler.absorb(rollout.reward, rollout.terminated | rollout.truncated, rollout.valid)
-        if self.config.normalizers.rewards == "return":
-            batch = batch or self.estimator.batch(rollout, torch.from_numpy(rollout.reward))
-            returns = self.policy.values.from_units(batch.returns)
-            self.policy.values.absorb(returns, batch.weight, self.policy.network.value_head)
         if self.closed_form:
             self.closed_form.freeze()
 

@@ -22,7 +22,7 @@ class SurrogateStatistics(NamedTuple):
 
 
 def _counted(x: Tensor, weight: Tensor | None) -> Tensor:
-    """`x` with 0 where the weight is 0: such a sample may hold anything, and 0 * NaN in a gradient is NaN."""
+    """`x` with 0 where the weight is 0: such a sample may hold anything, and here its gradient, 0 * NaN, is stopped."""
     return x if weight is None else torch.where(weight > 0, x, 0.0)
 
 
@@ -55,7 +55,6 @@ def clipped_surrogate(
         `(loss, statistics)`, a scalar with gradient and scalars without.
     """
     log_ratio = _counted(log_prob - old_log_prob, weight)
-    advantages = _counted(advantages, weight)
     ratio = log_ratio.exp()
     objective = ratio * advantages
     if clip is not None:
@@ -99,12 +98,11 @@ def value_loss(
     Raises:
         ValueError: `clip` without `old_values`.
     """
-    values, returns = _counted(values, weight), _counted(returns, weight)
+    values = _counted(values, weight)
     error = (values - returns) ** 2
     if clip is not None:
         if old_values is None:
             raise ValueError("clipping the value loss needs old_values")
-        old_values = _counted(old_values, weight)
         clipped = old_values + (values - old_values).clamp(-clip, clip)
         error = torch.maximum(error, (clipped - returns) ** 2)
     return 0.5 * weighted_mean(error, weight, total_weight)

@@ -25,7 +25,7 @@ def weighted_mean(x: Tensor, weight: Tensor | None = None, total_weight: Tensor 
 
 
 def weighted_moments(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and population variance of `x` under `weight`; the variance of constant data is exactly 0.
+    """Mean and population variance of `x` under `weight`; exactly 0 where samples differ by rounding alone.
 
     Args:
         x: any shape, floating point.
@@ -35,10 +35,10 @@ def weighted_moments(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, T
         Two scalars.
     """
     mean = weighted_mean(x, weight)
-    # A long sum is off by many roundings; the mean of what is left over brings the mean within one of the truth.
+    # A long sum is off by many roundings; the mean of what is left over brings the mean within one.
     mean = mean + weighted_mean(x - mean, weight)
     variance = weighted_mean((x - mean) ** 2, weight)
-    # That last one leaves a variance of up to (mean * machine epsilon)^2 on constant data: that is none.
+    # Samples that were meant to be equal differ by a few (mean * machine epsilon): that is no variance.
     rounding = (mean.abs() * torch.finfo(x.dtype).eps * 4) ** 2
     return mean, torch.where(variance <= rounding, 0.0, variance)
 

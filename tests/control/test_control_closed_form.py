@@ -1,0 +1,184 @@
+"""The gradient derived by hand is autograd's, entry by entry, in float64."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from proximo.control.actions import ActionSpec
+from proximo.control.closed_form import ClosedForm, supports
+from proximo.control.configuration import NetworkSettings
+from proximo.control.observations import ObservationSpec
+from proximo.control.policy import ControlPolicy
+from proximo.core.batch import Batch
+from proximo.core.objectives import LossStatistics, Objective
+from proximo.core.optimizer import FlatAdam
+from proximo.core.update import autograd_gradient
+
+SAMPLES, NUMBERS = 24, 5
+RANGE = (-1.5, 0.5)
+
+
+def policy_of(head, *, activation="tanh", hidden=(8,), normalised=True, log_stds=(-1.5, -3.0, 0.1, 0.5, 0.9), seed=0):
+    """A policy with weights all over the place; its log stds lie at, inside and beyond their bounds."""
+    space = spaces.Box(-2, 3, (5,), np.float32) if head == "gaussian" else spaces.Discrete(4, start=1)
+    settings = NetworkSettings(hidden=hidden, activation=activation, log_std_range=RANGE)
+    torch.manual_seed(seed)
+    observations = ObservationSpec.of(spaces.Box(-1, 1, (NUMBERS,), np.float32))
+    policy = ControlPolicy(observations, ActionSpec.of(space), settings, normalize_observations=normalised, clip=1.5)
+    policy.double()
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.4 * torch.randn_like(parameter))
+        if head == "gaussian":
+            policy.log_std.copy_(torch.tensor(log_stds))
+        if normalised:
+            policy.normalizer.moments.absorb(2.0 * torch.randn(50, NUMBERS) + 0.7)
+    return policy
+
+
+def batch_of(policy, *, seed=0, masked=False, zeros=True):
+    """Samples of another policy than this one, some far away; those of weight 0 hold rubbish."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape, scale=1.0):
+        return scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    inputs = {"vector": normal(SAMPLES, NUMBERS, scale=2.0)}
+    if masked:
+        inputs["mask"] = torch.rand(SAMPLES, 4, generator=generator) < 0.6
+        inputs["mask"][:, 1] = True
+    acted = policy.act(inputs, generator=generator)
+    weight = torch.ones(SAMPLES, dtype=torch.float64)
+    log_prob = acted.log_prob + normal(SAMPLES, scale=0.4)
+    advantages, returns = normal(SAMPLES), normal(SAMPLES)
+    if zeros:
+        weight[1::7] = 0.25
+        weight[::5] = 0.0
+        log_prob[::5], advantages[::5], returns[::5] = torch.nan, 1e9, -torch.inf
+    return Batch(inputs, acted.action, log_prob, acted.value + normal(SAMPLES, scale=0.5), advantages, returns, weight)
+
+
+def both(policy, batch, objective):
+    """(gradient, statistics) by autograd and by hand."""
+    found = []
+    for by_hand in (False, True):
+        optimizer = FlatAdam(policy.parameters(), 0.0)
+        gradient = ClosedForm(policy).gradient if by_hand else autograd_gradient(policy)
+        statistics = gradient(batch, objective)
+        found.append((optimizer.gradient.clone(), [float(x) for x in statistics]))
+    return found
+
+
+def agree(policy, batch, objective):
+    (expected, told), (gradient, tells) = both(policy, batch, objective)
+    assert expected.abs().max() > 1e-3, "a gradient of nothing proves nothing"
+    torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-9)
+    assert dict(zip(LossStatistics._fields, tells, strict=True)) == pytest.approx(
+        dict(zip(LossStatistics._fields, told, strict=True)), rel=1e-9, abs=1e-9
+    )
+
+
+HEADS = ["gaussian", "categorical", "masked"]
+
+
+@pytest.mark.parametrize("hidden", [(), (8,), (16, 8)], ids=str)
+@pytest.mark.parametrize("activation", ["tanh", "relu", "elu"])
+@pytest.mark.parametrize("head", HEADS)
+def test_the_gradient_is_autograds_for_every_network(head, activation, hidden):
+    policy = policy_of(head, activation=activation, hidden=hidden)
+    objective = Objective(clip=0.2, value_coefficient=0.7, entropy_coefficient=0.03)
+    agree(policy, batch_of(policy, masked=head == "masked"), objective)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    ("clip", "value_clip", "dual_clip", "entropy"), product([None, 0.15], [None, 0.3], [None, 1.2], [0.0, 0.5])
+)
+def test_the_gradient_is_autograds_for_every_objective(head, clip, value_clip, dual_clip, entropy):
+    policy = policy_of(head)
+    objective = Objective(clip, value_coefficient=0.5, entropy_coefficient=entropy, value_clip=value_clip, dual_clip=dual_clip)
+    agree(policy, batch_of(policy, masked=head == "masked"), objective)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    head=st.sampled_from(HEADS),
+    activation=st.sampled_from(["tanh", "relu", "elu"]),
+    hidden=st.lists(st.integers(1, 9), max_size=3).map(tuple),
+    normalised=st.booleans(),
+    zeros=st.booleans(),
+    log_stds=st.lists(st.sampled_from([*RANGE, -0.3, -2.0, 0.7]), min_size=5, max_size=5),
+    clip=st.none() | st.floats(0.0, 0.5),
+    value_clip=st.none() | st.floats(0.01, 1.0),
+    dual_clip=st.none() | st.floats(1.01, 3.0),
+    coefficients=st.tuples(st.floats(0.1, 2.0), st.floats(0.0, 1.0)),
+    seed=st.integers(0, 10**6),
+)
+def test_the_gradient_is_autograds(
+    head, activation, hidden, normalised, zeros, log_stds, clip, value_clip, dual_clip, coefficients, seed
+):
+    policy = policy_of(
+        head, activation=activation, hidden=hidden, normalised=normalised, log_stds=log_stds, seed=seed
+    )
+    objective = Objective(clip, *coefficients, value_clip, dual_clip)
+    batch = batch_of(policy, seed=seed, masked=head == "masked", zeros=zeros)
+    (expected, told), (gradient, tells) = both(policy, batch, objective)
+    torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-9)
+    assert tells == pytest.approx(told, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("normalised", [True, False])
+def test_acting_by_hand_is_acting(head, normalised):
+    policy = policy_of(head, normalised=normalised)
+    closed = ClosedForm(policy)
+    batch = batch_of(policy, masked=head == "masked")
+    by_hand = closed.act(batch.inputs, generator=torch.Generator().manual_seed(3))
+    by_torch = policy.act(batch.inputs, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(by_hand.action, by_torch.action.double(), rtol=1e-12, atol=1e-12)
+    evaluation = policy.evaluate(batch.replace(action=by_hand.action))
+    torch.testing.assert_close(by_hand.log_prob, evaluation.log_prob.detach(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(by_hand.value, evaluation.value.detach(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(closed.value(batch.inputs), by_hand.value, rtol=0, atol=0)
+    if head == "masked":
+        chosen = batch.inputs["mask"].gather(1, by_hand.action.long())
+        assert chosen.all()
+
+
+def test_a_gradient_is_added_to_what_is_there():
+    policy = policy_of("gaussian")
+    batch, objective = batch_of(policy), Objective()
+    optimizer = FlatAdam(policy.parameters(), 0.0)
+    closed = ClosedForm(policy)
+    closed.gradient(batch, objective)
+    once = optimizer.gradient.clone()
+    closed.gradient(batch, objective)
+    torch.testing.assert_close(optimizer.gradient, 2 * once, rtol=1e-12, atol=1e-12)
+    optimizer.zero_grad()
+    closed.gradient(batch, objective)
+    torch.testing.assert_close(optimizer.gradient, once, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("space", "changes"),
+    [
+        (spaces.MultiDiscrete([2, 3]), {}),
+        (spaces.MultiBinary(3), {}),
+        (spaces.Tuple((spaces.Discrete(2), spaces.Box(-1, 1, (1,)))), {}),
+        (spaces.Box(-1, 1, (2,)), {"actions": "squashed"}),
+        (spaces.Discrete(2), {"shared": True}),
+        (spaces.Discrete(2), {"activation": "silu"}),
+        (spaces.Discrete(2), {"memory": "gru"}),
+    ],
+)
+def test_what_has_no_closed_form_is_left_to_autograd(space, changes):
+    network = NetworkSettings(**changes)
+    observations = ObservationSpec.of(spaces.Box(-1, 1, (NUMBERS,), np.float32))
+    policy = ControlPolicy(observations, ActionSpec.of(space, network.actions == "squashed"), network)
+    assert not supports(policy)
+    with pytest.raises(ValueError, match="autograd"):
+        ClosedForm(policy)

@@ -1,0 +1,81 @@
+"""The policy that is trained is the one that acted: the first minibatch's ratio is 1, in every iteration."""
+
+import control_tasks
+import pytest
+import torch
+from control_runs import running
+from proximo.core.invariants import InvariantError, ratio_tolerance
+
+BOTH = {"observations": True, "rewards": "scale"}
+CASES = {
+    "closed form": (control_tasks.probe, {"options": {"number": 5}, "normalizers": BOTH}),
+    "autograd": (control_tasks.probe, {"options": {"number": 5}, "normalizers": BOTH, "closed_form": False}),
+    "box": (control_tasks.probe, {"options": {"number": 5, "actions": "box"}, "normalizers": BOTH}),
+    "masked": (control_tasks.probe, {"options": {"number": 5, "actions": "masked"}, "normalizers": BOTH}),
+    "masked dict": (control_tasks.probe, {"options": {"number": 5, "actions": "masked", "view": "dict"}, "closed_form": False}),
+    "pixels": (control_tasks.probe, {"options": {"number": 5, "view": "pixels"}}),
+    "hybrid": (control_tasks.hybrid, {"normalizers": {"observations": True, "rewards": "return"}}),
+    "everything": (control_tasks.everything, {"normalizers": {"observations": True, "rewards": "return"}}),
+}
+RECURRENT = {
+    "gru": (control_tasks.recall, {"network": {"memory": "gru"}, "normalizers": BOTH}),
+    "lstm": (control_tasks.recall, {"network": {"memory": "lstm"}, "normalizers": BOTH}),
+    "lstm on next-step": (
+        control_tasks.steady_vector,
+        {"network": {"memory": "lstm"}, "options": {"mode": "next", "limit": 7}, "normalizers": {"rewards": "return"}},
+    ),
+    "lstm, pixels": (control_tasks.catch, {"network": {"memory": "lstm"}, "count": 4}),
+}
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_the_first_ratio_is_exactly_one_where_the_shapes_are_equal(kind):
+    source, settings = CASES[kind]
+    with running(source, **{**settings, "count": 8, "length": 4, "update": {"minibatch_size": 8}}) as training:
+        deviations = [training.iterate() for _ in range(4)]
+    assert [m["ratio_deviation"] for m in deviations] == [0.0] * 4
+    assert all(m["approx_kl"] > 0 for m in deviations), "the policy moved, so the ratio could be off"
+
+
+@pytest.mark.parametrize("kind", [*CASES, *RECURRENT])
+def test_the_first_ratio_is_one_within_rounding(kind):
+    source, settings = {**CASES, **RECURRENT}[kind]
+    with running(source, **settings) as training:
+        deviations = [training.iterate()["ratio_deviation"] for _ in range(3)]
+    assert max(deviations) < ratio_tolerance(torch.float32) / 10
+
+
+@pytest.mark.parametrize("kind", ["closed form", "autograd", "gru"])
+def test_a_normaliser_that_moves_inside_the_iteration_is_noticed(kind, monkeypatch):
+    source, settings = {**CASES, **RECURRENT}[kind]
+    with running(source, **settings) as training:
+        training.iterate()
+        estimate = training.estimator.batch
+
+        def meddling(rollout, rewards):
+            batch = estimate(rollout, rewards)
+            training.policy.normalizer.moments.absorb(2.0 * rollout.inputs["vector"] + 1.0)
+            if training.closed_form:
+                training.closed_form.freeze()
+            return batch
+
+        monkeypatch.setattr(training.estimator, "batch", meddling)
+        with pytest.raises(InvariantError, match="ratio-not-one.*normaliser"):
+            training.iterate()
+
+
+def test_the_statistics_stand_still_from_the_first_step_to_the_last_minibatch():
+    with running(control_tasks.probe, options={"number": 5}, normalizers=BOTH) as training:
+        seen = []
+        moments = training.policy.normalizer.moments
+        gradient = training.closed_form.gradient
+
+        def watched(*arguments):
+            seen.append((float(moments.count), float(training.scaler.moments.count)))
+            return gradient(*arguments)
+
+        training.closed_form.gradient = watched
+        before = float(moments.count), float(training.scaler.moments.count)
+        training.iterate()
+    assert set(seen) == {before}
+    assert float(moments.count) == before[0] + training.config.rollout_size

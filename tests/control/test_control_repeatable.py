@@ -1,0 +1,137 @@
+"""The same seed is the same run, bit for bit, whether or not it was interrupted."""
+
+import json
+
+import control_tasks
+import proximo
+import pytest
+import torch
+from control_runs import running, weights
+from proximo.control.training import Training
+from proximo.runs.checkpoint import load_checkpoint
+from proximo.runs.metrics import read_metrics
+
+NORMALISED = {"observations": True, "rewards": "scale"}
+KINDS = {
+    "envpool": ("CartPole-v1", {"backend": "envpool", "normalizers": NORMALISED}),
+    "gymnasium": ("CartPole-v1", {"backend": "gymnasium", "normalizers": NORMALISED}),
+    "subprocess": ("Pendulum-v1", {"backend": "subprocess", "normalizers": NORMALISED, "count": 2}),
+    "recurrent": (control_tasks.recall, {"network": {"memory": "lstm", "memory_size": 8}, "normalizers": NORMALISED}),
+    "pixels": (control_tasks.catch, {"count": 2}),
+}
+
+
+def learnt(kind, seed):
+    source, settings = KINDS[kind]
+    with running(source, seed=seed, **settings) as training:
+        metrics = [training.iterate() for _ in range(3)]
+    return weights(training), [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in metrics]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_seed_is_a_run(kind):
+    (first, told), (second, tells) = learnt(kind, 3), learnt(kind, 3)
+    assert torch.equal(first, second)
+    assert json.dumps(told) == json.dumps(tells)
+    other, _ = learnt(kind, 4)
+    assert not torch.allclose(first, other)
+
+
+def test_the_global_generators_have_no_part_in_a_run():
+    one, _ = learnt("gymnasium", 3)
+    torch.manual_seed(12345)
+    torch.rand(7)
+    two, _ = learnt("gymnasium", 3)
+    assert torch.equal(one, two)
+
+
+PLAN = {
+    "progress": "quiet",
+    "environments": 4,
+    "rollout_length": 16,
+    "steps": 64 * 9,
+    "checkpoint_every": 64 * 4,
+    "episodes": 2,
+    "seed": 7,
+    "update": {"epochs": 2, "minibatch_size": 32, "clip": "0.2 -> 0"},
+    "network": {"hidden": [16]},
+    "normalizers": {"observations": True, "rewards": "scale"},
+}
+RESUMED = {
+    "envpool": ("CartPole-v1", {"backend": "envpool"}),
+    "gymnasium": ("CartPole-v1", {"backend": "gymnasium", "normalizers": {"rewards": "return"}}),
+    "recurrent": (control_tasks.recall, {"network": {"hidden": [16], "memory": "gru", "memory_size": 8}}),
+    "adaptive": (control_tasks.hybrid, {"update": {**PLAN["update"], "adaptive_kl": 0.01, "minibatch_size": 16}}),
+}
+
+
+def same_tensors(a, b):
+    """But for the process's global generators, which a run does not draw from."""
+    own = [key for key in a if not key.startswith("random/") or key.startswith("random/generators/")]
+    assert a.keys() == b.keys()
+    assert [key for key in own if not torch.equal(a[key], b[key])] == []
+
+
+def break_down_in(monkeypatch, iteration):
+    """The process dies in an iteration, after the metrics of the one before were written."""
+    iterate = Training.iterate
+
+    def dying(self):
+        if self.progress.iterations == iteration:
+            raise MemoryError("the machine is gone")
+        return iterate(self)
+
+    monkeypatch.setattr(Training, "iterate", dying)
+
+
+@pytest.mark.parametrize("kind", RESUMED)
+def test_a_run_that_broke_down_goes_on_as_if_it_had_not(kind, tmp_path, monkeypatch):
+    source, changes = RESUMED[kind]
+    whole = proximo.train(source, run=str(tmp_path / "whole"), **{**PLAN, **changes})
+    with monkeypatch.context() as patch:
+        break_down_in(patch, 6)
+        with pytest.raises(MemoryError):
+            proximo.train(source, run=str(tmp_path / "broken"), **{**PLAN, **changes})
+    before = read_metrics(tmp_path / "broken" / "metrics.jsonl")
+    (checkpoint,) = (tmp_path / "broken" / "checkpoints").glob("step-*")
+    saved_at = int(checkpoint.name.removeprefix("step-"))
+    assert before[-1]["step"] > saved_at, "what was written after the checkpoint has to go"
+    broken = proximo.train(source, run=str(tmp_path / "broken"), **{**PLAN, **changes})
+
+    rows = [read_metrics(run.path / "metrics.jsonl") for run in (whole, broken)]
+    steps = [row["step"] for row in rows[1]]
+    assert steps == sorted(set(steps))
+    for one, other in zip(*rows, strict=True):
+        differing = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+        # What the clock and the process say; all that is learnt is the same to the last bit.
+        assert not {key for key in differing if not key.startswith(("time", "seconds", "memory"))}
+    for name in ("final", "best"):
+        (a, state_a), (b, state_b) = (load_checkpoint(run.path / "checkpoints" / name) for run in (whole, broken))
+        assert state_a == state_b
+        same_tensors(a, b)
+    same = ("last_100_training_return", "final_deterministic", "final_sampled", "best_checkpoint", "steps")
+    assert {key: whole.results[key] for key in same} == {key: broken.results[key] for key in same}
+    # Running it once more finds it done and changes nothing.
+    assert proximo.train(source, run=str(tmp_path / "broken"), **{**PLAN, **changes}).results == broken.results
+
+
+def test_a_run_that_broke_down_before_its_first_checkpoint_starts_anew(tmp_path, monkeypatch):
+    whole = proximo.train("CartPole-v1", run=str(tmp_path / "whole"), **PLAN)
+    with monkeypatch.context() as patch:
+        break_down_in(patch, 2)
+        with pytest.raises(MemoryError):
+            proximo.train("CartPole-v1", run=str(tmp_path / "broken"), **PLAN)
+    broken = proximo.train("CartPole-v1", run=str(tmp_path / "broken"), **PLAN)
+    a, b = (load_checkpoint(run.path / "checkpoints" / "final")[0] for run in (whole, broken))
+    same_tensors(a, b)
+    assert len(read_metrics(broken.path / "metrics.jsonl")) == len(read_metrics(whole.path / "metrics.jsonl"))
+
+
+def test_a_checkpoint_is_a_reset_point_in_every_run(tmp_path, monkeypatch):
+    """Environments that can not be saved start anew at each checkpoint, resumed or not."""
+    restarts = []
+    restart = Training.restart
+    monkeypatch.setattr(Training, "restart", lambda self: (restarts.append(self.progress.iterations), restart(self)))
+    proximo.train("CartPole-v1", run=str(tmp_path / "run"), **PLAN)
+    assert len(restarts) == 3
+    assert len(set(restarts)) == 3
