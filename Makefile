@@ -16,7 +16,10 @@ $(READY): requirements.lock pyproject.toml
 	touch $(READY)
 
 demo: $(READY)  ## train HalfCheetah to a return above 2,000, evaluate it, and say where everything is
-	$(BIN)/python -m proximo.control.demo
+	$(BIN)/proximo train HalfCheetah-v5 --preset tuned --steps 4e5 --seed 0 --run runs/demo
+	$(BIN)/proximo evaluate runs/demo
+	@echo 'curves: $(BIN)/tensorboard --logdir runs/demo/tensorboard'
+	@echo 'use it: proximo.load("runs/demo").act(observation)'
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest

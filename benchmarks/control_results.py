@@ -107,8 +107,8 @@ def table(path: Path) -> str:
     """The Markdown table: interquartile means over seeds of the three numbers, and the mark."""
     seen = read(path)
     lines = [
-        "| task | steps | mark | final deterministic | last-100 training | best checkpoint | sampled | seeds | s a run | reached |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| task | steps | mark | final deterministic (seeds) | last-100 training | best checkpoint | sampled | ok |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in ROWS:
         runs = [r for (name, _), r in sorted(seen.items()) if name == row.name]
@@ -117,11 +117,10 @@ def table(path: Path) -> str:
         fields = ("final_deterministic", "last_100_training_return", "best_checkpoint", "final_sampled")
         final, last, best, sampled = (interquartile_mean([r[f] for r in runs]) for f in fields)
         each = ", ".join(f"{r['final_deterministic']:,.0f}" for r in runs)
-        seconds = np.median([r["seconds"] for r in runs])
         verdict = "yes" if row.low <= final <= row.high else "**no**"
         lines.append(
-            f"| {row.name} | {float(row.steps):,.0f} | {row.target} | **{final:,.1f}** ({each}) | {last:,.1f} | {best:,.1f} | "
-            f"{sampled:,.1f} | {len(runs)} | {seconds:,.0f} | {verdict} |"
+            f"| {row.name} | {float(row.steps):,.0f} | {row.target} | **{final:,.1f}** ({each}) | {last:,.1f} | "
+            f"{best:,.1f} | {sampled:,.1f} | {verdict} |"
         )
     return "\n".join(lines)
 

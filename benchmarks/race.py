@@ -4,6 +4,7 @@ usage: race.py ENVIRONMENT RETURN EPISODES SEED [MOST_STEPS]
 Prints one JSON line: seconds from process start until the mean of the last EPISODES training returns passes RETURN.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -44,10 +45,8 @@ def main() -> None:
     steps = {"steps": int(float(sys.argv[5]))} if len(sys.argv) > 5 else {}
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
-        try:
+        with contextlib.suppress(Reached):
             proximo.train(name, seed=seed, run=f"{folder}/run", progress="quiet", **steps)
-        except Reached:
-            pass
         result.setdefault("seconds", None)
         result["training_seconds"] = round(time.perf_counter() - begun, 2)
     print(json.dumps({"seed": seed, **result}))

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+
 from proximo.control.configuration import NetworkSettings, NormalizerSettings, TrainConfig
 from proximo.control.environments import make_environments
 from proximo.control.loading import LoadedPolicy
@@ -54,7 +55,9 @@ def trained(source, iterations, **settings):
 
 def encoded(policy, observations):
     """A batch of observations as the policy's inputs."""
-    return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in policy.observations.encode(observations).items()}
+    return {
+        name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in policy.observations.encode(observations).items()
+    }
 
 
 def value(training, observations):

@@ -240,7 +240,9 @@ class Everything(gymnasium.Env):
         image = (16, 12, 3) if layout == "hwc" else (3, 16, 12)
         self.observation_space = spaces.Dict(
             {
-                "eye": spaces.Dict({"left": spaces.Box(0, 255, image, np.uint8), "depth": spaces.Box(0, 255, (9, 9), np.uint8)}),
+                "eye": spaces.Dict(
+                    {"left": spaces.Box(0, 255, image, np.uint8), "depth": spaces.Box(0, 255, (9, 9), np.uint8)}
+                ),
                 "arm/joint": spaces.Box(-1, 1, (2, 2), np.float64),
                 "camera/rgb": spaces.Box(0, 255, image, np.uint8),
                 "tool": spaces.Discrete(3, start=-1),

@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from proximo.control.actions import ActionSpec
 from proximo.control.closed_form import ClosedForm, supports
 from proximo.control.configuration import NetworkSettings
@@ -100,7 +101,9 @@ def test_the_gradient_is_autograds_for_every_network(head, activation, hidden):
 )
 def test_the_gradient_is_autograds_for_every_objective(head, clip, value_clip, dual_clip, entropy):
     policy = policy_of(head)
-    objective = Objective(clip, value_coefficient=0.5, entropy_coefficient=entropy, value_clip=value_clip, dual_clip=dual_clip)
+    objective = Objective(
+        clip, value_coefficient=0.5, entropy_coefficient=entropy, value_clip=value_clip, dual_clip=dual_clip
+    )
     agree(policy, batch_of(policy, masked=head == "masked"), objective)
 
 
@@ -121,9 +124,7 @@ def test_the_gradient_is_autograds_for_every_objective(head, clip, value_clip, d
 def test_the_gradient_is_autograds(
     head, activation, hidden, normalised, zeros, log_stds, clip, value_clip, dual_clip, coefficients, seed
 ):
-    policy = policy_of(
-        head, activation=activation, hidden=hidden, normalised=normalised, log_stds=log_stds, seed=seed
-    )
+    policy = policy_of(head, activation=activation, hidden=hidden, normalised=normalised, log_stds=log_stds, seed=seed)
     objective = Objective(clip, *coefficients, value_clip, dual_clip)
     batch = batch_of(policy, seed=seed, masked=head == "masked", zeros=zeros)
     (expected, told), (gradient, tells) = both(policy, batch, objective)

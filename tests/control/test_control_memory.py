@@ -1,4 +1,4 @@
-"""A recurrent policy over whole sequences is the same policy stepped, and an episode knows nothing of the one before."""
+"""A recurrent policy over whole sequences is the policy stepped, and an episode knows nothing of the one before."""
 
 import control_tasks
 import pytest
@@ -7,6 +7,7 @@ from control_runs import running
 from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from proximo.control.memory import Memory
 
 KINDS = pytest.mark.parametrize("kind", ["gru", "lstm"])
@@ -83,7 +84,9 @@ def test_values_of_a_rollout_are_those_of_each_episode_from_its_first_step(kind,
         training.estimator.batch(rollout, torch.from_numpy(rollout.reward))
         for final in rollout.finals:
             values = training.policy.value(final.inputs, final.memory)
-            followed |= {(final.step, int(row)): (final.inputs["vector"][i], values[i]) for i, row in enumerate(final.rows)}
+            followed |= {
+                (final.step, int(row)): (final.inputs["vector"][i], values[i]) for i, row in enumerate(final.rows)
+            }
         checked = 0
         for row in range(2):
             memory = policy.initial_memory(1)

@@ -2,13 +2,14 @@
 
 import control_tasks
 import numpy as np
-import proximo
 import pytest
 import torch
 from control_runs import encoded, running
 from gymnasium import spaces
-from proximo.control.configuration import NetworkSettings
+
+import proximo
 from proximo.control.actions import ActionSpec
+from proximo.control.configuration import NetworkSettings
 from proximo.control.loading import LoadedPolicy
 from proximo.control.normalizers import ObservationNormalizer, RewardScaler, ValueNormalizer
 from proximo.control.observations import ObservationSpec

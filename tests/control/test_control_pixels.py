@@ -2,6 +2,7 @@
 
 import control_tasks
 import numpy as np
+
 import proximo
 
 
@@ -10,7 +11,7 @@ def test_a_ball_is_caught_from_pixels(tmp_path):
         control_tasks.catch,
         run=str(tmp_path / "catch"),
         progress="quiet",
-        steps=14_000,
+        steps=10_000,
         seed=0,
         environments=16,
         rollout_length=32,

@@ -4,6 +4,7 @@ import control_tasks
 import pytest
 import torch
 from control_runs import running
+
 from proximo.core.invariants import InvariantError, ratio_tolerance
 
 BOTH = {"observations": True, "rewards": "scale"}
@@ -12,7 +13,10 @@ CASES = {
     "autograd": (control_tasks.probe, {"options": {"number": 5}, "normalizers": BOTH, "closed_form": False}),
     "box": (control_tasks.probe, {"options": {"number": 5, "actions": "box"}, "normalizers": BOTH}),
     "masked": (control_tasks.probe, {"options": {"number": 5, "actions": "masked"}, "normalizers": BOTH}),
-    "masked dict": (control_tasks.probe, {"options": {"number": 5, "actions": "masked", "view": "dict"}, "closed_form": False}),
+    "masked dict": (
+        control_tasks.probe,
+        {"options": {"number": 5, "actions": "masked", "view": "dict"}, "closed_form": False},
+    ),
     "pixels": (control_tasks.probe, {"options": {"number": 5, "view": "pixels"}}),
     "hybrid": (control_tasks.hybrid, {"normalizers": {"observations": True, "rewards": "return"}}),
     "everything": (control_tasks.everything, {"normalizers": {"observations": True, "rewards": "return"}}),
@@ -60,7 +64,7 @@ def test_a_normaliser_that_moves_inside_the_iteration_is_noticed(kind, monkeypat
             return batch
 
         monkeypatch.setattr(training.estimator, "batch", meddling)
-        with pytest.raises(InvariantError, match="ratio-not-one.*normaliser"):
+        with pytest.raises(InvariantError, match=r"ratio-not-one.*normaliser"):
             training.iterate()
 
 

@@ -3,10 +3,11 @@
 import json
 
 import control_tasks
-import proximo
 import pytest
 import torch
 from control_runs import running, weights
+
+import proximo
 from proximo.control.training import Training
 from proximo.runs.checkpoint import load_checkpoint
 from proximo.runs.metrics import read_metrics
@@ -131,7 +132,15 @@ def test_a_checkpoint_is_a_reset_point_in_every_run(tmp_path, monkeypatch):
     """Environments that can not be saved start anew at each checkpoint, resumed or not."""
     restarts = []
     restart = Training.restart
-    monkeypatch.setattr(Training, "restart", lambda self: (restarts.append(self.progress.iterations), restart(self)))
+
+    def watched(self):
+        before = self.scaler.accumulated.abs().sum().item()
+        restart(self)
+        restarts.append((self.progress.iterations, before, self.scaler.accumulated.abs().sum().item()))
+
+    monkeypatch.setattr(Training, "restart", watched)
     proximo.train("CartPole-v1", run=str(tmp_path / "run"), **PLAN)
-    assert len(restarts) == 3
-    assert len(set(restarts)) == 3
+    iterations, accumulated, left = zip(*restarts, strict=True)
+    assert len(restarts) == len(set(iterations)) == 3
+    assert all(total > 0 for total in accumulated[1:])
+    assert left == (0.0, 0.0, 0.0), "a discounted return does not reach over a restart"

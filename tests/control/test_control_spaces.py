@@ -11,6 +11,7 @@ from control_runs import running
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from proximo.control.actions import ActionSpec
 from proximo.control.configuration import NetworkSettings
 from proximo.control.loading import LoadedPolicy
@@ -65,7 +66,11 @@ def action_spaces(draw, depth=2):
 
 
 @settings(max_examples=80, deadline=None, derandomize=True)
-@given(space=st.one_of(st.sampled_from(list(ACTIONS.values())), action_spaces()), squashed=st.booleans(), seed=st.integers(0, 99))
+@given(
+    space=st.one_of(st.sampled_from(list(ACTIONS.values())), action_spaces()),
+    squashed=st.booleans(),
+    seed=st.integers(0, 99),
+)
 def test_every_action_is_one_of_the_space(space, squashed, seed):
     spec = ActionSpec.of(space, squashed)
     generator = torch.Generator().manual_seed(seed)
@@ -105,7 +110,9 @@ def test_minus_one_zero_and_one_are_the_lowest_the_middle_and_the_highest(squash
     assert high == pytest.approx(space.high)
     quarter = spec.to_environment(np.full((1, 3), np.arctanh(0.5) if squashed else 0.5))[0]
     assert quarter == pytest.approx(space.low + 0.75 * (space.high - space.low))
-    assert spec.clipped_fraction(np.array([[2.0, 0.0, 0.5], [-5.0, 5.0, 0.1]]) * (3 if squashed else 1)) == pytest.approx(0.5)
+    assert spec.clipped_fraction(
+        np.array([[2.0, 0.0, 0.5], [-5.0, 5.0, 0.1]]) * (3 if squashed else 1)
+    ) == pytest.approx(0.5)
 
 
 def test_the_columns_of_a_mixed_action_are_scored_one_by_one():
@@ -136,7 +143,9 @@ def test_a_nested_observation_is_read_leaf_by_leaf(layout):
     spec = ObservationSpec.of(space)
     space.seed(5)
     samples = [space.sample() for _ in range(4)]
-    read = spec.encode(gymnasium.vector.utils.concatenate(space, samples, gymnasium.vector.utils.create_empty_array(space, 4)))
+    read = spec.encode(
+        gymnasium.vector.utils.concatenate(space, samples, gymnasium.vector.utils.create_empty_array(space, 4))
+    )
     assert {name: x.shape for name, x in read.items() if name != "vector"} == {
         "pixels.camera/rgb": (4, 3, 16, 12),
         "pixels.eye.left": (4, 3, 16, 12),
@@ -217,7 +226,7 @@ def test_everything_at_once_runs(backend):
     sample = control_tasks.Everything().observation_space.sample()
     assert DEEP.contains(loaded.act(sample))
     sample["eye"]["left"] = np.zeros((5, 5, 3), np.uint8)
-    with pytest.raises(ValueError, match="eye.left"):
+    with pytest.raises(ValueError, match=r"eye\.left"):
         loaded.act(sample)
 
 
@@ -240,7 +249,11 @@ def test_an_action_space_that_can_not_be_used_is_refused(space, words):
     [
         (spaces.Dict({"note": spaces.Text(4)}), None, ["Text", "note", "not supported", "wrap"]),
         (spaces.Dict({}), None, ["empty"]),
-        (spaces.Dict({"x": spaces.Discrete(2), "action_mask": spaces.MultiBinary(4)}), None, ["4 entries", "3 choices"]),
+        (
+            spaces.Dict({"x": spaces.Discrete(2), "action_mask": spaces.MultiBinary(4)}),
+            None,
+            ["4 entries", "3 choices"],
+        ),
         (spaces.Dict({"x": spaces.Discrete(2)}), "legal", ["'legal'", "not a key", "'x'"]),
         (spaces.Box(-1, 1, (2,)), "legal", ["'legal'", "not a key"]),
     ],
@@ -273,9 +286,33 @@ class Masking(gymnasium.Env):
     ("options", "words"), [({"size": 4}, ["(4,)", "3 choices"]), ({"where": ("step",)}, ["mask", "reset"])]
 )
 def test_a_mask_that_does_not_fit_is_refused(options, words):
-    with pytest.raises(UserError) as caught, running(lambda: Masking(**options)) as training:  # noqa: SIM117
+    with pytest.raises(UserError) as caught, running(lambda: Masking(**options)) as training:
         training.iterate()
     assert all(word in str(caught.value) for word in words), caught.value
+
+
+class Game(Masking):
+    """Three moves, and none is left when it is over."""
+
+    def reset(self, *, seed=None, options=None):
+        self.now = 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        self.now += 1
+        return np.zeros(1, np.float32), 1.0, self.now == 3, False, {"action_mask": np.arange(3) >= self.now}
+
+
+@pytest.mark.parametrize("mode", gymnasium.vector.AutoresetMode)
+def test_a_mask_may_forbid_everything_where_the_game_is_over(mode):
+    make = lambda: gymnasium.vector.SyncVectorEnv([Game] * 2, autoreset_mode=mode)  # noqa: E731
+    with running(make, count=2) as training:
+        training.iterate()
+        assert set(training.lengths) == {3}
+        rollout = training.collector.collect()
+    chosen = rollout.inputs["mask"].gather(2, rollout.action.long())
+    assert chosen.all()
+    assert not rollout.inputs["mask"].all()
 
 
 def test_a_nature_cnn_refuses_images_that_it_would_shrink_to_nothing():

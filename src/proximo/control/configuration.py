@@ -70,7 +70,7 @@ class TrainConfig:
     """Environments stepped together."""
     rollout_length: int = 256
     """Steps of each environment per iteration."""
-    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     """Arguments for the environment's maker."""
     frame_stack: int = 1
     """Observations shown together, the last one last."""

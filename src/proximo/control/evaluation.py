@@ -1,9 +1,12 @@
 """Whole episodes with a fixed policy, on seeds that training never sees; raw returns from the innermost layer."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from proximo.control import seeds
 from proximo.control.configuration import TrainConfig
@@ -11,8 +14,10 @@ from proximo.control.environments import make_environments
 from proximo.control.environments.base import VectorEnvironment
 from proximo.control.policy import ControlPolicy
 from proximo.control.rollout import Collector
+from proximo.core.batch import Action
 
 MOST_TOGETHER = 32
+LONGEST = 30_000  # steps after which an episode is cut; Atari's longest have 27,000
 _LESSONS = ("episodic_life", "reward_clip")  # what makes Atari easier to learn is no part of the task
 
 
@@ -41,20 +46,22 @@ class Deterministic:
     def __init__(self, policy: ControlPolicy) -> None:
         self.policy = policy
 
-    def act(self, inputs, memory=None, *, generator=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    def act(
+        self, inputs: Mapping[str, Tensor], memory: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> Action:
         """As `ControlPolicy.act`, without noise."""
         return self.policy.act(inputs, memory, generator=generator, deterministic=True)
 
-    def value(self, inputs, memory=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    def value(self, inputs: Mapping[str, Tensor], memory: Tensor | None = None) -> Tensor:
         """As `ControlPolicy.value`."""
         return self.policy.value(inputs, memory)
 
 
-def evaluation_environments(config: TrainConfig, source: object, episodes: int) -> VectorEnvironment:
+def evaluation_environments(config: TrainConfig, source: str | Callable[..., Any], episodes: int) -> VectorEnvironment:
     """Environments of the run's task without the help that training gives (lost lives, clipped rewards)."""
     options = {k: v for k, v in config.options.items() if k not in _LESSONS}
     return make_environments(
-        source or config.environment,  # type: ignore[arg-type]
+        source,
         min(episodes, MOST_TOGETHER),
         backend=config.backend,
         options=options,
@@ -83,11 +90,28 @@ def evaluate(
     collector = Collector(environments, policy, Deterministic(policy) if deterministic else policy, 1, generator)
     collector.restart(seeds.derive(seed, seeds.EVALUATION, 0, count))
     results: list[list[tuple[float, int]]] = [[] for _ in range(count)]
+    steps = 0
     while min(map(len, results)) < rounds:
+        if steps == rounds * LONGEST:
+            return _cut(deterministic, results, collector, rounds, episodes)
+        steps += 1
         rollout = collector.collect()
         assert collector.last_step is not None
         ended = np.flatnonzero(collector.last_step.episode_over & collector.last_step.valid)
         for row, episode in zip(ended, rollout.episodes, strict=True):
             results[row].append(episode)
+    return _of(deterministic, results, rounds, episodes)
+
+
+def _of(deterministic: bool, results: list[list[tuple[float, int]]], rounds: int, episodes: int) -> Evaluation:
     flat = [result[i] for i in range(rounds) for result in results][:episodes]
     return Evaluation(deterministic, tuple(r for r, _ in flat), tuple(length for _, length in flat))
+
+
+def _cut(
+    deterministic: bool, results: list[list[tuple[float, int]]], collector: Collector, rounds: int, episodes: int
+) -> Evaluation:
+    """A task without an end and without a time limit: what its episodes have returned so far stands for them."""
+    for result, unfinished in zip(results, collector.unfinished(), strict=True):
+        result.extend([unfinished] * (rounds - len(result)))
+    return _of(deterministic, results, rounds, episodes)

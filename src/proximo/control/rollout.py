@@ -107,6 +107,10 @@ class Collector:
         self._memory = self.policy.initial_memory(self.environments.count)
         self._counter = EpisodeCounter(self.environments.count)
 
+    def unfinished(self) -> list[tuple[float, int]]:
+        """Raw return and length so far of the episode in progress in each environment."""
+        return self._counter.unfinished()
+
     def collect(self) -> Rollout:
         """Take `length` steps in every environment."""
         finals: list[FinalObservation] = []

@@ -142,7 +142,7 @@ def _make_spec(name: str, options: Mapping[str, Any]) -> Any:
     if name not in names:
         likely = nearest(name, names)
         raise UserError(
-            f"EnvPool has no environment {name!r}{f': did you mean {likely}?' if likely else ''} "
+            f"EnvPool has no environment {name!r}: {f'did you mean {likely}? ' if likely else ''}"
             f"`proximo environments {name.split('-')[0]}` lists those alike"
         )
     try:

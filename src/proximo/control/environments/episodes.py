@@ -33,6 +33,10 @@ class EpisodeCounter:
         self._lengths[over] = 0
         return ended
 
+    def unfinished(self) -> list[tuple[float, int]]:
+        """(return, length in steps) so far of the episode in progress in each environment."""
+        return [(float(value), int(length)) for value, length in zip(self._returns, self._lengths, strict=True)]
+
     def restart(self) -> None:
         """Forgets the episodes in progress, as a reset of the environments does."""
         self._returns[:] = 0.0

@@ -46,7 +46,8 @@ class GuardedEnvironments(VectorEnvironment):
             self._check_values(step.final_observation)
         if not np.isfinite(step.reward).all():
             self._refuse("reward", step.reward)
-        self._check_mask(step.mask)
+        # Where the next step only reports a reset, nothing is chosen in the state that ended the episode.
+        self._check_mask(step.mask, (step.terminated | step.truncated) & ~step.started)
         return step
 
     def close(self) -> None:
@@ -67,9 +68,9 @@ class GuardedEnvironments(VectorEnvironment):
             if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
                 self._refuse(f"observation {key!r}" if key else "observation", leaf)
 
-    def _check_mask(self, mask: np.ndarray | None) -> None:
-        if mask is not None and not mask.any(axis=-1).all():
-            index = int(np.flatnonzero(~mask.any(axis=-1))[0])
+    def _check_mask(self, mask: np.ndarray | None, unused: np.ndarray | bool = False) -> None:
+        if mask is not None and not (mask.any(axis=-1) | unused).all():
+            index = int(np.flatnonzero(~(mask.any(axis=-1) | unused))[0])
             raise UserError(
                 f"environment {index} of {self.name} allowed no action {self._when(index)}: its info['action_mask'] "
                 "must leave at least one action"
