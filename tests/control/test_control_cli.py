@@ -257,3 +257,14 @@ def test_the_most_special_preset_wins_and_what_it_leaves_out_stays():
     general, _ = configure("FrozenLake-v1", "tuned")
     assert chosen.environments != ("*",)
     assert len({repr(config.update) for config in (family, task, general)}) == 3
+
+
+def test_a_run_shorter_than_its_first_rollout_still_learns_from_one(prompt):
+    # With a normaliser on, the first rollout only shows what the numbers look like; it counts as steps.
+    asked = [*SMALL, "--steps", "10", "--normalizers.observations", "True"]
+    code, out, _ = prompt("train", "CartPole-v1", "--run", "r", "--quiet", "--json", *asked)
+    assert code == 0
+    assert json.loads(out)["steps"] >= 10
+    rows = read_metrics(Path("r/metrics.jsonl"))
+    assert len(rows) == 1
+    assert rows[0]["gradient_steps"] == 2

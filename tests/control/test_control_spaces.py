@@ -330,3 +330,9 @@ def test_a_batch_of_sequences_of_images_is_read_as_its_images(settings):
     parts = torch.stack([policy.network.features({"pixels": images[:, t]}) for t in range(5)], 1)
     torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-4)
     assert 0.05 < whole.pow(2).mean().sqrt() < 3, "neither vanishing nor shutting the gates of a memory"
+
+
+def test_a_box_of_whole_numbers_gets_the_nearest_one():
+    spec = ActionSpec.of(spaces.Box(0, 10, (2,), np.int64))
+    # 0.55 lies at 5 + 5 * 0.55 = 7.75, -0.28 at 3.6: cutting off would give 7 and 3.
+    assert spec.to_environment(np.array([[0.55, -0.28]])).tolist() == [[8, 4]]

@@ -124,6 +124,7 @@ class ActionSpec:
             low, high = np.asarray(part.low), np.asarray(part.high)
             # Rounding of the affine map may step over a bound, which some environments refuse.
             columns = (low + (unit + 1.0) * (0.5 * (high - low))).clip(low, high)
+            columns = np.rint(columns) if np.issubdtype(part.dtype, np.integer) else columns
         elif part.kind == "choice":
             columns = columns + np.asarray(part.start)
         return columns.reshape(len(columns), *part.shape).astype(part.dtype)

@@ -106,7 +106,10 @@ class TrainConfig:
                 raise ValueError(f"{name} = {getattr(self, name)} must lie in [0, 1]")
         Schedule.parse(self.learning_rate)
         if self.update.recompute_advantages and self.network.memory != "none":
-            raise ValueError("recompute_advantages does not go with a recurrent network; set one of them off")
+            raise ValueError(
+                "recompute_advantages does not go with a recurrent network; set update.recompute_advantages to false, "
+                "or network.memory to none"
+            )
 
     @property
     def rollout_size(self) -> int:

@@ -126,7 +126,8 @@ def _iterate(
 ) -> bool:
     """Iterate to the last step; False when a signal asks to stop before."""
     config = training.config
-    while training.progress.steps < config.steps:
+    # At least once: the rollout that the normalisers start from counts, and may be all there is of a short run.
+    while training.progress.steps < config.steps or not training.progress.iterations:
         before = training.progress.steps
         try:
             values = training.iterate()
