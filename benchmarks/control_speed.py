@@ -171,7 +171,9 @@ class Record:
 
 
 def _median(values: list[dict | None], field: str) -> float:
-    return statistics.median([v[field] for v in values if v and v[field] is not None] or [float("nan")])
+    """Of what was measured; a race that was not won took forever."""
+    known = [float("inf") if v[field] is None else v[field] for v in values if v]
+    return statistics.median(known or [float("nan")])
 
 
 def throughput(record: Record) -> None:

@@ -146,10 +146,12 @@ def _print_run(run: Any) -> None:
 def _three_numbers(results: Any) -> dict[str, str]:
     """The three numbers that stand everywhere a result is printed, and what they are."""
     recent = results.get("last_100_training_return")
+    unfinished = results.get("unfinished_episodes")
     return {
         "last-100 training return": "no episode ended" if recent is None else f"{recent:,.1f}",
         "final deterministic": f"{results['final_deterministic']:,.1f} ± {results['final_deterministic_std']:,.1f}"
-        f" ({results['episodes']} episodes; sampled: {results['final_sampled']:,.1f})",
+        f" ({results['episodes']} episodes; sampled: {results['final_sampled']:,.1f})"
+        f"{f'; {unfinished} were cut, for they do not end' if unfinished else ''}",
         "best checkpoint": f"{results['best_checkpoint']:,.1f} ± {results['best_checkpoint_std']:,.1f}"
         " (deterministic; chosen by training return)",
     }

@@ -34,6 +34,19 @@ class NetworkSettings:
     log_std_range: tuple[float, float] = (-5.0, 2.0)
     """Bounds within which the log standard deviation is clamped."""
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that can not mean anything.
+
+        Raises:
+            ValueError: names the setting, its value and what it must be.
+        """
+        if min(self.hidden, default=1) < 1 or self.memory_size < 1:
+            raise ValueError(
+                f"hidden = {self.hidden} and memory_size = {self.memory_size} must be widths of at least 1"
+            )
+        if not self.log_std_range[0] <= self.log_std <= self.log_std_range[1]:
+            raise ValueError(f"log_std = {self.log_std} must lie within log_std_range = {self.log_std_range}")
+
 
 @dataclass(frozen=True)
 class NormalizerSettings:
@@ -46,6 +59,15 @@ class NormalizerSettings:
     rewards: Literal["off", "scale", "return"] = "off"
     """scale: divide rewards by the running deviation of the discounted return. return: the critic predicts returns of
     mean 0 and variance 1 (its last layer is corrected whenever the statistics move). off: neither."""
+
+    def __post_init__(self) -> None:
+        """Refuse a bound that leaves nothing.
+
+        Raises:
+            ValueError: `clip` is not positive.
+        """
+        if not self.clip > 0:
+            raise ValueError(f"normalizers.clip = {self.clip} must be positive")
 
 
 @dataclass(frozen=True)
@@ -61,7 +83,7 @@ class TrainConfig:
     seed: int = 0
     """Everything random follows from it."""
     run: str = ""
-    """Folder of the run; the same command on the same folder goes on. Empty: runs/ENVIRONMENT-SEED."""
+    """Folder of the run; the same command on the same folder goes on. Empty: runs/ENVIRONMENT-PRESET-SEED."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks live; auto takes the CPU for small networks."""
     backend: Literal["auto", "envpool", "gymnasium", "subprocess"] = "auto"
@@ -104,12 +126,9 @@ class TrainConfig:
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must lie in [0, 1]")
-        Schedule.parse(self.learning_rate)
-        if self.update.recompute_advantages and self.network.memory != "none":
-            raise ValueError(
-                "recompute_advantages does not go with a recurrent network; set update.recompute_advantages to false, "
-                "or network.memory to none"
-            )
+        schedule = Schedule.parse(self.learning_rate)
+        if not (0 <= schedule.start < float("inf") and 0 <= schedule.end < float("inf")):
+            raise ValueError(f"learning_rate = {self.learning_rate} must be finite and at least 0")
 
     @property
     def rollout_size(self) -> int:

@@ -55,11 +55,22 @@ class Estimator:
     def reestimate(self, batch: Batch) -> Batch:
         """The batch of the last rollout with advantages and returns by the critic as it is now.
 
-        The old value (of the value clip) stays what it was.
+        The old value (of the value clip) stays what it was. With a memory, the values at the cuts (the end of the
+        rollout, a truncated episode's last state) read the state that the rollout left there.
         """
-        advantages, returns = self._estimate(self.actor.value(self._rollout.inputs))
+        advantages, returns = self._estimate(self._values())
         shaped = self._shaper()
         return batch.replace(advantages=shaped(advantages), returns=shaped(returns))
+
+    def _values(self) -> Tensor:
+        """`[T, N]` by the critic as it is now; with a memory, from the state that the rollout began with."""
+        rollout = self._rollout
+        if rollout.memory is None:
+            return self.actor.value(rollout.inputs)
+        shaped = self._shaper()
+        starts = torch.from_numpy(rollout.starts).to(rollout.memory.device)
+        inputs = {name: shaped(x) for name, x in rollout.inputs.items()}
+        return self.policy.sequence_values(inputs, rollout.memory, shaped(starts)).transpose(0, 1)
 
     def _shaper(self) -> Callable[[Tensor], Tensor]:
         if self._rollout.memory is None:

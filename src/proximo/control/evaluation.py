@@ -28,6 +28,8 @@ class Evaluation:
     deterministic: bool
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
+    unfinished: int = 0
+    """Episodes among them that had not ended after `LONGEST` steps and count with what they had returned by then."""
 
     @property
     def mean(self) -> float:
@@ -66,6 +68,7 @@ def evaluation_environments(config: TrainConfig, source: str | Callable[..., Any
         backend=config.backend,
         options=options,
         frame_stack=config.frame_stack,
+        any_count=True,
     )
 
 
@@ -78,7 +81,7 @@ def evaluate(
 
     Args:
         policy: as it is; nothing of it moves.
-        environments: at most `episodes` of them.
+        environments: any number of them; surplus episodes are left out.
         episodes: how many.
         deterministic: the mode of the distribution instead of a sample.
         seed: of the run; the seeds used are apart from those of training.
@@ -103,15 +106,18 @@ def evaluate(
     return _of(deterministic, results, rounds, episodes)
 
 
-def _of(deterministic: bool, results: list[list[tuple[float, int]]], rounds: int, episodes: int) -> Evaluation:
+def _of(
+    deterministic: bool, results: list[list[tuple[float, int]]], rounds: int, episodes: int, unfinished: int = 0
+) -> Evaluation:
     flat = [result[i] for i in range(rounds) for result in results][:episodes]
-    return Evaluation(deterministic, tuple(r for r, _ in flat), tuple(length for _, length in flat))
+    return Evaluation(deterministic, tuple(r for r, _ in flat), tuple(length for _, length in flat), unfinished)
 
 
 def _cut(
     deterministic: bool, results: list[list[tuple[float, int]]], collector: Collector, rounds: int, episodes: int
 ) -> Evaluation:
     """A task without an end and without a time limit: what its episodes have returned so far stands for them."""
+    missing = sum(rounds - len(result) for result in results)
     for result, unfinished in zip(results, collector.unfinished(), strict=True):
         result.extend([unfinished] * (rounds - len(result)))
-    return _of(deterministic, results, rounds, episodes)
+    return _of(deterministic, results, rounds, episodes, missing)

@@ -24,11 +24,12 @@ class LoadedPolicy:
     def __init__(self, policy: ControlPolicy) -> None:
         self.policy = policy.eval()
         self._memory: Tensor | None = None
+        self._frames: list[np.ndarray] = []
         self._generator = torch.Generator().manual_seed(0)
 
     def reset(self) -> None:
-        """Forget the past: call it when an episode starts (it matters for recurrent policies only)."""
-        self._memory = None
+        """Forget the past: call it when an episode starts (it matters with a memory or a frame stack)."""
+        self._memory, self._frames = None, []
 
     def seed(self, seed: int) -> None:
         """Fix the noise of sampled actions."""
@@ -39,7 +40,7 @@ class LoadedPolicy:
 
         Args:
             observation: as the environment's `reset` and `step` give it; or a batch, every leaf with a leading axis
-                `[N]`.
+                `[N]`. With a frame stack, one frame: the last ones are remembered here.
             deterministic: the most probable action instead of a sample.
             mask: allowed choices, bool `[K]` or `[N, K]`, where the environment gives them in `info`.
 
@@ -49,6 +50,8 @@ class LoadedPolicy:
         Raises:
             ValueError: the observation does not have the shape the policy was trained on.
         """
+        if self.policy.frame_stack > 1:
+            observation = self._stacked(np.asarray(observation))
         single = self._is_single(observation)
         encoded = self.policy.observations.encode(
             _map(lambda x: np.asarray(x)[None], observation) if single else observation
@@ -72,6 +75,17 @@ class LoadedPolicy:
         count = len(next(iter(inputs.values())))
         fits = self._memory is not None and len(self._memory) == count
         return self._memory if fits else self.policy.initial_memory(count)
+
+    def _stacked(self, frame: np.ndarray) -> np.ndarray:
+        """The last frames joined as in training; an episode starts with copies of its first."""
+        part, k = self.policy.observations.parts[0], self.policy.frame_stack
+        axis = -3 if part.layout == "chw" else -1
+        if part.layout == "chw" and part.shape[0] == k and frame.shape[-3:-2] != (1,):
+            frame = np.expand_dims(frame, -3)  # planes [H, W] are stacked as channels
+        if self._frames and self._frames[-1].shape != frame.shape:
+            self._frames = []
+        self._frames = [*(self._frames or [frame] * k)[1:], frame]
+        return np.concatenate(self._frames, axis)
 
     def _is_single(self, observation: Any) -> bool:
         extra = {_extra_axes(part, observation) for part in self.policy.observations.parts}

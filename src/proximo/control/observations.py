@@ -164,10 +164,15 @@ def _mask_part(path: Path, space: gymnasium.Space, mask_size: int) -> Part:
 
 
 def _one_hot(values: np.ndarray, part: Part) -> np.ndarray:
-    columns = [
-        np.eye(n, dtype=np.float32)[values[:, i].astype(np.int64) - start]
-        for i, (n, start) in enumerate(zip(part.choices, part.start, strict=True))
-    ]
+    columns = []
+    for i, (n, start) in enumerate(zip(part.choices, part.start, strict=True)):
+        index = values[:, i].astype(np.int64) - start
+        if index.min() < 0 or index.max() >= n:
+            raise UserError(
+                f"an observation{place(part.path)} is {values[:, i].tolist()}, outside its space of {n} choices "
+                f"from {start}; correct the environment's space or its observations"
+            )
+        columns.append(np.eye(n, dtype=np.float32)[index])
     return np.concatenate(columns, 1)
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from gymnasium import Space
 from torch import Tensor, nn
 
 from proximo.control.actions import ActionSpec
@@ -16,6 +17,7 @@ from proximo.control.observations import ObservationSpec
 from proximo.core.batch import Action, Batch, Evaluation
 from proximo.core.distributions import Distribution
 from proximo.runs.configuration import from_mapping
+from proximo.runs.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class _Description:
     network: NetworkSettings
     normalize_observations: bool
     clip: float
+    frame_stack: int
 
 
 class ControlPolicy(nn.Module):
@@ -43,8 +46,10 @@ class ControlPolicy(nn.Module):
         *,
         normalize_observations: bool = False,
         clip: float = 10.0,
+        frame_stack: int = 1,
     ) -> None:
         super().__init__()
+        self.frame_stack = frame_stack
         self.observations, self.actions, self.settings = observations, actions, settings
         self.normalizer = (
             ObservationNormalizer(observations.vector_size, clip)
@@ -115,10 +120,38 @@ class ControlPolicy(nn.Module):
             features, _ = self.network.memory.step(features, memory)
         return self.network.heads(features)[1]
 
+    @torch.no_grad()
+    def sequence_values(self, inputs: Mapping[str, Tensor], memory: Tensor, starts: Tensor) -> Tensor:
+        """The critic's output over whole sequences.
+
+        Args:
+            inputs: encoded, each `[B, T, ...]`.
+            memory: `[B, memory_size]`, before the first step.
+            starts: `[B, T]`, True where an episode starts.
+
+        Returns:
+            `[B, T]`.
+        """
+        assert self.network.memory is not None
+        return self.network.heads(self.network.memory(self._features(inputs), memory, starts))[1]
+
     def _features(self, inputs: Mapping[str, Tensor]) -> Tensor:
         if self.normalizer is not None:
             inputs = {**inputs, "vector": self.normalizer(inputs["vector"])}
         return self.network.features(inputs)
+
+    def require_spaces(self, observation: Space, action: Space, mask_key: str | None) -> None:
+        """Refuse an environment whose spaces are not those that the policy was made for.
+
+        Raises:
+            UserError: they differ.
+        """
+        actions = ActionSpec.of(action, self.actions.squashed)
+        if (ObservationSpec.of(observation, mask_key, actions.mask_size), actions) != (self.observations, self.actions):
+            raise UserError(
+                f"the environment has changed since the run began: its observations are now {observation} and its "
+                f"actions {action}, which this policy was not made for; put it back, or train a new run"
+            )
 
     def describe(self) -> dict[str, Any]:
         """Everything but the weights, as plain data: `ControlPolicy.build` makes the same policy from it."""
@@ -128,6 +161,7 @@ class ControlPolicy(nn.Module):
             "network": asdict(self.settings),
             "normalize_observations": self.normalizer is not None,
             "clip": self.normalizer.clip if self.normalizer else 10.0,
+            "frame_stack": self.frame_stack,
         }
         return dict(json.loads(json.dumps(description)))  # tuples become lists, as JSON gives them back
 
@@ -145,4 +179,5 @@ class ControlPolicy(nn.Module):
             read.network,
             normalize_observations=read.normalize_observations,
             clip=read.clip,
+            frame_stack=read.frame_stack,
         )

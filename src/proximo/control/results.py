@@ -32,6 +32,7 @@ def evaluate_run(folder: Path, episodes: int, seed: int | None = None) -> dict[s
     rows = read_metrics(folder / "metrics.jsonl")
     environments = evaluation_environments(config, config.environment, episodes)
     try:
+        final.require_spaces(environments.observation_space, environments.action_space, config.mask_key)
         chosen = config.seed if seed is None else seed
         plan = {"final_deterministic": (final, True), "final_sampled": (final, False), "best_checkpoint": (best, True)}
         results = {
@@ -48,6 +49,7 @@ def evaluate_run(folder: Path, episodes: int, seed: int | None = None) -> dict[s
         "last_100_training_return": rows[-1].get("return") if rows else None,
         **{name: result.mean for name, result in results.items()},
         **{f"{name}_std": result.std for name, result in results.items()},
+        "unfinished_episodes": results["final_deterministic"].unfinished,
         "returns": {name: list(result.returns) for name, result in results.items()},
     }
 

@@ -63,6 +63,8 @@ def train(environment: Source, *, preset: str = "tuned", progress: Mode = "auto"
     """
     name = environment if isinstance(environment, str) else _name_of(environment)
     base, _ = configure(name, preset)
+    if isinstance(settings.get("run"), Path):
+        settings["run"] = str(settings["run"])
     config = from_mapping(TrainConfig, settings, where="the arguments of proximo.train", base=base)
     return run_training(config, environment, progress)
 
@@ -100,7 +102,6 @@ def run_training(config: TrainConfig, source: Source | None = None, mode: Mode =
         _limit_threads(stack, environments, config)
         training = Training(config, environments)
         stack.enter_context(folder.open() if resumed else folder.create(to_toml(config)))
-        stop = stack.enter_context(StopRequest())
         metrics = stack.enter_context(MetricsWriter(folder.path))
         if not (resumed and _resume(training, folder, metrics)):
             training.start()
@@ -109,9 +110,12 @@ def run_training(config: TrainConfig, source: Source | None = None, mode: Mode =
             Progress(title, config.steps, mode=mode, folder=folder.path, start=training.progress.steps)
         )
         progress.message(f"device {training.device.type}: {training.why_device}")
-        if not _iterate(training, folder, metrics, progress, stop):
+        before = training.progress.steps
+        with StopRequest() as stop:
+            done = _iterate(training, folder, metrics, progress, stop)
+        if not done:
             return _stopped(training, folder, config, stop, progress)
-        results = _finish(training, folder, source, started)
+        results = _finish(training, folder, source, started, before)
     return Run(folder.path, config, results)
 
 
@@ -164,9 +168,13 @@ def save(training: Training, folder: RunFolder, name: str) -> None:
     save_checkpoint(folder.checkpoints, name, tensors, state, keep=training.config.keep)
 
 
-def _finish(training: Training, folder: RunFolder, source: Source, started: float) -> dict[str, Any]:
-    """Save the last and the best policy, evaluate both, and write the results."""
-    save(training, folder, "final")
+def _finish(training: Training, folder: RunFolder, source: Source, started: float, before: int) -> dict[str, Any]:
+    """Save the last and the best policy, evaluate both, and write the results.
+
+    The numbered checkpoint is what the same command goes on from if the evaluation is interrupted.
+    """
+    for name in (step_name(training.progress.steps), "final"):
+        save(training, folder, name)
     config, policy = training.config, training.policy
     tensors, state = training.state()
     best = policy_from(tensors, state, "best")
@@ -188,7 +196,8 @@ def _finish(training: Training, folder: RunFolder, source: Source, started: floa
         "episodes": config.episodes,
         "steps": training.progress.steps,
         "seconds": seconds,
-        "steps_per_second": training.progress.steps / seconds,
+        "steps_per_second": (training.progress.steps - before) / seconds,
+        "unfinished_episodes": final.unfinished,
     }
     write_atomically(folder.path / "results.json", json.dumps(results, indent=1).encode())
     return results
@@ -244,8 +253,12 @@ def _refuse_changes(folder: RunFolder, config: TrainConfig) -> None:
 def _limit_threads(stack: ExitStack, environments: VectorEnvironment, config: TrainConfig) -> None:
     """One thread for small networks: a second one costs more than it brings, and it takes a core from EnvPool.
 
-    Before the networks are made, since an orthogonal matrix depends on how many threads compute it.
+    Before the networks are made, since an orthogonal matrix depends on how many threads compute it. On a GPU,
+    convolutions keep all digits of float32: with TF32 a log-prob of the rollout and of the update would differ by 1e-3.
     """
+    if torch.cuda.is_available():
+        stack.callback(setattr, torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
+        torch.backends.cudnn.allow_tf32 = False
     if config.device != "cuda" and not ObservationSpec.of(environments.observation_space).images:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(1)

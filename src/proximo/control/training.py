@@ -202,7 +202,16 @@ class Training:
         return tensors, state
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Go on from `state`; the environments are to be restarted next."""
+        """Go on from `state`; the environments are to be restarted next.
+
+        Raises:
+            UserError: it belongs to another policy.
+        """
+        if state["policy"] != self.policy.describe():
+            raise UserError(
+                f"the checkpoint is of another policy: the spaces of {self.config.environment} have changed since; put "
+                "the environment back, or choose another folder with --run"
+            )
         self.policy.load_state_dict(_group(tensors, "policy"))
         self.best_weights = _group(tensors, "best")
         self.optimizer.load_state(_group(tensors, "optimizer"))
@@ -230,6 +239,7 @@ def _fresh_policy(config: TrainConfig, observations: ObservationSpec, actions: A
             config.network,
             normalize_observations=config.normalizers.observations,
             clip=config.normalizers.clip,
+            frame_stack=config.frame_stack,
         )
 
 

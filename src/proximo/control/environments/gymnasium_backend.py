@@ -49,9 +49,17 @@ class GymnasiumEnvironments(VectorEnvironment):
         """See `VectorEnvironment.reset`."""
         if len(seeds) != self.count:
             raise ValueError(f"{len(seeds)} seeds for {self.count} environments")
-        observation, infos = self._vector.reset(seed=[int(seed) for seed in seeds])
+        observation, infos = self._vector.reset(seed=self._seed(seeds))
         self._over = np.zeros(self.count, dtype=bool)
         return self._owned(observation), self._mask(infos)
+
+    def _seed(self, seeds: Sequence[int]) -> int | list[int]:
+        """A seed each where Gymnasium's own classes take them; vector environments in general take only one number."""
+        from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
+
+        inner = getattr(self._vector, "unwrapped", self._vector)
+        only_one = isinstance(inner, VectorEnv) and not isinstance(inner, SyncVectorEnv | AsyncVectorEnv)
+        return int(seeds[0]) if only_one else [int(seed) for seed in seeds]
 
     def step(self, actions: Any) -> Step:
         """See `VectorEnvironment.step`."""

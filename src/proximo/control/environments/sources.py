@@ -30,6 +30,7 @@ def make_environments(
     threads: int | None = None,
     timeout: float = 60.0,
     frame_stack: int = 1,
+    any_count: bool = False,
 ) -> VectorEnvironment:
     """Makes `count` environments, guarded against non-finite and misshapen observations.
 
@@ -43,6 +44,7 @@ def make_environments(
         threads: Threads of EnvPool; by default one per CPU.
         timeout: Seconds that a subprocess may take for one step or reset.
         frame_stack: How many observations the policy sees at once.
+        any_count: Whether a function that makes all of them at once may make another number.
 
     Raises:
         UserError: When the environment is unknown or cannot be made so.
@@ -54,6 +56,8 @@ def make_environments(
     if backend not in BACKENDS:
         raise UserError(f"there is no backend {backend!r}: choose one of {', '.join(BACKENDS)}")
     environments = _resolve(source, count, backend, dict(options or {}), threads, timeout)
+    if not any_count:
+        _require_count(environments.name, environments.count, count)
     guarded = GuardedEnvironments(environments)
     return FrameStack(guarded, frame_stack) if frame_stack > 1 else guarded
 
@@ -124,10 +128,8 @@ def _called(
     if backend == "subprocess" and not isinstance(first, gymnasium.Env):
         raise UserError(f"{name} returned a whole {type(first).__name__}, which runs itself: choose backend 'auto'")
     if isinstance(first, VectorEnvironment):
-        _require_count(name, first.count, count)
         return first
     if isinstance(first, gymnasium.vector.VectorEnv):
-        _require_count(name, first.num_envs, count)
         return GymnasiumEnvironments(first, name, "gymnasium")
     if not isinstance(first, gymnasium.Env):
         raise UserError(
