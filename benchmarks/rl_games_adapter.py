@@ -1,5 +1,6 @@
 """rl_games 1.6.5 on EnvPool, with the numbers of its own halfcheetah_envpool.yaml, timed."""
 
+import tempfile
 import time
 
 import envpool
@@ -93,7 +94,7 @@ def _parameters(name: str, seed: int, environments: int, rollout_length: int, st
             "env_name": "envpool",
             "device": "cpu",
             "device_name": "cpu",
-            "train_dir": "/tmp/rl_games_benchmark",
+            "train_dir": tempfile.mkdtemp(prefix="rl_games-"),
             "normalize_input": True,
             "normalize_value": True,
             "value_bootstrap": True,
