@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import gymnasium
@@ -30,10 +31,16 @@ class Part:
     high: tuple[float, ...] = ()
     """box: the bounds of each column."""
 
-    @property
+    # Computed once: these are asked for at every step.
+    @cached_property
     def width(self) -> int:
         """Columns it takes in a stored action."""
         return int(np.prod(self.shape, dtype=int))
+
+    @cached_property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Low and high of each column, `[width]`."""
+        return np.asarray(self.low), np.asarray(self.high)
 
     @property
     def outputs(self) -> int:
@@ -121,7 +128,7 @@ class ActionSpec:
     def _leaf(self, part: Part, columns: np.ndarray) -> np.ndarray:
         if part.kind == "box":
             unit = np.tanh(columns) if self.squashed else columns.clip(-1.0, 1.0)
-            low, high = np.asarray(part.low), np.asarray(part.high)
+            low, high = part.bounds
             # Rounding of the affine map may step over a bound, which some environments refuse.
             columns = (low + (unit + 1.0) * (0.5 * (high - low))).clip(low, high)
             columns = np.rint(columns) if np.issubdtype(part.dtype, np.integer) else columns

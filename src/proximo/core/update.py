@@ -170,7 +170,10 @@ def _report(
     statistics: list[LossStatistics], norms: list[Tensor], settings: UpdateSettings, stopped: bool
 ) -> UpdateReport:
     # The only transfer from the device: one tensor of all minibatches' numbers.
-    rows = torch.stack([torch.stack([torch.as_tensor(x, dtype=torch.float32) for x in row]) for row in statistics])
+    if isinstance(statistics[0].policy_loss, float):  # a closed form works with plain numbers
+        rows = torch.tensor(statistics, dtype=torch.float32)
+    else:
+        rows = torch.stack([torch.stack([torch.as_tensor(x, dtype=torch.float32) for x in row]) for row in statistics])
     norm = torch.stack(norms).to(torch.float32)
     table = torch.cat([rows.to(norm.device), norm.unsqueeze(1)], 1).cpu()
     if not torch.isfinite(table).all():
