@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import tyro
-from tyro.constructors import PrimitiveConstructorSpec
 
+from proximo.command_line import flag, json_flag, option, parse
 from proximo.runs.errors import UserError
 
 _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and see why.
@@ -19,30 +19,10 @@ _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and se
   proximo evaluate runs/cheetah --episodes 20
   proximo environments cheetah
   proximo presets
+
+  proximo rlhf all --preset movie-sentiment --run runs/movies
+  proximo rlhf chat runs/movies
 """
-
-
-def _whole(arguments: list[str]) -> int:
-    value = float(arguments[0])
-    if not value.is_integer():
-        raise ValueError(f"{arguments[0]} is not a whole number")
-    return int(value)
-
-
-# 1e6 is how people write a million steps.
-_WHOLE = PrimitiveConstructorSpec(
-    nargs=1,
-    metavar="INT",
-    instance_from_str=_whole,
-    is_instance=lambda x: isinstance(x, int),
-    str_from_instance=lambda x: [str(x)],
-)
-_REGISTRY = tyro.constructors.ConstructorRegistry()
-
-
-@_REGISTRY.primitive_rule
-def _whole_numbers(info: tyro.constructors.PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    return _WHOLE if info.type is int else None
 
 
 @dataclass(frozen=True)
@@ -79,46 +59,20 @@ class PresetsArguments:
     """Print one JSON object instead of a table."""
 
 
-def _parse(cls: Any, arguments: Sequence[str], verb: str, default: Any = tyro.MISSING_NONPROP) -> Any:
-    extra = {} if default is tyro.MISSING_NONPROP else {"default": default}
-    with _REGISTRY:
-        return tyro.cli(
-            cls, prog=f"proximo {verb}", args=list(arguments), config=(tyro.conf.FlagConversionOff,), **extra
-        )
-
-
-def _flag(arguments: list[str], name: str) -> bool:
-    """Take a flag out of the arguments."""
-    found = name in arguments
-    while name in arguments:
-        arguments.remove(name)
-    return found
-
-
-def _option(arguments: Sequence[str], name: str, fallback: str) -> str:
-    """Read an option that decides how the others are read."""
-    for i, argument in enumerate(arguments):
-        if argument == name and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith(f"{name}="):
-            return argument.partition("=")[2]
-    return fallback
-
-
 def train(arguments: list[str]) -> int:
     """`proximo train ENVIRONMENT [options]`: the preset gives the defaults, the options change them."""
     from proximo.control.configuration import TrainConfig
     from proximo.control.presets import configure
 
-    as_json, quiet = _flag(arguments, "--json"), _flag(arguments, "--quiet")
+    as_json, quiet = flag(arguments, "--json"), flag(arguments, "--quiet")
     if not arguments or arguments[0].startswith("-"):
         base = TrainConfig()
         if not {"-h", "--help"} & set(arguments):
             raise UserError("which environment? As in `proximo train CartPole-v1`; `proximo environments` lists them")
     else:
         name = arguments.pop(0)
-        base, _ = configure(name, _option(arguments, "--preset", "tuned"))
-    config = _parse(TrainConfig, arguments, "train ENVIRONMENT", base)
+        base, _ = configure(name, option(arguments, "--preset", "tuned"))
+    config = parse(TrainConfig, arguments, "train ENVIRONMENT", base)
     from proximo.control.train import run_training
 
     run = run_training(config, mode="quiet" if quiet else "auto")
@@ -159,7 +113,7 @@ def _three_numbers(results: Any) -> dict[str, str]:
 
 def evaluate(arguments: list[str]) -> int:
     """`proximo evaluate RUN`."""
-    asked = _parse(EvaluateArguments, _json_flag(arguments), "evaluate")
+    asked = parse(EvaluateArguments, json_flag(arguments), "evaluate")
     from proximo.control.results import evaluate_run
 
     results = evaluate_run(asked.run, asked.episodes, asked.seed)
@@ -174,7 +128,7 @@ def evaluate(arguments: list[str]) -> int:
 
 def environments(arguments: list[str]) -> int:
     """`proximo environments [PATTERN]`."""
-    asked = _parse(EnvironmentsArguments, _json_flag(arguments), "environments")
+    asked = parse(EnvironmentsArguments, json_flag(arguments), "environments")
     from proximo.control.environments import list_environments
 
     found = list_environments(asked.pattern)
@@ -191,7 +145,7 @@ def environments(arguments: list[str]) -> int:
 
 def presets(arguments: list[str]) -> int:
     """`proximo presets [ENVIRONMENT]`."""
-    asked = _parse(PresetsArguments, _json_flag(arguments), "presets")
+    asked = parse(PresetsArguments, json_flag(arguments), "presets")
     from proximo.control import presets as shipped
 
     found = [p for p in shipped.presets() if not asked.environment or p.matches(asked.environment)]
@@ -206,8 +160,11 @@ def presets(arguments: list[str]) -> int:
     return 0
 
 
-def _json_flag(arguments: list[str]) -> list[str]:
-    return [part for a in arguments for part in (["--json", "True"] if a == "--json" else [a])]
+def rlhf(arguments: list[str]) -> int:
+    """`proximo rlhf sft|reward|ppo|all|chat`: a language model trained from human judgement."""
+    from proximo.cli_rlhf import main as stages
+
+    return stages(arguments)
 
 
 _VERBS: dict[str, Callable[[list[str]], int]] = {
@@ -215,8 +172,8 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "environments": environments,
     "presets": presets,
+    "rlhf": rlhf,
 }
-Verb = Annotated[Literal["train", "evaluate", "environments", "presets"], "what to do"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -49,7 +49,7 @@ def test_weights_must_weigh(weight):
 def test_the_first_ratio_may_be_off_by_rounding_only():
     for dtype, rounding, wrong in ((torch.float32, 1e-3, 2e-3), (torch.float64, 1e-12, 1e-11)):
         assert rounding < ratio_tolerance(dtype) < wrong
-        check_first_ratio(rounding, dtype)
+        check_first_ratio(rounding, ratio_tolerance(dtype))
         for deviation in (wrong, math.inf, math.nan):
             with pytest.raises(InvariantError, match="ratio-not-one"):
-                check_first_ratio(deviation, dtype)
+                check_first_ratio(deviation, ratio_tolerance(dtype))

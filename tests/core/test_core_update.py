@@ -175,7 +175,7 @@ def test_statistics_of_the_parts_are_those_of_the_minibatch():
     batch = rollout(SmallPolicy(seed=1), 32)  # another policy's, so that every statistic is some way from zero
     policy = SmallPolicy()
     whole = autograd_gradient(policy)(batch, objective_at(UpdateSettings(), 0.0))
-    parts = autograd_gradient(policy, 5)(batch, objective_at(UpdateSettings(), 0.0))
+    parts = autograd_gradient(policy, lambda batch: batch.split(5))(batch, objective_at(UpdateSettings(), 0.0))
     assert whole.ratio_deviation > 0.1
     for name, value in whole._asdict().items():
         torch.testing.assert_close(getattr(parts, name), value, rtol=1e-12, atol=1e-14)

@@ -19,17 +19,17 @@ def ratio_tolerance(dtype: torch.dtype) -> float:
     return 1e4 * torch.finfo(dtype).eps
 
 
-def check_first_ratio(deviation: float, dtype: torch.dtype) -> None:
+def check_first_ratio(deviation: float, tolerance: float) -> None:
     """At the first minibatch the policy is the one that acted: ratio = 1 for every sample.
 
     Args:
         deviation: max |ratio - 1| over the first minibatch.
-        dtype: of the log-probs.
+        tolerance: what rounding explains, see `ratio_tolerance`.
 
     Raises:
         InvariantError: it is not.
     """
-    if not deviation <= ratio_tolerance(dtype):
+    if not deviation <= tolerance:
         raise InvariantError(
             f"ratio-not-one: at the first minibatch the probability ratio is off by {deviation:.3g}, so the policy "
             "that is trained is not the one that acted; look for a normaliser that moved inside the iteration, "

@@ -1,6 +1,6 @@
 """THE on-policy update: epochs x minibatches over any batch, used by robots and language models alike."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from proximo.core.advantages import whiten
 from proximo.core.batch import Batch, Evaluation
-from proximo.core.invariants import InvariantError, check_batch, check_first_ratio
+from proximo.core.invariants import InvariantError, check_batch, check_first_ratio, ratio_tolerance
 from proximo.core.objectives import LossStatistics, Objective, ppo_loss
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import AdaptiveLearningRate, Schedule
@@ -40,13 +40,18 @@ class UpdateReport:
     """Whether `target_kl` ended the update before its last minibatch."""
 
 
-def autograd_gradient(policy: Policy, micro_batches: int = 1) -> Gradient:
-    """The reference gradient: autograd, in `micro_batches` parts that share the whole minibatch's denominator."""
+def autograd_gradient(policy: Policy, split: Callable[[Batch], Iterable[Batch]] = lambda batch: [batch]) -> Gradient:
+    """The reference gradient: autograd, in the parts that `split` makes, which share the minibatch's denominator.
+
+    Args:
+        policy: what is evaluated.
+        split: gives the minibatch in parts, to save memory; however it splits, the gradient is the same.
+    """
 
     def gradient(minibatch: Batch, objective: Objective) -> LossStatistics:
         total_weight = minibatch.weight.sum()
         parts = []
-        for part in minibatch.split(micro_batches):
+        for part in split(minibatch):
             evaluation = policy.evaluate(part)
             loss, statistics = ppo_loss(
                 evaluation.log_prob,
@@ -106,6 +111,7 @@ def update(
     generator: torch.Generator | None = None,
     gradient: Gradient | None = None,
     reestimate: Callable[[Batch], Batch] | None = None,
+    tolerance: float | None = None,
 ) -> UpdateReport:
     """Improve `policy` on `batch` (Schulman et al. 2017, algorithm 1, the inner loop).
 
@@ -121,6 +127,7 @@ def update(
         gradient: see `Gradient`.
         reestimate: gives the batch advantages and returns anew; called before each epoch after the first if
             `settings.recompute_advantages`.
+        tolerance: how far the first ratio may be off 1; that of rounding in the log-probs' type if None.
 
     Raises:
         ValueError: the minibatch size does not divide the batch.
@@ -129,7 +136,7 @@ def update(
     check_minibatch_size(len(batch), settings.minibatch_size)
     check_batch(batch)
     objective = objective_at(settings, progress)
-    gradient = gradient or autograd_gradient(policy, settings.micro_batches)
+    gradient = gradient or autograd_gradient(policy, lambda batch: batch.split(settings.micro_batches))
     adaptive = AdaptiveLearningRate(settings.adaptive_kl) if settings.adaptive_kl else None
     statistics: list[LossStatistics] = []
     norms: list[Tensor] = []
@@ -146,7 +153,7 @@ def update(
             optimizer.zero_grad()
             seen = gradient(minibatch, objective)
             if not statistics:
-                check_first_ratio(float(seen.ratio_deviation), batch.log_prob.dtype)
+                check_first_ratio(float(seen.ratio_deviation), tolerance or ratio_tolerance(batch.log_prob.dtype))
             # Both rules read a number before the step; without them nothing waits for the device.
             elif settings.target_kl is not None and float(seen.approx_kl) > settings.target_kl:
                 stopped = True

@@ -1,0 +1,208 @@
+"""`proximo rlhf STAGE`: supervised fine-tuning, reward model, PPO, all of them, and before and after side by side."""
+
+import json
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from proximo.command_line import flag, json_flag, option, parse
+from proximo.runs.errors import UserError, nearest
+
+_HELP = """A language model trained from human judgement: fine-tuning -> reward model -> PPO with a KL penalty.
+
+  proximo rlhf all --preset movie-sentiment --run runs/movies
+  proximo rlhf chat runs/movies
+
+  sft        likelihood of good responses; writes RUN/sft
+  reward     a reward model from pairs that people judged; writes RUN/reward
+  ppo        the policy against the reward, held near its start by the KL; writes RUN/ppo
+  all        the three, one after the other; what is done already is not done again
+  chat       prompts answered before and after, with the reward
+  presets    the presets, and where their numbers come from
+
+`proximo rlhf STAGE --help` lists the settings of sft, reward, ppo and chat.
+"""
+
+
+@dataclass(frozen=True)
+class ChatArguments:
+    """Answer prompts with the model before and after PPO, and show both with their reward."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder that `proximo rlhf all` wrote, or its ppo folder."""
+    prompt: tuple[str, ...] = ()
+    """Prompts to answer; those the run was trained on if none is given."""
+    count: int = 5
+    """How many of the run's prompts."""
+    seed: int = 1
+    """Of the sampling; the same random numbers before and after."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run a stage; the exit code is 0, or 128 + a signal's number."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_HELP, end="")
+        return 0 if arguments else 2
+    stage, rest = arguments[0], list(arguments[1:])
+    if stage not in _STAGES:
+        raise UserError(f"there is no stage {stage!r}: did you mean {nearest(stage, _STAGES) or ', '.join(_STAGES)}?")
+    _require_libraries()
+    return _STAGES[stage](rest)
+
+
+def _require_libraries() -> None:
+    """The extra that the language half needs, before anything is started."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("transformers", "peft", "gguf") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"language models need {', '.join(missing)}: pip install 'proximo[language]'")
+
+
+def _sft(arguments: list[str]) -> int:
+    return _stage("sft", arguments)
+
+
+def _reward(arguments: list[str]) -> int:
+    return _stage("reward", arguments)
+
+
+def _ppo(arguments: list[str]) -> int:
+    return _stage("ppo", arguments)
+
+
+def _all(arguments: list[str]) -> int:
+    preset, run = option(arguments, "--preset", ""), option(arguments, "--run", "")
+    if not preset or not run:
+        raise UserError("all stages need a preset and a folder: give --preset NAME and --run FOLDER")
+    quiet = ["--quiet"] if flag(arguments, "--quiet") else []
+    as_json = ["--json"] if flag(arguments, "--json") else []
+    for name in ("sft", "reward", "ppo"):
+        code = _stage(name, ["--preset", preset, "--run", run, *quiet, *as_json])
+        if code:
+            return code
+    if not as_json:
+        print(f"next: proximo rlhf chat {run}")
+    return 0
+
+
+def _stage(name: str, arguments: list[str]) -> int:
+    from proximo.language.stages import CONFIGS, configure, located
+
+    as_json, quiet = flag(arguments, "--json"), flag(arguments, "--quiet")
+    run, preset = option(arguments, "--run", ""), option(arguments, "--preset", "")
+    rest = _without(arguments, "--run", "--preset")
+    config = parse(CONFIGS[name], rest, f"rlhf {name} [--preset NAME] --run RUN", configure(name, preset, run))
+    if not run:
+        raise UserError(f"where shall it be written: give --run FOLDER; the stage writes FOLDER/{name}")
+    folder = Path(run) / name
+    mode = "quiet" if quiet else "auto"
+    if name == "ppo":
+        return _run_ppo(replace(located(config), run=str(folder)), mode, as_json)
+    _show(name, folder, _supervised(name, replace(located(config), output=str(folder)), mode), as_json)
+    return 0
+
+
+def _supervised(name: str, config: Any, mode: Any) -> dict[str, Any]:
+    """Fine-tuning or reward model; a stage that is done with these settings is not done again."""
+    from proximo.runs.configuration import to_toml
+    from proximo.runs.files import write_atomically
+
+    folder = Path(config.output)
+    done, settings = folder / "results.json", folder / "config.toml"
+    if done.exists():
+        if settings.exists() and settings.read_text() == to_toml(config):
+            return dict(json.loads(done.read_text()))
+        raise UserError(f"{folder} holds this stage with other settings: choose another folder with --run")
+    if name == "sft":
+        from proximo.language.sft import train_sft
+
+        results = train_sft(config, console=mode)
+    else:
+        from proximo.language.movies import human_ceiling
+        from proximo.language.reward_training import train_reward
+        from proximo.language.stages import is_built_in
+
+        ceiling = human_ceiling() if is_built_in(config.data) else None
+        results = train_reward(config, console=mode, human_ceiling=ceiling)
+    write_atomically(done, json.dumps(results, indent=1).encode())
+    return results
+
+
+def _run_ppo(config: Any, mode: Any, as_json: bool) -> int:
+    from proximo.language.train import run_ppo
+
+    run = run_ppo(config, mode=mode)
+    if run.stopped:
+        print(f"stopped by {run.stopped}; the same command goes on from {run.path}")
+        return 128 + signal.Signals[run.stopped]
+    _show("ppo", run.path, run.results, as_json)
+    return 0
+
+
+def _show(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"stage": name, "folder": str(folder), **results}))
+        return
+    from proximo.runs.console import print_results
+
+    plain = {k: v for k, v in results.items() if isinstance(v, int | float | str)}
+    nested = {f"{k} {n}": v for k, d in results.items() if isinstance(d, dict) for n, v in d.items()}
+    print_results(plain | {k: v for k, v in nested.items() if isinstance(v, int | float)}, f"{name} in {folder}")
+
+
+def _chat(arguments: list[str]) -> int:
+    asked = parse(ChatArguments, json_flag(arguments), "rlhf chat")
+    from proximo.language.chat import side_by_side
+
+    rows = side_by_side(asked.run, asked.prompt, asked.count, asked.seed)
+    if asked.json:
+        print(json.dumps(rows))
+        return 0
+    for row in rows["answers"]:
+        print(f"{row['prompt']}")
+        print(f"  before {row['before_score']:+6.2f} {row['before']}")
+        print(f"  after  {row['after_score']:+6.2f} {row['after']}")
+    print(f"mean reward {rows['before_score']:+.2f} before, {rows['after_score']:+.2f} after")
+    return 0
+
+
+def _presets(arguments: list[str]) -> int:
+    from proximo.language.stages import presets
+
+    found = presets()
+    if flag(arguments, "--json"):
+        print(json.dumps([{"preset": p.name, "about": p.about, "source": p.source} for p in found]))
+        return 0
+    for preset in found:
+        print(f"{preset.name}\n  {preset.about}\n  {preset.source}")
+    return 0
+
+
+def _without(arguments: list[str], *names: str) -> list[str]:
+    """The arguments without these options and their values."""
+    rest, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument in names:
+            skip = True
+        elif not any(argument.startswith(f"{name}=") for name in names):
+            rest.append(argument)
+    return rest
+
+
+_STAGES: dict[str, Callable[[list[str]], int]] = {
+    "sft": _sft,
+    "reward": _reward,
+    "ppo": _ppo,
+    "all": _all,
+    "chat": _chat,
+    "presets": _presets,
+}

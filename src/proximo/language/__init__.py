@@ -1,0 +1,1 @@
+"""Prompts -> responses -> rewards -> update: a language model trained from human judgement."""

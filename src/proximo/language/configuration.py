@@ -1,0 +1,166 @@
+"""What the stages before PPO can be told. No torch here: the command line reads this before torch is loaded."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+BUILTIN = "builtin:"
+"""Prefix of models that Proximo gets with pip: builtin:smollm2 and builtin:minilm."""
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """Supervised fine-tuning: cross-entropy on response tokens."""
+
+    model: str = ""
+    """Folder or hub name of the causal language model to start from, or builtin:smollm2."""
+    data: str = ""
+    """JSONL or Parquet file, or saved datasets folder, with a `prompt` and a `response` per row."""
+    validation: str = ""
+    """The same, held out; empty measures no validation loss."""
+    output: str = ""
+    """Folder that receives model, tokenizer, config.toml and metrics.jsonl; plain `transformers` loads it."""
+    preset: str = ""
+    """Where these settings come from."""
+    seed: int = 0
+    """Of the order of rows."""
+    epochs: float = 1.0
+    """Passes over the data; 0.5 sees half of it."""
+    minutes: float | None = None
+    """Training time at most; the learning rate then falls with the time. None is no limit."""
+    batch: int = 32
+    """Rows per step."""
+    learning_rate: float = 5e-5
+    """Highest step size."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the step size falls to 0 after the warm-up."""
+    warmup: float = 0.05
+    """Share of the training over which the step size rises from 0."""
+    weight_decay: float = 0.0
+    """AdamW's, on matrices only."""
+    max_grad_norm: float = 1.0
+    """The gradient is scaled down to this norm."""
+    token_limit: int = 512
+    """Longest prompt and response together; longer rows are dropped, counted and said."""
+    validation_rows: int = 512
+    """Held-out rows that are looked at, the first ones."""
+    freeze: int = 0
+    """Lowest layers that stay as they are, with the embedding (and a head tied to it); 0 trains everything."""
+    token_budget: int = 4096
+    """Tokens, padding included, that go through the network at once; changes no gradient."""
+    compute: Literal["float32", "bfloat16"] = "float32"
+    """Type of the matrix products; weights, log-probs and losses stay float32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it runs; auto takes a GPU that is there."""
+    trust_remote_code: bool = False
+    """Whether the model may bring Python code of its own."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that can not mean anything.
+
+        Raises:
+            ValueError: names the setting, its value and what it must be.
+        """
+        _refuse(self, _training_rules(self) | {"freeze": (self.freeze >= 0, "at least 0")})
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """A reward model from preference pairs (Bradley & Terry 1952)."""
+
+    model: str = ""
+    """Folder or hub name of the language model to start from (best: the SFT stage's folder), or builtin:smollm2."""
+    data: str = ""
+    """JSONL or Parquet file, or saved datasets folder, with `prompt`, `chosen` and `rejected` per row; optional
+    `label` (share of people who preferred chosen), `margin`, `source` and `difference`."""
+    validation: str = ""
+    """The same, held out; empty measures nothing."""
+    standardise_on: str = ""
+    """Rows with `prompt` and `response`: the scores of these have mean 0 and variance 1 in the exported model. Empty
+    takes the responses of the training data."""
+    policy: str = ""
+    """Folder of the SFT model: its own responses to the prompts of standardise_on take the place of those in the rows
+    (best, as they are what PPO starts from)."""
+    output: str = ""
+    """Folder that receives model, tokenizer, config.toml and metrics.jsonl; plain `transformers` loads it."""
+    preset: str = ""
+    """Where these settings come from."""
+    seed: int = 0
+    """Of the order of pairs and of the head's initialisation."""
+    epochs: float = 1.0
+    """Passes over the pairs."""
+    minutes: float | None = None
+    """Training time at most; the learning rate then falls with the time. None is no limit."""
+    batch: int = 64
+    """Pairs per step. A text that stands in several of them goes through the network once, so pairs that share texts
+    should follow each other in the file."""
+    learning_rate: float = 2e-5
+    """Highest step size."""
+    head_learning_rate: float | None = None
+    """Of the score head; None takes learning_rate."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the step size falls to 0 after the warm-up."""
+    warmup: float = 0.05
+    """Share of the training over which the step size rises from 0."""
+    weight_decay: float = 0.0
+    """AdamW's, on matrices only."""
+    max_grad_norm: float = 1.0
+    """The gradient is scaled down to this norm."""
+    centre: float = 0.01
+    """Weight of the squared mean score of a pair in the loss (Eisenstein et al. 2023): the scores stay near 0."""
+    layers: int | None = None
+    """Lowest layers of the language model that the reward model keeps; None keeps all. What a text means is often
+    clearest half-way up, and half the layers cost half the time."""
+    freeze: int = 0
+    """Lowest layers that stay as they are: what they say of a text is computed once and kept."""
+    kept_states: float = 4.0
+    """Gigabytes that the frozen layers' states may take; beyond, they are computed anew each time."""
+    token_limit: int = 512
+    """Longest prompt and response together; pairs with a longer one are dropped, counted and said."""
+    validation_pairs: int = 4096
+    """Held-out pairs that are looked at after each epoch, the first ones; the last look is at all."""
+    standardise_rows: int = 256
+    """Rows of standardise_on that are looked at, the first ones."""
+    token_budget: int = 4096
+    """Tokens, padding included, that go through the network at once; changes no gradient."""
+    compute: Literal["float32", "bfloat16"] = "float32"
+    """Type of the matrix products; weights, scores and losses stay float32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it runs; auto takes a GPU that is there."""
+    trust_remote_code: bool = False
+    """Whether the model may bring Python code of its own."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that can not mean anything.
+
+        Raises:
+            ValueError: names the setting, its value and what it must be.
+        """
+        layers = self.layers
+        rules = {
+            "layers": (layers is None or layers >= 1, "positive"),
+            "freeze": (self.freeze >= 0 and (layers is None or self.freeze < layers), "at least 0 and below layers"),
+            "centre": (self.centre >= 0, "at least 0"),
+            "validation_pairs": (self.validation_pairs >= 1, "positive"),
+            "standardise_rows": (self.standardise_rows >= 2, "at least 2"),
+        }
+        _refuse(self, _training_rules(self) | rules)
+
+
+def _training_rules(config: SFTConfig | RewardConfig) -> dict[str, tuple[bool, str]]:
+    return {
+        "epochs": (config.epochs > 0, "positive"),
+        "minutes": (config.minutes is None or config.minutes > 0, "positive"),
+        "batch": (config.batch >= 1, "positive"),
+        "learning_rate": (config.learning_rate >= 0, "at least 0"),
+        "warmup": (0 <= config.warmup < 1, "in [0, 1)"),
+        "weight_decay": (config.weight_decay >= 0, "at least 0"),
+        "max_grad_norm": (config.max_grad_norm > 0, "positive"),
+        "token_limit": (config.token_limit >= 2, "at least 2"),
+        "token_budget": (config.token_budget >= 1, "positive"),
+    }
+
+
+def _refuse(config: Any, rules: dict[str, tuple[bool, str]]) -> None:
+    for name, (holds, bound) in rules.items():
+        if not holds:
+            raise ValueError(f"{name} = {getattr(config, name)} must be {bound}")

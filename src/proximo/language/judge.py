@@ -1,0 +1,208 @@
+"""An independent judge: another architecture (a sentence encoder), trained on raters that the reward model never saw.
+
+PPO optimises the reward model. Whether the texts got better is asked of the judge, so that learning can be told from
+exploiting the reward model's mistakes.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from proximo.language.batching import right_padded, token_budget_batches
+from proximo.language.configuration import RewardConfig
+from proximo.language.data import Pair, check_fields, read_rows
+from proximo.language.models import choose_device, load_encoder, load_text_tokenizer, read_json, save_folder
+from proximo.language.reward_model import initialise_head
+from proximo.language.reward_training import COLUMNS, RewardTraining, evaluate, run_training, standard_rows
+from proximo.language.supervised import Clock, computing, output_folder, steps_of
+from proximo.runs.configuration import to_toml
+from proximo.runs.console import Mode, Progress
+from proximo.runs.errors import UserError
+from proximo.runs.files import write_atomically
+from proximo.runs.metrics import MetricsWriter
+
+ABOUT = "proximo_judge.json"
+
+
+class Judge:
+    """A sentence encoder (mean over tokens) with a linear score.
+
+    Args:
+        model: `transformers` encoder without head.
+        tokenizer: its tokenizer.
+        token_limit: longer texts are cut, as the encoder was trained.
+        token_budget: tokens, padding included, that go through the network at once.
+        compute: type of the matrix products; scores are float32.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, token_limit: int = 128, token_budget: int = 4096, compute: str = "float32"
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.token_limit, self.token_budget, self.compute = token_limit, token_budget, compute
+        self.device = next(model.parameters()).device
+        self.head = nn.Linear(model.config.hidden_size, 1).to(self.device)
+        self.about: dict[str, Any] = {}
+
+    @classmethod
+    def load(cls, folder: Path | str, *, device: torch.device | str = "cpu", **settings: Any) -> "Judge":
+        """A judge from the folder that `save` wrote.
+
+        Raises:
+            UserError: there is none.
+        """
+        about = read_json(Path(folder) / ABOUT)
+        judge = cls(load_encoder(str(folder), device=device), load_text_tokenizer(str(folder)), **settings)
+        try:
+            weight = torch.tensor(about["weight"], dtype=torch.float32)
+            with torch.no_grad():
+                judge.head.weight.copy_(weight.unsqueeze(0))
+                judge.head.bias.fill_(about["bias"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise UserError(
+                f"{folder}/{ABOUT} has no head for this encoder ({error}): train the judge again"
+            ) from error
+        judge.about = about
+        return judge
+
+    def score(self, texts: Sequence[str]) -> np.ndarray:
+        """Standardised scores of whole texts (prompt and response together), `[n]`, float32."""
+        return self.score_rows(self.encode(texts)).numpy()
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids with the encoder's own special tokens."""
+        if not texts:
+            return []
+        return self.tokenizer(list(texts), truncation=True, max_length=self.token_limit)["input_ids"]
+
+    @torch.no_grad()
+    def score_rows(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Scores of token rows, `[n]`, float32, on the CPU."""
+        scores = torch.zeros(len(rows))
+        for group in token_budget_batches([len(row) for row in rows], self.token_budget):
+            scores[group] = self.scores([rows[i] for i in group]).cpu()
+        return scores
+
+    def scores(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Scores in one go, with gradient, `[n]`, float32."""
+        tokens, lengths = right_padded(rows)
+        # An encoder looks both ways: here padding must be masked, by length.
+        mask = (torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)).to(self.device)
+        with computing(self.device, self.compute):
+            hidden = self.model(input_ids=tokens.to(self.device), attention_mask=mask.long()).last_hidden_state
+        mean = (hidden.float() * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+        return self.head(mean).squeeze(-1)
+
+    def body(self) -> list[nn.Parameter]:
+        """Parameters but the head's."""
+        return list(self.model.parameters())
+
+    @torch.no_grad()
+    def standardise(self, texts: Sequence[str]) -> dict[str, float]:
+        """Gives the scores of `texts` mean 0 and variance 1; returns both on the scale of the training."""
+        raw = self.score_rows(self.encode(texts)).double()
+        mean, std = float(raw.mean()), float(raw.std(unbiased=False))
+        self.head.weight.div_(std)
+        self.head.bias.sub_(mean).div_(std)
+        old_mean, old_std = self.about.get("mean", 0.0), self.about.get("std", 1.0)
+        said = {"mean": old_mean + old_std * mean, "std": old_std * std}
+        self.about |= said | {"standardised_on": len(texts)}
+        return said
+
+    def save(self, folder: Path | str) -> None:
+        """Writes the encoder as a plain folder, and the head beside it as JSON.
+
+        Raises:
+            UserError: the disk refuses.
+        """
+        head = {"weight": self.head.weight[0].tolist(), "bias": float(self.head.bias.detach())}
+        save_folder(folder, self.model, self.tokenizer, {ABOUT: json.dumps(self.about | head) + "\n"})
+
+
+class _RowScorer:
+    """A judge as the trainer sees a scorer."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge, self.head, self.device, self.tokenizer = judge, judge.head, judge.device, judge.tokenizer
+        self.scores, self.score, self.body = judge.scores, judge.score_rows, judge.body
+
+
+def train_judge(
+    config: RewardConfig, *, console: Mode = "auto", human_ceiling: dict[str, float] | None = None
+) -> dict[str, Any]:
+    """Trains a judge on the pairs of `config.data` and writes its folder.
+
+    Args:
+        config: as for a reward model; `model` is an encoder (builtin:minilm), `layers` and `freeze` do not apply.
+        console: how progress is shown.
+        human_ceiling: what people agree on among themselves, to be reported beside the accuracies.
+
+    Returns:
+        The held-out report (see `preference_report`), mean and std of the raw scores, steps, seconds.
+
+    Raises:
+        UserError: model, data or output can not be used, or the loss is not finite.
+    """
+    output = output_folder(config.output)
+    encoder = load_encoder(
+        config.model, device=choose_device(config.device), trust_remote_code=config.trust_remote_code
+    )
+    tokenizer = load_text_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+    judge = Judge(encoder, tokenizer, token_budget=config.token_budget, compute=config.compute)
+    if not hasattr(encoder.config, "is_decoder") or encoder.config.is_decoder:
+        raise UserError(f"{config.model} is no encoder: give the judge one, as builtin:minilm")
+    initialise_head(judge.head, torch.Generator().manual_seed(config.seed))
+    pairs = judge_pairs(config.data, judge)
+    held_out = judge_pairs(config.validation, judge) if config.validation else []
+    write_atomically(output / "config.toml", to_toml(config).encode())
+    steps = steps_of(len(pairs), config.batch, config.epochs)
+    with (
+        MetricsWriter(output, tensorboard=False) as metrics,
+        Progress("judge", steps, "steps", console, folder=output, columns=COLUMNS) as progress,
+    ):
+        metrics.truncate_after(-1)  # of an earlier training into this folder
+        scorer = _RowScorer(judge)
+        training = RewardTraining(config, scorer, pairs)
+        result = run_training(training, Clock(steps, config.minutes), held_out, metrics, progress)
+        result |= judge.standardise(_standard_texts(config))
+        if held_out:
+            result |= evaluate(scorer, held_out, scale=judge.about["std"])
+            result |= {f"human/{name}": x for name, x in (human_ceiling or {}).items()}
+            metrics.write(result["steps"], {f"final/{name}": x for name, x in result.items() if name != "calibration"})
+        judge.about |= {"report": result}
+        judge.save(output)
+    return result
+
+
+def judge_pairs(source: Any, judge: Judge) -> list[Pair]:
+    """Preference pairs in the judge's tokens, which read prompt and response as one text.
+
+    Raises:
+        UserError: rows with missing or empty fields.
+    """
+    rows = read_rows(source)
+    check_fields(rows, ("prompt", "chosen", "rejected"))
+    texts = sorted({str(row["prompt"]) + row[side] for row in rows.values for side in ("chosen", "rejected")})
+    tokens = dict(zip(texts, judge.encode(texts), strict=True))
+    return [
+        Pair(
+            tokens[str(row["prompt"]) + row["chosen"]],
+            tokens[str(row["prompt"]) + row["rejected"]],
+            label=float(row.get("label", 1.0)),
+            source=str(row.get("source") or ""),
+            difference=row.get("difference"),
+        )
+        for row in rows.values
+    ]
+
+
+def _standard_texts(config: RewardConfig) -> list[str]:
+    if config.standardise_on:
+        return [str(row["prompt"]) + row["response"] for row in standard_rows(config)]
+    rows = read_rows(config.data, config.standardise_rows)
+    return [str(row["prompt"]) + row["chosen"] for row in rows.values]

@@ -1,0 +1,326 @@
+"""PPO on a language model in memory: sample -> judge -> estimate advantages -> update -> record."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proximo.core.batch import Batch
+from proximo.core.divergences import AdaptiveKLController, FixedKLController
+from proximo.core.optimizer import FlatAdam
+from proximo.core.schedules import Schedule
+from proximo.core.statistics import explained_variance
+from proximo.core.update import UpdateReport, autograd_gradient, check_minibatch_size, update
+from proximo.language import rollout
+from proximo.language.models import without_dropout
+from proximo.language.policy import LanguagePolicy, padded_share
+from proximo.language.ppo_configuration import PPOConfig
+from proximo.language.rewards import Judged, RewardTerm, combine
+from proximo.language.rollout import Prompt, PromptSource
+from proximo.language.sampler import Samples, SamplingParameters, generate
+from proximo.language.sharing import make_roles
+from proximo.runs.errors import UserError
+
+PARITY = 1e-3  # mean |log-prob of the sampler - of the trainer|, nats, up to which the sampler's are taken
+RATIO_TOLERANCE = {"float32": 1e-2, "bfloat16": 0.25}
+"""How far the first ratio may be off 1. Sampler and trainer add in another order; over thousands of tokens the largest
+gap seen with SmolLM2-135M is 1e-4 in float32; bfloat16 has three digits."""
+
+
+@dataclass
+class Progress:
+    """Counters of a run."""
+
+    responses: int = 0
+    iterations: int = 0
+    gradient_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One iteration's responses and what was said of them."""
+
+    samples: Samples
+    judged: Judged
+    scores: Tensor
+    """`[B]`, weighted sum of all judges."""
+    rewarded: Tensor
+    """`[B]`, after clip and floor: what is optimised beside the KL."""
+    each: Mapping[str, Tensor]
+    """Per judge, `[B]`."""
+    ref_log_prob: Tensor
+    """`[B, R]`."""
+
+
+class PPOTraining:
+    """Policy, reference, critic, judges and optimiser of one run.
+
+    Args:
+        config: what to do.
+        model: `transformers` causal language model to train, on its device; it is changed.
+        tokenizer: its tokenizer, with an EOS token.
+        prompts: what is responded to.
+        rewards: what judges.
+        reward_decoder: what a separate critic starts from (`critic_from = reward`).
+
+    Raises:
+        UserError: settings, model and data that do not fit together.
+    """
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        model: Any,
+        tokenizer: Any,
+        prompts: Sequence[Prompt],
+        rewards: Sequence[RewardTerm],
+        *,
+        reward_decoder: Any = None,
+    ) -> None:
+        self.config, self.tokenizer, self.rewards = config, tokenizer, list(rewards)
+        _check(config, model, tokenizer, prompts, self.rewards)
+        torch.manual_seed(config.seed)  # adapters and heads are initialised from torch's own stream
+        self.roles = make_roles(without_dropout(model).eval(), config.sharing, reward_decoder).eval()
+        self.device = self.roles.head.weight.device
+        self.policy = LanguagePolicy(
+            self.roles,
+            temperature=config.temperature,
+            need_entropy=_entropy_counts(config),
+            bfloat16=config.compute == "bfloat16",
+            token_budget=config.token_budget,
+        )
+        self.optimizer = FlatAdam(self.roles.trainable(), self._learning_rate(0.0))
+        self.prompts = PromptSource(prompts, config.seed)
+        self.noise = torch.Generator().manual_seed(config.seed * 2 + 1)
+        self.shuffle = torch.Generator().manual_seed(config.seed * 2 + 2)
+        self.parameters = SamplingParameters(config.response_limit, _stop_tokens(model, tokenizer), config.temperature)
+        self.kl = _controller(config)
+        self.progress = Progress()
+        self.sampler_log_probs: bool | None = {"auto": None, "sampler": True, "rescore": False}[config.old_log_probs]
+        self.parity: float | None = None
+        self.last: Rollout | None = None
+        self.seconds: dict[str, float] = {}
+
+    def iterate(self) -> dict[str, Any]:
+        """One rollout and one update; what was seen, by name.
+
+        Raises:
+            InvariantError: something that can not be true of a correct run; `failed_batch` holds the batch.
+            UserError: a judge fails.
+        """
+        started, self.seconds = time.perf_counter(), {}
+        done = self.progress.responses / self.config.responses
+        self.optimizer.learning_rate = self._learning_rate(done)
+        batch, collected = self.collect()
+        self.last, self.failed_batch = collected, batch
+        with self._phase("update"):
+            report = update(
+                self.policy,
+                batch,
+                self.optimizer,
+                self._settings(len(batch)),
+                progress=done,
+                generator=self.shuffle,
+                gradient=autograd_gradient(self.policy, self.policy.split),
+                tolerance=RATIO_TOLERANCE[self.config.compute],
+            )
+        values = self._statistics(batch, collected, report)
+        self.kl.observe(values["kl"], len(batch))
+        self.progress.responses += len(batch)
+        self.progress.iterations += 1
+        self.progress.gradient_steps += report.steps
+        seconds = time.perf_counter() - started
+        read = float((batch.inputs["prompt_lengths"] + collected.samples.lengths).sum())
+        return values | {"tokens_per_second": read / seconds} | {f"seconds/{k}": v for k, v in self.seconds.items()}
+
+    def collect(self) -> tuple[Batch, Rollout]:
+        """Sample responses, have them judged, and estimate advantages."""
+        prompts = self.prompts.take(self.config.batch)
+        with self._phase("sample"), self.policy.computing():
+            samples = self.sample([p.tokens for p in prompts])
+        batch = rollout.to_batch(prompts, samples)
+        with self._phase("judge"):
+            judged = rollout.judged(prompts, samples, self.tokenizer)
+            scores, each = combine(self.rewards, judged)
+            rewarded = self._rewarded(scores, samples.finished.cpu())
+        with self._phase("score"):
+            batch = self._with_old(batch, samples)
+            reference = self.policy.reference_log_probs(batch)
+        rewards = rollout.token_rewards(
+            rewarded.to(self.device), batch.log_prob, reference, samples.lengths, self.kl.coefficient
+        )
+        batch = rollout.estimate(batch, rewards, self.config.gamma, self.config.lam)
+        return batch, Rollout(samples, judged, scores, rewarded, each, reference)
+
+    def sample(self, prompts: Sequence[Sequence[int]]) -> Samples:
+        """Responses of the policy as it is."""
+        static = self.device.type == "cuda"  # fixed shapes there; on a CPU finished rows leave the batch
+        with self.roles.as_sampler() as stack:
+            return generate(
+                stack,
+                self.roles.head,
+                prompts,
+                self.parameters,
+                generator=self.noise,
+                cache="static" if static else "dynamic",
+            )
+
+    def _rewarded(self, scores: Tensor, finished: Tensor) -> Tensor:
+        limit, floor = self.config.score_clip, self.config.missing_eos_floor
+        if limit is not None:
+            scores = scores.clamp(-limit, limit)
+        return scores if floor is None else torch.where(finished, scores, scores.clamp_max(floor))
+
+    @torch.no_grad()
+    def _with_old(self, batch: Batch, samples: Samples) -> Batch:
+        """The batch with the old policy's log-probs and values: the sampler's own, if they are the trainer's too."""
+        if self.sampler_log_probs is None or (self.sampler_log_probs and self.parity is None):
+            _, part = next(self.policy.parts(batch))
+            real = part.weight > 0
+            self.parity = float((self.policy.evaluate(part).log_prob - part.log_prob)[real].abs().mean())
+            if self.sampler_log_probs is None:
+                self.sampler_log_probs = self.parity <= PARITY
+        shared = self.config.sharing.critic == "shared"
+        if self.sampler_log_probs and shared:
+            # The sampler kept the states that predicted each token: the values need no pass of their own.
+            return batch.replace(value=self.roles.value_head(samples.hidden.float()).squeeze(-1) * batch.weight)
+        log_prob, value = self.policy.scored(batch)
+        return batch.replace(value=value, log_prob=batch.log_prob if self.sampler_log_probs else log_prob)
+
+    def _statistics(self, batch: Batch, seen: Rollout, report: UpdateReport) -> dict[str, Any]:
+        lengths = seen.samples.lengths.float().cpu()
+        real = batch.weight > 0
+        return {
+            "score": float(seen.scores.mean()),
+            "score_std": float(seen.scores.std(unbiased=False)),
+            "rewarded": float(seen.rewarded.mean()),
+            **{f"reward/{term.name}": float(seen.each[term.name].mean()) for term in self.rewards},
+            **{
+                f"reward_raw/{term.name}": float(seen.each[term.name].mean()) * term.model.std + term.model.mean
+                for term in self.rewards
+                if hasattr(term, "model") and hasattr(term.model, "std")
+            },
+            **rollout.kl_statistics(batch, seen.ref_log_prob),
+            "kl_coefficient": self.kl.coefficient,
+            **report.values,
+            "gradient_steps": report.steps,
+            "stopped_by_kl": float(report.stopped_by_kl),
+            "explained_variance": float(explained_variance(batch.value[real], batch.returns[real])),
+            "response_length": float(lengths.mean()),
+            "finished": float(seen.samples.finished.float().mean()),
+            **rollout.text_statistics(seen.samples),
+            "score_length_correlation": rollout.correlation(seen.scores, lengths),
+            "padded_share": padded_share(batch, self.config.token_budget),
+            "learning_rate": self.optimizer.learning_rate,
+            "sampler_log_probs": float(bool(self.sampler_log_probs)),
+        }
+
+    def texts(self, count: int) -> list[dict[str, Any]]:
+        """The last rollout's first `count` responses with their scores."""
+        if self.last is None:
+            return []
+        judged, seen = self.last.judged, self.last
+        return [
+            {"prompt": judged.prompts[i], "response": judged.responses[i], "score": float(seen.scores[i])}
+            for i in range(min(count, len(judged.responses)))
+        ]
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that decides how the run goes on, as tensors and as JSON."""
+        tensors = {f"trained/{name}": x for name, x in self.roles.trained_state().items()}
+        tensors |= {f"optimizer/{name}": x for name, x in self.optimizer.state().items()}
+        tensors |= {"random/noise": self.noise.get_state(), "random/shuffle": self.shuffle.get_state()}
+        return tensors, {
+            "progress": dict(vars(self.progress)),
+            "prompts_taken": self.prompts.taken,
+            "kl_coefficient": self.kl.coefficient,
+            "sampler_log_probs": self.sampler_log_probs,
+            "parity": self.parity,
+        }
+
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            UserError: it is of other roles.
+        """
+        self.roles.load_trained(_under("trained/", tensors))
+        self.optimizer.load_state(_under("optimizer/", tensors))
+        self.noise.set_state(tensors["random/noise"])
+        self.shuffle.set_state(tensors["random/shuffle"])
+        self.progress = Progress(**state["progress"])
+        self.prompts.taken = state["prompts_taken"]
+        self.kl.coefficient = state["kl_coefficient"]
+        self.sampler_log_probs, self.parity = state["sampler_log_probs"], state["parity"]
+
+    def _settings(self, responses: int) -> Any:
+        settings = self.config.update
+        check_minibatch_size(responses, settings.minibatch_size)
+        return settings
+
+    def _learning_rate(self, progress: float) -> float:
+        rate = Schedule.parse(self.config.learning_rate).at(progress)
+        warmup = self.config.warmup
+        # The first iteration must move too: half an iteration's share, not 0.
+        share = progress + 0.5 * self.config.batch / self.config.responses
+        return rate * min(1.0, share / warmup) if warmup > 0 else rate
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+
+
+def _controller(config: PPOConfig) -> FixedKLController | AdaptiveKLController:
+    kl = config.kl
+    if kl.target is None:
+        return FixedKLController(kl.coefficient)
+    return AdaptiveKLController(kl.coefficient, kl.target, kl.horizon)
+
+
+def _entropy_counts(config: PPOConfig) -> bool:
+    schedule = Schedule.parse(config.update.entropy_coefficient)
+    return schedule.start != 0 or schedule.end != 0
+
+
+def _stop_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """The tokenizer's EOS, and what else the model's generation settings end with."""
+    others = getattr(getattr(model, "generation_config", None), "eos_token_id", None) or []
+    others = others if isinstance(others, list) else [others]
+    return (tokenizer.eos_token_id, *[t for t in others if t != tokenizer.eos_token_id])
+
+
+def _check(
+    config: PPOConfig, model: Any, tokenizer: Any, prompts: Sequence[Prompt], rewards: Sequence[RewardTerm]
+) -> None:
+    if not prompts:
+        raise UserError("there is no prompt to respond to: check the prompts file and prompt_limit")
+    if not rewards:
+        raise UserError("nothing judges the responses: give --rewards a reward model's folder or module:function")
+    if tokenizer.eos_token_id is None:
+        raise UserError("the tokenizer has no EOS token, so no response could end: set tokenizer.eos_token")
+    names = [term.name for term in rewards]
+    if len(set(names)) < len(names):
+        raise UserError(f"two rewards share a name ({', '.join(names)}): give each its own")
+    try:
+        check_minibatch_size(config.batch, config.update.minibatch_size)
+    except ValueError as error:
+        raise UserError(str(error).replace("samples of a rollout", "responses of an iteration (batch)")) from error
+    limit = getattr(model.config, "max_position_embeddings", None)
+    longest = max(len(p.tokens) for p in prompts)
+    if limit is not None and longest + config.response_limit > limit:
+        raise UserError(
+            f"a prompt of {longest} tokens with a response of {config.response_limit} does not fit into the model's "
+            f"context of {limit}: lower prompt_limit or response_limit"
+        )

@@ -1,0 +1,85 @@
+"""Preferences between two texts: the Bradley-Terry loss, and how well scores tell them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from proximo.language.data import Pair
+
+_EDGES = (0.0, 0.5, 1.0, 2.0)  # of the buckets by difference; the last one is open
+
+
+def bradley_terry(chosen: Tensor, rejected: Tensor, label: Tensor, margin: Tensor | float = 0.0) -> Tensor:
+    """-p log σ(Δ) - (1 - p) log σ(-Δ) with Δ = r_chosen - r_rejected - margin, for each pair.
+
+    Args:
+        chosen: `[n]`, scores.
+        rejected: `[n]`.
+        label: `[n]`, p: the share of people who preferred chosen, in [0, 1].
+        margin: `[n]` or a number.
+
+    Returns:
+        `[n]`, nats; the gradient to Δ is σ(Δ) - p.
+    """
+    delta = chosen - rejected - margin
+    return -(label * logsigmoid(delta) + (1.0 - label) * logsigmoid(-delta))
+
+
+def preference_report(pairs: Sequence[Pair], chosen: Tensor, rejected: Tensor, scale: float = 1.0) -> dict[str, Any]:
+    """How well scores tell what people preferred.
+
+    A pair counts as right if the text with the label above 1/2 has the higher score, one half if the scores tie; pairs
+    at even odds are left out of accuracies.
+
+    Args:
+        pairs: what was scored.
+        chosen: `[n]`, scores.
+        rejected: `[n]`.
+        scale: scores times this are on the scale on which the loss was taken.
+
+    Returns:
+        loss, accuracy, accuracy by difference (`accuracy/difference>1`) and by source (`accuracy/source/NAME`), the
+        calibration error, and `calibration`: per tenth of the predicted P(chosen), count, mean prediction and label.
+    """
+    label = np.array([p.label for p in pairs])
+    delta = (chosen - rejected).double().cpu().numpy()
+    told = np.where(delta == 0, 0.5, (delta > 0) == (label > 0.5))
+    decided = label != 0.5
+    report: dict[str, Any] = {"pairs": len(pairs), "accuracy": _mean(told[decided])}
+    known = np.array([np.nan if p.difference is None else abs(p.difference) for p in pairs])
+    if not np.isnan(known).all():
+        for low, high in zip(_EDGES, (*_EDGES[1:], np.inf), strict=True):
+            name = f"{low:g}-{high:g}" if high < np.inf else f">{low:g}"
+            report[f"accuracy/difference {name}"] = _mean(told[decided & (known > low) & (known <= high)])
+        report["accuracy/difference>1"] = _mean(told[decided & (known > 1)])
+    for source in sorted({p.source for p in pairs} - {""}):
+        report[f"accuracy/source/{source}"] = _mean(told[decided & np.array([p.source == source for p in pairs])])
+    margin = torch.tensor([p.margin for p in pairs], dtype=torch.float64)
+    scaled = torch.from_numpy(delta) * scale
+    report["loss"] = float(bradley_terry(scaled, torch.zeros_like(scaled), torch.from_numpy(label), margin).mean())
+    curve = calibration(torch.sigmoid(scaled - margin).numpy(), label)
+    report["calibration"] = curve
+    report["calibration_error"] = sum(b["pairs"] * abs(b["predicted"] - b["label"]) for b in curve) / len(pairs)
+    return report
+
+
+def calibration(predicted: np.ndarray, label: np.ndarray, bins: int = 10) -> list[dict[str, float]]:
+    """Predicted P(chosen preferred) against the share of people who did, per bin of equal width.
+
+    Both ways round count (P and 1 - P), as which text stands first says nothing. Empty bins are left out.
+    """
+    p, y = np.concatenate([predicted, 1 - predicted]), np.concatenate([label, 1 - label])
+    place = np.minimum((p * bins).astype(int), bins - 1)
+    return [
+        {"pairs": float((place == b).sum()) / 2, "predicted": _mean(p[place == b]), "label": _mean(y[place == b])}
+        for b in range(bins)
+        if (place == b).any()
+    ]
+
+
+def _mean(x: np.ndarray) -> float:
+    return float(np.mean(x)) if len(x) else float("nan")

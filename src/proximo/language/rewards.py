@@ -1,0 +1,109 @@
+"""What judges responses: reward models and Python functions, weighted and logged one by one."""
+
+import importlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from proximo.runs.errors import UserError
+
+RewardFunction = Callable[..., Sequence[float]]
+"""f(prompts, responses, **columns) -> one number per response; columns are the prompts' other fields, as lists."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Responses as text, with what their prompts' rows hold beside the prompt."""
+
+    prompts: list[str]
+    responses: list[str]
+    columns: Mapping[str, list[Any]]
+    finished: list[bool]
+
+
+class RewardTerm(Protocol):
+    """One judge."""
+
+    name: str
+    weight: float
+
+    def __call__(self, judged: Judged) -> Tensor:
+        """Scores `[B]`, float32."""
+
+
+class FunctionReward:
+    """A Python function as a judge."""
+
+    def __init__(self, function: RewardFunction, weight: float = 1.0, name: str = "") -> None:
+        self.function, self.weight = function, weight
+        self.name = name or getattr(function, "__name__", type(function).__name__)
+
+    def __call__(self, judged: Judged) -> Tensor:
+        """Scores `[B]`.
+
+        Raises:
+            UserError: the function gives the wrong count, or what is not a finite number.
+        """
+        scores = self.function(judged.prompts, judged.responses, **judged.columns)
+        try:
+            numbers = [float(x) for x in scores]
+        except (TypeError, ValueError) as error:
+            raise UserError(f"reward {self.name} must give one number per response ({error})") from error
+        return _checked(self.name, numbers, judged)
+
+
+class ModelReward:
+    """A reward model as a judge; it reads text through its own tokenizer and template."""
+
+    def __init__(self, model: Any, weight: float = 1.0, name: str = "reward_model") -> None:
+        self.model, self.weight, self.name = model, weight, name
+
+    def __call__(self, judged: Judged) -> Tensor:
+        """Scores `[B]`, standardised as the model was saved.
+
+        Raises:
+            UserError: a score is not a finite number.
+        """
+        scores = self.model.score_texts(judged.prompts, judged.responses, finished=judged.finished)
+        return _checked(self.name, scores.tolist(), judged)
+
+
+def combine(terms: Sequence[RewardTerm], judged: Judged) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of all judges `[B]`, and each judge's own scores by name."""
+    each = {term.name: term(judged) for term in terms}
+    total = torch.stack([term.weight * each[term.name] for term in terms]).sum(0)
+    return total, each
+
+
+def function_from(path: str) -> RewardFunction:
+    """The function that `module:function` names.
+
+    Raises:
+        UserError: there is none.
+    """
+    module, _, name = path.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"reward {path}: {error}; give module:function that Python can import") from error
+    if not callable(function):
+        raise UserError(f"reward {path} is not a function: give module:function")
+    return function
+
+
+def _checked(name: str, numbers: list[float], judged: Judged) -> Tensor:
+    if len(numbers) != len(judged.responses):
+        raise UserError(
+            f"reward {name} gave {len(numbers)} scores for {len(judged.responses)} responses: it must give one for each"
+        )
+    for i, number in enumerate(numbers):
+        if not math.isfinite(number):
+            raise UserError(
+                f"reward {name} gave {number} for response {i} ({judged.responses[i][:60]!r} to "
+                f"{judged.prompts[i][:40]!r}): it must give finite numbers"
+            )
+    return torch.tensor(numbers, dtype=torch.float32)

@@ -1,0 +1,195 @@
+"""Supervised fine-tuning: -log p(response | prompt), on response tokens only."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proximo.language.batching import padded_share, right_padded, token_budget_batches
+from proximo.language.configuration import SFTConfig
+from proximo.language.data import Example, load_examples
+from proximo.language.head import token_log_probs
+from proximo.language.models import choose_device, load_causal_model, load_tokenizer, save_folder
+from proximo.language.supervised import (
+    Clock,
+    Optimizer,
+    check_finite,
+    computing,
+    on,
+    output_folder,
+    shuffled_batches,
+    steps_of,
+)
+from proximo.runs.configuration import to_toml
+from proximo.runs.console import Column, Mode, Progress
+from proximo.runs.errors import UserError
+from proximo.runs.files import write_atomically
+from proximo.runs.metrics import MetricsWriter
+
+COLUMNS = (
+    Column("loss", "loss", "loss", ".3f", " nats/token"),
+    Column("validation_loss", "validation loss", "validation", ".3f"),
+    Column("learning_rate", "learning rate", "lr", ".1e"),
+    Column("tokens_per_second", "tokens/s", "tokens/s", ",.0f"),
+)
+
+
+def train_sft(config: SFTConfig, *, console: Mode = "auto") -> dict[str, Any]:
+    """Fine-tunes a causal language model and writes it as a plain `transformers` folder.
+
+    Args:
+        config: what to do.
+        console: how progress is shown.
+
+    Returns:
+        Numbers of the run: validation losses before and after (nats per token), steps, seconds, dropped rows.
+
+    Raises:
+        UserError: model, data or output can not be used, or the loss is not finite.
+    """
+    output = output_folder(config.output)
+    tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+    loaded = load_examples(config.data, tokenizer, config.token_limit)
+    held_out = []
+    if config.validation:
+        rows = load_examples(config.validation, tokenizer, config.token_limit, rows_limit=config.validation_rows)
+        held_out = rows.items
+    model = load_causal_model(
+        config.model, device=choose_device(config.device), trust_remote_code=config.trust_remote_code
+    )
+    write_atomically(output / "config.toml", to_toml(config).encode())
+    training = SFTTraining(config, model, tokenizer, loaded.items)
+    clock = Clock(steps_of(len(loaded.items), config.batch, config.epochs), config.minutes)
+    with (
+        MetricsWriter(output, tensorboard=False) as metrics,
+        Progress("SFT", clock.steps, "steps", console, folder=output, columns=COLUMNS) as progress,
+    ):
+        metrics.truncate_after(-1)  # of an earlier training into this folder
+        if loaded.message:
+            progress.message(loaded.message)
+        result = _train(training, clock, held_out, metrics, progress)
+        save_folder(output, model, tokenizer)
+    return result | {"rows": len(loaded.items), "dropped_rows": loaded.dropped}
+
+
+class SFTTraining:
+    """Model and optimiser of one fine-tuning.
+
+    Args:
+        config: what to do.
+        model: `transformers` causal language model on its device; it is changed.
+        tokenizer: to say which texts a failed batch held.
+        examples: what to learn.
+
+    Raises:
+        UserError: there is no layer left to train.
+    """
+
+    def __init__(self, config: SFTConfig, model: Any, tokenizer: Any, examples: Sequence[Example]) -> None:
+        self.config, self.model, self.tokenizer, self.examples = config, model, tokenizer, examples
+        _freeze(model, config.freeze)
+        self.head, self.decoder = model.get_output_embeddings(), model.get_decoder()
+        self.device = self.head.weight.device
+        self.optimizer = Optimizer([(model.parameters(), config.learning_rate)], config)
+        self.batches = shuffled_batches(len(examples), config.batch, config.seed)
+        self.steps = 0
+
+    def step(self, progress: float) -> dict[str, float]:
+        """One gradient step on the next batch.
+
+        Args:
+            progress: in [0, 1], for the step size.
+
+        Raises:
+            UserError: the loss is not finite; the batch is kept beside the model.
+        """
+        started = time.perf_counter()
+        batch = [self.examples[i] for i in next(self.batches)]
+        loss = self.backward(batch)
+        rate, norm = self.optimizer.step(progress)
+        texts = [self.tokenizer.decode(e.prompt + e.response) for e in batch]
+        self.steps += 1
+        check_finite(loss, norm, Path(self.config.output or "."), texts, self.steps)
+        lengths = [_read(e) for e in batch]
+        return {
+            "loss": loss,
+            "learning_rate": rate,
+            "grad_norm": norm,
+            "padded_share": padded_share(lengths, token_budget_batches(lengths, self.config.token_budget)),
+            "tokens_per_second": sum(lengths) / (time.perf_counter() - started),
+        }
+
+    def backward(self, batch: Sequence[Example]) -> float:
+        """Adds the gradient of the batch's mean loss per response token; returns that loss, in nats."""
+        # The whole step's token count, so that the cut into micro-batches changes nothing.
+        tokens = sum(len(e.response) for e in batch)
+        total = 0.0
+        for rows in token_budget_batches([_read(e) for e in batch], self.config.token_budget):
+            loss = self.loss_sum([batch[i] for i in rows]) / tokens
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    def loss_sum(self, batch: Sequence[Example]) -> Tensor:
+        """-Σ log p over the response tokens of all rows, a scalar."""
+        tokens, _ = right_padded([(e.prompt + e.response)[:-1] for e in batch])
+        rows = [row for row, e in enumerate(batch) for _ in e.response]
+        columns = [len(e.prompt) - 1 + i for e in batch for i in range(len(e.response))]
+        targets = torch.tensor([t for e in batch for t in e.response])
+        tokens, targets = on(self.device, (tokens, targets))
+        with computing(self.device, self.config.compute):
+            hidden = self.decoder(input_ids=tokens, use_cache=False).last_hidden_state
+            log_prob, _ = token_log_probs(hidden[rows, columns], self.head.weight, targets, bias=self.head.bias)
+        return -log_prob.sum()
+
+    @torch.no_grad()
+    def mean_loss(self, examples: Sequence[Example]) -> float:
+        """Loss per response token, nats."""
+        batches = token_budget_batches([_read(e) for e in examples], self.config.token_budget)
+        total = sum(float(self.loss_sum([examples[i] for i in rows])) for rows in batches)
+        return total / sum(len(e.response) for e in examples)
+
+
+def _train(
+    training: SFTTraining, clock: Clock, held_out: Sequence[Example], metrics: MetricsWriter, progress: Progress
+) -> dict[str, Any]:
+    per_epoch = steps_of(len(training.examples), training.config.batch, 1.0)
+    before = training.mean_loss(held_out) if held_out else None
+    metrics.write(0, {"validation_loss": before})
+    progress.update(0, {"validation_loss": before})
+    clock = Clock(clock.steps, clock.minutes)  # the first look at the validation rows is not training time
+    after = before
+    while not clock.ended:
+        values: dict[str, float | None] = {**training.step(clock.progress)}
+        clock.done += 1
+        if held_out and (clock.ended or clock.done % per_epoch == 0):
+            values["validation_loss"] = after = training.mean_loss(held_out)
+        metrics.write(clock.done, values)
+        progress.update(clock.done, values)
+    return {
+        "validation_loss_before": before,
+        "validation_loss": after,
+        "steps": clock.done,
+        "seconds": round(clock.seconds, 1),
+    }
+
+
+def _read(example: Example) -> int:
+    """Tokens that go through the network: the last one predicts nothing."""
+    return len(example.prompt) + len(example.response) - 1
+
+
+def _freeze(model: Any, layers: int) -> None:
+    if layers == 0:
+        return
+    decoder = model.get_decoder()
+    found = getattr(decoder, "layers", None)
+    if found is None or layers >= len(found):
+        count = "layers that Proximo does not know" if found is None else f"{len(found)} layers"
+        raise UserError(f"freeze = {layers}, but the model has {count}: use a smaller number or 0")
+    model.get_input_embeddings().requires_grad_(False)
+    for layer in found[:layers]:
+        layer.requires_grad_(False)

@@ -1,0 +1,260 @@
+"""Roles of a run, policy, reference and critic, and how they share weights.
+
+A role is a `Stack` of decoder parts. Only this file knows who shares what; the algorithm asks for hidden states.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from proximo.language.head import token_log_probs
+from proximo.language.ppo_configuration import SharingSettings
+from proximo.language.stack import Stack, split_decoder
+from proximo.runs.errors import UserError
+
+
+class Roles(ABC, nn.Module):
+    """Policy, reference and critic around one `transformers` causal language model.
+
+    Args:
+        model: the model to train, in evaluation mode; changed in place.
+        settings: what is shared.
+    """
+
+    policy: Stack
+    reference: Stack
+    reference_head: nn.Linear
+
+    def __init__(self, model: Any, settings: SharingSettings) -> None:
+        super().__init__()
+        self.model, self.settings = model, settings
+        self.head = _checked_head(model)
+        width = self.head.weight.shape[1]
+        self.value_head = nn.Linear(width, 1, device=self.head.weight.device)
+        # 0: before it has learnt, a value that shares the policy's states says nothing (N details, 11).
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+        self.requires_grad_(False)
+
+    def trainable(self) -> list[nn.Parameter]:
+        """What the optimiser moves."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def value_states(self, hidden: Tensor, tokens: Tensor, states: Tensor | None) -> Tensor:
+        """What the value head reads, `[b, L, d]`: the policy's hidden states, or those of a separate critic."""
+        return hidden if self.settings.critic == "shared" else self.critic_hidden(tokens, states)
+
+    @contextmanager
+    def as_reference(self) -> Iterator[Stack]:
+        """The stack of the reference, within the context."""
+        yield self.reference
+
+    @contextmanager
+    def as_sampler(self) -> Iterator[Stack]:
+        """The policy's stack as the sampler should run it, within the context."""
+        yield self.policy
+
+    @abstractmethod
+    def critic_hidden(self, tokens: Tensor, states: Tensor | None) -> Tensor:
+        """Hidden states of a separate critic, `[b, L, d]`."""
+
+    @abstractmethod
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the policy as `transformers`, and for adapters `peft`, load it."""
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """What training moved, by name, for a checkpoint."""
+        return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
+
+    def load_trained(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `trained_state` gave.
+
+        Raises:
+            UserError: it is of other roles.
+        """
+        mine = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        if set(mine) != set(tensors):
+            raise UserError(
+                "the checkpoint holds other weights than this run trains: use the settings it was made with"
+            )
+        with torch.no_grad():
+            for name, p in mine.items():
+                p.copy_(tensors[name])
+
+
+class FullRoles(Roles):
+    """Separate copies: the whole policy is trained, the reference is a frozen copy."""
+
+    def __init__(self, model: Any, settings: SharingSettings, reward_decoder: nn.Module | None = None) -> None:
+        super().__init__(model, settings)
+        decoder = model.get_decoder()
+        frozen = copy.deepcopy(model)
+        self.reference_model = frozen
+        self.policy, self.reference = Stack([decoder]), Stack([frozen.get_decoder()])
+        self.reference_head = frozen.get_output_embeddings()
+        if settings.critic == "separate":
+            self.critic = copy.deepcopy(reward_decoder or decoder)
+            self.critic.requires_grad_(True)
+        model.requires_grad_(True)
+        self.value_head.requires_grad_(True)
+
+    def critic_hidden(self, tokens: Tensor, states: Tensor | None) -> Tensor:
+        """See `Roles`."""
+        return Stack([self.critic])(tokens)[0]
+
+    def save_pretrained(self, folder: Path) -> None:
+        """See `Roles`."""
+        self.model.save_pretrained(folder)
+
+
+class LoraRoles(Roles):
+    """Adapters on one frozen base (Hu et al. 2021); the reference is the base with the adapters off."""
+
+    def __init__(self, model: Any, settings: SharingSettings) -> None:
+        super().__init__(model, settings)
+        from peft import LoraConfig, get_peft_model
+
+        lora = LoraConfig(
+            r=settings.lora_rank,
+            lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]  # peft divides by the rank: any number will do
+            lora_dropout=0.0,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
+        self.adapted = get_peft_model(model, lora)
+        if settings.critic == "separate":
+            self.adapted.add_adapter("critic", lora)
+        for name, p in self.adapted.named_parameters():
+            p.requires_grad_(".lora_" in name)
+        base: Any = self.adapted.get_base_model()
+        decoder = base.get_decoder()
+        self.policy = self.reference = Stack([decoder])
+        self.reference_head = self.head
+        self.value_head.requires_grad_(True)
+
+    @contextmanager
+    def as_reference(self) -> Iterator[Stack]:
+        """See `Roles`."""
+        with self._adapter(None):
+            yield self.reference
+
+    @contextmanager
+    def as_sampler(self) -> Iterator[Stack]:
+        """See `Roles`: the adapters added into the weights, which are put back bit for bit afterwards.
+
+        A decoding step is many small products; without the adapters' own there are a third as many.
+        """
+        from peft.tuners.lora import LoraLayer
+
+        layers: list[Any] = [m for m in self.adapted.modules() if isinstance(m, LoraLayer)]
+        weights = [layer.get_base_layer().weight for layer in layers]
+        kept = [weight.data for weight in weights]
+        try:
+            for layer, weight in zip(layers, weights, strict=True):
+                weight.data = weight.data + layer.get_delta_weight("default").detach()
+            with self._adapter(None):
+                yield self.policy
+        finally:
+            for weight, data in zip(weights, kept, strict=True):
+                weight.data = data
+
+    def critic_hidden(self, tokens: Tensor, states: Tensor | None) -> Tensor:
+        """See `Roles`."""
+        with self._adapter("critic"):
+            return self.policy(tokens)[0]
+
+    @contextmanager
+    def _adapter(self, name: str | None) -> Iterator[None]:
+        """Another adapter, or none. peft's own switches also touch `requires_grad`, which the optimiser relies on."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        layers = [m for m in self.adapted.modules() if isinstance(m, BaseTunerLayer)]
+        before = [(layer._active_adapter, layer._disable_adapters) for layer in layers]
+        try:
+            for layer in layers:
+                layer._disable_adapters = name is None
+                if name is not None:
+                    layer._active_adapter = [name]
+            yield
+        finally:
+            for layer, (active, disabled) in zip(layers, before, strict=True):
+                layer._active_adapter, layer._disable_adapters = active, disabled
+
+    def save_pretrained(self, folder: Path) -> None:
+        """See `Roles`: a PEFT adapter, which names its base."""
+        self.adapted.save_pretrained(str(folder), selected_adapters=["default"])
+
+
+class TopLayerRoles(Roles):
+    """One frozen trunk for all; policy and critic have own upper layers (the hydra of trlX, Havrilla et al. 2023)."""
+
+    def __init__(self, model: Any, settings: SharingSettings) -> None:
+        super().__init__(model, settings)
+        decoder = model.get_decoder()
+        trunk, self.top = split_decoder(decoder, settings.top_layers)
+        _, reference_top = split_decoder(decoder, settings.top_layers)
+        reference_top.requires_grad_(False)
+        self.reference_top = reference_top
+        self.policy, self.reference = Stack([trunk, self.top]), Stack([trunk, reference_top])
+        self.reference_head = self.head
+        self.top.requires_grad_(True)
+        if settings.critic == "separate":
+            self.critic_top = copy.deepcopy(self.top)
+            self.critic_stack = Stack([trunk, self.critic_top])
+        self.value_head.requires_grad_(True)
+
+    def critic_hidden(self, tokens: Tensor, states: Tensor | None) -> Tensor:
+        """See `Roles`."""
+        return self.critic_stack(tokens, states)[0]
+
+    def save_pretrained(self, folder: Path) -> None:
+        """See `Roles`: the whole model, with the trained layers in their places."""
+        whole = copy.deepcopy(self.model)
+        decoder = whole.get_decoder()
+        count = len(self.top.layers)  # type: ignore[arg-type]
+        for place, layer in zip(decoder.layers[-count:], self.top.layers, strict=True):  # type: ignore[arg-type]
+            place.load_state_dict(layer.state_dict())
+        decoder.norm.load_state_dict(self.top.norm.state_dict())  # type: ignore[union-attr]
+        whole.save_pretrained(folder)
+
+
+def make_roles(model: Any, settings: SharingSettings, reward_decoder: nn.Module | None = None) -> Roles:
+    """The roles that `settings` asks for.
+
+    Raises:
+        UserError: the model can not be shared like this.
+    """
+    if settings.critic_from == "reward" and (settings.mode != "full" or reward_decoder is None):
+        raise UserError(
+            "critic_from = reward needs sharing mode full and a reward model with the policy's tokenizer: "
+            "use critic_from = policy"
+        )
+    if settings.mode == "full":
+        return FullRoles(model, settings, reward_decoder)
+    return LoraRoles(model, settings) if settings.mode == "lora" else TopLayerRoles(model, settings)
+
+
+@torch.no_grad()
+def _checked_head(model: Any) -> nn.Linear:
+    """The language-model head, if log-probs from it are the model's own (some models cap or scale their logits)."""
+    head = model.get_output_embeddings()
+    name = type(model).__name__
+    if not isinstance(head, nn.Linear):
+        raise UserError(f"{name} has no linear language-model head: use a causal language model")
+    tokens = torch.arange(6, device=head.weight.device).unsqueeze(0)
+    hidden, _ = Stack([model.get_decoder()])(tokens)
+    expected = model(input_ids=tokens, use_cache=False).logits[0, :-1].float().log_softmax(-1)
+    targets = tokens[0, 1:]
+    mine, _ = token_log_probs(hidden[0, :-1], head.weight, targets, bias=head.bias)
+    if not torch.allclose(mine, expected.gather(1, targets.unsqueeze(1)).squeeze(1), rtol=1e-3, atol=1e-3):
+        raise UserError(
+            f"{name} does more to its logits than a linear head (a cap or a scale), which is not supported: "
+            "use another model"
+        )
+    return head

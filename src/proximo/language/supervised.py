@@ -1,0 +1,155 @@
+"""What SFT and the reward model share: step size, optimiser, order of rows, a clock."""
+
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from proximo.runs.errors import UserError
+from proximo.runs.files import write_atomically
+
+
+def learning_rate_factor(progress: float, warmup: float, schedule: Literal["cosine", "linear", "constant"]) -> float:
+    """Share of the highest step size at `progress` in [0, 1]: up in a line during the warm-up, then down to 0."""
+    if progress < warmup:
+        return progress / warmup
+    if schedule == "constant":
+        return 1.0
+    rest = min((progress - warmup) / (1.0 - warmup), 1.0)
+    return 0.5 * (1.0 + math.cos(math.pi * rest)) if schedule == "cosine" else 1.0 - rest
+
+
+@dataclass
+class Clock:
+    """Progress of a training that is bounded by steps and, maybe, by minutes."""
+
+    steps: int
+    minutes: float | None
+    done: int = 0
+    _started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.perf_counter() - self._started
+
+    @property
+    def progress(self) -> float:
+        """In [0, 1], in the middle of the step that comes: neither the first nor the last has a step size of 0."""
+        by_steps = (self.done + 0.5) / self.steps
+        by_time = self.seconds / (60.0 * self.minutes) if self.minutes else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    @property
+    def ended(self) -> bool:
+        """Whether steps or minutes are used up."""
+        return self.done >= self.steps or (self.minutes is not None and self.seconds >= 60.0 * self.minutes)
+
+
+class Optimizer:
+    """AdamW with a schedule and clipping by global norm.
+
+    Args:
+        groups: parameters with their highest step size.
+        config: weight_decay, warmup, schedule, max_grad_norm.
+    """
+
+    def __init__(self, groups: Iterable[tuple[Iterable[nn.Parameter], float]], config: Any) -> None:
+        self.config = config
+        self._peaks: list[float] = []
+        tables: list[dict[str, Any]] = []
+        for parameters, peak in groups:
+            trained = [p for p in parameters if p.requires_grad]
+            for matrices in (True, False):
+                table = [p for p in trained if (p.dim() >= 2) == matrices]
+                if table:
+                    tables.append({"params": table, "weight_decay": config.weight_decay if matrices else 0.0})
+                    self._peaks.append(peak)
+        self.parameters: list[nn.Parameter] = [p for table in tables for p in table["params"]]
+        # β2 .95 forgets the large gradients of the first steps within tens of steps: these are short trainings.
+        self._adam = torch.optim.AdamW(tables, lr=0.0, betas=(0.9, 0.95), eps=1e-8, fused=True)
+
+    def step(self, progress: float) -> tuple[float, float]:
+        """One step and an empty gradient.
+
+        Returns:
+            The first group's step size and the gradient's norm before clipping.
+        """
+        factor = learning_rate_factor(progress, self.config.warmup, self.config.schedule)
+        for group, peak in zip(self._adam.param_groups, self._peaks, strict=True):
+            group["lr"] = factor * peak
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        self._adam.step()
+        self._adam.zero_grad(set_to_none=True)
+        return factor * self._peaks[0], float(norm)
+
+
+def shuffled_batches(rows: int, batch: int, seed: int) -> Iterator[list[int]]:
+    """Batches of row indices without end, each pass in a new order; the last batch of a pass may be short."""
+    epoch = 0
+    while True:
+        order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch)).tolist()
+        yield from (order[i : i + batch] for i in range(0, rows, batch))
+        epoch += 1
+
+
+def shuffled_runs(rows: int, batch: int, seed: int) -> Iterator[list[int]]:
+    """Batches of neighbouring rows without end, in a new order of batches each pass."""
+    for chunk in shuffled_batches(-(-rows // batch), 1, seed):
+        yield list(range(chunk[0] * batch, min((chunk[0] + 1) * batch, rows)))
+
+
+def steps_of(rows: int, batch: int, epochs: float) -> int:
+    """Steps of a training, at least one."""
+    return max(1, round(epochs * -(-rows // batch)))
+
+
+def check_finite(loss: float, norm: float, output: Path, texts: Sequence[str], step: int) -> None:
+    """Ends a training whose loss or gradient is NaN or infinite; the batch that did it is kept.
+
+    Raises:
+        UserError: names the file with the batch.
+    """
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        _refuse_batch(loss, norm, output, texts, step)
+
+
+def _refuse_batch(loss: float, norm: float, output: Path, texts: Sequence[str], step: int) -> NoReturn:
+    path = output / "failed_batch.jsonl"
+    write_atomically(path, "".join(json.dumps({"text": text}) + "\n" for text in texts).encode())
+    raise UserError(
+        f"step {step} has loss {loss} and gradient norm {norm}: its batch is in {path}; lower learning_rate, or look "
+        "at that batch"
+    )
+
+
+def computing(device: torch.device, compute: str) -> torch.autocast:
+    """The precision of matrix products."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=compute == "bfloat16")
+
+
+def on(device: torch.device, tensors: Iterable[Tensor]) -> list[Tensor]:
+    """The tensors on a device."""
+    return [x.to(device) for x in tensors]
+
+
+def output_folder(name: str) -> Path:
+    """Makes the folder that a stage writes to.
+
+    Raises:
+        UserError: none is named, or it can not be made.
+    """
+    if not name:
+        raise UserError("no output folder is named: give --output")
+    path = Path(name)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {path} ({error.strerror}): choose another output folder") from error
+    return path

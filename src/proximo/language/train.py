@@ -1,0 +1,226 @@
+"""PPO from start to result: folder, resume, progress, signals, checkpoints, export."""
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from proximo.core.invariants import InvariantError
+from proximo.language.data import load_prompts
+from proximo.language.models import choose_device, load_causal_model, load_tokenizer, save_folder
+from proximo.language.ppo import PPOTraining
+from proximo.language.ppo_configuration import PPOConfig
+from proximo.language.reward_model import RewardModel
+from proximo.language.rewards import FunctionReward, ModelReward, RewardTerm, function_from
+from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
+from proximo.runs.configuration import difference, from_mapping, read_toml, to_toml
+from proximo.runs.console import Column, Mode, Progress
+from proximo.runs.errors import UserError
+from proximo.runs.files import append, user_error, write_atomically
+from proximo.runs.folder import RunFolder
+from proximo.runs.metrics import MetricsWriter
+from proximo.runs.signals import StopRequest
+from proximo.runs.system import resident_memory
+
+COLUMNS = (
+    Column("score", "score", "score", ".3f"),
+    Column("kl", "KL to reference", "KL", ".2f", " nats"),
+    Column("kl_coefficient", "KL coefficient", "", ".4f"),
+    Column("response_length", "response length", "length", ".1f"),
+    Column("finished", "finished", "finished", ".0%"),
+    Column("approx_kl", "KL of the update", "", ".4f"),
+    Column("clip_fraction", "clip fraction", "clip", ".2f"),
+    Column("explained_variance", "explained variance", "EV", ".2f"),
+    Column("entropy", "entropy", "", ".3f"),
+    Column("distinct_2", "distinct-2", "distinct-2", ".2f"),
+    Column("duplicates", "duplicates", "", ".1%"),
+    Column("learning_rate", "learning rate", "", ".2e"),
+)
+
+
+@dataclass(frozen=True)
+class LanguageRun:
+    """What a PPO run came to."""
+
+    path: Path
+    policy: Path
+    """Folder that `transformers` (with adapters: `peft`) loads."""
+    results: dict[str, Any]
+    stopped: str | None = None
+    """The signal that ended it early; the same command goes on."""
+
+
+def run_ppo(config: PPOConfig, *, mode: Mode = "auto", rewards: Sequence[RewardTerm] | None = None) -> LanguageRun:
+    """Train as `config` says: start, or go on where the folder's last checkpoint is.
+
+    Args:
+        config: complete.
+        mode: how progress is shown.
+        rewards: judges made in Python; those of `config.rewards` if None.
+
+    Raises:
+        UserError: something the user can mend.
+    """
+    folder = RunFolder(config.run or f"runs/ppo-{Path(config.policy).name}-{config.seed}")
+    config = replace(config, run=str(folder.path))
+    resumed = folder.exists
+    if resumed:
+        _refuse_changes(folder, config)
+    training, message = make_training(config, rewards)
+    with ExitStack() as stack:
+        stack.enter_context(folder.open() if resumed else folder.create(to_toml(config)))
+        metrics = stack.enter_context(MetricsWriter(folder.path))
+        if resumed:
+            _resume(training, folder, metrics)
+        title = f"PPO · {config.policy} · {config.sharing.mode} · seed {config.seed}"
+        progress = stack.enter_context(
+            Progress(
+                title,
+                config.responses,
+                unit="responses",
+                mode=mode,
+                folder=folder.path,
+                start=training.progress.responses,
+                columns=COLUMNS,
+            )
+        )
+        progress.message(message)
+        with StopRequest() as stop:
+            reason = _iterate(training, folder, metrics, progress, stop)
+        if stop.requested:
+            progress.message(f"{stop.requested}: saved in {folder.path}; the same command goes on")
+            return LanguageRun(folder.path, folder.path / "policy", {}, stop.requested)
+        results = _finish(training, folder, reason)
+    return LanguageRun(folder.path, folder.path / "policy", results)
+
+
+def make_training(config: PPOConfig, rewards: Sequence[RewardTerm] | None = None) -> tuple[PPOTraining, str]:
+    """Models, judges and prompts as `config` names them, and a sentence about what was left out.
+
+    Raises:
+        UserError: something can not be read or does not fit.
+    """
+    if not config.policy or not config.prompts:
+        raise UserError("PPO needs a model and prompts: give --policy FOLDER and --prompts FILE")
+    trust = config.trust_remote_code
+    tokenizer = load_tokenizer(config.policy, trust_remote_code=trust)
+    prompts = load_prompts(config.prompts, tokenizer, config.prompt_limit)
+    model = load_causal_model(config.policy, device=choose_device(config.device), trust_remote_code=trust)
+    terms = list(rewards) if rewards is not None else make_rewards(config)
+    decoder = None
+    if config.sharing.critic_from == "reward":
+        models = [t.model for t in terms if isinstance(t, ModelReward)]
+        same = [m for m in models if m.tokenizer.get_vocab() == tokenizer.get_vocab()]
+        decoder = same[0].model.get_decoder() if same else None
+    training = PPOTraining(config, model, tokenizer, prompts.items, terms, reward_decoder=decoder)
+    return training, prompts.message or f"{len(prompts.items):,} prompts"
+
+
+def make_rewards(config: PPOConfig) -> list[RewardTerm]:
+    """The judges that `config` names.
+
+    Raises:
+        UserError: one can not be loaded.
+    """
+    return [_reward(name, weight, config) for name, weight in config.rewards.items()]
+
+
+def _reward(name: str, weight: float, config: PPOConfig) -> RewardTerm:
+    if ":" in name and not Path(name).exists():
+        return FunctionReward(function_from(name), weight, name.partition(":")[2])
+    model = RewardModel.load(name, trust_remote_code=config.trust_remote_code)
+    return ModelReward(model, weight, Path(name).name)
+
+
+def _iterate(
+    training: PPOTraining, folder: RunFolder, metrics: MetricsWriter, progress: Progress, stop: StopRequest
+) -> str:
+    """Iterate to the end; says why it ended."""
+    config, begun = training.config, time.monotonic()
+    while training.progress.responses < config.responses:
+        before = training.progress.responses
+        try:
+            values = training.iterate()
+        except InvariantError as error:
+            file = _keep_batch(training, folder)
+            raise UserError(
+                f"{error} (iteration {training.progress.iterations} of {folder.path}; its batch is in {file})"
+            ) from error
+        done = training.progress.responses
+        values["memory_mb"] = resident_memory()
+        phases = {name.removeprefix("seconds/"): values[name] for name in values if name.startswith("seconds/")}
+        metrics.write(done, values)
+        _keep_texts(training, folder, done)
+        progress.update(done, values, phases)
+        over = config.kl.budget is not None and values["kl"] > config.kl.budget
+        late = config.minutes is not None and time.monotonic() - begun > config.minutes * 60
+        due = done // config.checkpoint_every > before // config.checkpoint_every
+        if due or stop.requested or over or late or done >= config.responses:
+            _save(training, folder)
+        if stop.requested:
+            return stop.requested
+        if over:
+            return f"KL of {values['kl']:.1f} nats per response is over the budget of {config.kl.budget}"
+        if late:
+            return f"{config.minutes:g} minutes are over"
+    return "all responses done"
+
+
+def _save(training: PPOTraining, folder: RunFolder) -> None:
+    tensors, state = training.state()
+    name = step_name(training.progress.responses)
+    save_checkpoint(folder.checkpoints, name, tensors, state, keep=training.config.keep)
+
+
+def _resume(training: PPOTraining, folder: RunFolder, metrics: MetricsWriter) -> None:
+    path = latest_checkpoint(folder.checkpoints)
+    if path is not None:
+        training.load(*load_checkpoint(path))
+    metrics.truncate_after(training.progress.responses if path else -1)
+
+
+def _finish(training: PPOTraining, folder: RunFolder, reason: str) -> dict[str, Any]:
+    save_folder(folder.path / "policy", training.roles, training.tokenizer)
+    critic = {f"value_head.{name}": x.detach().cpu() for name, x in training.roles.value_head.named_parameters()}
+    write_atomically(folder.path / "critic.safetensors", safetensors.torch.save(critic))
+    results = {"responses": training.progress.responses, "iterations": training.progress.iterations, "ended": reason}
+    write_atomically(folder.path / "results.json", json.dumps(results, indent=1).encode())
+    return results
+
+
+def _keep_batch(training: PPOTraining, folder: RunFolder) -> Path:
+    """The batch that an update failed on, for whoever wants to know why."""
+    file, batch = folder.path / "failed-batch.safetensors", training.failed_batch
+    tensors = {"action": batch.action, "log_prob": batch.log_prob, "value": batch.value, "weight": batch.weight}
+    tensors |= {"advantages": batch.advantages, "returns": batch.returns, **batch.inputs}
+    write_atomically(file, safetensors.torch.save({k: x.detach().cpu().contiguous() for k, x in tensors.items()}))
+    return file
+
+
+def _keep_texts(training: PPOTraining, folder: RunFolder, done: int) -> None:
+    file = folder.path / "samples.jsonl"
+    lines = "".join(
+        json.dumps({"responses": done, **row}, ensure_ascii=False) + "\n"
+        for row in training.texts(training.config.samples)
+    )
+    try:
+        with open(file, "ab") as out:
+            append(out.fileno(), lines.encode())
+    except OSError as error:
+        raise user_error(error, file) from error
+
+
+def _refuse_changes(folder: RunFolder, config: PPOConfig) -> None:
+    there = from_mapping(PPOConfig, read_toml(folder.config), where=str(folder.config))
+    # More time or more responses is how a run goes on.
+    changes = [c for c in difference(there, config) if c[0] not in ("run", "minutes")]
+    if changes:
+        listed = ", ".join(f"{key} is {old!r} there and {new!r} here" for key, old, new in changes)
+        raise UserError(
+            f"{folder.path} holds another run: {listed}; choose another folder with --run, or the same settings"
+        )

@@ -1,0 +1,54 @@
+"""A tiny random Llama and its tokenizer as folders that `from_pretrained` loads."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import tiny
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }} {{ m.content }} </s> {% endfor %}"
+    "{% if add_generation_prompt %}assistant {% endif %}"
+)
+
+
+def word_tokenizer(*, eos=True, pad="</s>", template=None):
+    """Words w1 .. w60 and two roles; EOS is also the padding unless `pad` says otherwise."""
+    words = {"</s>": 0, "<unk>": 1, "user": 2, "assistant": 3} | {f"w{i}": i for i in range(4, 64)}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    ends = {"eos_token": "</s>", "pad_token": pad} if eos else {}
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", **ends)
+    made.chat_template = template
+    return made
+
+
+@pytest.fixture
+def tiny_tokenizer():
+    return word_tokenizer()
+
+
+@pytest.fixture
+def chat_tokenizer():
+    return word_tokenizer(template=TEMPLATE)
+
+
+@pytest.fixture
+def tiny_model():
+    return tiny.llama(64, layers=2)
+
+
+@pytest.fixture
+def tiny_folder(tmp_path, tiny_model, tiny_tokenizer):
+    folder = tmp_path / "tiny"
+    tiny_model.save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def make_tokenizer():
+    return word_tokenizer

@@ -1,0 +1,220 @@
+"""`proximo rlhf` from the command line: all stages on a tiny model, going on after a stop, and what errors say."""
+
+import json
+import random
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from proximo.cli import main
+from proximo.language import ppo, train
+from proximo.language.stages import configure, find_preset, presets
+from proximo.runs.metrics import read_metrics
+
+WORDS = [f"w{i}" for i in range(4, 64)]
+
+
+def words(stream, n):
+    return " ".join(stream.choice(WORDS) for _ in range(n))
+
+
+@pytest.fixture
+def files(tmp_path):
+    stream = random.Random(0)
+    rows = {
+        "sft": [{"prompt": words(stream, 2), "response": words(stream, 3)} for _ in range(24)],
+        "pairs": [{"prompt": "w5", "chosen": words(stream, 3), "rejected": words(stream, 2)} for _ in range(24)],
+        "prompts": [{"prompt": words(stream, 2)} for _ in range(12)],
+    }
+    for name, content in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    return tmp_path
+
+
+@pytest.fixture
+def preset(files, tiny_folder):
+    """A preset of one's own, for all three stages."""
+    file = files / "own.toml"
+    file.write_text(
+        f"""
+about = "tiny"
+[sft]
+model = "{tiny_folder}"
+data = "{files}/sft.jsonl"
+batch = 8
+[reward]
+model = "{tiny_folder}"
+data = "{files}/pairs.jsonl"
+batch = 8
+[ppo]
+prompts = "{files}/prompts.jsonl"
+responses = 24
+batch = 8
+response_limit = 4
+checkpoint_every = 8
+[ppo.update]
+epochs = 1
+minibatch_size = 4
+"""
+    )
+    return file
+
+
+def run(capsys, *arguments):
+    code = main(["rlhf", *map(str, arguments)])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_all_stages_leave_folders_that_transformers_loads(capsys, preset, tmp_path):
+    folder = tmp_path / "run"
+    code, out, err = run(capsys, "all", "--preset", preset, "--run", folder, "--quiet", "--json")
+    assert code == 0, err
+    assert [json.loads(line)["stage"] for line in out.splitlines()] == ["sft", "reward", "ppo"]
+    for part in ("sft", "ppo/policy"):
+        AutoModelForCausalLM.from_pretrained(folder / part)
+    AutoModelForSequenceClassification.from_pretrained(folder / "reward")
+    rows = read_metrics(folder / "ppo" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [8, 16, 24]
+    promised = (
+        "score reward/reward reward_raw/reward kl kl_k3 entropy ratio_deviation clip_fraction approx_kl "
+        "explained_variance response_length finished duplicates distinct_1 distinct_2 score_length_correlation "
+        "padded_share tokens_per_second seconds/sample seconds/judge seconds/score seconds/update"
+    )
+    assert set(promised.split()) <= set(rows[0])
+    texts = [json.loads(line) for line in (folder / "ppo" / "samples.jsonl").read_text().splitlines()]
+    assert {"prompt", "response", "score"} <= set(texts[0])
+    code, out, _ = run(capsys, "chat", folder, "--count", "3", "--json")
+    answers = json.loads(out)["answers"]
+    assert code == 0
+    assert len(answers) == 3
+    assert {"prompt", "before", "after", "before_score", "after_score"} <= set(answers[0])
+    # The same command again does nothing anew.
+    before = (folder / "sft" / "model.safetensors").stat().st_mtime_ns
+    code, _, err = run(capsys, "all", "--preset", preset, "--run", folder, "--quiet", "--json")
+    assert code == 0, err
+    assert (folder / "sft" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(monkeypatch, capsys, preset, tiny_folder, tmp_path):
+    """SIGTERM after the second iteration, then the same command: every weight is that of a run that went through."""
+    config = configure("ppo", str(preset), "")
+    policies = []
+    for name, stops in (("through", False), ("stopped", True)):
+        settings = {"policy": str(tiny_folder), "run": str(tmp_path / name)}
+        own = train.replace(config, **settings, rewards={"test_language_cli:count": 1.0})
+        if stops:
+            iterate = ppo.PPOTraining.iterate
+
+            def stopping(self, iterate=iterate):
+                values = iterate(self)
+                if self.progress.iterations == 2:
+                    import os
+                    import signal
+
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return values
+
+            monkeypatch.setattr(ppo.PPOTraining, "iterate", stopping)
+            assert train.run_ppo(own, mode="quiet").stopped == "SIGTERM"
+            monkeypatch.setattr(ppo.PPOTraining, "iterate", iterate)
+        done = train.run_ppo(own, mode="quiet")
+        assert done.results["responses"] == 24
+        policies.append(AutoModelForCausalLM.from_pretrained(done.policy).state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(policies[0].values(), policies[1].values(), strict=True))
+
+
+def count(prompts, responses):
+    return [0.1 * len(r.split()) for r in responses]
+
+
+def broken(prompts, responses):
+    return [float("nan")] * len(responses)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, "nothing judges the responses"),
+        ({"rewards": "nowhere:f 1"}, "reward nowhere:f"),
+        ({"rewards": "test_language_cli:broken 1"}, "reward broken gave nan for response 0"),
+        ({"rewards": "test_language_cli:count 1", "top-k": "5"}, "top_k = 5, top_p = 1.0 must be 0 and 1"),
+        ({"rewards": "test_language_cli:count 1", "prompts": "none.jsonl"}, "none.jsonl"),
+        ({"rewards": "test_language_cli:count 1", "policy": "none"}, "none"),
+        ({"rewards": "test_language_cli:count 1", "bach": "5"}, "did you mean --batch"),
+        (
+            {"rewards": "test_language_cli:count 1", "response-limit": "99"},
+            "does not fit into the model's context of 64",
+        ),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_leaves_no_folder(capsys, preset, tiny_folder, tmp_path, changes, sentence):
+    options = {"policy": str(tiny_folder)} | changes
+    given = [part for name, value in options.items() for part in (f"--{name}", *value.split())]
+    code, out, err = run(capsys, "ppo", "--preset", preset, "--run", tmp_path / "x", *given, "--quiet")
+    lines = [line for line in err.splitlines() if not line.startswith("Loading")]
+    assert (code, out) == (2, "")
+    assert sentence in lines[-1]
+    assert sum(line.startswith("proximo:") for line in lines) == 1
+    if "broken" not in str(changes):
+        assert not (tmp_path / "x").exists()
+
+
+def test_a_failed_update_leaves_its_batch(monkeypatch, capsys, preset, tiny_folder, tmp_path):
+    original = ppo.PPOTraining.collect
+
+    def infinite(self):
+        batch, seen = original(self)
+        return batch.replace(advantages=batch.advantages / 0.0), seen
+
+    monkeypatch.setattr(ppo.PPOTraining, "collect", infinite)
+    given = ["--policy", tiny_folder, "--rewards", "test_language_cli:count", "1"]
+    code, _, err = run(capsys, "ppo", "--preset", preset, "--run", tmp_path / "x", *given, "--quiet")
+    assert code == 2
+    assert "not-finite: advantages" in err
+    assert "failed-batch.safetensors" in err
+    assert (tmp_path / "x" / "ppo" / "failed-batch.safetensors").exists()
+
+
+def test_every_shipped_preset_configures_every_stage(capsys):
+    names = {p.name for p in presets()}
+    assert {"movie-sentiment", "tldr-summarisation", "chat-preferences"} <= names
+    for name in names:
+        assert find_preset(name).about
+        for stage in ("sft", "reward", "ppo"):
+            configure(stage, name, "")
+    code, out, _ = run(capsys, "presets", "--json")
+    rows = {row["preset"]: row for row in json.loads(out)}
+    assert code == 0
+    for name in ("tldr-summarisation", "chat-preferences"):
+        assert "NOT RUN at full size" in rows[name]["about"]
+
+
+@pytest.mark.parametrize("name", ["tldr-summarisation", "chat-preferences"])
+def test_presets_for_a_gpu_run_on_a_tiny_stand_in(capsys, name, files, tiny_folder, tmp_path):
+    """Every setting of theirs but sizes, paths and the model."""
+    small = {"batch": "8", "data": files / "sft.jsonl", "validation": files / "sft.jsonl", "token-limit": "60"}
+    stages = {
+        "sft": small | {"model": tiny_folder},
+        "reward": small
+        | {
+            "model": tmp_path / "r" / "sft",
+            "data": files / "pairs.jsonl",
+            "validation": files / "pairs.jsonl",
+            "standardise-on": files / "sft.jsonl",
+        },
+        "ppo": {
+            "batch": "8",
+            "responses": "16",
+            "prompts": files / "prompts.jsonl",
+            "response-limit": "6",
+            "update.minibatch-size": "8",
+            "checkpoint-every": "8",
+        },
+    }
+    for stage, options in stages.items():
+        given = [part for option, value in options.items() for part in (f"--{option}", str(value))]
+        code, _, err = run(capsys, stage, "--preset", name, "--run", tmp_path / "r", *given, "--quiet")
+        assert code == 0, f"{stage}: {err}"
+    assert len(read_metrics(tmp_path / "r" / "ppo" / "metrics.jsonl")) == 2

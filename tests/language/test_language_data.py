@@ -1,0 +1,129 @@
+"""Rows become the tokens that are trained; what is wrong with a file is said with its lines."""
+
+import json
+
+import datasets
+import pytest
+
+from proximo.language.data import Coder, load_examples, load_pairs, load_prompts, read_rows
+from proximo.runs.errors import UserError
+
+CHAT = [{"role": "user", "content": "w4 w5"}]
+
+
+def write(path, *rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def test_one_set_of_rows_reads_alike_from_every_format(tmp_path):
+    rows = [
+        {"prompt": "w4", "chosen": "w5 w6", "rejected": "w7", "label": 0.75},
+        {"prompt": "w8", "chosen": "w9", "rejected": "w4", "label": 1.0},
+    ]
+    data = datasets.Dataset.from_list(rows)
+    data.save_to_disk(tmp_path / "saved")
+    data.to_parquet(tmp_path / "rows.parquet")
+    sources = [write(tmp_path / "rows.jsonl", *rows), tmp_path / "rows.parquet", tmp_path / "saved", data, rows]
+    for source in sources:
+        assert read_rows(source).values == rows, source
+
+
+def test_what_is_trained_is_prompt_then_response_then_eos(tiny_tokenizer):
+    example = load_examples([{"prompt": "w4 w5", "response": "w6"}], tiny_tokenizer, 10).items[0]
+    assert (example.prompt, example.response) == ([4, 5], [6, 0])
+    pair = load_pairs([{"prompt": "w4", "chosen": "w5", "rejected": "w6 w7"}], tiny_tokenizer, 10).items[0]
+    assert (pair.chosen, pair.rejected, pair.label) == ([4, 5, 0], [4, 6, 7, 0], 1.0)
+
+
+def test_an_eos_within_the_prompt_stays_and_one_that_ends_the_response_is_not_doubled(tiny_tokenizer):
+    example = load_examples([{"prompt": "w4 </s> w5 </s>", "response": "w6 </s>"}], tiny_tokenizer, 10).items[0]
+    assert (example.prompt, example.response) == ([4, 0, 5, 0], [6, 0])
+
+
+def test_chat_messages_go_through_the_template_and_end_at_eos(chat_tokenizer):
+    example = load_examples([{"prompt": CHAT, "response": "w6"}], chat_tokenizer, 20).items[0]
+    assert example.prompt == [2, 4, 5, 0, 3]  # user w4 w5 </s> assistant
+    assert example.response == [6, 0]
+    unfinished = Coder(chat_tokenizer).response_ids(CHAT, "w6", finished=False)
+    assert unfinished == [6], "a response that was cut off has no EOS of the template's"
+
+
+def test_chat_without_a_template_is_refused(tiny_tokenizer):
+    with pytest.raises(UserError, match="no chat template: give prompts as text"):
+        load_prompts([{"prompt": CHAT}], tiny_tokenizer, 10)
+
+
+def test_a_tokenizer_without_eos_is_refused(make_tokenizer):
+    with pytest.raises(UserError, match="no EOS token"):
+        load_prompts([{"prompt": "w4"}], make_tokenizer(eos=False), 10)
+
+
+def test_prompts_keep_the_other_columns(tiny_tokenizer):
+    prompt = load_prompts([{"prompt": "w4 w5", "answer": 7}], tiny_tokenizer, 10).items[0]
+    assert (prompt.tokens, prompt.text, prompt.columns) == ([4, 5], "w4 w5", {"answer": 7})
+
+
+def test_over_long_rows_are_counted_and_said(tmp_path, tiny_tokenizer):
+    rows = [{"prompt": "w4 " * n, "response": "w5"} for n in (1, 3, 9)]
+    path = write(tmp_path / "rows.jsonl", *rows)
+    loaded = load_examples(path, tiny_tokenizer, 5)  # 3 + response + EOS just fits
+    assert (len(loaded.items), loaded.dropped) == (2, 1)
+    assert loaded.message == f"dropped 1 of 3 rows of {path}: longer than 5 tokens (the longest has 11)"
+    with pytest.raises(UserError, match=r"all 3 rows .* longer than 2 tokens \(the shortest has 3\): raise the limit"):
+        load_examples(path, tiny_tokenizer, 2)
+
+
+def test_missing_and_empty_fields_are_named_by_file_and_line(tmp_path, tiny_tokenizer):
+    good = {"prompt": "w4", "chosen": "w5", "rejected": "w6"}
+    path = write(tmp_path / "p.jsonl", good, "", {**good, "chosen": " "}, good, {"prompt": "w4", "rejected": "w5"})
+    with pytest.raises(UserError) as error:
+        load_pairs(path, tiny_tokenizer, 10)
+    assert str(error.value) == (
+        f"{path}, line 3 and 5: 2 of 4 rows without a 'chosen' that is text (the first has prompt, chosen, rejected): "
+        "fill or remove them"
+    )
+
+
+def test_many_bad_rows_name_the_first_and_count_the_rest(tmp_path, tiny_tokenizer):
+    path = write(tmp_path / "p.jsonl", *[{"promt": "w4"}] * 9)
+    with pytest.raises(
+        UserError, match=r"line 1, 2, 3, 4, 5 and 4 more: 9 of 9 rows.*did you mean promt to be prompt\?"
+    ):
+        load_prompts(path, tiny_tokenizer, 10)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('{"prompt": "w4"', "line 2 is not JSON"),
+        ('"w4"', "line 2 is not a JSON object"),
+        (
+            '{"prompt": "w4", "chosen": "w5", "rejected": "w6", "label": 1.5}',
+            r"line 2: label = 1.5 must be a share in \[0, 1\]",
+        ),
+        (
+            '{"prompt": "w4", "chosen": "w5", "rejected": "w6", "margin": "x"}',
+            "line 2: margin = 'x' must be a finite number",
+        ),
+        ('{"prompt": "w4", "chosen": "w5", "rejected": "w6", "margin": NaN}', "line 2: margin = nan must be a finite"),
+    ],
+)
+def test_damaged_lines_are_named(tmp_path, tiny_tokenizer, row, said):
+    path = write(tmp_path / "p.jsonl", {"prompt": "w4", "chosen": "w5", "rejected": "w6"}, row)
+    with pytest.raises(UserError, match=said):
+        load_pairs(path, tiny_tokenizer, 10)
+
+
+def test_files_that_are_not_there_or_hold_nothing(tmp_path, tiny_tokenizer):
+    for name, said in [("none.jsonl", "none.jsonl"), ("x.csv", "give a .jsonl or .parquet file")]:
+        with pytest.raises(UserError, match=said):
+            load_prompts(tmp_path / name, tiny_tokenizer, 10)
+    with pytest.raises(UserError, match="holds no rows"):
+        load_prompts(write(tmp_path / "empty.jsonl"), tiny_tokenizer, 10)
+    (tmp_path / "bad.parquet").write_text("no")
+    with pytest.raises(UserError, match="is not a Parquet file"):
+        load_prompts(tmp_path / "bad.parquet", tiny_tokenizer, 10)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="no folder saved by datasets"):
+        load_prompts(tmp_path / "folder", tiny_tokenizer, 10)

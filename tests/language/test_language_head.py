@@ -1,0 +1,77 @@
+"""The fused head against torch's own log-softmax: values, and gradients through autograd."""
+
+import pytest
+import torch
+
+from proximo.language import head
+from proximo.language.head import token_log_probs
+
+
+def reference(hidden, weight, targets, temperature, bias):
+    log_p = ((hidden @ weight.T + (0 if bias is None else bias)) / temperature).log_softmax(-1)
+    return log_p.gather(1, targets[:, None])[:, 0], -(log_p.exp() * log_p).sum(-1)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("chunk_rows", [1, 3, 100])
+def test_values_and_gradients_are_those_of_log_softmax(monkeypatch, frozen, biased, temperature, chunk_rows):
+    monkeypatch.setattr(head, "CHUNK_BYTES", 4 * 11 * chunk_rows)
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(*s, generator=generator, requires_grad=True) for s in ((7, 5), (11, 5)))
+    bias = torch.randn(11, generator=generator, requires_grad=True) if biased else None
+    targets = torch.randint(11, (7,), generator=generator)
+    ups = torch.randn(2, 7, generator=generator)
+    for tensor in (weight, bias):
+        if tensor is not None:
+            tensor.requires_grad_(not frozen)
+    asked = [x for x in (hidden, weight, bias) if x is not None and x.requires_grad]
+    seen, expected = (
+        f(hidden, weight, targets)
+        for f in (
+            lambda h, w, y: token_log_probs(h, w, y, temperature=temperature, bias=bias, need_entropy=True),
+            lambda h, w, y: reference(h, w, y, temperature, bias),
+        )
+    )
+    for mine, theirs in zip(seen, expected, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    mine = torch.autograd.grad((ups[0] * seen[0] + ups[1] * seen[1]).sum(), asked)
+    theirs = torch.autograd.grad((ups[0] * expected[0] + ups[1] * expected[1]).sum(), asked)
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_entropy_without_gradient_keeps_its_value():
+    hidden, weight = torch.randn(4, 5, requires_grad=True), torch.randn(9, 5)
+    targets = torch.randint(9, (4,))
+    log_prob, entropy = token_log_probs(hidden, weight, targets)
+    torch.testing.assert_close(entropy, reference(hidden, weight, targets, 1.0, None)[1])
+    assert log_prob.requires_grad
+    assert not entropy.requires_grad
+
+
+def test_never_holds_all_logits(monkeypatch):
+    """More rows than a chunk holds: no tensor of rows x vocabulary is ever made."""
+    rows, vocabulary = 64, 512
+    monkeypatch.setattr(head, "CHUNK_BYTES", 4 * vocabulary * 8)
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                largest = max(largest, out.numel())
+            return out
+
+    hidden, weight = torch.randn(rows, 4, requires_grad=True), torch.randn(vocabulary, 4, requires_grad=True)
+    with Watch():
+        log_prob, _ = token_log_probs(hidden, weight, torch.zeros(rows, dtype=torch.long))
+        log_prob.sum().backward()
+    assert largest == 8 * vocabulary
+
+
+def test_refuses_temperature_zero():
+    with pytest.raises(ValueError, match=r"temperature = 0.0 must be positive"):
+        token_log_probs(torch.zeros(1, 2), torch.zeros(3, 2), torch.zeros(1, dtype=torch.long), temperature=0.0)

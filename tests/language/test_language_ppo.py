@@ -1,0 +1,227 @@
+"""One iteration of PPO on a language model: where rewards lie, what padding may not change, what bad input says."""
+
+import math
+
+import pytest
+import torch
+from test_language_sharing import MODES, training
+from tiny import llama, prompts, tokenizer
+
+from proximo.core.invariants import InvariantError
+from proximo.core.settings import UpdateSettings
+from proximo.core.update import autograd_gradient, objective_at
+from proximo.language import rollout
+from proximo.language.batching import token_budget_batches
+from proximo.language.policy import padded_share
+from proximo.language.ppo import PPOTraining
+from proximo.language.ppo_configuration import KLSettings, PPOConfig, SharingSettings
+from proximo.language.rewards import FunctionReward, Judged, combine
+from proximo.runs.errors import UserError
+
+
+def test_rewards_are_the_kl_per_token_and_the_score_at_the_last_one():
+    log_prob, reference = torch.tensor([[-1.0, -2.0, -3.0, 0.0]]), torch.tensor([[-1.5, -1.0, -3.0, 9.0]])
+    rewards = rollout.token_rewards(torch.tensor([7.0]), log_prob, reference, torch.tensor([3]), 0.1)
+    torch.testing.assert_close(rewards, torch.tensor([[-0.05, 0.1, 7.0, 0.0]]))
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.95, 1.0])
+def test_advantages_chain_over_response_tokens_only(lam):
+    """Rows of a padded batch have the advantages that each would have alone; padding may hold anything."""
+    generator = torch.Generator().manual_seed(1)
+    run = training(MODES[0], lam=lam)
+    batch, _ = run.collect()
+    rewards = torch.randn(batch.weight.shape, generator=generator)
+    values = torch.randn(batch.weight.shape, generator=generator).where(batch.weight > 0, torch.tensor(1e6))
+    seen = rollout.estimate(batch.replace(value=values), rewards, 1.0, lam)
+    for row, n in enumerate((batch.weight > 0).sum(1).tolist()):
+        v, r = values[row, :n].tolist(), rewards[row, :n].tolist()
+        expected, following = [0.0] * n, 0.0
+        for t in reversed(range(n)):
+            delta = r[t] + (v[t + 1] if t + 1 < n else 0.0) - v[t]
+            expected[t] = following = delta + lam * following
+        torch.testing.assert_close(seen.advantages[row, :n], torch.tensor(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")
+def test_sampler_and_trainer_agree_and_the_first_ratio_is_1(sharing):
+    run = training(sharing)
+    values = run.iterate()
+    assert run.parity < 1e-5
+    assert values["sampler_log_probs"] == 1
+    assert values["ratio_deviation"] < 1e-4
+
+
+@pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")
+def test_neither_padding_nor_parts_change_scores_or_gradients(sharing):
+    """One row at a time, all at once, and in between: the same log-probs, values and gradient."""
+    run = training(sharing, update=UpdateSettings(epochs=1, minibatch_size=8, entropy_coefficient=0.01))
+    batch, _ = run.collect()
+    objective = objective_at(run.config.update, 0.0)
+    results = []
+    for budget in (1, 11, 10_000):
+        run.policy.token_budget = budget
+        run.optimizer.zero_grad()
+        statistics = autograd_gradient(run.policy, run.policy.split)(batch, objective)
+        results.append((*run.policy.scored(batch), run.optimizer.gradient.clone(), torch.stack(list(statistics))))
+    for other in results[1:]:
+        for mine, theirs in zip(results[0], other, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=2e-6)
+    assert float(results[0][2].abs().max()) > 0
+
+
+def test_padding_holds_nothing_that_counts():
+    run = training(MODES[0])
+    batch, _ = run.collect()
+    padding = batch.weight == 0
+    assert bool(padding.any())
+    poisoned = batch.replace(
+        advantages=batch.advantages.where(~padding, torch.tensor(math.nan)),
+        log_prob=batch.log_prob.where(~padding, torch.tensor(math.inf)),
+        returns=batch.returns.where(~padding, torch.tensor(math.nan)),
+    )
+    gradients = []
+    for b in (batch, poisoned):
+        run.optimizer.zero_grad()
+        autograd_gradient(run.policy, run.policy.split)(b, objective_at(run.config.update, 0.0))
+        gradients.append(run.optimizer.gradient.clone())
+    assert torch.equal(*gradients)
+
+
+def test_batches_keep_within_the_token_budget_and_lose_no_row():
+    lengths = [3, 50, 7, 7, 1, 22, 9, 64, 2]
+    groups = token_budget_batches(lengths, 60)
+    assert sorted(i for g in groups for i in g) == list(range(len(lengths)))
+    assert all(len(g) == 1 or len(g) * max(lengths[i] for i in g) <= 60 for g in groups)
+    run = training(MODES[0])
+    batch, _ = run.collect()
+    assert padded_share(batch, 1) == 0
+    assert 0 < padded_share(batch, 10_000) < 1
+
+
+@pytest.mark.parametrize(("floor", "expected"), [(-1.0, [5.0, -1.0, -3.0]), (None, [5.0, 2.0, -3.0])])
+def test_a_response_without_end_scores_no_more_than_the_floor(floor, expected):
+    run = training(MODES[0], missing_eos_floor=floor, score_clip=5.0)
+    scores = run._rewarded(torch.tensor([9.0, 2.0, -3.0]), torch.tensor([True, False, False]))
+    assert scores.tolist() == expected
+
+
+def test_the_kl_coefficient_follows_the_measured_kl_per_response():
+    run = training(MODES[0], kl=KLSettings(coefficient=0.1, target=1e-6, horizon=8), learning_rate=3e-2)
+    run.iterate()
+    before = run.kl.coefficient
+    run.iterate()
+    assert run.kl.coefficient == pytest.approx(before * 1.2)  # far over the target: e is clipped at 0.2
+
+
+@pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")
+def test_stopping_and_going_on_is_the_same_run_bit_for_bit(sharing):
+    through, first, second = (training(sharing) for _ in range(3))
+    for _ in range(4):
+        through.iterate()
+    for _ in range(2):
+        first.iterate()
+    second.load(*first.state())
+    for _ in range(2):
+        second.iterate()
+    for name, tensor in through.state()[0].items():
+        assert torch.equal(tensor, second.state()[0][name]), name
+    assert through.state()[1] == second.state()[1]
+
+
+def test_each_reward_is_weighted_and_logged_by_name():
+    judged = Judged(["p", "p"], ["a", "bb"], {"wanted": [1, 2]}, [True, True])
+
+    def length(prompts, responses, **columns):
+        return [len(r) for r in responses]
+
+    def fits(prompts, responses, wanted):
+        return [float(len(r) == w) for r, w in zip(responses, wanted, strict=True)]
+
+    total, each = combine([FunctionReward(length, 0.5), FunctionReward(fits, -2.0)], judged)
+    assert each["length"].tolist() == [1, 2]
+    assert total.tolist() == [0.5 * 1 - 2, 0.5 * 2 - 2]
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ([1.0], "reward broken gave 1 scores for 2 responses"),
+        ([1.0, math.nan], "reward broken gave nan for response 1"),
+        ([math.inf, 1.0], "reward broken gave inf for response 0"),
+        (None, "reward broken must give one number per response"),
+        (["x", 1], "reward broken must give one number per response"),
+    ],
+)
+def test_a_reward_function_that_misbehaves_is_named(scores, message):
+    term = FunctionReward(lambda prompts, responses: scores, name="broken")
+    with pytest.raises(UserError, match=message):
+        term(Judged(["p", "p"], ["a", "b"], {}, [True, True]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"top_k": 50}, "top_k = 50, top_p = 1.0 must be 0 and 1"),
+        ({"top_p": 0.9}, "PPO's ratio is that of the distribution"),
+        ({"temperature": 0.0}, "temperature = 0.0 must be positive"),
+        ({"batch": 0}, "batch = 0 must be positive"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        PPOConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("rows", "rewards", "changes", "message"),
+    [
+        ([], 1, {}, "there is no prompt"),
+        ([[1]], 0, {}, "nothing judges the responses"),
+        ([[1]], 2, {}, "two rewards share a name"),
+        ([[1] * 60], 1, {"response_limit": 10}, "a prompt of 60 tokens with a response of 10 does not fit"),
+        ([[1]], 1, {"batch": 6}, "minibatch_size = 4 does not divide the 6 responses"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(rows, rewards, changes, message):
+    config = PPOConfig(**{"batch": 8, "update": UpdateSettings(minibatch_size=4), **changes})
+    terms = [FunctionReward(lambda prompts, responses: [0.0] * len(responses), name="r")] * rewards
+    with pytest.raises(UserError, match=message):
+        PPOTraining(config, llama(), tokenizer(), prompts(*rows), terms)
+
+
+def test_a_trunk_that_changed_behind_our_back_is_seen():
+    """The ratio of the first minibatch is not 1 when the policy that is trained is not the one that sampled."""
+    run = training(SharingSettings(mode="full"), old_log_probs="sampler")
+    collect = run.collect
+
+    def tampered():
+        result = collect()
+        with torch.no_grad():
+            run.roles.model.get_decoder().layers[1].mlp.up_proj.weight.mul_(1.5)
+        return result
+
+    run.collect = tampered
+    with pytest.raises(InvariantError, match="ratio-not-one"):
+        run.iterate()
+
+
+def test_bfloat16_takes_the_trainers_log_probs_and_keeps_master_weights():
+    run = training(SharingSettings(mode="full"), llama(width=64, layers=4, spread=0.6), compute="bfloat16")
+    values = run.iterate()
+    assert all(p.dtype == torch.float32 for p in run.roles.parameters())
+    assert values["ratio_deviation"] < 0.05
+    assert math.isfinite(values["kl"])
+    assert run.sampler_log_probs == (run.parity <= 1e-3)
+
+
+def test_text_statistics():
+    from proximo.language.sampler import Samples
+
+    tokens = torch.tensor([[1, 2, 1, 2], [1, 2, 1, 2], [3, 0, 0, 0]])
+    empty = torch.zeros(3, 4)
+    samples = Samples(tokens, empty, torch.tensor([4, 4, 2]), torch.tensor([False, False, True]), empty, [])
+    values = rollout.text_statistics(samples)
+    assert values["duplicates"] == pytest.approx(1 / 3)
+    assert values["distinct_1"] == pytest.approx(4 / 10)
+    assert values["distinct_2"] == pytest.approx(3 / 7)  # 12 21 30 of 3 + 3 + 1

@@ -1,0 +1,315 @@
+"""Reward models: the score is at the last token by length, pairs teach as Bradley and Terry say, folders are plain."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
+
+from proximo.language.configuration import RewardConfig
+from proximo.language.data import Pair
+from proximo.language.judge import Judge, train_judge
+from proximo.language.movies import ceiling, pairs, preference, snippets
+from proximo.language.preferences import bradley_terry, calibration, preference_report
+from proximo.language.reward_model import RewardModel, initialise_head
+from proximo.language.reward_training import (
+    RewardTraining,
+    evaluate,
+    standardisation_rows,
+    train_reward,
+    unique_texts,
+)
+from proximo.runs.errors import UserError
+
+ROWS = [[4, 0, 5, 0], [6, 0], [7, 8, 9, 10, 11, 0], [12]]  # EOS = pad = 0, within a prompt too; the last did not end
+PAIRS = [
+    Pair(ROWS[0], ROWS[1], 0.8),
+    Pair(ROWS[0], ROWS[2], 0.6, 0.3),
+    Pair(ROWS[3], ROWS[2], 1.0),
+    Pair(ROWS[1], ROWS[3], 0.5),
+]
+
+
+@pytest.fixture
+def reward(tiny_folder):
+    return RewardModel.from_language_model(str(tiny_folder))
+
+
+def test_the_score_is_read_at_the_last_token_whatever_stands_beside(reward):
+    alone = []
+    for row in ROWS:
+        hidden = reward.decoder(input_ids=torch.tensor([row])).last_hidden_state
+        alone.append((hidden[0, -1] @ reward.head.weight[0]).item())
+    for budget in (1, 8, 1000):
+        reward.token_budget = budget
+        torch.testing.assert_close(reward.score(ROWS), torch.tensor(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_texts_are_read_with_the_own_template_and_eos_only_where_they_ended(reward):
+    scores = reward.score_texts(["w4 </s>", "w12"], [" w5", " w13"], finished=[True, False])
+    torch.testing.assert_close(scores, reward.score([[4, 0, 5, 0], [12, 13]]))
+
+
+def test_the_gradient_of_the_loss_is_sigmoid_minus_label():
+    chosen, rejected = torch.tensor([0.3, -1.0, 2.0], requires_grad=True), torch.tensor([0.1, 0.5, -30.0])
+    label, margin = torch.tensor([1.0, 0.3, 0.75]), torch.tensor([0.0, 0.2, 0.0])
+    loss = bradley_terry(chosen, rejected, label, margin)
+    loss.sum().backward()
+    torch.testing.assert_close(chosen.grad, torch.sigmoid(chosen.detach() - rejected - margin) - label)
+    assert torch.isfinite(loss).all()
+    swapped = bradley_terry(rejected, chosen.detach(), 1 - label, -margin)
+    torch.testing.assert_close(loss.detach(), swapped, msg="which text stands first says nothing")
+
+
+@pytest.mark.parametrize("centre", [0.0, 0.1])
+def test_the_cut_into_parts_changes_no_gradient_and_shared_texts_count_for_each_pair(reward, centre):
+    found = []
+    for budget in (1, 7, 1000):
+        training = RewardTraining(RewardConfig(token_budget=budget, centre=centre), reward, PAIRS)
+        reward.model.zero_grad()
+        values, used = training.backward(range(len(PAIRS)))
+        assert len(used) == 4, "a text of several pairs is read once"
+        found.append((values["loss"], torch.cat([p.grad.flatten() for p in reward.model.parameters()])))
+    reward.model.zero_grad()
+    r = reward.scores(ROWS)
+    c, j = r[[0, 0, 3, 1]], r[[1, 2, 2, 3]]
+    loss = bradley_terry(c, j, torch.tensor([0.8, 0.6, 1.0, 0.5]), torch.tensor([0, 0.3, 0, 0])).mean()
+    (loss + centre * (c + j).square().mean()).backward()
+    found.append((loss.item(), torch.cat([p.grad.flatten() for p in reward.model.parameters()])))
+    for value, gradient in found[:-1]:
+        assert value == pytest.approx(found[-1][0], abs=1e-6)
+        torch.testing.assert_close(gradient, found[-1][1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kept", [0.0, 1.0])
+def test_frozen_layers_give_the_same_scores_and_gradients(tiny_folder, kept):
+    gradients = []
+    for freeze in (0, 1):
+        reward = RewardModel.from_language_model(str(tiny_folder))
+        training = RewardTraining(RewardConfig(kept_states=kept, freeze=freeze), reward, PAIRS, freeze=freeze)
+        training.backward(range(len(PAIRS)))
+        upper = [*reward.decoder.layers[1].parameters(), *reward.decoder.norm.parameters(), reward.head.weight]
+        gradients.append(torch.cat([p.grad.flatten() for p in upper]))
+        torch.testing.assert_close(training.scores(range(4)).detach(), reward.score(training.texts))
+        if freeze:
+            below = {name: p.clone() for name, p in reward.decoder.layers[0].named_parameters()}
+            before = reward.score(ROWS)
+            training.step(0.5)
+            assert all(torch.equal(p, below[n]) for n, p in reward.decoder.layers[0].named_parameters())
+            assert not torch.equal(reward.score(ROWS), before), "what is trained is what scores"
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+
+
+def test_a_saved_model_gives_the_same_standardised_scores_with_plain_transformers(tmp_path, reward):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        reward.head.weight.add_(0.5)  # scores far from 0
+    texts = [torch.randint(4, 64, (n % 9 + 1,), generator=generator).tolist() for n in range(300)]
+    texts = [[*text, 0] for text in texts]
+    raw = reward.score(texts)
+    said = reward.standardise(texts)
+    scores = reward.score(texts)
+    assert float(scores.mean()) == pytest.approx(0, abs=1e-4)
+    assert float(scores.std(unbiased=False)) == pytest.approx(1, abs=1e-4)
+    assert said["mean"] == pytest.approx(float(raw.mean()), abs=1e-4)
+    off = scores * reward.std + reward.mean - raw
+    assert float(off.std()) / said["std"] < 2 * said["shift_noise"] + 1e-3, "the remark on the shift is honest"
+    reward.save(tmp_path / "rm")
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "rm")
+    assert plain.config.num_labels == 1
+    assert plain.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
+    rows = ["w4 </s> w5 </s>", "w6 </s>", "w7 w8 w9 w10 w11 </s>", "w12"]
+    with torch.no_grad():
+        theirs = plain(**tokenizer(rows, padding=True, return_tensors="pt")).logits[:, 0]
+    torch.testing.assert_close(theirs, reward.score(ROWS), rtol=1e-4, atol=1e-5)
+    again = RewardModel.load(str(tmp_path / "rm"))
+    assert torch.equal(again.score(ROWS), reward.score(ROWS))
+    assert (again.mean, again.std) == (reward.mean, reward.std)
+
+
+def test_a_tokenizer_with_no_other_special_token_gets_a_padding_of_its_own(tmp_path, tiny_model, tiny_tokenizer):
+    tiny_tokenizer.unk_token = None
+    tiny_model.save_pretrained(tmp_path / "m")
+    tiny_tokenizer.save_pretrained(tmp_path / "m")
+    reward = RewardModel.from_language_model(str(tmp_path / "m"))
+    assert reward.tokenizer.pad_token_id not in (None, reward.tokenizer.eos_token_id)
+    assert reward.model.get_input_embeddings().num_embeddings > reward.tokenizer.pad_token_id
+    assert reward.score(ROWS).isfinite().all()
+
+
+def test_the_head_starts_as_n_of_one_over_root_d_plus_one():
+    head = torch.nn.Linear(99_999, 1)
+    initialise_head(head, torch.Generator().manual_seed(0))
+    assert float(head.weight.detach().std()) * 100_000**0.5 == pytest.approx(1, abs=0.01)
+    assert float(head.bias.detach()) == 0
+
+
+def test_fewer_layers_are_the_lowest_ones(tiny_folder, tiny_model):
+    reward = RewardModel.from_language_model(str(tiny_folder), layers=1)
+    assert len(reward.decoder.layers) == 1
+    mine, theirs = reward.decoder.layers[0].state_dict(), tiny_model.model.layers[0].state_dict()
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    with pytest.raises(UserError, match=r"layers = 3, but .* has 2"):
+        RewardModel.from_language_model(str(tiny_folder), layers=3)
+
+
+def test_what_is_no_reward_model_and_what_is_too_long(tiny_folder, reward):
+    with pytest.raises(UserError, match="holds a LlamaForCausalLM, not a reward model"):
+        RewardModel.load(str(tiny_folder))
+    with pytest.raises(UserError, match="text 1 has 65 tokens, but the reward model's context is 64"):
+        reward.score([[4], [4] * 65])
+    with pytest.raises(UserError, match="text 0 for the reward model has no token"):
+        reward.score([[]])
+    with torch.no_grad():
+        reward.head.weight.zero_()
+    with pytest.raises(UserError, match="gives all 4 texts the same score"):
+        reward.standardise(ROWS)
+
+
+def test_the_report_counts_what_people_preferred():
+    rows = [Pair([1], [2], 0.9, source="a", difference=2.5), Pair([1], [2], 0.4, source="a", difference=0.2)]
+    rows += [Pair([1], [2], 0.5, source="b", difference=0.1), Pair([1], [2], 1.0, source="b", difference=1.5)]
+    report = preference_report(rows, torch.tensor([1.0, 1.0, 0.0, 2.0]), torch.tensor([0.0, 0.0, 1.0, 2.0]))
+    assert report["accuracy"] == pytest.approx((1 + 0 + 0.5) / 3), "even odds are left out, a tie is one half"
+    assert report["accuracy/difference>1"] == pytest.approx(0.75)
+    assert (report["accuracy/source/a"], report["accuracy/source/b"]) == (0.5, 0.5)
+
+
+def test_scores_that_are_the_true_log_odds_are_calibrated():
+    generator = np.random.default_rng(0)
+    p = generator.uniform(0.02, 0.98, 50_000)
+    curve = calibration(p, (generator.uniform(size=p.size) < p).astype(float))
+    assert len(curve) == 10
+    assert all(abs(b["predicted"] - b["label"]) < 0.02 for b in curve)
+
+
+def test_a_training_learns_who_is_preferred(tmp_path, tiny_folder):
+    data = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": "w4", "chosen": f"w5 w{i}", "rejected": f"w6 w{i}", "label": 0.9} for i in range(10, 26)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = RewardConfig(
+        str(tiny_folder),
+        str(data),
+        str(data),
+        output=str(tmp_path / "rm"),
+        batch=8,
+        epochs=15,
+        learning_rate=3e-3,
+        layers=2,
+        freeze=1,
+    )
+    result = train_reward(config, console="quiet", human_ceiling={"all": 0.95})
+    assert result["accuracy"] == 1.0
+    assert result["human/all"] == 0.95
+    assert result["loss"] < 0.36, "the entropy of odds of 9:1 is 0.325 nats"
+    loaded = RewardModel.load(config.output)
+    scores = loaded.score_texts(["w4"] * 32, [f"w{k} w{i}" for i in range(10, 26) for k in (5, 6)])
+    assert float(scores.mean()) == pytest.approx(0, abs=1e-4)
+    gap = (scores[0::2] - scores[1::2]).mean() * loaded.std
+    assert float(torch.sigmoid(gap)) == pytest.approx(0.9, abs=0.06), "a soft label is a probability"
+
+
+def test_a_judge_is_another_architecture_and_comes_back_as_saved(tmp_path, make_tokenizer):
+    torch.manual_seed(0)
+    size = dict(vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
+    BertModel(BertConfig(**size)).save_pretrained(tmp_path / "encoder")
+    make_tokenizer().save_pretrained(tmp_path / "encoder")
+    data = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": "w4", "chosen": f" w5 w{i}" + " w9" * (i % 5), "rejected": f" w6 w{i}"} for i in range(10, 40)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = RewardConfig(
+        str(tmp_path / "encoder"),
+        str(data),
+        str(data),
+        output=str(tmp_path / "judge"),
+        batch=8,
+        epochs=20,
+        learning_rate=3e-3,
+    )
+    result = train_judge(config, console="quiet")
+    assert result["accuracy"] == 1.0
+    judge = Judge.load(tmp_path / "judge")
+    texts = [row["prompt"] + row["chosen"] for row in rows]
+    scores = judge.score(texts)
+    assert scores.mean() == pytest.approx(0, abs=1e-4)
+    assert scores.std() == pytest.approx(1, abs=1e-4)
+    alone = np.concatenate([judge.score([text]) for text in texts])
+    np.testing.assert_allclose(scores, alone, rtol=1e-4, atol=1e-4)
+
+
+RATED = [(f"text {i}", [i % 9 - 4, i % 9 - 4, (i * 7) % 9 - 4, 1, 0]) for i in range(2000)]
+
+
+def test_movie_texts_are_split_once_and_for_all_and_raters_into_disjoint_halves():
+    parts, again = snippets(RATED), snippets(RATED[::-1])
+    for name, part in parts.items():
+        assert [s.text for s in part] == [s.text for s in again[name]], "the file's order says nothing"
+    shares = {name: len(part) / len(RATED) for name, part in parts.items()}
+    assert shares == {
+        "train": pytest.approx(0.8, abs=0.03),
+        "validation": pytest.approx(0.1, abs=0.03),
+        "test": pytest.approx(0.1, abs=0.03),
+    }
+    assert len({s.text for part in parts.values() for s in part}) == len(RATED)
+    rated = dict(RATED)
+    for snippet in parts["train"]:
+        assert sorted(snippet.ratings_a + snippet.ratings_b) == sorted(rated[snippet.text])
+        assert abs(len(snippet.ratings_a) - len(snippet.ratings_b)) <= 1
+
+
+def test_preference_is_the_chance_that_one_rating_beats_another():
+    assert preference([2, 3], [1, 3]) == pytest.approx((1 + 0 + 1 + 0.5) / 4)
+    assert preference([1, 2], [4]) + preference([4], [1, 2]) == 1.0
+
+
+def test_movie_pairs_follow_the_ratings_and_share_texts():
+    part = snippets(RATED)["train"]
+    rows = list(pairs(part, "a", 200))
+    means = {" " + s.text: np.mean(s.ratings_a) for s in part}
+    for row in rows:
+        assert row["difference"] == pytest.approx(means[row["chosen"]] - means[row["rejected"]], abs=1e-3)
+        assert row["difference"] > 0
+    first = [row for row in rows if row["chosen"] in {" " + s.text for s in part[:32]}]
+    assert len(first) > 150
+    assert len({row[side] for row in first for side in ("chosen", "rejected")}) <= 32
+    assert 0.5 < ceiling(part)["all"] <= ceiling(part)["difference>1"] <= 1.0
+
+
+def test_unique_texts_point_back_to_the_pairs():
+    texts, chosen, rejected = unique_texts(PAIRS)
+    assert len(texts) == 4
+    assert [(texts[c], texts[r]) for c, r in zip(chosen, rejected, strict=True)] == [
+        (p.chosen, p.rejected) for p in PAIRS
+    ]
+
+
+def test_evaluation_reads_each_text_once(reward):
+    seen = []
+    score = reward.score
+    reward.score = lambda rows: seen.extend(rows) or score(rows)
+    evaluate(reward, PAIRS)
+    assert len(seen) == 4
+
+
+def test_standardised_twice_still_leads_back_to_the_scale_of_the_training(reward):
+    with torch.no_grad():  # a head with bias takes the shift exactly
+        reward.head.bias = torch.nn.Parameter(torch.tensor([0.7]))
+    raw = reward.score(ROWS)
+    reward.standardise(ROWS[:3])
+    reward.standardise(ROWS[1:])
+    torch.testing.assert_close(reward.score(ROWS) * reward.std + reward.mean, raw, rtol=1e-4, atol=1e-4)
+
+
+def test_the_models_own_responses_are_what_is_standardised_on(tmp_path, tiny_folder, reward):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"w{i} w5"}) + "\n" for i in range(10, 40)))
+    config = RewardConfig(standardise_on=str(prompts), policy=str(tiny_folder), standardise_rows=20)
+    rows = standardisation_rows(config, reward, [])
+    assert len(rows) == 20
+    assert [row[:2] for row in rows] == [[i, 5] for i in range(10, 30)]
+    ended = [row[-1] == 0 for row in rows]
+    assert any(ended)
+    assert all(len(row) <= 2 + 64 for row in rows)
+    assert rows == standardisation_rows(config, reward, []), "the same seed draws the same responses"

@@ -1,0 +1,157 @@
+"""Every way of sharing weights: the reference is the starting model exactly, and an export is what was trained."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import llama, prompts, tokenizer
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+from proximo.core.settings import UpdateSettings
+from proximo.language.evaluation import load_policy_model
+from proximo.language.models import save_folder
+from proximo.language.ppo import PPOTraining
+from proximo.language.ppo_configuration import PPOConfig, SharingSettings
+from proximo.language.rewards import FunctionReward
+from proximo.language.sharing import make_roles
+from proximo.language.stack import split_decoder
+from proximo.runs.errors import UserError
+
+MODES = [
+    SharingSettings(mode=mode, critic=critic, top_layers=1, lora_rank=4)
+    for mode in ("full", "lora", "top_layers")
+    for critic in ("shared", "separate")
+]
+PROMPTS = [[3], [5, 2, 9, 4], [7, 7], [1, 0, 6]]
+
+
+def letters(prompts, responses, **_):
+    return [0.1 * len(r) for r in responses]
+
+
+def training(sharing, model=None, **changes):
+    settings = {
+        "batch": 8,
+        "responses": 8 * 50,
+        "response_limit": 6,
+        "learning_rate": 1e-2,
+        "sharing": sharing,
+        "update": UpdateSettings(epochs=2, minibatch_size=4, value_coefficient=0.1, max_grad_norm=1.0),
+    } | changes
+    return PPOTraining(
+        PPOConfig(**settings), model or llama(), tokenizer(), prompts(*PROMPTS), [FunctionReward(letters)]
+    )
+
+
+@pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")
+def test_divergence_from_the_reference_is_exactly_0_at_step_0_and_not_after(sharing):
+    run = training(sharing)
+    batch, _ = run.collect()
+    log_prob, _ = run.policy.scored(batch)
+    assert torch.equal(log_prob, run.policy.reference_log_probs(batch))
+    run.iterate()
+    log_prob, _ = run.policy.scored(batch)
+    assert not torch.allclose(log_prob, run.policy.reference_log_probs(batch), atol=1e-4)
+
+
+@pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")
+def test_the_reference_stays_the_starting_model(sharing):
+    """After training, the reference's log-probs are those of a model that nobody trained."""
+    run, untouched = training(sharing), llama()
+    for _ in range(3):
+        batch, _ = run.collect()
+        run.iterate()
+    fresh = training(SharingSettings(mode="full"), untouched)
+    plain = replace(batch, inputs={k: v for k, v in batch.inputs.items() if k != "states"})
+    torch.testing.assert_close(
+        run.policy.reference_log_probs(batch), fresh.policy.reference_log_probs(plain), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")
+def test_an_exported_policy_gives_the_logits_of_the_trained_one(sharing, tmp_path):
+    base, folder = tmp_path / "base", tmp_path / "policy"
+    save_folder(base, llama(), tokenizer())
+    model = AutoModelForCausalLM.from_pretrained(base).eval()
+    run = training(sharing, model)
+    run.iterate()
+    save_folder(folder, run.roles, run.tokenizer)
+    if sharing.mode == "lora":
+        assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
+    again = load_policy_model(folder)
+    tokens = torch.tensor([[3, 5, 2, 9]])
+    with torch.no_grad():
+        hidden, _ = run.roles.policy(tokens)
+        mine = run.roles.head(hidden)
+        start = AutoModelForCausalLM.from_pretrained(base)(input_ids=tokens).logits
+        theirs = again(input_ids=tokens).logits
+    # A merged adapter adds in another order.
+    torch.testing.assert_close(theirs, mine, rtol=1e-4, atol=1e-5 if sharing.mode == "lora" else 1e-6)
+    assert not torch.allclose(theirs, start, atol=1e-3)
+
+
+@pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")
+def test_only_the_roles_own_weights_are_trained(sharing):
+    run = training(sharing)
+    before = {name: p.clone() for name, p in run.roles.named_parameters()}
+    for _ in range(2):
+        run.iterate()
+    moved = {name for name, p in run.roles.named_parameters() if not torch.equal(p, before[name])}
+    expected = {
+        "full": ("model.", "value_head.", "critic."),
+        "lora": ("lora_", "value_head."),
+        "top_layers": ("top.", "critic_top.", "value_head."),
+    }[sharing.mode]
+    assert moved
+    assert all(any(part in name for part in expected) for name in moved), moved
+    assert not any("reference" in name for name in moved)
+    assert any("value_head" in name for name in moved)
+    if sharing.critic == "separate":
+        assert any("critic" in name for name in moved)
+
+
+def test_a_decoder_that_adds_positions_can_not_be_cut():
+    config = GPT2Config(vocab_size=16, n_embd=16, n_layer=2, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0)
+    with pytest.raises(UserError, match="use --sharing lora or full"):
+        split_decoder(GPT2LMHeadModel(config).get_decoder(), 1)
+
+
+@pytest.mark.parametrize("layers", [0, 3, 4])
+def test_top_layers_must_leave_a_trunk(layers):
+    with pytest.raises(UserError, match=rf"top_layers = {layers} must be between 1 and 2"):
+        make_roles(llama(), SharingSettings(mode="top_layers", top_layers=layers))
+
+
+def test_a_model_that_caps_its_logits_is_refused():
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(
+        vocab_size=16,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        final_logit_softcapping=0.1,
+        pad_token_id=0,
+        eos_token_id=0,
+        bos_token_id=0,
+    )
+    with pytest.raises(UserError, match="does more to its logits than a linear head"):
+        make_roles(Gemma2ForCausalLM(config).eval(), SharingSettings())
+
+
+def test_a_critic_from_the_reward_model_needs_one():
+    with pytest.raises(UserError, match="critic_from = reward needs"):
+        make_roles(llama(), SharingSettings(mode="lora", critic="separate", critic_from="reward"))
+
+
+def test_batches_of_a_shared_trunk_carry_its_states():
+    run = training(MODES[4])
+    batch, _ = run.collect()
+    _, states = run.roles.policy(batch.inputs["tokens"])
+    for row in range(len(batch)):
+        read = int(batch.inputs["prompt_lengths"][row] + (batch.weight[row] > 0).sum() - 1)
+        torch.testing.assert_close(batch.inputs["states"][row, :read], states[row, :read], rtol=1e-4, atol=1e-5)

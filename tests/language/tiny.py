@@ -1,0 +1,40 @@
+"""Language models small enough to enumerate, and tokenizers to go with them."""
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from proximo.language.rollout import Prompt
+
+
+def llama(vocabulary=16, *, width=32, layers=3, seed=0, spread=0.3, context=64):
+    """A random Llama whose distribution is far from uniform."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=context,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+        initializer_range=spread,
+        attn_implementation="sdpa",
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def tokenizer(vocabulary=16):
+    """Words w1, w2, ... and an EOS of id 0, which is also the padding."""
+    words = {"</s>": 0} | {f"w{i}": i for i in range(1, vocabulary)}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", pad_token="</s>")
+
+
+def prompts(*rows):
+    """Prompts of these token ids."""
+    return [Prompt(list(row), " ".join(f"w{i}" for i in row), {}) for row in rows]
