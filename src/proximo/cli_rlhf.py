@@ -83,6 +83,10 @@ def _all(arguments: list[str]) -> int:
         raise UserError("all stages need a preset and a folder: give --preset NAME and --run FOLDER")
     quiet = ["--quiet"] if flag(arguments, "--quiet") else []
     as_json = ["--json"] if flag(arguments, "--json") else []
+    seed = option(arguments, "--seed", "")
+    if rest := _without(arguments, "--preset", "--run", "--seed"):
+        raise UserError(f"all takes --preset, --run and --seed, not {rest[0]}: give settings to the stages one by one")
+    quiet += ["--seed", seed] if seed else []
     for name in ("sft", "reward", "ppo"):
         code = _stage(name, ["--preset", preset, "--run", run, *quiet, *as_json])
         if code:
@@ -177,6 +181,8 @@ def _presets(arguments: list[str]) -> int:
     from proximo.language.stages import presets
 
     found = presets()
+    if rest := [a for a in arguments if a != "--json"]:
+        raise UserError(f"presets takes no {rest[0]}; `proximo rlhf presets` lists them all")
     if flag(arguments, "--json"):
         print(json.dumps([{"preset": p.name, "about": p.about, "source": p.source} for p in found]))
         return 0

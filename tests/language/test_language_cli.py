@@ -91,10 +91,13 @@ def test_all_stages_leave_folders_that_transformers_loads(capsys, preset, tmp_pa
     assert len(answers) == 3
     assert {"prompt", "before", "after", "before_score", "after_score"} <= set(answers[0])
     # The same command again does nothing anew.
-    before = (folder / "sft" / "model.safetensors").stat().st_mtime_ns
+    models = [folder / part / "model.safetensors" for part in ("sft", "reward", "ppo/policy")]
+    before = [file.stat().st_mtime_ns for file in models]
     code, _, err = run(capsys, "all", "--preset", preset, "--run", folder, "--quiet", "--json")
     assert code == 0, err
-    assert (folder / "sft" / "model.safetensors").stat().st_mtime_ns == before
+    assert [file.stat().st_mtime_ns for file in models] == before
+    code, _, err = run(capsys, "all", "--preset", preset, "--run", folder, "--batch", "3")
+    assert (code, "all takes --preset, --run and --seed, not --batch" in err) == (2, True)
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(monkeypatch, capsys, preset, tiny_folder, tmp_path):

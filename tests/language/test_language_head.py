@@ -75,3 +75,23 @@ def test_never_holds_all_logits(monkeypatch):
 def test_refuses_temperature_zero():
     with pytest.raises(ValueError, match=r"temperature = 0.0 must be positive"):
         token_log_probs(torch.zeros(1, 2), torch.zeros(3, 2), torch.zeros(1, dtype=torch.long), temperature=0.0)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_autocast_does_not_reach_the_head(frozen):
+    """Log-probs and gradients are float32's of the states that came in, whatever the trunk was computed in."""
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(7, 32, generator=generator).bfloat16()
+    weight = torch.randn(50, 32, generator=generator, requires_grad=not frozen)
+    targets = torch.randint(50, (7,), generator=generator)
+    results = []
+    for half in (True, False):
+        hidden = (states if half else states.float()).detach().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            log_prob, _ = token_log_probs(hidden, weight, targets)
+        asked = [hidden] if frozen else [hidden, weight]
+        results.append([log_prob, *torch.autograd.grad(log_prob.sum(), asked)])
+    assert results[0][0].dtype == torch.float32
+    assert torch.equal(results[0][0], results[1][0])
+    for mine, theirs in zip(results[0][1:], results[1][1:], strict=True):
+        torch.testing.assert_close(mine, theirs.to(mine.dtype))

@@ -166,11 +166,26 @@ def test_a_reward_function_that_misbehaves_is_named(scores, message):
         ({"top_p": 0.9}, "PPO's ratio is that of the distribution"),
         ({"temperature": 0.0}, "temperature = 0.0 must be positive"),
         ({"batch": 0}, "batch = 0 must be positive"),
+        ({"update": UpdateSettings(micro_batches=2)}, "do not apply to language models"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         PPOConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "message"),
+    [
+        (KLSettings, {"coefficient": -1.0}, "divergence is not to be paid for"),
+        (KLSettings, {"target": -1.0}, "kl.target = -1.0 must be positive"),
+        (SharingSettings, {"lora_rank": 0}, "lora_rank = 0"),
+        (SharingSettings, {"critic_from": "reward"}, "needs sharing.critic = separate"),
+    ],
+)
+def test_parts_of_the_settings_that_mean_nothing_are_refused(settings, changes, message):
+    with pytest.raises(ValueError, match=message):
+        settings(**changes)
 
 
 @pytest.mark.parametrize(
@@ -206,13 +221,72 @@ def test_a_trunk_that_changed_behind_our_back_is_seen():
         run.iterate()
 
 
-def test_bfloat16_takes_the_trainers_log_probs_and_keeps_master_weights():
-    run = training(SharingSettings(mode="full"), llama(width=64, layers=4, spread=0.6), compute="bfloat16")
+def test_bfloat16_trunk_keeps_master_weights_and_scores_as_one_function():
+    """The states are rounded, the head is not: the ratio of re-scored log-probs stays near 1."""
+    settings = SharingSettings(mode="full")
+    run = training(settings, llama(width=64, layers=4), compute="bfloat16", old_log_probs="rescore")
+    exact = training(settings, llama(width=64, layers=4))
+    batch, _ = run.collect()
+    half, full = run.policy.scored(batch)[0], exact.policy.scored(batch)[0]
+    assert not torch.equal(half, full), "bfloat16 must have been used"
     values = run.iterate()
     assert all(p.dtype == torch.float32 for p in run.roles.parameters())
+    assert values["sampler_log_probs"] == 0
     assert values["ratio_deviation"] < 0.05
     assert math.isfinite(values["kl"])
-    assert run.sampler_log_probs == (run.parity <= 1e-3)
+
+
+def test_a_reward_model_gets_chat_messages_and_functions_get_text():
+    """Its own template writes them out; the policy's rendering would be text that it was never taught on."""
+    from types import SimpleNamespace
+
+    from proximo.language.rewards import ModelReward
+    from proximo.language.rollout import Prompt
+
+    messages, asked = [{"role": "user", "content": "w3"}], []
+
+    def score_texts(prompts, responses, finished):
+        asked.append(list(prompts))
+        return torch.zeros(len(responses))
+
+    model = SimpleNamespace(score_texts=score_texts, mean=0.0, std=1.0)
+    rows = [Prompt([3], "<rendered>", {}, messages)]
+    config = PPOConfig(batch=4, response_limit=3, update=UpdateSettings(minibatch_size=4))
+    PPOTraining(config, llama(), tokenizer(), rows, [ModelReward(model)]).collect()
+    assert asked == [[messages] * 4]
+
+
+def test_a_failing_judge_can_be_rewound_as_if_nobody_had_asked():
+    calls = []
+
+    def sometimes(prompts, responses):
+        calls.append(responses)
+        return [math.nan if len(calls) == 2 else 0.0] * len(responses)
+
+    run, other = training(MODES[0]), training(MODES[0])
+    for each in (run, other):
+        each.rewards = [FunctionReward(sometimes, name="r")]
+    run.iterate()
+    cursor = run.cursor()
+    with pytest.raises(UserError, match="reward r gave nan"):
+        run.iterate()
+    run.rewind(cursor)
+    calls.append(None)
+    run.iterate()
+    other.iterate(), other.iterate()
+    assert all(torch.equal(a, b) for a, b in zip(run.state()[0].values(), other.state()[0].values(), strict=True))
+
+
+def test_adaptive_kl_keeps_the_learning_rate_it_found_also_across_a_resume():
+    update = UpdateSettings(epochs=2, minibatch_size=4, adaptive_kl=1e-9)
+    run, again = (training(MODES[0], update=update) for _ in range(2))
+    run.iterate()
+    found = run.optimizer.learning_rate
+    assert found < 1e-3
+    again.load(*run.state())
+    assert again.optimizer.learning_rate == found
+    again.iterate()
+    assert again.optimizer.learning_rate <= found
 
 
 def test_text_statistics():

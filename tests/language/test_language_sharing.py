@@ -145,7 +145,13 @@ def test_a_model_that_caps_its_logits_is_refused():
 
 def test_a_critic_from_the_reward_model_needs_one():
     with pytest.raises(UserError, match="critic_from = reward needs"):
-        make_roles(llama(), SharingSettings(mode="lora", critic="separate", critic_from="reward"))
+        make_roles(llama(), SharingSettings(mode="full", critic="separate", critic_from="reward"))
+
+
+def test_a_critic_from_a_reward_model_of_another_width_is_refused():
+    settings = SharingSettings(mode="full", critic="separate", critic_from="reward")
+    with pytest.raises(UserError, match="states have 64 numbers and the policy's 32"):
+        make_roles(llama(), settings, llama(width=64).get_decoder())
 
 
 def test_batches_of_a_shared_trunk_carry_its_states():

@@ -9,6 +9,7 @@ import torch
 from proximo.language.data import load_prompts
 from proximo.language.evaluation import answer, load_policy_model
 from proximo.language.models import load_tokenizer
+from proximo.language.ppo import stop_tokens
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.rewards import combine
 from proximo.language.sampler import SamplingParameters
@@ -39,11 +40,12 @@ def side_by_side(run: Path, prompts: Sequence[str] = (), count: int = 5, seed: i
     tokenizer = load_tokenizer(config.policy, trust_remote_code=config.trust_remote_code)
     source = [{"prompt": p} for p in prompts] or config.prompts
     rows = load_prompts(source, tokenizer, config.prompt_limit).items[: len(prompts) or count]
-    parameters = SamplingParameters(config.response_limit, (tokenizer.eos_token_id,), config.temperature)
     terms = make_rewards(config)
     columns = []
-    for name in (Path(config.policy), folder / "policy"):
-        judged = answer(load_policy_model(name), tokenizer, rows, parameters, seed=seed).judged
+    for name in (config.policy, str(folder / "policy")):
+        model = load_policy_model(name, trust_remote_code=config.trust_remote_code)
+        parameters = SamplingParameters(config.response_limit, stop_tokens(model, tokenizer), config.temperature)
+        judged = answer(model, tokenizer, rows, parameters, seed=seed).judged
         columns.append((judged.responses, combine(terms, judged)[0]))
     (before, before_scores), (after, after_scores) = columns
     answers = [

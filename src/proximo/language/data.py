@@ -120,7 +120,7 @@ def load_prompts(source: Any, tokenizer: Any, token_limit: int, *, rows_limit: i
     for row in rows.values:
         text = coder.prompt_text(row["prompt"])
         columns = {name: value for name, value in row.items() if name != "prompt"}
-        items.append(Prompt(coder.prompt_ids(row["prompt"]), text, columns))
+        items.append(Prompt(coder.prompt_ids(row["prompt"]), text, columns, row["prompt"]))
     return _short_enough(items, [len(item.tokens) for item in items], rows, token_limit, "prompts")
 
 

@@ -32,19 +32,20 @@ class Answers:
     """duplicates, distinct_1, distinct_2, response_length, finished."""
 
 
-def load_policy_model(folder: Path) -> Any:
+def load_policy_model(name: Path | str, *, trust_remote_code: bool = False) -> Any:
     """A policy folder as one model: a plain one, or a PEFT adapter merged into its base.
 
     Raises:
         UserError: it can not be loaded.
     """
-    adapter = folder / "adapter_config.json"
+    adapter = Path(name) / "adapter_config.json"
     if not adapter.exists():
-        return load_causal_model(str(folder))
+        return load_causal_model(str(name), trust_remote_code=trust_remote_code)
     from peft import PeftModel
 
-    base = load_causal_model(json.loads(adapter.read_text())["base_model_name_or_path"])
-    return PeftModel.from_pretrained(base, str(folder)).merge_and_unload().eval()
+    base = json.loads(adapter.read_text())["base_model_name_or_path"]
+    model = load_causal_model(base, trust_remote_code=trust_remote_code)
+    return PeftModel.from_pretrained(model, str(name)).merge_and_unload().eval()
 
 
 def answer(
@@ -65,13 +66,18 @@ def answer(
     return Answers(rollout.judged(prompts, samples, tokenizer), samples, statistics)
 
 
-def divergence(policy: Any, reference: Any, prompts: Sequence[Prompt], answers: Answers) -> dict[str, float]:
-    """KL(policy, reference) on the policy's own responses: k1 and k3, nats per response, and k1's standard error."""
+def divergence(
+    policy: Any, reference: Any, prompts: Sequence[Prompt], answers: Answers, *, temperature: float = 1.0
+) -> dict[str, float]:
+    """KL(policy, reference) on the policy's own responses: k1 and k3, nats per response, and k1's standard error.
+
+    `temperature` is that of the sampling.
+    """
     batch = rollout.to_batch(prompts, answers.samples)
     log_probs = []
     for model in (policy, reference):
         roles = _Scoring(model)
-        log_probs.append(LanguagePolicy(roles).scored(batch)[0])  # type: ignore[arg-type]
+        log_probs.append(LanguagePolicy(roles, temperature=temperature).scored(batch)[0])  # type: ignore[arg-type]
     real = batch.weight > 0
     each = torch.where(real, kl_k1(log_probs[0], log_probs[1]), 0.0).sum(1)
     k3 = torch.where(real, kl_k3(log_probs[0], log_probs[1]), 0.0).sum(1)

@@ -39,7 +39,9 @@ def token_log_probs(
     """
     if not temperature > 0:
         raise ValueError(f"temperature = {temperature} must be positive")
-    return _FusedHead.apply(hidden, weight, bias, targets, float(temperature), need_entropy)
+    # Whatever the trunk computed in: a log-prob from bfloat16 logits is off by tenths of a nat.
+    with torch.autocast(hidden.device.type, enabled=False):
+        return _FusedHead.apply(hidden.float(), weight, bias, targets, float(temperature), need_entropy)
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
@@ -61,13 +63,11 @@ class _FusedHead(torch.autograd.Function):
         need_entropy: bool,
     ) -> tuple[Tensor, Tensor]:
         needs_hidden, needs_weight, needs_bias, *_ = ctx.needs_input_grad
-        # Under autocast the trunk may hand over another type than the head's master weights have.
-        half = weight.to(hidden.dtype)
-        half_bias = None if bias is None else bias.to(hidden.dtype)
+        weight, bias = weight.float(), None if bias is None else bias.float()
         frozen = needs_hidden and not (needs_weight or needs_bias)
         log_probs, entropies, slopes, curves = [], [], [], []
         for rows in _chunks(len(hidden), len(weight)):
-            logits = _logits(hidden[rows], half, half_bias, temperature)
+            logits = _logits(hidden[rows], weight, bias, temperature)
             normalizer = logits.logsumexp(-1, keepdim=True)
             picked = logits.gather(1, targets[rows].unsqueeze(1))
             log_p = logits.sub_(normalizer)
@@ -76,15 +76,13 @@ class _FusedHead(torch.autograd.Function):
             log_probs.append((picked - normalizer).squeeze(1))
             entropies.append(entropy)
             if frozen:  # the gradient to the hidden state is known up to a factor per token: no second pass
-                slopes.append((half[targets[rows]].float() - (p.to(half.dtype) @ half).float()) / temperature)
+                slopes.append((weight[targets[rows]] - p @ weight) / temperature)
                 if need_entropy:
-                    bend = p.mul_(log_p.add_(entropy.unsqueeze(1))).to(half.dtype)
-                    curves.append(-(bend @ half).float() / temperature)
+                    curves.append(p.mul_(log_p.add_(entropy.unsqueeze(1))) @ weight / -temperature)
         log_prob, entropy = torch.cat(log_probs), torch.cat(entropies)
         ctx.temperature, ctx.need_entropy, ctx.frozen = temperature, need_entropy, frozen
         if frozen:
             ctx.save_for_backward(torch.cat(slopes), torch.cat(curves) if need_entropy else None)
-            ctx.dtype = hidden.dtype
         elif needs_weight or needs_bias:
             ctx.save_for_backward(hidden, weight, bias, targets)
         if not need_entropy:
@@ -99,14 +97,13 @@ class _FusedHead(torch.autograd.Function):
             result = for_log_prob.unsqueeze(1) * slope
             if ctx.need_entropy:
                 result += for_entropy.unsqueeze(1) * curve
-            return result.to(ctx.dtype), None, None, None, None, None
+            return result, None, None, None, None, None
         hidden, weight, bias, targets = ctx.saved_tensors
-        half, half_bias = weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
         to_hidden = torch.empty_like(hidden)
         to_weight = torch.zeros_like(weight)
         to_bias = None if bias is None else torch.zeros_like(bias)
         for rows in _chunks(len(hidden), len(weight)):
-            log_p = _logits(hidden[rows], half, half_bias, ctx.temperature).log_softmax(-1)
+            log_p = _logits(hidden[rows], weight, bias, ctx.temperature).log_softmax(-1)
             slope = log_p.exp()
             if ctx.need_entropy:
                 entropy = -(slope * log_p).sum(-1, keepdim=True)
@@ -118,9 +115,8 @@ class _FusedHead(torch.autograd.Function):
             slope.div_(ctx.temperature)
             if to_bias is not None:
                 to_bias += slope.sum(0)
-            slope = slope.to(hidden.dtype)
-            to_hidden[rows] = slope @ half
-            to_weight.addmm_(slope.t().to(weight.dtype), hidden[rows].to(weight.dtype))
+            to_hidden[rows] = slope @ weight
+            to_weight.addmm_(slope.t(), hidden[rows])
         return to_hidden, to_weight, to_bias, None, None, None
 
 

@@ -97,12 +97,13 @@ class PPOTraining:
         self.prompts = PromptSource(prompts, config.seed)
         self.noise = torch.Generator().manual_seed(config.seed * 2 + 1)
         self.shuffle = torch.Generator().manual_seed(config.seed * 2 + 2)
-        self.parameters = SamplingParameters(config.response_limit, _stop_tokens(model, tokenizer), config.temperature)
+        self.parameters = SamplingParameters(config.response_limit, stop_tokens(model, tokenizer), config.temperature)
         self.kl = _controller(config)
         self.progress = Progress()
         self.sampler_log_probs: bool | None = {"auto": None, "sampler": True, "rescore": False}[config.old_log_probs]
         self.parity: float | None = None
         self.last: Rollout | None = None
+        self.failed_batch: Batch | None = None
         self.seconds: dict[str, float] = {}
 
     def iterate(self) -> dict[str, Any]:
@@ -114,7 +115,9 @@ class PPOTraining:
         """
         started, self.seconds = time.perf_counter(), {}
         done = self.progress.responses / self.config.responses
-        self.optimizer.learning_rate = self._learning_rate(done)
+        if self.config.update.adaptive_kl is None:
+            self.optimizer.learning_rate = self._learning_rate(done)
+        self.last = self.failed_batch = None  # two rollouts need not live at a time
         batch, collected = self.collect()
         self.last, self.failed_batch = collected, batch
         with self._phase("update"):
@@ -238,9 +241,20 @@ class PPOTraining:
             "progress": dict(vars(self.progress)),
             "prompts_taken": self.prompts.taken,
             "kl_coefficient": self.kl.coefficient,
+            "learning_rate": self.optimizer.learning_rate,
             "sampler_log_probs": self.sampler_log_probs,
             "parity": self.parity,
         }
+
+    def cursor(self) -> tuple[Tensor, Tensor, int]:
+        """Where the random numbers and the prompts stand."""
+        return self.noise.get_state(), self.shuffle.get_state(), self.prompts.taken
+
+    def rewind(self, cursor: tuple[Tensor, Tensor, int]) -> None:
+        """Go back to where `cursor` was taken, when nothing has been learnt since."""
+        noise, shuffle, self.prompts.taken = cursor
+        self.noise.set_state(noise)
+        self.shuffle.set_state(shuffle)
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Take over what `state` gave.
@@ -255,6 +269,7 @@ class PPOTraining:
         self.progress = Progress(**state["progress"])
         self.prompts.taken = state["prompts_taken"]
         self.kl.coefficient = state["kl_coefficient"]
+        self.optimizer.learning_rate = state["learning_rate"]
         self.sampler_log_probs, self.parity = state["sampler_log_probs"], state["parity"]
 
     def _settings(self, responses: int) -> Any:
@@ -294,10 +309,10 @@ def _entropy_counts(config: PPOConfig) -> bool:
     return schedule.start != 0 or schedule.end != 0
 
 
-def _stop_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
+def stop_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """The tokenizer's EOS, and what else the model's generation settings end with."""
-    others = getattr(getattr(model, "generation_config", None), "eos_token_id", None) or []
-    others = others if isinstance(others, list) else [others]
+    others = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    others = others if isinstance(others, list) else [] if others is None else [others]
     return (tokenizer.eos_token_id, *[t for t in others if t != tokenizer.eos_token_id])
 
 

@@ -20,6 +20,21 @@ class KLSettings:
     budget: float | None = None
     """Nats per response at which training ends, with the policy as it then is; None is no end."""
 
+    def __post_init__(self) -> None:
+        """Refuse settings that can not mean anything.
+
+        Raises:
+            ValueError: names the setting, its value and what it must be.
+        """
+        if not self.coefficient >= 0:
+            raise ValueError(
+                f"kl.coefficient = {self.coefficient} must be at least 0: divergence is not to be paid for"
+            )
+        for name in ("target", "horizon", "budget"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"kl.{name} = {value} must be positive")
+
 
 @dataclass(frozen=True)
 class SharingSettings:
@@ -38,6 +53,20 @@ class SharingSettings:
     """shared: a value head on the policy's hidden states; separate: an own network (full), adapter (lora) or top."""
     critic_from: Literal["policy", "reward"] = "policy"
     """What a separate critic starts from; reward needs mode full and a reward model with the policy's tokenizer."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that can not mean anything.
+
+        Raises:
+            ValueError: names the setting, its value and what it must be.
+        """
+        if self.top_layers < 1 or self.lora_rank < 1 or not self.lora_alpha > 0:
+            raise ValueError(
+                f"sharing.top_layers = {self.top_layers}, lora_rank = {self.lora_rank} and "
+                f"lora_alpha = {self.lora_alpha} must be positive"
+            )
+        if self.critic_from == "reward" and (self.critic, self.mode) != ("separate", "full"):
+            raise ValueError("sharing.critic_from = reward needs sharing.critic = separate and sharing.mode = full")
 
 
 @dataclass(frozen=True)
@@ -118,6 +147,11 @@ class PPOConfig:
             raise ValueError(
                 f"top_k = {self.top_k}, top_p = {self.top_p} must be 0 and 1: PPO's ratio is that of the distribution "
                 "the tokens were drawn from, and a cut-off one is not what the policy computes"
+            )
+        if self.update.recompute_advantages or self.update.micro_batches != 1:
+            raise ValueError(
+                "update.recompute_advantages and update.micro_batches do not apply to language models: token_budget "
+                "decides what goes through the network at once"
             )
         rate = Schedule.parse(self.learning_rate)
         rules = {

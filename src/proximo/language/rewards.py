@@ -3,7 +3,7 @@
 import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +23,8 @@ class Judged:
     responses: list[str]
     columns: Mapping[str, list[Any]]
     finished: list[bool]
+    sources: list[Any] = field(default_factory=list)
+    """The prompts as their rows have them: text or chat messages."""
 
 
 class RewardTerm(Protocol):
@@ -48,7 +50,12 @@ class FunctionReward:
         Raises:
             UserError: the function gives the wrong count, or what is not a finite number.
         """
-        scores = self.function(judged.prompts, judged.responses, **judged.columns)
+        try:
+            scores = self.function(judged.prompts, judged.responses, **judged.columns)
+        except Exception as error:  # it is the user's own code: whatever it raises, say whose it is
+            raise UserError(
+                f"reward {self.name} failed ({type(error).__name__}: {error}): correct the function"
+            ) from error
         try:
             numbers = [float(x) for x in scores]
         except (TypeError, ValueError) as error:
@@ -68,7 +75,7 @@ class ModelReward:
         Raises:
             UserError: a score is not a finite number.
         """
-        scores = self.model.score_texts(judged.prompts, judged.responses, finished=judged.finished)
+        scores = self.model.score_texts(judged.sources or judged.prompts, judged.responses, finished=judged.finished)
         return _checked(self.name, scores.tolist(), judged)
 
 

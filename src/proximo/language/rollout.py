@@ -24,6 +24,8 @@ class Prompt:
     text: str
     columns: dict[str, Any]
     """The row's other fields, for reward functions."""
+    source: Any = None
+    """The prompt as the row has it, chat messages included: a reward model writes them out with its own template."""
 
 
 @dataclass
@@ -60,6 +62,7 @@ def judged(prompts: Sequence[Prompt], samples: Samples, tokenizer: Any) -> Judge
         responses=[tokenizer.decode(row[:n], skip_special_tokens=True) for row, n in zip(tokens, lengths, strict=True)],
         columns={name: [p.columns.get(name) for p in prompts] for name in names},
         finished=samples.finished.tolist(),
+        sources=[p.text if p.source is None else p.source for p in prompts],
     )
 
 

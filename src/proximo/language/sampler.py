@@ -84,7 +84,8 @@ def generate(
 
 
 def _draw(head: torch.nn.Linear, hidden: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    logits = torch.nn.functional.linear(hidden, head.weight.to(hidden.dtype), head.bias).float()
+    with torch.autocast(hidden.device.type, enabled=False):  # as in `token_log_probs`
+        logits = torch.nn.functional.linear(hidden.float(), head.weight.float(), head.bias)
     if temperature == 0:
         log_p = logits.log_softmax(-1)
         chosen = log_p.argmax(-1)

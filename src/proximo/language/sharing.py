@@ -99,7 +99,13 @@ class FullRoles(Roles):
         self.policy, self.reference = Stack([decoder]), Stack([frozen.get_decoder()])
         self.reference_head = frozen.get_output_embeddings()
         if settings.critic == "separate":
-            self.critic = copy.deepcopy(reward_decoder or decoder)
+            self.critic = copy.deepcopy(reward_decoder or decoder).to(self.head.weight.device)
+            widths = [m.get_input_embeddings().weight.shape[1] for m in (self.critic, decoder)]  # type: ignore[operator]
+            if widths[0] != widths[1]:
+                raise UserError(
+                    f"the reward model's states have {widths[0]} numbers and the policy's {widths[1]}: use "
+                    "sharing.critic_from = policy"
+                )
             self.critic.requires_grad_(True)
         model.requires_grad_(True)
         self.value_head.requires_grad_(True)

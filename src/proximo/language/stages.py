@@ -82,6 +82,8 @@ def configure(stage: str, preset: str, run: str) -> Any:
         )
         if stage == "ppo":
             config = replace(config, preset=preset)
+    if run and stage == "reward" and (Path(run) / "sft" / "config.json").exists():
+        config = replace(config, model=config.model or str(Path(run) / "sft"))
     if run and stage == "ppo":
         policy, reward = Path(run) / "sft", Path(run) / "reward"
         if (policy / "config.json").exists():

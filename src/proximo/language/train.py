@@ -71,6 +71,8 @@ def run_ppo(config: PPOConfig, *, mode: Mode = "auto", rewards: Sequence[RewardT
     resumed = folder.exists
     if resumed:
         _refuse_changes(folder, config)
+        if (finished := folder.path / "results.json").exists():
+            return LanguageRun(folder.path, folder.path / "policy", dict(json.loads(finished.read_text())))
     training, message = make_training(config, rewards)
     with ExitStack() as stack:
         stack.enter_context(folder.open() if resumed else folder.create(to_toml(config)))
@@ -115,7 +117,9 @@ def make_training(config: PPOConfig, rewards: Sequence[RewardTerm] | None = None
     decoder = None
     if config.sharing.critic_from == "reward":
         models = [t.model for t in terms if isinstance(t, ModelReward)]
-        same = [m for m in models if m.tokenizer.get_vocab() == tokenizer.get_vocab()]
+        # A reward model may have one more token, to pad with.
+        mine = tokenizer.get_vocab().items()
+        same = [m for m in models if mine <= m.tokenizer.get_vocab().items()]
         decoder = same[0].model.get_decoder() if same else None
     training = PPOTraining(config, model, tokenizer, prompts.items, terms, reward_decoder=decoder)
     return training, prompts.message or f"{len(prompts.items):,} prompts"
@@ -133,8 +137,14 @@ def make_rewards(config: PPOConfig) -> list[RewardTerm]:
 def _reward(name: str, weight: float, config: PPOConfig) -> RewardTerm:
     if ":" in name and not Path(name).exists():
         return FunctionReward(function_from(name), weight, name.partition(":")[2])
-    model = RewardModel.load(name, trust_remote_code=config.trust_remote_code)
-    return ModelReward(model, weight, Path(name).name)
+    model = RewardModel.load(
+        name,
+        device=choose_device(config.device),
+        token_budget=config.token_budget,
+        compute=config.compute,
+        trust_remote_code=config.trust_remote_code,
+    )
+    return ModelReward(model, weight, name if len(config.rewards) > 1 else Path(name).name)
 
 
 def _iterate(
@@ -144,8 +154,15 @@ def _iterate(
     config, begun = training.config, time.monotonic()
     while training.progress.responses < config.responses:
         before = training.progress.responses
+        cursor = training.cursor()
         try:
             values = training.iterate()
+        except UserError:
+            # A judge failed: the weights are whole, so nothing that was learnt is lost.
+            training.rewind(cursor)
+            if before:
+                _save(training, folder)
+            raise
         except InvariantError as error:
             file = _keep_batch(training, folder)
             raise UserError(
@@ -181,7 +198,9 @@ def _resume(training: PPOTraining, folder: RunFolder, metrics: MetricsWriter) ->
     path = latest_checkpoint(folder.checkpoints)
     if path is not None:
         training.load(*load_checkpoint(path))
-    metrics.truncate_after(training.progress.responses if path else -1)
+    done = training.progress.responses if path else -1
+    metrics.truncate_after(done)
+    _cut_texts(folder.path / "samples.jsonl", done)
 
 
 def _finish(training: PPOTraining, folder: RunFolder, reason: str) -> dict[str, Any]:
@@ -196,6 +215,7 @@ def _finish(training: PPOTraining, folder: RunFolder, reason: str) -> dict[str, 
 def _keep_batch(training: PPOTraining, folder: RunFolder) -> Path:
     """The batch that an update failed on, for whoever wants to know why."""
     file, batch = folder.path / "failed-batch.safetensors", training.failed_batch
+    assert batch is not None, "an update fails on a batch"
     tensors = {"action": batch.action, "log_prob": batch.log_prob, "value": batch.value, "weight": batch.weight}
     tensors |= {"advantages": batch.advantages, "returns": batch.returns, **batch.inputs}
     write_atomically(file, safetensors.torch.save({k: x.detach().cpu().contiguous() for k, x in tensors.items()}))
@@ -215,10 +235,17 @@ def _keep_texts(training: PPOTraining, folder: RunFolder, done: int) -> None:
         raise user_error(error, file) from error
 
 
+def _cut_texts(file: Path, done: int) -> None:
+    """Leave out what was sampled after the checkpoint that the run goes on from."""
+    if file.exists():
+        lines = file.read_text("utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["responses"] <= done]
+        write_atomically(file, "".join(kept).encode())
+
+
 def _refuse_changes(folder: RunFolder, config: PPOConfig) -> None:
     there = from_mapping(PPOConfig, read_toml(folder.config), where=str(folder.config))
-    # More time or more responses is how a run goes on.
-    changes = [c for c in difference(there, config) if c[0] not in ("run", "minutes")]
+    changes = [c for c in difference(there, config) if c[0] != "run"]
     if changes:
         listed = ", ".join(f"{key} is {old!r} there and {new!r} here" for key, old, new in changes)
         raise UserError(
