@@ -4,6 +4,7 @@ import json
 import random
 
 import pytest
+import safetensors.torch
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -75,6 +76,10 @@ def test_all_stages_leave_folders_that_transformers_loads(capsys, preset, tmp_pa
     for part in ("sft", "ppo/policy"):
         AutoModelForCausalLM.from_pretrained(folder / part)
     AutoModelForSequenceClassification.from_pretrained(folder / "reward")
+    assert set(safetensors.torch.load_file(folder / "ppo" / "critic.safetensors")) == {
+        "value_head.weight",
+        "value_head.bias",
+    }
     rows = read_metrics(folder / "ppo" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [8, 16, 24]
     promised = (

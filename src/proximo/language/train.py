@@ -205,7 +205,8 @@ def _resume(training: PPOTraining, folder: RunFolder, metrics: MetricsWriter) ->
 
 def _finish(training: PPOTraining, folder: RunFolder, reason: str) -> dict[str, Any]:
     save_folder(folder.path / "policy", training.roles, training.tokenizer)
-    critic = {f"value_head.{name}": x.detach().cpu() for name, x in training.roles.value_head.named_parameters()}
+    trained = training.roles.trained_state()
+    critic = {name: x.cpu().contiguous() for name, x in trained.items() if "critic" in name or "value_head" in name}
     write_atomically(folder.path / "critic.safetensors", safetensors.torch.save(critic))
     results = {"responses": training.progress.responses, "iterations": training.progress.iterations, "ended": reason}
     write_atomically(folder.path / "results.json", json.dumps(results, indent=1).encode())
