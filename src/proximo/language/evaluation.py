@@ -1,7 +1,6 @@
 """Before and after: the same prompts answered by the starting model and by the trained one, scored and judged."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,12 @@ from torch import Tensor
 
 from proximo.core.divergences import kl_k1, kl_k3
 from proximo.language import rollout
-from proximo.language.models import load_causal_model
+from proximo.language.models import load_causal_model, read_json
 from proximo.language.policy import LanguagePolicy
 from proximo.language.rewards import Judged
 from proximo.language.rollout import Prompt
 from proximo.language.sampler import Samples, SamplingParameters, generate
 from proximo.language.stack import Stack
-
-Score = Callable[[Judged], Tensor]
-"""Scores `[B]` of judged responses."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +39,7 @@ def load_policy_model(name: Path | str, *, trust_remote_code: bool = False) -> A
         return load_causal_model(str(name), trust_remote_code=trust_remote_code)
     from peft import PeftModel
 
-    base = json.loads(adapter.read_text())["base_model_name_or_path"]
+    base = read_json(adapter)["base_model_name_or_path"]
     model = load_causal_model(base, trust_remote_code=trust_remote_code)
     return PeftModel.from_pretrained(model, str(name)).merge_and_unload().eval()
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from proximo.core.batch import Batch, Evaluation
+from proximo.language import batching
 from proximo.language.batching import token_budget_batches
 from proximo.language.head import token_log_probs
 from proximo.language.sharing import Roles
@@ -111,8 +112,7 @@ class LanguagePolicy:
 def padded_share(batch: Batch, token_budget: int) -> float:
     """Share of the tokens that go through the networks for nothing, in [0, 1)."""
     read = (batch.inputs["prompt_lengths"] + (batch.weight > 0).sum(1) - 1).tolist()
-    paid = sum(len(rows) * max(read[i] for i in rows) for rows in token_budget_batches(read, token_budget))
-    return 1.0 - sum(read) / paid
+    return batching.padded_share(read, token_budget_batches(read, token_budget))
 
 
 def response_positions(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -125,7 +125,7 @@ class PPOTraining:
                 self.policy,
                 batch,
                 self.optimizer,
-                self._settings(len(batch)),
+                self.config.update,
                 progress=done,
                 generator=self.shuffle,
                 gradient=autograd_gradient(self.policy, self.policy.split),
@@ -271,11 +271,6 @@ class PPOTraining:
         self.kl.coefficient = state["kl_coefficient"]
         self.optimizer.learning_rate = state["learning_rate"]
         self.sampler_log_probs, self.parity = state["sampler_log_probs"], state["parity"]
-
-    def _settings(self, responses: int) -> Any:
-        settings = self.config.update
-        check_minibatch_size(responses, settings.minibatch_size)
-        return settings
 
     def _learning_rate(self, progress: float) -> float:
         rate = Schedule.parse(self.config.learning_rate).at(progress)

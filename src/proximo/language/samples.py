@@ -2,14 +2,10 @@
 
 from typing import Any
 
-import torch
-
 from proximo.language.data import load_prompts
+from proximo.language.evaluation import answer
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
-from proximo.language.sampler import SamplingParameters, generate
-from proximo.language.stack import Stack
-
-_BATCH = 64
+from proximo.language.sampler import SamplingParameters
 
 
 def sample_rows(
@@ -36,15 +32,9 @@ def sample_rows(
     context = getattr(model.config, "max_position_embeddings", 1 << 30)
     response_limit = min(response_limit, context // 2)
     asked = load_prompts(prompts, tokenizer, context - response_limit, rows_limit=count).items
-    stack, head = Stack([model.get_decoder()]), model.get_output_embeddings()
     parameters = SamplingParameters(response_limit, (tokenizer.eos_token_id,))
-    generator = torch.Generator().manual_seed(seed)
-    rows: list[dict[str, Any]] = []
-    for start in range(0, len(asked), _BATCH):
-        part = asked[start : start + _BATCH]
-        samples = generate(stack, head, [p.tokens for p in part], parameters, generator=generator)
-        lengths = (samples.lengths - samples.finished.long()).tolist()
-        for prompt, tokens, n, ended in zip(part, samples.tokens.tolist(), lengths, samples.finished, strict=True):
-            response = tokenizer.decode(tokens[:n], skip_special_tokens=True)
-            rows.append({"prompt": prompt.text, "response": response, "finished": bool(ended)})
-    return rows
+    judged = answer(model, tokenizer, asked, parameters, seed=seed).judged
+    return [
+        {"prompt": prompt, "response": response, "finished": ended}
+        for prompt, response, ended in zip(judged.prompts, judged.responses, judged.finished, strict=True)
+    ]
