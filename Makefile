@@ -1,10 +1,10 @@
-# Two commands do all the set-up: `make demo` trains a robot, `make test` runs the tests.
+# `make demo` trains a robot, `make demo-language` a language model, `make test` runs the tests; each sets up what it needs.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check format clean
+.PHONY: demo demo-language test check format clean
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Proximo needs Python 3.11 or newer, this is %d.%d: make PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
@@ -20,6 +20,10 @@ demo: $(READY)  ## train HalfCheetah to a return above 2,000, evaluate it, and s
 	$(BIN)/proximo evaluate runs/demo
 	@echo 'curves: $(BIN)/tensorboard --logdir runs/demo/tensorboard'
 	@echo 'use it: proximo.load("runs/demo").act(observation)'
+
+demo-language: $(READY)  ## teach a language model what people like, and have a judge compare before and after
+	$(BIN)/proximo rlhf all --preset movie-sentiment-demo --run runs/demo-language
+	$(BIN)/proximo rlhf evaluate runs/demo-language --count 128
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest

@@ -26,6 +26,7 @@ from control_speed import Record
 from trl_baseline import LEARNING_RATE, WORK, prompts, summary
 
 TOP_LAYERS = 4
+TOKEN_BUDGET = 352  # tokens at once: an update's rows go through in three parts
 MODES = {"full": 2.1, "lora": 2.8, "top_layers": 5.5}  # how many times TRL's speed is the mark
 MEMORY_MARK = 0.5  # of TRL's
 
@@ -35,10 +36,14 @@ MEMORY_MARK = 0.5  # of TRL's
 
 def proximo_update_seconds(mode: str, model: str, updates: int) -> dict:
     """Updates of one sharing mode; no stop token, no early stop: all of the work is done each time."""
+    from proximo.language.memory import keep_freed_memory
+
+    keep_freed_memory()  # as `proximo rlhf` does
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoTokenizer
 
     from proximo.core.settings import UpdateSettings
+    from proximo.language.models import load_causal_model, load_sequence_classifier
     from proximo.language.ppo import PPOTraining
     from proximo.language.ppo_configuration import PPOConfig, SharingSettings
     from proximo.language.reward_model import RewardModel
@@ -48,8 +53,7 @@ def proximo_update_seconds(mode: str, model: str, updates: int) -> dict:
 
     torch.set_num_threads(WORK["threads"])
     tokenizer = AutoTokenizer.from_pretrained(model)
-    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    judge = AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.float32).eval()
+    policy, judge = load_causal_model(model), load_sequence_classifier(model)
     texts = prompts(tokenizer, (updates + 1) * WORK["batch"], WORK["prompt"])
     config = PPOConfig(
         responses=len(texts),
@@ -61,6 +65,7 @@ def proximo_update_seconds(mode: str, model: str, updates: int) -> dict:
         update=UpdateSettings(
             epochs=WORK["epochs"], minibatch_size=WORK["batch"], value_coefficient=0.1, value_clip=0.2
         ),
+        token_budget=TOKEN_BUDGET,
         device="cpu",
     )
     asked = [Prompt(tokenizer(text)["input_ids"], text, {}) for text in texts]

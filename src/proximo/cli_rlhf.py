@@ -10,21 +10,25 @@ from typing import Any
 import tyro
 
 from proximo.command_line import flag, json_flag, option, parse
+from proximo.language.memory import keep_freed_memory
 from proximo.runs.errors import UserError, nearest
 
 _HELP = """A language model trained from human judgement: fine-tuning -> reward model -> PPO with a KL penalty.
 
   proximo rlhf all --preset movie-sentiment --run runs/movies
+  proximo rlhf evaluate runs/movies
   proximo rlhf chat runs/movies
 
   sft        likelihood of good responses; writes RUN/sft
   reward     a reward model from pairs that people judged; writes RUN/reward
+  judge      who measures: an encoder taught by other raters than the reward model's; writes RUN/judge
   ppo        the policy against the reward, held near its start by the KL; writes RUN/ppo
-  all        the three, one after the other; what is done already is not done again
+  all        the stages of a preset, one after the other; what is done already is not done again
+  evaluate   before against after on held-out prompts: the judge's verdict, KL, diversity
   chat       prompts answered before and after, with the reward
   presets    the presets, and where their numbers come from
 
-`proximo rlhf STAGE --help` lists the settings of sft, reward, ppo and chat.
+`proximo rlhf STAGE --help` lists its settings.
 """
 
 
@@ -35,10 +39,28 @@ class ChatArguments:
     run: tyro.conf.Positional[Path]
     """Folder that `proximo rlhf all` wrote, or its ppo folder."""
     prompt: tuple[str, ...] = ()
-    """Prompts to answer; those the run was trained on if none is given."""
+    """Prompts to answer; the run's held-out prompts, or else its own, if none is given."""
     count: int = 5
     """How many of the run's prompts."""
     seed: int = 1
+    """Of the sampling; the same random numbers before and after."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Measure what PPO did: the same prompts answered before and after, and judged."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder that `proximo rlhf all` wrote, or its ppo folder."""
+    judge: Path | None = None
+    """Folder of the judge; RUN/judge if not given."""
+    prompts: str = ""
+    """File of prompts; the run's held-out prompts, or else its own, if not given."""
+    count: int = 256
+    """How many prompts."""
+    seed: int = 7
     """Of the sampling; the same random numbers before and after."""
     json: bool = False
     """Print one JSON object instead of text."""
@@ -53,6 +75,7 @@ def main(arguments: list[str]) -> int:
     if stage not in _STAGES:
         raise UserError(f"there is no stage {stage!r}: did you mean {nearest(stage, _STAGES) or ', '.join(_STAGES)}?")
     _require_libraries()
+    keep_freed_memory()
     return _STAGES[stage](rest)
 
 
@@ -73,6 +96,10 @@ def _reward(arguments: list[str]) -> int:
     return _stage("reward", arguments)
 
 
+def _judge(arguments: list[str]) -> int:
+    return _stage("judge", arguments)
+
+
 def _ppo(arguments: list[str]) -> int:
     return _stage("ppo", arguments)
 
@@ -87,12 +114,17 @@ def _all(arguments: list[str]) -> int:
     if rest := _without(arguments, "--preset", "--run", "--seed"):
         raise UserError(f"all takes --preset, --run and --seed, not {rest[0]}: give settings to the stages one by one")
     quiet += ["--seed", seed] if seed else []
-    for name in ("sft", "reward", "ppo"):
+    from proximo.language.stages import CONFIGS, find_preset
+
+    measured = "judge" in find_preset(preset).stages
+    for name in CONFIGS:
+        if name == "judge" and not measured:
+            continue
         code = _stage(name, ["--preset", preset, "--run", run, *quiet, *as_json])
         if code:
             return code
     if not as_json:
-        print(f"next: proximo rlhf chat {run}")
+        print(f"next: proximo rlhf {'evaluate' if measured else 'chat'} {run}")
     return 0
 
 
@@ -129,12 +161,14 @@ def _supervised(name: str, config: Any, mode: Any) -> dict[str, Any]:
 
         results = train_sft(config, console=mode)
     else:
+        from proximo.language.judge import train_judge
         from proximo.language.movies import human_ceiling
         from proximo.language.reward_training import train_reward
         from proximo.language.stages import is_built_in
 
         ceiling = human_ceiling() if is_built_in(config.data) else None
-        results = train_reward(config, console=mode, human_ceiling=ceiling)
+        train = train_reward if name == "reward" else train_judge
+        results = train(config, console=mode, human_ceiling=ceiling)
     write_atomically(done, json.dumps(results, indent=1).encode())
     return results
 
@@ -169,12 +203,49 @@ def _chat(arguments: list[str]) -> int:
     if asked.json:
         print(json.dumps(rows))
         return 0
-    for row in rows["answers"]:
-        print(f"{row['prompt']}")
-        print(f"  before {row['before_score']:+6.2f} {row['before']}")
-        print(f"  after  {row['after_score']:+6.2f} {row['after']}")
+    _print_answers(rows["answers"])
     print(f"mean reward {rows['before_score']:+.2f} before, {rows['after_score']:+.2f} after")
     return 0
+
+
+def _print_answers(answers: list[dict[str, Any]]) -> None:
+    for row in answers:
+        print(f"{row['prompt']}")
+        for side in ("before", "after"):
+            print(f"  {side:6} {row[f'{side}_score']:+6.2f} {' '.join(row[side].split())}")
+
+
+def _evaluate(arguments: list[str]) -> int:
+    asked = parse(EvaluateArguments, json_flag(arguments), "rlhf evaluate")
+    if asked.count < 2:
+        raise UserError(f"--count {asked.count} must be at least 2: a spread is measured over the prompts")
+    from proximo.language.comparison import compare
+    from proximo.language.stages import built_in_file
+
+    seen = compare(asked.run, asked.judge, prompts=built_in_file(asked.prompts), count=asked.count, seed=asked.seed)
+    if asked.json:
+        print(json.dumps(seen))
+        return 0
+    _print_answers(seen["examples"])
+    print(
+        f"\njudge      {seen['judge_before']:+.2f} -> {seen['judge_after']:+.2f}: {seen['rise_sd']:+.2f} standard "
+        f"deviations (standard error {seen['rise_se']:.2f}), better on {seen['better_share']:.0%} of "
+        f"{seen['prompts']} prompts"
+    )
+    print(f"reward     {seen['reward_before']:+.2f} -> {seen['reward_after']:+.2f} (what PPO optimised)")
+    print(f"KL         {seen['kl']:.2f} nats per response (standard error {seen['kl_se']:.2f})")
+    for name, form in _STATISTICS.items():
+        print(f"{name.replace('_', ' '):<16} {seen[f'{name}_before']:{form}} -> {seen[f'{name}_after']:{form}}")
+    return 0
+
+
+_STATISTICS = {
+    "distinct_1": ".3f",
+    "distinct_2": ".3f",
+    "duplicates": ".1%",
+    "response_length": ".1f",
+    "finished": ".1%",
+}
 
 
 def _presets(arguments: list[str]) -> int:
@@ -207,8 +278,10 @@ def _without(arguments: list[str], *names: str) -> list[str]:
 _STAGES: dict[str, Callable[[list[str]], int]] = {
     "sft": _sft,
     "reward": _reward,
+    "judge": _judge,
     "ppo": _ppo,
     "all": _all,
+    "evaluate": _evaluate,
     "chat": _chat,
     "presets": _presets,
 }

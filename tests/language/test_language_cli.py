@@ -2,11 +2,17 @@
 
 import json
 import random
+import shutil
 
 import pytest
-import safetensors.torch
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertConfig,
+    BertModel,
+)
 
 from proximo.cli import main
 from proximo.language import ppo, train
@@ -34,8 +40,17 @@ def files(tmp_path):
 
 
 @pytest.fixture
-def preset(files, tiny_folder):
-    """A preset of one's own, for all three stages."""
+def tiny_encoder(tmp_path, tiny_tokenizer):
+    folder = tmp_path / "encoder"
+    size = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    BertModel(BertConfig(**size, intermediate_size=16)).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def preset(files, tiny_folder, tiny_encoder):
+    """A preset of one's own, for all stages."""
     file = files / "own.toml"
     file.write_text(
         f"""
@@ -48,7 +63,13 @@ batch = 8
 model = "{tiny_folder}"
 data = "{files}/pairs.jsonl"
 batch = 8
+[judge]
+model = "{tiny_encoder}"
+data = "{files}/pairs.jsonl"
+standardise_on = "{files}/sft.jsonl"
+batch = 8
 [ppo]
+held_out = "{files}/sft.jsonl"
 prompts = "{files}/prompts.jsonl"
 responses = 24
 batch = 8
@@ -68,18 +89,15 @@ def run(capsys, *arguments):
     return code, said.out, said.err
 
 
-def test_all_stages_leave_folders_that_transformers_loads(capsys, preset, tmp_path):
+def test_all_stages_leave_folders_that_transformers_loads(capsys, preset, files, tmp_path):
     folder = tmp_path / "run"
     code, out, err = run(capsys, "all", "--preset", preset, "--run", folder, "--quiet", "--json")
     assert code == 0, err
-    assert [json.loads(line)["stage"] for line in out.splitlines()] == ["sft", "reward", "ppo"]
+    assert [json.loads(line)["stage"] for line in out.splitlines()] == ["sft", "reward", "judge", "ppo"]
     for part in ("sft", "ppo/policy"):
         AutoModelForCausalLM.from_pretrained(folder / part)
     AutoModelForSequenceClassification.from_pretrained(folder / "reward")
-    assert set(safetensors.torch.load_file(folder / "ppo" / "critic.safetensors")) == {
-        "value_head.weight",
-        "value_head.bias",
-    }
+    assert AutoModelForTokenClassification.from_pretrained(folder / "ppo" / "critic").num_labels == 1
     rows = read_metrics(folder / "ppo" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [8, 16, 24]
     promised = (
@@ -95,6 +113,25 @@ def test_all_stages_leave_folders_that_transformers_loads(capsys, preset, tmp_pa
     assert code == 0
     assert len(answers) == 3
     assert {"prompt", "before", "after", "before_score", "after_score"} <= set(answers[0])
+    held_out = [json.loads(line)["prompt"] for line in (files / "sft.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in answers] == held_out[:3]
+    code, out, err = run(capsys, "evaluate", folder, "--count", "20", "--json")
+    assert code == 0, err
+    seen = json.loads(out)
+    assert seen["prompts"] == 20
+    assert seen["kl"] > 0
+    assert seen["examples"][0]["prompt"] == held_out[0]
+    # The same model before and after: nothing rose, nothing diverged.
+    shutil.rmtree(folder / "ppo" / "policy")
+    shutil.copytree(folder / "sft", folder / "ppo" / "policy")
+    code, out, err = run(capsys, "evaluate", folder, "--count", "20", "--json")
+    same = json.loads(out)
+    assert (same["rise_sd"], same["kl"], same["better_share"]) == (0.0, 0.0, 0.0)
+    assert same["judge_before"] == seen["judge_before"]
+    code, out, err = run(capsys, "evaluate", folder, "--count", "20")
+    assert "+0.00 standard deviations" in out
+    code, _, err = run(capsys, "evaluate", folder, "--judge", folder)
+    assert (code, "proximo_judge.json" in err) == (2, True)
     # The same command again does nothing anew.
     models = [folder / part / "model.safetensors" for part in ("sft", "reward", "ppo/policy")]
     before = [file.stat().st_mtime_ns for file in models]

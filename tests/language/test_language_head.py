@@ -42,6 +42,27 @@ def test_values_and_gradients_are_those_of_log_softmax(monkeypatch, frozen, bias
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kept_rows", [0, 6, 7])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_gradients_with_the_softmax_kept_or_computed_again(monkeypatch, kept_rows, temperature):
+    """Twice through the same graph, too: what is kept is not used up."""
+    monkeypatch.setattr(head, "KEPT_BYTES", 4 * 11 * kept_rows)
+    monkeypatch.setattr(head, "CHUNK_BYTES", 4 * 11 * 3)
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((7, 5), (11, 5), (11,))
+    asked = [torch.randn(*s, generator=generator, requires_grad=True) for s in shapes]
+    hidden, weight, bias = asked
+    targets, up = torch.randint(11, (7,), generator=generator), torch.randn(7, generator=generator)
+    mine, _ = token_log_probs(hidden, weight, targets, temperature=temperature, bias=bias)
+    theirs, _ = reference(hidden, weight, targets, temperature, bias)
+    torch.testing.assert_close(mine, theirs)
+    expected = torch.autograd.grad((up * theirs).sum(), asked)
+    for _ in range(2):
+        seen = torch.autograd.grad((up * mine).sum(), asked, retain_graph=True)
+        for a, b in zip(seen, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_entropy_without_gradient_keeps_its_value():
     hidden, weight = torch.randn(4, 5, requires_grad=True), torch.randn(9, 5)
     targets = torch.randint(9, (4,))
@@ -55,6 +76,7 @@ def test_never_holds_all_logits(monkeypatch):
     """More rows than a chunk holds: no tensor of rows x vocabulary is ever made."""
     rows, vocabulary = 64, 512
     monkeypatch.setattr(head, "CHUNK_BYTES", 4 * vocabulary * 8)
+    monkeypatch.setattr(head, "KEPT_BYTES", 4 * vocabulary * 8)
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):

@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 from tiny import llama, prompts, tokenizer
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, GPT2Config, GPT2LMHeadModel
 
 from proximo.core.settings import UpdateSettings
+from proximo.language.critic import save_critic
 from proximo.language.evaluation import load_policy_model
 from proximo.language.models import save_folder
+from proximo.language.policy import response_positions
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import PPOConfig, SharingSettings
 from proximo.language.rewards import FunctionReward
@@ -89,6 +91,23 @@ def test_an_exported_policy_gives_the_logits_of_the_trained_one(sharing, tmp_pat
     # A merged adapter adds in another order.
     torch.testing.assert_close(theirs, mine, rtol=1e-4, atol=1e-5 if sharing.mode == "lora" else 1e-6)
     assert not torch.allclose(theirs, start, atol=1e-3)
+
+
+@pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")
+def test_an_exported_critic_gives_the_values_of_the_trained_one(sharing, tmp_path):
+    run = training(sharing)
+    batch, _ = run.collect()
+    _, start = run.policy.scored(batch)
+    run.iterate()
+    _, mine = run.policy.scored(batch)
+    save_critic(tmp_path / "critic", run.roles, run.tokenizer)
+    again = AutoModelForTokenClassification.from_pretrained(tmp_path / "critic").eval()
+    rows, steps, columns = response_positions(batch)
+    with torch.no_grad():
+        logits = again(input_ids=batch.inputs["tokens"]).logits
+    assert logits.shape[-1] == 1
+    torch.testing.assert_close(logits[rows, columns, 0], mine[rows, steps], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(mine, start, atol=1e-3)
 
 
 @pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")

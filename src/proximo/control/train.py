@@ -22,7 +22,7 @@ from proximo.control.results import read_results
 from proximo.control.training import Training
 from proximo.core.invariants import InvariantError
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
-from proximo.runs.configuration import difference, from_mapping, read_toml, to_toml
+from proximo.runs.configuration import from_mapping, refuse_changes, to_toml
 from proximo.runs.console import Mode, Progress
 from proximo.runs.errors import UserError
 from proximo.runs.files import write_atomically
@@ -86,7 +86,7 @@ def run_training(config: TrainConfig, source: Source | None = None, mode: Mode =
     config = replace(config, run=str(folder.path))
     resumed = folder.exists
     if resumed:
-        _refuse_changes(folder, config)
+        refuse_changes(folder.config, config)
         if finished := read_results(folder.path):
             return Run(folder.path, config, finished)
     with ExitStack() as stack:
@@ -233,21 +233,6 @@ def _resume(training: Training, folder: RunFolder, metrics: MetricsWriter) -> bo
     metrics.truncate_after(training.progress.steps)
     training.restart()
     return True
-
-
-def _refuse_changes(folder: RunFolder, config: TrainConfig) -> None:
-    there = from_mapping(TrainConfig, read_toml(folder.config), where=str(folder.config))
-    changes = [c for c in difference(there, config) if c[0] != "run"]
-    if there.environment != config.environment:
-        raise UserError(
-            f"{folder.path} holds a run of {there.environment}, not of {config.environment}; "
-            "choose another folder with --run"
-        )
-    if changes:
-        listed = ", ".join(f"{key} is {old!r} there and {new!r} here" for key, old, new in changes)
-        raise UserError(
-            f"{folder.path} holds another run: {listed}; choose another folder with --run, or the same settings"
-        )
 
 
 def _limit_threads(stack: ExitStack, environments: VectorEnvironment, config: TrainConfig) -> None:

@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proximo.language.products import product
+
 CHUNK_BYTES = 64 * 2**20  # of float32 logits that live at a time
+KEPT_BYTES = 256 * 2**20  # of probabilities that wait for the backward pass; more are computed once more there
 
 
 def token_log_probs(
@@ -45,7 +48,7 @@ def token_log_probs(
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
-    logits = torch.nn.functional.linear(hidden, weight, bias).float()
+    logits = product(hidden, weight, bias)
     return logits if temperature == 1.0 else logits.div_(temperature)
 
 
@@ -64,27 +67,30 @@ class _FusedHead(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         needs_hidden, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         weight, bias = weight.float(), None if bias is None else bias.float()
-        frozen = needs_hidden and not (needs_weight or needs_bias)
+        trained = needs_weight or needs_bias
+        frozen = needs_hidden and not trained
+        keep = trained and not need_entropy and 4 * len(hidden) * len(weight) <= KEPT_BYTES
+        chunks = [slice(0, len(hidden))] if keep else _chunks(len(hidden), len(weight))
         log_probs, entropies, slopes, curves = [], [], [], []
-        for rows in _chunks(len(hidden), len(weight)):
+        for rows in chunks:
             logits = _logits(hidden[rows], weight, bias, temperature)
             normalizer = logits.logsumexp(-1, keepdim=True)
-            picked = logits.gather(1, targets[rows].unsqueeze(1))
             log_p = logits.sub_(normalizer)
             p = log_p.exp()
-            entropy = -(p * log_p).sum(-1)
-            log_probs.append((picked - normalizer).squeeze(1))
+            log_probs.append(log_p.gather(1, targets[rows].unsqueeze(1)).squeeze(1))
+            entropy = -_row_dot(p, log_p)
             entropies.append(entropy)
             if frozen:  # the gradient to the hidden state is known up to a factor per token: no second pass
-                slopes.append((weight[targets[rows]] - p @ weight) / temperature)
+                slopes.append((weight[targets[rows]] - product(p, weight.t())) / temperature)
                 if need_entropy:
-                    curves.append(p.mul_(log_p.add_(entropy.unsqueeze(1))) @ weight / -temperature)
+                    curve = p.mul_(log_p.add_(entropy.unsqueeze(1)))
+                    curves.append(product(curve, weight.t()) / -temperature)
         log_prob, entropy = torch.cat(log_probs), torch.cat(entropies)
         ctx.temperature, ctx.need_entropy, ctx.frozen = temperature, need_entropy, frozen
         if frozen:
             ctx.save_for_backward(torch.cat(slopes), torch.cat(curves) if need_entropy else None)
-        elif needs_weight or needs_bias:
-            ctx.save_for_backward(hidden, weight, bias, targets)
+        elif trained:
+            ctx.save_for_backward(hidden, weight, bias, targets, p if keep else None)
         if not need_entropy:
             ctx.mark_non_differentiable(entropy)
         return log_prob, entropy
@@ -98,28 +104,38 @@ class _FusedHead(torch.autograd.Function):
             if ctx.need_entropy:
                 result += for_entropy.unsqueeze(1) * curve
             return result, None, None, None, None, None
-        hidden, weight, bias, targets = ctx.saved_tensors
-        to_hidden = torch.empty_like(hidden)
-        to_weight = torch.zeros_like(weight)
-        to_bias = None if bias is None else torch.zeros_like(bias)
-        for rows in _chunks(len(hidden), len(weight)):
-            log_p = _logits(hidden[rows], weight, bias, ctx.temperature).log_softmax(-1)
-            slope = log_p.exp()
-            if ctx.need_entropy:
-                entropy = -(slope * log_p).sum(-1, keepdim=True)
-                bend = slope * (log_p + entropy) * for_entropy[rows].unsqueeze(1)
-                slope = slope.mul_(-for_log_prob[rows].unsqueeze(1)).sub_(bend)
+        hidden, weight, bias, targets, kept = ctx.saved_tensors
+        chunks = _chunks(len(hidden), len(weight)) if kept is None else [slice(0, len(hidden))]
+        to_hidden, to_weight, to_bias = torch.empty_like(hidden), None, None
+        for rows in chunks:
+            up = for_log_prob[rows].unsqueeze(1)
+            if kept is not None:
+                slope = kept * -up
             else:
-                slope = slope.mul_(-for_log_prob[rows].unsqueeze(1))
-            slope.scatter_add_(1, targets[rows].unsqueeze(1), for_log_prob[rows].unsqueeze(1))
+                log_p = _logits(hidden[rows], weight, bias, ctx.temperature).log_softmax(-1)
+                slope = log_p.exp()
+                if ctx.need_entropy:
+                    entropy = -_row_dot(slope, log_p)
+                    bend = log_p.add_(entropy.unsqueeze(1)).mul_(for_entropy[rows].unsqueeze(1))
+                    slope.mul_(bend.add_(up)).neg_()
+                else:
+                    slope.mul_(-up)
+            slope.scatter_add_(1, targets[rows].unsqueeze(1), up)
             slope.div_(ctx.temperature)
-            if to_bias is not None:
-                to_bias += slope.sum(0)
-            to_hidden[rows] = slope @ weight
-            to_weight.addmm_(slope.t(), hidden[rows])
+            to_hidden[rows] = product(slope, weight.t())
+            # The first chunk's product is the sum so far: a tensor of zeros as large as the head is not needed.
+            share = product(slope.t(), hidden[rows].t())
+            to_weight = share if to_weight is None else to_weight.add_(share)
+            if bias is not None:
+                to_bias = slope.sum(0) if to_bias is None else to_bias.add_(slope.sum(0))
         return to_hidden, to_weight, to_bias, None, None, None
+
+
+def _row_dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products of the rows, `[n]`, without a tensor of their products."""
+    return torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).view(-1)
 
 
 def _chunks(rows: int, vocabulary: int) -> list[slice]:
     size = max(1, CHUNK_BYTES // (4 * vocabulary))
-    return [slice(start, start + size) for start in range(0, rows, size)]
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]

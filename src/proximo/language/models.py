@@ -15,6 +15,7 @@ from torch import nn
 
 from proximo.language.configuration import BUILTIN
 from proximo.language.downloads import minilm_folder, smollm2_folder
+from proximo.language.products import use_products
 from proximo.runs.errors import UserError, nearest
 from proximo.runs.files import sync_folder, user_error, write_atomically
 
@@ -217,7 +218,7 @@ def _load(auto: Any, name: str, dtype: torch.dtype, device: Any, trust_remote_co
             trust_remote_code=trust_remote_code,
             **settings,
         )
-    return without_dropout(model).eval().to(device)
+    return use_products(without_dropout(model).eval().to(device))
 
 
 def _refuse_remote_code(place: str, name: str, trusted: bool) -> None:

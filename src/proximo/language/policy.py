@@ -11,6 +11,7 @@ from proximo.language import batching
 from proximo.language.batching import token_budget_batches
 from proximo.language.head import token_log_probs
 from proximo.language.sharing import Roles
+from proximo.language.supervised import computing
 
 
 class LanguagePolicy:
@@ -23,7 +24,7 @@ class LanguagePolicy:
         roles: policy and critic.
         temperature: the sampler's.
         need_entropy: whether the entropy has a gradient.
-        bfloat16: whether matrix products are computed in bfloat16.
+        compute: type of the matrix products, float32 or bfloat16.
         token_budget: tokens, padding included, that go through a network at once.
     """
 
@@ -33,16 +34,15 @@ class LanguagePolicy:
         *,
         temperature: float = 1.0,
         need_entropy: bool = False,
-        bfloat16: bool = False,
+        compute: str = "float32",
         token_budget: int = 4096,
     ) -> None:
         self.roles, self.temperature, self.need_entropy = roles, temperature, need_entropy
-        self.bfloat16, self.token_budget = bfloat16, token_budget
+        self.compute, self.token_budget = compute, token_budget
 
     def computing(self) -> AbstractContextManager[object]:
         """The precision of matrix products."""
-        device = self.roles.head.weight.device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.bfloat16)
+        return computing(self.roles.head.weight.device, self.compute)
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """Log-prob, entropy and value of every response token, each `[B, R]`, 0 on padding."""

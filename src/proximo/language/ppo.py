@@ -90,7 +90,7 @@ class PPOTraining:
             self.roles,
             temperature=config.temperature,
             need_entropy=_entropy_counts(config),
-            bfloat16=config.compute == "bfloat16",
+            compute=config.compute,
             token_budget=config.token_budget,
         )
         self.optimizer = FlatAdam(self.roles.trainable(), self._learning_rate(0.0))

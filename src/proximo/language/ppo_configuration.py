@@ -79,6 +79,8 @@ class PPOConfig:
     """What judges a response, with its weight: folders of reward models and functions as module:function."""
     prompts: str = ""
     """JSONL or Parquet file, or datasets folder, with a `prompt` per row."""
+    held_out: str = ""
+    """The same, never trained on: what `evaluate` and `chat` answer; empty takes the training prompts."""
     run: str = ""
     """Folder of the run; a name is made if empty."""
     preset: str = ""

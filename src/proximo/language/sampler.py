@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
+from proximo.language.products import product
 from proximo.language.stack import Stack
 from proximo.runs.errors import UserError
 
@@ -85,7 +86,7 @@ def generate(
 
 def _draw(head: torch.nn.Linear, hidden: Tensor, uniform: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     with torch.autocast(hidden.device.type, enabled=False):  # as in `token_log_probs`
-        logits = torch.nn.functional.linear(hidden.float(), head.weight.float(), head.bias)
+        logits = product(hidden.float(), head.weight.float(), head.bias)
     if temperature == 0:
         log_p = logits.log_softmax(-1)
         chosen = log_p.argmax(-1)

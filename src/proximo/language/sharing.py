@@ -65,6 +65,10 @@ class Roles(ABC, nn.Module):
         """Hidden states of a separate critic, `[b, L, d]`."""
 
     @abstractmethod
+    def critic_weights(self) -> dict[str, Tensor]:
+        """The decoder that the value head reads, by the names of the model's own decoder."""
+
+    @abstractmethod
     def save_pretrained(self, folder: Path) -> None:
         """Write the policy as `transformers`, and for adapters `peft`, load it."""
 
@@ -114,6 +118,11 @@ class FullRoles(Roles):
         """See `Roles`."""
         return Stack([self.critic])(tokens)[0]
 
+    def critic_weights(self) -> dict[str, Tensor]:
+        """See `Roles`."""
+        decoder = self.policy.parts[0] if self.settings.critic == "shared" else self.critic
+        return dict(decoder.state_dict())
+
     def save_pretrained(self, folder: Path) -> None:
         """See `Roles`."""
         self.model.save_pretrained(folder)
@@ -126,6 +135,8 @@ class LoraRoles(Roles):
         super().__init__(model, settings)
         from peft import LoraConfig, get_peft_model
 
+        from proximo.language.lora import FusedLoraLinear
+
         lora = LoraConfig(
             r=settings.lora_rank,
             lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]  # peft divides by the rank: any number will do
@@ -133,6 +144,7 @@ class LoraRoles(Roles):
             target_modules="all-linear",
             task_type="CAUSAL_LM",
         )
+        lora._register_custom_module({nn.Linear: FusedLoraLinear})
         self.adapted = get_peft_model(model, lora)
         if settings.critic == "separate":
             self.adapted.add_adapter("critic", lora)
@@ -156,14 +168,14 @@ class LoraRoles(Roles):
 
         A decoding step is many small products; without the adapters' own there are a third as many.
         """
-        from peft.tuners.lora import LoraLayer
+        from proximo.language.lora import FusedLoraLinear
 
-        layers: list[Any] = [m for m in self.adapted.modules() if isinstance(m, LoraLayer)]
+        layers = [m for m in self.adapted.modules() if isinstance(m, FusedLoraLinear)]
         weights = [layer.get_base_layer().weight for layer in layers]
         kept = [weight.data for weight in weights]
         try:
             for layer, weight in zip(layers, weights, strict=True):
-                weight.data = weight.data + layer.get_delta_weight("default").detach()
+                weight.data = layer.merged_weight("default")
             with self._adapter(None):
                 yield self.policy
         finally:
@@ -174,6 +186,20 @@ class LoraRoles(Roles):
         """See `Roles`."""
         with self._adapter("critic"):
             return self.policy(tokens)[0]
+
+    def critic_weights(self) -> dict[str, Tensor]:
+        """See `Roles`: with the adapter added in."""
+        from proximo.language.lora import FusedLoraLinear
+
+        adapter = "default" if self.settings.critic == "shared" else "critic"
+        decoder = self.policy.parts[0]
+        merged = {
+            f"{name}.base_layer.weight": layer.merged_weight(adapter)
+            for name, layer in decoder.named_modules()
+            if isinstance(layer, FusedLoraLinear)
+        }
+        weights = {name: x for name, x in decoder.state_dict().items() if ".lora_" not in name} | merged
+        return {name.replace(".base_layer.", "."): x for name, x in weights.items()}
 
     @contextmanager
     def _adapter(self, name: str | None) -> Iterator[None]:
@@ -219,14 +245,26 @@ class TopLayerRoles(Roles):
         """See `Roles`."""
         return self.critic_stack(tokens, states)[0]
 
+    def critic_weights(self) -> dict[str, Tensor]:
+        """See `Roles`."""
+        return self._whole(self.top if self.settings.critic == "shared" else self.critic_top)
+
+    def _whole(self, top: nn.Module) -> dict[str, Tensor]:
+        """The model's decoder with other upper layers."""
+        decoder = self.model.get_decoder()
+        first = len(decoder.layers) - len(top.layers)  # type: ignore[arg-type]
+        upper = {
+            f"layers.{first + index}.{name}": x
+            for index, layer in enumerate(top.layers)  # type: ignore[arg-type]
+            for name, x in layer.state_dict().items()
+        }
+        norm = {f"norm.{name}": x for name, x in top.norm.state_dict().items()}  # type: ignore[union-attr]
+        return dict(decoder.state_dict()) | upper | norm
+
     def save_pretrained(self, folder: Path) -> None:
         """See `Roles`: the whole model, with the trained layers in their places."""
         whole = copy.deepcopy(self.model)
-        decoder = whole.get_decoder()
-        count = len(self.top.layers)  # type: ignore[arg-type]
-        for place, layer in zip(decoder.layers[-count:], self.top.layers, strict=True):  # type: ignore[arg-type]
-            place.load_state_dict(layer.state_dict())
-        decoder.norm.load_state_dict(self.top.norm.state_dict())  # type: ignore[union-attr]
+        whole.get_decoder().load_state_dict(self._whole(self.top))
         whole.save_pretrained(folder)
 
 

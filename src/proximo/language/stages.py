@@ -11,7 +11,7 @@ from proximo.language.ppo_configuration import PPOConfig
 from proximo.runs.configuration import from_mapping, read_toml
 from proximo.runs.errors import UserError, nearest
 
-CONFIGS: dict[str, type] = {"sft": SFTConfig, "reward": RewardConfig, "ppo": PPOConfig}
+CONFIGS: dict[str, type] = {"sft": SFTConfig, "reward": RewardConfig, "judge": RewardConfig, "ppo": PPOConfig}
 BUILT_IN = "movie-sentiment/"  # paths that start so are fetched with pip and kept in the cache
 
 
@@ -42,7 +42,7 @@ def read_preset(file: Path) -> Preset:
     about, source = str(content.pop("about", "")), str(content.pop("source", file.name))
     for name, table in content.items():
         if name not in CONFIGS or not isinstance(table, dict):
-            raise UserError(f"preset {file}: {name!r} is no stage: tables are [sft], [reward] and [ppo]")
+            raise UserError(f"preset {file}: {name!r} is no stage: tables are {', '.join(f'[{x}]' for x in CONFIGS)}")
     return Preset(file.stem, about, source, content)
 
 
@@ -67,7 +67,7 @@ def configure(stage: str, preset: str, run: str) -> Any:
     """The settings that a stage starts from: defaults, then the preset, then what the run's earlier stages made.
 
     Args:
-        stage: sft, reward or ppo.
+        stage: sft, reward, judge or ppo.
         preset: a name, the path of a TOML file, or "" for none.
         run: folder of all stages, or "".
 
@@ -82,8 +82,11 @@ def configure(stage: str, preset: str, run: str) -> Any:
         )
         if stage == "ppo":
             config = replace(config, preset=preset)
-    if run and stage == "reward" and (Path(run) / "sft" / "config.json").exists():
-        config = replace(config, model=config.model or str(Path(run) / "sft"))
+    if run and stage in ("reward", "judge") and (Path(run) / "sft" / "config.json").exists():
+        tuned = str(Path(run) / "sft")
+        # The scores are to have mean 0 and variance 1 on what PPO starts from.
+        policy = config.policy or (tuned if config.standardise_on else "")
+        config = replace(config, model=config.model or ("" if stage == "judge" else tuned), policy=policy)
     if run and stage == "ppo":
         policy, reward = Path(run) / "sft", Path(run) / "reward"
         if (policy / "config.json").exists():
@@ -100,14 +103,21 @@ def located(config: Any) -> Any:
         UserError: they can not be fetched.
     """
     changes = {
-        f.name: _locate(value)
+        f.name: built_in_file(value)
         for f in fields(config)
         if isinstance(value := getattr(config, f.name), str) and value.startswith(BUILT_IN)
     }
     return replace(config, **changes) if changes else config
 
 
-def _locate(name: str) -> str:
+def built_in_file(name: str) -> str:
+    """A file of the built-in data by its name `movie-sentiment/...`; any other name as it is.
+
+    Raises:
+        UserError: there is no such file, or it can not be fetched.
+    """
+    if not name.startswith(BUILT_IN):
+        return name
     from proximo.language.movies import movie_folder
 
     file = movie_folder() / name.removeprefix(BUILT_IN)

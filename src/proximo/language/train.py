@@ -11,6 +11,7 @@ from typing import Any
 import safetensors.torch
 
 from proximo.core.invariants import InvariantError
+from proximo.language.critic import save_critic
 from proximo.language.data import load_prompts
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer, save_folder
 from proximo.language.ppo import PPOTraining
@@ -18,7 +19,7 @@ from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.reward_model import RewardModel
 from proximo.language.rewards import FunctionReward, ModelReward, RewardTerm, function_from
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
-from proximo.runs.configuration import difference, from_mapping, read_toml, to_toml
+from proximo.runs.configuration import refuse_changes, to_toml
 from proximo.runs.console import Column, Mode, Progress
 from proximo.runs.errors import UserError
 from proximo.runs.files import append, user_error, write_atomically
@@ -70,7 +71,7 @@ def run_ppo(config: PPOConfig, *, mode: Mode = "auto", rewards: Sequence[RewardT
     config = replace(config, run=str(folder.path))
     resumed = folder.exists
     if resumed:
-        _refuse_changes(folder, config)
+        refuse_changes(folder.config, config)
         if (finished := folder.path / "results.json").exists():
             return LanguageRun(folder.path, folder.path / "policy", dict(json.loads(finished.read_text())))
     training, message = make_training(config, rewards)
@@ -205,10 +206,9 @@ def _resume(training: PPOTraining, folder: RunFolder, metrics: MetricsWriter) ->
 
 def _finish(training: PPOTraining, folder: RunFolder, reason: str) -> dict[str, Any]:
     save_folder(folder.path / "policy", training.roles, training.tokenizer)
-    trained = training.roles.trained_state()
-    critic = {name: x.cpu().contiguous() for name, x in trained.items() if "critic" in name or "value_head" in name}
-    write_atomically(folder.path / "critic.safetensors", safetensors.torch.save(critic))
     results = {"responses": training.progress.responses, "iterations": training.progress.iterations, "ended": reason}
+    if not save_critic(folder.path / "critic", training.roles, training.tokenizer):
+        results["critic"] = f"not saved: transformers has no token classifier for {type(training.roles.model).__name__}"
     write_atomically(folder.path / "results.json", json.dumps(results, indent=1).encode())
     return results
 
@@ -242,13 +242,3 @@ def _cut_texts(file: Path, done: int) -> None:
         lines = file.read_text("utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["responses"] <= done]
         write_atomically(file, "".join(kept).encode())
-
-
-def _refuse_changes(folder: RunFolder, config: PPOConfig) -> None:
-    there = from_mapping(PPOConfig, read_toml(folder.config), where=str(folder.config))
-    changes = [c for c in difference(there, config) if c[0] != "run"]
-    if changes:
-        listed = ", ".join(f"{key} is {old!r} there and {new!r} here" for key, old, new in changes)
-        raise UserError(
-            f"{folder.path} holds another run: {listed}; choose another folder with --run, or the same settings"
-        )

@@ -10,7 +10,7 @@ import math
 import re
 import tomllib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,6 +69,26 @@ def read_toml(path: Path) -> dict[str, Any]:
 def difference(a: Any, b: Any) -> list[tuple[str, Any, Any]]:
     """What differs between two configurations of one class, as (dotted key, value in a, value in b)."""
     return list(_differences(a, b, ""))
+
+
+def refuse_changes(file: Path, config: Any, ignored: Collection[str] = ("run",)) -> None:
+    """A run goes on with the settings it was started with.
+
+    Args:
+        file: The run's `config.toml`.
+        config: What is asked for now, an instance of the run's dataclass.
+        ignored: Names of settings that may differ.
+
+    Raises:
+        UserError: Some differ: which, what they are there and what they are here.
+    """
+    there = from_mapping(type(config), read_toml(file), where=str(file))
+    changes = [change for change in difference(there, config) if change[0] not in ignored]
+    if changes:
+        listed = ", ".join(f"{key} is {old!r} there and {new!r} here" for key, old, new in changes)
+        raise UserError(
+            f"{file.parent} holds another run: {listed}; choose another folder with --run, or the same settings"
+        )
 
 
 def _differences(a: Any, b: Any, key: str) -> Iterator[tuple[str, Any, Any]]:

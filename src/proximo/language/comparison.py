@@ -1,0 +1,138 @@
+"""A finished PPO run against the model it started from, on prompts it never saw, by a judge it never saw."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proximo.language.data import load_prompts
+from proximo.language.evaluation import Answers, answer, divergence, load_policy_model
+from proximo.language.judge import ABOUT, Judge
+from proximo.language.models import load_tokenizer
+from proximo.language.ppo import stop_tokens
+from proximo.language.ppo_configuration import PPOConfig
+from proximo.language.rewards import combine
+from proximo.language.rollout import Prompt
+from proximo.language.sampler import SamplingParameters
+from proximo.language.train import make_rewards
+from proximo.runs.configuration import from_mapping, read_toml
+from proximo.runs.errors import UserError
+
+EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class BeforeAndAfter:
+    """Two models' answers to the same prompts, drawn with the same random numbers."""
+
+    config: PPOConfig
+    prompts: list[Prompt]
+    models: tuple[Any, Any]
+    answers: tuple[Answers, Answers]
+
+
+def ppo_folder(run: Path) -> tuple[Path, PPOConfig]:
+    """The folder of a finished PPO stage and its settings.
+
+    Args:
+        run: folder of all stages, or that of the PPO stage.
+
+    Raises:
+        UserError: there is no finished PPO run.
+    """
+    folder = run / "ppo" if (run / "ppo" / "config.toml").exists() else run
+    if not (folder / "policy").is_dir():
+        raise UserError(f"{run} holds no finished PPO run (no policy folder in {folder}): run `proximo rlhf ppo` first")
+    return folder, from_mapping(PPOConfig, read_toml(folder / "config.toml"), where=str(folder / "config.toml"))
+
+
+def before_and_after(run: Path, prompts: Any = (), count: int = 5, seed: int = 1) -> BeforeAndAfter:
+    """Both models' answers.
+
+    Args:
+        run: see `ppo_folder`.
+        prompts: what to answer, as `load_prompts` takes it; the run's held-out prompts if empty, or else its own.
+        count: how many prompts.
+        seed: of the sampling.
+
+    Raises:
+        UserError: there is no finished PPO run, or no prompt.
+    """
+    folder, config = ppo_folder(run)
+    tokenizer = load_tokenizer(config.policy, trust_remote_code=config.trust_remote_code)
+    source = prompts or config.held_out or config.prompts
+    rows = load_prompts(source, tokenizer, config.prompt_limit).items[:count]
+    names = (config.policy, str(folder / "policy"))
+    before, after = (load_policy_model(name, trust_remote_code=config.trust_remote_code) for name in names)
+    parameters = SamplingParameters(config.response_limit, stop_tokens(before, tokenizer), config.temperature)
+    answers = [answer(model, tokenizer, rows, parameters, seed=seed) for model in (before, after)]
+    return BeforeAndAfter(config, rows, (before, after), (answers[0], answers[1]))
+
+
+def compare(
+    run: Path, judge: Path | None = None, *, prompts: Any = (), count: int = 256, seed: int = 7
+) -> dict[str, Any]:
+    """What PPO did, in the judge's standard deviations.
+
+    Args:
+        run: see `ppo_folder`.
+        judge: folder of a judge (`proximo rlhf judge`); RUN/judge if None.
+        prompts: see `before_and_after`.
+        count: how many prompts.
+        seed: of the sampling.
+
+    Returns:
+        `rise_sd` with its standard error `rise_se`: mean rise of the judge's score over its standard deviation before;
+        `better_share` of prompts; `kl`, `kl_k3`, `kl_se` of after from before, nats per response; `judge_*` and
+        `reward_*` means and the statistics of `Answers`, each `_before` and `_after`; `examples`.
+
+    Raises:
+        UserError: run or judge are not there.
+    """
+    place = judge if judge is not None else _judge_beside(run)
+    scorer = Judge.load(place)
+    seen = before_and_after(run, prompts, count, seed)
+    terms = make_rewards(seen.config)
+    judged = [torch.as_tensor(scorer.score(_whole_texts(a))) for a in seen.answers]
+    rewards = [combine(terms, a.judged)[0] for a in seen.answers]
+    gain, spread = judged[1] - judged[0], float(judged[0].std())
+    sides = dict(zip(("before", "after"), zip(seen.answers, judged, rewards, strict=True), strict=True))
+    return {
+        "prompts": len(seen.prompts),
+        "rise_sd": float(gain.mean()) / spread,
+        "rise_se": float(gain.std()) / len(gain) ** 0.5 / spread,
+        "better_share": float((gain > 0).float().mean()),
+        **divergence(
+            seen.models[1], seen.models[0], seen.prompts, seen.answers[1], temperature=seen.config.temperature
+        ),
+        **{f"judge_{side}": float(j.mean()) for side, (_, j, _) in sides.items()},
+        **{f"reward_{side}": float(r.mean()) for side, (_, _, r) in sides.items()},
+        **{f"{name}_{side}": x for side, (a, _, _) in sides.items() for name, x in a.statistics.items()},
+        "examples": _examples(seen.prompts, seen.answers, judged),
+    }
+
+
+def _examples(prompts: Sequence[Prompt], answers: Sequence[Answers], scores: Sequence[Tensor]) -> list[dict[str, Any]]:
+    """The first prompts, unselected."""
+    return [
+        {"prompt": prompt.text}
+        | {side: answers[k].judged.responses[i] for k, side in enumerate(("before", "after"))}
+        | {f"{side}_score": float(scores[k][i]) for k, side in enumerate(("before", "after"))}
+        for i, prompt in enumerate(prompts[:EXAMPLES])
+    ]
+
+
+def _whole_texts(answers: Answers) -> list[str]:
+    """Whole texts as the judge was taught to read them."""
+    judged = answers.judged
+    return [p + r for p, r in zip(judged.prompts, judged.responses, strict=True)]
+
+
+def _judge_beside(run: Path) -> Path:
+    for folder in (run / "judge", run.parent / "judge"):
+        if (folder / ABOUT).exists():
+            return folder
+    raise UserError(f"{run} has no judge: run `proximo rlhf judge`, or give --judge FOLDER")

@@ -1,0 +1,73 @@
+"""A linear layer with a low-rank adapter (Hu et al. 2021) as one operation.
+
+    y = x W^T + s (x A^T) B^T      dx = g W + s (g B) A      dA = s (g B)^T x      dB = s g^T (x A^T)
+
+`peft` adds the adapter's output in three steps that each make a tensor as large as y, and autograd takes three back;
+here both products are added in place. Weights, names, files and everything else stay `peft`'s.
+"""
+
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear
+from torch import Tensor, nn
+
+from proximo.language.products import product
+
+
+class FusedLoraLinear(Linear):
+    """`peft`'s adapter of a linear layer; one plain adapter on a frozen layer takes the short way."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """`[..., inputs]` to `[..., outputs]`."""
+        name = self._short_way(x)
+        if args or kwargs or name is None:
+            return super().forward(x, *args, **kwargs)
+        base: Any = self.get_base_layer()
+        a, b = self.lora_A[name].weight, self.lora_B[name].weight
+        return _LowRank.apply(x, base.weight, base.bias, a, b, self.scaling[name])
+
+    def merged_weight(self, name: str) -> Tensor:
+        """W + s B A of an adapter, `[outputs, inputs]`."""
+        base: Any = self.get_base_layer()
+        weight = base.weight.detach()
+        a, b = (
+            layer[name].weight.detach().to(weight.dtype)  # type: ignore[operator]
+            for layer in (self.lora_A, self.lora_B)
+        )
+        return torch.addmm(weight, b, a, alpha=self.scaling[name])
+
+    def _short_way(self, x: Tensor) -> str | None:
+        """The adapter to run, if it is one and nothing about it is special."""
+        if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
+            return None
+        name = self.active_adapters[0]
+        if name not in self.lora_A or name in self.lora_variant or torch.is_autocast_enabled(x.device.type):
+            return None
+        base: Any = self.get_base_layer()
+        weight = base.weight
+        plain = isinstance(self.lora_dropout[name], nn.Identity) and self.lora_B[name].bias is None
+        same = x.dtype == weight.dtype == self.lora_A[name].weight.dtype
+        return name if plain and same and not weight.requires_grad else None
+
+
+class _LowRank(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        low = product(rows, a)
+        ctx.save_for_backward(rows, low, weight, a, b)
+        ctx.scale = scale
+        y = product(rows, weight, bias).addmm_(low, b.t(), alpha=scale)
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        rows, low, weight, a, b = ctx.saved_tensors
+        gradient = gradients[0]
+        up = gradient.reshape(-1, gradient.shape[-1]).contiguous()
+        up_low = (up @ b).mul_(ctx.scale)
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            to_x = product(up, weight.t()).addmm_(up_low, a).view(*gradient.shape[:-1], -1)
+        return to_x, None, None, up_low.t() @ rows, (up.t() @ low).mul_(ctx.scale), None

@@ -1,0 +1,28 @@
+"""Freed memory is kept for the next tensor, instead of being given back to the system and mapped afresh.
+
+An update of a language model makes and drops thousands of tensors of megabytes. By default the C library maps each of
+the larger ones anew, and the kernel zeroes it page by page when it is first touched: with SmolLM2-135M on a CPU that
+was a fifth of an update's time.
+"""
+
+import ctypes
+import os
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_KEPT_BYTES, _LARGEST_BYTES = 2**31 - 1, 2**30  # both are an int
+
+
+def keep_freed_memory() -> bool:
+    """Set the C library's allocator for large tensors; the setting holds for the process.
+
+    Call it before torch is imported where that can be: torch then asks for huge pages too.
+
+    Returns:
+        Whether the C library took it (glibc does; others keep their own ways).
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # Windows, macOS, musl
+        return False
+    return bool(mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)) and bool(mallopt(_MMAP_THRESHOLD, _LARGEST_BYTES))
