@@ -1,6 +1,5 @@
 """Faster products and fused adapters give the numbers of torch and peft; freed memory is kept."""
 
-import json
 import subprocess
 import sys
 
@@ -99,24 +98,18 @@ def test_a_fused_adapter_is_pefts(either, adapters, dropout):
 
 
 def test_freed_memory_is_used_again():
-    """Page faults of large tensors that come and go, counted by the kernel."""
+    """Page faults of large tensors that come and go, counted by the kernel: few once the process has grown."""
     script = """
-import json, resource, sys
-if sys.argv[1] == "keep":
-    from proximo.language.memory import keep_freed_memory
-    kept = keep_freed_memory()
+import resource
+from proximo.language.memory import keep_freed_memory
+assert keep_freed_memory(), "the C library is not glibc"
 import torch
-def use():
-    return float(torch.ones(16_000_000).exp().sum())
-use(); use()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5): use()
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before))
+torch.set_num_threads(1)
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(16_000_000).exp()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(min(faults() for _ in range(10)))
 """
-    faults = {}
-    for way in ("keep", "give back"):
-        done = subprocess.run([sys.executable, "-c", script, way], capture_output=True, text=True, check=True)
-        faults[way] = json.loads(done.stdout)
-    # Five times 128 MB: 164,000 pages of 4 KB if they are mapped anew; huge pages or kept memory leave a few thousand.
-    assert faults["keep"] < 16_000
-    assert faults["keep"] <= faults["give back"]
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 3_000  # mapped anew in small pages, 128 MB are 31,252
