@@ -41,14 +41,18 @@ def main() -> None:
     run = asked.run
     for name in ("sft", "reward", "judge"):
         stage(run, name)
+    results = run / "results.jsonl"
+    known = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     for seed in asked.seeds:
+        if (asked.name, seed) in {(row["name"], row["seed"]) for row in known}:
+            continue
         folder = run / f"{asked.name}-{seed}"
         options = ["--policy", run / "sft", "--rewards", run / "reward", "1", "--seed", seed, *asked.settings]
         seconds = stage(folder, "ppo", *options)
         seen = compare(folder, run / "judge", prompts=built_in_file(asked.prompts))
         row = {"name": asked.name, "seed": seed, "settings": asked.settings, "prompts": asked.prompts}
         row |= {"seconds": round(seconds), **seen}
-        with open(run / "results.jsonl", "a") as file:
+        with open(results, "a") as file:
             file.write(json.dumps(row) + "\n")
         print(json.dumps({k: v for k, v in row.items() if k != "examples"}), flush=True)
 

@@ -3,8 +3,10 @@
     pip install --no-deps --target /tmp/trl trl==1.12.0
     PYTHONPATH=/tmp/trl python benchmarks/language_speed.py --model /tmp/smollm2   # about 12 minutes on 2 idle cores
 
-The work is the same for all: SmolLM2-135M-Instruct in float32, 32 prompts of 8 tokens, 24 sampled tokens each, a reward
-model of the same size, 4 epochs of one minibatch. Every measurement is a process of its own: a warm-up update, then the
+The task is the same for all: SmolLM2-135M-Instruct in float32, 32 prompts of 8 tokens, 24 sampled tokens each, a reward
+model of the same size, 4 epochs of one minibatch. The work is not, and that is a part of what is compared: TRL trains a
+critic of its own and applies the head to prompts too, where ours has a value head on the policy's states; ours also
+sends a minibatch through the network in parts. Every measurement is a process of its own: a warm-up update, then the
 timed ones. On a shared machine only ratios within one run mean anything. Results are added to the file given by --out
 as they come, and what is there already is not measured again.
 

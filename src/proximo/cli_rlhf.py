@@ -133,6 +133,7 @@ def _stage(name: str, arguments: list[str]) -> int:
 
     as_json, quiet = flag(arguments, "--json"), flag(arguments, "--quiet")
     run, preset = option(arguments, "--run", ""), option(arguments, "--preset", "")
+    run = str(Path(run).resolve()) if run else ""  # a stage's settings name the others: they hold from every folder
     rest = _without(arguments, "--run", "--preset")
     config = parse(CONFIGS[name], rest, f"rlhf {name} [--preset NAME] --run RUN", configure(name, preset, run))
     if not run:
@@ -197,6 +198,8 @@ def _show(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> No
 
 def _chat(arguments: list[str]) -> int:
     asked = parse(ChatArguments, json_flag(arguments), "rlhf chat")
+    if asked.count < 1:
+        raise UserError(f"--count {asked.count} must be positive")
     from proximo.language.chat import side_by_side
 
     rows = side_by_side(asked.run, asked.prompt, asked.count, asked.seed)

@@ -130,6 +130,11 @@ def test_all_stages_leave_folders_that_transformers_loads(capsys, preset, files,
     assert same["judge_before"] == seen["judge_before"]
     code, out, err = run(capsys, "evaluate", folder, "--count", "20")
     assert "+0.00 standard deviations" in out
+    code, _, err = run(capsys, "chat", folder, "--count", "0")
+    assert (code, "--count 0 must be positive" in err) == (2, True)
+    (files / "one.jsonl").write_text('{"prompt": "w5"}\n')
+    code, _, err = run(capsys, "evaluate", folder, "--prompts", files / "one.jsonl")
+    assert (code, "one prompt has no spread" in err) == (2, True)
     code, _, err = run(capsys, "evaluate", folder, "--judge", folder)
     assert (code, "proximo_judge.json" in err) == (2, True)
     # The same command again does nothing anew.

@@ -94,6 +94,24 @@ def test_never_holds_all_logits(monkeypatch):
     assert largest == 8 * vocabulary
 
 
+def test_nothing_is_kept_without_a_backward_pass_and_the_numbers_are_those_of_a_frozen_head(monkeypatch):
+    """KL to the reference is exactly 0 only if a trained head and a frozen one add in the same order."""
+    monkeypatch.setattr(head, "CHUNK_BYTES", 4 * 11 * 3)
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(8, 5, generator=generator), torch.randn(11, 5, generator=generator)
+    targets = torch.randint(11, (8,), generator=generator)
+    frozen, _ = token_log_probs(hidden, weight, targets)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
+        with torch.no_grad():
+            trained, _ = token_log_probs(hidden, weight.requires_grad_(), targets)
+        assert not saved
+        learning, _ = token_log_probs(hidden, weight, targets)
+        assert 3 * 11 in saved
+    assert torch.equal(frozen, trained)
+    assert torch.equal(frozen, learning)
+
+
 def test_refuses_temperature_zero():
     with pytest.raises(ValueError, match=r"temperature = 0.0 must be positive"):
         token_log_probs(torch.zeros(1, 2), torch.zeros(3, 2), torch.zeros(1, dtype=torch.long), temperature=0.0)

@@ -231,6 +231,7 @@ def test_a_judge_is_another_architecture_and_comes_back_as_saved(tmp_path, make_
     result = train_judge(config, console="quiet")
     assert result["accuracy"] == 1.0
     judge = Judge.load(tmp_path / "judge")
+    assert judge.token_limit == config.token_limit
     texts = [row["prompt"] + row["chosen"] for row in rows]
     scores = judge.score(texts)
     assert scores.mean() == pytest.approx(0, abs=1e-4)

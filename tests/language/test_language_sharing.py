@@ -9,13 +9,14 @@ from tiny import llama, prompts, tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, GPT2Config, GPT2LMHeadModel
 
 from proximo.core.settings import UpdateSettings
-from proximo.language.critic import save_critic
+from proximo.language.critic import critic_model, save_critic
 from proximo.language.evaluation import load_policy_model
 from proximo.language.models import save_folder
 from proximo.language.policy import response_positions
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import PPOConfig, SharingSettings
 from proximo.language.rewards import FunctionReward
+from proximo.language.rollout import to_batch
 from proximo.language.sharing import make_roles
 from proximo.language.stack import split_decoder
 from proximo.runs.errors import UserError
@@ -130,10 +131,49 @@ def test_only_the_roles_own_weights_are_trained(sharing):
         assert any("critic" in name for name in moved)
 
 
-def test_a_decoder_that_adds_positions_can_not_be_cut():
+def gpt2():
+    torch.manual_seed(0)
     config = GPT2Config(vocab_size=16, n_embd=16, n_layer=2, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0)
+    return GPT2LMHeadModel(config).eval()
+
+
+def test_a_decoder_that_adds_positions_can_not_be_cut():
     with pytest.raises(UserError, match="use --sharing lora or full"):
-        split_decoder(GPT2LMHeadModel(config).get_decoder(), 1)
+        split_decoder(gpt2().get_decoder(), 1)
+
+
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+def test_adapters_on_layers_that_lie_the_other_way(critic):
+    """GPT-2's Conv1D: after training, the sampler and the exported critic have the adapters in them."""
+    run = training(SharingSettings(mode="lora", critic=critic, lora_rank=4), gpt2(), old_log_probs="rescore")
+    for _ in range(3):
+        run.iterate()
+    samples = run.sample([p.tokens for p in prompts(*PROMPTS)])
+    batch = to_batch(prompts(*PROMPTS), samples)
+    mine, values = run.policy.scored(batch)
+    assert not torch.allclose(mine, run.policy.reference_log_probs(batch), atol=1e-3)
+    torch.testing.assert_close(samples.log_probs, mine, rtol=1e-4, atol=1e-5)
+    rows, steps, columns = response_positions(batch)
+    with torch.no_grad():
+        logits = critic_model(run.roles)(input_ids=batch.inputs["tokens"]).logits
+    torch.testing.assert_close(logits[rows, columns, 0], values[rows, steps], rtol=1e-4, atol=1e-5)
+
+
+def test_a_critic_from_a_shorter_reward_model_is_exported():
+    sharing = SharingSettings(mode="full", critic="separate", critic_from="reward")
+    roles = make_roles(llama(), sharing, llama(vocabulary=17, layers=2, seed=1).get_decoder())
+    torch.nn.init.ones_(roles.value_head.weight)
+    tokens = torch.tensor([[3, 5, 2]])
+    with torch.no_grad():
+        mine = roles.value_head(roles.critic_hidden(tokens, None))
+        torch.testing.assert_close(critic_model(roles)(input_ids=tokens).logits, mine)
+
+
+def test_adapters_are_merged_in_the_weights_own_type():
+    run = training(MODES[2], compute="bfloat16", old_log_probs="rescore")
+    run.iterate()
+    with run.policy.computing(), run.roles.as_sampler() as stack:
+        assert {p.dtype for p in stack.parts[0].parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("layers", [3, 4])

@@ -65,6 +65,8 @@ def before_and_after(run: Path, prompts: Any = (), count: int = 5, seed: int = 1
     tokenizer = load_tokenizer(config.policy, trust_remote_code=config.trust_remote_code)
     source = prompts or config.held_out or config.prompts
     rows = load_prompts(source, tokenizer, config.prompt_limit).items[:count]
+    if not rows:
+        raise UserError("there is no prompt to answer: check the prompts file and the count")
     names = (config.policy, str(folder / "policy"))
     before, after = (load_policy_model(name, trust_remote_code=config.trust_remote_code) for name in names)
     parameters = SamplingParameters(config.response_limit, stop_tokens(before, tokenizer), config.temperature)
@@ -95,10 +97,17 @@ def compare(
     place = judge if judge is not None else _judge_beside(run)
     scorer = Judge.load(place)
     seen = before_and_after(run, prompts, count, seed)
+    if len(seen.prompts) < 2:
+        raise UserError("one prompt has no spread to measure a rise on: give a file with more prompts")
     terms = make_rewards(seen.config)
     judged = [torch.as_tensor(scorer.score(_whole_texts(a))) for a in seen.answers]
     rewards = [combine(terms, a.judged)[0] for a in seen.answers]
     gain, spread = judged[1] - judged[0], float(judged[0].std())
+    if not spread > 0:
+        raise UserError(
+            f"the judge gives all {len(judged[0])} answers before training one score, so there is no scale for a "
+            "rise: give more prompts, or another judge"
+        )
     sides = dict(zip(("before", "after"), zip(seen.answers, judged, rewards, strict=True), strict=True))
     return {
         "prompts": len(seen.prompts),

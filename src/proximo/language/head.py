@@ -1,7 +1,8 @@
 """Log-prob and entropy of tokens straight from hidden states: the head is applied in chunks and never kept.
 
 A language model's logits are its largest tensor (tokens x vocabulary). Here a chunk of them lives at a time: what
-leaves is one log-prob and one entropy per token, in float32.
+leaves is one log-prob and one entropy per token, in float32. Where a head is trained and all probabilities are small
+enough, they wait for the backward pass instead of being computed once more.
 """
 
 from typing import Any
@@ -44,7 +45,9 @@ def token_log_probs(
         raise ValueError(f"temperature = {temperature} must be positive")
     # Whatever the trunk computed in: a log-prob from bfloat16 logits is off by tenths of a nat.
     with torch.autocast(hidden.device.type, enabled=False):
-        return _FusedHead.apply(hidden.float(), weight, bias, targets, float(temperature), need_entropy)
+        return _FusedHead.apply(
+            hidden.float(), weight, bias, targets, float(temperature), need_entropy, torch.is_grad_enabled()
+        )
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
@@ -64,13 +67,14 @@ class _FusedHead(torch.autograd.Function):
         targets: Tensor,
         temperature: float,
         need_entropy: bool,
+        backward: bool,
     ) -> tuple[Tensor, Tensor]:
         needs_hidden, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         weight, bias = weight.float(), None if bias is None else bias.float()
         trained = needs_weight or needs_bias
         frozen = needs_hidden and not trained
-        keep = trained and not need_entropy and 4 * len(hidden) * len(weight) <= KEPT_BYTES
-        chunks = [slice(0, len(hidden))] if keep else _chunks(len(hidden), len(weight))
+        keep = trained and backward and not need_entropy and 4 * len(hidden) * len(weight) <= KEPT_BYTES
+        chunks, kept = _chunks(len(hidden), len(weight)), []
         log_probs, entropies, slopes, curves = [], [], [], []
         for rows in chunks:
             logits = _logits(hidden[rows], weight, bias, temperature)
@@ -80,6 +84,8 @@ class _FusedHead(torch.autograd.Function):
             log_probs.append(log_p.gather(1, targets[rows].unsqueeze(1)).squeeze(1))
             entropy = -_row_dot(p, log_p)
             entropies.append(entropy)
+            if keep:
+                kept.append(p)
             if frozen:  # the gradient to the hidden state is known up to a factor per token: no second pass
                 slopes.append((weight[targets[rows]] - product(p, weight.t())) / temperature)
                 if need_entropy:
@@ -90,7 +96,7 @@ class _FusedHead(torch.autograd.Function):
         if frozen:
             ctx.save_for_backward(torch.cat(slopes), torch.cat(curves) if need_entropy else None)
         elif trained:
-            ctx.save_for_backward(hidden, weight, bias, targets, p if keep else None)
+            ctx.save_for_backward(hidden, weight, bias, targets, *kept)
         if not need_entropy:
             ctx.mark_non_differentiable(entropy)
         return log_prob, entropy
@@ -103,14 +109,13 @@ class _FusedHead(torch.autograd.Function):
             result = for_log_prob.unsqueeze(1) * slope
             if ctx.need_entropy:
                 result += for_entropy.unsqueeze(1) * curve
-            return result, None, None, None, None, None
-        hidden, weight, bias, targets, kept = ctx.saved_tensors
-        chunks = _chunks(len(hidden), len(weight)) if kept is None else [slice(0, len(hidden))]
+            return result, *[None] * 6
+        hidden, weight, bias, targets, *kept = ctx.saved_tensors
         to_hidden, to_weight, to_bias = torch.empty_like(hidden), None, None
-        for rows in chunks:
+        for index, rows in enumerate(_chunks(len(hidden), len(weight))):
             up = for_log_prob[rows].unsqueeze(1)
-            if kept is not None:
-                slope = kept * -up
+            if kept:
+                slope = kept[index] * -up
             else:
                 log_p = _logits(hidden[rows], weight, bias, ctx.temperature).log_softmax(-1)
                 slope = log_p.exp()
@@ -128,7 +133,7 @@ class _FusedHead(torch.autograd.Function):
             to_weight = share if to_weight is None else to_weight.add_(share)
             if bias is not None:
                 to_bias = slope.sum(0) if to_bias is None else to_bias.add_(slope.sum(0))
-        return to_hidden, to_weight, to_bias, None, None, None
+        return to_hidden, to_weight, to_bias, *[None] * 4
 
 
 def _row_dot(a: Tensor, b: Tensor) -> Tensor:

@@ -57,6 +57,7 @@ class Judge:
             UserError: there is none.
         """
         about = read_json(Path(folder) / ABOUT)
+        settings = {"token_limit": about.get("token_limit", 128)} | settings
         judge = cls(load_encoder(str(folder), device=device), load_text_tokenizer(str(folder)), **settings)
         try:
             weight = torch.tensor(about["weight"], dtype=torch.float32)
@@ -121,6 +122,7 @@ class Judge:
             UserError: the disk refuses.
         """
         head = {"weight": self.head.weight[0].tolist(), "bias": float(self.head.bias.detach())}
+        head |= {"token_limit": self.token_limit}
         save_folder(folder, self.model, self.tokenizer, {ABOUT: json.dumps(self.about | head) + "\n"})
 
 
@@ -153,7 +155,13 @@ def train_judge(
         config.model, device=choose_device(config.device), trust_remote_code=config.trust_remote_code
     )
     tokenizer = load_text_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
-    judge = Judge(encoder, tokenizer, token_budget=config.token_budget, compute=config.compute)
+    judge = Judge(
+        encoder,
+        tokenizer,
+        token_limit=config.token_limit,
+        token_budget=config.token_budget,
+        compute=config.compute,
+    )
     if not hasattr(encoder.config, "is_decoder") or encoder.config.is_decoder:
         raise UserError(f"{config.model} is no encoder: give the judge one, as builtin:minilm")
     initialise_head(judge.head, torch.Generator().manual_seed(config.seed))

@@ -27,16 +27,6 @@ class FusedLoraLinear(Linear):
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
         return _LowRank.apply(x, base.weight, base.bias, a, b, self.scaling[name])
 
-    def merged_weight(self, name: str) -> Tensor:
-        """W + s B A of an adapter, `[outputs, inputs]`."""
-        base: Any = self.get_base_layer()
-        weight = base.weight.detach()
-        a, b = (
-            layer[name].weight.detach().to(weight.dtype)  # type: ignore[operator]
-            for layer in (self.lora_A, self.lora_B)
-        )
-        return torch.addmm(weight, b, a, alpha=self.scaling[name])
-
     def _short_way(self, x: Tensor) -> str | None:
         """The adapter to run, if it is one and nothing about it is special."""
         if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
@@ -49,6 +39,21 @@ class FusedLoraLinear(Linear):
         plain = isinstance(self.lora_dropout[name], nn.Identity) and self.lora_B[name].bias is None
         same = x.dtype == weight.dtype == self.lora_A[name].weight.dtype
         return name if plain and same and not weight.requires_grad else None
+
+
+@torch.no_grad()
+def merged_weight(layer: Any, name: str) -> Tensor:
+    """The weight of a layer with an adapter of `peft` added in, in the layer's own type.
+
+    Autocast is off: an adapter's small change of a large weight would be rounded away in bfloat16.
+    """
+    weight = layer.get_base_layer().weight.detach()
+    with torch.autocast(weight.device.type, enabled=False):
+        if not isinstance(layer, FusedLoraLinear):  # Conv1D of GPT-2, whose weight lies the other way
+            return weight + layer.get_delta_weight(name).to(weight.dtype)
+        parts: list[Any] = [layer.lora_A, layer.lora_B]
+        a, b = (part[name].weight.detach().to(weight.dtype) for part in parts)
+        return torch.addmm(weight, b, a, alpha=layer.scaling[name])
 
 
 class _LowRank(torch.autograd.Function):

@@ -9,7 +9,7 @@ import ctypes
 import os
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-_KEPT_BYTES, _LARGEST_BYTES = 2**31 - 1, 2**30  # both are an int
+_KEPT_BYTES, _LARGEST_BYTES = 2**31 - 1, (2**30, 2**25)  # an int each; older glibc takes 32 MB at most
 
 
 def keep_freed_memory() -> bool:
@@ -25,4 +25,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # Windows, macOS, musl
         return False
-    return bool(mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)) and bool(mallopt(_MMAP_THRESHOLD, _LARGEST_BYTES))
+    # In this order: a trim threshold alone would fix the other one at its small default.
+    return any(mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST_BYTES) and bool(
+        mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+    )

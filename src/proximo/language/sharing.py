@@ -168,14 +168,16 @@ class LoraRoles(Roles):
 
         A decoding step is many small products; without the adapters' own there are a third as many.
         """
-        from proximo.language.lora import FusedLoraLinear
+        from peft.tuners.lora import LoraLayer
 
-        layers = [m for m in self.adapted.modules() if isinstance(m, FusedLoraLinear)]
+        from proximo.language.lora import merged_weight
+
+        layers: list[Any] = [m for m in self.adapted.modules() if isinstance(m, LoraLayer)]
         weights = [layer.get_base_layer().weight for layer in layers]
         kept = [weight.data for weight in weights]
         try:
             for layer, weight in zip(layers, weights, strict=True):
-                weight.data = layer.merged_weight("default")
+                weight.data = merged_weight(layer, "default")
             with self._adapter(None):
                 yield self.policy
         finally:
@@ -189,14 +191,16 @@ class LoraRoles(Roles):
 
     def critic_weights(self) -> dict[str, Tensor]:
         """See `Roles`: with the adapter added in."""
-        from proximo.language.lora import FusedLoraLinear
+        from peft.tuners.lora import LoraLayer
+
+        from proximo.language.lora import merged_weight
 
         adapter = "default" if self.settings.critic == "shared" else "critic"
         decoder = self.policy.parts[0]
         merged = {
-            f"{name}.base_layer.weight": layer.merged_weight(adapter)
+            f"{name}.base_layer.weight": merged_weight(layer, adapter)
             for name, layer in decoder.named_modules()
-            if isinstance(layer, FusedLoraLinear)
+            if isinstance(layer, LoraLayer)
         }
         weights = {name: x for name, x in decoder.state_dict().items() if ".lora_" not in name} | merged
         return {name.replace(".base_layer.", "."): x for name, x in weights.items()}
