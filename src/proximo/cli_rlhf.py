@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,22 +87,6 @@ def _require_libraries() -> None:
     missing = [name for name in ("transformers", "peft", "gguf") if find_spec(name) is None]
     if missing:
         raise UserError(f"language models need {', '.join(missing)}: pip install 'proximo[language]'")
-
-
-def _sft(arguments: list[str]) -> int:
-    return _stage("sft", arguments)
-
-
-def _reward(arguments: list[str]) -> int:
-    return _stage("reward", arguments)
-
-
-def _judge(arguments: list[str]) -> int:
-    return _stage("judge", arguments)
-
-
-def _ppo(arguments: list[str]) -> int:
-    return _stage("ppo", arguments)
 
 
 def _all(arguments: list[str]) -> int:
@@ -279,10 +264,10 @@ def _without(arguments: list[str], *names: str) -> list[str]:
 
 
 _STAGES: dict[str, Callable[[list[str]], int]] = {
-    "sft": _sft,
-    "reward": _reward,
-    "judge": _judge,
-    "ppo": _ppo,
+    "sft": partial(_stage, "sft"),
+    "reward": partial(_stage, "reward"),
+    "judge": partial(_stage, "judge"),
+    "ppo": partial(_stage, "ppo"),
     "all": _all,
     "evaluate": _evaluate,
     "chat": _chat,

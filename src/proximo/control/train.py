@@ -86,7 +86,7 @@ def run_training(config: TrainConfig, source: Source | None = None, mode: Mode =
     config = replace(config, run=str(folder.path))
     resumed = folder.exists
     if resumed:
-        refuse_changes(folder.config, config)
+        refuse_changes(folder.config, config, "environment")
         if finished := read_results(folder.path):
             return Run(folder.path, config, finished)
     with ExitStack() as stack:

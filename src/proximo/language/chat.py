@@ -27,16 +27,6 @@ def side_by_side(run: Path, prompts: Sequence[str] = (), count: int = 5, seed: i
     rows = [{"prompt": p} for p in prompts]
     seen = before_and_after(run, rows, len(rows) or count, seed)
     terms = make_rewards(seen.config)
-    before, after = ((a.judged.responses, combine(terms, a.judged)[0].tolist()) for a in seen.answers)
-    answers = [
-        {
-            "prompt": prompt.text,
-            "before": before[0][i],
-            "before_score": before[1][i],
-            "after": after[0][i],
-            "after_score": after[1][i],
-        }
-        for i, prompt in enumerate(seen.prompts)
-    ]
-    means = [sum(scores) / len(answers) for _, scores in (before, after)]
-    return {"answers": answers, "before_score": means[0], "after_score": means[1]}
+    scores = [combine(terms, answers.judged)[0] for answers in seen.answers]
+    means = [float(given.mean()) for given in scores]
+    return {"answers": seen.rows(scores), "before_score": means[0], "after_score": means[1]}

@@ -33,6 +33,19 @@ class BeforeAndAfter:
     models: tuple[Any, Any]
     answers: tuple[Answers, Answers]
 
+    def rows(self, scores: Sequence[Tensor], count: int | None = None) -> list[dict[str, Any]]:
+        """The first prompts, unselected: `prompt`, and `before`, `after`, `before_score`, `after_score`.
+
+        Args:
+            scores: of the answers before and after, `[n]` each.
+            count: how many prompts; all if None.
+        """
+        rows: list[dict[str, Any]] = [{"prompt": prompt.text} for prompt in self.prompts[:count]]
+        for side, answers, given in zip(("before", "after"), self.answers, scores, strict=True):
+            for i, row in enumerate(rows):
+                row[side], row[f"{side}_score"] = answers.judged.responses[i], float(given[i])
+        return rows
+
 
 def ppo_folder(run: Path) -> tuple[Path, PPOConfig]:
     """The folder of a finished PPO stage and its settings.
@@ -120,18 +133,8 @@ def compare(
         **{f"judge_{side}": float(j.mean()) for side, (_, j, _) in sides.items()},
         **{f"reward_{side}": float(r.mean()) for side, (_, _, r) in sides.items()},
         **{f"{name}_{side}": x for side, (a, _, _) in sides.items() for name, x in a.statistics.items()},
-        "examples": _examples(seen.prompts, seen.answers, judged),
+        "examples": seen.rows(judged, EXAMPLES),
     }
-
-
-def _examples(prompts: Sequence[Prompt], answers: Sequence[Answers], scores: Sequence[Tensor]) -> list[dict[str, Any]]:
-    """The first prompts, unselected."""
-    return [
-        {"prompt": prompt.text}
-        | {side: answers[k].judged.responses[i] for k, side in enumerate(("before", "after"))}
-        | {f"{side}_score": float(scores[k][i]) for k, side in enumerate(("before", "after"))}
-        for i, prompt in enumerate(prompts[:EXAMPLES])
-    ]
 
 
 def _whole_texts(answers: Answers) -> list[str]:

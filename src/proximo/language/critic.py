@@ -33,9 +33,7 @@ def critic_model(roles: Roles) -> Any:
     """The critic as a `transformers` model, or None if there is no token classifier of this architecture."""
     from transformers import AutoModelForTokenClassification
 
-    # A critic that starts from a reward model may have other layers or one more token than the policy.
-    separate = getattr(roles, "critic", None)
-    config = copy.deepcopy(roles.model.config if separate is None else separate.config)
+    config = copy.deepcopy(roles.critic_config())
     config.num_labels = 1
     try:
         model = AutoModelForTokenClassification.from_config(config)

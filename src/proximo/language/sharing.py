@@ -64,6 +64,10 @@ class Roles(ABC, nn.Module):
     def critic_hidden(self, tokens: Tensor, states: Tensor | None) -> Tensor:
         """Hidden states of a separate critic, `[b, L, d]`."""
 
+    def critic_config(self) -> Any:
+        """The `transformers` configuration that `critic_weights` fit."""
+        return self.model.config
+
     @abstractmethod
     def critic_weights(self) -> dict[str, Tensor]:
         """The decoder that the value head reads, by the names of the model's own decoder."""
@@ -117,6 +121,10 @@ class FullRoles(Roles):
     def critic_hidden(self, tokens: Tensor, states: Tensor | None) -> Tensor:
         """See `Roles`."""
         return Stack([self.critic])(tokens)[0]
+
+    def critic_config(self) -> Any:
+        """See `Roles`: a critic from a reward model may have other layers, or one more token, than the policy."""
+        return self.model.config if self.settings.critic == "shared" else self.critic.config
 
     def critic_weights(self) -> dict[str, Tensor]:
         """See `Roles`."""
@@ -253,16 +261,16 @@ class TopLayerRoles(Roles):
         """See `Roles`."""
         return self._whole(self.top if self.settings.critic == "shared" else self.critic_top)
 
-    def _whole(self, top: nn.Module) -> dict[str, Tensor]:
+    def _whole(self, top: Any) -> dict[str, Tensor]:
         """The model's decoder with other upper layers."""
         decoder = self.model.get_decoder()
-        first = len(decoder.layers) - len(top.layers)  # type: ignore[arg-type]
+        first = len(decoder.layers) - len(top.layers)
         upper = {
             f"layers.{first + index}.{name}": x
-            for index, layer in enumerate(top.layers)  # type: ignore[arg-type]
+            for index, layer in enumerate(top.layers)
             for name, x in layer.state_dict().items()
         }
-        norm = {f"norm.{name}": x for name, x in top.norm.state_dict().items()}  # type: ignore[union-attr]
+        norm = {f"norm.{name}": x for name, x in top.norm.state_dict().items()}
         return dict(decoder.state_dict()) | upper | norm
 
     def save_pretrained(self, folder: Path) -> None:

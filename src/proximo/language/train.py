@@ -71,7 +71,7 @@ def run_ppo(config: PPOConfig, *, mode: Mode = "auto", rewards: Sequence[RewardT
     config = replace(config, run=str(folder.path))
     resumed = folder.exists
     if resumed:
-        refuse_changes(folder.config, config)
+        refuse_changes(folder.config, config, "policy")
         if (finished := folder.path / "results.json").exists():
             return LanguageRun(folder.path, folder.path / "policy", dict(json.loads(finished.read_text())))
     training, message = make_training(config, rewards)

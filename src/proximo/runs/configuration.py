@@ -10,7 +10,7 @@ import math
 import re
 import tomllib
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,19 +71,22 @@ def difference(a: Any, b: Any) -> list[tuple[str, Any, Any]]:
     return list(_differences(a, b, ""))
 
 
-def refuse_changes(file: Path, config: Any, ignored: Collection[str] = ("run",)) -> None:
-    """A run goes on with the settings it was started with.
+def refuse_changes(file: Path, config: Any, subject: str) -> None:
+    """A run goes on with the settings it was started with; where its folder is may differ.
 
     Args:
         file: The run's `config.toml`.
         config: What is asked for now, an instance of the run's dataclass.
-        ignored: Names of settings that may differ.
+        subject: Name of the setting that the run is about; where that is another one, nothing else is worth saying.
 
     Raises:
         UserError: Some differ: which, what they are there and what they are here.
     """
     there = from_mapping(type(config), read_toml(file), where=str(file))
-    changes = [change for change in difference(there, config) if change[0] not in ignored]
+    changes = [change for change in difference(there, config) if change[0] != "run"]
+    old, new = getattr(there, subject), getattr(config, subject)
+    if old != new:
+        raise UserError(f"{file.parent} holds a run of {old}, not of {new}; choose another folder with --run")
     if changes:
         listed = ", ".join(f"{key} is {old!r} there and {new!r} here" for key, old, new in changes)
         raise UserError(
