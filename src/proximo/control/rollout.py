@@ -55,6 +55,7 @@ class Rollout:
     truncated: np.ndarray  # [T, N]
     valid: np.ndarray  # [T, N]; False = the row only reports a reset
     starts: np.ndarray  # [T, N]; True = the observation is the first of an episode
+    last_starts: np.ndarray  # [N]; the same of what follows the last step
     memory: Tensor | None
     """`[N, S]` before the first step."""
     finals: Sequence[FinalObservation]
@@ -207,6 +208,7 @@ class Collector:
             log_prob=tensors["log_prob"],
             value=tensors["value"],
             **{name: arrays[name] for name in ("reward", "terminated", "truncated", "valid", "starts")},
+            last_starts=self._starts,
             memory=before,
             finals=finals,
             episodes=episodes,

@@ -1,6 +1,7 @@
 """Training from start to result: folder, resume, progress, signals, checkpoints, evaluation."""
 
 import json
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -28,6 +29,7 @@ from proximo.runs.errors import UserError
 from proximo.runs.files import write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.metrics import MetricsWriter
+from proximo.runs.recorder import Recorder
 from proximo.runs.signals import StopRequest
 from proximo.runs.system import resident_memory
 
@@ -112,7 +114,7 @@ def run_training(config: TrainConfig, source: Source | None = None, mode: Mode =
         progress.message(f"device {training.device.type}: {training.why_device}")
         before = training.progress.steps
         with StopRequest() as stop:
-            done = _iterate(training, folder, metrics, progress, stop)
+            done = _iterate(training, folder, Recorder(metrics, progress), stop)
         if not done:
             return _stopped(training, folder, config, stop, progress)
         results = _finish(training, folder, source, started, before)
@@ -125,9 +127,7 @@ def default_run(config: TrainConfig) -> str:
     return "runs/" + "-".join(str(part).replace("/", "_").replace(":", "_") for part in parts)
 
 
-def _iterate(
-    training: Training, folder: RunFolder, metrics: MetricsWriter, progress: Progress, stop: StopRequest
-) -> bool:
+def _iterate(training: Training, folder: RunFolder, recorder: Recorder, stop: StopRequest) -> bool:
     """Iterate to the last step; False when a signal asks to stop before."""
     config = training.config
     # At least once: the rollout that the normalisers start from counts, and may be all there is of a short run.
@@ -136,6 +136,7 @@ def _iterate(
         try:
             values = training.iterate()
         except InvariantError as error:
+            recorder.failure(before, error)
             raise UserError(
                 f"{error} (iteration {training.progress.iterations} of {folder.path}, {before:,} steps)"
             ) from error
@@ -147,9 +148,8 @@ def _iterate(
         }
         if training.lengths:
             values["episode_length"] = sum(training.lengths) / len(training.lengths)
-        phases = {name.removeprefix("seconds/"): values[name] for name in values if name.startswith("seconds/")}
-        metrics.write(steps, values)
-        progress.update(steps, values, phases)
+            values["episode_length_std"] = statistics.pstdev(training.lengths)
+        recorder.iteration(steps, values)
         if stop.requested:
             training.restart()
             save(training, folder, step_name(steps))

@@ -21,6 +21,7 @@ from proximo.control.normalizers import RewardScaler
 from proximo.control.observations import ObservationSpec
 from proximo.control.policy import ControlPolicy
 from proximo.control.rollout import Collector, Rollout
+from proximo.control.vital_signs import fingerprint, vital_signs
 from proximo.core.batch import Batch
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
@@ -103,6 +104,7 @@ class Training:
         if self.settings.adaptive_kl is None:
             self.optimizer.learning_rate = self._learning_rate(fraction)
         self.collector.seconds.update(environment=0.0, policy=0.0)
+        before = fingerprint(self.policy, self.scaler)
         rollout = self.collector.collect()
         start = clock()
         batch = self.estimator.batch(rollout, torch.from_numpy(self._rewards(rollout)))
@@ -117,7 +119,11 @@ class Training:
             reestimate=self.estimator.reestimate,
         )
         metrics = self._measure(rollout, batch, report)
+        after = fingerprint(self.policy, self.scaler)
+        metrics["normalizers_moved"] = float((after - before).abs().max())
         self._absorb(rollout, batch)
+        if self._normalizes:
+            metrics["normalizers_still"] = int(torch.equal(after, fingerprint(self.policy, self.scaler)))
         self._count(rollout)
         self.progress.gradient_steps += report.steps
         self.progress.iterations += 1
@@ -170,6 +176,7 @@ class Training:
             "gradient_steps": report.steps,
             "stopped_by_kl": int(report.stopped_by_kl),
             "reset_rows": int((~rollout.valid).sum()),
+            **vital_signs(self.policy, rollout, batch),
         }
         if self.policy.actions.continuous:
             values["clipped_actions"] = rollout.clipped_fraction

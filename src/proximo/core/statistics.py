@@ -43,6 +43,11 @@ def weighted_moments(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, T
     return mean, torch.where(variance <= rounding, 0.0, variance)
 
 
+def root_mean_square(x: Tensor, weight: Tensor | None = None) -> Tensor:
+    """sqrt(mean of x^2) under `weight`, a scalar. Arguments as `weighted_mean`."""
+    return weighted_mean(x.square(), weight).sqrt()
+
+
 def explained_variance(predictions: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
     """1 - Var[targets - predictions] / Var[targets]: 1 is a perfect critic, 0 one that knows only the mean.
 

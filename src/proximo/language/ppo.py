@@ -13,7 +13,7 @@ from proximo.core.batch import Batch
 from proximo.core.divergences import AdaptiveKLController, FixedKLController
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
-from proximo.core.statistics import explained_variance
+from proximo.core.statistics import explained_variance, root_mean_square, weighted_mean, weighted_moments
 from proximo.core.update import UpdateReport, autograd_gradient, check_minibatch_size, update
 from proximo.language import rollout
 from proximo.language.models import without_dropout
@@ -102,6 +102,7 @@ class PPOTraining:
         self.progress = Progress()
         self.sampler_log_probs: bool | None = {"auto": None, "sampler": True, "rescore": False}[config.old_log_probs]
         self.parity: float | None = None
+        self.gap: float | None = None
         self.last: Rollout | None = None
         self.failed_batch: Batch | None = None
         self.seconds: dict[str, float] = {}
@@ -184,7 +185,7 @@ class PPOTraining:
         if self.sampler_log_probs is None or (self.sampler_log_probs and self.parity is None):
             _, part = next(self.policy.parts(batch))
             real = part.weight > 0
-            self.parity = float((self.policy.evaluate(part).log_prob - part.log_prob)[real].abs().mean())
+            self.parity = self.gap = float((self.policy.evaluate(part).log_prob - part.log_prob)[real].abs().mean())
             if self.sampler_log_probs is None:
                 self.sampler_log_probs = self.parity <= PARITY
         shared = self.config.sharing.critic == "shared"
@@ -192,6 +193,7 @@ class PPOTraining:
             # The sampler kept the states that predicted each token: the values need no pass of their own.
             return batch.replace(value=self.roles.value_head(samples.hidden.float()).squeeze(-1) * batch.weight)
         log_prob, value = self.policy.scored(batch)
+        self.gap = float(weighted_mean((log_prob - batch.log_prob).abs(), batch.weight))
         return batch.replace(value=value, log_prob=batch.log_prob if self.sampler_log_probs else log_prob)
 
     def _statistics(self, batch: Batch, seen: Rollout, report: UpdateReport) -> dict[str, Any]:
@@ -213,6 +215,9 @@ class PPOTraining:
             "gradient_steps": report.steps,
             "stopped_by_kl": float(report.stopped_by_kl),
             "explained_variance": float(explained_variance(batch.value[real], batch.returns[real])),
+            "value_rms": float(root_mean_square(batch.value, batch.weight)),
+            "return_rms": float(root_mean_square(batch.returns, batch.weight)),
+            "return_std": float(weighted_moments(batch.returns, batch.weight)[1].sqrt()),
             "response_length": float(lengths.mean()),
             "finished": float(seen.samples.finished.float().mean()),
             **rollout.text_statistics(seen.samples),
@@ -220,6 +225,7 @@ class PPOTraining:
             "padded_share": padded_share(batch, self.config.token_budget),
             "learning_rate": self.optimizer.learning_rate,
             "sampler_log_probs": float(bool(self.sampler_log_probs)),
+            "sampler_gap": self.gap,
         }
 
     def texts(self, count: int) -> list[dict[str, Any]]:
@@ -271,6 +277,7 @@ class PPOTraining:
         self.kl.coefficient = state["kl_coefficient"]
         self.optimizer.learning_rate = state["learning_rate"]
         self.sampler_log_probs, self.parity = state["sampler_log_probs"], state["parity"]
+        self.gap = self.parity
 
     def _learning_rate(self, progress: float) -> float:
         rate = Schedule.parse(self.config.learning_rate).at(progress)

@@ -20,11 +20,12 @@ from proximo.language.reward_model import RewardModel
 from proximo.language.rewards import FunctionReward, ModelReward, RewardTerm, function_from
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
 from proximo.runs.configuration import refuse_changes, to_toml
-from proximo.runs.console import Column, Mode, Progress
+from proximo.runs.console import HEALTH, Column, Mode, Progress
 from proximo.runs.errors import UserError
 from proximo.runs.files import append, user_error, write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.metrics import MetricsWriter
+from proximo.runs.recorder import Recorder
 from proximo.runs.signals import StopRequest
 from proximo.runs.system import resident_memory
 
@@ -41,6 +42,7 @@ COLUMNS = (
     Column("distinct_2", "distinct-2", "distinct-2", ".2f"),
     Column("duplicates", "duplicates", "", ".1%"),
     Column("learning_rate", "learning rate", "", ".2e"),
+    HEALTH,
 )
 
 
@@ -94,7 +96,7 @@ def run_ppo(config: PPOConfig, *, mode: Mode = "auto", rewards: Sequence[RewardT
         )
         progress.message(message)
         with StopRequest() as stop:
-            reason = _iterate(training, folder, metrics, progress, stop)
+            reason = _iterate(training, folder, Recorder(metrics, progress), stop)
         if stop.requested:
             progress.message(f"{stop.requested}: saved in {folder.path}; the same command goes on")
             return LanguageRun(folder.path, folder.path / "policy", {}, stop.requested)
@@ -148,9 +150,7 @@ def _reward(name: str, weight: float, config: PPOConfig) -> RewardTerm:
     return ModelReward(model, weight, name if len(config.rewards) > 1 else Path(name).name)
 
 
-def _iterate(
-    training: PPOTraining, folder: RunFolder, metrics: MetricsWriter, progress: Progress, stop: StopRequest
-) -> str:
+def _iterate(training: PPOTraining, folder: RunFolder, recorder: Recorder, stop: StopRequest) -> str:
     """Iterate to the end; says why it ended."""
     config, begun = training.config, time.monotonic()
     while training.progress.responses < config.responses:
@@ -165,16 +165,15 @@ def _iterate(
                 _save(training, folder)
             raise
         except InvariantError as error:
+            recorder.failure(before, error)
             file = _keep_batch(training, folder)
             raise UserError(
                 f"{error} (iteration {training.progress.iterations} of {folder.path}; its batch is in {file})"
             ) from error
         done = training.progress.responses
         values["memory_mb"] = resident_memory()
-        phases = {name.removeprefix("seconds/"): values[name] for name in values if name.startswith("seconds/")}
-        metrics.write(done, values)
+        recorder.iteration(done, values)
         _keep_texts(training, folder, done)
-        progress.update(done, values, phases)
         over = config.kl.budget is not None and values["kl"] > config.kl.budget
         late = config.minutes is not None and time.monotonic() - begun > config.minutes * 60
         due = done // config.checkpoint_every > before // config.checkpoint_every

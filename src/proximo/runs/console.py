@@ -33,6 +33,9 @@ class Column:
     note: str = ""
 
 
+HEALTH = Column("verdict", "health", "health", "s")
+"""The truth meter's line: its colour, and the worst cause."""
+
 COLUMNS = (
     Column("return", "return", "return", ",.1f", " (last 100)"),
     Column("episode_length", "episode length", "", ",.1f"),
@@ -41,6 +44,7 @@ COLUMNS = (
     Column("explained_variance", "explained variance", "EV", ".2f"),
     Column("entropy", "entropy", "", ".3f"),
     Column("learning_rate", "learning rate", "", ".2e"),
+    HEALTH,
 )
 """What a control run shows; a column without a short label is in the panel only."""
 
@@ -59,7 +63,7 @@ class Snapshot:
     step: int = 0
     rate: float | None = None
     elapsed: float = 0.0
-    values: dict[str, float | None] = field(default_factory=dict)
+    values: dict[str, float | str | None] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -129,7 +133,10 @@ class Progress:
                 panel.stop()
 
     def update(
-        self, step: int, values: Mapping[str, float | None] | None = None, phases: Mapping[str, float] | None = None
+        self,
+        step: int,
+        values: Mapping[str, float | str | None] | None = None,
+        phases: Mapping[str, float] | None = None,
     ) -> None:
         """Takes what is new and shows it when it is time to.
 

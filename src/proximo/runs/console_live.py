@@ -9,6 +9,9 @@ from rich.text import Text
 
 from proximo.runs.console import Snapshot, format_seconds
 
+_STYLES = {"green": "green", "amber": "yellow", "red": "bold red"}
+"""Of the truth meter's verdict, by its first word."""
+
 
 class LivePanel:
     """A panel on stderr that is drawn over itself until `stop`.
@@ -65,7 +68,8 @@ def _metrics(now: Snapshot) -> Table:
     for column in now.columns:
         value = now.values.get(column.key)
         if value is not None:
-            grid.add_row(Text(column.label + column.note), Text(f"{value:{column.format}}", style="cyan"))
+            shown = f"{value:{column.format}}"
+            grid.add_row(Text(column.label + column.note), Text(shown, style=_STYLES.get(shown.split()[0], "cyan")))
     return grid
 
 

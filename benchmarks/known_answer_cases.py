@@ -1,0 +1,451 @@
+"""Runs and environments with one planted mistake each, and healthy ones: what `proximo doctor` is asked about."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import broken_environments as broken
+import numpy as np
+
+from proximo.control.configuration import TrainConfig
+from proximo.control.presets import configure
+from proximo.control.rollout import Collector
+from proximo.control.train import run_training
+from proximo.control.training import Training
+from proximo.core.statistics import RunningMoments
+from proximo.runs.configuration import from_mapping
+from proximo.runs.errors import UserError
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to diagnose."""
+
+    name: str
+    planted: str
+    """In words; empty for a healthy one."""
+    codes: tuple[str, ...]
+    """The findings that name the planted cause."""
+    make: Callable[[Path, int], None] | None = None
+    """Trains into a folder with a seed; None where an environment is examined."""
+    environment: Any = None
+    """What is examined."""
+    fast: bool = False
+    """Whether it is in the test's subset."""
+
+
+def control(
+    task: str | Callable[[], Any],
+    steps: int,
+    *,
+    base: str = "",
+    fault: Callable[[], AbstractContextManager] = nullcontext,
+    preset: str = "tuned",
+    again: int = 0,
+    **changes: Any,
+) -> Callable[[Path, int], None]:
+    """A run of `task` with the preset of `base` (its own if it is a name), changed, while `fault` is in force."""
+
+    def make(folder: Path, seed: int) -> None:
+        seed += 1000 * again
+        name = task if isinstance(task, str) else f"broken_environments:{task.__name__}"
+        config, _ = configure(base or name, preset)
+        settings = {"environment": name, "steps": steps, "seed": seed, "run": str(folder), "episodes": 1} | changes
+        config = from_mapping(TrainConfig, settings, where="the case", base=replace(config))
+        with fault():
+            try:
+                run_training(config, None if isinstance(task, str) else task, "quiet")
+            except UserError as error:
+                (folder / "stopped.txt").write_text(str(error))
+
+    return make
+
+
+@contextmanager
+def frozen_normalizer() -> Iterator[None]:
+    """The observation normaliser takes nothing in."""
+    with patch.object(RunningMoments, "absorb", lambda *_: None):
+        yield
+
+
+@contextmanager
+def moving_rewards() -> Iterator[None]:
+    """The reward scaler moves before the rewards that it scales."""
+    whole = Training._rewards
+
+    def moved(self: Training, rollout: Any) -> Any:
+        self.scaler.absorb(rollout.reward, rollout.terminated | rollout.truncated, rollout.valid)
+        return whole(self, rollout)
+
+    with patch.object(Training, "_rewards", moved):
+        yield
+
+
+@contextmanager
+def moving_observations() -> Iterator[None]:
+    """The observation normaliser moves between acting and learning."""
+    whole = Training._rewards
+
+    def moved(self: Training, rollout: Any) -> Any:
+        self.policy.normalizer.moments.absorb(rollout.inputs["vector"])
+        if self.closed_form:
+            self.closed_form.freeze()
+        return whole(self, rollout)
+
+    with patch.object(Training, "_rewards", moved):
+        yield
+
+
+@contextmanager
+def no_final_observations() -> Iterator[None]:
+    """What a truncated episode really reached is forgotten: V(first observation of the next) is taken."""
+    whole = Collector._note
+
+    def note(self: Collector, t: int, step: Any, memory: Any, finals: list) -> None:
+        whole(self, t, step, memory, [])
+
+    with patch.object(Collector, "_note", note):
+        yield
+
+
+@contextmanager
+def faked_final_observations() -> Iterator[None]:
+    """The environment hands out the next episode's first observation as the last one."""
+    whole = Collector._note
+
+    def note(self: Collector, t: int, step: Any, memory: Any, finals: list) -> None:
+        if step.final_observation is not step.observation:
+            step = replace(step, final_observation=np.array(step.observation))
+        whole(self, t, step, memory, finals)
+
+    with patch.object(Collector, "_note", note):
+        yield
+
+
+@contextmanager
+def reset_rows_count() -> Iterator[None]:
+    """Rows that only report a reset are learnt from."""
+    from proximo.control.estimation import Estimator
+
+    whole = Estimator.batch
+
+    def batch(self: Estimator, rollout: Any, rewards: Any) -> Any:
+        made = whole(self, rollout, rewards)
+        return made.replace(weight=made.weight * 0 + 1)
+
+    with patch.object(Estimator, "batch", batch):
+        yield
+
+
+def language(
+    judge: str, responses: int = 64 * 40, *, ends: bool = True, temperature: float | None = None, **changes: Any
+) -> Callable[[Path, int], None]:
+    """A run of the tiny model with a judge of `tiny_language`; the sampler's temperature may be another."""
+
+    def make(folder: Path, seed: int) -> None:
+        import tiny_language
+
+        from proximo.language.ppo import PPOTraining
+        from proximo.language.ppo_configuration import PPOConfig
+        from proximo.language.train import run_ppo
+
+        model = tiny_language.tiny_policy(folder.parent / f"{folder.name}-model", seed=seed, ends=ends)
+        settings = {
+            "policy": str(model),
+            "prompts": str(model / "prompts.jsonl"),
+            "rewards": {f"tiny_language:{judge}": 1.0},
+            "run": str(folder),
+            "seed": seed,
+            "responses": responses,
+            "batch": 64,
+            "response_limit": 24,
+            "learning_rate": "2e-3 -> 0",
+            "missing_eos_floor": "none",
+            "device": "cpu",
+            "checkpoint_every": 10**6,
+        } | changes
+        config = from_mapping(PPOConfig, settings, where="the case")
+        whole = PPOTraining.sample
+
+        def sample(self: PPOTraining, prompts: Any) -> Any:
+            self.parameters = replace(self.parameters, temperature=temperature)
+            return whole(self, prompts)
+
+        with patch.object(PPOTraining, "sample", whole if temperature is None else sample):
+            try:
+                run_ppo(config, mode="quiet")
+            except UserError as error:
+                (folder / "stopped.txt").write_text(str(error))
+
+    return make
+
+
+_UNSCALED = {"observations": False, "rewards": "off"}
+
+BROKEN = [
+    Case(
+        "learning-rate-x100",
+        "learning rate × 100 (CartPole-v1)",
+        ("P020",),
+        control("CartPole-v1", 40_000, learning_rate=0.2),
+        fast=True,
+    ),
+    Case(
+        "learning-rate-x100-cheetah",
+        "learning rate × 100 (HalfCheetah-v5)",
+        ("P020",),
+        control("HalfCheetah-v5", 100_000, learning_rate=0.1),
+    ),
+    Case(
+        "learning-rate-x100-pendulum",
+        "learning rate × 100 (Pendulum-v1)",
+        ("P020",),
+        control("Pendulum-v1", 60_000, learning_rate=0.1),
+    ),
+    Case(
+        "learning-rate-per-1000",
+        "learning rate / 1000 (CartPole-v1)",
+        ("P022",),
+        control("CartPole-v1", 40_000, learning_rate=2e-6),
+        fast=True,
+    ),
+    Case(
+        "learning-rate-per-1000-cheetah",
+        "learning rate / 1000 (HalfCheetah-v5)",
+        ("P022",),
+        control("HalfCheetah-v5", 100_000, learning_rate=1e-6),
+    ),
+    Case(
+        "no-clip",
+        "no clip, 30 epochs (CartPole-v1)",
+        ("P021",),
+        control("CartPole-v1", 30_000, update={"clip": "none", "epochs": 30}),
+    ),
+    Case(
+        "no-clip-pendulum", "no clip (Pendulum-v1)", ("P021",), control("Pendulum-v1", 60_000, update={"clip": "none"})
+    ),
+    Case(
+        "huge-epochs",
+        "200 epochs (Pendulum-v1)",
+        ("P024",),
+        control("Pendulum-v1", 30_000, update={"epochs": 200, "recompute_advantages": False}),
+    ),
+    Case(
+        "huge-epochs-cheetah",
+        "100 epochs, no KL limit (HalfCheetah-v5)",
+        ("P024",),
+        control("HalfCheetah-v5", 40_000, update={"epochs": 100, "target_kl": "none"}),
+    ),
+    Case("gamma", "γ = 0.2 (LunarLander-v3)", ("P033",), control("LunarLander-v3", 80_000, gamma=0.2)),
+    Case("gamma-cartpole", "γ = 0.5 (CartPole-v1)", ("P033",), control("CartPole-v1", 40_000, gamma=0.5), fast=True),
+    Case(
+        "frozen-normalizer",
+        "normaliser takes nothing in (HalfCheetah-v5)",
+        ("P011",),
+        control("HalfCheetah-v5", 40_000, fault=frozen_normalizer),
+        fast=True,
+    ),
+    Case(
+        "moving-rewards",
+        "reward normaliser moves inside the iteration (Hopper-v5)",
+        ("P010",),
+        control("Hopper-v5", 30_000, fault=moving_rewards),
+    ),
+    Case(
+        "moving-observations",
+        "observation normaliser moves inside the iteration (Hopper-v5)",
+        ("P010", "P012"),
+        control("Hopper-v5", 30_000, fault=moving_observations),
+        fast=True,
+    ),
+    Case(
+        "no-final-observation",
+        "time limits bootstrapped from the next episode (Pendulum-v1)",
+        ("P014",),
+        control("Pendulum-v1", 30_000, fault=no_final_observations, backend="gymnasium", environments=4),
+    ),
+    Case(
+        "faked-final-observation",
+        "the final observation is the next first one (Pendulum-v1)",
+        ("P014",),
+        control("Pendulum-v1", 30_000, fault=faked_final_observations),
+    ),
+    Case(
+        "reset-rows",
+        "rows that report a reset are learnt from (CartPole-v1)",
+        ("P013",),
+        control("CartPole-v1", 20_000, fault=reset_rows_count, backend="gymnasium"),
+    ),
+    Case(
+        "time-limit-as-end",
+        "time limit reported as a terminal state (Pendulum-v1)",
+        ("P017",),
+        control(broken.lying, 60_000, base="Pendulum-v1"),
+    ),
+    Case(
+        "flipped-reward",
+        "reward with the wrong sign (CartPole-v1)",
+        ("P042",),
+        control(broken.flipped, 40_000, base="CartPole-v1"),
+        fast=True,
+    ),
+    Case(
+        "flipped-reward-pole",
+        "reward with the wrong sign (InvertedPendulum-v5)",
+        ("P042",),
+        control(
+            broken.scaled, 60_000, base="InvertedPendulum-v5", options={"task": "InvertedPendulum-v5", "reward": -1.0}
+        ),
+    ),
+    Case(
+        "no-reward",
+        "every reward is 0 (CartPole-v1)",
+        ("P041",),
+        control(broken.unrewarded, 20_000, base="CartPole-v1"),
+        fast=True,
+    ),
+    Case(
+        "reward-x10000",
+        "rewards × 10,000, not normalised (Pendulum-v1)",
+        ("P031",),
+        control(broken.scaled, 60_000, base="Pendulum-v1", normalizers={"observations": True, "rewards": "off"}),
+    ),
+    Case(
+        "giant-observations",
+        "observations × 10,000, not normalised (CartPole-v1)",
+        ("P040",),
+        control(
+            broken.scaled,
+            30_000,
+            base="CartPole-v1",
+            normalizers=_UNSCALED,
+            options={"task": "CartPole-v1", "reward": 1.0, "observation": 1e4},
+        ),
+        fast=True,
+    ),
+    Case(
+        "value-coefficient-0",
+        "value coefficient 0 (Pendulum-v1)",
+        ("P032",),
+        control("Pendulum-v1", 60_000, update={"value_coefficient": 0.0}),
+    ),
+    Case(
+        "value-coefficient-0-lander",
+        "value coefficient 0 (LunarLander-v3)",
+        ("P032",),
+        control("LunarLander-v3", 60_000, update={"value_coefficient": 0.0}),
+    ),
+    Case(
+        "entropy-collapse",
+        "entropy is punished (LunarLander-v3)",
+        ("P025",),
+        control("LunarLander-v3", 100_000, update={"entropy_coefficient": -0.3}),
+    ),
+    Case(
+        "entropy-collapse-cheetah",
+        "entropy is punished (HalfCheetah-v5)",
+        ("P025",),
+        control("HalfCheetah-v5", 60_000, update={"entropy_coefficient": -3.0}),
+    ),
+    Case(
+        "entropy-bonus",
+        "entropy bonus 1 (Pendulum-v1)",
+        ("P026",),
+        control("Pendulum-v1", 60_000, update={"entropy_coefficient": 1.0}),
+    ),
+    Case(
+        "never-ends",
+        "an environment that never ends (Pendulum-v1)",
+        ("P044",),
+        control(broken.endless, 40_000, base="Pendulum-v1"),
+    ),
+    Case(
+        "memory",
+        "the environment keeps 20 kB a step (CartPole-v1)",
+        ("P045",),
+        control(broken.hoarding, 30_000, base="CartPole-v1"),
+    ),
+    Case(
+        "no-kl-price",
+        "β = 0, a judge that counts one word",
+        ("P050",),
+        language("one_word", kl={"coefficient": 0.0}),
+        fast=True,
+    ),
+    Case(
+        "no-eos",
+        "a model that never ends its responses",
+        ("P052",),
+        language("pleasant", 64 * 10, ends=False),
+        fast=True,
+    ),
+    Case("length", "a judge that likes length", ("P053",), language("long")),
+    Case(
+        "temperature",
+        "sampled at 0.6, trained at 1",
+        ("P016",),
+        language("pleasant", 64 * 10, temperature=0.6, old_log_probs="rescore"),
+        fast=True,
+    ),
+    Case(
+        "indifferent-judge", "a judge that says the same of all", ("P055",), language("indifferent", 64 * 10), fast=True
+    ),
+    Case(
+        "learning-rate-x100-language",
+        "learning rate × 50",
+        ("P020",),
+        language("pleasant", 64 * 20, learning_rate=0.1, update={"target_kl": "none"}),
+    ),
+]
+
+HEALTHY = [
+    *(Case(f"cartpole-{s}", "", (), control("CartPole-v1", 60_000, again=s), fast=s == 0) for s in (0, 1)),
+    Case("cartpole-paper", "", (), control("CartPole-v1", 60_000, preset="paper")),
+    *(Case(f"pendulum-{s}", "", (), control("Pendulum-v1", 150_000, again=s)) for s in (0, 1)),
+    *(Case(f"cheetah-{s}", "", (), control("HalfCheetah-v5", 150_000, again=s), fast=s == 0) for s in (0, 1)),
+    Case("cheetah-paper", "", (), control("HalfCheetah-v5", 100_000, preset="paper")),
+    Case("lander", "", (), control("LunarLander-v3", 150_000)),
+    Case("acrobot", "", (), control("Acrobot-v1", 100_000)),
+    Case("hopper", "", (), control("Hopper-v5", 150_000)),
+    Case("walker", "", (), control("Walker2d-v5", 100_000)),
+    Case("inverted-pendulum", "", (), control("InvertedPendulum-v5", 100_000)),
+    Case("double-pendulum", "", (), control("InvertedDoublePendulum-v5", 100_000)),
+    Case("swimmer", "", (), control("Swimmer-v5", 100_000)),
+    Case("language-full", "", (), language("pleasant", update={"target_kl": 0.05}), fast=True),
+    Case("language-lora", "", (), language("pleasant", sharing={"mode": "lora", "lora_rank": 8})),
+    Case("language-top", "", (), language("pleasant", sharing={"mode": "top_layers", "top_layers": 1})),
+    Case("language-adaptive", "", (), language("pleasant", kl={"coefficient": 0.05, "target": 3.0})),
+]
+
+ENVIRONMENTS = [
+    Case("env-uncountable", "random numbers from no seed", ("E005",), environment=broken.uncountable, fast=True),
+    Case("env-endless", "never ends", ("E001",), environment=broken.endless, fast=True),
+    Case(
+        "env-constant",
+        "an observation dimension never changes",
+        ("E003",),
+        environment=broken.constant_dimension,
+        fast=True,
+    ),
+    Case("env-exploding", "an observation dimension explodes", ("E004",), environment=broken.exploding, fast=True),
+    Case("env-leaking", "state survives a reset", ("E006",), environment=broken.leaking, fast=True),
+    Case("env-wide", "action bounds × 1,000", ("E007",), environment=broken.wide, fast=True),
+    Case("env-reward", "rewards × 10,000", ("E002",), environment=broken.scaled, fast=True),
+    Case("env-time-limit", "time limit reported as a terminal state", ("E008",), environment=broken.lying, fast=True),
+    Case("env-slow", "50 steps a second", ("E009",), environment=broken.slow, fast=True),
+    Case("env-no-reward", "every reward is 0", ("E010",), environment=broken.unrewarded, fast=True),
+    Case("env-decided", "ends at its first step", ("E011",), environment=broken.decided, fast=True),
+]
+
+HEALTHY_ENVIRONMENTS = [
+    "CartPole-v1",
+    "Pendulum-v1",
+    "Acrobot-v1",
+    "LunarLander-v3",
+    "HalfCheetah-v5",
+    "Hopper-v5",
+    "MountainCar-v0",
+]

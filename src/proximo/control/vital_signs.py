@@ -1,0 +1,80 @@
+"""What the truth meter asks of a control iteration, measured where it happens (`runs.health` judges it)."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proximo.control.normalizers import RewardScaler
+from proximo.control.policy import ControlPolicy
+from proximo.control.rollout import Rollout
+from proximo.core.batch import Batch
+from proximo.core.statistics import root_mean_square, weighted_moments
+
+
+def fingerprint(policy: ControlPolicy, scaler: RewardScaler) -> Tensor:
+    """Every statistic that normalises something, as one vector: two are equal if and only if nothing has moved."""
+    moments = [policy.values.moments, scaler.moments]
+    if policy.normalizer is not None:
+        moments.append(policy.normalizer.moments)
+    return torch.cat([x.reshape(-1).cpu() for each in moments for x in (each.count, each.mean, each.squares)])
+
+
+def vital_signs(policy: ControlPolicy, rollout: Rollout, batch: Batch) -> dict[str, Any]:
+    """By name:
+
+    `reset_row_weight`, the weight of rows that only report a reset (must be 0) · `terminations` and `truncations`,
+    counts · `truncations_missed`, those whose last state is not known, `truncations_faked`, those whose last state
+    is the next episode's first · `value_rms` and `return_rms`, in the critic's units · `reward_mean`, `reward_std`, as
+    the environment gives them · `observation_rms`, the largest of all dimensions, and `observation_max`, both as
+    the network sees them.
+    """
+    valid = rollout.valid
+    reset = ~(valid if rollout.memory is None else valid.T).reshape(-1)
+    rewards = rollout.reward if valid.all() else rollout.reward[valid]
+    signs: dict[str, Any] = {
+        "reset_row_weight": float(batch.weight.reshape(-1)[torch.from_numpy(reset)].sum()) if reset.any() else 0.0,
+        "terminations": int((rollout.terminated & valid).sum()),
+        **_truncations(rollout),
+        "value_rms": float(root_mean_square(batch.value, batch.weight)),
+        "return_rms": float(root_mean_square(batch.returns, batch.weight)),
+        "return_std": float(weighted_moments(batch.returns, batch.weight)[1].sqrt()),
+        "reward_mean": float(rewards.mean()),
+        "reward_std": float(rewards.std()),
+    }
+    vector = rollout.inputs.get("vector")
+    return signs if vector is None else signs | _observations(policy, vector)
+
+
+def _truncations(rollout: Rollout) -> dict[str, int]:
+    """A truncated row needs the state it reached: it is a `FinalObservation`, or else what is observed next."""
+    cut = rollout.truncated & ~rollout.terminated & rollout.valid
+    counts = {"truncations": int(cut.sum()), "truncations_missed": 0, "truncations_faked": 0}
+    if not counts["truncations"]:
+        return counts
+    starts = np.concatenate([rollout.starts[1:], rollout.last_starts[None]])
+    missed = cut & starts  # what is observed next belongs to another episode
+    for final in rollout.finals:
+        missed[final.step, final.rows] = False
+        counts["truncations_faked"] += _faked(rollout, final.step, final.rows, final.inputs)
+    return counts | {"truncations_missed": int(missed.sum())}
+
+
+def _faked(rollout: Rollout, step: int, rows: np.ndarray, inputs: Any) -> int:
+    """How many final observations are the first of the next episode, and not the one before it either."""
+    index = torch.from_numpy(rows)
+    last = step + 1 == len(rollout.reward)
+    same, still = torch.ones(len(rows), dtype=torch.bool), torch.ones(len(rows), dtype=torch.bool)
+    for name, x in inputs.items():
+        following = rollout.last_inputs[name] if last else rollout.inputs[name][step + 1]
+        same &= (x == following[index.to(x.device)]).flatten(1).all(1).cpu()
+        # Where nothing ever changes, equal observations say nothing.
+        still &= (x == rollout.inputs[name][step][index.to(x.device)]).flatten(1).all(1).cpu()
+    return int((same & ~still).sum())
+
+
+def _observations(policy: ControlPolicy, vector: Tensor) -> dict[str, float]:
+    seen = vector if policy.normalizer is None else policy.normalizer(vector)
+    squares = seen.square().flatten(0, -2).mean(0)
+    return {"observation_rms": float(squares.max().sqrt()), "observation_max": float(seen.abs().max())}

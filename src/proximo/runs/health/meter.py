@@ -1,0 +1,71 @@
+"""The truth meter: green, amber or red for each iteration, with the worst cause named."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from proximo.runs.health.codes import BY_SLUG, Finding
+from proximo.runs.health.history import History
+from proximo.runs.health.rules import RULES
+
+Health = Literal["green", "amber", "red"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found in one iteration, the worst first."""
+
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def health(self) -> Health:
+        """The colour of the worst finding."""
+        return self.findings[0].severity if self.findings else "green"
+
+    @property
+    def line(self) -> str:
+        """`green`, or `red P012 ratio-not-one`."""
+        return f"{self.health} {self.findings[0].code.label}" if self.findings else self.health
+
+    @property
+    def row(self) -> dict[str, str]:
+        """What stands in `metrics.jsonl`."""
+        return {"health": self.health, "findings": "; ".join(finding.code.label for finding in self.findings)}
+
+
+class TruthMeter:
+    """Judges the iterations of a run, one after the other."""
+
+    def __init__(self) -> None:
+        self._history = History()
+        self._told: dict[str, str] = {}
+
+    def judge(self, row: Mapping[str, Any]) -> Verdict:
+        """The verdict on one iteration's metrics."""
+        findings = [finding for rule in RULES for finding in rule(row, self._history)]
+        self._history.add(row)
+        return Verdict(tuple(sorted(findings, key=lambda finding: finding.rank)))
+
+    def recall(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take in the rows of a run that goes on, as if it had judged them: what was told then is not told again."""
+        for row in rows:
+            self.news(self.judge(row))
+
+    def news(self, verdict: Verdict) -> list[str]:
+        """A sentence for each finding that has not been told yet, or not as red."""
+        sentences = []
+        for finding in verdict.findings:
+            code, severity = finding.code, finding.severity
+            if self._told.get(code.number) not in (severity, "red"):
+                self._told[code.number] = severity
+                sentences.append(
+                    f"{severity} {code.label}: {code.cause} ({finding.evidence}); {code.remedy} ({code.page})"
+                )
+        return sentences
+
+
+def verdict_on_error(error: Exception) -> Verdict:
+    """The verdict on an iteration that an invariant ended; its message begins with the finding's slug."""
+    slug, _, said = str(error).partition(": ")
+    code = BY_SLUG.get(slug)
+    return Verdict((Finding(code, "red", said),)) if code else Verdict()

@@ -1,0 +1,214 @@
+"""One iteration's metrics -> findings. A rule is a function of the row and what came before it.
+
+Thresholds are amber where a number is unusual and red where nothing sound is known to look so. "Healthy" below means
+the healthy runs of `docs/doctor.md`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from proximo.runs.health.codes import Finding, Severity, found
+from proximo.runs.health.history import History, number
+
+Row = Mapping[str, Any]
+Rule = Callable[[Row, History], Iterator[Finding]]
+
+
+def _level(value: float | None, amber: float, red: float) -> Severity | None:
+    """The severity of a number that should be small."""
+    if value is None or value <= amber:
+        return None
+    return "red" if value > red else "amber"
+
+
+# -- What is true or false. No threshold is needed, so these are red at once.
+
+
+def first_ratio(row: Row, history: History) -> Iterator[Finding]:
+    """The run stops where rounding can not explain the ratio; here is said what is unusual for this run."""
+    deviation, usual = number(row.get("ratio_deviation")), history.median("ratio_deviation")
+    # 1e-4 is the largest deviation ever seen from rounding in float32 (SmolLM2-135M, thousands of tokens).
+    if deviation is not None and usual is not None and deviation > max(1e-4, 20 * usual):
+        yield found("P012", "amber", f"off by {deviation:.2g} at the first minibatch, usually {usual:.1g}")
+
+
+def normalizers(row: Row, history: History) -> Iterator[Finding]:
+    """Statistics stand still inside an iteration, and move after it."""
+    if (number(row.get("normalizers_moved")) or 0.0) > 0:
+        yield found("P010", "red", f"a statistic moved by {row['normalizers_moved']:.2g} before the update ended")
+    if row.get("normalizers_still"):
+        yield found("P011", "red", "no statistic moved after the update")
+
+
+def reset_rows(row: Row, history: History) -> Iterator[Finding]:
+    """Rows that only report a reset weigh nothing."""
+    if (number(row.get("reset_row_weight")) or 0.0) > 0:
+        yield found("P013", "red", f"{row.get('reset_rows')} such rows weigh {row['reset_row_weight']:.3g} together")
+
+
+def truncations(row: Row, history: History) -> Iterator[Finding]:
+    """Every cut episode is bootstrapped from the state that it really reached."""
+    cut, missed, faked = (number(row.get(f"truncations{end}")) or 0.0 for end in ("", "_missed", "_faked"))
+    if missed:
+        yield found("P014", "red", f"{missed:.0f} of {cut:.0f} have no final observation")
+    elif faked:
+        # One of many may return to where the next episode starts, in a world of few states.
+        severity: Severity = "red" if faked == cut else "amber"
+        yield found("P014", severity, f"in {faked:.0f} of {cut:.0f} it is the next episode's first observation")
+
+
+def divergence_sign(row: Row, history: History) -> Iterator[Finding]:
+    """k3 can not be negative. k1 may be by chance, not by half a nat in five iterations of six."""
+    k1, k3 = number(row.get("kl")), number(row.get("kl_k3"))
+    if k3 is not None and k3 < 0:
+        yield found("P015", "red", f"k3 = {k3:.2g} nats")
+    recent = [*history.recent("kl", 5), k1] if k1 is not None else []
+    if k1 is not None and k1 < -0.5 and sum(x < -0.5 for x in recent if x is not None) >= 5:
+        yield found("P015", "amber", f"k1 = {k1:.2g} nats per response")
+
+
+# -- Where the data come from.
+
+
+def sampler(row: Row, history: History) -> Iterator[Finding]:
+    """Mean |log-prob of the sampler - of the trainer|: bfloat16 has three digits, some 1e-2 nats per token."""
+    gap = number(row.get("sampler_gap"))
+    if severity := _level(gap, 0.02, 0.1):
+        yield found("P016", severity, f"log-probs differ by {gap:.2g} nats per token")
+
+
+def judge(row: Row, history: History) -> Iterator[Finding]:
+    """Scores that do not vary teach nothing."""
+    if number(row.get("score_std")) == 0.0 and history.count and history.rows[-1].get("score_std") == 0.0:
+        yield found("P055", "red", f"every score is {row.get('score')}")
+
+
+def scales(row: Row, history: History) -> Iterator[Finding]:
+    """Networks are initialised for inputs and outputs of size 1.
+
+    Healthy: observations up to 4, returns up to 100 (CartPole's). A first layer of 30 times its meant input saturates
+    every tanh; a critic that starts at 0 with Adam steps of 3e-4 takes 3e6 steps to a return of 1,000.
+    """
+    seen = number(row.get("observation_rms"))
+    if severity := _level(seen, 30.0, 300.0):
+        yield found("P040", severity, f"a dimension has a root mean square of {seen:,.3g}")
+    returns = number(row.get("return_rms"))
+    if severity := _level(returns, 500.0, 5000.0):
+        yield found("P031", severity, f"returns of size {returns:,.3g}, values of {row.get('value_rms') or 0.0:,.3g}")
+
+
+def ends(row: Row, history: History) -> Iterator[Finding]:
+    """Ten and more episodes of one length, all of them terminated: what a clock does, not a task."""
+    spread, length = number(row.get("episode_length_std")), number(row.get("episode_length"))
+    cut = number(row.get("truncations")) or sum(history.recent("truncations"))
+    over = (number(row.get("terminations")) or 0.0) + sum(history.recent("terminations"))
+    if spread == 0.0 and length is not None and length > 1 and not cut and over >= 10:
+        yield found("P017", "amber", f"{over:.0f} episodes in a row terminated at step {length:,.0f}")
+
+
+# -- How the policy moves.
+
+
+def step_size(row: Row, history: History) -> Iterator[Finding]:
+    """KL(old policy, policy), mean over minibatches.
+
+    Limits in use lie between 0.01 and 0.05 (Spinning Up 0.015, SB3's zoo 0.01 to 0.04); healthy: up to 0.03.
+    """
+    kl, fraction = number(row.get("approx_kl")), number(row.get("clip_fraction")) or 0.0
+    severity = _level(kl, 0.1, 1.0)
+    if severity:
+        yield found("P020", severity, f"KL {kl:.2g} nats, clip fraction {fraction:.2g}")
+    elif row.get("stopped_by_kl") and number(row.get("gradient_steps")) == 1:
+        yield found("P020", "amber", "one gradient step was enough to pass target_kl")
+
+
+def entropy(row: Row, history: History) -> Iterator[Finding]:
+    """Little is left of the first entropy (discrete), or of the first deviation (continuous).
+
+    A solved task ends so too (CartPole at 40 %); below 2 % nothing new is ever tried.
+    """
+    name = "std" if "std" in row else "entropy"
+    now, first = number(row.get(name)), history.first.get(name)
+    if now is not None and first and 0 <= now < 0.02 * first:
+        yield found("P025", "amber", f"{name} {now:.2g}, {first:.2g} at first")
+
+
+def bounds(row: Row, history: History) -> Iterator[Finding]:
+    """Share of action columns beyond the bounds; a deviation of half the range, the default, cuts 32 %."""
+    cut = number(row.get("clipped_actions"))
+    if cut is not None and cut > 0.8:
+        yield found("P027", "amber", f"{cut:.0%} of the action columns")
+
+
+def critic(row: Row, history: History) -> Iterator[Finding]:
+    """Explained variance stays at or below 0, where returns do vary (by more than 5 % of their size)."""
+    usual = history.median("explained_variance", fewest=20)
+    spread, size = number(row.get("return_std")), number(row.get("return_rms"))
+    if usual is not None and usual < 0 and spread is not None and size is not None and spread > 0.05 * size:
+        yield found("P030", "amber", f"explained variance {usual:.2g} (median of {len(history.rows)} iterations)")
+
+
+def gradient(row: Row, history: History) -> Iterator[Finding]:
+    """A norm of 100 and more, of which the usual limits (0.5, 1) leave under 1 %; healthy: up to 40."""
+    norm = history.median("grad_norm")
+    if norm is not None and norm > 100 and row.get("grad_clip_fraction") == 1.0:
+        yield found("P023", "amber", f"norm {norm:,.3g}, cut in every step")
+
+
+# -- What responses become.
+
+
+def responses(row: Row, history: History) -> Iterator[Finding]:
+    """Responses end, differ from each other, and stay about as long as they were."""
+    finished, length = number(row.get("finished")), number(row.get("response_length"))
+    if finished is not None and finished < 0.1:
+        yield found("P052", "amber", f"{finished:.0%} of the responses ended by themselves")
+    same = number(row.get("duplicates"))
+    if same is not None and same > 0.3 + history.first.get("duplicates", 0.0):
+        yield found("P054", "amber", f"{same:.0%} of the responses were there already")
+    first = history.first.get("response_length")
+    if length is not None and first and not 0.5 < length / first < 2.0:
+        yield found("P053", "amber", f"{length:.0f} tokens, {first:.0f} at first")
+
+
+def reference(row: Row, history: History) -> Iterator[Finding]:
+    """Nats per token between policy and reference.
+
+    Published runs end at 0.2 to 0.5 (Ziegler et al. 2019: some 10 nats over 24 tokens); 2 nats per token mean that the
+    reference would have said e^-2 = 1 in 7 of each word chosen.
+    """
+    kl, length = number(row.get("kl")), number(row.get("response_length"))
+    if kl is not None and length and (severity := _level(kl / length, 1.0, 3.0)):
+        yield found("P051", severity, f"{kl:.1f} nats per response of {length:.0f} tokens")
+
+
+def memory(row: Row, history: History) -> Iterator[Finding]:
+    """Resident memory that has risen by a fifth, 100 MB and more, and in both halves of the last 32 iterations."""
+    now, recent = number(row.get("memory_mb")), history.recent("memory_mb")
+    if now is None or len(recent) < 32:
+        return
+    start, middle = recent[0], recent[len(recent) // 2]
+    grown = now - start
+    if grown > max(100.0, 0.2 * start) and min(middle - start, now - middle) > 0.3 * grown:
+        yield found("P045", "amber", f"{grown:,.0f} MB more in {len(recent)} iterations")
+
+
+RULES: tuple[Rule, ...] = (
+    first_ratio,
+    normalizers,
+    reset_rows,
+    truncations,
+    divergence_sign,
+    sampler,
+    judge,
+    scales,
+    ends,
+    step_size,
+    entropy,
+    bounds,
+    critic,
+    gradient,
+    responses,
+    reference,
+    memory,
+)

@@ -1,0 +1,189 @@
+"""The truth meter on rows made by hand: what is named, how red, when, and that a resumed run is judged alike."""
+
+import json
+
+import pytest
+
+from proximo.core.invariants import InvariantError, check_first_ratio
+from proximo.runs.console import HEALTH, Progress
+from proximo.runs.health import CODES, TruthMeter, found, verdict_on_error
+from proximo.runs.metrics import MetricsWriter
+from proximo.runs.recorder import Recorder
+
+SOUND = {
+    "ratio_deviation": 1e-6,
+    "approx_kl": 0.01,
+    "clip_fraction": 0.1,
+    "explained_variance": 0.8,
+    "entropy": 1.0,
+    "grad_norm": 1.0,
+    "grad_clip_fraction": 1.0,
+    "normalizers_moved": 0.0,
+    "normalizers_still": 0,
+    "reset_row_weight": 0.0,
+    "terminations": 3,
+    "truncations": 2,
+    "truncations_missed": 0,
+    "truncations_faked": 0,
+    "observation_rms": 1.5,
+    "value_rms": 2.0,
+    "return_rms": 2.0,
+    "return_std": 1.0,
+    "clipped_actions": 0.3,
+    "episode_length": 180.0,
+    "episode_length_std": 20.0,
+    "memory_mb": 500.0,
+    "return": 10.0,
+}
+RESPONSES = {
+    "kl": 3.0,
+    "kl_k3": 3.0,
+    "sampler_gap": 1e-6,
+    "score": 0.5,
+    "score_std": 1.0,
+    "finished": 0.9,
+    "response_length": 20.0,
+    "duplicates": 0.0,
+}
+
+
+def judged(rows):
+    meter = TruthMeter()
+    return [meter.judge(row) for row in rows]
+
+
+def test_sound_rows_are_green():
+    for verdict in judged([{**SOUND, **RESPONSES}] * 50):
+        assert (verdict.health, verdict.line, verdict.row) == ("green", "green", {"health": "green", "findings": ""})
+
+
+@pytest.mark.parametrize(
+    ("number", "severity", "changes"),
+    [
+        ("P010", "red", {"normalizers_moved": 1e-9}),
+        ("P011", "red", {"normalizers_still": 1}),
+        ("P013", "red", {"reset_row_weight": 1.0}),
+        ("P014", "red", {"truncations_missed": 1}),
+        ("P014", "red", {"truncations_faked": 2}),
+        ("P014", "amber", {"truncations_faked": 1}),
+        ("P015", "red", {"kl_k3": -1e-3}),
+        ("P016", "amber", {"sampler_gap": 0.05}),
+        ("P016", "red", {"sampler_gap": 0.3}),
+        ("P020", "amber", {"approx_kl": 0.5}),
+        ("P020", "red", {"approx_kl": 5.0}),
+        ("P020", "amber", {"stopped_by_kl": 1, "gradient_steps": 1}),
+        ("P025", "amber", {"entropy": 0.01}),
+        ("P025", "amber", {"std": 0.001}),
+        ("P027", "amber", {"clipped_actions": 0.9}),
+        ("P031", "amber", {"return_rms": 1e3}),
+        ("P031", "red", {"return_rms": 1e5}),
+        ("P040", "amber", {"observation_rms": 100.0}),
+        ("P040", "red", {"observation_rms": 1e4}),
+        ("P051", "amber", {"kl": 30.0}),
+        ("P052", "amber", {"finished": 0.0}),
+        ("P053", "amber", {"response_length": 60.0}),
+        ("P053", "amber", {"response_length": 5.0}),
+        ("P054", "amber", {"duplicates": 0.5}),
+    ],
+)
+def test_one_iteration_is_enough_to_see(number, severity, changes):
+    before = {**SOUND, **RESPONSES, "std": 0.5} if "std" in changes else {**SOUND, **RESPONSES}
+    *_, verdict = judged([before] * 10 + [{**before, **changes}])
+    assert [(f.code.number, f.severity) for f in verdict.findings] == [(number, severity)]
+
+
+@pytest.mark.parametrize(
+    ("number", "iterations", "row"),
+    [
+        ("P012", 6, lambda i: {"ratio_deviation": 1e-6 if i < 5 else 5e-4}),
+        ("P015", 5, lambda i: {"kl": -1.0}),
+        ("P017", 4, lambda i: {"episode_length_std": 0.0, "truncations": 0}),
+        ("P023", 6, lambda i: {"grad_norm": 500.0}),
+        ("P030", 21, lambda i: {"explained_variance": -0.5}),
+        ("P045", 33, lambda i: {"memory_mb": 500.0 + 10 * i}),
+        ("P055", 2, lambda i: {"score_std": 0.0}),
+    ],
+)
+def test_what_takes_some_iterations_is_seen_then_and_not_before(number, iterations, row):
+    verdicts = judged([{**SOUND, **RESPONSES, **row(i)} for i in range(iterations)])
+    seen = [[f.code.number for f in verdict.findings] for verdict in verdicts]
+    assert seen == [[]] * (iterations - 1) + [[number]]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        lambda i: {"episode_length_std": 0.0, "terminations": 0},  # a time limit that says so
+        lambda i: {"memory_mb": 500.0 if i < 20 else 900.0},  # one large object, once
+        lambda i: {"explained_variance": -0.5, "return_std": 0.01},  # nothing to explain
+        lambda i: {"explained_variance": None},
+        lambda i: {"kl": -0.1 if i % 2 else 0.1},
+    ],
+)
+def test_what_only_looks_like_it_is_green(row):
+    assert {v.health for v in judged([{**SOUND, **RESPONSES, **row(i)} for i in range(40)])} == {"green"}
+
+
+def test_the_worst_is_named_first_and_red_before_amber():
+    *_, verdict = judged([SOUND, {**SOUND, "approx_kl": 5.0, "reset_row_weight": 1.0, "clipped_actions": 0.9}])
+    assert [f.code.number for f in verdict.findings] == ["P013", "P020", "P027"]
+    assert verdict.line == "red P013 reset-rows-learnt"
+    assert verdict.row["findings"] == "P013 reset-rows-learnt; P020 step-too-large; P027 actions-at-bounds"
+    assert found("P013", "amber", "").rank > found("P045", "red", "").rank
+
+
+def test_each_finding_is_told_once_and_again_when_it_turns_red():
+    meter = TruthMeter()
+    told = [meter.news(meter.judge({**SOUND, "approx_kl": kl})) for kl in (0.01, 0.5, 0.5, 5.0, 0.01, 0.5)]
+    assert [len(sentences) for sentences in told] == [0, 1, 0, 1, 0, 0]
+    assert told[3][0].startswith("red P020 step-too-large: ")
+    assert "KL 5 nats" in told[3][0]
+    assert CODES["P020"].page in told[3][0]
+
+
+def test_the_error_of_an_invariant_is_a_red_verdict():
+    with pytest.raises(InvariantError) as error:
+        check_first_ratio(0.5, 1e-3)
+    assert verdict_on_error(error.value).line == "red P012 ratio-not-one"
+    assert verdict_on_error(ValueError("something: else")).line == "green"
+
+
+def recorder(folder, progress=None):
+    return Recorder(MetricsWriter(folder, tensorboard=False), progress or Progress("t", 10, mode="quiet"))
+
+
+def test_a_resumed_run_is_judged_as_one_that_never_stopped(tmp_path):
+    rows = [{**SOUND, "explained_variance": -0.5 + 0.01 * i, "memory_mb": 500.0 + 9 * i} for i in range(40)]
+    through, parts = tmp_path / "through", tmp_path / "parts"
+    for folder, cuts in ((through, [40]), (parts, [7, 25, 40])):
+        folder.mkdir()
+        start = 0
+        for end in cuts:
+            with (now := recorder(folder)).metrics:
+                for step in range(start, end):
+                    now.iteration(step, rows[step])
+            start = end
+    seen = [[json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()] for f in (through, parts)]
+    findings = [[row["findings"] for row in run] for run in seen]
+    assert findings[0] == findings[1]
+    assert "P030" in findings[0][-1]
+    assert "P045" in findings[0][-1]
+
+
+def test_the_console_shows_the_verdict_and_says_why(tmp_path, capsys):
+    with Progress("t", 10, mode="plain", every_seconds=0.0, columns=(HEALTH,)) as progress:
+        now = recorder(tmp_path, progress)
+        now.iteration(1, SOUND)
+        now.iteration(2, {**SOUND, "approx_kl": 5.0})
+        now.failure(3, InvariantError("ratio-not-one: off by 1"))
+        now.metrics.close()
+    said = capsys.readouterr().err
+    assert "| health green" in said
+    assert "| health red P020 step-too-large" in said
+    assert "red P020 step-too-large: the policy changes too much in one update (KL 5 nats" in said
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (last["health"], last["findings"], last["error"]) == (
+        "red",
+        "P012 ratio-not-one",
+        "ratio-not-one: off by 1",
+    )
