@@ -1,7 +1,6 @@
 """One entry point; verbs only. Torch is imported by the verbs that need it."""
 
 import json
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from proximo.command_line import flag, json_flag, option, parse
+from proximo.command_line import CALL_HELP, consent, exit_code, flag, json_flag, option, parse, take_call
 from proximo.runs.errors import UserError
 
 _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and see why.
@@ -64,7 +63,8 @@ def train(arguments: list[str]) -> int:
     from proximo.control.configuration import TrainConfig
     from proximo.control.presets import configure
 
-    as_json, quiet = flag(arguments, "--json"), flag(arguments, "--quiet")
+    as_json, quiet, yes = flag(arguments, "--json"), flag(arguments, "--quiet"), flag(arguments, "--yes")
+    call = take_call(arguments)
     if not arguments or arguments[0].startswith("-"):
         base = TrainConfig()
         if not {"-h", "--help"} & set(arguments):
@@ -72,15 +72,17 @@ def train(arguments: list[str]) -> int:
     else:
         name = arguments.pop(0)
         base, _ = configure(name, option(arguments, "--preset", "tuned"))
-    config = parse(TrainConfig, arguments, "train ENVIRONMENT", base)
-    from proximo.control.train import run_training
+    config = parse(TrainConfig, arguments, "train ENVIRONMENT", base, CALL_HELP)
+    from proximo.control.train import default_run, run_training
 
-    run = run_training(config, mode="quiet" if quiet else "auto")
+    if call.fresh:
+        consent(Path(config.run or default_run(config)), yes)
+    run = run_training(config, mode="quiet" if quiet else "auto", call=call)
     if as_json:
         print(json.dumps({"run": str(run.path), "stopped": run.stopped, **run.results}))
     else:
         _print_run(run)
-    return 0 if run.stopped is None else 128 + signal.Signals[run.stopped]
+    return exit_code(run.stopped)
 
 
 def _print_run(run: Any) -> None:

@@ -1,7 +1,6 @@
 """`proximo rlhf STAGE`: supervised fine-tuning, reward model, PPO, all of them, and before and after side by side."""
 
 import json
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,9 +9,10 @@ from typing import Any
 
 import tyro
 
-from proximo.command_line import flag, json_flag, option, parse
+from proximo.command_line import CALL_HELP, consent, exit_code, flag, json_flag, option, parse, take_call
 from proximo.language.memory import keep_freed_memory
 from proximo.runs.errors import UserError, nearest
+from proximo.runs.opening import Call
 
 _HELP = """A language model trained from human judgement: fine-tuning -> reward model -> PPO with a KL penalty.
 
@@ -116,17 +116,22 @@ def _all(arguments: list[str]) -> int:
 def _stage(name: str, arguments: list[str]) -> int:
     from proximo.language.stages import CONFIGS, configure, located
 
-    as_json, quiet = flag(arguments, "--json"), flag(arguments, "--quiet")
+    as_json, quiet, yes = flag(arguments, "--json"), flag(arguments, "--quiet"), flag(arguments, "--yes")
+    call = take_call(arguments)
     run, preset = option(arguments, "--run", ""), option(arguments, "--preset", "")
     run = str(Path(run).resolve()) if run else ""  # a stage's settings name the others: they hold from every folder
     rest = _without(arguments, "--run", "--preset")
-    config = parse(CONFIGS[name], rest, f"rlhf {name} [--preset NAME] --run RUN", configure(name, preset, run))
+    config = parse(
+        CONFIGS[name], rest, f"rlhf {name} [--preset NAME] --run RUN", configure(name, preset, run), CALL_HELP
+    )
     if not run:
         raise UserError(f"where shall it be written: give --run FOLDER; the stage writes FOLDER/{name}")
     folder = Path(run) / name
+    if call.fresh:
+        consent(folder, yes)
     mode = "quiet" if quiet else "auto"
     if name == "ppo":
-        return _run_ppo(replace(located(config), run=str(folder)), mode, as_json)
+        return _run_ppo(replace(located(config), run=str(folder)), mode, as_json, call)
     _show(name, folder, _supervised(name, replace(located(config), output=str(folder)), mode), as_json)
     return 0
 
@@ -159,15 +164,15 @@ def _supervised(name: str, config: Any, mode: Any) -> dict[str, Any]:
     return results
 
 
-def _run_ppo(config: Any, mode: Any, as_json: bool) -> int:
+def _run_ppo(config: Any, mode: Any, as_json: bool, call: Call) -> int:
     from proximo.language.train import run_ppo
 
-    run = run_ppo(config, mode=mode)
-    if run.stopped:
+    run = run_ppo(config, mode=mode, call=call)
+    if run.stopped and not as_json:
         print(f"stopped by {run.stopped}; the same command goes on from {run.path}")
-        return 128 + signal.Signals[run.stopped]
-    _show("ppo", run.path, run.results, as_json)
-    return 0
+    else:
+        _show("ppo", run.path, run.results | ({"stopped": run.stopped} if run.stopped else {}), as_json)
+    return exit_code(run.stopped)
 
 
 def _show(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> None:

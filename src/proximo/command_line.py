@@ -2,14 +2,26 @@
 
 import io
 import re
+import signal
+import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
+from pathlib import Path
 from typing import Any
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from proximo.runs.errors import UserError
+from proximo.runs.opening import Call
+
+CALL_HELP = """
+Of this call, not of the run:
+  --stop-at N        end early with a checkpoint, as a preemption would; the same command goes on
+  --fresh [--yes]    delete the run that is in the folder and start over (--yes: without asking)
+  --allow-change     go on with settings that differ from the folder's; they are recorded in its config.toml
+  --quiet, --json    show no progress; print one JSON object instead of text
+"""
 
 
 def _whole(arguments: list[str]) -> int:
@@ -35,7 +47,9 @@ def _whole_numbers(info: tyro.constructors.PrimitiveTypeInfo) -> PrimitiveConstr
     return _WHOLE if info.type is int else None
 
 
-def parse(cls: Any, arguments: Sequence[str], verb: str, default: Any = tyro.MISSING_NONPROP) -> Any:
+def parse(
+    cls: Any, arguments: Sequence[str], verb: str, default: Any = tyro.MISSING_NONPROP, more_help: str = ""
+) -> Any:
     """The options of a verb.
 
     Args:
@@ -43,6 +57,7 @@ def parse(cls: Any, arguments: Sequence[str], verb: str, default: Any = tyro.MIS
         arguments: as given.
         verb: for help and errors.
         default: what the options change.
+        more_help: printed after the options where help is asked for.
 
     Raises:
         UserError: an option that does not exist or does not fit, in one sentence.
@@ -56,6 +71,7 @@ def parse(cls: Any, arguments: Sequence[str], verb: str, default: Any = tyro.MIS
             )
     except SystemExit as ending:
         if ending.code != 2:
+            print(more_help, end="")
             raise
         raise UserError(f"{_sentence(said.getvalue())}; `proximo {verb} --help` lists the options") from None
 
@@ -94,6 +110,64 @@ def option(arguments: Sequence[str], name: str, fallback: str) -> str:
         if argument.startswith(f"{name}="):
             return argument.partition("=")[2]
     return fallback
+
+
+def take_option(arguments: list[str], name: str) -> str | None:
+    """Take an option and its value out of the arguments; None if it is not there.
+
+    Raises:
+        UserError: it has no value.
+    """
+    found = None
+    for i in reversed(range(len(arguments))):
+        given, equals, value = arguments[i].partition("=")
+        if given != name:
+            continue
+        if not equals and i + 1 == len(arguments):
+            raise UserError(f"{name} has no value: give one after it")
+        found = value if equals else arguments[i + 1]
+        del arguments[i : i + (1 if equals else 2)]
+    return found
+
+
+def take_call(arguments: list[str]) -> Call:
+    """Take out of the arguments what is asked of this call and is no setting of the run.
+
+    Raises:
+        UserError: `--stop-at` is no whole number.
+    """
+    given = take_option(arguments, "--stop-at")
+    try:
+        stop_at = None if given is None else _whole([given])
+    except (ValueError, OverflowError):
+        raise UserError(f"--stop-at {given} must be a whole number, as 20000 or 2e4") from None
+    return Call(stop_at, fresh=flag(arguments, "--fresh"), allow_change=flag(arguments, "--allow-change"))
+
+
+def consent(folder: Path, yes: bool) -> None:
+    """Have the user confirm that the run in `folder` is to be deleted; there may be none.
+
+    Args:
+        folder: of the run.
+        yes: whether `--yes` was given.
+
+    Raises:
+        UserError: no, or nobody is there to ask.
+    """
+    if yes or not (folder / "config.toml").exists():
+        return
+    if not sys.stdin.isatty():
+        raise UserError(f"--fresh deletes the run in {folder}, and nobody is at a terminal to be asked: add --yes")
+    print(
+        f"{folder} holds a run; delete it with all its checkpoints and start over? [yes/no] ", end="", file=sys.stderr
+    )
+    if input().strip().lower() not in ("y", "yes"):
+        raise UserError(f"{folder} is left as it is: run without --fresh to go on, or choose another folder with --run")
+
+
+def exit_code(stopped: str | None) -> int:
+    """0 for a run that ended or was told where to stop, 128 + its number for a signal."""
+    return 128 + signal.Signals[stopped] if stopped is not None and stopped in signal.Signals.__members__ else 0
 
 
 def json_flag(arguments: list[str]) -> list[str]:

@@ -160,6 +160,66 @@ def test_a_folder_with_another_run_is_left_alone(prompt, run):
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 
 
+def test_a_run_stops_where_it_is_told_and_goes_on(prompt, run):
+    code, out, _ = prompt("train", "CartPole-v1", "--json", "--run", "r", *SMALL, "--stop-at", "1e2")
+    told = json.loads(out)
+    assert (code, told["stopped"]) == (0, "stop-at")
+    assert 100 <= told["steps"] <= 128
+    assert "stop" not in Path("r/config.toml").read_text()
+    code, out, _ = prompt("train", "CartPole-v1", "--json", "--run", "r", *SMALL, "--stop-at=100")
+    assert json.loads(out)["steps"] == told["steps"], "it has been there"
+    refused(prompt("train", "CartPole-v1", "--run", "r", *SMALL, "--stop-at", "soon"), "--stop-at soon must be a whole")
+    refused(prompt("train", "CartPole-v1", "--run", "r", *SMALL, "--stop-at"), "--stop-at has no value")
+    code, out, _ = prompt("train", "CartPole-v1", "--json", "--run", "r", *SMALL)
+    assert code == 0
+    mine, whole = json.loads(out), json.loads((run / "results.json").read_text())
+    assert mine["final_deterministic"] == whole["final_deterministic"]
+
+
+def test_starting_over_needs_a_yes(prompt, run, monkeypatch):
+    import shutil
+
+    shutil.copytree(run, "r")
+    before = {p: p.read_bytes() for p in Path("r").rglob("*") if p.is_file()}
+    asked = ["train", "CartPole-v1", "--json", "--run", "r", *SMALL, "--seed", "5", "--fresh"]
+    refused(prompt(*asked), "--fresh deletes the run in r", "add --yes")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda: "no")
+    code, _, err = prompt(*asked)
+    assert code == 2
+    assert "r is left as it is" in err
+    assert {p: p.read_bytes() for p in Path("r").rglob("*") if p.is_file()} == before
+    monkeypatch.setattr("builtins.input", lambda: "yes")
+    code, _, _ = prompt(*asked)
+    assert code == 0
+    assert "seed = 5" in Path("r/config.toml").read_text()
+    code, _, _ = prompt(*asked[:-3], "--fresh", "--yes")
+    assert code == 0
+    assert "seed = 0" in Path("r/config.toml").read_text()
+    assert [p.name for p in Path().iterdir()] == ["r"]
+
+
+def test_a_change_that_is_allowed_lengthens_a_finished_run(prompt, run):
+    import shutil
+
+    shutil.copytree(run, "r")
+    longer = ["train", "CartPole-v1", "--json", "--run", "r", *SMALL, "--steps", "384"]
+    refused(prompt(*longer), "steps is 256 there and 384 here", "--allow-change")
+    code, out, _ = prompt(*longer, "--allow-change")
+    assert code == 0
+    assert json.loads(out)["steps"] >= 384
+    first = Path("r/config.toml").read_text().splitlines()[0]
+    assert first.startswith("# changed at ")
+    assert first.endswith(" steps: steps 256 -> 384")
+    steps = [row["step"] for row in read_metrics(Path("r/metrics.jsonl"))]
+    assert steps == sorted(set(steps))
+    before = {p: p.read_bytes() for p in Path("r").rglob("*") if p.is_file()}
+    refused(prompt(*longer, "--network.hidden", "9", "--allow-change"), "another policy")
+    refused(prompt(*longer, "--environments", "2", "--allow-change"), "does not fit this run")
+    after = {p: p.read_bytes() for p in Path("r").rglob("*") if p.is_file()}
+    assert {p: x for p, x in after.items() if p.name != "lock"} == {p: x for p, x in before.items() if p.name != "lock"}
+
+
 def copied(run, to):
     import shutil
 

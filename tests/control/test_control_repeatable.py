@@ -3,6 +3,8 @@
 import json
 
 import control_tasks
+import gymnasium
+import numpy as np
 import pytest
 import torch
 from control_runs import running, weights
@@ -63,7 +65,36 @@ RESUMED = {
     "gymnasium": ("CartPole-v1", {"backend": "gymnasium", "normalizers": {"rewards": "return"}}),
     "recurrent": (control_tasks.recall, {"network": {"hidden": [16], "memory": "gru", "memory_size": 8}}),
     "adaptive": (control_tasks.hybrid, {"update": {**PLAN["update"], "adaptive_kl": 0.01, "minibatch_size": 16}}),
+    "subprocess": ("Pendulum-v1", {"backend": "subprocess", "environments": 2, "rollout_length": 32}),
+    "recurrent subprocess": (
+        "Acrobot-v1",
+        {
+            "backend": "subprocess",
+            "environments": 2,
+            "rollout_length": 32,
+            "options": {"max_episode_steps": 20},
+            "network": {"hidden": [16], "memory": "lstm", "memory_size": 8},
+        },
+    ),
+    "recurrent envpool": (
+        "CartPole-v1",
+        {"backend": "envpool", "network": {"hidden": [16], "memory": "gru", "memory_size": 8}},
+    ),
+    "pixels": (control_tasks.catch, {"options": {"size": 8}, "normalizers": {}}),
+    "frame stack": (control_tasks.catch, {"options": {"size": 8}, "normalizers": {}, "frame_stack": 3}),
+    "pixels subprocess": (
+        control_tasks.catch,
+        {
+            "backend": "subprocess",
+            "environments": 2,
+            "rollout_length": 32,
+            "options": {"size": 8},
+            "normalizers": {},
+            "network": {"hidden": [16], "memory": "gru", "memory_size": 8},
+        },
+    ),
 }
+QUICK = ("envpool", "gymnasium", "recurrent", "adaptive")
 
 
 def same_tensors(a, b):
@@ -71,6 +102,22 @@ def same_tensors(a, b):
     own = [key for key in a if not key.startswith("random/") or key.startswith("random/generators/")]
     assert a.keys() == b.keys()
     assert [key for key in own if not torch.equal(a[key], b[key])] == []
+
+
+def same_runs(whole, other):
+    rows = [read_metrics(run.path / "metrics.jsonl") for run in (whole, other)]
+    steps = [row["step"] for row in rows[1]]
+    assert steps == sorted(set(steps))
+    for one, two in zip(*rows, strict=True):
+        differing = {key for key in one.keys() | two.keys() if one.get(key) != two.get(key)}
+        # What the clock and the process say; all that is learnt is the same to the last bit.
+        assert not {key for key in differing if not key.startswith(("time", "seconds", "memory"))}
+    for name in ("final", "best"):
+        (a, state_a), (b, state_b) = (load_checkpoint(run.path / "checkpoints" / name) for run in (whole, other))
+        assert state_a == state_b
+        same_tensors(a, b)
+    same = ("last_100_training_return", "final_deterministic", "final_sampled", "best_checkpoint", "steps")
+    assert {key: whole.results[key] for key in same} == {key: other.results[key] for key in same}
 
 
 def break_down_in(monkeypatch, iteration):
@@ -85,7 +132,7 @@ def break_down_in(monkeypatch, iteration):
     monkeypatch.setattr(Training, "iterate", dying)
 
 
-@pytest.mark.parametrize("kind", RESUMED)
+@pytest.mark.parametrize("kind", QUICK)
 def test_a_run_that_broke_down_goes_on_as_if_it_had_not(kind, tmp_path, monkeypatch):
     source, changes = RESUMED[kind]
     whole = proximo.train(source, run=str(tmp_path / "whole"), **{**PLAN, **changes})
@@ -99,21 +146,49 @@ def test_a_run_that_broke_down_goes_on_as_if_it_had_not(kind, tmp_path, monkeypa
     assert before[-1]["step"] > saved_at, "what was written after the checkpoint has to go"
     broken = proximo.train(source, run=str(tmp_path / "broken"), **{**PLAN, **changes})
 
-    rows = [read_metrics(run.path / "metrics.jsonl") for run in (whole, broken)]
-    steps = [row["step"] for row in rows[1]]
-    assert steps == sorted(set(steps))
-    for one, other in zip(*rows, strict=True):
-        differing = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
-        # What the clock and the process say; all that is learnt is the same to the last bit.
-        assert not {key for key in differing if not key.startswith(("time", "seconds", "memory"))}
-    for name in ("final", "best"):
-        (a, state_a), (b, state_b) = (load_checkpoint(run.path / "checkpoints" / name) for run in (whole, broken))
-        assert state_a == state_b
-        same_tensors(a, b)
-    same = ("last_100_training_return", "final_deterministic", "final_sampled", "best_checkpoint", "steps")
-    assert {key: whole.results[key] for key in same} == {key: broken.results[key] for key in same}
+    same_runs(whole, broken)
     # Running it once more finds it done and changes nothing.
     assert proximo.train(source, run=str(tmp_path / "broken"), **{**PLAN, **changes}).results == broken.results
+
+
+@pytest.mark.parametrize("kind", RESUMED)
+def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(kind, tmp_path):
+    """Between two reset points, at one, and before the first iteration: the environments are brought back exactly."""
+    source, changes = RESUMED[kind]
+    plan = {**PLAN, "steps": 64 * 6, **changes}
+    whole = proximo.train(source, run=str(tmp_path / "whole"), **plan)
+    for stop_at in (0, 64 * 2, 64 * 4, 64 * 4 + 1):
+        stopped = proximo.train(source, run=str(tmp_path / "stopped"), stop_at=stop_at, **plan)
+        assert stopped.stopped == "stop-at"
+        assert stop_at <= stopped.results["steps"] < plan["steps"]
+    same_runs(whole, proximo.train(source, run=str(tmp_path / "stopped"), **plan))
+
+
+class Forgetful(gymnasium.Env):
+    """Its observations do not follow from its seed."""
+
+    observation_space, action_space = gymnasium.spaces.Box(-1, 1, (2,)), gymnasium.spaces.Discrete(2)
+    seen = 0
+
+    def reset(self, *, seed=None, options=None):
+        return self.look(), {}
+
+    def step(self, action):
+        return self.look(), 1.0, False, Forgetful.seen % 20 == 0, {}
+
+    def look(self):
+        Forgetful.seen += 1
+        return np.array([0.5, (Forgetful.seen % 97) / 97], np.float32)
+
+
+def test_environments_that_do_not_come_back_are_said_to_start_anew(tmp_path, capsys):
+    plan = {**PLAN, "run": str(tmp_path / "run"), "progress": "plain"}
+    proximo.train(Forgetful, stop_at=64 * 6, **plan)
+    assert "did not come back" not in capsys.readouterr().err
+    assert proximo.train(Forgetful, **plan).stopped is None
+    said = capsys.readouterr().err
+    assert "128 steps are taken again" in said
+    assert "the environments did not come back to where they were (vector differs)" in said
 
 
 def test_a_run_that_broke_down_before_its_first_checkpoint_starts_anew(tmp_path, monkeypatch):

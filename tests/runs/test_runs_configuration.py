@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proximo.runs.configuration import difference, from_mapping, read_toml, refuse_changes, to_toml
+from proximo.runs.configuration import difference, from_mapping, read_toml, to_toml
 from proximo.runs.errors import UserError
 
 
@@ -180,21 +180,3 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path):
             read_toml(path)
     with pytest.raises(UserError, match=r"cannot read .*absent"):
         read_toml(tmp_path / "absent.toml")
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    task: str = "walk"
-    run: str = "here"
-    rate: float = 0.5
-
-
-def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
-    file = tmp_path / "config.toml"
-    file.write_text(to_toml(RunSettings()))
-    refuse_changes(file, RunSettings(run="moved"), "task")
-    with pytest.raises(UserError, match=r"holds another run: rate is 0\.5 there and 0\.25 here; choose another folder"):
-        refuse_changes(file, RunSettings(rate=0.25), "task")
-    with pytest.raises(UserError) as error:  # of another task, what else differs is noise
-        refuse_changes(file, RunSettings(task="swim", rate=0.25), "task")
-    assert str(error.value) == f"{tmp_path} holds a run of walk, not of swim; choose another folder with --run"

@@ -1,6 +1,5 @@
 """Numbers about a run that is on disk."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +51,3 @@ def evaluate_run(folder: Path, episodes: int, seed: int | None = None) -> dict[s
         "unfinished_episodes": results["final_deterministic"].unfinished,
         "returns": {name: list(result.returns) for name, result in results.items()},
     }
-
-
-def read_results(folder: Path) -> dict[str, Any] | None:
-    """What a finished run wrote of itself; None while it has not finished.
-
-    Raises:
-        UserError: the file can not be read.
-    """
-    file = folder / "results.json"
-    if not file.exists():
-        return None
-    try:
-        return dict(json.loads(file.read_text()))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} can not be read ({error}); delete it and run the same command again") from error

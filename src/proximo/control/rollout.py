@@ -108,6 +108,29 @@ class Collector:
         self._memory = self.policy.initial_memory(self.environments.count)
         self._counter = EpisodeCounter(self.environments.count)
 
+    def repeat(self, actions: Tensor, memory: Tensor | None) -> None:
+        """Take actions again that were taken before, without asking the policy.
+
+        Args:
+            actions: `[T, N, width]`, on the CPU.
+            memory: the policy's, after the last of them.
+        """
+        for action in actions.numpy():
+            step = self.environments.step(self.policy.actions.to_environment(action))
+            self._counter.update(step)
+        self.last_step, self._starts, self._memory = step, step.started, memory
+        self._inputs = self._encode(step.observation, step.mask, None)
+
+    @property
+    def inputs(self) -> Mapping[str, Tensor]:
+        """What the policy sees next, each `[N, ...]`."""
+        return self._inputs
+
+    @property
+    def memory(self) -> Tensor | None:
+        """The policy's memory before its next action, `[N, S]`."""
+        return self._memory
+
     def unfinished(self) -> list[tuple[float, int]]:
         """Raw return and length so far of the episode in progress in each environment."""
         return self._counter.unfinished()

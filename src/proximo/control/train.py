@@ -19,17 +19,16 @@ from proximo.control.evaluation import Evaluation, evaluate, evaluation_environm
 from proximo.control.loading import policy_from
 from proximo.control.observations import ObservationSpec
 from proximo.control.presets import configure
-from proximo.control.results import read_results
 from proximo.control.training import Training
-from proximo.core.invariants import InvariantError
-from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
-from proximo.runs.configuration import from_mapping, refuse_changes, to_toml
+from proximo.runs.checkpoint import save_checkpoint, step_name
+from proximo.runs.configuration import from_mapping
 from proximo.runs.console import Mode, Progress
-from proximo.runs.errors import UserError
 from proximo.runs.files import write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.metrics import MetricsWriter
+from proximo.runs.opening import Call, Opening
 from proximo.runs.recorder import Recorder
+from proximo.runs.session import Session, resume
 from proximo.runs.signals import StopRequest
 from proximo.runs.system import resident_memory
 
@@ -45,16 +44,28 @@ class Run:
     results: Mapping[str, Any]
     """`last_100_training_return`, `final_deterministic`, `final_sampled`, `best_checkpoint`, `steps`, `seconds`..."""
     stopped: str | None = None
-    """The signal that ended it early; the same command goes on."""
+    """What ended it early, a signal's name or `stop-at`; the same command goes on."""
 
 
-def train(environment: Source, *, preset: str = "tuned", progress: Mode = "auto", **settings: Any) -> Run:
+def train(
+    environment: Source,
+    *,
+    preset: str = "tuned",
+    progress: Mode = "auto",
+    stop_at: int | None = None,
+    fresh: bool = False,
+    allow_change: bool = False,
+    **settings: Any,
+) -> Run:
     """Train a policy.
 
     Args:
         environment: a task of EnvPool or Gymnasium, `module:function`, or a callable that makes an environment.
         preset: tuned, paper, or the path of a TOML file.
         progress: live, plain, quiet, or auto.
+        stop_at: end early, with a checkpoint, once this many environment steps are done.
+        fresh: delete the run that is in the folder and start over.
+        allow_change: go on with settings that differ from the folder's.
         settings: fields of `TrainConfig` (`steps=100_000`, `seed=0`, `run="runs/mine"`, `update={"clip": 0.1}`).
 
     Returns:
@@ -68,29 +79,30 @@ def train(environment: Source, *, preset: str = "tuned", progress: Mode = "auto"
     if isinstance(settings.get("run"), Path):
         settings["run"] = str(settings["run"])
     config = from_mapping(TrainConfig, settings, where="the arguments of proximo.train", base=base)
-    return run_training(config, environment, progress)
+    return run_training(config, environment, progress, Call(stop_at, fresh, allow_change))
 
 
-def run_training(config: TrainConfig, source: Source | None = None, mode: Mode = "auto") -> Run:
+def run_training(
+    config: TrainConfig, source: Source | None = None, mode: Mode = "auto", call: Call | None = None
+) -> Run:
     """Train as `config` says: start, or go on where the folder's last checkpoint is.
 
     Args:
         config: complete.
         source: the environment's maker where `config.environment` is only its name.
         mode: how progress is shown.
+        call: how this call begins and ends.
 
     Raises:
         UserError: something the user can mend.
     """
     started = time.monotonic()
-    source = source or config.environment
+    source, call = source or config.environment, call or Call()
     folder = RunFolder(config.run or default_run(config))
     config = replace(config, run=str(folder.path))
-    resumed = folder.exists
-    if resumed:
-        refuse_changes(folder.config, config, "environment")
-        if finished := read_results(folder.path):
-            return Run(folder.path, config, finished)
+    opening = Opening(folder, config, "environment", call)
+    if finished := opening.results:
+        return Run(folder.path, config, finished)
     with ExitStack() as stack:
         # Made before the folder: an environment that can not be made leaves nothing behind.
         environments = make_environments(
@@ -103,20 +115,34 @@ def run_training(config: TrainConfig, source: Source | None = None, mode: Mode =
         stack.callback(environments.close)
         _limit_threads(stack, environments, config)
         training = Training(config, environments)
-        stack.enter_context(folder.open() if resumed else folder.create(to_toml(config)))
+        stack.enter_context(opening.open())
         metrics = stack.enter_context(MetricsWriter(folder.path))
-        if not (resumed and _resume(training, folder, metrics)):
+        resumed = opening.resumed and resume(training, folder, metrics)
+        if not resumed:
             training.start()
         title = f"{config.environment} · {config.preset} · seed {config.seed} · {environments.backend}"
         progress = stack.enter_context(
             Progress(title, config.steps, mode=mode, folder=folder.path, start=training.progress.steps)
         )
         progress.message(f"device {training.device.type}: {training.why_device}")
+        if resumed:
+            _bring_back(training, progress)
+        if changed := opening.settle(f"{training.progress.steps:,} steps"):
+            progress.message(changed)
         before = training.progress.steps
         with StopRequest() as stop:
-            done = _iterate(training, folder, Recorder(metrics, progress), stop)
-        if not done:
-            return _stopped(training, folder, config, stop, progress)
+            session = Session(
+                training,
+                folder,
+                Recorder(metrics, progress),
+                stop,
+                every=config.checkpoint_every,
+                keep=config.keep,
+                stop_at=call.stop_at,
+            )
+            stopped = _iterate(training, session)
+        if stopped:
+            return _stopped(training, folder, config, stopped, progress)
         results = _finish(training, folder, source, started, before)
     return Run(folder.path, config, results)
 
@@ -127,19 +153,15 @@ def default_run(config: TrainConfig) -> str:
     return "runs/" + "-".join(str(part).replace("/", "_").replace(":", "_") for part in parts)
 
 
-def _iterate(training: Training, folder: RunFolder, recorder: Recorder, stop: StopRequest) -> bool:
-    """Iterate to the last step; False when a signal asks to stop before."""
+def _iterate(training: Training, session: Session) -> str | None:
+    """Iterate to the last step; what asked to stop before, or None."""
     config = training.config
     # At least once: the rollout that the normalisers start from counts, and may be all there is of a short run.
     while training.progress.steps < config.steps or not training.progress.iterations:
         before = training.progress.steps
-        try:
-            values = training.iterate()
-        except InvariantError as error:
-            recorder.failure(before, error)
-            raise UserError(
-                f"{error} (iteration {training.progress.iterations} of {folder.path}, {before:,} steps)"
-            ) from error
+        if session.stopped or (values := session.iterate()) is None:
+            session.save()
+            return session.stopped
         steps = training.progress.steps
         values |= {
             "return": training.mean_return,
@@ -149,17 +171,15 @@ def _iterate(training: Training, folder: RunFolder, recorder: Recorder, stop: St
         if training.lengths:
             values["episode_length"] = sum(training.lengths) / len(training.lengths)
             values["episode_length_std"] = statistics.pstdev(training.lengths)
-        recorder.iteration(steps, values)
-        if stop.requested:
-            training.restart()
-            save(training, folder, step_name(steps))
-            return False
-        if steps // config.checkpoint_every > before // config.checkpoint_every and steps < config.steps:
+        session.recorder.iteration(steps, values)
+        if session.due(before) and steps < config.steps:
             # A checkpoint is a reset point: environments that can not give their state start anew here in every
-            # run, resumed or not, so that both are the same run.
+            # run, resumed or not, so that both are the same run and none has far to be brought back.
             training.restart()
-            save(training, folder, step_name(steps))
-    return True
+            session.save()
+    if session.stop.requested:  # what is left, an evaluation, may take longer than a scheduler waits
+        session.save()
+    return session.stop.requested
 
 
 def save(training: Training, folder: RunFolder, name: str) -> None:
@@ -215,24 +235,21 @@ def evaluate_all(config: TrainConfig, source: Source, policies: list[tuple[Any, 
         environments.close()
 
 
-def _stopped(training: Training, folder: RunFolder, config: TrainConfig, stop: StopRequest, progress: Progress) -> Run:
-    progress.message(
-        f"{stop.requested}: saved at {training.progress.steps:,} steps in {folder.path}; the same command goes on"
-    )
-    results = {"last_100_training_return": training.mean_return, "steps": training.progress.steps}
-    return Run(folder.path, config, results, stopped=stop.requested)
+def _stopped(training: Training, folder: RunFolder, config: TrainConfig, stopped: str, progress: Progress) -> Run:
+    progress.message(f"{stopped}: saved at {training.done:,} steps in {folder.path}; the same command goes on")
+    results = {"last_100_training_return": training.mean_return, "steps": training.done}
+    return Run(folder.path, config, results, stopped=stopped)
 
 
-def _resume(training: Training, folder: RunFolder, metrics: MetricsWriter) -> bool:
-    """Load the last whole checkpoint; False when the run ended before its first one."""
-    path = latest_checkpoint(folder.checkpoints)
-    if path is None:
-        metrics.truncate_after(-1)
-        return False
-    training.load(*load_checkpoint(path))
-    metrics.truncate_after(training.progress.steps)
-    training.restart()
-    return True
+def _bring_back(training: Training, progress: Progress) -> None:
+    """The environments as they were at the checkpoint, or a word about why it is another run from here."""
+    if training.log.steps:
+        progress.message(f"{training.log.steps:,} steps are taken again to bring the environments back")
+    if differing := training.bring_back():
+        progress.message(
+            f"the environments did not come back to where they were ({', '.join(differing)} differs), for they do not "
+            "follow from their seeds and actions alone: they start anew, and it is another run from here"
+        )
 
 
 def _limit_threads(stack: ExitStack, environments: VectorEnvironment, config: TrainConfig) -> None:

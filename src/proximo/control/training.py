@@ -2,8 +2,9 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,17 +20,18 @@ from proximo.control.environments.base import VectorEnvironment
 from proximo.control.estimation import Estimator
 from proximo.control.normalizers import RewardScaler
 from proximo.control.observations import ObservationSpec
-from proximo.control.policy import ControlPolicy
+from proximo.control.replay import ActionLog
 from proximo.control.rollout import Collector, Rollout
+from proximo.control.setup import fresh_policy, update_settings
 from proximo.control.vital_signs import fingerprint, vital_signs
 from proximo.core.batch import Batch
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
-from proximo.core.settings import UpdateSettings
 from proximo.core.statistics import explained_variance
-from proximo.core.update import UpdateReport, check_minibatch_size, update
+from proximo.core.update import UpdateReport, update
 from proximo.runs import random_state
 from proximo.runs.errors import UserError
+from proximo.runs.undo import Undo
 
 RECENT = 100  # episodes whose mean return is reported
 FEWEST = 10  # episodes that a mean needs before a policy can be called the best so far
@@ -63,8 +65,8 @@ class Training:
         actions = ActionSpec.of(environments.action_space, config.network.actions == "squashed")
         observations = ObservationSpec.of(environments.observation_space, config.mask_key, actions.mask_size)
         self.device, self.why_device = choose_device(config.device, observations, config.network.hidden)
-        self.settings = _update_settings(config)
-        self.policy = _fresh_policy(config, observations, actions).to(self.device)
+        self.settings = update_settings(config)
+        self.policy = fresh_policy(config, observations, actions).to(self.device)
         learning_rate = self._learning_rate(0.0)
         self.optimizer = FlatAdam(self.policy.parameters(), learning_rate)
         self.closed_form = ClosedForm(self.policy) if closed_form and supports(self.policy) else None
@@ -76,6 +78,12 @@ class Training:
         self.estimator = Estimator(self.policy, actor, config.gamma, config.lam)
         self.scaler = RewardScaler(environments.count, config.gamma, config.normalizers.clip)
         self.progress = Progress()
+        self.log = ActionLog()
+        self.before = Undo(self.optimizer, {"noise": self.noise, "shuffle": self.shuffle})
+        self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered around what `rewind` can undo, by whoever may want to stop there."""
+        self.batch: Batch | None = None
+        """What the update in progress learns from."""
         self.returns: deque[float] = deque(maxlen=RECENT)
         self.lengths: deque[int] = deque(maxlen=RECENT)
         self.best_return = -np.inf
@@ -90,34 +98,56 @@ class Training:
             rollout = self.collector.collect()
             self._count(rollout)
             self._absorb(rollout, None)
+            self.log.record(rollout.action, self.collector)
 
     def restart(self) -> None:
         """Start every environment anew, with seeds that follow from the run's seed and the iteration."""
         count = self.environments.count
         self.collector.restart(seeds.derive(self.config.seed, seeds.TRAINING, self.progress.iterations, count))
         self.scaler.restart()
+        self.log.restart(self.progress.iterations, self.collector)
+
+    def bring_back(self) -> list[str]:
+        """Put the environments where they were at the checkpoint that was loaded.
+
+        Returns:
+            What the policy sees differently, where an environment does not follow from its seed and actions: then they
+            have all started anew, and it is another run from here.
+        """
+        count = self.environments.count
+        self.collector.restart(seeds.derive(self.config.seed, seeds.TRAINING, self.log.restarted_at, count))
+        differing = self.log.bring_back(self.collector)
+        if differing:
+            self.restart()
+        return differing
+
+    def rewind(self) -> None:
+        """Go back to before the iteration in progress, in all but the environments: `bring_back` does these."""
+        self.before.undo()
 
     def iterate(self) -> dict[str, Any]:
         """One iteration; returns its metrics."""
         clock = time.perf_counter
+        self.before.remember()
         fraction = min(self.progress.steps / self.config.steps, 1.0)
         if self.settings.adaptive_kl is None:
             self.optimizer.learning_rate = self._learning_rate(fraction)
         self.collector.seconds.update(environment=0.0, policy=0.0)
         before = fingerprint(self.policy, self.scaler)
-        rollout = self.collector.collect()
-        start = clock()
-        batch = self.estimator.batch(rollout, torch.from_numpy(self._rewards(rollout)))
-        report = update(
-            self.policy,
-            batch,
-            self.optimizer,
-            self.settings,
-            progress=fraction,
-            generator=self.shuffle,
-            gradient=self.closed_form.gradient if self.closed_form else None,
-            reestimate=self.estimator.reestimate,
-        )
+        with self.interruptible():
+            rollout = self.collector.collect()
+            start = clock()
+            batch = self.batch = self.estimator.batch(rollout, torch.from_numpy(self._rewards(rollout)))
+            report = update(
+                self.policy,
+                batch,
+                self.optimizer,
+                self.settings,
+                progress=fraction,
+                generator=self.shuffle,
+                gradient=self.closed_form.gradient if self.closed_form else None,
+                reestimate=self.estimator.reestimate,
+            )
         metrics = self._measure(rollout, batch, report)
         after = fingerprint(self.policy, self.scaler)
         metrics["normalizers_moved"] = float((after - before).abs().max())
@@ -125,11 +155,17 @@ class Training:
         if self._normalizes:
             metrics["normalizers_still"] = int(torch.equal(after, fingerprint(self.policy, self.scaler)))
         self._count(rollout)
+        self.log.record(rollout.action, self.collector)
         self.progress.gradient_steps += report.steps
         self.progress.iterations += 1
         self._remember_best()
         seconds = {**self.collector.seconds, "update": clock() - start}
         return {**metrics, **{f"seconds/{phase}": value for phase, value in seconds.items()}}
+
+    @property
+    def done(self) -> int:
+        """Environment steps so far."""
+        return self.progress.steps
 
     @property
     def mean_return(self) -> float | None:
@@ -197,6 +233,8 @@ class Training:
         tensors |= {f"best/{name}": x for name, x in self.best_weights.items()}
         tensors |= {f"optimizer/{name}": x for name, x in self.optimizer.state().items()}
         tensors |= {f"scaler/{name}": x for name, x in self.scaler.state_dict().items()}
+        shown, environments = self.log.state()
+        tensors |= {f"environments/{name}": x for name, x in shown.items()}
         state = {
             "policy": self.policy.describe(),
             "progress": vars(self.progress).copy(),
@@ -204,12 +242,13 @@ class Training:
             "returns": list(self.returns),
             "lengths": list(self.lengths),
             "best_return": None if np.isinf(self.best_return) else self.best_return,
+            "environments": environments,
             "random": generators,
         }
         return tensors, state
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Go on from `state`; the environments are to be restarted next.
+        """Go on from `state`; the environments are to be brought back next.
 
         Raises:
             UserError: it belongs to another policy.
@@ -224,6 +263,7 @@ class Training:
         self.optimizer.load_state(_group(tensors, "optimizer"))
         self.optimizer.learning_rate = state["learning_rate"]
         self.scaler.load_state_dict(_group(tensors, "scaler"))
+        self.log.load(_group(tensors, "environments"), state["environments"])
         self.progress = Progress(**state["progress"])
         self.returns.extend(state["returns"])
         self.lengths.extend(state["lengths"])
@@ -235,38 +275,3 @@ class Training:
 
 def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{prefix}/"): x for name, x in tensors.items() if name.startswith(f"{prefix}/")}
-
-
-def _fresh_policy(config: TrainConfig, observations: ObservationSpec, actions: ActionSpec) -> ControlPolicy:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.derive(config.seed, seeds.NETWORK, 0, 1)[0])
-        return ControlPolicy(
-            observations,
-            actions,
-            config.network,
-            normalize_observations=config.normalizers.observations,
-            clip=config.normalizers.clip,
-            frame_stack=config.frame_stack,
-        )
-
-
-def _update_settings(config: TrainConfig) -> UpdateSettings:
-    """The update's settings with the minibatch counted in samples of its batch: whole sequences with a memory.
-
-    Raises:
-        UserError: the minibatch does not divide the rollout.
-    """
-    size = config.update.minibatch_size
-    try:
-        check_minibatch_size(config.rollout_size, size)
-        if config.network.memory == "none":
-            return config.update
-        if size % config.rollout_length:
-            raise ValueError(
-                f"minibatch_size = {size} must be a multiple of rollout_length = {config.rollout_length}, since a "
-                "recurrent policy learns from whole sequences"
-            )
-    except ValueError as error:
-        count, length = config.environments, config.rollout_length
-        raise UserError(f"{error} (environments {count} x rollout_length {length} = {count * length})") from None
-    return replace(config.update, minibatch_size=size // config.rollout_length)

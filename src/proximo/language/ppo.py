@@ -1,8 +1,8 @@
 """PPO on a language model in memory: sample -> judge -> estimate advantages -> update -> record."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,9 @@ from proximo.language.rewards import Judged, RewardTerm, combine
 from proximo.language.rollout import Prompt, PromptSource
 from proximo.language.sampler import Samples, SamplingParameters, generate
 from proximo.language.sharing import make_roles
+from proximo.runs import random_state
 from proximo.runs.errors import UserError
+from proximo.runs.undo import Undo
 
 PARITY = 1e-3  # mean |log-prob of the sampler - of the trainer|, nats, up to which the sampler's are taken
 RATIO_TOLERANCE = {"float32": 1e-2, "bfloat16": 0.25}
@@ -104,34 +106,42 @@ class PPOTraining:
         self.parity: float | None = None
         self.gap: float | None = None
         self.last: Rollout | None = None
-        self.failed_batch: Batch | None = None
+        self.batch: Batch | None = None
+        """What the update in progress learns from."""
+        self.before = Undo(self.optimizer, self._generators)
+        self._before = self._cursor
+        self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered around what `rewind` can undo, by whoever may want to stop there."""
         self.seconds: dict[str, float] = {}
 
     def iterate(self) -> dict[str, Any]:
         """One rollout and one update; what was seen, by name.
 
         Raises:
-            InvariantError: something that can not be true of a correct run; `failed_batch` holds the batch.
+            InvariantError: something that can not be true of a correct run; `batch` holds the batch.
             UserError: a judge fails.
         """
         started, self.seconds = time.perf_counter(), {}
+        self.before.remember()
+        self._before = self._cursor
         done = self.progress.responses / self.config.responses
         if self.config.update.adaptive_kl is None:
             self.optimizer.learning_rate = self._learning_rate(done)
-        self.last = self.failed_batch = None  # two rollouts need not live at a time
-        batch, collected = self.collect()
-        self.last, self.failed_batch = collected, batch
-        with self._phase("update"):
-            report = update(
-                self.policy,
-                batch,
-                self.optimizer,
-                self.config.update,
-                progress=done,
-                generator=self.shuffle,
-                gradient=autograd_gradient(self.policy, self.policy.split),
-                tolerance=RATIO_TOLERANCE[self.config.compute],
-            )
+        self.last = self.batch = None  # two rollouts need not live at a time
+        with self.interruptible():
+            batch, collected = self.collect()
+            self.last, self.batch = collected, batch
+            with self._phase("update"):
+                report = update(
+                    self.policy,
+                    batch,
+                    self.optimizer,
+                    self.config.update,
+                    progress=done,
+                    generator=self.shuffle,
+                    gradient=autograd_gradient(self.policy, self.policy.split),
+                    tolerance=RATIO_TOLERANCE[self.config.compute],
+                )
         values = self._statistics(batch, collected, report)
         self.kl.observe(values["kl"], len(batch))
         self.progress.responses += len(batch)
@@ -242,25 +252,34 @@ class PPOTraining:
         """Everything that decides how the run goes on, as tensors and as JSON."""
         tensors = {f"trained/{name}": x for name, x in self.roles.trained_state().items()}
         tensors |= {f"optimizer/{name}": x for name, x in self.optimizer.state().items()}
-        tensors |= {"random/noise": self.noise.get_state(), "random/shuffle": self.shuffle.get_state()}
-        return tensors, {
+        drawn, generators = random_state.capture(self._generators)
+        return tensors | drawn, {
             "progress": dict(vars(self.progress)),
             "prompts_taken": self.prompts.taken,
             "kl_coefficient": self.kl.coefficient,
             "learning_rate": self.optimizer.learning_rate,
             "sampler_log_probs": self.sampler_log_probs,
             "parity": self.parity,
+            "random": generators,
         }
 
-    def cursor(self) -> tuple[Tensor, Tensor, int]:
-        """Where the random numbers and the prompts stand."""
-        return self.noise.get_state(), self.shuffle.get_state(), self.prompts.taken
+    @property
+    def done(self) -> int:
+        """Responses so far."""
+        return self.progress.responses
 
-    def rewind(self, cursor: tuple[Tensor, Tensor, int]) -> None:
-        """Go back to where `cursor` was taken, when nothing has been learnt since."""
-        noise, shuffle, self.prompts.taken = cursor
-        self.noise.set_state(noise)
-        self.shuffle.set_state(shuffle)
+    @property
+    def _generators(self) -> dict[str, torch.Generator]:
+        return {"noise": self.noise, "shuffle": self.shuffle}
+
+    @property
+    def _cursor(self) -> tuple[int, bool | None, float | None, float | None]:
+        return self.prompts.taken, self.sampler_log_probs, self.parity, self.gap
+
+    def rewind(self) -> None:
+        """Go back to before the iteration in progress."""
+        self.before.undo()
+        self.prompts.taken, self.sampler_log_probs, self.parity, self.gap = self._before
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Take over what `state` gave.
@@ -270,8 +289,7 @@ class PPOTraining:
         """
         self.roles.load_trained(_under("trained/", tensors))
         self.optimizer.load_state(_under("optimizer/", tensors))
-        self.noise.set_state(tensors["random/noise"])
-        self.shuffle.set_state(tensors["random/shuffle"])
+        random_state.restore(tensors, state["random"], self._generators)
         self.progress = Progress(**state["progress"])
         self.prompts.taken = state["prompts_taken"]
         self.kl.coefficient = state["kl_coefficient"]

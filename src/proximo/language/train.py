@@ -8,9 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-
-from proximo.core.invariants import InvariantError
 from proximo.language.critic import save_critic
 from proximo.language.data import load_prompts
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer, save_folder
@@ -18,14 +15,14 @@ from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.reward_model import RewardModel
 from proximo.language.rewards import FunctionReward, ModelReward, RewardTerm, function_from
-from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
-from proximo.runs.configuration import refuse_changes, to_toml
 from proximo.runs.console import HEALTH, Column, Mode, Progress
 from proximo.runs.errors import UserError
 from proximo.runs.files import append, user_error, write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.metrics import MetricsWriter
+from proximo.runs.opening import Call, Opening
 from proximo.runs.recorder import Recorder
+from proximo.runs.session import Session, resume
 from proximo.runs.signals import StopRequest
 from proximo.runs.system import resident_memory
 
@@ -55,33 +52,40 @@ class LanguageRun:
     """Folder that `transformers` (with adapters: `peft`) loads."""
     results: dict[str, Any]
     stopped: str | None = None
-    """The signal that ended it early; the same command goes on."""
+    """What ended it early, a signal's name or `stop-at`; the same command goes on."""
 
 
-def run_ppo(config: PPOConfig, *, mode: Mode = "auto", rewards: Sequence[RewardTerm] | None = None) -> LanguageRun:
+def run_ppo(
+    config: PPOConfig,
+    *,
+    mode: Mode = "auto",
+    rewards: Sequence[RewardTerm] | None = None,
+    call: Call | None = None,
+) -> LanguageRun:
     """Train as `config` says: start, or go on where the folder's last checkpoint is.
 
     Args:
         config: complete.
         mode: how progress is shown.
         rewards: judges made in Python; those of `config.rewards` if None.
+        call: how this call begins and ends.
 
     Raises:
         UserError: something the user can mend.
     """
+    call = call or Call()
     folder = RunFolder(config.run or f"runs/ppo-{Path(config.policy).name}-{config.seed}")
     config = replace(config, run=str(folder.path))
-    resumed = folder.exists
-    if resumed:
-        refuse_changes(folder.config, config, "policy")
-        if (finished := folder.path / "results.json").exists():
-            return LanguageRun(folder.path, folder.path / "policy", dict(json.loads(finished.read_text())))
+    opening = Opening(folder, config, "policy", call)
+    if finished := opening.results:
+        return LanguageRun(folder.path, folder.path / "policy", finished)
     training, message = make_training(config, rewards)
     with ExitStack() as stack:
-        stack.enter_context(folder.open() if resumed else folder.create(to_toml(config)))
+        stack.enter_context(opening.open())
         metrics = stack.enter_context(MetricsWriter(folder.path))
-        if resumed:
-            _resume(training, folder, metrics)
+        if opening.resumed:
+            resume(training, folder, metrics)
+            _cut_texts(folder.path / "samples.jsonl", training.done)
         title = f"PPO · {config.policy} · {config.sharing.mode} · seed {config.seed}"
         progress = stack.enter_context(
             Progress(
@@ -95,12 +99,23 @@ def run_ppo(config: PPOConfig, *, mode: Mode = "auto", rewards: Sequence[RewardT
             )
         )
         progress.message(message)
+        if changed := opening.settle(f"{training.done:,} responses"):
+            progress.message(changed)
         with StopRequest() as stop:
-            reason = _iterate(training, folder, Recorder(metrics, progress), stop)
-        if stop.requested:
-            progress.message(f"{stop.requested}: saved in {folder.path}; the same command goes on")
-            return LanguageRun(folder.path, folder.path / "policy", {}, stop.requested)
-        results = _finish(training, folder, reason)
+            session = Session(
+                training,
+                folder,
+                Recorder(metrics, progress),
+                stop,
+                every=config.checkpoint_every,
+                keep=config.keep,
+                stop_at=call.stop_at,
+            )
+            ended = _iterate(training, session)
+        if ended is None:
+            progress.message(f"{session.stopped}: saved in {folder.path}; the same command goes on")
+            return LanguageRun(folder.path, folder.path / "policy", {"responses": training.done}, session.stopped)
+        results = _finish(training, folder, ended)
     return LanguageRun(folder.path, folder.path / "policy", results)
 
 
@@ -150,57 +165,27 @@ def _reward(name: str, weight: float, config: PPOConfig) -> RewardTerm:
     return ModelReward(model, weight, name if len(config.rewards) > 1 else Path(name).name)
 
 
-def _iterate(training: PPOTraining, folder: RunFolder, recorder: Recorder, stop: StopRequest) -> str:
-    """Iterate to the end; says why it ended."""
+def _iterate(training: PPOTraining, session: Session) -> str | None:
+    """Iterate to the end; says why it ended, or None if something asked to stop before."""
     config, begun = training.config, time.monotonic()
-    while training.progress.responses < config.responses:
-        before = training.progress.responses
-        cursor = training.cursor()
-        try:
-            values = training.iterate()
-        except UserError:
-            # A judge failed: the weights are whole, so nothing that was learnt is lost.
-            training.rewind(cursor)
-            if before:
-                _save(training, folder)
-            raise
-        except InvariantError as error:
-            recorder.failure(before, error)
-            file = _keep_batch(training, folder)
-            raise UserError(
-                f"{error} (iteration {training.progress.iterations} of {folder.path}; its batch is in {file})"
-            ) from error
-        done = training.progress.responses
+    while training.done < config.responses:
+        before = training.done
+        if session.stopped or (values := session.iterate()) is None:
+            session.save()
+            return None
+        done = training.done
         values["memory_mb"] = resident_memory()
-        recorder.iteration(done, values)
-        _keep_texts(training, folder, done)
+        session.recorder.iteration(done, values)
+        _keep_texts(training, session.folder, done)
         over = config.kl.budget is not None and values["kl"] > config.kl.budget
         late = config.minutes is not None and time.monotonic() - begun > config.minutes * 60
-        due = done // config.checkpoint_every > before // config.checkpoint_every
-        if due or stop.requested or over or late or done >= config.responses:
-            _save(training, folder)
-        if stop.requested:
-            return stop.requested
+        if session.due(before) or over or late or done >= config.responses:
+            session.save()
         if over:
             return f"KL of {values['kl']:.1f} nats per response is over the budget of {config.kl.budget}"
         if late:
             return f"{config.minutes:g} minutes are over"
     return "all responses done"
-
-
-def _save(training: PPOTraining, folder: RunFolder) -> None:
-    tensors, state = training.state()
-    name = step_name(training.progress.responses)
-    save_checkpoint(folder.checkpoints, name, tensors, state, keep=training.config.keep)
-
-
-def _resume(training: PPOTraining, folder: RunFolder, metrics: MetricsWriter) -> None:
-    path = latest_checkpoint(folder.checkpoints)
-    if path is not None:
-        training.load(*load_checkpoint(path))
-    done = training.progress.responses if path else -1
-    metrics.truncate_after(done)
-    _cut_texts(folder.path / "samples.jsonl", done)
 
 
 def _finish(training: PPOTraining, folder: RunFolder, reason: str) -> dict[str, Any]:
@@ -210,16 +195,6 @@ def _finish(training: PPOTraining, folder: RunFolder, reason: str) -> dict[str, 
         results["critic"] = f"not saved: transformers has no token classifier for {type(training.roles.model).__name__}"
     write_atomically(folder.path / "results.json", json.dumps(results, indent=1).encode())
     return results
-
-
-def _keep_batch(training: PPOTraining, folder: RunFolder) -> Path:
-    """The batch that an update failed on, for whoever wants to know why."""
-    file, batch = folder.path / "failed-batch.safetensors", training.failed_batch
-    assert batch is not None, "an update fails on a batch"
-    tensors = {"action": batch.action, "log_prob": batch.log_prob, "value": batch.value, "weight": batch.weight}
-    tensors |= {"advantages": batch.advantages, "returns": batch.returns, **batch.inputs}
-    write_atomically(file, safetensors.torch.save({k: x.detach().cpu().contiguous() for k, x in tensors.items()}))
-    return file
 
 
 def _keep_texts(training: PPOTraining, folder: RunFolder, done: int) -> None:

@@ -71,29 +71,6 @@ def difference(a: Any, b: Any) -> list[tuple[str, Any, Any]]:
     return list(_differences(a, b, ""))
 
 
-def refuse_changes(file: Path, config: Any, subject: str) -> None:
-    """A run goes on with the settings it was started with; where its folder is may differ.
-
-    Args:
-        file: The run's `config.toml`.
-        config: What is asked for now, an instance of the run's dataclass.
-        subject: Name of the setting that the run is about; where that is another one, nothing else is worth saying.
-
-    Raises:
-        UserError: Some differ: which, what they are there and what they are here.
-    """
-    there = from_mapping(type(config), read_toml(file), where=str(file))
-    changes = [change for change in difference(there, config) if change[0] != "run"]
-    old, new = getattr(there, subject), getattr(config, subject)
-    if old != new:
-        raise UserError(f"{file.parent} holds a run of {old}, not of {new}; choose another folder with --run")
-    if changes:
-        listed = ", ".join(f"{key} is {old!r} there and {new!r} here" for key, old, new in changes)
-        raise UserError(
-            f"{file.parent} holds another run: {listed}; choose another folder with --run, or the same settings"
-        )
-
-
 def _differences(a: Any, b: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
     if dataclasses.is_dataclass(a) and type(a) is type(b):
         for field in dataclasses.fields(a):

@@ -29,6 +29,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.code = self.path / "code"
         self.report = self.path / "report.html"
+        self.results = self.path / "results.json"
         self._lock_file = self.path / "lock"
         self._lock: Lock | None = None
 
@@ -75,6 +76,34 @@ class RunFolder:
         if not self.exists:
             raise UserError(f"{self.path} holds no run (no config.toml): check the path")
         self._lock = Lock(self._lock_file)
+        return self
+
+    def replace(self, config_toml: str) -> Self:
+        """`create` in the place of the run that is there, which is deleted once the new one is whole.
+
+        Args:
+            config_toml: The text of the new `config.toml`.
+
+        Raises:
+            UserError: Another process is writing to the old run, or the new one cannot be made; the old one is left.
+        """
+        old = self.path.absolute().with_name(f".{self.path.absolute().name}.replaced")
+        lock = self.open()._lock
+        self._lock = None  # it stays with the old run's files
+        try:
+            shutil.rmtree(old, ignore_errors=True)  # what a kill left of an earlier replacement
+            self.path.rename(old)
+            try:
+                self.create(config_toml)
+            except BaseException:
+                old.rename(self.path)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        except OSError as error:
+            raise user_error(error, self.path, "replacing") from error
+        finally:
+            if lock is not None:
+                lock.release()
         return self
 
     def close(self) -> None:

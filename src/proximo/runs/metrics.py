@@ -62,12 +62,15 @@ class MetricsWriter:
             self._open_tensorboard(self._tensorboard_folder).write(int(step), scalars)
 
     def truncate_after(self, step: int) -> None:
-        """Removes what was written beyond `step`, the checkpoint's that is resumed from, so that no row comes twice."""
+        """Removes what was written beyond `step`, the checkpoint's that is resumed from, so that no row comes twice.
+
+        So does the last word of an iteration that failed (its `error`), for it is done again.
+        """
         if self._tensorboard is not None:
             self._tensorboard.close()
             self._tensorboard = None
         self._resume_after = step
-        self._rewrite([row for row in read_metrics(self.path) if row["step"] <= step])
+        self._rewrite([row for row in read_metrics(self.path) if row["step"] <= step and "error" not in row])
 
     def close(self) -> None:
         """Closes the files; does nothing the second time."""

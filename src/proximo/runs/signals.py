@@ -2,8 +2,20 @@
 
 import signal
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
+
+PATIENCE = 5.0
+"""Seconds that an iteration may take to end after a request; schedulers kill after 30 s, some after 10."""
+
+_HAS_TIMER = hasattr(signal, "setitimer")  # not on Windows, where an iteration is always ended
+
+
+class Interrupted(BaseException):
+    """Raised in code that may be left half-way. No `Exception`: nobody who reports errors shall take it for one."""
 
 
 class StopRequest:
@@ -11,20 +23,43 @@ class StopRequest:
 
     Outside the main thread, where Python allows no handlers, it does nothing. A signal that was ignored on entry
     (SIGINT of a background job) stays ignored.
+
+    Args:
+        patience: Seconds after a request at which `interruptible` code is left.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float = PATIENCE) -> None:
         self.requested: str | None = None
+        self._patience, self._deadline, self._within = patience, 0.0, False
         self._previous: dict[signal.Signals, Any] = {}
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Code that may be left half-way because the caller can go back to before it.
+
+        Raises:
+            Interrupted: `patience` seconds have passed since a request.
+        """
+        self._within = True
+        try:
+            if self.requested is not None:
+                self._wake_at_deadline()
+            yield
+        finally:
+            self._within = False
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._handle)
+            if _HAS_TIMER:
+                self._previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._wake)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if _HAS_TIMER and self._previous:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
         while self._previous:
             number, handler = self._previous.popitem()
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set outside Python
@@ -32,4 +67,15 @@ class StopRequest:
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.requested is not None:
             raise KeyboardInterrupt
-        self.requested = self.requested or signal.Signals(number).name
+        if self.requested is None:
+            self.requested = signal.Signals(number).name
+            self._deadline = time.monotonic() + self._patience
+            self._wake_at_deadline()
+
+    def _wake_at_deadline(self) -> None:
+        if _HAS_TIMER and self._previous:
+            signal.setitimer(signal.ITIMER_REAL, max(self._deadline - time.monotonic(), 1e-3))
+
+    def _wake(self, _number: int, _frame: FrameType | None) -> None:
+        if self._within:
+            raise Interrupted

@@ -1,0 +1,50 @@
+"""What a run starts from: an untrained policy, and settings that fit the rollout."""
+
+from dataclasses import replace
+
+import torch
+
+from proximo.control import seeds
+from proximo.control.actions import ActionSpec
+from proximo.control.configuration import TrainConfig
+from proximo.control.observations import ObservationSpec
+from proximo.control.policy import ControlPolicy
+from proximo.core.settings import UpdateSettings
+from proximo.core.update import check_minibatch_size
+from proximo.runs.errors import UserError
+
+
+def fresh_policy(config: TrainConfig, observations: ObservationSpec, actions: ActionSpec) -> ControlPolicy:
+    """An untrained policy, whose weights follow from the run's seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive(config.seed, seeds.NETWORK, 0, 1)[0])
+        return ControlPolicy(
+            observations,
+            actions,
+            config.network,
+            normalize_observations=config.normalizers.observations,
+            clip=config.normalizers.clip,
+            frame_stack=config.frame_stack,
+        )
+
+
+def update_settings(config: TrainConfig) -> UpdateSettings:
+    """The update's settings with the minibatch counted in samples of its batch: whole sequences with a memory.
+
+    Raises:
+        UserError: the minibatch does not divide the rollout.
+    """
+    size = config.update.minibatch_size
+    try:
+        check_minibatch_size(config.rollout_size, size)
+        if config.network.memory == "none":
+            return config.update
+        if size % config.rollout_length:
+            raise ValueError(
+                f"minibatch_size = {size} must be a multiple of rollout_length = {config.rollout_length}, since a "
+                "recurrent policy learns from whole sequences"
+            )
+    except ValueError as error:
+        count, length = config.environments, config.rollout_length
+        raise UserError(f"{error} (environments {count} x rollout_length {length} = {count * length})") from None
+    return replace(config.update, minibatch_size=size // config.rollout_length)

@@ -1,0 +1,117 @@
+"""How one call begins: a new run, the same one again, or one in another's place."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proximo.runs.configuration import difference, from_mapping, read_toml, to_toml
+from proximo.runs.errors import UserError
+from proximo.runs.files import write_atomically
+from proximo.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Call:
+    """What is asked of one call. It is no part of what the run is, so `config.toml` does not have it."""
+
+    stop_at: int | None = None
+    """Steps (responses of a language model) after which to stop with a checkpoint; schedules stay those of the run."""
+    fresh: bool = False
+    """Start over: the run that is in the folder is deleted."""
+    allow_change: bool = False
+    """Go on with settings that differ from the run's; they are then recorded in its `config.toml`."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can not mean anything.
+
+        Raises:
+            UserError: `stop_at` is negative.
+        """
+        if self.stop_at is not None and self.stop_at < 0:
+            raise UserError(f"stop_at = {self.stop_at} must be at least 0")
+
+
+class Opening:
+    """Compares a folder with what is asked for; nothing is written before `open`.
+
+    Args:
+        folder: where the run is or shall be.
+        config: what is asked for, an instance of the run's dataclass.
+        subject: name of the setting that the run is about.
+        call: how this call begins.
+
+    Raises:
+        UserError: another run is there.
+    """
+
+    def __init__(self, folder: RunFolder, config: Any, subject: str, call: Call) -> None:
+        self.folder, self.config, self.call = folder, config, call
+        self.resumed = folder.exists and not call.fresh
+        self.changes = self._changes(subject) if self.resumed else []
+
+    @property
+    def results(self) -> dict[str, Any] | None:
+        """What the run came to, if it is finished and nothing is changed.
+
+        Raises:
+            UserError: the file can not be read.
+        """
+        return None if self.changes or not self.resumed else read_results(self.folder.results)
+
+    def open(self) -> RunFolder:
+        """The folder, locked."""
+        if self.resumed:
+            return self.folder.open()
+        if self.folder.exists:
+            return self.folder.replace(to_toml(self.config))
+        return self.folder.create(to_toml(self.config))
+
+    def settle(self, at: str) -> str | None:
+        """Record the changed settings, once the run has proved to go on with them.
+
+        Args:
+            at: how far the run is, for the record.
+
+        Returns:
+            A sentence that shows them; None if there are none.
+        """
+        if not self.changes:
+            return None
+        shown = ", ".join(f"{key} {old!r} -> {new!r}" for key, old, new in self.changes)
+        text = self.folder.config.read_text("utf-8")
+        history = "".join(line + "\n" for line in text.splitlines() if line.startswith("#"))
+        note = f"# changed at {at}: {shown}\n"
+        write_atomically(self.folder.config, f"{history}{note}{to_toml(self.config)}".encode())
+        self.folder.results.unlink(missing_ok=True)
+        return f"changed from here on: {shown}"
+
+    def _changes(self, subject: str) -> list[tuple[str, Any, Any]]:
+        file, path = self.folder.config, self.folder.path
+        there = from_mapping(type(self.config), read_toml(file), where=str(file))
+        old, new = getattr(there, subject), getattr(self.config, subject)
+        if old != new:  # then nothing else is worth saying
+            raise UserError(f"{path} holds a run of {old}, not of {new}; choose another folder with --run")
+        # Where the folder is may differ.
+        changes = [change for change in difference(there, self.config) if change[0] != "run"]
+        if changes and not self.call.allow_change:
+            listed = ", ".join(f"{key} is {old!r} there and {new!r} here" for key, old, new in changes)
+            raise UserError(
+                f"{path} holds another run: {listed}; choose another folder with --run, give the same settings, or go "
+                "on with these by --allow-change"
+            )
+        return changes
+
+
+def read_results(file: Path) -> dict[str, Any] | None:
+    """What a finished run wrote of itself; None while it has not finished.
+
+    Raises:
+        UserError: the file can not be read.
+    """
+    if not file.exists():
+        return None
+    try:
+        return dict(json.loads(file.read_text()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} can not be read ({error}); delete it and run the same command again") from error

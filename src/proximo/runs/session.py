@@ -1,0 +1,162 @@
+"""A run while it is trained: going on from a checkpoint, iterations that leave nothing half-done, and stopping."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import safetensors.torch
+from torch import Tensor
+
+from proximo.core.batch import Batch
+from proximo.core.invariants import InvariantError
+from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
+from proximo.runs.errors import UserError
+from proximo.runs.files import write_atomically
+from proximo.runs.folder import RunFolder
+from proximo.runs.metrics import MetricsWriter
+from proximo.runs.recorder import Recorder
+from proximo.runs.signals import Interrupted, StopRequest
+
+STOP_AT = "stop-at"
+"""Why a run ended that was told where to end."""
+
+
+class Trained(Protocol):
+    """What a session asks of a training, whatever it trains."""
+
+    config: Any
+    """With `checkpoint_every`, steps between two checkpoints, and `keep`, how many numbered ones stay."""
+    interruptible: Callable[[], AbstractContextManager[None]]
+    batch: Batch | None
+
+    @property
+    def done(self) -> int:
+        """Environment steps or responses so far."""
+
+    def iterate(self) -> dict[str, Any]:
+        """One iteration; what was seen, by name."""
+
+    def rewind(self) -> None:
+        """Go back to before the iteration in progress."""
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that decides how the run goes on."""
+
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Take over what `state` gave."""
+
+
+class Session:
+    """A training in its folder.
+
+    Args:
+        training: what is trained.
+        folder: open.
+        recorder: told of an iteration that fails.
+        stop: asked before each iteration and within it.
+        stop_at: steps after which to stop; None goes on to the end.
+    """
+
+    def __init__(
+        self, training: Trained, folder: RunFolder, recorder: Recorder, stop: StopRequest, stop_at: int | None
+    ) -> None:
+        self.training, self.folder, self.recorder = training, folder, recorder
+        self.stop, self.stop_at = stop, stop_at
+        training.interruptible = stop.interruptible
+
+    @property
+    def stopped(self) -> str | None:
+        """What asks to stop here: a signal's name, `stop-at`, or None."""
+        at = self.stop_at
+        return self.stop.requested or (STOP_AT if at is not None and self.training.done >= at else None)
+
+    def iterate(self) -> dict[str, Any] | None:
+        """One iteration, or as if it had never begun.
+
+        Returns:
+            What was seen; None if a signal asked to stop and the iteration did not end in time: it is done again when
+            the run goes on.
+
+        Raises:
+            UserError: it failed. The weights, the optimiser and the generators are as before it, and in a checkpoint;
+                if the update failed, its batch is kept too.
+        """
+        training, done = self.training, self.training.done
+        training.batch = None
+        try:
+            return training.iterate()
+        except Interrupted:
+            training.rewind()
+            return None
+        except UserError:
+            training.rewind()
+            if done:
+                self.save()
+            raise
+        except InvariantError as error:
+            self.recorder.failure(done, error)
+            training.rewind()
+            self.save()
+            raise UserError(
+                f"{error} (after {done:,} steps of {self.folder.path}; the update was undone: what was right before it "
+                f"is in checkpoints/{step_name(done)}{self._keep_batch()})"
+            ) from error
+
+    def due(self, before: int) -> bool:
+        """Whether the steps since `before` passed a point at which a checkpoint is to be written."""
+        every = self.training.config.checkpoint_every
+        return self.training.done // every > before // every
+
+    def save(self) -> Path:
+        """Write a numbered checkpoint of everything."""
+        tensors, state = self.training.state()
+        name = step_name(self.training.done)
+        return save_checkpoint(self.folder.checkpoints, name, tensors, state, keep=self.training.config.keep)
+
+    def _keep_batch(self) -> str:
+        """The batch that an update failed on, for whoever wants to know why."""
+        batch = self.training.batch
+        if batch is None:
+            return ""
+        tensors = {"action": batch.action, "log_prob": batch.log_prob, "value": batch.value, "weight": batch.weight}
+        tensors |= {"advantages": batch.advantages, "returns": batch.returns, **batch.inputs}
+        whole = {name: x.detach().to("cpu", copy=True).contiguous() for name, x in tensors.items()}
+        file = self.folder.path / "failed-batch.safetensors"
+        write_atomically(file, safetensors.torch.save(whole))
+        return f", its batch in {file.name}"
+
+
+def resume(training: Trained, folder: RunFolder, metrics: MetricsWriter) -> bool:
+    """Go on from the last whole checkpoint; what was written after it goes.
+
+    Returns:
+        False when the run ended before its first one.
+
+    Raises:
+        UserError: it does not fit this training.
+    """
+    path = latest_checkpoint(folder.checkpoints)
+    if path is None:
+        metrics.truncate_after(-1)
+        return False
+    load_into(training, path)
+    metrics.truncate_after(training.done)
+    return True
+
+
+def load_into(training: Trained, path: Path) -> None:
+    """Load a checkpoint.
+
+    Raises:
+        UserError: it is damaged, or does not fit this training.
+    """
+    tensors, state = load_checkpoint(path)
+    try:
+        training.load(tensors, state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        # What a file of another origin, or of other settings, runs into; each of these says what does not fit.
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise UserError(
+            f"{path} does not fit this run ({reason}): put back the settings that it was made with, or start a new run"
+        ) from error

@@ -1,0 +1,172 @@
+"""An iteration that fails or is given up leaves everything as before it, in a checkpoint that says why."""
+
+import os
+import signal
+import time
+
+import control_tasks
+import gymnasium
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from control_runs import running
+
+import proximo
+from proximo.control.training import Training
+from proximo.core.invariants import InvariantError
+from proximo.runs.checkpoint import load_checkpoint
+from proximo.runs.errors import UserError
+from proximo.runs.metrics import read_metrics
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")  # what a blow-up is
+
+PLAN = {
+    "progress": "quiet",
+    "environments": 2,
+    "rollout_length": 32,
+    "steps": 640,
+    "episodes": 2,
+    "update": {"epochs": 4, "minibatch_size": 16},
+    "network": {"hidden": [8]},
+    "normalizers": {"observations": True, "rewards": "scale"},
+}
+
+
+def snapshot(training):
+    tensors, state = training.state()
+    return {name: x.clone() for name, x in tensors.items()}, state
+
+
+def same(before, after):
+    (a, state_a), (b, state_b) = before, after
+    assert state_a == state_b
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+@pytest.mark.parametrize("kind", ["closed form", "autograd", "recurrent", "adaptive"])
+def test_an_update_that_blows_up_is_undone_to_the_last_bit(kind):
+    settings = {"recurrent": {"network": {"memory": "gru"}}, "adaptive": {"update": {"adaptive_kl": 0.01}}}
+    source = control_tasks.recall if kind == "recurrent" else "CartPole-v1"
+    normalizers = {"observations": True, "rewards": "scale"}
+    with running(source, closed_form=kind != "autograd", normalizers=normalizers, **settings.get(kind, {})) as training:
+        training.iterate()
+        before = snapshot(training)
+        # A step so long that the second minibatch has no finite loss: weights, moments and generators have moved.
+        step = training.optimizer.step
+
+        def leap(norm=None):
+            result = step(norm)
+            training.optimizer.flat.data.mul_(1e30)
+            return result
+
+        training.optimizer.step = leap
+        with pytest.raises(InvariantError, match="not-finite"):
+            training.iterate()
+        assert not torch.equal(training.optimizer.flat, training.before._weights)
+        training.rewind()
+        same(before, snapshot(training))
+        del training.optimizer.step
+        training.iterate()
+
+
+def test_a_run_whose_loss_is_not_finite_stops_with_the_cause_and_can_be_replayed(tmp_path):
+    folder = tmp_path / "run"
+    plan = {**PLAN, "learning_rate": "1e-3 -> 1e36", "run": str(folder)}
+    with pytest.raises(UserError) as caught:
+        proximo.train("Pendulum-v1", **plan)
+    message = str(caught.value)
+    assert "not-finite" in message
+    assert "failed-batch.safetensors" in message
+    (name,) = (p.name for p in (folder / "checkpoints").glob("step-*"))
+    assert f"checkpoints/{name}" in message
+    tensors, state = load_checkpoint(folder / "checkpoints" / name)
+    assert all(bool(torch.isfinite(x).all()) for x in tensors.values() if x.is_floating_point())
+    rows = read_metrics(folder / "metrics.jsonl")
+    assert state["progress"]["steps"] == max((row["step"] for row in rows), default=64)
+    batch = safetensors.torch.load_file(folder / "failed-batch.safetensors")
+    assert batch["advantages"].numel() == 64
+    assert bool(torch.isfinite(batch["advantages"]).all())
+    # The same command repeats that very update: the same batch, the same end.
+    with pytest.raises(UserError) as again:
+        proximo.train("Pendulum-v1", **plan)
+    assert str(again.value) == message
+    repeated = safetensors.torch.load_file(folder / "failed-batch.safetensors")
+    assert all(torch.equal(batch[key], repeated[key]) for key in batch)
+    # And with a smaller step it goes on.
+    done = proximo.train("Pendulum-v1", **{**plan, "learning_rate": 1e-3}, allow_change=True)
+    assert done.results["steps"] >= 640
+
+
+class Slow(gymnasium.Env):
+    """CartPole that asks itself to stop in step `at`, and from then on takes 30 ms for a step."""
+
+    def __init__(self, at):
+        self.at, self.env, self.steps = at, gymnasium.make("CartPole-v1"), 0
+        self.observation_space, self.action_space = self.env.observation_space, self.env.action_space
+
+    def reset(self, *, seed=None, options=None):
+        return self.env.reset(seed=seed)
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if self.at and self.steps >= self.at:
+            time.sleep(0.03)
+        return self.env.step(action)
+
+
+def test_sigterm_in_a_long_iteration_saves_what_was_before_it_and_loses_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr("proximo.runs.signals.StopRequest.__init__.__defaults__", (0.2,))
+    plan = {**PLAN, "environments": 1, "rollout_length": 64, "steps": 640}
+    whole = proximo.train(lambda: Slow(0), run=str(tmp_path / "whole"), **plan)
+    started = time.monotonic()
+    # The first rollout only shows what the numbers look like: step 200 is in the third one that is learnt from.
+    stopped = proximo.train(lambda: Slow(200), run=str(tmp_path / "stopped"), **plan)
+    assert time.monotonic() - started < 10.0
+    assert stopped.stopped == "SIGTERM"
+    assert stopped.results["steps"] == 192
+    done = proximo.train(lambda: Slow(0), run=str(tmp_path / "stopped"), **plan)
+    a, b = (load_checkpoint(run.path / "checkpoints" / "final")[0] for run in (whole, done))
+    assert all(torch.equal(a[name], b[name]) for name in a if name.startswith(("policy", "optimizer", "scaler")))
+
+
+def test_an_environment_that_fails_costs_only_the_iteration_it_failed_in(tmp_path):
+    healthy = {"on": False}
+
+    class Breaking(gymnasium.Wrapper):
+        steps = 0
+
+        def step(self, action):
+            self.steps += 1
+            if self.steps == 150 and not healthy["on"]:
+                raise OSError("the simulator is gone")
+            return self.env.step(action)
+
+    def make():
+        return Breaking(gymnasium.make("Pendulum-v1"))
+
+    plan = {**PLAN, "run": str(tmp_path / "run")}
+    with pytest.raises(UserError, match="the simulator is gone"):
+        proximo.train(make, **plan)
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    assert checkpoint.name == f"step-{256:012d}", "150 steps of two environments are 44 into the fifth rollout"
+    healthy["on"] = True
+    done = proximo.train(make, **plan)
+    whole = proximo.train(make, **{**plan, "run": str(tmp_path / "whole")})
+    a, b = (load_checkpoint(run.path / "checkpoints" / "final")[0] for run in (whole, done))
+    assert all(torch.equal(a[name], b[name]) for name in a if name.startswith(("policy", "optimizer", "scaler")))
+
+
+def test_the_first_iteration_can_be_undone_too():
+    with running("CartPole-v1") as training:
+        before = snapshot(training)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Training, "_measure", lambda *_: (_ for _ in ()).throw(InvariantError("seen")))
+            with pytest.raises(InvariantError):
+                training.iterate()
+        training.rewind()
+        same(before, snapshot(training))
+        assert np.isinf(training.best_return)
