@@ -131,15 +131,7 @@ def run_training(
             progress.message(changed)
         before = training.progress.steps
         with StopRequest() as stop:
-            session = Session(
-                training,
-                folder,
-                Recorder(metrics, progress),
-                stop,
-                every=config.checkpoint_every,
-                keep=config.keep,
-                stop_at=call.stop_at,
-            )
+            session = Session(training, folder, Recorder(metrics, progress), stop, call.stop_at)
             stopped = _iterate(training, session)
         if stopped:
             return _stopped(training, folder, config, stopped, progress)

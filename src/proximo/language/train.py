@@ -102,15 +102,7 @@ def run_ppo(
         if changed := opening.settle(f"{training.done:,} responses"):
             progress.message(changed)
         with StopRequest() as stop:
-            session = Session(
-                training,
-                folder,
-                Recorder(metrics, progress),
-                stop,
-                every=config.checkpoint_every,
-                keep=config.keep,
-                stop_at=call.stop_at,
-            )
+            session = Session(training, folder, Recorder(metrics, progress), stop, call.stop_at)
             ended = _iterate(training, session)
         if ended is None:
             progress.message(f"{session.stopped}: saved in {folder.path}; the same command goes on")
