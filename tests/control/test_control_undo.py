@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import control_tasks
@@ -15,7 +17,7 @@ from control_runs import running
 import proximo
 from proximo.control.training import Training
 from proximo.core.invariants import InvariantError
-from proximo.runs.checkpoint import load_checkpoint
+from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint
 from proximo.runs.errors import UserError
 from proximo.runs.metrics import read_metrics
 
@@ -133,31 +135,90 @@ def test_sigterm_in_a_long_iteration_saves_what_was_before_it_and_loses_nothing_
     assert all(torch.equal(a[name], b[name]) for name in a if name.startswith(("policy", "optimizer", "scaler")))
 
 
-def test_an_environment_that_fails_costs_only_the_iteration_it_failed_in(tmp_path):
-    healthy = {"on": False}
+class Failing(gymnasium.Wrapper):
+    """Pendulum that does its deed in step 150, unless `healed` exists."""
 
-    class Breaking(gymnasium.Wrapper):
-        steps = 0
+    def __init__(self, deed, healed):
+        super().__init__(gymnasium.make("Pendulum-v1"))
+        self.deed, self.healed, self.steps = deed, healed, 0
 
-        def step(self, action):
-            self.steps += 1
-            if self.steps == 150 and not healthy["on"]:
+    def step(self, action):
+        self.steps += 1
+        observation, *rest = self.env.step(action)
+        if self.steps == 150 and not self.healed.exists():
+            if self.deed == "raise":
                 raise OSError("the simulator is gone")
-            return self.env.step(action)
+            if self.deed == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.deed == "hang":
+                time.sleep(1000)
+            observation[0] = np.nan
+        return observation, *rest
 
-    def make():
-        return Breaking(gymnasium.make("Pendulum-v1"))
 
-    plan = {**PLAN, "run": str(tmp_path / "run")}
-    with pytest.raises(UserError, match="the simulator is gone"):
-        proximo.train(make, **plan)
+@pytest.mark.parametrize(
+    ("deed", "backend", "message"),
+    [
+        (
+            "raise",
+            "gymnasium",
+            r"environment 0 .* failed at its step 150 \(last action .*: OSError: the simulator",
+        ),
+        ("nan", "gymnasium", r"environment 0 .* returned nan in its observation \[0\] at its step 150"),
+        ("raise", "subprocess", r"environment 0 .* failed at its step 150 \(last action"),
+        ("kill", "subprocess", r"the process of environment \d .* was killed by SIGKILL in step 150 \(last action"),
+        ("hang", "subprocess", r"environment 0 .* did not answer within 0\.5 s in step 150 \(last action .*timeout"),
+    ],
+)
+def test_an_environment_that_fails_costs_only_the_iteration_it_failed_in(tmp_path, deed, backend, message):
+    healed = tmp_path / "healed"
+    plan = {**PLAN, "environment_timeout": 0.5, "backend": backend, "run": str(tmp_path / "run")}
+    with pytest.raises(UserError, match=message):
+        proximo.train(lambda: Failing(deed, healed), **plan)
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
-    assert checkpoint.name == f"step-{256:012d}", "150 steps of two environments are 44 into the fifth rollout"
-    healthy["on"] = True
-    done = proximo.train(make, **plan)
-    whole = proximo.train(make, **{**plan, "run": str(tmp_path / "whole")})
+    assert checkpoint.name == f"step-{256:012d}", "step 150 is in the fifth rollout of 32"
+    healed.touch()
+    done = proximo.train(lambda: Failing(deed, healed), **plan)
+    whole = proximo.train(lambda: Failing(deed, healed), **{**plan, "run": str(tmp_path / "whole")})
     a, b = (load_checkpoint(run.path / "checkpoints" / "final")[0] for run in (whole, done))
     assert all(torch.equal(a[name], b[name]) for name in a if name.startswith(("policy", "optimizer", "scaler")))
+
+
+SLOW = """
+import sys, time
+import gymnasium
+from proximo.cli import main
+
+class Slow(gymnasium.Wrapper):
+    def step(self, action):
+        if not sys.argv[2:]:
+            print("step", flush=True)
+            time.sleep(0.2)
+        return self.env.step(action)
+
+def make():
+    return Slow(gymnasium.make("CartPole-v1"))
+
+sys.modules["slow"] = sys.modules["__main__"]
+sizes = ["--environments", "1", "--rollout-length", "1000", "--update.minibatch-size", "500", "--steps", "1000"]
+sizes += ["--normalizers.observations", "False", "--normalizers.rewards", "off"]
+sys.exit(main(["train", "slow:make", "--quiet", "--run", sys.argv[1], *sizes, "--episodes", "1"]))
+"""
+
+
+def test_sigterm_is_answered_within_ten_seconds_though_the_iteration_takes_minutes(tmp_path):
+    command = [sys.executable, "-c", SLOW, str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "step\n"
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert time.monotonic() - asked < 10.0
+    assert latest_checkpoint(tmp_path / "run" / "checkpoints").name == f"step-{0:012d}"
+    again = subprocess.run([*command, "fast"], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 1000
 
 
 def test_the_first_iteration_can_be_undone_too():

@@ -94,6 +94,8 @@ class TrainConfig:
     """Steps of each environment per iteration."""
     options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     """Arguments for the environment's maker."""
+    environment_timeout: float = 60.0
+    """Seconds that an environment in a process of its own may take for one step or reset before the run gives it up."""
     frame_stack: int = 1
     """Observations shown together, the last one last."""
     mask_key: str | None = None
@@ -123,6 +125,8 @@ class TrainConfig:
         for name in ("steps", "environments", "rollout_length", "frame_stack", "checkpoint_every", "keep", "episodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        if not self.environment_timeout > 0:
+            raise ValueError(f"environment_timeout = {self.environment_timeout} must be positive")
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must lie in [0, 1]")

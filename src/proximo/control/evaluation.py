@@ -67,6 +67,7 @@ def evaluation_environments(config: TrainConfig, source: str | Callable[..., Any
         min(episodes, MOST_TOGETHER),
         backend=config.backend,
         options=options,
+        timeout=config.environment_timeout,
         frame_stack=config.frame_stack,
         any_count=True,
     )

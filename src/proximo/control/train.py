@@ -110,6 +110,7 @@ def run_training(
             config.environments,
             backend=config.backend,
             options=config.options,
+            timeout=config.environment_timeout,
             frame_stack=config.frame_stack,
         )
         stack.callback(environments.close)

@@ -94,7 +94,7 @@ class WatchedSubprocesses:
                 self._end()
                 raise UserError(
                     f"environment {index} of {self._name} did not answer within {self._timeout:g} s "
-                    f"{self._when(index)}: mend what it waits for"
+                    f"{self._when(index)}: mend what it waits for, or raise environment_timeout"
                 )
 
     def _died(self) -> UserError:
