@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -16,6 +16,7 @@ _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and se
 
   proximo train HalfCheetah-v5 --preset tuned --steps 1e6 --seed 0 --run runs/cheetah
   proximo evaluate runs/cheetah --episodes 20
+  proximo doctor runs/cheetah
   proximo environments cheetah
   proximo presets
 
@@ -56,6 +57,20 @@ class PresetsArguments:
     """Only those for this task."""
     json: bool = False
     """Print one JSON object instead of a table."""
+
+
+@dataclass(frozen=True)
+class DoctorArguments:
+    """Say what is wrong and what to change first: of a run's folder, or of an environment with random actions."""
+
+    what: tyro.conf.Positional[str]
+    """Folder of a run (control or language), or an environment as `proximo train` takes it."""
+    seed: int = 0
+    """Of an environment and of the random actions."""
+    backend: Literal["auto", "envpool", "gymnasium", "subprocess"] = "auto"
+    """What steps an environment."""
+    json: bool = False
+    """Print one JSON object instead of text."""
 
 
 def train(arguments: list[str]) -> int:
@@ -162,6 +177,14 @@ def presets(arguments: list[str]) -> int:
     return 0
 
 
+def doctor(arguments: list[str]) -> int:
+    """`proximo doctor RUN|ENVIRONMENT`: what broke in a run and what to change; or an environment before training."""
+    asked = parse(DoctorArguments, json_flag(arguments), "doctor")
+    from proximo.cli_doctor import examine
+
+    return examine(asked.what, asked.seed, asked.backend, as_json=asked.json)
+
+
 def rlhf(arguments: list[str]) -> int:
     """`proximo rlhf sft|reward|ppo|all|chat`: a language model trained from human judgement."""
     from proximo.cli_rlhf import main as stages
@@ -174,6 +197,7 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": evaluate,
     "environments": environments,
     "presets": presets,
+    "doctor": doctor,
     "rlhf": rlhf,
 }
 

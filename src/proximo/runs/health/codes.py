@@ -122,6 +122,8 @@ _RUN = (
         "raise gamma: 1 / (1 - gamma) steps are seen",
     ),
     Code("P024", "too-many-epochs", "a rollout is learnt from until it says nothing new", "lower update.epochs"),
+    Code("P020", "step-too-large", "the policy changes too much in one update", "lower learning_rate; set target_kl"),
+    Code("P022", "step-too-small", "the policy hardly changes", "raise learning_rate"),
     Code(
         "P050",
         "reward-hacking",
@@ -134,8 +136,6 @@ _RUN = (
         "responses become much longer or shorter than they were",
         "make the judge blind to length, or subtract a price per word",
     ),
-    Code("P020", "step-too-large", "the policy changes too much in one update", "lower learning_rate; set target_kl"),
-    Code("P022", "step-too-small", "the policy hardly changes", "raise learning_rate"),
     Code(
         "P026",
         "entropy-rising",
@@ -211,6 +211,19 @@ class Finding:
     severity: Severity
     evidence: str
     """The numbers that say so: "KL 0.9 nats, clip fraction 0.7"."""
+
+    def plain(self) -> dict[str, str]:
+        """For JSON."""
+        code = self.code
+        return {
+            "code": code.number,
+            "slug": code.slug,
+            "severity": self.severity,
+            "cause": code.cause,
+            "evidence": self.evidence,
+            "remedy": code.remedy,
+            "page": code.page,
+        }
 
     @property
     def rank(self) -> tuple[int, int]:

@@ -5,10 +5,11 @@ the healthy runs of `docs/doctor.md`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 from proximo.runs.health.codes import Finding, Severity, found
-from proximo.runs.health.history import History, number
+from proximo.runs.health.history import WINDOW, History, number
 
 Row = Mapping[str, Any]
 Rule = Callable[[Row, History], Iterator[Finding]]
@@ -183,13 +184,14 @@ def reference(row: Row, history: History) -> Iterator[Finding]:
 
 
 def memory(row: Row, history: History) -> Iterator[Finding]:
-    """Resident memory that has risen by a fifth, 100 MB and more, and in both halves of the last 32 iterations."""
+    """Resident memory that has risen by a fifth, 100 MB and more, and in each quarter of the last 32 iterations."""
     now, recent = number(row.get("memory_mb")), history.recent("memory_mb")
-    if now is None or len(recent) < 32:
+    if now is None or len(recent) < WINDOW:
         return
-    start, middle = recent[0], recent[len(recent) // 2]
-    grown = now - start
-    if grown > max(100.0, 0.2 * start) and min(middle - start, now - middle) > 0.3 * grown:
+    marks = [*recent[:: WINDOW // 4], now]
+    grown = now - marks[0]
+    steps = [later - earlier for earlier, later in pairwise(marks)]
+    if grown > max(100.0, 0.2 * marks[0]) and min(steps) > 0.1 * grown:
         yield found("P045", "amber", f"{grown:,.0f} MB more in {len(recent)} iterations")
 
 

@@ -1,0 +1,54 @@
+"""What the truth meter finds in the rows, over the whole run."""
+
+from collections.abc import Iterator
+
+from proximo.runs.doctor.diagnosis import Change, Diagnosis, change
+from proximo.runs.doctor.record import Record
+from proximo.runs.health import Finding, TruthMeter, verdict_on_error
+
+_ONCE = frozenset({"P010", "P011", "P012", "P013", "P014", "P015", "P016"})
+"""What must not happen once. Of the others a quarter of the iterations must say so."""
+_SEEN_WHOLE = frozenset({"P020", "P025", "P030", "P052", "P053", "P054"})
+"""What the doctor judges from the whole run instead."""
+
+
+def stopped(run: Record) -> Iterator[Diagnosis]:
+    """An invariant ended the run."""
+    if run.error is not None:
+        for finding in verdict_on_error(RuntimeError(run.error["error"])).findings:
+            yield Diagnosis(finding, iteration=len(run.rows))
+
+
+def meter(run: Record) -> Iterator[Diagnosis]:
+    """The worst of what was found under each code, if it was found often enough."""
+    instrument, seen = TruthMeter(), dict[str, list[tuple[int, Finding]]]()
+    for i, row in enumerate(run.rows):
+        for finding in instrument.judge(row).findings:
+            seen.setdefault(finding.code.number, []).append((i, finding))
+    for number, found in seen.items():
+        often = len(found) >= 0.25 * len(run.rows)
+        if number in _SEEN_WHOLE or not (often or number in _ONCE):
+            continue
+        reds = [(i, f) for i, f in found if f.severity == "red"]
+        # An amber habit with one red outlier is amber, but for what must not happen at all.
+        chosen = reds if reds and (number in _ONCE or len(reds) > 0.5 * len(found)) else found
+        ambers = [(i, f) for i, f in chosen if f.severity == "amber"]
+        iteration, finding = (reds if chosen is reds else ambers)[0]
+        share = f"; {len(found)} of {len(run.rows)} iterations"
+        yield Diagnosis(
+            Finding(finding.code, finding.severity, finding.evidence + share), _changes(number, run), iteration
+        )
+
+
+def _changes(number: str, run: Record) -> tuple[Change, ...]:
+    """Settings, where one helps; else the code's remedy is all there is to say."""
+    if number == "P031" and not run.language:
+        return (change("normalizers.rewards", run.setting("normalizers.rewards"), "scale"),)
+    if number == "P040":
+        return (change("normalizers.observations", run.setting("normalizers.observations"), "True"),)
+    if number == "P016":
+        return (change("temperature", run.setting("temperature"), 1.0), Change("sample without top-k and top-p"))
+    if number == "P051":
+        now = run.setting("kl.coefficient") or 0.0
+        return (change("kl.coefficient", now, max(0.05, 2 * now)),)
+    return ()

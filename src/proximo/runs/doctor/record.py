@@ -1,0 +1,87 @@
+"""A run as it lies on disk: its rows as columns, its settings by name."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from proximo.runs.configuration import read_toml
+from proximo.runs.errors import UserError
+from proximo.runs.health.history import number
+from proximo.runs.metrics import read_metrics
+
+EVALUATION = "evaluation.json"
+"""What an independent judge measured of a language run, beside its `config.toml`."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run left behind."""
+
+    config: Mapping[str, Any]
+    """As `config.toml` has it."""
+    rows: tuple[Mapping[str, Any], ...]
+    """One per iteration."""
+    error: Mapping[str, Any] | None = None
+    """The row of the error that ended it."""
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def language(self) -> bool:
+        """Whether it trained a language model."""
+        return "prompts" in self.config
+
+    def column(self, name: str) -> np.ndarray:
+        """`[n]` float64, one for each iteration, NaN where it was not measured."""
+        return np.array([np.nan if (x := number(row.get(name))) is None else x for row in self.rows], np.float64)
+
+    def measured(self, name: str) -> np.ndarray:
+        """The column without what was not measured, `[m]`, m <= n."""
+        column = self.column(name)
+        return column[np.isfinite(column)]
+
+    def setting(self, name: str) -> Any:
+        """A setting by its dotted name; None where it is unset."""
+        table: Any = self.config
+        for part in name.split("."):
+            table = table.get(part) if isinstance(table, Mapping) else None
+        return None if table == "none" else table
+
+
+def read_record(folder: Path) -> Record:
+    """Read a run's folder.
+
+    Raises:
+        UserError: it holds no run, or a file is damaged, or there is no iteration yet.
+    """
+    if not (folder / "config.toml").is_file():
+        raise UserError(f"{folder} holds no run (no config.toml): check the path")
+    if not (folder / "metrics.jsonl").is_file():
+        raise UserError(f"{folder} has no metrics.jsonl, so there is nothing to go by: run it first")
+    rows = read_metrics(folder / "metrics.jsonl")
+    iterations = tuple(row for row in rows if "error" not in row)
+    errors = [row for row in rows if "error" in row]
+    if not rows:
+        raise UserError(f"{folder} has no iteration yet: wait for the first")
+    return Record(read_toml(folder / "config.toml"), iterations, errors[-1] if errors else None, _evaluation(folder))
+
+
+def _evaluation(folder: Path) -> dict[str, Any]:
+    file = folder / EVALUATION
+    if not file.exists():
+        return {}
+    try:
+        return dict(json.loads(file.read_text()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} can not be read ({error}); delete it") from error
+
+
+def start_and_end(values: np.ndarray) -> tuple[float, float]:
+    """Medians of the first and the last tenth (one value at least); NaN where nothing was measured."""
+    if not len(values):
+        return np.nan, np.nan
+    share = max(1, len(values) // 10)
+    return float(np.median(values[:share])), float(np.median(values[-share:]))

@@ -1,0 +1,97 @@
+"""From a run to a diagnosis, and the screen that shows it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proximo.runs.doctor import exploration, invariants, responses, step, task
+from proximo.runs.doctor.diagnosis import Diagnosis
+from proximo.runs.doctor.record import Record, read_record
+from proximo.runs.doctor.story import colours, went_well
+
+_BOTH = (
+    invariants.meter,
+    step.no_clip,
+    step.epochs,
+    step.too_large,
+    step.too_small,
+    step.fell_off,
+    exploration.critic,
+)
+_CONTROL = (
+    exploration.entropy_collapsed,
+    exploration.entropy_rising,
+    task.no_reward,
+    task.ending_pays,
+    task.never_ends,
+    task.horizon,
+)
+_LANGUAGE = (responses.reward_hacking, responses.length_drift, responses.no_end, responses.duplicates)
+SHOWN = 5  # diagnoses that fit a screen; JSON has all
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the doctor says of a run."""
+
+    run: str
+    iterations: int
+    steps: int
+    diagnoses: tuple[Diagnosis, ...]
+    """The worst first."""
+    good: tuple[str, ...]
+    colours: dict[str, int]
+
+    @property
+    def health(self) -> str:
+        """The colour of the worst diagnosis."""
+        return self.diagnoses[0].finding.severity if self.diagnoses else "green"
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "run": self.run,
+            "health": self.health,
+            "iterations": self.iterations,
+            "steps": self.steps,
+            "findings": [diagnosis.plain() for diagnosis in self.diagnoses],
+            "went_well": list(self.good),
+            "iterations_by_health": self.colours,
+        }
+
+
+def diagnose(run: Record) -> tuple[Diagnosis, ...]:
+    """All that is wrong with a run, the worst first."""
+    found = list(invariants.stopped(run))
+    if run.rows:
+        for rule in (*_BOTH, *(_LANGUAGE if run.language else _CONTROL)):
+            found += rule(run)
+    return tuple(sorted(found, key=lambda diagnosis: diagnosis.finding.rank))
+
+
+def examine_run(folder: Path) -> Report:
+    """The doctor's report on a run's folder.
+
+    Raises:
+        UserError: it holds no run, or a file is damaged.
+    """
+    run = read_record(folder)
+    steps = int(run.rows[-1]["step"]) if run.rows else 0
+    return Report(str(folder), len(run.rows), steps, diagnose(run), tuple(went_well(run)), colours(run))
+
+
+def format_report(report: Report) -> str:
+    """One screen, the worst first."""
+    counts = ", ".join(f"{n} {colour}" for colour, n in report.colours.items() if n)
+    lines = [f"{report.health}  {report.run}: {report.iterations} iterations, {report.steps:,} steps ({counts})"]
+    for diagnosis in report.diagnoses[:SHOWN]:
+        finding = diagnosis.finding
+        lines += ["", f"{finding.severity} {finding.code.label}: {finding.code.cause}", f"  seen    {finding.evidence}"]
+        changes = [str(change) for change in diagnosis.changes] or [finding.code.remedy]
+        lines += [f"  {'change' if i == 0 else '':<6}  {text}" for i, text in enumerate(changes)]
+        lines.append(f"  more    {finding.code.page}")
+    if len(report.diagnoses) > SHOWN:
+        lines += ["", f"and {len(report.diagnoses) - SHOWN} more; --json lists all"]
+    if report.good:
+        lines += ["", "went well"] + [f"  {sentence}" for sentence in report.good]
+    return "\n".join(lines)

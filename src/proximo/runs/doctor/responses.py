@@ -1,0 +1,83 @@
+"""What became of a language model's responses."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from proximo.runs.doctor.diagnosis import Change, Diagnosis, change, diagnosis
+from proximo.runs.doctor.record import Record, start_and_end
+
+
+def reward_hacking(run: Record) -> Iterator[Diagnosis]:
+    """The score rose by more than its spread, and variety was lost or a judge that was held out disagrees."""
+    before, after = start_and_end(run.measured("score"))
+    spread = run.measured("score_std")
+    if not len(spread) or not after - before > max(spread[0], 1e-6):
+        return
+    variety, same = (start_and_end(run.measured(name)) for name in ("distinct_2", "duplicates"))
+    lengths, kl = start_and_end(run.measured("response_length")), start_and_end(run.measured("kl"))[1]
+    said = [f"score {before:.2f} -> {after:.2f}", f"KL {kl:.0f} nats"]
+    said.append(f"distinct-2 {variety[0]:.2f} -> {variety[1]:.2f}")
+    said.append(f"length {lengths[0]:.0f} -> {lengths[1]:.0f}")
+    rise, error = run.evaluation.get("rise_sd"), run.evaluation.get("rise_se", 0.0)
+    worse = rise is not None and rise < -2 * error
+    if worse:
+        said.append(f"held-out judge {rise:+.2f} standard deviations")
+    if worse or variety[1] < 0.6 * variety[0] or same[1] > same[0] + 0.3:
+        now = run.setting("kl.coefficient") or 0.0
+        yield diagnosis(
+            "P050",
+            "red",
+            ", ".join(said),
+            change("kl.coefficient", float(now), 4 * now if now else 0.05),
+            change("kl.budget", run.setting("kl.budget"), max(1.0, round(kl / 4))),
+        )
+
+
+def length_drift(run: Record) -> Iterator[Diagnosis]:
+    """Length changed by half; red where the score follows it from the start."""
+    before, after = start_and_end(run.measured("response_length"))
+    if not before > 0 or 0.5 <= after / before <= 1.5:
+        return
+    follows = run.measured("score_length_correlation")
+    pull = float(np.median(follows[: max(1, len(follows) // 2)])) if len(follows) else 0.0
+    yield diagnosis(
+        "P053",
+        "red" if abs(pull) > 0.8 and (pull > 0) == (after > before) else "amber",
+        f"{before:.0f} tokens at first, {after:.0f} at the end; correlation of score and length {pull:.2f}",
+        Change("make the judge blind to length"),
+        change("kl.coefficient", run.setting("kl.coefficient"), max(0.05, 4 * (run.setting("kl.coefficient") or 0.0))),
+    )
+
+
+def no_end(run: Record) -> Iterator[Diagnosis]:
+    """Red where responses never ended by themselves; amber where they have stopped doing so."""
+    finished = run.measured("finished")
+    if not len(finished):
+        return
+    before, after = start_and_end(finished)
+    limit = run.setting("response_limit")
+    changes = [Change("fine-tune on responses that end with EOS")]
+    if isinstance(limit, int):
+        changes.insert(0, change("response_limit", limit, 2 * limit))
+    if run.setting("missing_eos_floor") is None:
+        changes.append(change("missing_eos_floor", None, -1.0))
+    if max(before, after) < 0.1:
+        yield diagnosis("P052", "red", f"{after:.0%} of the responses ended before {limit} tokens", *changes)
+    elif after < 0.1:
+        yield diagnosis(
+            "P052", "amber", f"{before:.0%} of the responses ended at first, {after:.0%} at the end", *changes
+        )
+
+
+def duplicates(run: Record) -> Iterator[Diagnosis]:
+    """A third more of the responses than at first repeat another."""
+    before, after = start_and_end(run.measured("duplicates"))
+    if after > before + 0.3:
+        now = run.setting("kl.coefficient") or 0.0
+        yield diagnosis(
+            "P054",
+            "amber",
+            f"{before:.0%} at first, {after:.0%} at the end",
+            change("kl.coefficient", now, max(0.05, 2 * now)),
+        )

@@ -1,0 +1,140 @@
+"""How far the policy moved: too far, too little, without a clip, for too many epochs."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from proximo.core.schedules import Schedule
+from proximo.runs.doctor.diagnosis import Change, Diagnosis, change, diagnosis
+from proximo.runs.doctor.exploration import SMALLEST_STD
+from proximo.runs.doctor.record import Record
+from proximo.runs.health.codes import Severity
+
+SOUND_KL = 0.01  # nats per update: in the middle of the healthy runs of docs/doctor.md (0.001 to 0.03)
+
+
+def no_clip(run: Record) -> Iterator[Diagnosis]:
+    """Several epochs without a clip, and a KL no clipped run shows."""
+    kl = _median(run, "approx_kl")
+    if run.setting("update.clip") is None and run.setting("update.epochs") != 1 and kl > 0.05:
+        yield diagnosis(
+            "P021",
+            "red",
+            f"KL {kl:.2g} nats per update with update.clip = none and {run.setting('update.epochs')} epochs",
+            change("update.clip", None, 0.2),
+        )
+
+
+def epochs(run: Record) -> Iterator[Diagnosis]:
+    """More than twice the usual 3 to 10 epochs (Schulman et al. 2017), and a quarter of the samples is clipped."""
+    count, fraction, kl = run.setting("update.epochs"), _median(run, "clip_fraction"), _median(run, "approx_kl")
+    if isinstance(count, int) and count > 20 and fraction > 0.25:
+        yield diagnosis(
+            "P024",
+            "red",
+            f"{count} epochs, KL {kl:.2g} nats, clip fraction {fraction:.2g}",
+            change("update.epochs", count, 10),
+            change("update.target_kl", run.setting("update.target_kl"), 0.03),
+        )
+
+
+def too_large(run: Record) -> Iterator[Diagnosis]:
+    """KL that no limit in use allows: 0.1 nats as a habit; or 5 once (e^-5: the old policy did that 1 time in 150)."""
+    kl, std = np.nan_to_num(run.column("approx_kl")), run.column("std")
+    if std[0] < SMALLEST_STD:  # KL = (change of the mean)^2 / (2 std^2): it is the deviation that is too small
+        return
+    worst, habit = int(kl.argmax()), float(np.median(kl))
+    stopped = _stopped_share(run)
+    if kl[worst] > 5 or habit > 0.1:
+        yield diagnosis("P020", "red", _cliff(run, worst), *_smaller(run, float(kl[worst])), iteration=worst)
+    elif stopped > 0.5:
+        yield diagnosis(
+            "P020",
+            "red",
+            f"in {stopped:.0%} of the iterations one gradient step passed target_kl",
+            *_smaller(run, 1000 * SOUND_KL),
+        )
+    elif kl[worst] > 0.1:
+        yield diagnosis("P020", "amber", _cliff(run, worst), *_smaller(run, float(kl[worst])), iteration=worst)
+
+
+def too_small(run: Record) -> Iterator[Diagnosis]:
+    """A fiftieth of the smallest healthy KL (0.001) and nothing clipped, in the first half, before a schedule ends."""
+    half = slice(0, max(1, len(run.rows) // 2))
+    kl, fraction = run.column("approx_kl")[half], run.column("clip_fraction")[half]
+    if len(kl) < 3 or not np.isfinite(kl).any():
+        return
+    usual = float(np.nanmedian(kl))
+    if usual < 2e-5 and np.nanmedian(fraction) < 1e-3 and not collapsed(run) and _stopped_share(run) < 0.5:
+        # KL grows with the square of the step.
+        factor = min(1000.0, (0.5 * SOUND_KL / max(usual, 1e-12)) ** 0.5)
+        yield diagnosis("P022", "red", f"KL {usual:.2g} nats per update", _rate(run, factor))
+
+
+def fell_off(run: Record) -> Iterator[Diagnosis]:
+    """More than half of what had been won was lost again; or a third of what there was from the start."""
+    returns = run.column("score" if run.language else "return")
+    known = np.flatnonzero(np.isfinite(returns))
+    if len(known) < 5:
+        return
+    first, last = returns[known[0]], returns[known[-1]]
+    best = int(known[returns[known].argmax()])
+    won, lost = returns[best] - first, returns[best] - last
+    size = max(abs(first), abs(returns[best]), 1e-9)
+    if lost > 0.3 * size and lost > 0.5 * won:
+        steep = _steepest(returns, known, best)
+        severity: Severity = "red" if lost > 0.8 * won else "amber"
+        yield diagnosis("P043", severity, _cliff(run, steep), *_smaller(run, 4 * SOUND_KL), iteration=steep)
+
+
+def collapsed(run: Record) -> bool:
+    """Whether the policy has become deterministic: then no step moves it, however large."""
+    entropy = run.measured("entropy")
+    return "std" not in run.rows[0] and len(entropy) > 0 and bool(entropy.min() < 0.05 * entropy[0])
+
+
+def _stopped_share(run: Record) -> float:
+    """Share of the iterations that `target_kl` ended after one gradient step."""
+    stopped = (run.column("stopped_by_kl") > 0) & (run.column("gradient_steps") == 1)
+    return float(stopped.mean())
+
+
+def _median(run: Record, name: str) -> float:
+    values = run.measured(name)
+    return float(np.median(values)) if len(values) else 0.0
+
+
+def _cliff(run: Record, iteration: int) -> str:
+    """What happened there: KL, clip fraction, and what became of the return in the iterations after it."""
+    row = run.rows[iteration]
+    said = [f"at iteration {iteration}: KL {row.get('approx_kl') or 0.0:.2g} nats"]
+    said.append(f"clip fraction {row.get('clip_fraction') or 0.0:.2g}")
+    name = "score" if run.language else "return"
+    returns = run.column(name)
+    before = returns[: iteration + 1][np.isfinite(returns[: iteration + 1])]
+    after = returns[iteration + 1 :][np.isfinite(returns[iteration + 1 :])]
+    if len(before) and len(after):
+        said.append(f"{name} {before[-1]:,.4g}, at worst {after.min():,.4g} afterwards")
+    return ", ".join(said)
+
+
+def _steepest(returns: np.ndarray, known: np.ndarray, best: int) -> int:
+    """The iteration after the best one in which most was lost."""
+    after = known[known >= best]
+    return int(after[1:][np.diff(returns[after]).argmin()]) if len(after) > 1 else best
+
+
+def _smaller(run: Record, kl: float) -> tuple[Change, ...]:
+    # KL grows with the square of the step.
+    changes = [_rate(run, min(0.5, max(0.01, (SOUND_KL / kl) ** 0.5)))]
+    if run.setting("update.target_kl") is None:
+        changes.append(change("update.target_kl", None, 0.03))
+    return tuple(changes)
+
+
+def _rate(run: Record, factor: float) -> Change:
+    rate: Any = run.setting("learning_rate")
+    schedule = Schedule.parse(rate)
+    start, end = (f"{x * factor:.1g}" for x in (schedule.start, schedule.end))
+    return Change("learning-rate", str(rate), start if start == end else f"'{start} -> {end}'")

@@ -1,0 +1,39 @@
+"""What went well, in a few sentences."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+from proximo.runs.doctor.record import Record
+from proximo.runs.health import TruthMeter
+
+
+def went_well(run: Record) -> list[str]:
+    """Sentences about what a run reached and what was sound in it."""
+    return [*_reached(run), *_sound(run)]
+
+
+def colours(run: Record) -> dict[str, int]:
+    """How many iterations were green, amber and red."""
+    meter = TruthMeter()
+    counts = Counter(meter.judge(row).health for row in run.rows)
+    return {colour: counts[colour] for colour in ("green", "amber", "red")}
+
+
+def _reached(run: Record) -> Iterator[str]:
+    name = "score" if run.language else "return"
+    values = run.measured(name)
+    if len(values) and values[-1] > values[0]:
+        yield f"{name} {values[0]:,.4g} -> {values[-1]:,.4g} (best {values.max():,.4g})"
+
+
+def _sound(run: Record) -> Iterator[str]:
+    explained, kl = run.measured("explained_variance"), run.measured("approx_kl")
+    if len(explained) and (late := float(np.median(explained[-max(1, len(explained) // 4) :]))) > 0.5:
+        yield f"the critic explains {late:.0%} of the returns' variance"
+    if len(kl) and 1e-4 < np.median(kl) < 0.05:
+        yield f"updates of a sound size (KL {np.median(kl):.2g} nats)"
+    deviation = run.measured("ratio_deviation")
+    if len(deviation):
+        yield f"the policy that learnt was the one that acted (ratio 1 within {deviation.max():.1g})"

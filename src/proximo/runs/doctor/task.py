@@ -1,0 +1,66 @@
+"""What the environment gives: rewards, ends, horizon."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from proximo.runs.doctor.diagnosis import Change, Diagnosis, change, diagnosis
+from proximo.runs.doctor.record import Record, start_and_end
+
+
+def no_reward(run: Record) -> Iterator[Diagnosis]:
+    """Every reward is 0; or every episode of the run returned the same."""
+    means, spreads = run.measured("reward_mean"), run.measured("reward_std")
+    returns, episodes = run.measured("return"), run.measured("episodes")
+    if len(means) >= 3 and not means.any() and not spreads.any():
+        yield diagnosis("P041", "red", f"every reward of {run.rows[-1]['step']:,} steps was 0")
+    elif len(returns) >= 5 and np.ptp(returns) == 0 and episodes[-1] >= 20:
+        yield diagnosis("P041", "amber", f"each of {episodes[-1]:,.0f} episodes returned {returns[0]:,.4g}")
+
+
+def ending_pays(run: Record) -> Iterator[Diagnosis]:
+    """Every step costs, no episode is ever cut, and they become shorter and shorter.
+
+    A task that is solved by ending early looks the same from here, unless its first episodes ran into a time limit:
+    amber, and the page says how to tell.
+    """
+    lengths, returns = run.column("episode_length"), run.column("return")
+    known = np.isfinite(lengths) & np.isfinite(returns)
+    if known.sum() < 5 or run.measured("truncations").any() or (run.measured("reward_mean") >= 0).any():
+        return
+    first, last = start_and_end(lengths[known])
+    if last < 0.8 * first and np.corrcoef(lengths[known], returns[known])[0, 1] < -0.9:
+        rewards = run.measured("reward_mean")
+        yield diagnosis(
+            "P042",
+            "amber",
+            f"episodes of {first:.0f} steps became {last:.0f}, at a reward of {np.median(rewards):.2g} per step",
+            Change("look at the reward's sign: is a failure what ends an episode?"),
+        )
+
+
+def never_ends(run: Record) -> Iterator[Diagnosis]:
+    """No episode in 4,000 steps of each environment; the usual limits are 200 to 1,000."""
+    episodes, each = run.measured("episodes"), run.rows[-1]["step"] / (run.setting("environments") or 1)
+    if len(episodes) and episodes[-1] == 0 and each >= 4000:
+        yield diagnosis(
+            "P044",
+            "red",
+            f"no episode ended in {each:,.0f} steps of each environment",
+            Change("wrap the environment in gymnasium.wrappers.TimeLimit"),
+        )
+
+
+def horizon(run: Record) -> Iterator[Diagnosis]:
+    """A discount below 0.9, which sees less than a tenth of an episode."""
+    gamma, lengths = run.setting("gamma"), run.measured("episode_length")
+    if not isinstance(gamma, int | float) or not len(lengths) or gamma >= 0.9:
+        return
+    seen, length = 1 / (1 - gamma), float(np.median(lengths))
+    if seen < 0.1 * length:
+        yield diagnosis(
+            "P033",
+            "red",
+            f"gamma = {gamma} sees {seen:.1f} steps ahead, and an episode has {length:,.0f}",
+            change("gamma", float(gamma), "0.99"),
+        )

@@ -1,0 +1,114 @@
+"""Environments with one mistake each, examined with random actions; and sound ones, which are left alone."""
+
+import json
+
+import control_tasks as tasks
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from proximo.cli import main
+from proximo.control.actions import ActionSpec
+from proximo.control.examine import examine, random_actions
+from proximo.control.examine_rules import findings
+
+
+class Faulty(gymnasium.Env):
+    """Five numbers of size 1, episodes of 20 to 40 steps, rewards of size 1; and what `fault` says."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (5,), np.float32)
+
+    def __init__(self, fault=""):
+        self.fault, self.total = fault, 0
+        high = 1e4 if fault == "bounds" else 1.0
+        self.action_space = spaces.Box(-high, high, (2,), np.float32)
+        self.unseeded = np.random.default_rng()
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.now, self.limit = 0, int(self.np_random.integers(20, 40))
+        return self.observe(), {}
+
+    def observe(self):
+        x = self.np_random.normal(size=5)
+        if self.fault == "constant":
+            x[3] = 7.0
+        if self.fault == "large":
+            x[1] = 1e5 * x[1]
+        if self.fault == "leak":
+            x[0] += 1e-3 * self.total
+        if self.fault == "unseeded":
+            x[2] = self.unseeded.normal()
+        return x.astype(np.float32)
+
+    def step(self, action):
+        self.now += 1
+        self.total += 1
+        limit = {"at once": 1, "clock": 25}.get(self.fault, self.limit)
+        over = self.now >= limit and self.fault != "endless"
+        reward = {"no reward": 0.0, "large reward": 1e5}.get(self.fault, 1.0) * float(self.np_random.normal())
+        return self.observe(), reward, over, False, {}
+
+
+def seen(source, **options):
+    return [f.code.number for f in findings(examine(source, options=options))]
+
+
+@pytest.mark.parametrize(
+    ("fault", "numbers"),
+    [
+        ("", []),
+        ("endless", ["E001"]),
+        ("large reward", ["E002"]),
+        ("constant", ["E003"]),
+        ("large", ["E004"]),
+        ("unseeded", ["E005"]),
+        ("leak", ["E006"]),
+        ("bounds", ["E007"]),
+        ("clock", ["E008"]),
+        ("no reward", ["E010"]),
+        ("at once", ["E011"]),
+    ],
+)
+def test_one_fault_is_one_finding(fault, numbers):
+    assert seen(lambda: Faulty(fault)) == numbers
+
+
+@pytest.mark.parametrize("task", ["CartPole-v1", "Pendulum-v1", "Hopper-v5"])
+@pytest.mark.parametrize("backend", ["auto", "gymnasium"])
+def test_sound_environments_are_left_alone(task, backend):
+    assert findings(examine(task, backend=backend)) == []
+
+
+@pytest.mark.parametrize("source", [tasks.everything, tasks.hybrid, tasks.catch, tasks.recall])
+def test_every_kind_of_space_can_be_examined(source):
+    assert examine(source, steps=200).steps > 100
+
+
+def test_forbidden_actions_are_not_taken():
+    spec = ActionSpec.of(spaces.MultiDiscrete([3, 4], start=[0, 5]))
+    mask = np.array([[1, 0, 1, 0, 0, 0, 1]] * 500, bool)
+    actions = random_actions(spec, 500, np.random.default_rng(0), mask)
+    assert set(actions[:, 0].tolist()) == {0, 2}
+    assert set(actions[:, 1].tolist()) == {8}
+    free = random_actions(spec, 500, np.random.default_rng(0), None)
+    assert set(free[:, 1].tolist()) == {5, 6, 7, 8}
+
+
+def test_the_verb_tells_an_environment_from_a_run(tmp_path, capsys):
+    assert main(["doctor", "CartPole-v1"]) == 0
+    assert capsys.readouterr().out.startswith("green  CartPole-v1: ")
+    assert main(["doctor", "CartPole-v1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["health"] == "green"
+    run = str(tmp_path / "run")
+    assert main(["train", "CartPole-v1", "--steps", "2048", "--run", run, "--episodes", "1", "--quiet"]) == 0
+    capsys.readouterr()
+    assert main(["doctor", run]) == 0
+    assert capsys.readouterr().out.startswith(f"green  {run}: ")
+    assert main(["doctor", run, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["findings"] == []
+    assert main(["doctor", str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
+    assert main(["doctor", "CartPole-v2"]) == 2
+    assert "did you mean" in capsys.readouterr().err
