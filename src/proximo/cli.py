@@ -50,6 +50,22 @@ class EnvironmentsArguments:
 
 
 @dataclass(frozen=True)
+class VerifyArguments:
+    """Show that a run which stops and goes on is, bit for bit, the one that never stopped; or say what is not exact.
+
+    Trains a few iterations with the run's settings in temporary folders: through, stopped half-way, and killed. The
+    run itself is only read. The exit code is 1 where it does not hold.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a run of `proximo train` or `proximo rlhf ppo`."""
+    iterations: int | None = None
+    """Before the stop, and as many after it; 2 for an environment, 1 for a language model if not given."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+
+@dataclass(frozen=True)
 class PresetsArguments:
     """List the presets: their tasks, their numbers and where these come from."""
 
@@ -185,6 +201,14 @@ def doctor(arguments: list[str]) -> int:
     return examine(asked.what, asked.seed, asked.backend, as_json=asked.json)
 
 
+def verify_resume(arguments: list[str]) -> int:
+    """`proximo verify-resume RUN`: is a run that stops and goes on the run that never stopped?"""
+    asked = parse(VerifyArguments, json_flag(arguments), "verify-resume")
+    from proximo.cli_verify import verify
+
+    return verify(asked.run, asked.iterations, as_json=asked.json)
+
+
 def rlhf(arguments: list[str]) -> int:
     """`proximo rlhf sft|reward|ppo|all|chat`: a language model trained from human judgement."""
     from proximo.cli_rlhf import main as stages
@@ -198,6 +222,7 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "environments": environments,
     "presets": presets,
     "doctor": doctor,
+    "verify-resume": verify_resume,
     "rlhf": rlhf,
 }
 
@@ -208,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or given[0] in ("-h", "--help", "help"):
         print(_HELP, end="")
         for name, verb in _VERBS.items():
-            print(f"  {name:<13}{(verb.__doc__ or '').splitlines()[0]}")
+            print(f"  {name:<15}{(verb.__doc__ or '').splitlines()[0]}")
         print("\n`proximo VERB --help` tells more.")
         return 0 if given else 2
     if given[0] in ("-V", "--version"):

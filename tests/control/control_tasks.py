@@ -291,3 +291,24 @@ class Breaks(gymnasium.Env):
 
 def breaks(**options):
     return Breaks(**options)
+
+
+class Moody(gymnasium.Env):
+    """Shows something new in step 5 of an episode, whatever its seed."""
+
+    observation_space, action_space = gymnasium.spaces.Box(-1, 1, (3,)), gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.now = 0
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action):
+        self.now += 1
+        seen = np.zeros(3, np.float32)
+        if self.now == 5:
+            seen[1] = np.random.default_rng().random()
+        return seen, 1.0, False, self.now == 7, {}
+
+
+def moody(**options):
+    return Moody(**options)

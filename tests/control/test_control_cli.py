@@ -220,6 +220,31 @@ def test_a_change_that_is_allowed_lengthens_a_finished_run(prompt, run):
     assert {p: x for p, x in after.items() if p.name != "lock"} == {p: x for p, x in before.items() if p.name != "lock"}
 
 
+def test_verify_resume_says_it_in_text_and_json(prompt, tmp_path):
+    assert prompt("train", "CartPole-v1", "--quiet", "--run", "r", *SMALL, "--stop-at", "64")[0] == 0
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    code, out, _ = prompt("verify-resume", "r", "--iterations", "1")
+    assert code == 0
+    assert out.startswith("this run goes on exactly\n  stopped and gone on: equal to the last bit\n")
+    code, out, _ = prompt("verify-resume", "r", "--iterations", "1", "--json")
+    assert code == 0
+    assert json.loads(out)["exact"] is True
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+    refused(prompt("verify-resume", "nowhere"), "nowhere holds no run")
+    refused(prompt("verify-resume", "r", "--iterations", "0"), "--iterations 0 must be at least 1")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.toml").write_text("x = 1\n")
+    refused(prompt("verify-resume", "other"), "no run of proximo train")
+
+
+def test_a_run_that_does_not_go_on_exactly_is_told_by_the_exit_code(prompt):
+    assert prompt("train", "control_tasks:moody", "--quiet", "--run", "r", *SMALL, "--stop-at", "64")[0] == 0
+    code, out, _ = prompt("verify-resume", "r", "--iterations", "1")
+    assert code == 1
+    assert out.startswith("this run does NOT go on exactly\n  stopped and gone on: NOT equal; iteration ")
+    assert "because control_tasks:moody does not follow from its seed and actions" in out
+
+
 def copied(run, to):
     import shutil
 

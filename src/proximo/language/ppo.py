@@ -122,8 +122,7 @@ class PPOTraining:
             UserError: a judge fails.
         """
         started, self.seconds = time.perf_counter(), {}
-        self.before.remember()
-        self._before = self._cursor
+        self.remember()
         done = self.progress.responses / self.config.responses
         if self.config.update.adaptive_kl is None:
             self.optimizer.learning_rate = self._learning_rate(done)
@@ -275,6 +274,11 @@ class PPOTraining:
     @property
     def _cursor(self) -> tuple[int, bool | None, float | None, float | None]:
         return self.prompts.taken, self.sampler_log_probs, self.parity, self.gap
+
+    def remember(self) -> None:
+        """Note where `rewind` goes back to."""
+        self.before.remember()
+        self._before = self._cursor
 
     def rewind(self) -> None:
         """Go back to before the iteration in progress."""

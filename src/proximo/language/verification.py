@@ -1,0 +1,59 @@
+"""Whether a language run goes on bit for bit, and if not, whether its judges are to blame."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from proximo.language.ppo_configuration import PPOConfig
+from proximo.language.rewards import RewardTerm
+from proximo.language.train import make_training, run_ppo
+from proximo.runs.opening import Call
+from proximo.runs.verification import Verification, verify
+
+
+def verify_language(config: PPOConfig, iterations: int, rewards: Sequence[RewardTerm] | None = None) -> Verification:
+    """Train with `config` for twice as many iterations: through, stopped half-way, and killed.
+
+    Args:
+        config: of the run.
+        iterations: before the stop, and as many after it.
+        rewards: judges made in Python; those of `config.rewards` if None.
+
+    Raises:
+        UserError: the run can not be trained at all.
+    """
+    size = config.batch
+    end = 2 * iterations * size
+    # A time limit is no part of what can be repeated, nor is a budget that may be used up.
+    short = replace(
+        config,
+        responses=max(config.responses, end + size),
+        checkpoint_every=max(size, (3 * iterations * size) // 2),
+        minutes=None,
+        kl=replace(config.kl, budget=None),
+        keep=9,
+    )
+
+    def train(folder: Path, stop_at: int) -> None:
+        run_ppo(replace(short, run=str(folder)), mode="quiet", rewards=rewards, call=Call(stop_at))
+
+    with tempfile.TemporaryDirectory(prefix="proximo-verify-") as home:
+        return verify(train, Path(home), middle=iterations * size, end=end, causes=lambda: _causes(short, rewards))
+
+
+def _causes(config: PPOConfig, rewards: Sequence[RewardTerm] | None) -> list[str]:
+    """What differs between two samplings with the same seed, and between two opinions on the same responses."""
+    training, _ = make_training(config, rewards)
+    rollouts = []
+    for _ in range(2):
+        training.remember()
+        _, seen = training.collect()
+        rollouts.append(seen)
+        training.rewind()
+    one, two = rollouts
+    pairs = zip(one.judged.responses, two.judged.responses, strict=True)
+    if other := [i for i, (a, b) in enumerate(pairs) if a != b]:
+        return [f"sampling on {training.device.type} does not follow from the seed: response {other[0]} differs"]
+    differing = [name for name in one.each if not bool((one.each[name] == two.each[name]).all())]
+    return [f"judge {name} does not give the same responses the same score twice" for name in differing]

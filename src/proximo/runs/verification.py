@@ -1,0 +1,174 @@
+"""Whether a run that stops and goes on is the run that never stopped, bit for bit, and where it is not."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, step_name, step_of
+from proximo.runs.errors import UserError
+from proximo.runs.metrics import read_metrics
+
+Train = Callable[[Path, int], Any]
+"""Trains in a folder, or goes on there, and stops with a checkpoint at a number of steps."""
+
+_OF_THE_MACHINE = ("time", "seconds", "memory", "tokens_per_second", "health", "findings")
+_OF_THE_PROCESS = ("random/torch", "random/numpy", "random/python", "random/cuda")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A run beside the one that went through."""
+
+    what: str
+    """What happened to it."""
+    exact: bool
+    tensors: tuple[str, ...] = ()
+    """Those of the last checkpoint that differ."""
+    largest: float = 0.0
+    """Largest difference in them, relative to the tensor's largest number."""
+    settings: tuple[str, ...] = ()
+    """What else in the checkpoint differs."""
+    iteration: int | None = None
+    """The first one whose metrics differ, counted from 1."""
+    metrics: tuple[str, ...] = ()
+    """Those that differ in it."""
+
+    @property
+    def line(self) -> str:
+        """One sentence."""
+        if self.exact:
+            return f"{self.what}: equal to the last bit"
+        found = []
+        if self.iteration is not None:
+            found.append(f"iteration {self.iteration} is the first that differs, in {_some(self.metrics)}")
+        if self.tensors:
+            found.append(f"{_some(self.tensors)} differ in the checkpoint, by up to {self.largest:.1e} of their size")
+        if self.settings:
+            found.append(f"{_some(self.settings)} in the checkpoint's state differ")
+        return f"{self.what}: NOT equal; {'; '.join(found)}"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was compared, and what is not exact."""
+
+    comparisons: tuple[Comparison, ...]
+    causes: tuple[str, ...] = ()
+    """Why it cannot hold, as far as it was found."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether every run was the one that went through."""
+        return all(comparison.exact for comparison in self.comparisons)
+
+    @property
+    def lines(self) -> list[str]:
+        """For people."""
+        verdict = "this run goes on exactly" if self.exact else "this run does NOT go on exactly"
+        return [verdict, *(f"  {c.line}" for c in self.comparisons), *(f"because {cause}" for cause in self.causes)]
+
+    def describe(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"exact": self.exact, "comparisons": [asdict(c) for c in self.comparisons], "causes": list(self.causes)}
+
+
+def verify(train: Train, home: Path, *, middle: int, end: int, causes: Callable[[], list[str]]) -> Verification:
+    """Train through, with a stop, after a kill and, if one of these differs, once more.
+
+    Args:
+        train: with a scheduled checkpoint somewhere after `middle` and before `end`.
+        home: an empty folder.
+        middle: where to stop for a while.
+        end: where to stop for good.
+        causes: asked when something differs; what of the world is not repeatable.
+    """
+    whole, stopped, killed = home / "whole", home / "stopped", home / "killed"
+    train(whole, end)
+    train(stopped, middle)
+    train(stopped, end)
+    found = [compare("stopped and gone on", whole, stopped)]
+    shutil.copytree(whole, killed)
+    if scheduled := _forget_the_last(killed / "checkpoints"):
+        train(killed, end)
+        found.append(compare(f"killed and gone on from the checkpoint at {scheduled:,}", whole, killed))
+    if all(comparison.exact for comparison in found):
+        return Verification(tuple(found))
+    train(home / "again", end)
+    again = compare("not stopped, only done again", whole, home / "again")
+    reasons = causes()
+    if not again.exact:
+        reasons.append("the same settings do not give the same run twice, so that no stop is to blame")
+    elif not reasons:
+        reasons.append("the run itself is repeatable, so that a checkpoint must lack something: please report it")
+    return Verification((*found, again), tuple(reasons))
+
+
+def compare(what: str, whole: Path, other: Path) -> Comparison:
+    """Two runs' last checkpoints and metrics.
+
+    Args:
+        what: happened to the other.
+        whole: folder of the one that went through.
+        other: folder of the other.
+
+    Raises:
+        UserError: one of them has no checkpoint.
+    """
+    (a, state_a), (b, state_b) = (_last(folder) for folder in (whole, other))
+    tensors = [name for name in sorted(a.keys() | b.keys()) if not _same(a.get(name), b.get(name))]
+    tensors = [name for name in tensors if not name.startswith(_OF_THE_PROCESS)]
+    settings = [key for key in sorted(state_a.keys() | state_b.keys()) if state_a.get(key) != state_b.get(key)]
+    settings = [key for key in settings if key != "random" or "random/generators" in str(tensors)]
+    iteration, metrics = _first_difference(whole, other)
+    exact = not (tensors or settings or metrics)
+    largest = max((_distance(a.get(name), b.get(name)) for name in tensors), default=0.0)
+    return Comparison(what, exact, tuple(tensors), largest, tuple(settings), iteration, metrics)
+
+
+def _last(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    path = latest_checkpoint(folder / "checkpoints")
+    if path is None:
+        raise UserError(f"{folder} has no checkpoint to compare: give more iterations")
+    return load_checkpoint(path)
+
+
+def _first_difference(whole: Path, other: Path) -> tuple[int | None, tuple[str, ...]]:
+    rows = [read_metrics(folder / "metrics.jsonl") for folder in (whole, other)]
+    for i in range(max(map(len, rows))):
+        one, two = (r[i] if i < len(r) else {} for r in rows)
+        keys = [key for key in sorted(one.keys() | two.keys()) if not key.startswith(_OF_THE_MACHINE)]
+        if differing := tuple(key for key in keys if one.get(key) != two.get(key)):
+            return i + 1, differing
+    return None, ()
+
+
+def _forget_the_last(checkpoints: Path) -> int | None:
+    """Remove the numbered checkpoint that a kill would have prevented; the step of the one before, if there is one."""
+    steps = sorted(step for item in checkpoints.iterdir() if (step := step_of(item.name)) is not None)
+    if len(steps) < 2:
+        return None
+    shutil.rmtree(checkpoints / step_name(steps[-1]))
+    return steps[-2]
+
+
+def _same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+    if a is None or b is None or a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    # Bits, for NaN is equal to nothing.
+    return a.numpy().tobytes() == b.numpy().tobytes() if a.dtype != torch.bfloat16 else torch.equal(a, b)
+
+
+def _distance(a: torch.Tensor | None, b: torch.Tensor | None) -> float:
+    if a is None or b is None or a.shape != b.shape or not a.numel():
+        return float("inf")
+    a, b = a.double(), b.double()
+    return float((a - b).abs().max() / a.abs().max().clamp_min(1e-300))
+
+
+def _some(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:3])
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
