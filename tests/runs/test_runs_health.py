@@ -1,10 +1,15 @@
 """The truth meter on rows made by hand: what is named, how red, when, and that a resumed run is judged alike."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
+from proximo.control.configuration import TrainConfig
 from proximo.core.invariants import InvariantError, check_first_ratio
+from proximo.language.ppo_configuration import PPOConfig
+from proximo.runs.configuration import to_toml
 from proximo.runs.console import HEALTH, Progress
 from proximo.runs.health import CODES, TruthMeter, found, verdict_on_error
 from proximo.runs.metrics import MetricsWriter
@@ -187,3 +192,28 @@ def test_the_console_shows_the_verdict_and_says_why(tmp_path, capsys):
         "P012 ratio-not-one",
         "ratio-not-one: off by 1",
     )
+
+
+DOCS = Path(__file__).parents[2] / "docs/health"
+
+
+def test_every_code_has_its_page_and_every_page_its_code():
+    assert {f"docs/health/{page.name}" for page in DOCS.glob("*.md")} == {
+        "docs/health/README.md",
+        *(code.page for code in CODES.values()),
+    }
+    for code in CODES.values():
+        text = (DOCS.parents[1] / code.page).read_text()
+        assert text.startswith(f"# {code.label}\n")
+        for part in ("What you see", "What it means", "Why it happens", "What to change first"):
+            assert f"**{part}.**" in text, (code.label, part)
+    linked = re.findall(r"^\| \[(.+)\]\((.+)\) \| (.+) \|$", (DOCS / "README.md").read_text(), re.MULTILINE)
+    assert linked == [(code.label, Path(code.page).name, code.cause) for code in CODES.values()]
+
+
+def test_every_option_that_a_page_names_exists():
+    known = "\n".join(to_toml(config) for config in (TrainConfig(), PPOConfig()))
+    named = {option for page in DOCS.glob("*.md") for option in re.findall(r"--([a-z][\w.-]+)", page.read_text())}
+    assert len(named) > 15
+    for option in named:
+        assert re.search(rf"^{option.rpartition('.')[2].replace('-', '_')} = ", known, re.MULTILINE), option

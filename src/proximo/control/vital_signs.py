@@ -10,7 +10,6 @@ from proximo.control.normalizers import RewardScaler
 from proximo.control.policy import ControlPolicy
 from proximo.control.rollout import Rollout
 from proximo.core.batch import Batch
-from proximo.core.statistics import root_mean_square, weighted_moments
 
 
 def fingerprint(policy: ControlPolicy, scaler: RewardScaler) -> Tensor:
@@ -30,16 +29,19 @@ def vital_signs(policy: ControlPolicy, rollout: Rollout, batch: Batch) -> dict[s
     the environment gives them · `observation_rms`, the largest of all dimensions, and `observation_max`, both as
     the network sees them.
     """
-    valid = rollout.valid
-    reset = ~(valid if rollout.memory is None else valid.T).reshape(-1)
-    rewards = rollout.reward if valid.all() else rollout.reward[valid]
+    valid = rollout.valid if rollout.memory is None else rollout.valid.T
+    # NumPy, without a mask where none is needed: on small rollouts calls, not numbers, are what takes time.
+    every, real = bool(valid.all()), valid.reshape(-1)
+    columns = [x.reshape(-1).cpu().numpy() for x in (batch.value, batch.returns, batch.weight)]
+    values, returns = columns[:2] if every else (column[real] for column in columns[:2])
+    rewards = rollout.reward if every else rollout.reward[rollout.valid]
     signs: dict[str, Any] = {
-        "reset_row_weight": float(batch.weight.reshape(-1)[torch.from_numpy(reset)].sum()) if reset.any() else 0.0,
-        "terminations": int((rollout.terminated & valid).sum()),
+        "reset_row_weight": 0.0 if every else float(columns[2][~real].sum()),
+        "terminations": int((rollout.terminated & rollout.valid).sum()),
         **_truncations(rollout),
-        "value_rms": float(root_mean_square(batch.value, batch.weight)),
-        "return_rms": float(root_mean_square(batch.returns, batch.weight)),
-        "return_std": float(weighted_moments(batch.returns, batch.weight)[1].sqrt()),
+        "value_rms": float(np.sqrt(np.mean(values * values))),
+        "return_rms": float(np.sqrt(np.mean(returns * returns))),
+        "return_std": float(returns.std()),
         "reward_mean": float(rewards.mean()),
         "reward_std": float(rewards.std()),
     }
@@ -76,5 +78,5 @@ def _faked(rollout: Rollout, step: int, rows: np.ndarray, inputs: Any) -> int:
 
 def _observations(policy: ControlPolicy, vector: Tensor) -> dict[str, float]:
     seen = vector if policy.normalizer is None else policy.normalizer(vector)
-    squares = seen.square().flatten(0, -2).mean(0)
-    return {"observation_rms": float(squares.max().sqrt()), "observation_max": float(seen.abs().max())}
+    squares = seen.flatten(0, -2).square()
+    return {"observation_rms": float(squares.mean(0).max().sqrt()), "observation_max": float(squares.max().sqrt())}

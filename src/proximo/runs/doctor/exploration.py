@@ -23,10 +23,13 @@ def entropy_collapsed(run: Record) -> Iterator[Diagnosis]:
     values = run.column("std" if continuous else "entropy")
     if run.language or not np.isfinite(values[0]):
         return
+    bonus = _coefficient(run)
     gone = values < (SMALLEST_STD if continuous else 0.02 * values[0])
+    if bonus < 0:
+        gone |= values < 0.75 * values[0]  # on its way, and paid for it
     if not gone[-1]:
         return
-    began, bonus = int(gone.argmax()), _coefficient(run)
+    began = int(gone.argmax())
     severity: Severity = "red" if bonus < 0 or began == 0 or _suffered(run, began) else "amber"
     changes = []
     if bonus < 0 or not continuous:

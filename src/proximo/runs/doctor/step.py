@@ -85,7 +85,8 @@ def fell_off(run: Record) -> Iterator[Diagnosis]:
     if lost > 0.3 * size and lost > 0.5 * won:
         steep = _steepest(returns, known, best)
         severity: Severity = "red" if lost > 0.8 * won else "amber"
-        yield diagnosis("P043", severity, _cliff(run, steep), *_smaller(run, 4 * SOUND_KL), iteration=steep)
+        said = f"{returns[best]:,.4g} at iteration {best}, {last:,.4g} at the end; most was lost {_cliff(run, steep)}"
+        yield diagnosis("P043", severity, said, *_smaller(run, 4 * SOUND_KL), iteration=steep)
 
 
 def collapsed(run: Record) -> bool:

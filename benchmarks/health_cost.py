@@ -1,0 +1,67 @@
+"""What the truth meter costs: the share of a run's time, by a clock around every part of it.
+
+    python benchmarks/health_cost.py                                   # HalfCheetah-v5, tuned, 200,000 steps
+    python benchmarks/health_cost.py CartPole-v1 --steps 50000
+
+Measured in the run itself (measuring in `control.vital_signs`, judging in `runs.health`), not as the difference of two
+runs, which is smaller than their noise.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import proximo
+from proximo.control import training
+from proximo.runs.health.meter import TruthMeter
+from proximo.runs.metrics import read_metrics
+
+
+class Clock:
+    """Adds up the time spent in what it wraps."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, timed."""
+
+        def timed(*arguments: Any, **options: Any) -> Any:
+            begun = time.perf_counter()
+            try:
+                return function(*arguments, **options)
+            finally:
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begun
+
+        return timed
+
+
+def main() -> None:
+    """Train, and print the shares."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("environment", nargs="?", default="HalfCheetah-v5")
+    parser.add_argument("--steps", type=int, default=200_000)
+    arguments = parser.parse_args()
+    clock = Clock()
+    training.fingerprint = clock.around("normalisers' fingerprints", training.fingerprint)
+    training.vital_signs = clock.around("vital signs", training.vital_signs)
+    TruthMeter.judge = clock.around("verdict", TruthMeter.judge)  # type: ignore[method-assign]
+    TruthMeter.news = clock.around("messages", TruthMeter.news)  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory() as folder:
+        run = f"{folder}/run"
+        proximo.train(arguments.environment, steps=arguments.steps, run=run, episodes=1, progress="quiet")
+        rows = read_metrics(Path(run) / "metrics.jsonl")
+    whole = rows[-1]["time"]
+    shares = {name: seconds / whole for name, seconds in clock.seconds.items()}
+    print(json.dumps({"iterations": len(rows), "seconds": whole, "share": sum(shares.values()), **shares}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

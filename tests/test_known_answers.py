@@ -1,0 +1,19 @@
+"""The fast part of `benchmarks/doctor_known_answers.py`: runs really trained, each with one planted mistake."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+from doctor_known_answers import CASES, answer
+
+# Seeds other than those that the rules were written on (0).
+SEED = 11
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.fast], ids=lambda case: case.name)
+def test_the_doctor_names_the_planted_cause_first_and_leaves_healthy_runs_alone(case, tmp_path):
+    row = answer(case, tmp_path, SEED)
+    assert row["right"], row["findings"]
