@@ -121,6 +121,7 @@ def test_all_stages_leave_folders_that_transformers_loads(capsys, preset, files,
     assert seen["prompts"] == 20
     assert seen["kl"] > 0
     assert seen["examples"][0]["prompt"] == held_out[0]
+    assert json.loads((folder / "ppo" / "evaluation.json").read_text())["rise_sd"] == seen["rise_sd"]  # for the doctor
     # The same model before and after: nothing rose, nothing diverged.
     shutil.rmtree(folder / "ppo" / "policy")
     shutil.copytree(folder / "sft", folder / "ppo" / "policy")

@@ -196,6 +196,13 @@ def test_an_invariant_that_ended_a_run_comes_first():
         assert (first.finding.code.number, first.iteration) == ("P012", len(rows))
 
 
+def test_an_error_that_the_run_went_on_from_is_forgotten(tmp_path):
+    rows, error = control().rows, {"step": 5, "time": 1.0, "error": "ratio-not-one: off by 1"}
+    went_on = Record(CONTROL, (*rows[:5], error, *rows[5:]))
+    assert examine_run(folder(tmp_path / "on", went_on)).health == "green"
+    assert examine_run(folder(tmp_path / "ended", Record(CONTROL, (*rows, error)))).health == "red"
+
+
 def test_start_and_end_are_medians_of_a_tenth():
     assert start_and_end(np.arange(30.0)) == (1.0, 28.0)
     assert start_and_end(np.array([3.0])) == (3.0, 3.0)

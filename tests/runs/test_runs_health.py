@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from proximo.control.configuration import TrainConfig
-from proximo.core.invariants import InvariantError, check_first_ratio
+from proximo.core.batch import Batch
+from proximo.core.invariants import InvariantError, check_batch, check_first_ratio
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.runs.configuration import to_toml
 from proximo.runs.console import HEALTH, Progress
@@ -77,6 +79,8 @@ def test_sound_rows_are_green():
         ("P020", "amber", {"approx_kl": 0.5}),
         ("P020", "red", {"approx_kl": 5.0}),
         ("P020", "amber", {"stopped_by_kl": 1, "gradient_steps": 1}),
+        ("P020", "amber", {"clip_fraction": 0.8}),
+        ("P031", "amber", {"value_rms": 1e3}),
         ("P025", "amber", {"entropy": 0.01}),
         ("P025", "amber", {"std": 0.001}),
         ("P027", "amber", {"clipped_actions": 0.9}),
@@ -150,7 +154,9 @@ def test_the_error_of_an_invariant_is_a_red_verdict():
     with pytest.raises(InvariantError) as error:
         check_first_ratio(0.5, 1e-3)
     assert verdict_on_error(error.value).line == "red P012 ratio-not-one"
-    assert verdict_on_error(ValueError("something: else")).line == "green"
+    with pytest.raises(InvariantError) as error:
+        check_batch(Batch({}, *[torch.zeros(2)] * 6))
+    assert verdict_on_error(error.value).line == "red P002 weights"
 
 
 def recorder(folder, progress=None):
@@ -173,6 +179,16 @@ def test_a_resumed_run_is_judged_as_one_that_never_stopped(tmp_path):
     assert findings[0] == findings[1]
     assert "P030" in findings[0][-1]
     assert "P045" in findings[0][-1]
+
+
+def test_a_resumed_run_forgets_the_error_that_ended_it(tmp_path):
+    with (now := recorder(tmp_path)).metrics:
+        now.iteration(1, SOUND)
+        now.failure(1, InvariantError("ratio-not-one: off by 1"))
+    with (again := recorder(tmp_path)).metrics:
+        again.metrics.truncate_after(1)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["health"] for row in rows] == ["green"]
 
 
 def test_the_console_shows_the_verdict_and_says_why(tmp_path, capsys):

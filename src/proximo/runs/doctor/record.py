@@ -63,10 +63,10 @@ def read_record(folder: Path) -> Record:
         raise UserError(f"{folder} has no metrics.jsonl, so there is nothing to go by: run it first")
     rows = read_metrics(folder / "metrics.jsonl")
     iterations = tuple(row for row in rows if "error" not in row)
-    errors = [row for row in rows if "error" in row]
+    error = rows[-1] if rows and "error" in rows[-1] else None
     if not rows:
         raise UserError(f"{folder} has no iteration yet: wait for the first")
-    return Record(read_toml(folder / "config.toml"), iterations, errors[-1] if errors else None, _evaluation(folder))
+    return Record(read_toml(folder / "config.toml"), iterations, error, _evaluation(folder))
 
 
 def _evaluation(folder: Path) -> dict[str, Any]:

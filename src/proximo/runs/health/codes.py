@@ -34,6 +34,7 @@ class Code:
 # first in this list is told first, since it explains the other.
 _RUN = (
     Code("P001", "not-finite", "a number became NaN or infinite", "lower learning_rate; look for extreme rewards"),
+    Code("P002", "weights", "samples weigh less than nothing, or all of them nothing", "look at what sets the weights"),
     Code(
         "P012",
         "ratio-not-one",

@@ -93,9 +93,9 @@ def scales(row: Row, history: History) -> Iterator[Finding]:
     seen = number(row.get("observation_rms"))
     if severity := _level(seen, 30.0, 300.0):
         yield found("P040", severity, f"a dimension has a root mean square of {seen:,.3g}")
-    returns = number(row.get("return_rms"))
-    if severity := _level(returns, 500.0, 5000.0):
-        yield found("P031", severity, f"returns of size {returns:,.3g}, values of {row.get('value_rms') or 0.0:,.3g}")
+    returns, values = number(row.get("return_rms")) or 0.0, number(row.get("value_rms")) or 0.0
+    if severity := _level(max(returns, values), 500.0, 5000.0):
+        yield found("P031", severity, f"returns of size {returns:,.3g}, values of {values:,.3g}")
 
 
 def ends(row: Row, history: History) -> Iterator[Finding]:
@@ -117,8 +117,8 @@ def step_size(row: Row, history: History) -> Iterator[Finding]:
     """
     kl, fraction = number(row.get("approx_kl")), number(row.get("clip_fraction")) or 0.0
     severity = _level(kl, 0.1, 1.0)
-    if severity:
-        yield found("P020", severity, f"KL {kl:.2g} nats, clip fraction {fraction:.2g}")
+    if severity or fraction > 0.7:  # healthy: up to 0.5, in single iterations
+        yield found("P020", severity or "amber", f"KL {kl:.2g} nats, clip fraction {fraction:.2g}")
     elif row.get("stopped_by_kl") and number(row.get("gradient_steps")) == 1:
         yield found("P020", "amber", "one gradient step was enough to pass target_kl")
 
