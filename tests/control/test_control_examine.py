@@ -11,7 +11,7 @@ from gymnasium import spaces
 from proximo.cli import main
 from proximo.control.actions import ActionSpec
 from proximo.control.examine import examine, random_actions
-from proximo.control.examine_rules import findings
+from proximo.control.examine_rules import facts, findings
 
 
 class Faulty(gymnasium.Env):
@@ -84,6 +84,14 @@ def test_sound_environments_are_left_alone(task, backend):
 @pytest.mark.parametrize("source", [tasks.everything, tasks.hybrid, tasks.catch, tasks.recall])
 def test_every_kind_of_space_can_be_examined(source):
     assert examine(source, steps=200).steps > 100
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [("CartPole-v1", "never truncated"), ("Pendulum-v1", "never terminated"), (tasks.everything, "only")],
+)
+def test_the_facts_say_how_episodes_end(task, said):
+    assert said in facts(examine(task, steps=300))["ends"]
 
 
 def test_forbidden_actions_are_not_taken():

@@ -51,6 +51,13 @@ def test_the_panel_fits_every_terminal(width: int, changes: dict):
         assert ("environment" in text) == ("phases" not in changes)
 
 
+@pytest.mark.parametrize(("verdict", "colour"), [("green", "\x1b[32m"), ("red P012 ratio-not-one", "\x1b[1;31m")])
+def test_the_panel_shows_the_verdict_in_its_colour(verdict: str, colour: str):
+    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system="standard")
+    console.print(render(snapshot(values={**VALUES, "verdict": verdict})))
+    assert f"{colour}{verdict}" in console.file.getvalue()
+
+
 def test_plain_lines_go_to_stderr_at_their_time_and_the_last_state_always(capsys: pytest.CaptureFixture):
     with Progress("CartPole-v1", 100, mode="plain", every_seconds=1000, folder="runs/one") as progress:
         for step in (10, 20, 30):

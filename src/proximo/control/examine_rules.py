@@ -85,12 +85,23 @@ def facts(seen: Observed) -> dict[str, str]:
     scale = f"mean {rewards.mean():.3g}, deviation {rewards.std():.3g}, {rewards.min():.3g} to {rewards.max():.3g}"
     return {
         "episodes": episodes,
+        "ends": _how_they_end(seen),
         "reward": scale,
         "observation": numbers,
         "action": seen.action_space,
         "same seed": "same episode" if seen.repeats and seen.forgets else "another episode",
         "speed": f"{seen.rate:,.0f} steps/s ({COUNT} copies, {seen.backend})",
     }
+
+
+def _how_they_end(seen: Observed) -> str:
+    if not seen.lengths:
+        return "none was seen"
+    if not seen.truncated:
+        return "never truncated here: see that a time limit ends the episode of a policy that never fails"
+    if not seen.terminated:
+        return "never terminated here, only truncated: the critic is asked for the value beyond each end"
+    return "terminated and truncated"
 
 
 def plain(seen: Observed, wrong: list[Finding]) -> dict[str, Any]:
