@@ -102,7 +102,7 @@ def moved(training, batch, closed_form):
         double,
         *[getattr(batch, f).double() for f in ("action", "log_prob", "value", "advantages", "returns", "weight")],
     )
-    optimizer = FlatAdam(policy.parameters(), 0.01)
+    optimizer = FlatAdam(policy.parameters_by_layer(), 0.01)
     log_prob = policy.evaluate(batch).log_prob.detach()
     batch = batch.replace(log_prob=torch.where(batch.weight > 0, log_prob, batch.log_prob))
     settings = UpdateSettings(epochs=3, minibatch_size=len(batch), value_clip=0.2, entropy_coefficient=0.01)

@@ -128,7 +128,7 @@ def test_a_state_is_a_snapshot():
     other = FlatAdam(network(seed=1).parameters(), 1e-2)
     other.load_state(state)
     train(module, optimizer, range(2))
-    other.flat.grad.fill_(1.0)
+    other.gradient.fill_(1.0)
     other.step()
     assert state["step"] == 2
     assert all(torch.equal(state[name], kept[name]) for name in kept)

@@ -127,10 +127,11 @@ class ActionSpec:
 
     def _leaf(self, part: Part, columns: np.ndarray) -> np.ndarray:
         if part.kind == "box":
-            unit = np.tanh(columns) if self.squashed else columns.clip(-1.0, 1.0)
+            # minimum and maximum, since ndarray.clip takes three times as long on arrays this small
+            unit = np.tanh(columns) if self.squashed else np.minimum(np.maximum(columns, -1.0), 1.0)
             low, high = part.bounds
             # Rounding of the affine map may step over a bound, which some environments refuse.
-            columns = (low + (unit + 1.0) * (0.5 * (high - low))).clip(low, high)
+            columns = np.minimum(np.maximum(low + (unit + 1.0) * (0.5 * (high - low)), low), high)
             columns = np.rint(columns) if np.issubdtype(part.dtype, np.integer) else columns
         elif part.kind == "choice":
             columns = columns + np.asarray(part.start)

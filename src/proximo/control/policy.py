@@ -60,6 +60,16 @@ class ControlPolicy(nn.Module):
         self.network = ActorCritic(observations, actions.outputs, settings)
         self.log_std = nn.Parameter(torch.full((actions.continuous,), float(settings.log_std)))
 
+    def parameters_by_layer(self) -> list[nn.Parameter]:
+        """All parameters; where actor and critic are separate, their layers of one depth follow each other, so that a
+        flat vector of them has the two as one array (`closed_form`).
+        """
+        network = self.network
+        layers = [] if self.settings.shared else list(zip(network.actor, network.critic, strict=True))
+        paired = [p for pair in layers for both in zip(*(m.parameters() for m in pair), strict=True) for p in both]
+        known = {id(p) for p in paired}
+        return [*paired, *(p for p in self.parameters() if id(p) not in known)]
+
     @property
     def memory_size(self) -> int:
         """Numbers in the state of a recurrent policy; 0 for one without memory."""

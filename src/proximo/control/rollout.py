@@ -17,7 +17,7 @@ from proximo.runs.errors import UserError
 
 
 class Actor(Protocol):
-    """What acts: a `ControlPolicy`, or its `ClosedForm`."""
+    """What acts: a `ControlPolicy`, or its `ClosedForm`. Where `act` gives no value, `value` is asked afterwards."""
 
     def act(
         self, inputs: Mapping[str, Tensor], memory: Any = None, *, generator: torch.Generator | None = None
@@ -141,19 +141,26 @@ class Collector:
         episodes: list[tuple[float, int]] = []
         before = None if self._memory is None else self._memory.clone()
         clock = time.perf_counter
+        unwritten: list[tuple[int, Step, Tensor | None]] = []
         for t in range(self.length):
             start = clock()
             action = self.actor.act(self._inputs, self._memory, generator=self.generator)
-            self._remember(t, action)
             command = self.policy.actions.to_environment(action.action.cpu().numpy())
             acted = clock()
-            step = self.environments.step(command)
-            stepped = clock()
-            self.last_step = step
-            self._note(t, step, action.memory, finals)
-            episodes += self._counter.update(step)
-            self.seconds["environment"] += stepped - acted
-            self.seconds["policy"] += acted - start + clock() - stepped
+            self.environments.send(command)
+            sent = clock()
+            # What only has to be written down waits until the environments are at work.
+            self._remember(t, action)
+            self._write_down(unwritten, finals, episodes)
+            noted = clock()
+            step = self.environments.receive()
+            received = clock()
+            self._look(step, action.memory)
+            unwritten.append((t, step, action.memory))
+            self.seconds["environment"] += sent - acted + received - noted
+            self.seconds["policy"] += acted - start + noted - sent + clock() - received
+        self.last_step = step
+        self._write_down(unwritten, finals, episodes)
         return self._rollout(before, finals, episodes)
 
     def _remember(self, t: int, action: Action) -> None:
@@ -161,7 +168,8 @@ class Collector:
             self._store(f"inputs.{name}", t, x)
         self._store("action", t, action.action)
         self._store("log_prob", t, action.log_prob)
-        self._store("value", t, action.value)
+        if action.value is not None:
+            self._store("value", t, action.value)
         self._arrays["starts"][t] = self._starts
 
     def _store(self, name: str, t: int, x: Tensor) -> None:
@@ -175,6 +183,26 @@ class Collector:
         else:
             self._tensors[name][t] = x
 
+    def _look(self, step: Step, memory: Tensor | None) -> None:
+        """Turn to what the policy sees next."""
+        self._starts = step.started
+        self._inputs = self._encode(step.observation, step.mask, None)
+        if memory is not None:
+            started = torch.from_numpy(step.started).to(self.device)
+            memory = torch.where(started.unsqueeze(1), 0.0, memory)
+        self._memory = memory
+
+    def _write_down(
+        self,
+        steps: list[tuple[int, Step, Tensor | None]],
+        finals: list[FinalObservation],
+        episodes: list[tuple[float, int]],
+    ) -> None:
+        for t, step, memory in steps:
+            self._note(t, step, memory, finals)
+            episodes += self._counter.update(step)
+        steps.clear()
+
     def _note(self, t: int, step: Step, memory: Tensor | None, finals: list[FinalObservation]) -> None:
         arrays = self._arrays
         arrays["reward"][t], arrays["valid"][t] = step.reward, step.valid
@@ -185,12 +213,6 @@ class Collector:
                 inputs = self._encode(step.final_observation, None, rows)
                 index = torch.from_numpy(rows).to(self.device)
                 finals.append(FinalObservation(t, rows, inputs, None if memory is None else memory[index]))
-        self._starts = step.started
-        self._inputs = self._encode(step.observation, step.mask, None)
-        if memory is not None:
-            started = torch.from_numpy(step.started).to(self.device)
-            memory = torch.where(started.unsqueeze(1), 0.0, memory)
-        self._memory = memory
 
     def _encode(self, observation: Observation, mask: np.ndarray | None, rows: np.ndarray | None) -> dict[str, Tensor]:
         encoded = self.policy.observations.encode(observation)
@@ -223,13 +245,17 @@ class Collector:
         arrays, tensors = self._arrays, self._tensors
         valid = arrays["valid"]
         action = tensors["action"]
+        inputs = {n.removeprefix("inputs."): x for n, x in tensors.items() if n.startswith("inputs.")}
+        start = time.perf_counter()
+        value = tensors["value"] if "value" in tensors else self.actor.value(inputs)
+        self.seconds["policy"] += time.perf_counter() - start
         return Rollout(
-            inputs={n.removeprefix("inputs."): x for n, x in tensors.items() if n.startswith("inputs.")},
+            inputs=inputs,
             last_inputs=self._inputs,
             last_memory=self._memory,
             action=action,
             log_prob=tensors["log_prob"],
-            value=tensors["value"],
+            value=value,
             **{name: arrays[name] for name in ("reward", "terminated", "truncated", "valid", "starts")},
             last_starts=self._starts,
             memory=before,

@@ -61,7 +61,8 @@ class Action:
 
     action: Tensor
     log_prob: Tensor
-    value: Tensor
+    value: Tensor | None
+    """None where the critic is asked later, about a whole rollout at once."""
     memory: Tensor | None = None
     """State of a recurrent policy after this step, `[N, ...]`."""
 

@@ -4,12 +4,13 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 
 class FlatAdam:
     """Adam (Kingma & Ba 2015) on the concatenation of `parameters`, with clipping by global norm.
 
-    The parameters and their gradients become views of `flat` and `flat.grad`, so build it after the module is on its
+    The parameters and their gradients become views of `flat` and `gradient`, so build it after the module is on its
     device; loading a state dict into the module afterwards is fine, moving the module is not.
 
     Args:
@@ -25,26 +26,19 @@ class FlatAdam:
         parameters = list(parameters)
         if len({(p.dtype, p.device) for p in parameters}) != 1:
             raise ValueError("FlatAdam needs at least one parameter, and all of one type on one device")
-        self.flat = torch.cat([p.detach().reshape(-1) for p in parameters]).requires_grad_()
-        self.gradient: Tensor = torch.zeros_like(self.flat, requires_grad=False)
-        self.flat.grad = self.gradient
+        self.flat = torch.cat([p.detach().reshape(-1) for p in parameters])
+        self.gradient = torch.zeros_like(self.flat)
         start = 0
         for p in parameters:
             part = slice(start, start + p.numel())
-            p.data = self.flat.detach()[part].view(p.shape)
+            p.data = self.flat[part].view(p.shape)
             p.grad = self.gradient[part].view(p.shape)
             start = part.stop
         assert start == self.flat.numel(), "every parameter has its place in the flat vector"
-        self._adam = torch.optim.Adam([self.flat], lr=learning_rate, eps=epsilon, fused=True)
-
-    @property
-    def learning_rate(self) -> float:
+        self.learning_rate = learning_rate
         """Step size of the next step."""
-        return float(self._adam.param_groups[0]["lr"])
-
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        self._adam.param_groups[0]["lr"] = value
+        self._epsilon = epsilon
+        self._moments: dict[str, Tensor] = {}
 
     def zero_grad(self) -> None:
         """Empty the gradient in place (the parameters' views must stay)."""
@@ -60,13 +54,35 @@ class FlatAdam:
         if max_grad_norm is not None:
             # Multiplied whether or not it clips: no branch, hence no wait for the device.
             self.gradient.mul_((max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
-        self._adam.step()
+        if not self._moments:
+            self._moments = {
+                "step": torch.zeros((), dtype=torch.float32, device=self.flat.device),
+                "exp_avg": torch.zeros_like(self.gradient),
+                "exp_avg_sq": torch.zeros_like(self.gradient),
+            }
+        moments = self._moments
+        # torch's Adam as a function: its class adds 20 us of bookkeeping to a step that takes 10.
+        adam(
+            [self.flat],
+            [self.gradient],
+            [moments["exp_avg"]],
+            [moments["exp_avg_sq"]],
+            [],
+            [moments["step"]],
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.learning_rate,
+            weight_decay=0.0,
+            eps=self._epsilon,
+            maximize=False,
+        )
         return norm
 
     def state(self) -> dict[str, Tensor]:
-        """Moments and step count, for a checkpoint. Empty moments before the first step."""
-        state = self._adam.state[self.flat]
-        return {name: torch.as_tensor(value).clone() for name, value in state.items()} if state else {}
+        """Moments and step count, for a checkpoint. Empty before the first step."""
+        return {name: value.clone() for name, value in self._moments.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave.
@@ -74,16 +90,8 @@ class FlatAdam:
         Raises:
             ValueError: it belongs to a network of another size.
         """
-        if not state:
-            self._adam.state.clear()
-            return
-        if state["exp_avg"].shape != self.flat.shape:
+        if state and state["exp_avg"].shape != self.flat.shape:
             raise ValueError(
                 f"optimiser state of {state['exp_avg'].numel()} parameters, network has {self.flat.numel()}"
             )
-        device = self.flat.device
-        self._adam.state[self.flat] = {
-            "step": state["step"].to(device, torch.float32, copy=True),
-            "exp_avg": state["exp_avg"].to(device, copy=True),
-            "exp_avg_sq": state["exp_avg_sq"].to(device, copy=True),
-        }
+        self._moments = {name: value.to(self.flat.device, copy=True) for name, value in state.items()}

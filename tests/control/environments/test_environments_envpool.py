@@ -48,8 +48,8 @@ def test_rows_that_report_a_reset_are_those_without_an_elapsed_step():
     environments = EnvPoolEnvironments("CartPole-v1", 8, options={"max_episode_steps": 20})
     environments.reset(range(8))
     pool, elapsed = environments._pool, []
-    original = pool.step
-    pool.step = lambda actions: (result := original(actions), elapsed.append(result[-1]["elapsed_step"]))[0]
+    original = pool.recv
+    pool.recv = lambda: (result := original(), elapsed.append(result[-1]["elapsed_step"]))[0]
     resets = 0
     for t in range(120):
         step = environments.step(np.full(8, t // 9 % 2))

@@ -83,6 +83,18 @@ class VectorEnvironment(ABC):
                 space a dict of them.
         """
 
+    def send(self, actions: Any) -> None:
+        """Begins a step that `receive` ends; where the backend can, the environments compute in between.
+
+        Args:
+            actions: As for `step`.
+        """
+        self._sent = actions
+
+    def receive(self) -> Step:
+        """Ends the step that `send` began."""
+        return self.step(self._sent)
+
     @abstractmethod
     def close(self) -> None:
         """Frees what the environments hold; never hangs, and may be called twice."""

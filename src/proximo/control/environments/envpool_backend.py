@@ -100,7 +100,16 @@ class EnvPoolEnvironments(VectorEnvironment):
 
     def step(self, actions: Any) -> Step:
         """See `VectorEnvironment.step`."""
-        observation, reward, terminated, truncated, info = self._pool.step(np.asarray(actions))
+        self.send(actions)
+        return self.receive()
+
+    def send(self, actions: Any) -> None:
+        """See `VectorEnvironment.send`."""
+        self._pool.send(np.asarray(actions))
+
+    def receive(self) -> Step:
+        """See `VectorEnvironment.receive`."""
+        observation, reward, terminated, truncated, info = self._pool.recv()
         started, valid = self._over, ~self._over
         over = self._over = terminated | truncated
         reward = raw_reward = reward.astype(np.float64)

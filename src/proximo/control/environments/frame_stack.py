@@ -52,7 +52,16 @@ class FrameStack(VectorEnvironment):
 
     def step(self, actions: Any) -> Step:
         """See `VectorEnvironment.step`."""
-        step = self._environments.step(actions)
+        self.send(actions)
+        return self.receive()
+
+    def send(self, actions: Any) -> None:
+        """See `VectorEnvironment.send`."""
+        self._environments.send(actions)
+
+    def receive(self) -> Step:
+        """See `VectorEnvironment.receive`."""
+        step = self._environments.receive()
         reached = self._pushed(self._frames(step.final_observation))
         if step.started.any():
             self._stack = replace_rows(reached, step.started, self._repeated(self._frames(step.observation)))

@@ -16,7 +16,7 @@ class GuardedEnvironments(VectorEnvironment):
     """Refuses NaN, infinities, wrong shapes and masks that allow nothing, before they reach a statistic or a gradient.
 
     Raises:
-        UserError: From `reset` and `step`, naming the environment, its step and the offending entry.
+        UserError: From `reset` and `receive`, naming the environment, its step and the offending entry.
     """
 
     def __init__(self, environments: VectorEnvironment) -> None:
@@ -37,7 +37,16 @@ class GuardedEnvironments(VectorEnvironment):
 
     def step(self, actions: Any) -> Step:
         """See `VectorEnvironment.step`."""
-        step = self._environments.step(actions)
+        self.send(actions)
+        return self.receive()
+
+    def send(self, actions: Any) -> None:
+        """See `VectorEnvironment.send`."""
+        self._environments.send(actions)
+
+    def receive(self) -> Step:
+        """See `VectorEnvironment.receive`."""
+        step = self._environments.receive()
         self._steps += step.valid
         if [leaf.shape for _, leaf in named_leaves(step.observation)] != self._shapes:
             self._check_shapes(step.observation)
