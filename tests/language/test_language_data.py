@@ -127,3 +127,26 @@ def test_files_that_are_not_there_or_hold_nothing(tmp_path, tiny_tokenizer):
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match="no folder saved by datasets"):
         load_prompts(tmp_path / "folder", tiny_tokenizer, 10)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"prompt": "w4 \\ud800"}',
+        '{"prompt": [{"role": "user", "content": "\\udfff"}]}',
+        '{"prompt": [{"role": "user", "content": 5}]}',
+        '{"prompt": [{"role": "user"}]}',
+    ],
+)
+def test_half_a_character_and_messages_that_are_no_text_are_refused(tmp_path, chat_tokenizer, row):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(row)
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 1: 1 row without a 'prompt' that is text"):
+        load_prompts(str(file), chat_tokenizer, 50)
+
+
+def test_json_that_is_nested_without_end_is_refused(tmp_path, tiny_tokenizer):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": ' + "[" * 100_000)
+    with pytest.raises(UserError, match=r"line 1 is not JSON \(nested too deep\)"):
+        load_prompts(str(file), tiny_tokenizer, 50)

@@ -83,6 +83,8 @@ def test_a_run_that_is_stopped_or_killed_goes_on_as_if_it_had_not_been(sharing, 
     latest = latest_checkpoint(tmp_path / "killed" / "checkpoints")
     assert latest.name.endswith("40")
     shutil.rmtree(latest)
+    with open(tmp_path / "killed" / "samples.jsonl", "ab") as file:
+        file.write(b'{"responses": 40, "prompt": "w4 \xff')  # torn
     same(whole, ppo(config, tmp_path / "killed"))
 
 

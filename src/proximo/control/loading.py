@@ -12,7 +12,7 @@ from proximo.control.observations import Part
 from proximo.control.policy import ControlPolicy
 from proximo.control.spaces import place
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint
-from proximo.runs.errors import UserError
+from proximo.runs.errors import MALFORMED, UserError
 
 
 class LoadedPolicy:
@@ -149,10 +149,10 @@ def policy_from(tensors: Mapping[str, Tensor], state: Mapping[str, Any], prefix:
     weights = {name.removeprefix(f"{prefix}/"): x for name, x in tensors.items() if name.startswith(f"{prefix}/")}
     if not weights and prefix == "best":
         return policy_from(tensors, state)
-    policy = ControlPolicy.build(state["policy"])
     try:
+        policy = ControlPolicy.build(state["policy"])
         policy.load_state_dict(weights)
-    except RuntimeError as error:
+    except MALFORMED as error:
         raise UserError(
             f"the weights in this checkpoint do not fit its description ({error}); it was altered"
         ) from error

@@ -56,10 +56,14 @@ def read_presets(file: Path) -> Iterator[Preset]:
     """
     content = read_toml(file)
     family, patterns = content.pop("family", file.stem), content.pop("environments", ["*"])
+    if not (isinstance(patterns, list) and all(isinstance(pattern, str) for pattern in patterns)):
+        raise UserError(f"{file.name}: environments = {patterns!r} must be a list of names or patterns")
     for name, table in content.items():
         if not isinstance(table, dict):
             raise UserError(f"{file.name}: {name!r} must be a table such as [tuned], or one of: family, environments")
         tasks = table.pop("tasks", {})
+        if not (isinstance(tasks, dict) and all(isinstance(changes, dict) for changes in tasks.values())):
+            raise UserError(f"{file.name}: {name}.tasks must hold a table for each task, as [{name}.tasks.TASK]")
         source = table.pop("source", "")
         yield Preset(name, family, tuple(patterns), source, table, file.name)
         for pattern, changes in tasks.items():

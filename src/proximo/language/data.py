@@ -4,7 +4,6 @@ Rows come from JSONL or Parquet files, a saved `datasets` folder, a `Dataset` ob
 is text or a list of chat messages `{"role", "content"}`; a response is text.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from proximo.language.models import check_eos
 from proximo.language.rollout import Prompt
 from proximo.runs.errors import UserError, nearest
-from proximo.runs.files import user_error
+from proximo.runs.files import parse_json, user_error
 
 Item = TypeVar("Item")
 Text = str | list[dict[str, str]]
@@ -284,8 +283,23 @@ def _check_numbers(rows: Rows) -> None:
 
 def _is_text(value: Any, *, chat: bool) -> bool:
     if chat and isinstance(value, list):
-        return bool(value) and all(isinstance(m, Mapping) and {"role", "content"} <= set(m) for m in value)
-    return isinstance(value, str) and bool(value.strip())
+        return bool(value) and all(isinstance(m, Mapping) and _is_message(m) for m in value)
+    return _is_valid(value) and bool(value.strip())
+
+
+def _is_message(message: Mapping[str, Any]) -> bool:
+    return _is_valid(message.get("role")) and _is_valid(message.get("content"))
+
+
+def _is_valid(text: Any) -> bool:
+    """JSON can write half a character (a lone surrogate), which is no text that a tokenizer takes."""
+    if not isinstance(text, str):
+        return False
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _or(row: Mapping[str, Any], name: str, default: Any) -> Any:
@@ -337,7 +351,7 @@ def _read_jsonl(path: Path, limit: int | None) -> Rows:
 
 def _parsed(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError as error:
         raise UserError(f"{path}, line {number} is not JSON ({error}): correct or remove it") from error
     if not isinstance(row, dict):

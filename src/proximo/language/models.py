@@ -1,6 +1,5 @@
 """Models and tokenizers from folders or the hub, and back into plain folders: safetensors only, no code of theirs."""
 
-import json
 import logging
 import os
 import shutil
@@ -17,7 +16,7 @@ from proximo.language.configuration import BUILTIN
 from proximo.language.downloads import minilm_folder, smollm2_folder
 from proximo.language.products import use_products
 from proximo.runs.errors import UserError, nearest
-from proximo.runs.files import sync_folder, user_error, write_atomically
+from proximo.runs.files import parse_json, sync_folder, user_error, write_atomically
 
 _BUILTIN = {"smollm2": smollm2_folder, "minilm": minilm_folder}
 
@@ -303,7 +302,7 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: it can not be read, or is something else.
     """
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} ({error}): restore the file") from error
     if not isinstance(value, dict):

@@ -17,7 +17,7 @@ from proximo.language.reward_model import RewardModel
 from proximo.language.rewards import FunctionReward, ModelReward, RewardTerm, function_from
 from proximo.runs.console import HEALTH, Column, Mode, Progress
 from proximo.runs.errors import UserError
-from proximo.runs.files import append, user_error, write_atomically
+from proximo.runs.files import append, parse_json, user_error, write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.metrics import MetricsWriter
 from proximo.runs.opening import Call, Opening
@@ -205,6 +205,12 @@ def _keep_texts(training: PPOTraining, folder: RunFolder, done: int) -> None:
 def _cut_texts(file: Path, done: int) -> None:
     """Leave out what was sampled after the checkpoint that the run goes on from."""
     if file.exists():
-        lines = file.read_text("utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["responses"] <= done]
-        write_atomically(file, "".join(kept).encode())
+        lines = file.read_bytes().splitlines(keepends=True)
+        write_atomically(file, b"".join(line for line in lines if _is_of(line, done)))
+
+
+def _is_of(line: bytes, done: int) -> bool:
+    try:
+        return line.endswith(b"\n") and bool(parse_json(line)["responses"] <= done)
+    except (ValueError, TypeError, KeyError):  # torn by a kill
+        return False

@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 
 from proximo.runs.errors import UserError
-from proximo.runs.files import sync_folder, user_error, write_and_sync
+from proximo.runs.files import parse_json, sync_folder, user_error, write_and_sync
 
 FORMAT_VERSION = 1
 
@@ -109,7 +109,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     folder = _whole_copy(path)
     files = _read_verified(folder)
     try:
-        return safetensors.torch.load(files[TENSORS]), json.loads(files[STATE])
+        return safetensors.torch.load(files[TENSORS]), parse_json(files[STATE])
     except (safetensors.SafetensorError, ValueError) as error:
         raise _broken(folder, f"cannot be read ({error})") from error
 
@@ -256,7 +256,7 @@ def _read_verified(folder: Path) -> dict[str, bytes]:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
-        manifest = json.loads(_read(folder, MANIFEST))
+        manifest = parse_json(_read(folder, MANIFEST))
         version, sums = manifest["format_version"], manifest["files"]
     except (ValueError, KeyError, TypeError) as error:
         raise _broken(path, "is damaged") from error

@@ -64,6 +64,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path} ({error.strerror}): check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML ({error}): correct it there") from error
+    except RecursionError:
+        raise UserError(f"{path} is nested too deep to be a configuration: correct it there") from None
 
 
 def difference(a: Any, b: Any) -> list[tuple[str, Any, Any]]:

@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable
 
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What building something from a stranger's description runs into where that is not what it should be."""
+
 
 class UserError(Exception):
     """Something the user can mend. The message is one sentence: what is wrong, where, and what to do.

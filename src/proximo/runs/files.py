@@ -1,9 +1,11 @@
 """Writing files so that a crash or a full disk never leaves half of one."""
 
 import errno
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from proximo.runs.errors import UserError
 
@@ -50,6 +52,18 @@ def write_atomically(path: Path, data: bytes) -> None:
         if isinstance(error, OSError):
             raise user_error(error, path) from error
         raise
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON says.
+
+    Raises:
+        ValueError: It is not JSON, or nested too deep to be anything of ours.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def write_and_sync(path: Path, data: bytes) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Mapping
 from numbers import Integral, Real
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from proximo.runs.errors import UserError
-from proximo.runs.files import append, user_error, write_atomically
+from proximo.runs.files import append, parse_json, user_error, write_atomically
 
 if TYPE_CHECKING:
     from proximo.runs.tensorboard import TensorBoardWriter
@@ -130,8 +131,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is nothing, or torn
         try:
-            row = json.loads(line)
-            complete = isinstance(row, dict) and "step" in row and "time" in row
+            row = parse_json(line)
+            complete = isinstance(row, dict) and type(row.get("step")) is int and _is_number(row.get("time"))
         except ValueError:
             complete = False
         if complete:
@@ -139,6 +140,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         elif any(lines[number:]):
             raise UserError(f"line {number} of {path} is damaged: remove that line or restore the file from a copy")
     return rows
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _plain(name: str, value: Any) -> Value:

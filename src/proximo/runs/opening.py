@@ -1,13 +1,12 @@
 """How one call begins: a new run, the same one again, or one in another's place."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from proximo.runs.configuration import difference, from_mapping, read_toml, to_toml
 from proximo.runs.errors import UserError
-from proximo.runs.files import write_atomically
+from proximo.runs.files import parse_json, write_atomically
 from proximo.runs.folder import RunFolder
 
 
@@ -112,6 +111,6 @@ def read_results(file: Path) -> dict[str, Any] | None:
     if not file.exists():
         return None
     try:
-        return dict(json.loads(file.read_text()))
-    except (OSError, ValueError) as error:
+        return dict(parse_json(file.read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{file} can not be read ({error}); delete it and run the same command again") from error

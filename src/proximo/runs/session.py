@@ -11,7 +11,7 @@ from torch import Tensor
 from proximo.core.batch import Batch
 from proximo.core.invariants import InvariantError
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
-from proximo.runs.errors import UserError
+from proximo.runs.errors import MALFORMED, UserError
 from proximo.runs.files import write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.metrics import MetricsWriter
@@ -154,9 +154,8 @@ def load_into(training: Trained, path: Path) -> None:
     tensors, state = load_checkpoint(path)
     try:
         training.load(tensors, state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        # What a file of another origin, or of other settings, runs into; each of these says what does not fit.
-        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+    except MALFORMED as error:  # a file of other settings, another version or another origin
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
         raise UserError(
             f"{path} does not fit this run ({reason}): put back the settings that it was made with, or start a new run"
         ) from error

@@ -1,6 +1,7 @@
 """Values from a TOML file against the type annotations of configuration fields."""
 
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ def convert(hint: Any, value: Any) -> Any:
         return {name: convert(arguments[1] if arguments else Any, item) for name, item in value.items()}
     elif hint is Any or hint is object or (hint in (bool, int, float, str) and type(value) is hint):
         return value
-    elif hint is float and type(value) is int:
+    elif hint is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     elif hint is int and type(value) is float and value.is_integer():
         return int(value)  # TOML has no 1e6 that is an integer
