@@ -132,25 +132,15 @@ def _stage(name: str, arguments: list[str]) -> int:
     mode = "quiet" if quiet else "auto"
     if name == "ppo":
         return _run_ppo(replace(located(config), run=str(folder)), mode, as_json, call)
-    _show(name, folder, _supervised(name, replace(located(config), output=str(folder)), mode), as_json)
-    return 0
+    return _supervised(name, replace(located(config), output=str(folder)), mode, as_json, call)
 
 
-def _supervised(name: str, config: Any, mode: Any) -> dict[str, Any]:
+def _supervised(name: str, config: Any, mode: Any, as_json: bool, call: Call) -> int:
     """Fine-tuning or reward model; a stage that is done with these settings is not done again."""
-    from proximo.runs.configuration import to_toml
-    from proximo.runs.files import write_atomically
-
-    folder = Path(config.output)
-    done, settings = folder / "results.json", folder / "config.toml"
-    if done.exists():
-        if settings.exists() and settings.read_text() == to_toml(config):
-            return dict(json.loads(done.read_text()))
-        raise UserError(f"{folder} holds this stage with other settings: choose another folder with --run")
     if name == "sft":
         from proximo.language.sft import train_sft
 
-        results = train_sft(config, console=mode)
+        results = train_sft(config, console=mode, call=call)
     else:
         from proximo.language.judge import train_judge
         from proximo.language.movies import human_ceiling
@@ -159,20 +149,25 @@ def _supervised(name: str, config: Any, mode: Any) -> dict[str, Any]:
 
         ceiling = human_ceiling() if is_built_in(config.data) else None
         train = train_reward if name == "reward" else train_judge
-        results = train(config, console=mode, human_ceiling=ceiling)
-    write_atomically(done, json.dumps(results, indent=1).encode())
-    return results
+        results = train(config, console=mode, human_ceiling=ceiling, call=call)
+    return _told(name, Path(config.output), results, as_json)
+
+
+def _told(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> int:
+    """Show what a stage came to, or where it was stopped; the exit code."""
+    stopped = results.get("stopped")
+    if stopped and not as_json:
+        print(f"stopped by {stopped}; the same command goes on from {folder}")
+    else:
+        _show(name, folder, results, as_json)
+    return exit_code(stopped)
 
 
 def _run_ppo(config: Any, mode: Any, as_json: bool, call: Call) -> int:
     from proximo.language.train import run_ppo
 
     run = run_ppo(config, mode=mode, call=call)
-    if run.stopped and not as_json:
-        print(f"stopped by {run.stopped}; the same command goes on from {run.path}")
-    else:
-        _show("ppo", run.path, run.results | ({"stopped": run.stopped} if run.stopped else {}), as_json)
-    return exit_code(run.stopped)
+    return _told("ppo", run.path, run.results | ({"stopped": run.stopped} if run.stopped else {}), as_json)
 
 
 def _show(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> None:

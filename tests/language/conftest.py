@@ -1,13 +1,15 @@
 """A tiny random Llama and its tokenizer as folders that `from_pretrained` loads."""
 
+import json
 import os
+import random
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }} {{ m.content }} </s> {% endfor %}"
@@ -52,3 +54,32 @@ def tiny_folder(tmp_path, tiny_model, tiny_tokenizer):
 @pytest.fixture
 def make_tokenizer():
     return word_tokenizer
+
+
+WORDS = [f"w{i}" for i in range(4, 64)]
+
+
+def words(stream, n):
+    return " ".join(stream.choice(WORDS) for _ in range(n))
+
+
+@pytest.fixture
+def files(tmp_path):
+    stream = random.Random(0)
+    rows = {
+        "sft": [{"prompt": words(stream, 2), "response": words(stream, 3)} for _ in range(24)],
+        "pairs": [{"prompt": "w5", "chosen": words(stream, 3), "rejected": words(stream, 2)} for _ in range(24)],
+        "prompts": [{"prompt": words(stream, 2)} for _ in range(12)],
+    }
+    for name, content in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    return tmp_path
+
+
+@pytest.fixture
+def tiny_encoder(tmp_path, tiny_tokenizer):
+    folder = tmp_path / "encoder"
+    size = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    BertModel(BertConfig(**size, intermediate_size=16)).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder

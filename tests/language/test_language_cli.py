@@ -1,7 +1,6 @@
 """`proximo rlhf` from the command line: all stages on a tiny model, going on after a stop, and what errors say."""
 
 import json
-import random
 import shutil
 
 import pytest
@@ -10,42 +9,12 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    BertConfig,
-    BertModel,
 )
 
 from proximo.cli import main
 from proximo.language import ppo, train
 from proximo.language.stages import configure, find_preset, presets
 from proximo.runs.metrics import read_metrics
-
-WORDS = [f"w{i}" for i in range(4, 64)]
-
-
-def words(stream, n):
-    return " ".join(stream.choice(WORDS) for _ in range(n))
-
-
-@pytest.fixture
-def files(tmp_path):
-    stream = random.Random(0)
-    rows = {
-        "sft": [{"prompt": words(stream, 2), "response": words(stream, 3)} for _ in range(24)],
-        "pairs": [{"prompt": "w5", "chosen": words(stream, 3), "rejected": words(stream, 2)} for _ in range(24)],
-        "prompts": [{"prompt": words(stream, 2)} for _ in range(12)],
-    }
-    for name, content in rows.items():
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
-    return tmp_path
-
-
-@pytest.fixture
-def tiny_encoder(tmp_path, tiny_tokenizer):
-    folder = tmp_path / "encoder"
-    size = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    BertModel(BertConfig(**size, intermediate_size=16)).save_pretrained(folder)
-    tiny_tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -47,6 +47,10 @@ class SFTConfig:
     """Lowest layers that stay as they are, with the embedding (and a head tied to it); 0 trains everything."""
     token_budget: int = 4096
     """Tokens, padding included, that go through the network at once; changes no gradient."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints to go on from; they are removed when the training is done."""
+    keep: int = 1
+    """How many of them stay until then."""
     compute: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products; weights, log-probs and losses stay float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -122,6 +126,10 @@ class RewardConfig:
     """Rows of standardise_on that are looked at, the first ones."""
     token_budget: int = 4096
     """Tokens, padding included, that go through the network at once; changes no gradient."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints to go on from; they are removed when the training is done."""
+    keep: int = 1
+    """How many of them stay until then."""
     compute: Literal["float32", "bfloat16"] = "float32"
     """Type of the matrix products; weights, scores and losses stay float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -157,6 +165,8 @@ def _training_rules(config: SFTConfig | RewardConfig) -> dict[str, tuple[bool, s
         "max_grad_norm": (config.max_grad_norm > 0, "positive"),
         "token_limit": (config.token_limit >= 2, "at least 2"),
         "token_budget": (config.token_budget >= 1, "positive"),
+        "checkpoint_every": (config.checkpoint_every >= 1, "positive"),
+        "keep": (config.keep >= 1, "positive"),
     }
 
 

@@ -6,6 +6,7 @@ exploiting the reward model's mistakes.
 
 import json
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,20 @@ from proximo.language.configuration import RewardConfig
 from proximo.language.data import Pair, check_fields, read_rows
 from proximo.language.models import choose_device, load_encoder, load_text_tokenizer, read_json, save_folder
 from proximo.language.reward_model import initialise_head
-from proximo.language.reward_training import COLUMNS, RewardTraining, evaluate, run_training, standard_rows
-from proximo.language.supervised import Clock, computing, output_folder, steps_of
-from proximo.runs.configuration import to_toml
-from proximo.runs.console import Mode, Progress
+from proximo.language.reward_training import (
+    COLUMNS,
+    RewardTraining,
+    evaluate,
+    record_final,
+    run_training,
+    standard_rows,
+    timing,
+)
+from proximo.language.supervised import computing
+from proximo.language.supervised_run import begin_stage, finish_stage, open_stage
+from proximo.runs.console import Mode
 from proximo.runs.errors import UserError
-from proximo.runs.files import write_atomically
-from proximo.runs.metrics import MetricsWriter
+from proximo.runs.opening import Call
 
 ABOUT = "proximo_judge.json"
 
@@ -135,7 +143,11 @@ class _RowScorer:
 
 
 def train_judge(
-    config: RewardConfig, *, console: Mode = "auto", human_ceiling: dict[str, float] | None = None
+    config: RewardConfig,
+    *,
+    console: Mode = "auto",
+    human_ceiling: dict[str, float] | None = None,
+    call: Call | None = None,
 ) -> dict[str, Any]:
     """Trains a judge on the pairs of `config.data` and writes its folder.
 
@@ -143,14 +155,19 @@ def train_judge(
         config: as for a reward model; `model` is an encoder (builtin:minilm), `layers` and `freeze` do not apply.
         console: how progress is shown.
         human_ceiling: what people agree on among themselves, to be reported beside the accuracies.
+        call: how this call begins and ends.
 
     Returns:
-        The held-out report (see `preference_report`), mean and std of the raw scores, steps, seconds.
+        The held-out report (see `preference_report`), mean and std of the raw scores, steps, seconds; of a training
+        that was stopped, `stopped` and steps.
 
     Raises:
         UserError: model, data or output can not be used, or the loss is not finite.
     """
-    output = output_folder(config.output)
+    call = call or Call()
+    opening = open_stage(config, call)
+    if done := opening.results:
+        return done
     encoder = load_encoder(
         config.model, device=choose_device(config.device), trust_remote_code=config.trust_remote_code
     )
@@ -167,24 +184,20 @@ def train_judge(
     initialise_head(judge.head, torch.Generator().manual_seed(config.seed))
     pairs = judge_pairs(config.data, judge)
     held_out = judge_pairs(config.validation, judge) if config.validation else []
-    write_atomically(output / "config.toml", to_toml(config).encode())
-    steps = steps_of(len(pairs), config.batch, config.epochs)
-    with (
-        MetricsWriter(output, tensorboard=False) as metrics,
-        Progress("judge", steps, "steps", console, folder=output, columns=COLUMNS) as progress,
-    ):
-        metrics.truncate_after(-1)  # of an earlier training into this folder
-        scorer = _RowScorer(judge)
-        training = RewardTraining(config, scorer, pairs)
-        result = run_training(training, Clock(steps, config.minutes), held_out, metrics, progress)
-        result |= judge.standardise(_standard_texts(config))
+    scorer = _RowScorer(judge)
+    training = RewardTraining(config, scorer, pairs)
+    with ExitStack() as stack:
+        session = begin_stage(stack, opening, training, "judge", columns=COLUMNS, console=console, call=call)
+        if stopped := run_training(training, session, held_out):
+            return stopped
+        result = timing(training) | judge.standardise(_standard_texts(config))
         if held_out:
             result |= evaluate(scorer, held_out, scale=judge.about["std"])
             result |= {f"human/{name}": x for name, x in (human_ceiling or {}).items()}
-            metrics.write(result["steps"], {f"final/{name}": x for name, x in result.items() if name != "calibration"})
+            record_final(session, result)
         judge.about |= {"report": result}
-        judge.save(output)
-    return result
+        judge.save(config.output)
+        return finish_stage(session.folder, result)
 
 
 def judge_pairs(source: Any, judge: Judge) -> list[Pair]:

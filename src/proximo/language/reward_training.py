@@ -1,34 +1,26 @@
 """Trains a reward model on preference pairs; every text of a step goes through the network once."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from proximo.language.batching import padded_share, right_padded, token_budget_batches
+from proximo.language.batching import padded_share, token_budget_batches
 from proximo.language.configuration import RewardConfig
 from proximo.language.data import Pair, check_fields, load_pairs, read_rows
+from proximo.language.frozen_trunk import FrozenTrunk
 from proximo.language.models import choose_device
 from proximo.language.preferences import bradley_terry, preference_report
 from proximo.language.reward_model import RewardModel
 from proximo.language.samples import sample_rows
-from proximo.language.stack import split_decoder
-from proximo.language.supervised import (
-    Clock,
-    Optimizer,
-    check_finite,
-    computing,
-    output_folder,
-    shuffled_runs,
-    steps_of,
-)
-from proximo.runs.configuration import to_toml
-from proximo.runs.console import Column, Mode, Progress
-from proximo.runs.files import write_atomically
-from proximo.runs.metrics import MetricsWriter
+from proximo.language.supervised import Optimizer, check_finite, shuffled_runs
+from proximo.language.supervised_run import SupervisedTraining, begin_stage, finish_stage, open_stage, run_steps
+from proximo.runs.console import Column, Mode
+from proximo.runs.opening import Call
+from proximo.runs.session import Session
 
 COLUMNS = (
     Column("loss", "loss", "loss", ".3f"),
@@ -58,7 +50,11 @@ class Scorer(Protocol):
 
 
 def train_reward(
-    config: RewardConfig, *, console: Mode = "auto", human_ceiling: dict[str, float] | None = None
+    config: RewardConfig,
+    *,
+    console: Mode = "auto",
+    human_ceiling: dict[str, float] | None = None,
+    call: Call | None = None,
 ) -> dict[str, Any]:
     """Trains a reward model and writes it as a plain sequence-classification folder.
 
@@ -66,14 +62,19 @@ def train_reward(
         config: what to do.
         console: how progress is shown.
         human_ceiling: what people agree on among themselves, to be reported beside the accuracies.
+        call: how this call begins and ends.
 
     Returns:
-        The held-out report after standardisation (see `preference_report`), mean and std of the raw scores, seconds.
+        The held-out report after standardisation (see `preference_report`), mean and std of the raw scores, seconds; of
+        a training that was stopped, `stopped` and steps.
 
     Raises:
         UserError: model, data or output can not be used, or the loss is not finite.
     """
-    output = output_folder(config.output)
+    call = call or Call()
+    opening = open_stage(config, call)
+    if done := opening.results:
+        return done
     reward = RewardModel.from_language_model(
         config.model,
         layers=config.layers,
@@ -86,28 +87,31 @@ def train_reward(
     loaded = load_pairs(config.data, reward.tokenizer, config.token_limit)
     held_out = load_pairs(config.validation, reward.tokenizer, config.token_limit).items if config.validation else []
     samples = standardisation_rows(config, reward, loaded.items)
-    write_atomically(output / "config.toml", to_toml(config).encode())
-    steps = steps_of(len(loaded.items), config.batch, config.epochs)
-    with (
-        MetricsWriter(output, tensorboard=False) as metrics,
-        Progress("reward model", steps, "steps", console, folder=output, columns=COLUMNS) as progress,
-    ):
-        metrics.truncate_after(-1)  # of an earlier training into this folder
-        if loaded.message:
-            progress.message(loaded.message)
-        training = RewardTraining(config, reward, loaded.items, freeze=config.freeze, say=progress.message)
-        result = run_training(training, Clock(steps, config.minutes), held_out, metrics, progress)
-        result |= reward.standardise(samples)
+    training = RewardTraining(config, reward, loaded.items, freeze=config.freeze)
+    with ExitStack() as stack:
+        session = begin_stage(
+            stack,
+            opening,
+            training,
+            "reward model",
+            columns=COLUMNS,
+            console=console,
+            call=call,
+            message=loaded.message,
+        )
+        if stopped := run_training(training, session, held_out):
+            return stopped
+        result = timing(training) | reward.standardise(samples)
         if held_out:
             report = evaluate(reward, held_out, scale=reward.std)
             result |= report | {f"human/{name}": x for name, x in (human_ceiling or {}).items()}
-            metrics.write(result["steps"], {f"final/{name}": x for name, x in result.items() if name != "calibration"})
+            record_final(session, result)
             reward.about |= {"report": result}
-        reward.save(output)
-    return result | {"rows": len(loaded.items), "dropped_rows": loaded.dropped}
+        reward.save(config.output)
+        return finish_stage(session.folder, result | {"rows": len(loaded.items), "dropped_rows": loaded.dropped})
 
 
-class RewardTraining:
+class RewardTraining(SupervisedTraining):
     """A scorer, its optimiser and its pairs.
 
     Args:
@@ -115,29 +119,19 @@ class RewardTraining:
         scorer: what is trained, on its device.
         pairs: what people preferred, in its tokens.
         freeze: lowest layers that stay as they are (reward models only); their states are computed once.
-        say: told what takes long.
     """
 
-    def __init__(
-        self,
-        config: RewardConfig,
-        scorer: Any,
-        pairs: Sequence[Pair],
-        *,
-        freeze: int = 0,
-        say: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        self.config, self.scorer, self.pairs = config, scorer, pairs
+    def __init__(self, config: RewardConfig, scorer: Any, pairs: Sequence[Pair], *, freeze: int = 0) -> None:
+        self.scorer, self.pairs = scorer, pairs
         self.texts, self.chosen, self.rejected = unique_texts(pairs)
         self.label = torch.tensor([p.label for p in pairs])
         self.margin = torch.tensor([p.margin for p in pairs])
-        self.trunk = FrozenTrunk(scorer, freeze, self.texts, config, say) if freeze else None
+        self.trunk = FrozenTrunk(scorer, freeze, self.texts, config) if freeze else None
         rate, head_rate = config.learning_rate, config.head_learning_rate
         body = [p for p in scorer.body() if p.requires_grad]
         head = scorer.head.parameters()
-        self.optimizer = Optimizer([(body, rate), (head, rate if head_rate is None else head_rate)], config)
-        self.batches = shuffled_runs(len(pairs), config.batch, config.seed)
-        self.steps = 0
+        optimizer = Optimizer([(body, rate), (head, rate if head_rate is None else head_rate)], config)
+        super().__init__(config, optimizer, len(pairs), shuffled_runs)
 
     def step(self, progress: float) -> dict[str, float]:
         """One gradient step on the next batch of pairs.
@@ -150,14 +144,18 @@ class RewardTraining:
         """
         started = time.perf_counter()
         batch = next(self.batches)
-        values, used = self.backward(batch)
-        rate, norm = self.optimizer.step(progress)
+        with self.interruptible():
+            values, used = self.backward(batch)
+        norm = self.optimizer.clip()
+        check_finite(values["loss"], norm, self.config.output, lambda: self._decoded(used), self.steps + 1)
+        rate = self.optimizer.step(progress)
         self.steps += 1
-        texts = [self.scorer.tokenizer.decode(self.texts[i]) for i in used]
-        check_finite(values["loss"], norm, Path(self.config.output or "."), texts, self.steps)
         tokens = sum(len(self.texts[i]) for i in used)
         speed = tokens / (time.perf_counter() - started)
         return values | {"learning_rate": rate, "grad_norm": norm, "texts": len(used), "tokens_per_second": speed}
+
+    def _decoded(self, texts: Sequence[int]) -> list[str]:
+        return [self.scorer.tokenizer.decode(self.texts[i]) for i in texts]
 
     def backward(self, batch: Sequence[int]) -> tuple[dict[str, float], list[int]]:
         """Adds the gradient of the mean loss over a batch of pairs.
@@ -198,82 +196,29 @@ class RewardTraining:
         return self.scorer.scores([self.texts[i] for i in texts])
 
 
-class FrozenTrunk:
-    """The lowest layers of a reward model, which stay as they are: their states of each text are kept.
+def run_training(training: RewardTraining, session: Session, held_out: Sequence[Pair]) -> dict[str, Any] | None:
+    """Steps until the clock ends, a look at held-out pairs after each epoch but the last; what to tell of a stop."""
+    if training.trunk is not None:
+        training.trunk.say = session.recorder.progress.message
 
-    Args:
-        reward: its other layers are trained in place.
-        layers: how many are frozen.
-        texts: tokens of all texts.
-        config: kept_states bounds the memory.
-        say: told what takes long.
-    """
+    def look() -> dict[str, float | None]:
+        if not held_out or training.clock.ended:
+            return {}
+        report = evaluate(training.scorer, held_out[: training.config.validation_pairs])
+        return {f"validation/{name}": x for name, x in report.items() if name != "calibration"}
 
-    def __init__(
-        self,
-        reward: RewardModel,
-        layers: int,
-        texts: Sequence[Sequence[int]],
-        config: RewardConfig,
-        say: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        self.reward, self.texts, self.config = reward, texts, config
-        decoder: Any = reward.decoder
-        self.trunk, self.top = split_decoder(decoder, len(decoder.layers) - layers)
-        # The top is a copy: it takes its place in the model, so that what is trained is what is saved.
-        for i, layer in enumerate(self.top.layers):  # type: ignore[arg-type]
-            decoder.layers[layers + i] = layer
-        decoder.norm = self.top.norm
-        self.trunk.requires_grad_(False)
-        self.top.requires_grad_(True)
-        size = sum(map(len, texts)) * reward.head.in_features * 4
-        self.kept: list[Tensor] | None = None
-        if size <= config.kept_states * 1e9:
-            say(f"computing the states of {len(texts)} texts after {layers} layers once ({size / 1e6:,.0f} MB)")
-            self.kept = self._all_states()
-
-    def scores(self, indices: Sequence[int]) -> Tensor:
-        """Scores of texts, `[n]`, with gradient to the upper layers."""
-        lengths = torch.tensor([len(self.texts[i]) for i in indices])
-        states = self._states(indices)
-        with computing(self.reward.device, self.config.compute):
-            hidden = self.top(inputs_embeds=states, use_cache=False).last_hidden_state
-        return self.reward.head_scores(hidden[torch.arange(len(indices)), lengths - 1])
-
-    def _states(self, indices: Sequence[int]) -> Tensor:
-        if self.kept is None:
-            return self._forward(indices)
-        return nn.utils.rnn.pad_sequence([self.kept[i] for i in indices], batch_first=True)
-
-    @torch.no_grad()
-    def _forward(self, indices: Sequence[int]) -> Tensor:
-        tokens, _ = right_padded([self.texts[i] for i in indices])
-        with computing(self.reward.device, self.config.compute):
-            return self.trunk(input_ids=tokens.to(self.reward.device), use_cache=False).last_hidden_state.float()
-
-    def _all_states(self) -> list[Tensor]:
-        kept: list[Tensor] = [torch.empty(0)] * len(self.texts)
-        for group in token_budget_batches([len(t) for t in self.texts], self.config.token_budget):
-            for i, states in zip(group, self._forward(group), strict=True):
-                kept[i] = states[: len(self.texts[i])].clone()
-        return kept
+    return run_steps(training, session, look)
 
 
-def run_training(
-    training: RewardTraining, clock: Clock, held_out: Sequence[Pair], metrics: MetricsWriter, progress: Progress
-) -> dict[str, Any]:
-    """Steps until the clock ends, a look at held-out pairs after each epoch; steps and seconds."""
-    per_epoch = steps_of(len(training.pairs), training.config.batch, 1.0)
-    clock = Clock(clock.steps, clock.minutes)
-    while not clock.ended:
-        values: dict[str, Any] = training.step(clock.progress)
-        clock.done += 1
-        if held_out and clock.done % per_epoch == 0 and not clock.ended:
-            report = evaluate(training.scorer, held_out[: training.config.validation_pairs])
-            values |= {f"validation/{name}": x for name, x in report.items() if name != "calibration"}
-        metrics.write(clock.done, values)
-        progress.update(clock.done, values)
-    return {"steps": clock.done, "seconds": round(clock.seconds, 1)}
+def timing(training: RewardTraining) -> dict[str, Any]:
+    """Steps and seconds of a training that has ended."""
+    return {"steps": training.done, "seconds": round(training.clock.seconds, 1)}
+
+
+def record_final(session: Session, result: dict[str, Any]) -> None:
+    """The last row of the metrics: the report on all held-out pairs."""
+    numbers = {f"final/{name}": x for name, x in result.items() if name != "calibration"}
+    session.recorder.metrics.write(result["steps"], numbers)
 
 
 def evaluate(scorer: Any, pairs: Sequence[Pair], scale: float = 1.0) -> dict[str, Any]:

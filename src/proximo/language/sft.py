@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -13,21 +13,12 @@ from proximo.language.configuration import SFTConfig
 from proximo.language.data import Example, load_examples
 from proximo.language.head import token_log_probs
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer, save_folder
-from proximo.language.supervised import (
-    Clock,
-    Optimizer,
-    check_finite,
-    computing,
-    on,
-    output_folder,
-    shuffled_batches,
-    steps_of,
-)
-from proximo.runs.configuration import to_toml
-from proximo.runs.console import Column, Mode, Progress
+from proximo.language.supervised import Optimizer, check_finite, computing, on, shuffled_batches
+from proximo.language.supervised_run import SupervisedTraining, begin_stage, finish_stage, open_stage, run_steps
+from proximo.runs.console import Column, Mode
 from proximo.runs.errors import UserError
-from proximo.runs.files import write_atomically
-from proximo.runs.metrics import MetricsWriter
+from proximo.runs.opening import Call
+from proximo.runs.session import Session
 
 COLUMNS = (
     Column("loss", "loss", "loss", ".3f", " nats/token"),
@@ -37,20 +28,25 @@ COLUMNS = (
 )
 
 
-def train_sft(config: SFTConfig, *, console: Mode = "auto") -> dict[str, Any]:
+def train_sft(config: SFTConfig, *, console: Mode = "auto", call: Call | None = None) -> dict[str, Any]:
     """Fine-tunes a causal language model and writes it as a plain `transformers` folder.
 
     Args:
         config: what to do.
         console: how progress is shown.
+        call: how this call begins and ends.
 
     Returns:
-        Numbers of the run: validation losses before and after (nats per token), steps, seconds, dropped rows.
+        Numbers of the run: validation losses before and after (nats per token), steps, seconds, dropped rows; of one
+        that was stopped, `stopped` and steps.
 
     Raises:
         UserError: model, data or output can not be used, or the loss is not finite.
     """
-    output = output_folder(config.output)
+    call = call or Call()
+    opening = open_stage(config, call)
+    if done := opening.results:
+        return done
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     loaded = load_examples(config.data, tokenizer, config.token_limit)
     held_out = []
@@ -60,22 +56,19 @@ def train_sft(config: SFTConfig, *, console: Mode = "auto") -> dict[str, Any]:
     model = load_causal_model(
         config.model, device=choose_device(config.device), trust_remote_code=config.trust_remote_code
     )
-    write_atomically(output / "config.toml", to_toml(config).encode())
     training = SFTTraining(config, model, tokenizer, loaded.items)
-    clock = Clock(steps_of(len(loaded.items), config.batch, config.epochs), config.minutes)
-    with (
-        MetricsWriter(output, tensorboard=False) as metrics,
-        Progress("SFT", clock.steps, "steps", console, folder=output, columns=COLUMNS) as progress,
-    ):
-        metrics.truncate_after(-1)  # of an earlier training into this folder
-        if loaded.message:
-            progress.message(loaded.message)
-        result = _train(training, clock, held_out, metrics, progress)
-        save_folder(output, model, tokenizer)
-    return result | {"rows": len(loaded.items), "dropped_rows": loaded.dropped}
+    with ExitStack() as stack:
+        session = begin_stage(
+            stack, opening, training, "SFT", columns=COLUMNS, console=console, call=call, message=loaded.message
+        )
+        if stopped := _train(training, session, held_out):
+            return stopped
+        save_folder(config.output, model, tokenizer)
+        result = training.seen | {"steps": training.done, "seconds": round(training.clock.seconds, 1)}
+        return finish_stage(session.folder, result | {"rows": len(loaded.items), "dropped_rows": loaded.dropped})
 
 
-class SFTTraining:
+class SFTTraining(SupervisedTraining):
     """Model and optimiser of one fine-tuning.
 
     Args:
@@ -89,13 +82,12 @@ class SFTTraining:
     """
 
     def __init__(self, config: SFTConfig, model: Any, tokenizer: Any, examples: Sequence[Example]) -> None:
-        self.config, self.model, self.tokenizer, self.examples = config, model, tokenizer, examples
+        self.model, self.tokenizer, self.examples = model, tokenizer, examples
         _freeze(model, config.freeze)
         self.head, self.decoder = model.get_output_embeddings(), model.get_decoder()
         self.device = self.head.weight.device
-        self.optimizer = Optimizer([(model.parameters(), config.learning_rate)], config)
-        self.batches = shuffled_batches(len(examples), config.batch, config.seed)
-        self.steps = 0
+        optimizer = Optimizer([(model.parameters(), config.learning_rate)], config)
+        super().__init__(config, optimizer, len(examples), shuffled_batches)
 
     def step(self, progress: float) -> dict[str, float]:
         """One gradient step on the next batch.
@@ -108,11 +100,12 @@ class SFTTraining:
         """
         started = time.perf_counter()
         batch = [self.examples[i] for i in next(self.batches)]
-        loss = self.backward(batch)
-        rate, norm = self.optimizer.step(progress)
-        texts = [self.tokenizer.decode(e.prompt + e.response) for e in batch]
+        with self.interruptible():
+            loss = self.backward(batch)
+        norm = self.optimizer.clip()
+        check_finite(loss, norm, self.config.output, lambda: self._texts(batch), self.steps + 1)
+        rate = self.optimizer.step(progress)
         self.steps += 1
-        check_finite(loss, norm, Path(self.config.output or "."), texts, self.steps)
         lengths = [_read(e) for e in batch]
         return {
             "loss": loss,
@@ -121,6 +114,9 @@ class SFTTraining:
             "padded_share": padded_share(lengths, token_budget_batches(lengths, self.config.token_budget)),
             "tokens_per_second": sum(lengths) / (time.perf_counter() - started),
         }
+
+    def _texts(self, batch: Sequence[Example]) -> list[str]:
+        return [self.tokenizer.decode(e.prompt + e.response) for e in batch]
 
     def backward(self, batch: Sequence[Example]) -> float:
         """Adds the gradient of the batch's mean loss per response token; returns that loss, in nats."""
@@ -153,28 +149,21 @@ class SFTTraining:
         return total / sum(len(e.response) for e in examples)
 
 
-def _train(
-    training: SFTTraining, clock: Clock, held_out: Sequence[Example], metrics: MetricsWriter, progress: Progress
-) -> dict[str, Any]:
-    per_epoch = steps_of(len(training.examples), training.config.batch, 1.0)
-    before = training.mean_loss(held_out) if held_out else None
-    metrics.write(0, {"validation_loss": before})
-    progress.update(0, {"validation_loss": before})
-    clock = Clock(clock.steps, clock.minutes)  # the first look at the validation rows is not training time
-    after = before
-    while not clock.ended:
-        values: dict[str, float | None] = {**training.step(clock.progress)}
-        clock.done += 1
-        if held_out and (clock.ended or clock.done % per_epoch == 0):
-            values["validation_loss"] = after = training.mean_loss(held_out)
-        metrics.write(clock.done, values)
-        progress.update(clock.done, values)
-    return {
-        "validation_loss_before": before,
-        "validation_loss": after,
-        "steps": clock.done,
-        "seconds": round(clock.seconds, 1),
-    }
+def _train(training: SFTTraining, session: Session, held_out: Sequence[Example]) -> dict[str, Any] | None:
+    """Step to the end with a look at held-out rows before, after each epoch and after; what to tell of a stop."""
+    seen, metrics, progress = training.seen, session.recorder.metrics, session.recorder.progress
+    if "validation_loss" not in seen:
+        loss = training.mean_loss(held_out) if held_out else None
+        seen |= {"validation_loss_before": loss, "validation_loss": loss}
+        metrics.write(0, {"validation_loss": loss})
+        progress.update(0, {"validation_loss": loss})
+
+    def look() -> dict[str, float | None]:
+        if held_out:
+            seen["validation_loss"] = training.mean_loss(held_out)
+        return {"validation_loss": seen["validation_loss"]} if held_out else {}
+
+    return run_steps(training, session, look)
 
 
 def _read(example: Example) -> int:

@@ -3,10 +3,10 @@
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,13 +31,21 @@ class Clock:
 
     steps: int
     minutes: float | None
+    per_epoch: int = 1
+    """Steps of one pass over the rows."""
     done: int = 0
+    spent: float = 0.0
+    """Seconds before `start`, in earlier calls."""
     _started: float = field(default_factory=time.perf_counter)
+
+    def start(self) -> None:
+        """Count time from now."""
+        self._started = time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
-        return time.perf_counter() - self._started
+        """Of training so far."""
+        return self.spent + time.perf_counter() - self._started
 
     @property
     def progress(self) -> float:
@@ -75,19 +83,46 @@ class Optimizer:
         # β2 .95 forgets the large gradients of the first steps within tens of steps: these are short trainings.
         self._adam = torch.optim.AdamW(tables, lr=0.0, betas=(0.9, 0.95), eps=1e-8, fused=True)
 
-    def step(self, progress: float) -> tuple[float, float]:
-        """One step and an empty gradient.
+    def clip(self) -> float:
+        """Scale the gradient down to the highest norm; returns the norm that it had."""
+        return float(nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
 
-        Returns:
-            The first group's step size and the gradient's norm before clipping.
-        """
+    def step(self, progress: float) -> float:
+        """One step and an empty gradient; returns the first group's step size."""
         factor = learning_rate_factor(progress, self.config.warmup, self.config.schedule)
         for group, peak in zip(self._adam.param_groups, self._peaks, strict=True):
             group["lr"] = factor * peak
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
         self._adam.step()
+        self.zero_grad()
+        return factor * self._peaks[0]
+
+    def zero_grad(self) -> None:
+        """Forget the gradient."""
         self._adam.zero_grad(set_to_none=True)
-        return factor * self._peaks[0], float(norm)
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and moments, for a checkpoint."""
+        tensors = {f"trained/{i}": p.detach() for i, p in enumerate(self.parameters)}
+        for i, p in enumerate(self.parameters):
+            tensors |= {f"optimizer/{i}/{name}": x for name, x in self._adam.state[p].items()}
+        return tensors
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            ValueError: it is of other weights.
+        """
+        own = {name for name in tensors if name.startswith("trained/")}
+        shapes = {f"trained/{i}": p.shape for i, p in enumerate(self.parameters)}
+        if own != set(shapes) or any(tensors[name].shape != shape for name, shape in shapes.items()):
+            raise ValueError("the checkpoint holds other weights than are trained here")
+        for i, p in enumerate(self.parameters):
+            with torch.no_grad():
+                p.copy_(tensors[f"trained/{i}"])
+            prefix = f"optimizer/{i}/"
+            moments = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+            self._adam.state[p] = {name: x.to(p.device, copy=True) for name, x in moments.items()}
 
 
 def shuffled_batches(rows: int, batch: int, seed: int) -> Iterator[list[int]]:
@@ -110,19 +145,23 @@ def steps_of(rows: int, batch: int, epochs: float) -> int:
     return max(1, round(epochs * -(-rows // batch)))
 
 
-def check_finite(loss: float, norm: float, output: Path, texts: Sequence[str], step: int) -> None:
-    """Ends a training whose loss or gradient is NaN or infinite; the batch that did it is kept.
+def check_finite(loss: float, norm: float, output: str, texts: Callable[[], Sequence[str]], step: int) -> None:
+    """Ends a training, before the step is taken, whose loss or gradient is NaN or infinite.
+
+    Args:
+        loss: of the step.
+        norm: of its gradient.
+        output: folder that receives the batch.
+        texts: of the batch.
+        step: counted from 1.
 
     Raises:
         UserError: names the file with the batch.
     """
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        _refuse_batch(loss, norm, output, texts, step)
-
-
-def _refuse_batch(loss: float, norm: float, output: Path, texts: Sequence[str], step: int) -> NoReturn:
-    path = output / "failed_batch.jsonl"
-    write_atomically(path, "".join(json.dumps({"text": text}) + "\n" for text in texts).encode())
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    path = Path(output or ".") / "failed_batch.jsonl"
+    write_atomically(path, "".join(json.dumps({"text": text}) + "\n" for text in texts()).encode())
     raise UserError(
         f"step {step} has loss {loss} and gradient norm {norm}: its batch is in {path}; lower learning_rate, or look "
         "at that batch"
@@ -137,19 +176,3 @@ def computing(device: torch.device, compute: str) -> torch.autocast:
 def on(device: torch.device, tensors: Iterable[Tensor]) -> list[Tensor]:
     """The tensors on a device."""
     return [x.to(device) for x in tensors]
-
-
-def output_folder(name: str) -> Path:
-    """Makes the folder that a stage writes to.
-
-    Raises:
-        UserError: none is named, or it can not be made.
-    """
-    if not name:
-        raise UserError("no output folder is named: give --output")
-    path = Path(name)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {path} ({error.strerror}): choose another output folder") from error
-    return path

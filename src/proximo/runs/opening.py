@@ -92,7 +92,7 @@ class Opening:
         if old != new:  # then nothing else is worth saying
             raise UserError(f"{path} holds a run of {old}, not of {new}; choose another folder with --run")
         # Where the folder is may differ.
-        changes = [change for change in difference(there, self.config) if change[0] != "run"]
+        changes = [change for change in difference(there, self.config) if change[0] not in ("run", "output")]
         if changes and not self.call.allow_change:
             listed = ", ".join(f"{key} is {old!r} there and {new!r} here" for key, old, new in changes)
             raise UserError(

@@ -1,0 +1,170 @@
+"""Fine-tuning and preference training as runs: what a checkpoint of them holds, their steps, and how they go on."""
+
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from proximo.core.batch import Batch
+from proximo.language.supervised import Clock, Optimizer, steps_of
+from proximo.runs import random_state
+from proximo.runs.console import Column, Mode, Progress
+from proximo.runs.errors import UserError
+from proximo.runs.files import write_atomically
+from proximo.runs.folder import RunFolder
+from proximo.runs.metrics import MetricsWriter
+from proximo.runs.opening import Call, Opening
+from proximo.runs.recorder import Recorder
+from proximo.runs.session import Session, resume
+from proximo.runs.signals import StopRequest
+
+Order = Callable[[int, int, int], Iterator[list[int]]]
+"""Batches of row indices without end, from the number of rows, the batch and the seed."""
+
+
+class SupervisedTraining(ABC):
+    """Gradient steps on batches of rows.
+
+    Args:
+        config: what to do.
+        optimizer: holds all that is learnt.
+        rows: how many there are.
+        order: of the rows.
+    """
+
+    def __init__(self, config: Any, optimizer: Optimizer, rows: int, order: Order) -> None:
+        self.config, self.optimizer = config, optimizer
+        self._order = lambda: order(rows, config.batch, config.seed)
+        self.batches = self._order()
+        self.steps = 0
+        per_epoch = steps_of(rows, config.batch, 1.0)
+        self.clock = Clock(steps_of(rows, config.batch, config.epochs), config.minutes, per_epoch)
+        self.seen: dict[str, float | None] = {}
+        """What looks at held-out rows gave."""
+        self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.batch: Batch | None = None
+        """Of the update that failed: none, as a failing step is found before it is taken, and keeps its texts."""
+
+    @abstractmethod
+    def step(self, progress: float) -> dict[str, float]:
+        """One gradient step on the next batch, at `progress` in [0, 1] of the training."""
+
+    @property
+    def done(self) -> int:
+        """Steps so far."""
+        return self.steps
+
+    def iterate(self) -> dict[str, Any]:
+        """The next step; what was seen, by name."""
+        values = self.step(self.clock.progress)
+        self.clock.done = self.steps
+        return values
+
+    def rewind(self) -> None:
+        """Go back to before the step in progress."""
+        self.optimizer.zero_grad()
+        self.batches = islice(self._order(), self.steps, None)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that decides how the training goes on."""
+        tensors, generators = random_state.capture()
+        progress = {"steps": self.steps, "seconds": self.clock.seconds}
+        return self.optimizer.state() | tensors, {"progress": progress, "seen": dict(self.seen), "random": generators}
+
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            ValueError: it is of other weights.
+        """
+        self.optimizer.load_state(tensors)
+        self.steps = self.clock.done = int(state["progress"]["steps"])
+        self.clock.spent = float(state["progress"]["seconds"])
+        self.seen = dict(state["seen"])
+        random_state.restore(tensors, state["random"])
+        self.rewind()
+
+
+def open_stage(config: Any, call: Call) -> Opening:
+    """What is in a stage's output folder, beside what is asked for.
+
+    Raises:
+        UserError: no folder is named, or another training is there.
+    """
+    if not config.output:
+        raise UserError("no output folder is named: give --output")
+    return Opening(RunFolder(config.output), config, "model", call)
+
+
+def begin_stage(
+    stack: ExitStack,
+    opening: Opening,
+    training: SupervisedTraining,
+    title: str,
+    *,
+    columns: Sequence[Column],
+    console: Mode,
+    call: Call,
+    message: str = "",
+) -> Session:
+    """Open the folder and go on where its last checkpoint is; everything closes with `stack`."""
+    folder = stack.enter_context(opening.open())
+    metrics = stack.enter_context(MetricsWriter(folder.path, tensorboard=False))
+    if opening.resumed:
+        resume(training, folder, metrics)
+    progress = stack.enter_context(
+        Progress(
+            title, training.clock.steps, "steps", console, folder=folder.path, start=training.done, columns=columns
+        )
+    )
+    for text in filter(None, (message, opening.settle(f"{training.done:,} steps"))):
+        progress.message(text)
+    stop = stack.enter_context(StopRequest())
+    return Session(training, folder, Recorder(metrics, progress), stop, call.stop_at)
+
+
+def run_steps(
+    training: SupervisedTraining, session: Session, look: Callable[[], Mapping[str, float | None]]
+) -> dict[str, Any] | None:
+    """Step to the end.
+
+    Args:
+        training: of the session.
+        session: open.
+        look: asked after each epoch and after the last step; what it says is recorded with the step.
+
+    Returns:
+        None; or what is to be told of a training that was stopped before.
+    """
+    metrics, progress = session.recorder.metrics, session.recorder.progress
+    training.clock.start()
+    while not training.clock.ended:
+        before = training.done
+        if session.stopped or (values := session.iterate()) is None:
+            session.save()
+            progress.message(f"{session.stopped}: saved in {session.folder.path}; the same command goes on")
+            return {"stopped": session.stopped, "steps": training.done}
+        if training.clock.ended or training.done % training.clock.per_epoch == 0:
+            values |= look()
+        metrics.write(training.done, values)
+        progress.update(training.done, values)
+        if session.due(before):
+            session.save()
+    return None
+
+
+def finish_stage(folder: RunFolder, results: dict[str, Any]) -> dict[str, Any]:
+    """Write what the training came to; its model is in the folder, so that its checkpoints can go."""
+    write_atomically(folder.results, json.dumps(results, indent=1).encode())
+    _forget(folder.checkpoints)
+    return results
+
+
+def _forget(checkpoints: Path) -> None:
+    shutil.rmtree(checkpoints, ignore_errors=True)  # a leftover costs space and nothing else
