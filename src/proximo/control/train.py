@@ -175,21 +175,17 @@ def _iterate(training: Training, session: Session) -> str | None:
     return session.stop.requested
 
 
-def save(training: Training, folder: RunFolder, name: str) -> None:
-    """Write a checkpoint of everything."""
-    tensors, state = training.state()
-    save_checkpoint(folder.checkpoints, name, tensors, state, keep=training.config.keep)
-
-
 def _finish(training: Training, folder: RunFolder, source: Source, started: float, before: int) -> dict[str, Any]:
     """Save the last and the best policy, evaluate both, and write the results.
 
     The numbered checkpoint is what the same command goes on from if the evaluation is interrupted.
     """
-    for name in (step_name(training.progress.steps), "final"):
-        save(training, folder, name)
     config, policy = training.config, training.policy
     tensors, state = training.state()
+    save_checkpoint(folder.checkpoints, step_name(training.done), tensors, state, keep=config.keep)
+    # What the environments did is for a run that goes on; the policy is for those who use it.
+    lasting = {name: x for name, x in tensors.items() if not name.startswith("environments/")}
+    save_checkpoint(folder.checkpoints, "final", lasting, state)
     best = policy_from(tensors, state, "best")
     save_checkpoint(
         folder.checkpoints,
