@@ -188,6 +188,14 @@ def test_the_step_that_is_proposed_would_have_a_sound_kl():
     assert str(rate) == "--learning-rate 0.001 -> 0 -> '0.0001 -> 0'"
 
 
+def test_one_value_is_proposed_for_a_setting():
+    """A cliff, and a return that fell off it: two findings that would change the learning rate."""
+    fallen = control(lambda i: {"approx_kl": 9.0 if i == 20 else 0.01, "return": 10.0 + i if i <= 20 else 0.0})
+    assert [code for code, _ in seen(fallen)] == ["P020", "P043"]
+    options = [change.option for d in diagnose(fallen) for change in d.changes]
+    assert sorted(options) == ["learning-rate", "update.target-kl"]
+
+
 def test_an_invariant_that_ended_a_run_comes_first():
     error = {"step": 1, "error": "ratio-not-one: at the first minibatch the ratio is off by 0.1"}
     whole = control(lambda i: {"approx_kl": 9.0})

@@ -6,7 +6,7 @@ from proximo.runs.doctor.diagnosis import Change, Diagnosis, change
 from proximo.runs.doctor.record import Record
 from proximo.runs.health import Finding, TruthMeter, verdict_on_error
 
-_ONCE = frozenset({"P010", "P011", "P012", "P013", "P014", "P015", "P016"})
+_ONCE = frozenset({"P010", "P011", "P013", "P014", "P015", "P016"})
 """What must not happen once. Of the others a quarter of the iterations must say so."""
 _SEEN_WHOLE = frozenset({"P020", "P025", "P030", "P052", "P053", "P054"})
 """What the doctor judges from the whole run instead."""
@@ -29,11 +29,10 @@ def meter(run: Record) -> Iterator[Diagnosis]:
         often = len(found) >= 0.25 * len(run.rows)
         if number in _SEEN_WHOLE or not (often or number in _ONCE):
             continue
-        reds = [(i, f) for i, f in found if f.severity == "red"]
+        reds = sum(finding.severity == "red" for _, finding in found)
         # An amber habit with one red outlier is amber, but for what must not happen at all.
-        chosen = reds if reds and (number in _ONCE or len(reds) > 0.5 * len(found)) else found
-        ambers = [(i, f) for i, f in chosen if f.severity == "amber"]
-        iteration, finding = (reds if chosen is reds else ambers)[0]
+        worst = "red" if reds and (number in _ONCE or 2 * reds > len(found)) else "amber"
+        iteration, finding = next((i, finding) for i, finding in found if finding.severity == worst)
         share = f"; {len(found)} of {len(run.rows)} iterations"
         yield Diagnosis(
             Finding(finding.code, finding.severity, finding.evidence + share), _changes(number, run), iteration

@@ -1,6 +1,7 @@
 """From a run to a diagnosis, and the screen that shows it."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,16 @@ def diagnose(run: Record) -> tuple[Diagnosis, ...]:
     if run.rows:
         for rule in (*_BOTH, *(_LANGUAGE if run.language else _CONTROL)):
             found += rule(run)
-    return tuple(sorted(found, key=lambda diagnosis: diagnosis.finding.rank))
+    return tuple(_each_option_once(sorted(found, key=lambda diagnosis: diagnosis.finding.rank)))
+
+
+def _each_option_once(found: list[Diagnosis]) -> Iterator[Diagnosis]:
+    """The worst finding has the say about a setting: one screen must not propose two values for it."""
+    proposed: set[str] = set()
+    for diagnosis in found:
+        changes = tuple(change for change in diagnosis.changes if change.option not in proposed)
+        proposed |= {change.option for change in changes}
+        yield replace(diagnosis, changes=changes)
 
 
 def examine_run(folder: Path) -> Report:
