@@ -140,7 +140,7 @@ def _three_numbers(results: Any) -> dict[str, str]:
         f" ({results['episodes']} episodes; sampled: {results['final_sampled']:,.1f})"
         f"{f'; {unfinished} were cut, for they do not end' if unfinished else ''}",
         "best checkpoint": f"{results['best_checkpoint']:,.1f} ± {results['best_checkpoint_std']:,.1f}"
-        " (deterministic; chosen by training return)",
+        f" (deterministic; chosen by {results.get('best_chosen_by', 'training return')})",
     }
 
 

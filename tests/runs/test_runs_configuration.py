@@ -180,3 +180,10 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path):
             read_toml(path)
     with pytest.raises(UserError, match=r"cannot read .*absent"):
         read_toml(tmp_path / "absent.toml")
+
+
+def test_a_setting_is_unset_by_none_in_python_and_by_a_word_in_a_file():
+    for unset in (None, "none"):
+        assert from_mapping(Settings, {"clip": unset}, where="a test").clip is None
+    with pytest.raises(UserError, match="learning_rate = None in a test must be a number"):
+        from_mapping(Settings, {"learning_rate": None}, where="a test")

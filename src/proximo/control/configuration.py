@@ -111,6 +111,9 @@ class TrainConfig:
     normalizers: NormalizerSettings = NormalizerSettings()
     checkpoint_every: int = 250_000
     """Environment steps between checkpoints; at each, the environments start anew."""
+    evaluate_every: int | None = None
+    """Environment steps between evaluations of `episodes` episodes each, of which the best policy is kept apart; with
+    none, the best is the one with the highest mean return of 100 training episodes."""
     keep: int = 2
     """Numbered checkpoints that are kept, beside the best and the final one."""
     episodes: int = 20
@@ -125,6 +128,8 @@ class TrainConfig:
         for name in ("steps", "environments", "rollout_length", "frame_stack", "checkpoint_every", "keep", "episodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        if self.evaluate_every is not None and self.evaluate_every < 1:
+            raise ValueError(f"evaluate_every = {self.evaluate_every} must be at least 1")
         if not self.environment_timeout > 0:
             raise ValueError(f"environment_timeout = {self.environment_timeout} must be positive")
         for name in ("gamma", "lam"):

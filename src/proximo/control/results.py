@@ -48,6 +48,7 @@ def evaluate_run(folder: Path, episodes: int, seed: int | None = None) -> dict[s
         "last_100_training_return": rows[-1].get("return") if rows else None,
         **{name: result.mean for name, result in results.items()},
         **{f"{name}_std": result.std for name, result in results.items()},
+        "best_chosen_by": "training return" if config.evaluate_every is None else "evaluation",
         "unfinished_episodes": results["final_deterministic"].unfinished,
         "returns": {name: list(result.returns) for name, result in results.items()},
     }

@@ -4,7 +4,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from proximo.control.evaluation import Evaluation, evaluate, evaluation_environm
 from proximo.control.loading import policy_from
 from proximo.control.observations import ObservationSpec
 from proximo.control.presets import configure
+from proximo.control.selection import Selection
 from proximo.control.training import Training
 from proximo.runs.checkpoint import save_checkpoint, step_name
 from proximo.runs.configuration import from_mapping
@@ -29,7 +30,7 @@ from proximo.runs.metrics import MetricsWriter
 from proximo.runs.opening import Call, Opening
 from proximo.runs.recorder import Recorder
 from proximo.runs.session import Session, resume
-from proximo.runs.signals import StopRequest
+from proximo.runs.signals import Interrupted, StopRequest
 from proximo.runs.system import resident_memory
 
 Source = str | Callable[..., Any]
@@ -116,6 +117,7 @@ def run_training(
         stack.callback(environments.close)
         _limit_threads(stack, environments, config)
         training = Training(config, environments)
+        selection = stack.enter_context(closing(Selection(config, source, folder)))
         stack.enter_context(opening.open())
         metrics = stack.enter_context(MetricsWriter(folder.path))
         resumed = opening.resumed and resume(training, folder, metrics)
@@ -133,10 +135,10 @@ def run_training(
         before = training.progress.steps
         with StopRequest() as stop:
             session = Session(training, folder, Recorder(metrics, progress), stop, call.stop_at)
-            stopped = _iterate(training, session)
+            stopped = _iterate(training, session, selection)
         if stopped:
             return _stopped(training, folder, config, stopped, progress)
-        results = _finish(training, folder, source, started, before)
+        results = _finish(training, folder, selection, source, started, before)
     return Run(folder.path, config, results)
 
 
@@ -146,16 +148,19 @@ def default_run(config: TrainConfig) -> str:
     return "runs/" + "-".join(str(part).replace("/", "_").replace(":", "_") for part in parts)
 
 
-def _iterate(training: Training, session: Session) -> str | None:
+def _iterate(training: Training, session: Session, selection: Selection) -> str | None:
     """Iterate to the last step; what asked to stop before, or None."""
     config = training.config
     # At least once: the rollout that the normalisers start from counts, and may be all there is of a short run.
     while training.progress.steps < config.steps or not training.progress.iterations:
         before = training.progress.steps
+        _select(training, session, selection)
         if session.stopped or (values := session.iterate()) is None:
             session.save()
             return session.stopped
         steps = training.progress.steps
+        if training.progress.evaluated == before > 0:
+            values["evaluation_return"] = training.progress.evaluation_return
         values |= {
             "return": training.mean_return,
             "episodes": training.progress.episodes,
@@ -175,7 +180,16 @@ def _iterate(training: Training, session: Session) -> str | None:
     return session.stop.requested
 
 
-def _finish(training: Training, folder: RunFolder, source: Source, started: float, before: int) -> dict[str, Any]:
+def _select(training: Training, session: Session, selection: Selection) -> None:
+    """Evaluate the policy if it is time to; given up, and done when the run goes on, for a stop that can not wait."""
+    if selection.due(training) and not session.stopped:
+        with suppress(Interrupted):
+            selection.look(training)
+
+
+def _finish(
+    training: Training, folder: RunFolder, selection: Selection, source: Source, started: float, before: int
+) -> dict[str, Any]:
     """Save the last and the best policy, evaluate both, and write the results.
 
     The numbered checkpoint is what the same command goes on from if the evaluation is interrupted.
@@ -186,13 +200,10 @@ def _finish(training: Training, folder: RunFolder, source: Source, started: floa
     # What the environments did is for a run that goes on; the policy is for those who use it.
     lasting = {name: x for name, x in tensors.items() if not name.startswith("environments/")}
     save_checkpoint(folder.checkpoints, "final", lasting, state)
-    best = policy_from(tensors, state, "best")
-    save_checkpoint(
-        folder.checkpoints,
-        "best",
-        {f"policy/{name}": x for name, x in best.state_dict().items()},
-        {"policy": best.describe(), "training_return": state["best_return"]},
-    )
+    if selection.due(training):
+        selection.look(training)
+    selection.save(training)
+    best = policy_from(*training.state(), "best")
     seconds = time.monotonic() - started
     final, sampled, chosen = evaluate_all(config, source, [(policy, True), (policy, False), (best, True)])
     results = {
@@ -202,6 +213,7 @@ def _finish(training: Training, folder: RunFolder, source: Source, started: floa
         "final_sampled": sampled.mean,
         "best_checkpoint": chosen.mean,
         "best_checkpoint_std": chosen.std,
+        "best_chosen_by": selection.criterion,
         "episodes": config.episodes,
         "steps": training.progress.steps,
         "seconds": seconds,

@@ -46,6 +46,10 @@ class Progress:
     iterations: int = 0
     episodes: int = 0
     gradient_steps: int = 0
+    evaluated: int = 0
+    """Steps at the last evaluation."""
+    evaluation_return: float | None = None
+    """Its mean return."""
 
 
 class Training:
@@ -220,11 +224,19 @@ class Training:
         return values
 
     def _remember_best(self) -> None:
+        if self.config.evaluate_every is not None:
+            return  # evaluations decide
         # In memory: writing at each improvement would cost more than the update. It goes to disk with each checkpoint.
         mean = self.mean_return
-        if mean is not None and len(self.returns) >= FEWEST and mean > self.best_return:
-            self.best_return = mean
+        if mean is not None and len(self.returns) >= FEWEST:
+            self.consider(mean)
+
+    def consider(self, mean_return: float) -> bool:
+        """Remember the policy as it is if its return is the best so far; whether it is."""
+        if better := mean_return > self.best_return:
+            self.best_return = mean_return
             self.best_weights = {name: x.detach().clone() for name, x in self.policy.state_dict().items()}
+        return better
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that a resumed run needs, as tensors and JSON."""

@@ -169,8 +169,8 @@ def _read_table(cls: type, mapping: Mapping[str, Any], *, prefix: str, where: st
 
 def _read(hint: Any, value: Any, *, key: str, where: str, base: Any) -> Any:
     kinds = members(hint)
-    if value == UNSET and isinstance(value, str) and type(None) in kinds:
-        return None
+    if type(None) in kinds and (value is None or (isinstance(value, str) and value == UNSET)):
+        return None  # None comes from Python, the word from a file
     tables = [member for member in kinds if dataclasses.is_dataclass(member)]
     if len(tables) > 1:
         raise TypeError(f"configuration field {key!r} may be one of several tables, which cannot be told apart")

@@ -1,0 +1,66 @@
+"""The best policy of a run by evaluation, on episodes that neither training nor the final numbers see."""
+
+from collections.abc import Callable
+from typing import Any
+
+from proximo.control import seeds
+from proximo.control.configuration import TrainConfig
+from proximo.control.environments.base import VectorEnvironment
+from proximo.control.evaluation import evaluate, evaluation_environments
+from proximo.control.loading import policy_from
+from proximo.control.training import Training
+from proximo.runs.checkpoint import save_checkpoint
+from proximo.runs.folder import RunFolder
+
+
+class Selection:
+    """Evaluates every `evaluate_every` steps, always on the same episodes, and keeps the best policy apart.
+
+    Args:
+        config: of the run.
+        source: of its environments.
+        folder: of the run.
+    """
+
+    def __init__(self, config: TrainConfig, source: str | Callable[..., Any], folder: RunFolder) -> None:
+        self._config, self._source, self._folder = config, source, folder
+        self._environments: VectorEnvironment | None = None
+        self._seed = seeds.derive(config.seed, seeds.SELECTION, 0, 1)[0]
+
+    def due(self, training: Training) -> bool:
+        """Whether the policy as it is now is to be evaluated."""
+        every = self._config.evaluate_every
+        return every is not None and training.done // every > training.progress.evaluated // every
+
+    def look(self, training: Training) -> None:
+        """Evaluate the policy and keep it if it is the best so far. Training does not notice.
+
+        Raises:
+            Interrupted: by who may interrupt `training`; then nothing was looked at.
+        """
+        episodes = self._config.episodes
+        if self._environments is None:
+            self._environments = evaluation_environments(self._config, self._source, episodes)
+        with training.interruptible():
+            seen = evaluate(training.policy, self._environments, episodes, deterministic=True, seed=self._seed)
+        if training.consider(seen.mean):
+            self.save(training)
+        training.progress.evaluated, training.progress.evaluation_return = training.done, seen.mean
+
+    def save(self, training: Training) -> None:
+        """Write the best policy so far as the checkpoint `best`."""
+        tensors, state = training.state()
+        best = policy_from(tensors, state, "best")
+        weights = {f"policy/{name}": x for name, x in best.state_dict().items()}
+        about = {"policy": best.describe(), "mean_return": state["best_return"], "chosen_by": self.criterion}
+        save_checkpoint(self._folder.checkpoints, "best", weights, about)
+
+    @property
+    def criterion(self) -> str:
+        """What the best policy is the best by."""
+        return "training return" if self._config.evaluate_every is None else "evaluation"
+
+    def close(self) -> None:
+        """Free the environments."""
+        if self._environments is not None:
+            self._environments.close()

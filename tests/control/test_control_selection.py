@@ -1,0 +1,87 @@
+"""The best policy by evaluation: what it is the best of; training does not notice, and a stop changes nothing."""
+
+import os
+import signal
+
+import gymnasium
+import pytest
+import torch
+from test_control_repeatable import PLAN, same_runs
+
+import proximo
+from proximo.control.evaluation import evaluate, evaluation_environments
+from proximo.control.loading import load_policy
+from proximo.control.selection import Selection
+from proximo.runs.checkpoint import load_checkpoint
+from proximo.runs.metrics import read_metrics
+
+EVALUATED = {**PLAN, "steps": 64 * 8, "evaluate_every": 64 * 2, "learning_rate": 0.03}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return proximo.train("CartPole-v1", run=str(tmp_path_factory.mktemp("s") / "whole"), **EVALUATED)
+
+
+def test_the_best_policy_is_the_one_with_the_best_evaluation(whole):
+    rows = read_metrics(whole.path / "metrics.jsonl")
+    seen = [row["evaluation_return"] for row in rows if "evaluation_return" in row]
+    assert len(seen) == 3, "every second iteration; the policy of the last one is looked at when all is done"
+    best, about = load_policy(whole.path, "best"), load_checkpoint(whole.path / "checkpoints" / "best")[1]
+    assert about["chosen_by"] == whole.results["best_chosen_by"] == "evaluation"
+    assert about["mean_return"] >= max(seen) > min(seen)
+    selection = Selection(whole.config, "CartPole-v1", None)
+    environments = evaluation_environments(whole.config, "CartPole-v1", 2)
+    again = evaluate(best, environments, 2, deterministic=True, seed=selection._seed)
+    environments.close()
+    assert again.mean == about["mean_return"]
+    assert selection._seed != whole.config.seed, "chosen on other episodes than those of the final numbers"
+
+
+def test_training_does_not_notice_that_it_is_evaluated(whole, tmp_path):
+    plain = proximo.train("CartPole-v1", run=str(tmp_path / "plain"), **{**EVALUATED, "evaluate_every": None})
+    assert plain.results["best_chosen_by"] == "training return"
+    a, b = (load_checkpoint(run.path / "checkpoints" / "final")[0] for run in (whole, plain))
+    own = [name for name in a if name.startswith(("policy", "optimizer", "scaler", "random/generators"))]
+    assert all(torch.equal(a[name], b[name]) for name in own)
+
+
+def test_a_stopped_run_chooses_the_same(whole, tmp_path):
+    for stop_at in (64 * 3, 64 * 4, 64 * 6):
+        assert proximo.train("CartPole-v1", run=str(tmp_path / "r"), stop_at=stop_at, **EVALUATED).stopped
+    same_runs(whole, proximo.train("CartPole-v1", run=str(tmp_path / "r"), **EVALUATED))
+
+
+class Interrupting(gymnasium.Wrapper):
+    """CartPole in which the process is asked to stop while it evaluates, and which then does not go on."""
+
+    def __init__(self, flag):
+        super().__init__(gymnasium.make("CartPole-v1"))
+        self.flag = flag
+
+    def step(self, action):
+        if self.flag["evaluating"] and not self.flag["asked"]:
+            self.flag["asked"] = True
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()  # until the patience is over
+        return self.env.step(action)
+
+
+def test_an_evaluation_is_given_up_for_a_stop_and_done_later(tmp_path, monkeypatch):
+    monkeypatch.setattr("proximo.runs.signals.StopRequest.__init__.__defaults__", (0.2,))
+    flag = {"evaluating": False, "asked": True}
+    look = Selection.look
+
+    def looking(self, training):
+        flag["evaluating"] = True
+        try:
+            look(self, training)
+        finally:
+            flag["evaluating"] = False
+
+    monkeypatch.setattr(Selection, "look", looking)
+    through = proximo.train(lambda: Interrupting(flag), run=str(tmp_path / "through"), **EVALUATED)
+    flag["asked"] = False
+    stopped = proximo.train(lambda: Interrupting(flag), run=str(tmp_path / "r"), **EVALUATED)
+    assert stopped.stopped == "SIGTERM"
+    same_runs(through, proximo.train(lambda: Interrupting(flag), run=str(tmp_path / "r"), **EVALUATED))
