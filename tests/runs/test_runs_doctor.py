@@ -4,6 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from proximo.control.configuration import TrainConfig
 from proximo.language.ppo_configuration import PPOConfig
@@ -294,3 +296,36 @@ def test_a_folder_without_a_run_is_refused_in_a_sentence(tmp_path, files, messag
     with pytest.raises(UserError) as error:
         examine_run(tmp_path)
     assert message in str(error.value)
+
+
+def test_a_noisy_score_is_no_fall():
+    """Means of 64 responses scatter by an eighth of their spread; the highest of many is luck."""
+    scores = np.random.default_rng(0).normal(0.0, 1 / 8, 400)
+    still = {"kl": 0.0, "kl_k3": 0.0}
+    assert seen(language(lambda i: {"score": float(scores[i]), **still}, count=400)) == []
+    fallen = language(lambda i: {"score": float(scores[i]) + (1.0 if 50 < i < 200 else 0.0), **still}, count=400)
+    assert seen(fallen) == [("P043", "red")]
+
+
+NUMBERS = st.one_of(
+    st.none(), st.booleans(), st.text(max_size=3), st.lists(st.none(), max_size=1), st.integers(-3, 3), st.floats()
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_files_of_any_content_give_a_report_or_a_sentence(data):
+    """Whatever values the rows and settings have: a diagnosis, never a traceback."""
+    speaks = data.draw(st.booleans())
+    sound = spoken(0) if speaks else {**row(0), **{"memory_mb": 1.0, "std": 0.5, "clipped_actions": 0.1}}
+    names = st.sampled_from(sorted({*sound, "sampler_gap", "observation_rms", "health", "normalizers_moved"}))
+    rows = []
+    for i in range(data.draw(st.integers(1, 8))):
+        changed = data.draw(st.dictionaries(names, NUMBERS, max_size=6))
+        rows.append({**(spoken(i) if speaks else row(i)), **changed})
+    config = {**(LANGUAGE if speaks else CONTROL)}
+    config |= data.draw(st.dictionaries(st.sampled_from(sorted(config)), NUMBERS, max_size=3))
+    record = Record(config, tuple(rows), evaluation={"rise_sd": data.draw(NUMBERS)})
+    for found in diagnose(record):
+        json.dumps(found.plain())
+    went_well(record)

@@ -102,6 +102,52 @@ def test_one_iteration_is_enough_to_see(number, severity, changes):
 
 
 @pytest.mark.parametrize(
+    ("name", "number", "amber", "red"),
+    [
+        ("approx_kl", "P020", 0.1, 1.0),
+        ("clip_fraction", "P020", 0.7, None),
+        ("sampler_gap", "P016", 0.02, 0.1),
+        ("observation_rms", "P040", 30.0, 300.0),
+        ("return_rms", "P031", 500.0, 5000.0),
+        ("value_rms", "P031", 500.0, 5000.0),
+        ("clipped_actions", "P027", 0.8, None),
+        ("duplicates", "P054", 0.3, None),
+        ("kl", "P051", 20.0, 60.0),
+        ("response_length", "P053", 40.0, None),
+        ("ratio_deviation", "P012", 1e-4, None),
+    ],
+)
+def test_where_amber_and_red_begin(name, number, amber, red):
+    for value, expected in ((amber, []), (red, [(number, "amber")] if red else None)):
+        for nudge, colour in ((0.99, expected), (1.01, [(number, "amber" if value is amber else "red")])):
+            if value is not None and colour is not None:
+                *_, verdict = judged([{**SOUND, **RESPONSES}] * 6 + [{**SOUND, **RESPONSES, name: value * nudge}])
+                assert [(f.code.number, f.severity) for f in verdict.findings] == colour, (value, nudge)
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "least", "first"),
+    [
+        ("kl_k3", "P015", -1e-12, 3.0),
+        ("finished", "P052", 0.1, 0.9),
+        ("entropy", "P025", 0.02, 1.0),
+        ("response_length", "P053", 10.0, 20.0),
+    ],
+)
+def test_where_too_little_begins(name, number, least, first):
+    for value, expected in ((least + abs(least) * 0.01, []), (least - abs(least) * 0.01, [number])):
+        value = 0.0 if name == "kl_k3" and not expected else value
+        *_, verdict = judged([{**SOUND, **RESPONSES, name: first}] * 6 + [{**SOUND, **RESPONSES, name: value}])
+        assert [f.code.number for f in verdict.findings] == expected, value
+
+
+@pytest.mark.parametrize(("start", "step", "expected"), [(300.0, 2.9, []), (300.0, 3.3, ["P045"]), (2000.0, 10.0, [])])
+def test_memory_must_grow_by_a_fifth_and_100_mb(start, step, expected):
+    *_, verdict = judged([{**SOUND, "memory_mb": start + step * i} for i in range(33)])
+    assert [f.code.number for f in verdict.findings] == expected
+
+
+@pytest.mark.parametrize(
     ("number", "iterations", "row"),
     [
         ("P012", 6, lambda i: {"ratio_deviation": 1e-6 if i < 5 else 5e-4}),

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from proximo.core.schedules import Schedule
 from proximo.runs.doctor.diagnosis import Diagnosis, change, diagnosis
 from proximo.runs.doctor.record import Record, start_and_end
 from proximo.runs.health.codes import Severity
@@ -14,7 +13,8 @@ SMALLEST_STD = 0.02  # of half the action range: an action repeats itself within
 
 def _coefficient(run: Record) -> float:
     """The entropy bonus at the start."""
-    return Schedule.parse(run.setting("update.entropy_coefficient") or 0.0).start
+    schedule = run.schedule("update.entropy_coefficient")
+    return schedule.start if schedule else 0.0
 
 
 def entropy_collapsed(run: Record) -> Iterator[Diagnosis]:

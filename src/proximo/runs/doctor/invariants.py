@@ -15,7 +15,7 @@ _SEEN_WHOLE = frozenset({"P020", "P025", "P030", "P052", "P053", "P054"})
 def stopped(run: Record) -> Iterator[Diagnosis]:
     """An invariant ended the run."""
     if run.error is not None:
-        for finding in verdict_on_error(RuntimeError(run.error["error"])).findings:
+        for finding in verdict_on_error(RuntimeError(str(run.error["error"]))).findings:
             yield Diagnosis(finding, iteration=len(run.rows))
 
 
@@ -39,15 +39,15 @@ def meter(run: Record) -> Iterator[Diagnosis]:
         )
 
 
-def _changes(number: str, run: Record) -> tuple[Change, ...]:
+def _changes(code: str, run: Record) -> tuple[Change, ...]:
     """Settings, where one helps; else the code's remedy is all there is to say."""
-    if number == "P031" and not run.language:
+    if code == "P031" and not run.language:
         return (change("normalizers.rewards", run.setting("normalizers.rewards"), "scale"),)
-    if number == "P040":
+    if code == "P040":
         return (change("normalizers.observations", run.setting("normalizers.observations"), "True"),)
-    if number == "P016":
+    if code == "P016":
         return (change("temperature", run.setting("temperature"), 1.0), Change("sample without top-k and top-p"))
-    if number == "P051":
-        now = run.setting("kl.coefficient") or 0.0
+    if code == "P051":
+        now = run.amount("kl.coefficient")
         return (change("kl.coefficient", now, max(0.05, 2 * now)),)
     return ()

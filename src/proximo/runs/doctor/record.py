@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from proximo.core.schedules import Schedule
 from proximo.runs.configuration import read_toml
 from proximo.runs.errors import UserError
 from proximo.runs.health.history import number
@@ -50,6 +51,23 @@ class Record:
             table = table.get(part) if isinstance(table, Mapping) else None
         return None if table == "none" else table
 
+    def amount(self, name: str) -> float:
+        """A setting as a number; 0 where it is unset or none."""
+        return number(self.setting(name)) or 0.0
+
+    def schedule(self, name: str) -> Schedule | None:
+        """A setting that may change over the run; None where it is unset, or not what a run could have written."""
+        value = self.setting(name)
+        try:
+            return Schedule.parse(value) if isinstance(value, int | float | str) else None
+        except ValueError:
+            return None
+
+    @property
+    def steps(self) -> int:
+        """Environment steps or responses so far."""
+        return int(number(self.rows[-1].get("step")) or 0) if self.rows else 0
+
 
 def read_record(folder: Path) -> Record:
     """Read a run's folder.
@@ -75,8 +93,14 @@ def _evaluation(folder: Path) -> dict[str, Any]:
         return {}
     try:
         return dict(json.loads(file.read_text()))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{file} can not be read ({error}); delete it") from error
+
+
+def running_median(values: np.ndarray, size: int = 5) -> np.ndarray:
+    """`[n]` -> `[n]`: of each value and its neighbours, the ends repeated."""
+    padded = np.pad(values, size // 2, mode="edge")
+    return np.asarray(np.median(np.lib.stride_tricks.sliding_window_view(padded, size), axis=1))
 
 
 def start_and_end(values: np.ndarray) -> tuple[float, float]:

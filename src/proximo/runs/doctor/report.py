@@ -86,8 +86,7 @@ def examine_run(folder: Path) -> Report:
         UserError: it holds no run, or a file is damaged.
     """
     run = read_record(folder)
-    steps = int(run.rows[-1]["step"]) if run.rows else 0
-    return Report(str(folder), len(run.rows), steps, diagnose(run), tuple(went_well(run)), colours(run))
+    return Report(str(folder), len(run.rows), run.steps, diagnose(run), tuple(went_well(run)), colours(run))
 
 
 def format_report(report: Report) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 
 from proximo.runs.doctor.diagnosis import Change, Diagnosis, change, diagnosis
 from proximo.runs.doctor.record import Record, start_and_end
+from proximo.runs.health.history import number
 
 
 def reward_hacking(run: Record) -> Iterator[Diagnosis]:
@@ -19,17 +20,17 @@ def reward_hacking(run: Record) -> Iterator[Diagnosis]:
     said = [f"score {before:.2f} -> {after:.2f}", f"KL {kl:.0f} nats"]
     said.append(f"distinct-2 {variety[0]:.2f} -> {variety[1]:.2f}")
     said.append(f"length {lengths[0]:.0f} -> {lengths[1]:.0f}")
-    rise, error = run.evaluation.get("rise_sd"), run.evaluation.get("rise_se", 0.0)
+    rise, error = number(run.evaluation.get("rise_sd")), number(run.evaluation.get("rise_se")) or 0.0
     worse = rise is not None and rise < -2 * error
     if worse:
         said.append(f"held-out judge {rise:+.2f} standard deviations")
     if worse or variety[1] < 0.6 * variety[0] or same[1] > same[0] + 0.3:
-        now = run.setting("kl.coefficient") or 0.0
+        now = run.amount("kl.coefficient")
         yield diagnosis(
             "P050",
             "red",
             ", ".join(said),
-            change("kl.coefficient", float(now), 4 * now if now else 0.05),
+            change("kl.coefficient", now, 4 * now if now else 0.05),
             change("kl.budget", run.setting("kl.budget"), max(1.0, round(kl / 4))),
         )
 
@@ -39,6 +40,7 @@ def length_drift(run: Record) -> Iterator[Diagnosis]:
     before, after = start_and_end(run.measured("response_length"))
     if not before > 0 or 0.5 <= after / before <= 1.5:
         return
+    now = run.amount("kl.coefficient")
     follows = run.measured("score_length_correlation")
     pull = float(np.median(follows[: max(1, len(follows) // 2)])) if len(follows) else 0.0
     yield diagnosis(
@@ -46,7 +48,7 @@ def length_drift(run: Record) -> Iterator[Diagnosis]:
         "red" if abs(pull) > 0.8 and (pull > 0) == (after > before) else "amber",
         f"{before:.0f} tokens at first, {after:.0f} at the end; correlation of score and length {pull:.2f}",
         Change("make the judge blind to length"),
-        change("kl.coefficient", run.setting("kl.coefficient"), max(0.05, 4 * (run.setting("kl.coefficient") or 0.0))),
+        change("kl.coefficient", now, max(0.05, 4 * now)),
     )
 
 
@@ -74,7 +76,7 @@ def duplicates(run: Record) -> Iterator[Diagnosis]:
     """A third more of the responses than at first repeat another."""
     before, after = start_and_end(run.measured("duplicates"))
     if after > before + 0.3:
-        now = run.setting("kl.coefficient") or 0.0
+        now = run.amount("kl.coefficient")
         yield diagnosis(
             "P054",
             "amber",

@@ -1,15 +1,14 @@
 """How far the policy moved: too far, too little, without a clip, for too many epochs."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from proximo.core.schedules import Schedule
 from proximo.runs.doctor.diagnosis import Change, Diagnosis, change, diagnosis
 from proximo.runs.doctor.exploration import SMALLEST_STD
-from proximo.runs.doctor.record import Record
+from proximo.runs.doctor.record import Record, running_median
 from proximo.runs.health.codes import Severity
+from proximo.runs.health.history import number
 
 SOUND_KL = 0.01  # nats per update: in the middle of the healthy runs of docs/doctor.md (0.001 to 0.03)
 
@@ -78,10 +77,12 @@ def fell_off(run: Record) -> Iterator[Diagnosis]:
     known = np.flatnonzero(np.isfinite(returns))
     if len(known) < 5:
         return
+    if run.language:  # a return is the mean of 100 episodes; a score is of one batch, and noisy
+        returns[known] = running_median(returns[known])
     first, last = returns[known[0]], returns[known[-1]]
     best = int(known[returns[known].argmax()])
     won, lost = returns[best] - first, returns[best] - last
-    size = max(abs(first), abs(returns[best]), 1e-9)
+    size = max(abs(first), abs(returns[best]), _median(run, "score_std"), 1e-9)
     if lost > 0.3 * size and lost > 0.5 * won:
         steep = _steepest(returns, known, best)
         severity: Severity = "red" if lost > 0.8 * won else "amber"
@@ -109,8 +110,8 @@ def _median(run: Record, name: str) -> float:
 def _cliff(run: Record, iteration: int) -> str:
     """What happened there: KL, clip fraction, and what became of the return in the iterations after it."""
     row = run.rows[iteration]
-    said = [f"at iteration {iteration}: KL {row.get('approx_kl') or 0.0:.2g} nats"]
-    said.append(f"clip fraction {row.get('clip_fraction') or 0.0:.2g}")
+    said = [f"at iteration {iteration}: KL {number(row.get('approx_kl')) or 0.0:.2g} nats"]
+    said.append(f"clip fraction {number(row.get('clip_fraction')) or 0.0:.2g}")
     name = "score" if run.language else "return"
     returns = run.column(name)
     before = returns[: iteration + 1][np.isfinite(returns[: iteration + 1])]
@@ -135,7 +136,8 @@ def _smaller(run: Record, kl: float) -> tuple[Change, ...]:
 
 
 def _rate(run: Record, factor: float) -> Change:
-    rate: Any = run.setting("learning_rate")
-    schedule = Schedule.parse(rate)
+    rate, schedule = run.setting("learning_rate"), run.schedule("learning_rate")
+    if schedule is None:
+        return Change(f"multiply the learning rate by {factor:.1g}")
     start, end = (f"{x * factor:.1g}" for x in (schedule.start, schedule.end))
     return Change("learning-rate", str(rate), start if start == end else f"'{start} -> {end}'")

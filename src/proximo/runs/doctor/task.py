@@ -13,7 +13,7 @@ def no_reward(run: Record) -> Iterator[Diagnosis]:
     means, spreads = run.measured("reward_mean"), run.measured("reward_std")
     returns, episodes = run.measured("return"), run.measured("episodes")
     if len(means) >= 3 and not means.any() and not spreads.any():
-        yield diagnosis("P041", "red", f"every reward of {run.rows[-1]['step']:,} steps was 0")
+        yield diagnosis("P041", "red", f"every reward of {run.steps:,} steps was 0")
     elif len(returns) >= 5 and np.ptp(returns) == 0 and episodes[-1] >= 20:
         yield diagnosis("P041", "amber", f"each of {episodes[-1]:,.0f} episodes returned {returns[0]:,.4g}")
 
@@ -41,7 +41,7 @@ def ending_pays(run: Record) -> Iterator[Diagnosis]:
 
 def never_ends(run: Record) -> Iterator[Diagnosis]:
     """No episode in 4,000 steps of each environment; the usual limits are 200 to 1,000."""
-    episodes, each = run.measured("episodes"), run.rows[-1]["step"] / (run.setting("environments") or 1)
+    episodes, each = run.measured("episodes"), run.steps / (run.amount("environments") or 1)
     if len(episodes) and episodes[-1] == 0 and each >= 4000:
         yield diagnosis(
             "P044",

@@ -115,7 +115,7 @@ def step_size(row: Row, history: History) -> Iterator[Finding]:
 
     Limits in use lie between 0.01 and 0.05 (Spinning Up 0.015, SB3's zoo 0.01 to 0.04); healthy: up to 0.03.
     """
-    kl, fraction = number(row.get("approx_kl")), number(row.get("clip_fraction")) or 0.0
+    kl, fraction = number(row.get("approx_kl")) or 0.0, number(row.get("clip_fraction")) or 0.0
     severity = _level(kl, 0.1, 1.0)
     if severity or fraction > 0.7:  # healthy: up to 0.5, in single iterations
         yield found("P020", severity or "amber", f"KL {kl:.2g} nats, clip fraction {fraction:.2g}")
