@@ -116,6 +116,10 @@ def test_the_verb_tells_an_environment_from_a_run(tmp_path, capsys):
     assert capsys.readouterr().out.startswith(f"green  {run}: ")
     assert main(["doctor", run, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["findings"] == []
+    (tmp_path / "run").rename(tmp_path / "ppo")  # as `proximo rlhf all` has it
+    assert main(["doctor", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith(f"green  {tmp_path / 'ppo'}: ")
+    (tmp_path / "ppo").rename(tmp_path / "other")
     assert main(["doctor", str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
     assert main(["doctor", "CartPole-v2"]) == 2

@@ -281,11 +281,12 @@ def test_what_went_well_is_said():
     ("files", "message"),
     [
         ({}, "holds no run (no config.toml): check the path"),
-        ({"config.toml": ""}, "has no metrics.jsonl, so there is nothing to go by: run it first"),
-        ({"config.toml": "", "metrics.jsonl": ""}, "has no iteration yet: wait for the first"),
+        ({"config.toml": "steps = 3"}, "is no PPO run (no [update] in its config.toml)"),
+        ({"config.toml": "[update]"}, "has no metrics.jsonl, so there is nothing to go by: run it first"),
+        ({"config.toml": "[update]", "metrics.jsonl": ""}, "has no iteration yet: wait for the first"),
         ({"config.toml": "a =", "metrics.jsonl": '{"step": 1, "time": 0}\n'}, "is not valid TOML"),
         (
-            {"config.toml": "", "metrics.jsonl": '{"step": 1, "time": 0}\n', "evaluation.json": "{"},
+            {"config.toml": "[update]", "metrics.jsonl": '{"step": 1, "time": 0}\n', "evaluation.json": "{"},
             "evaluation.json can not be read",
         ),
     ],

@@ -77,6 +77,9 @@ def read_record(folder: Path) -> Record:
     """
     if not (folder / "config.toml").is_file():
         raise UserError(f"{folder} holds no run (no config.toml): check the path")
+    config = read_toml(folder / "config.toml")
+    if not isinstance(config.get("update"), dict):
+        raise UserError(f"{folder} is no PPO run (no [update] in its config.toml): give one of `train` or `rlhf ppo`")
     if not (folder / "metrics.jsonl").is_file():
         raise UserError(f"{folder} has no metrics.jsonl, so there is nothing to go by: run it first")
     rows = read_metrics(folder / "metrics.jsonl")
@@ -84,7 +87,7 @@ def read_record(folder: Path) -> Record:
     error = rows[-1] if rows and "error" in rows[-1] else None
     if not rows:
         raise UserError(f"{folder} has no iteration yet: wait for the first")
-    return Record(read_toml(folder / "config.toml"), iterations, error, _evaluation(folder))
+    return Record(config, iterations, error, _evaluation(folder))
 
 
 def _evaluation(folder: Path) -> dict[str, Any]:
