@@ -1,21 +1,18 @@
 """Runs and environments with one planted mistake each, and healthy ones: what `proximo doctor` is asked about."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import broken_environments as broken
-import numpy as np
+import known_answer_faults as faults
 
 from proximo.control.configuration import TrainConfig
 from proximo.control.presets import configure
-from proximo.control.rollout import Collector
 from proximo.control.train import run_training
-from proximo.control.training import Training
-from proximo.core.statistics import RunningMoments
 from proximo.runs.configuration import from_mapping
 from proximo.runs.errors import UserError
 
@@ -62,82 +59,6 @@ def control(
                 (folder / "stopped.txt").write_text(str(error))
 
     return make
-
-
-@contextmanager
-def frozen_normalizer() -> Iterator[None]:
-    """The observation normaliser takes nothing in."""
-    with patch.object(RunningMoments, "absorb", lambda *_: None):
-        yield
-
-
-@contextmanager
-def moving_rewards() -> Iterator[None]:
-    """The reward scaler moves before the rewards that it scales."""
-    whole = Training._rewards
-
-    def moved(self: Training, rollout: Any) -> Any:
-        self.scaler.absorb(rollout.reward, rollout.terminated | rollout.truncated, rollout.valid)
-        return whole(self, rollout)
-
-    with patch.object(Training, "_rewards", moved):
-        yield
-
-
-@contextmanager
-def moving_observations() -> Iterator[None]:
-    """The observation normaliser moves between acting and learning."""
-    whole = Training._rewards
-
-    def moved(self: Training, rollout: Any) -> Any:
-        self.policy.normalizer.moments.absorb(rollout.inputs["vector"])
-        if self.closed_form:
-            self.closed_form.freeze()
-        return whole(self, rollout)
-
-    with patch.object(Training, "_rewards", moved):
-        yield
-
-
-@contextmanager
-def no_final_observations() -> Iterator[None]:
-    """What a truncated episode really reached is forgotten: V(first observation of the next) is taken."""
-    whole = Collector._note
-
-    def note(self: Collector, t: int, step: Any, memory: Any, finals: list) -> None:
-        whole(self, t, step, memory, [])
-
-    with patch.object(Collector, "_note", note):
-        yield
-
-
-@contextmanager
-def faked_final_observations() -> Iterator[None]:
-    """The environment hands out the next episode's first observation as the last one."""
-    whole = Collector._note
-
-    def note(self: Collector, t: int, step: Any, memory: Any, finals: list) -> None:
-        if step.final_observation is not step.observation:
-            step = replace(step, final_observation=np.array(step.observation))
-        whole(self, t, step, memory, finals)
-
-    with patch.object(Collector, "_note", note):
-        yield
-
-
-@contextmanager
-def reset_rows_count() -> Iterator[None]:
-    """Rows that only report a reset are learnt from."""
-    from proximo.control.estimation import Estimator
-
-    whole = Estimator.batch
-
-    def batch(self: Estimator, rollout: Any, rewards: Any) -> Any:
-        made = whole(self, rollout, rewards)
-        return made.replace(weight=made.weight * 0 + 1)
-
-    with patch.object(Estimator, "batch", batch):
-        yield
 
 
 def language(
@@ -245,39 +166,39 @@ BROKEN = [
         "frozen-normalizer",
         "normaliser takes nothing in (HalfCheetah-v5)",
         ("P011",),
-        control("HalfCheetah-v5", 40_000, fault=frozen_normalizer),
+        control("HalfCheetah-v5", 40_000, fault=faults.frozen_normalizer),
         fast=True,
     ),
     Case(
         "moving-rewards",
         "reward normaliser moves inside the iteration (Hopper-v5)",
         ("P010",),
-        control("Hopper-v5", 30_000, fault=moving_rewards),
+        control("Hopper-v5", 30_000, fault=faults.moving_rewards),
     ),
     Case(
         "moving-observations",
         "observation normaliser moves inside the iteration (Hopper-v5)",
         ("P010", "P012"),
-        control("Hopper-v5", 30_000, fault=moving_observations),
+        control("Hopper-v5", 30_000, fault=faults.moving_observations),
         fast=True,
     ),
     Case(
         "no-final-observation",
         "time limits bootstrapped from the next episode (Pendulum-v1)",
         ("P014",),
-        control("Pendulum-v1", 30_000, fault=no_final_observations, backend="gymnasium", environments=4),
+        control("Pendulum-v1", 30_000, fault=faults.no_final_observations, backend="gymnasium", environments=4),
     ),
     Case(
         "faked-final-observation",
         "the final observation is the next first one (Pendulum-v1)",
         ("P014",),
-        control("Pendulum-v1", 30_000, fault=faked_final_observations, backend="gymnasium", environments=4),
+        control("Pendulum-v1", 30_000, fault=faults.faked_final_observations, backend="gymnasium", environments=4),
     ),
     Case(
         "reset-rows",
         "rows that report a reset are learnt from (CartPole-v1)",
         ("P013",),
-        control("CartPole-v1", 20_000, fault=reset_rows_count),
+        control("CartPole-v1", 20_000, fault=faults.reset_rows_count),
     ),
     Case(
         "time-limit-as-end",

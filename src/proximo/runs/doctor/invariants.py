@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from proximo.runs.doctor.diagnosis import Change, Diagnosis, change
 from proximo.runs.doctor.record import Record
-from proximo.runs.health import Finding, TruthMeter, verdict_on_error
+from proximo.runs.health import Finding, verdict_on_error
 
 _ONCE = frozenset({"P010", "P011", "P013", "P014", "P015", "P016"})
 """What must not happen once. Of the others a quarter of the iterations must say so."""
@@ -21,9 +21,9 @@ def stopped(run: Record) -> Iterator[Diagnosis]:
 
 def meter(run: Record) -> Iterator[Diagnosis]:
     """The worst of what was found under each code, if it was found often enough."""
-    instrument, seen = TruthMeter(), dict[str, list[tuple[int, Finding]]]()
-    for i, row in enumerate(run.rows):
-        for finding in instrument.judge(row).findings:
+    seen: dict[str, list[tuple[int, Finding]]] = {}
+    for i, verdict in enumerate(run.verdicts):
+        for finding in verdict.findings:
             seen.setdefault(finding.code.number, []).append((i, finding))
     for number, found in seen.items():
         often = len(found) >= 0.25 * len(run.rows)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from proximo.core.schedules import Schedule
 from proximo.runs.configuration import read_toml
 from proximo.runs.errors import UserError
+from proximo.runs.health import TruthMeter, Verdict
 from proximo.runs.health.history import number
 from proximo.runs.metrics import read_metrics
 
@@ -34,6 +36,12 @@ class Record:
     def language(self) -> bool:
         """Whether it trained a language model."""
         return "prompts" in self.config
+
+    @cached_property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """The truth meter's, one for each iteration."""
+        meter = TruthMeter()
+        return tuple(meter.judge(row) for row in self.rows)
 
     def column(self, name: str) -> np.ndarray:
         """`[n]` float64, one for each iteration, NaN where it was not measured."""

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from proximo.runs.doctor.record import Record
-from proximo.runs.health import TruthMeter
 
 
 def went_well(run: Record) -> list[str]:
@@ -16,8 +15,7 @@ def went_well(run: Record) -> list[str]:
 
 def colours(run: Record) -> dict[str, int]:
     """How many iterations were green, amber and red."""
-    meter = TruthMeter()
-    counts = Counter(meter.judge(row).health for row in run.rows)
+    counts = Counter(verdict.health for verdict in run.verdicts)
     return {colour: counts[colour] for colour in ("green", "amber", "red")}
 
 
