@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from proximo.language.configuration import RewardConfig, SFTConfig
 from proximo.language.judge import train_judge
 from proximo.language.reward_training import RewardTraining, train_reward
 from proximo.language.sft import SFTTraining, train_sft
-from proximo.language.supervised_run import SupervisedTraining
+from proximo.language.supervised_run import SupervisedTraining, run_steps
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint
 from proximo.runs.errors import UserError
 from proximo.runs.metrics import read_metrics
@@ -145,3 +146,27 @@ def test_sigterm_stops_a_stage_and_those_after_it(files, tiny_folder, capsys, mo
     code, out, _ = run(capsys, "sft", *given, "--fresh", "--yes", "--stop-at", "1", "--json")
     assert (code, json.loads(out)["steps"]) == (0, 1)
     assert not (files / "r" / "sft" / "config.json").exists()
+
+
+def test_a_look_at_held_out_rows_is_given_up_for_a_stop_and_taken_later(stage, monkeypatch):
+    whole = stage("whole")
+    monkeypatch.setattr("proximo.runs.signals.StopRequest.__init__.__defaults__", (0.2,))
+    asked = []
+
+    def stopped_while_looking(training, session, look, *first):
+        def slow():
+            if training.steps == 5 and not asked:
+                asked.append(True)
+                os.kill(os.getpid(), signal.SIGTERM)
+                for _ in range(200):
+                    time.sleep(0.05)
+            return look()
+
+        return run_steps(training, session, slow, *first)
+
+    monkeypatch.setattr("proximo.language.sft.run_steps", stopped_while_looking)
+    monkeypatch.setattr("proximo.language.reward_training.run_steps", stopped_while_looking)
+    told, folder = stage("stopped")
+    assert told == {"stopped": "SIGTERM", "steps": 5}
+    assert metrics(folder)[-1]["step"] == 4, "the row waits for its look"
+    same(whole, stage("stopped"))

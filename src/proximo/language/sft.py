@@ -151,19 +151,18 @@ class SFTTraining(SupervisedTraining):
 
 def _train(training: SFTTraining, session: Session, held_out: Sequence[Example]) -> dict[str, Any] | None:
     """Step to the end with a look at held-out rows before, after each epoch and after; what to tell of a stop."""
-    seen, metrics, progress = training.seen, session.recorder.metrics, session.recorder.progress
-    if "validation_loss" not in seen:
-        loss = training.mean_loss(held_out) if held_out else None
-        seen |= {"validation_loss_before": loss, "validation_loss": loss}
-        metrics.write(0, {"validation_loss": loss})
-        progress.update(0, {"validation_loss": loss})
 
     def look() -> dict[str, float | None]:
         if held_out:
-            seen["validation_loss"] = training.mean_loss(held_out)
-        return {"validation_loss": seen["validation_loss"]} if held_out else {}
+            training.seen["validation_loss"] = training.mean_loss(held_out)
+        return {"validation_loss": training.seen["validation_loss"]} if held_out else {}
 
-    return run_steps(training, session, look)
+    def first_look() -> dict[str, float | None]:
+        loss = training.mean_loss(held_out) if held_out else None
+        training.seen |= {"validation_loss_before": loss, "validation_loss": loss}
+        return {"validation_loss": loss}
+
+    return run_steps(training, session, look, None if training.seen else first_look)
 
 
 def _read(example: Example) -> int:

@@ -4,7 +4,7 @@ import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from proximo.runs.metrics import MetricsWriter
 from proximo.runs.opening import Call, Opening
 from proximo.runs.recorder import Recorder
 from proximo.runs.session import Session, resume
-from proximo.runs.signals import StopRequest
+from proximo.runs.signals import Interrupted, StopRequest
 
 Order = Callable[[int, int, int], Iterator[list[int]]]
 """Batches of row indices without end, from the number of rows, the batch and the seed."""
@@ -47,6 +47,8 @@ class SupervisedTraining(ABC):
         self.clock = Clock(steps_of(rows, config.batch, config.epochs), config.minutes, per_epoch)
         self.seen: dict[str, float | None] = {}
         """What looks at held-out rows gave."""
+        self.unrecorded: dict[str, Any] | None = None
+        """What the last step gave, while the look that belongs to it has not been taken."""
         self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
         self.batch: Batch | None = None
         """Of the update that failed: none, as a failing step is found before it is taken, and keeps its texts."""
@@ -75,7 +77,12 @@ class SupervisedTraining(ABC):
         """Everything that decides how the training goes on."""
         tensors, generators = random_state.capture()
         progress = {"steps": self.steps, "seconds": self.clock.seconds}
-        return self.optimizer.state() | tensors, {"progress": progress, "seen": dict(self.seen), "random": generators}
+        return self.optimizer.state() | tensors, {
+            "progress": progress,
+            "seen": dict(self.seen),
+            "unrecorded": self.unrecorded,
+            "random": generators,
+        }
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Take over what `state` gave.
@@ -86,7 +93,7 @@ class SupervisedTraining(ABC):
         self.optimizer.load_state(tensors)
         self.steps = self.clock.done = int(state["progress"]["steps"])
         self.clock.spent = float(state["progress"]["seconds"])
-        self.seen = dict(state["seen"])
+        self.seen, self.unrecorded = dict(state["seen"]), state["unrecorded"]
         random_state.restore(tensors, state["random"])
         self.rewind()
 
@@ -125,38 +132,64 @@ def begin_stage(
     )
     for text in filter(None, (message, opening.settle(f"{training.done:,} steps"))):
         progress.message(text)
-    stop = stack.enter_context(StopRequest())
-    return Session(training, folder, Recorder(metrics, progress), stop, call.stop_at)
+    return Session(training, folder, Recorder(metrics, progress), StopRequest(), call.stop_at)
+
+
+Look = Callable[[], Mapping[str, float | None]]
+"""A look at held-out rows: what is to be recorded of it."""
 
 
 def run_steps(
-    training: SupervisedTraining, session: Session, look: Callable[[], Mapping[str, float | None]]
+    training: SupervisedTraining, session: Session, look: Look, first_look: Look | None = None
 ) -> dict[str, Any] | None:
     """Step to the end.
 
     Args:
         training: of the session.
         session: open.
-        look: asked after each epoch and after the last step; what it says is recorded with the step.
+        look: taken after each epoch and after the last step.
+        first_look: taken before the first step.
 
     Returns:
-        None; or what is to be told of a training that was stopped before.
+        None, with all steps in a checkpoint; or what is to be told of a training that was stopped before.
     """
-    metrics, progress = session.recorder.metrics, session.recorder.progress
     training.clock.start()
-    while not training.clock.ended:
-        before = training.done
-        if session.stopped or (values := session.iterate()) is None:
-            session.save()
-            progress.message(f"{session.stopped}: saved in {session.folder.path}; the same command goes on")
-            return {"stopped": session.stopped, "steps": training.done}
-        if training.clock.ended or training.done % training.clock.per_epoch == 0:
-            values |= look()
-        metrics.write(training.done, values)
-        progress.update(training.done, values)
-        if session.due(before):
-            session.save()
-    return None
+    with session.stop:
+        with suppress(Interrupted):  # by a stop that can not wait for a look, which is then taken later
+            _step_to_the_end(training, session, look, first_look)
+        session.save()  # what is left to do, a last evaluation and writing the model, may be killed
+        if session.stop.requested is None and training.clock.ended:
+            return None
+        session.recorder.progress.message(
+            f"{session.stopped}: saved in {session.folder.path}; the same command goes on"
+        )
+        return {"stopped": session.stopped, "steps": training.done}
+
+
+def _step_to_the_end(training: SupervisedTraining, session: Session, look: Look, first_look: Look | None) -> None:
+    if first_look is not None:
+        with training.interruptible():
+            seen = first_look()
+        _record(session, 0, seen)
+        training.clock.start()  # it was not training time
+    while True:
+        if training.unrecorded is not None:
+            values = dict(training.unrecorded)
+            if training.clock.ended or training.done % training.clock.per_epoch == 0:
+                with training.interruptible():
+                    values |= look()
+            training.unrecorded = None
+            _record(session, training.done, values)
+            if session.due(training.done - 1):
+                session.save()
+        if training.clock.ended or session.stopped:
+            return
+        training.unrecorded = session.iterate()
+
+
+def _record(session: Session, step: int, values: Mapping[str, Any]) -> None:
+    session.recorder.metrics.write(step, values)
+    session.recorder.progress.update(step, values)
 
 
 def finish_stage(folder: RunFolder, results: dict[str, Any]) -> dict[str, Any]:

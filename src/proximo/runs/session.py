@@ -1,5 +1,6 @@
 """A run while it is trained: going on from a checkpoint, iterations that leave nothing half-done, and stopping."""
 
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -136,7 +137,7 @@ def resume(training: Trained, folder: RunFolder, metrics: MetricsWriter) -> bool
     Raises:
         UserError: it does not fit this training.
     """
-    path = latest_checkpoint(folder.checkpoints)
+    path = latest_checkpoint(folder.checkpoints, warn=lambda text: print(f"proximo: {text}", file=sys.stderr))
     if path is None:
         metrics.truncate_after(-1)
         return False
