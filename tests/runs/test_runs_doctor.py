@@ -277,6 +277,12 @@ def test_what_went_well_is_said():
     ]
 
 
+def test_a_judge_that_agrees_is_named():
+    said = "a held-out judge prefers it by 0.40 standard deviations (standard error 0.10)"
+    assert said in went_well(language(evaluation={"rise_sd": 0.4, "rise_se": 0.1}))
+    assert not any("judge" in line for line in went_well(language(evaluation={"rise_sd": 0.1, "rise_se": 0.1})))
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from proximo.runs.doctor.record import Record
+from proximo.runs.health.history import number
 
 
 def went_well(run: Record) -> list[str]:
@@ -24,6 +25,9 @@ def _reached(run: Record) -> Iterator[str]:
     values = run.measured(name)
     if len(values) and values[-1] > values[0]:
         yield f"{name} {values[0]:,.4g} -> {values[-1]:,.4g} (best {values.max():,.4g})"
+    rise, error = number(run.evaluation.get("rise_sd")), number(run.evaluation.get("rise_se")) or 0.0
+    if rise is not None and rise > 2 * error:
+        yield f"a held-out judge prefers it by {rise:.2f} standard deviations (standard error {error:.2f})"
 
 
 def _sound(run: Record) -> Iterator[str]:
