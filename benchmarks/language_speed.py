@@ -28,7 +28,8 @@ from control_speed import Record
 from trl_baseline import LEARNING_RATE, WORK, prompts, summary
 
 TOP_LAYERS = 4
-TOKEN_BUDGET = 352  # tokens at once: an update's rows go through in three parts
+TOKEN_BUDGET = {"full": 352, "lora": 1024, "top_layers": 1024}
+"""Tokens at once, as many as half of TRL's memory allows: with 352 an update's rows go through in three parts."""
 MODES = {"full": 2.1, "lora": 2.8, "top_layers": 5.5}  # how many times TRL's speed is the mark
 MEMORY_MARK = 0.5  # of TRL's
 
@@ -67,7 +68,7 @@ def proximo_update_seconds(mode: str, model: str, updates: int) -> dict:
         update=UpdateSettings(
             epochs=WORK["epochs"], minibatch_size=WORK["batch"], value_coefficient=0.1, value_clip=0.2
         ),
-        token_budget=TOKEN_BUDGET,
+        token_budget=TOKEN_BUDGET[mode],
         device="cpu",
     )
     asked = [Prompt(tokenizer(text)["input_ids"], text, {}) for text in texts]

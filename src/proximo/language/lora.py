@@ -71,8 +71,9 @@ class _LowRank(torch.autograd.Function):
         rows, low, weight, a, b = ctx.saved_tensors
         gradient = gradients[0]
         up = gradient.reshape(-1, gradient.shape[-1]).contiguous()
-        up_low = (up @ b).mul_(ctx.scale)
+        up_low = product(up, b.t().contiguous()).mul_(ctx.scale)
         to_x = None
         if ctx.needs_input_grad[0]:
             to_x = product(up, weight.t()).addmm_(up_low, a).view(*gradient.shape[:-1], -1)
-        return to_x, None, None, up_low.t() @ rows, (up.t() @ low).mul_(ctx.scale), None
+        # (g^T low) is taken as (low^T g)^T: the long product then has few rows instead of few columns.
+        return to_x, None, None, up_low.t() @ rows, (low.t() @ up).mul_(ctx.scale).t(), None
