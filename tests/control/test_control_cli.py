@@ -59,6 +59,7 @@ def nothing_left():
         (["train", "no_such_module:make"], ["no_such_module"]),
         (["train", "control_tasks:prob"], ["prob", "did you mean", "probe"]),
         (["train"], ["which environment"]),
+        (["train", "CartPole-v1", "--cuda-graph", "True"], ["cuda_graph", "GPU", "set cuda_graph to false"]),
         (["train", "CartPole-v1", "--preset", "tunde"], ["tunde", "tuned"]),
         (["train", "CartPole-v1", "--preset", "absent.toml"], ["absent.toml"]),
         (["train", "CartPole-v1", "--run", "r", *SMALL, "--update.minibatch-size", "65"], ["65", "64"]),

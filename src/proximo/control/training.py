@@ -25,10 +25,11 @@ from proximo.control.rollout import Collector, Rollout
 from proximo.control.setup import fresh_policy, update_settings
 from proximo.control.vital_signs import fingerprint, vital_signs
 from proximo.core.batch import Batch
+from proximo.core.graphed import GraphedGradient
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
 from proximo.core.statistics import explained_variance
-from proximo.core.update import UpdateReport, update
+from proximo.core.update import UpdateReport, autograd_gradient, update
 from proximo.runs import random_state
 from proximo.runs.errors import UserError
 from proximo.runs.undo import Undo
@@ -75,6 +76,7 @@ class Training:
         self.optimizer = FlatAdam(self.policy.parameters_by_layer(), learning_rate)
         self.closed_form = ClosedForm(self.policy) if closed_form and supports(self.policy) else None
         actor = self.closed_form or self.policy
+        self.graphed = self._graphed()
         noise, shuffle = seeds.derive(config.seed, seeds.NOISE, 0, 2)
         self.noise = torch.Generator(self.device).manual_seed(noise)
         self.shuffle = torch.Generator().manual_seed(shuffle)
@@ -149,7 +151,7 @@ class Training:
                 self.settings,
                 progress=fraction,
                 generator=self.shuffle,
-                gradient=self.closed_form.gradient if self.closed_form else None,
+                gradient=self.graphed or (self.closed_form.gradient if self.closed_form else None),
                 reestimate=self.estimator.reestimate,
             )
         metrics = self._measure(rollout, batch, report)
@@ -179,6 +181,17 @@ class Training:
     @property
     def _normalizes(self) -> bool:
         return self.policy.normalizer is not None or self.config.normalizers.rewards != "off"
+
+    def _graphed(self) -> GraphedGradient | None:
+        if not self.config.cuda_graph:
+            return None
+        if self.device.type != "cuda" or self.config.network.memory != "none":
+            raise UserError(
+                f"cuda_graph needs a policy without memory on a GPU, and this run has device {self.device.type} and "
+                f"network.memory {self.config.network.memory}: set cuda_graph to false"
+            )
+        parts = self.settings.micro_batches
+        return GraphedGradient(autograd_gradient(self.policy, lambda b: b.split(parts)), self.optimizer.gradient)
 
     def _learning_rate(self, fraction: float) -> float:
         return Schedule.parse(self.config.learning_rate).at(fraction)

@@ -1,6 +1,6 @@
 """The one thing both worlds hand to the update."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -32,14 +32,23 @@ class Batch:
 
     def __getitem__(self, index: Tensor | slice) -> "Batch":
         """The samples at `index` (a slice is a view, a tensor of integers a copy)."""
-        tensors = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name != "inputs"}
-        return Batch(inputs={name: x[index] for name, x in self.inputs.items()}, **tensors)
+        return self.map(lambda x: x[index])
 
     def split(self, parts: int) -> Iterator["Batch"]:
         """The batch in at most `parts` consecutive parts."""
         size = -(-len(self) // parts)
         for start in range(0, len(self), size):
             yield self[start : start + size]
+
+    def named_tensors(self) -> list[tuple[str, Tensor]]:
+        """Everything it holds, inputs as `inputs.NAME`, always in one order."""
+        inputs = [(f"inputs.{name}", self.inputs[name]) for name in sorted(self.inputs)]
+        return inputs + [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "inputs"]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch with `function` applied to every tensor."""
+        tensors = {f.name: function(getattr(self, f.name)) for f in fields(self) if f.name != "inputs"}
+        return Batch(inputs={name: function(x) for name, x in self.inputs.items()}, **tensors)
 
     def replace(self, **tensors: Tensor) -> "Batch":
         """A copy with some tensors exchanged."""
