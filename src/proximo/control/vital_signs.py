@@ -1,5 +1,6 @@
 """What the truth meter asks of a control iteration, measured where it happens (`runs.health` judges it)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,17 @@ from proximo.control.normalizers import RewardScaler
 from proximo.control.policy import ControlPolicy
 from proximo.control.rollout import Rollout
 from proximo.core.batch import Batch
+from proximo.core.statistics import RunningMoments
 
 
 def fingerprint(policy: ControlPolicy, scaler: RewardScaler) -> Tensor:
     """Every statistic that normalises something, as one vector: two are equal if and only if nothing has moved."""
-    moments = [policy.values.moments, scaler.moments]
-    if policy.normalizer is not None:
-        moments.append(policy.normalizer.moments)
-    return torch.cat([x.reshape(-1).cpu() for each in moments for x in (each.count, each.mean, each.squares)])
+    inner = [policy.values.moments] + ([] if policy.normalizer is None else [policy.normalizer.moments])
+    return torch.cat([_flat(inner).cpu(), _flat([scaler.moments])])  # one transfer: the scaler is on the host
+
+
+def _flat(moments: Sequence[RunningMoments]) -> Tensor:
+    return torch.cat([x.reshape(-1) for each in moments for x in (each.count, each.mean, each.squares)])
 
 
 def vital_signs(policy: ControlPolicy, rollout: Rollout, batch: Batch) -> dict[str, Any]:
