@@ -10,21 +10,20 @@ import torch
 from torch import Tensor
 
 from proximo.core.batch import Batch
-from proximo.core.divergences import AdaptiveKLController, FixedKLController
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
 from proximo.core.statistics import explained_variance, root_mean_square, weighted_mean, weighted_moments
-from proximo.core.update import UpdateReport, autograd_gradient, check_minibatch_size, update
+from proximo.core.update import UpdateReport, autograd_gradient, update
 from proximo.language import rollout
 from proximo.language.models import without_dropout
 from proximo.language.policy import LanguagePolicy, padded_share
 from proximo.language.ppo_configuration import PPOConfig
+from proximo.language.ppo_setup import check_fit, entropy_counts, kl_controller, stop_tokens
 from proximo.language.rewards import Judged, RewardTerm, combine
 from proximo.language.rollout import Prompt, PromptSource
 from proximo.language.sampler import Samples, SamplingParameters, generate
 from proximo.language.sharing import make_roles
 from proximo.runs import random_state
-from proximo.runs.errors import UserError
 from proximo.runs.undo import Undo
 
 PARITY = 1e-3  # mean |log-prob of the sampler - of the trainer|, nats, up to which the sampler's are taken
@@ -84,14 +83,14 @@ class PPOTraining:
         reward_decoder: Any = None,
     ) -> None:
         self.config, self.tokenizer, self.rewards = config, tokenizer, list(rewards)
-        _check(config, model, tokenizer, prompts, self.rewards)
+        check_fit(config, model, tokenizer, prompts, self.rewards)
         torch.manual_seed(config.seed)  # adapters and heads are initialised from torch's own stream
         self.roles = make_roles(without_dropout(model).eval(), config.sharing, reward_decoder).eval()
         self.device = self.roles.head.weight.device
         self.policy = LanguagePolicy(
             self.roles,
             temperature=config.temperature,
-            need_entropy=_entropy_counts(config),
+            need_entropy=entropy_counts(config),
             compute=config.compute,
             token_budget=config.token_budget,
         )
@@ -100,7 +99,7 @@ class PPOTraining:
         self.noise = torch.Generator().manual_seed(config.seed * 2 + 1)
         self.shuffle = torch.Generator().manual_seed(config.seed * 2 + 2)
         self.parameters = SamplingParameters(config.response_limit, stop_tokens(model, tokenizer), config.temperature)
-        self.kl = _controller(config)
+        self.kl = kl_controller(config)
         self.progress = Progress()
         self.sampler_log_probs: bool | None = {"auto": None, "sampler": True, "rescore": False}[config.old_log_probs]
         self.parity: float | None = None
@@ -319,47 +318,3 @@ class PPOTraining:
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
-
-
-def _controller(config: PPOConfig) -> FixedKLController | AdaptiveKLController:
-    kl = config.kl
-    if kl.target is None:
-        return FixedKLController(kl.coefficient)
-    return AdaptiveKLController(kl.coefficient, kl.target, kl.horizon)
-
-
-def _entropy_counts(config: PPOConfig) -> bool:
-    schedule = Schedule.parse(config.update.entropy_coefficient)
-    return schedule.start != 0 or schedule.end != 0
-
-
-def stop_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """The tokenizer's EOS, and what else the model's generation settings end with."""
-    others = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    others = others if isinstance(others, list) else [] if others is None else [others]
-    return (tokenizer.eos_token_id, *[t for t in others if t != tokenizer.eos_token_id])
-
-
-def _check(
-    config: PPOConfig, model: Any, tokenizer: Any, prompts: Sequence[Prompt], rewards: Sequence[RewardTerm]
-) -> None:
-    if not prompts:
-        raise UserError("there is no prompt to respond to: check the prompts file and prompt_limit")
-    if not rewards:
-        raise UserError("nothing judges the responses: give --rewards a reward model's folder or module:function")
-    if tokenizer.eos_token_id is None:
-        raise UserError("the tokenizer has no EOS token, so no response could end: set tokenizer.eos_token")
-    names = [term.name for term in rewards]
-    if len(set(names)) < len(names):
-        raise UserError(f"two rewards share a name ({', '.join(names)}): give each its own")
-    try:
-        check_minibatch_size(config.batch, config.update.minibatch_size)
-    except ValueError as error:
-        raise UserError(str(error).replace("samples of a rollout", "responses of an iteration (batch)")) from error
-    limit = getattr(model.config, "max_position_embeddings", None)
-    longest = max(len(p.tokens) for p in prompts)
-    if limit is not None and longest + config.response_limit > limit:
-        raise UserError(
-            f"a prompt of {longest} tokens with a response of {config.response_limit} does not fit into the model's "
-            f"context of {limit}: lower prompt_limit or response_limit"
-        )
