@@ -88,6 +88,24 @@ def test_a_run_that_is_stopped_or_killed_goes_on_as_if_it_had_not_been(sharing, 
     same(whole, ppo(config, tmp_path / "killed"))
 
 
+@pytest.mark.parametrize("limit", ["minutes", "budget"])
+def test_a_run_that_ended_early_and_was_killed_before_it_wrote_its_policy_does_not_go_on(config, tmp_path, limit):
+    """What ended it is in its last checkpoint: time, and the KL of an iteration that is not repeated."""
+    if limit == "minutes":
+        config = replace(config, minutes=1e-4)
+    else:
+        config = replace(config, kl=replace(config.kl, budget=1e-9))
+    whole = ppo(config, tmp_path / "r")
+    assert whole.results["responses"] < config.responses
+    (whole.path / "results.json").unlink()
+    shutil.rmtree(whole.path / "policy")
+    again = ppo(config, tmp_path / "r")
+    assert again.results == whole.results
+    assert (whole.path / "policy" / "config.json").exists()
+    longer = ppo(replace(config, minutes=None, kl=replace(config.kl, budget=None)), tmp_path / "r", allow_change=True)
+    assert longer.results["responses"] == config.responses
+
+
 def test_a_run_is_verified_and_what_is_not_exact_is_named(config):
     drawn = random.Random(0)
 

@@ -1,6 +1,7 @@
 """Reward models: the score is at the last token by length, pairs teach as Bradley and Terry say, folders are plain."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from proximo.language.configuration import RewardConfig
 from proximo.language.data import Pair
+from proximo.language.frozen_trunk import FrozenTrunk
 from proximo.language.judge import Judge, train_judge
 from proximo.language.movies import ceiling, pairs, preference, snippets
 from proximo.language.preferences import bradley_terry, calibration, preference_report
@@ -88,6 +90,9 @@ def test_frozen_layers_give_the_same_scores_and_gradients(tiny_folder, kept):
     for freeze in (0, 1):
         reward = RewardModel.from_language_model(str(tiny_folder))
         training = RewardTraining(RewardConfig(kept_states=kept, freeze=freeze), reward, PAIRS, freeze=freeze)
+        if freeze:
+            training.trunk.remember(lambda _: None)
+            assert (training.trunk.kept is not None) == (kept > 0)
         training.backward(range(len(PAIRS)))
         upper = [*reward.decoder.layers[1].parameters(), *reward.decoder.norm.parameters(), reward.head.weight]
         gradients.append(torch.cat([p.grad.flatten() for p in upper]))
@@ -209,6 +214,15 @@ def test_a_training_learns_who_is_preferred(tmp_path, tiny_folder):
     assert float(scores.mean()) == pytest.approx(0, abs=1e-4)
     gap = (scores[0::2] - scores[1::2]).mean() * loaded.std
     assert float(torch.sigmoid(gap)) == pytest.approx(0.9, abs=0.06), "a soft label is a probability"
+
+
+def test_the_frozen_layers_states_are_no_training_time(tmp_path, tiny_folder, monkeypatch):
+    data = tmp_path / "pairs.jsonl"
+    data.write_text('{"prompt": "w4", "chosen": "w5", "rejected": "w6"}\n' * 8)
+    config = RewardConfig(str(tiny_folder), str(data), output=str(tmp_path / "rm"), batch=8, freeze=1)
+    states = FrozenTrunk._all_states
+    monkeypatch.setattr(FrozenTrunk, "_all_states", lambda self: time.sleep(1.0) or states(self))
+    assert train_reward(config, console="quiet")["seconds"] < 1.0
 
 
 def test_a_judge_is_another_architecture_and_comes_back_as_saved(tmp_path, make_tokenizer):

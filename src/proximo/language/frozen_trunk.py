@@ -23,8 +23,7 @@ class FrozenTrunk:
         config: kept_states bounds the memory.
 
     Attributes:
-        kept: the states of all texts, from the first time one is asked for; None if they would take too much memory.
-        say: told what takes long.
+        kept: the states of all texts, once `remember` has computed them.
     """
 
     def __init__(self, reward: RewardModel, layers: int, texts: Sequence[Sequence[int]], config: RewardConfig) -> None:
@@ -37,9 +36,14 @@ class FrozenTrunk:
         decoder.norm = self.top.norm
         self.trunk.requires_grad_(False)
         self.top.requires_grad_(True)
-        self.say: Callable[[str], None] = lambda _: None
         self.kept: list[Tensor] | None = None
         self._bytes = sum(map(len, texts)) * reward.head.in_features * 4
+
+    def remember(self, say: Callable[[str], None]) -> None:
+        """Compute the states of all texts, unless they would take too much memory; `say` is told, for it takes long."""
+        if self.kept is None and self._bytes <= self.config.kept_states * 1e9:
+            say(f"computing the frozen layers' states of {len(self.texts)} texts ({self._bytes / 1e6:,.0f} MB)")
+            self.kept = self._all_states()
 
     def scores(self, indices: Sequence[int]) -> Tensor:
         """Scores of texts, `[n]`, with gradient to the upper layers."""
@@ -50,11 +54,6 @@ class FrozenTrunk:
         return self.reward.head_scores(hidden[torch.arange(len(indices)), lengths - 1])
 
     def _states(self, indices: Sequence[int]) -> Tensor:
-        if self.kept is None and self._bytes <= self.config.kept_states * 1e9:
-            self.say(
-                f"computing the frozen layers' states of {len(self.texts)} texts once ({self._bytes / 1e6:,.0f} MB)"
-            )
-            self.kept = self._all_states()
         if self.kept is None:
             return self._forward(indices)
         return nn.utils.rnn.pad_sequence([self.kept[i] for i in indices], batch_first=True)

@@ -101,6 +101,8 @@ class PPOTraining:
         self.parameters = SamplingParameters(config.response_limit, stop_tokens(model, tokenizer), config.temperature)
         self.kl = kl_controller(config)
         self.progress = Progress()
+        self.ended: str | None = None
+        """Why there is nothing left to do, once there is not."""
         self.sampler_log_probs: bool | None = {"auto": None, "sampler": True, "rescore": False}[config.old_log_probs]
         self.parity: float | None = None
         self.gap: float | None = None
@@ -253,6 +255,7 @@ class PPOTraining:
         drawn, generators = random_state.capture(self._generators)
         return tensors | drawn, {
             "progress": dict(vars(self.progress)),
+            "ended": self.ended,
             "prompts_taken": self.prompts.taken,
             "kl_coefficient": self.kl.coefficient,
             "learning_rate": self.optimizer.learning_rate,
@@ -293,7 +296,7 @@ class PPOTraining:
         self.roles.load_trained(_under("trained/", tensors))
         self.optimizer.load_state(_under("optimizer/", tensors))
         random_state.restore(tensors, state["random"], self._generators)
-        self.progress = Progress(**state["progress"])
+        self.progress, self.ended = Progress(**state["progress"]), state["ended"]
         self.prompts.taken = state["prompts_taken"]
         self.kl.coefficient = state["kl_coefficient"]
         self.optimizer.learning_rate = state["learning_rate"]

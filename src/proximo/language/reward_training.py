@@ -199,7 +199,7 @@ class RewardTraining(SupervisedTraining):
 def run_training(training: RewardTraining, session: Session, held_out: Sequence[Pair]) -> dict[str, Any] | None:
     """Steps until the clock ends, a look at held-out pairs after each epoch but the last; what to tell of a stop."""
     if training.trunk is not None:
-        training.trunk.say = session.recorder.progress.message
+        training.trunk.remember(session.recorder.progress.message)  # before the clock starts
 
     def look() -> dict[str, float | None]:
         if not held_out or training.clock.ended:

@@ -36,16 +36,20 @@ class Clock:
     done: int = 0
     spent: float = 0.0
     """Seconds before `start`, in earlier calls."""
-    _started: float = field(default_factory=time.perf_counter)
+    _started: float | None = field(default_factory=time.perf_counter)
 
     def start(self) -> None:
         """Count time from now."""
         self._started = time.perf_counter()
 
+    def stop(self) -> None:
+        """Count no more."""
+        self.spent, self._started = self.seconds, None
+
     @property
     def seconds(self) -> float:
         """Of training so far."""
-        return self.spent + time.perf_counter() - self._started
+        return self.spent + (time.perf_counter() - self._started if self._started is not None else 0.0)
 
     @property
     def progress(self) -> float:

@@ -157,6 +157,7 @@ def run_steps(
     with session.stop:
         with suppress(Interrupted):  # by a stop that can not wait for a look, which is then taken later
             _step_to_the_end(training, session, look, first_look)
+        training.clock.stop()
         session.save()  # what is left to do, a last evaluation and writing the model, may be killed
         if session.stop.requested is None and training.clock.ended:
             return None

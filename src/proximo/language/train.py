@@ -1,7 +1,6 @@
 """PPO from start to result: folder, resume, progress, signals, checkpoints, export."""
 
 import json
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -86,6 +85,8 @@ def run_ppo(
         if opening.resumed:
             resume(training, folder, metrics)
             _cut_texts(folder.path / "samples.jsonl", training.done)
+        if opening.changes:
+            training.ended = None  # with other settings it may go on
         title = f"PPO · {config.policy} · {config.sharing.mode} · seed {config.seed}"
         progress = stack.enter_context(
             Progress(
@@ -103,11 +104,11 @@ def run_ppo(
             progress.message(changed)
         with StopRequest() as stop:
             session = Session(training, folder, Recorder(metrics, progress), stop, call.stop_at)
-            ended = _iterate(training, session)
-        if ended is None:
-            progress.message(f"{session.stopped}: saved in {folder.path}; the same command goes on")
-            return LanguageRun(folder.path, folder.path / "policy", {"responses": training.done}, session.stopped)
-        results = _finish(training, folder, ended)
+            stopped = _iterate(training, session)
+        if stopped:
+            progress.message(f"{stopped}: saved in {folder.path}; the same command goes on")
+            return LanguageRun(folder.path, folder.path / "policy", {"responses": training.done}, stopped)
+        results = _finish(training, folder)
     return LanguageRun(folder.path, folder.path / "policy", results)
 
 
@@ -158,31 +159,35 @@ def _reward(name: str, weight: float, config: PPOConfig) -> RewardTerm:
 
 
 def _iterate(training: PPOTraining, session: Session) -> str | None:
-    """Iterate to the end; says why it ended, or None if something asked to stop before."""
-    config, begun = training.config, time.monotonic()
-    while training.done < config.responses:
+    """Iterate to the end; what asked to stop before, or None."""
+    while training.ended is None:
         before = training.done
         if session.stopped or (values := session.iterate()) is None:
             session.save()
-            return None
-        done = training.done
+            return session.stopped
         values["memory_mb"] = resident_memory()
-        session.recorder.iteration(done, values)
-        _keep_texts(training, session.folder, done)
-        over = config.kl.budget is not None and values["kl"] > config.kl.budget
-        late = config.minutes is not None and time.monotonic() - begun > config.minutes * 60
-        if session.due(before) or over or late or done >= config.responses:
+        session.recorder.iteration(training.done, values)
+        _keep_texts(training, session.folder, training.done)
+        training.ended = _ending(training, values["kl"], session.recorder.metrics.seconds)
+        if session.due(before) or training.ended is not None:
             session.save()
-        if over:
-            return f"KL of {values['kl']:.1f} nats per response is over the budget of {config.kl.budget}"
-        if late:
-            return f"{config.minutes:g} minutes are over"
-    return "all responses done"
+    return None
 
 
-def _finish(training: PPOTraining, folder: RunFolder, reason: str) -> dict[str, Any]:
+def _ending(training: PPOTraining, kl: float, seconds: float) -> str | None:
+    """Why the training ends here; None if it does not."""
+    config = training.config
+    if config.kl.budget is not None and kl > config.kl.budget:
+        return f"KL of {kl:.1f} nats per response is over the budget of {config.kl.budget}"
+    if config.minutes is not None and seconds > config.minutes * 60:
+        return f"{config.minutes:g} minutes are over"
+    return "all responses done" if training.done >= config.responses else None
+
+
+def _finish(training: PPOTraining, folder: RunFolder) -> dict[str, Any]:
     save_folder(folder.path / "policy", training.roles, training.tokenizer)
-    results = {"responses": training.progress.responses, "iterations": training.progress.iterations, "ended": reason}
+    done = training.progress
+    results: dict[str, Any] = {"responses": done.responses, "iterations": done.iterations, "ended": training.ended}
     if not save_critic(folder.path / "critic", training.roles, training.tokenizer):
         results["critic"] = f"not saved: transformers has no token classifier for {type(training.roles.model).__name__}"
     write_atomically(folder.path / "results.json", json.dumps(results, indent=1).encode())

@@ -55,12 +55,17 @@ class MetricsWriter:
         """
         plain = {name: _plain(name, value) for name, value in values.items()}
         bad = [name for name, value in plain.items() if isinstance(value, float) and not math.isfinite(value)]
-        row: dict[str, Any] = {"step": int(step), "time": round(time.monotonic() - self._start, 3)}
+        row: dict[str, Any] = {"step": int(step), "time": round(self.seconds, 3)}
         row |= {name: None if name in bad else value for name, value in plain.items()}
         self._append(json.dumps(row | ({"not_finite": bad} if bad else {}), allow_nan=False).encode() + b"\n")
         if self._tensorboard_folder is not None:
             scalars = {name: float(value) for name, value in plain.items() if isinstance(value, int | float)}
             self._open_tensorboard(self._tensorboard_folder).write(int(step), scalars)
+
+    @property
+    def seconds(self) -> float:
+        """Of the run so far, earlier calls included."""
+        return time.monotonic() - self._start
 
     def truncate_after(self, step: int) -> None:
         """Removes what was written beyond `step`, the checkpoint's that is resumed from, so that no row comes twice.
