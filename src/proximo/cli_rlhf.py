@@ -14,6 +14,10 @@ from proximo.language.memory import keep_freed_memory
 from proximo.runs.errors import UserError, nearest
 from proximo.runs.opening import Call
 
+_OVERRIDE_HELP = """
+  --override-preflight  begin although a check before the first step failed
+"""
+
 _HELP = """A language model trained from human judgement: fine-tuning -> reward model -> PPO with a KL penalty.
 
   proximo rlhf all --preset movie-sentiment --run runs/movies
@@ -23,6 +27,7 @@ _HELP = """A language model trained from human judgement: fine-tuning -> reward 
   sft        likelihood of good responses; writes RUN/sft
   reward     a reward model from pairs that people judged; writes RUN/reward
   judge      who measures: an encoder taught by other raters than the reward model's; writes RUN/judge
+  preflight  before PPO's first step: what is often wrong in silence, with its remedy; ppo begins with it
   ppo        the policy against the reward, held near its start by the KL; writes RUN/ppo
   all        the stages of a preset, one after the other; what is done already is not done again
   evaluate   before against after on held-out prompts: the judge's verdict, KL, diversity
@@ -96,6 +101,7 @@ def _all(arguments: list[str]) -> int:
     quiet = ["--quiet"] if flag(arguments, "--quiet") else []
     as_json = ["--json"] if flag(arguments, "--json") else []
     seed = option(arguments, "--seed", "")
+    override = ["--override-preflight"] if flag(arguments, "--override-preflight") else []
     if rest := _without(arguments, "--preset", "--run", "--seed"):
         raise UserError(f"all takes --preset, --run and --seed, not {rest[0]}: give settings to the stages one by one")
     quiet += ["--seed", seed] if seed else []
@@ -105,7 +111,8 @@ def _all(arguments: list[str]) -> int:
     for name in CONFIGS:
         if name == "judge" and not measured:
             continue
-        code = _stage(name, ["--preset", preset, "--run", run, *quiet, *as_json])
+        more = override if name == "ppo" else []
+        code = _stage(name, ["--preset", preset, "--run", run, *quiet, *as_json, *more])
         if code:
             return code
     if not as_json:
@@ -114,16 +121,12 @@ def _all(arguments: list[str]) -> int:
 
 
 def _stage(name: str, arguments: list[str]) -> int:
-    from proximo.language.stages import CONFIGS, configure, located
+    from proximo.language.stages import located
 
     as_json, quiet, yes = flag(arguments, "--json"), flag(arguments, "--quiet"), flag(arguments, "--yes")
     call = take_call(arguments)
-    run, preset = option(arguments, "--run", ""), option(arguments, "--preset", "")
-    run = str(Path(run).resolve()) if run else ""  # a stage's settings name the others: they hold from every folder
-    rest = _without(arguments, "--run", "--preset")
-    config = parse(
-        CONFIGS[name], rest, f"rlhf {name} [--preset NAME] --run RUN", configure(name, preset, run), CALL_HELP
-    )
+    override = name == "ppo" and flag(arguments, "--override-preflight")
+    run, config = _settings(name, arguments, CALL_HELP + (_OVERRIDE_HELP if name == "ppo" else ""))
     if not run:
         raise UserError(f"where shall it be written: give --run FOLDER; the stage writes FOLDER/{name}")
     folder = Path(run) / name
@@ -131,8 +134,38 @@ def _stage(name: str, arguments: list[str]) -> int:
         consent(folder, yes)
     mode = "quiet" if quiet else "auto"
     if name == "ppo":
-        return _run_ppo(replace(located(config), run=str(folder)), mode, as_json, call)
+        return _run_ppo(replace(located(config), run=str(folder)), mode, as_json, call, override)
     return _supervised(name, replace(located(config), output=str(folder)), mode, as_json, call)
+
+
+def _settings(name: str, arguments: list[str], more_help: str = "", verb: str = "") -> tuple[str, Any]:
+    """The run's folder, or "", and a stage's settings."""
+    from proximo.language.stages import CONFIGS, configure
+
+    run, preset = option(arguments, "--run", ""), option(arguments, "--preset", "")
+    run = str(Path(run).resolve()) if run else ""  # a stage's settings name the others: they hold from every folder
+    rest = _without(arguments, "--run", "--preset")
+    verb = f"rlhf {verb or name} [--preset NAME] --run RUN"
+    return run, parse(CONFIGS[name], rest, verb, configure(name, preset, run), more_help)
+
+
+def _preflight(arguments: list[str]) -> int:
+    """The checks alone, with PPO's settings; nothing is written. The exit code is 2 if one failed."""
+    from proximo.language.preflight import failed, preflight, rows
+    from proximo.language.stages import located
+    from proximo.language.train import make_training
+
+    as_json = flag(arguments, "--json")
+    _, config = _settings("ppo", arguments, verb="preflight")
+    training, _ = make_training(located(config))
+    checks = preflight(training)
+    if as_json:
+        print(json.dumps([vars(check) for check in checks]))
+    else:
+        from proximo.runs.console import print_table
+
+        print_table(rows(checks), ["", "check", "seen"])
+    return 2 if failed(checks) else 0
 
 
 def _supervised(name: str, config: Any, mode: Any, as_json: bool, call: Call) -> int:
@@ -163,10 +196,10 @@ def _told(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> in
     return exit_code(stopped)
 
 
-def _run_ppo(config: Any, mode: Any, as_json: bool, call: Call) -> int:
+def _run_ppo(config: Any, mode: Any, as_json: bool, call: Call, override: bool) -> int:
     from proximo.language.train import run_ppo
 
-    run = run_ppo(config, mode=mode, call=call)
+    run = run_ppo(config, mode=mode, call=call, preflight="warn" if override else "stop")
     return _told("ppo", run.path, run.results | ({"stopped": run.stopped} if run.stopped else {}), as_json)
 
 
@@ -271,6 +304,7 @@ _STAGES: dict[str, Callable[[list[str]], int]] = {
     "sft": partial(_stage, "sft"),
     "reward": partial(_stage, "reward"),
     "judge": partial(_stage, "judge"),
+    "preflight": _preflight,
     "ppo": partial(_stage, "ppo"),
     "all": _all,
     "evaluate": _evaluate,

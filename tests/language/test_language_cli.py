@@ -17,41 +17,6 @@ from proximo.language.stages import configure, find_preset, presets
 from proximo.runs.metrics import read_metrics
 
 
-@pytest.fixture
-def preset(files, tiny_folder, tiny_encoder):
-    """A preset of one's own, for all stages."""
-    file = files / "own.toml"
-    file.write_text(
-        f"""
-about = "tiny"
-[sft]
-model = "{tiny_folder}"
-data = "{files}/sft.jsonl"
-batch = 8
-[reward]
-model = "{tiny_folder}"
-data = "{files}/pairs.jsonl"
-batch = 8
-[judge]
-model = "{tiny_encoder}"
-data = "{files}/pairs.jsonl"
-standardise_on = "{files}/sft.jsonl"
-batch = 8
-[ppo]
-held_out = "{files}/sft.jsonl"
-prompts = "{files}/prompts.jsonl"
-responses = 24
-batch = 8
-response_limit = 4
-checkpoint_every = 8
-[ppo.update]
-epochs = 1
-minibatch_size = 4
-"""
-    )
-    return file
-
-
 def run(capsys, *arguments):
     code = main(["rlhf", *map(str, arguments)])
     said = capsys.readouterr()

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -170,16 +170,27 @@ class PPOTraining:
         batch = rollout.estimate(batch, rewards, self.config.gamma, self.config.lam)
         return batch, Rollout(samples, judged, scores, rewarded, each, reference)
 
-    def sample(self, prompts: Sequence[Sequence[int]]) -> Samples:
-        """Responses of the policy as it is."""
+    def sample(
+        self, prompts: Sequence[Sequence[int]], noise: torch.Generator | None = None, longest: int | None = None
+    ) -> Samples:
+        """Responses of the policy as it is.
+
+        Args:
+            prompts: token ids.
+            noise: draws the tokens; the run's own if None.
+            longest: cap below the run's own, tokens.
+        """
+        parameters = self.parameters
+        if longest is not None and longest < parameters.max_tokens:
+            parameters = replace(parameters, max_tokens=longest)
         static = self.device.type == "cuda"  # fixed shapes there; on a CPU finished rows leave the batch
         with self.roles.as_sampler() as stack:
             return generate(
                 stack,
                 self.roles.head,
                 prompts,
-                self.parameters,
-                generator=self.noise,
+                parameters,
+                generator=noise or self.noise,
                 cache="static" if static else "dynamic",
             )
 

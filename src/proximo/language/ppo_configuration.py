@@ -81,6 +81,9 @@ class PPOConfig:
     """JSONL or Parquet file, or datasets folder, with a `prompt` per row."""
     held_out: str = ""
     """The same, never trained on: what `evaluate` and `chat` answer; empty takes the training prompts."""
+    held_out_pairs: str = ""
+    """Pairs that people judged and the reward model never saw: preflight asks it about 64 of them; empty leaves
+    that out."""
     run: str = ""
     """Folder of the run; a name is made if empty."""
     preset: str = ""

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from proximo.language import preflight as flight
 from proximo.language.critic import save_critic
 from proximo.language.data import load_prompts
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer, save_folder
@@ -60,6 +61,7 @@ def run_ppo(
     mode: Mode = "auto",
     rewards: Sequence[RewardTerm] | None = None,
     call: Call | None = None,
+    preflight: Literal["stop", "warn", "off"] = "stop",
 ) -> LanguageRun:
     """Train as `config` says: start, or go on where the folder's last checkpoint is.
 
@@ -68,6 +70,8 @@ def run_ppo(
         mode: how progress is shown.
         rewards: judges made in Python; those of `config.rewards` if None.
         call: how this call begins and ends.
+        preflight: what a failed check before a run's first step does: stop it, or no more than say so; off checks
+            nothing.
 
     Raises:
         UserError: something the user can mend.
@@ -79,6 +83,7 @@ def run_ppo(
     if finished := opening.results:
         return LanguageRun(folder.path, folder.path / "policy", finished)
     training, message = make_training(config, rewards)
+    warnings = [] if opening.resumed or preflight == "off" else _checked(training, stop=preflight == "stop")
     with ExitStack() as stack:
         stack.enter_context(opening.open())
         metrics = stack.enter_context(MetricsWriter(folder.path))
@@ -99,7 +104,8 @@ def run_ppo(
                 columns=COLUMNS,
             )
         )
-        progress.message(message)
+        for text in [message, *warnings]:
+            progress.message(text)
         if changed := opening.settle(f"{training.done:,} responses"):
             progress.message(changed)
         with StopRequest() as stop:
@@ -110,6 +116,22 @@ def run_ppo(
             return LanguageRun(folder.path, folder.path / "policy", {"responses": training.done}, stopped)
         results = _finish(training, folder)
     return LanguageRun(folder.path, folder.path / "policy", results)
+
+
+def _checked(training: PPOTraining, *, stop: bool) -> list[str]:
+    """The preflight's sentences: one on all checks, one for each that did not pass.
+
+    Raises:
+        UserError: a check failed, and `stop`.
+    """
+    checks = flight.preflight(training)
+    wrong = flight.failed(checks)
+    if wrong and stop:
+        told = "; ".join(f"{check.name}: {check.seen} ({check.remedy})" for check in wrong)
+        raise UserError(f"preflight failed, nothing was written: {told}; go on all the same with --override-preflight")
+    verdicts = [check.verdict for check in checks]
+    summary = f"preflight: {verdicts.count('pass')} of {len(checks)} checks passed"
+    return [summary, *(f"{c.verdict} {c.name}: {c.seen}; {c.remedy}" for c in checks if c.verdict in ("warn", "fail"))]
 
 
 def make_training(config: PPOConfig, rewards: Sequence[RewardTerm] | None = None) -> tuple[PPOTraining, str]:

@@ -1,0 +1,63 @@
+"""The checks in their order, on a few responses of the policy as it is."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from proximo.core.batch import Batch
+from proximo.language import rollout
+from proximo.language.ppo import PPOTraining
+from proximo.language.preflight import memory, policy_checks, reward_checks
+from proximo.language.preflight.check import Check
+from proximo.language.rewards import Judged
+from proximo.language.rollout import Prompt
+from proximo.language.sampler import Samples
+
+PROMPTS = 16
+LONGEST = 64
+"""Tokens of a response here: with 16 prompts, seconds for a model of 135M parameters on a CPU."""
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A training before its first step, and a few responses that leave no trace in it."""
+
+    training: PPOTraining
+    prompts: list[Prompt]
+    samples: Samples
+    batch: Batch
+    judged: Judged
+
+    @property
+    def cap(self) -> int:
+        """Longest response here, tokens."""
+        return min(self.training.config.response_limit, LONGEST)
+
+
+def preflight(training: PPOTraining) -> list[Check]:
+    """Check a training; its weights, generators and prompts stay where they are.
+
+    Raises:
+        UserError: a judge or a file fails in a way that says itself what to mend.
+    """
+    flight = _fly(training)
+    return [
+        policy_checks.sampler_agrees(flight),
+        policy_checks.starts_at_the_reference(flight),
+        policy_checks.responses_end(flight),
+        policy_checks.tokens_survive_text(flight),
+        policy_checks.lengths_fit(flight),
+        *reward_checks.reward_checks(flight),
+        memory.fits(training),
+    ]
+
+
+def _fly(training: PPOTraining) -> Flight:
+    every = math.ceil(len(training.prompts.prompts) / PROMPTS)
+    prompts = list(training.prompts.prompts[::every])
+    noise = torch.Generator().manual_seed(training.config.seed)
+    with training.policy.computing():
+        samples = training.sample([p.tokens for p in prompts], noise, LONGEST)
+    batch = rollout.to_batch(prompts, samples)
+    return Flight(training, prompts, samples, batch, rollout.judged(prompts, samples, training.tokenizer))

@@ -1,0 +1,122 @@
+"""Preflight: a sound start passes every check and leaves no trace; each fault that is planted is named."""
+
+import json
+
+import pytest
+import torch
+from test_language_cli import run
+from test_language_sharing import MODES, training
+
+from proximo.language.preflight import failed, memory, preflight
+from proximo.language.reward_model import RewardModel
+from proximo.language.rewards import FunctionReward, ModelReward
+from proximo.runs import system
+
+
+def verdicts(checks):
+    return {check.name.partition(" (")[0]: check.verdict for check in checks}
+
+
+def wrong(checks):
+    return [check.name.partition(" (")[0] for check in failed(checks)]
+
+
+@pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")
+def test_a_sound_start_passes_in_every_sharing_mode_and_nothing_moves(sharing):
+    checked, other = training(sharing), training(sharing)
+    checks = preflight(checked)
+    assert not failed(checks), checks
+    assert verdicts(checks)["KL to the reference is 0"] == "pass"
+    assert all(check.remedy for check in checks if check.verdict in ("warn", "fail"))
+    checked.iterate()
+    other.iterate()
+    assert torch.equal(checked.optimizer.flat, other.optimizer.flat)
+
+
+def test_another_reference_is_seen():
+    start = training(MODES[0])
+    with torch.no_grad():
+        start.roles.reference_model.get_input_embeddings().weight.mul_(1.1)
+    assert wrong(preflight(start)) == ["KL to the reference is 0"]
+
+
+def test_a_sampler_at_another_temperature_is_seen():
+    start = training(MODES[0])
+    start.policy.temperature = 0.7
+    assert "sampler and trainer agree" in wrong(preflight(start))
+
+
+def test_responses_that_can_not_end_are_seen():
+    start = training(MODES[0])
+    never = torch.zeros(16)
+    never[0] = -1e4
+    for head in (start.roles.head, start.roles.reference_head):
+        head.bias = torch.nn.Parameter(never.clone())
+    assert wrong(preflight(start)) == ["responses end"]
+
+
+def test_a_judge_that_says_one_thing_is_seen():
+    start = training(MODES[0])
+    start.rewards = [FunctionReward(lambda prompts, responses: [0.5] * len(responses), name="flat")]
+    assert wrong(preflight(start)) == ["flat tells responses apart"]
+
+
+@pytest.fixture
+def judge(tiny_folder, files):
+    """A reward model that likes long answers, as the pairs do."""
+    model = RewardModel.from_language_model(str(tiny_folder))
+    pairs = [json.loads(line) for line in (files / "pairs.jsonl").read_text().splitlines()]
+    model.standardise([model.tokens(p["prompt"], p[side]) for p in pairs for side in ("chosen", "rejected")])
+    return model, pairs
+
+
+@pytest.mark.parametrize(("swapped", "verdict"), [(False, "pass"), (True, "fail")])
+def test_a_judge_that_has_its_pairs_the_wrong_way_round_is_seen(judge, files, swapped, verdict, monkeypatch):
+    model, pairs = judge
+    monkeypatch.setattr(model, "score", lambda rows: torch.tensor([float(len(row)) for row in rows]))
+    file = files / "held_out.jsonl"
+    sides = ("rejected", "chosen") if swapped else ("chosen", "rejected")
+    rows = [{"prompt": p["prompt"], "chosen": p[sides[0]], "rejected": p[sides[1]]} for p in pairs]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    start = training(MODES[0], held_out_pairs=str(file))
+    start.rewards = [ModelReward(model, name="judge")]
+    assert verdicts(preflight(start))["judge agrees with people"] == verdict
+
+
+def test_memory_is_counted_and_compared(monkeypatch):
+    start = training(MODES[0])
+    parts = memory.predicted(start)
+    model = sum(p.numel() for p in start.roles.model.parameters())
+    head = start.roles.value_head
+    assert parts["policy, reference and critic"] == 4 * (2 * model + head.weight.numel() + 1)
+    assert parts["gradient and moments"] == 12 * (model + head.weight.numel() + 1)
+    assert verdicts(preflight(start))["memory suffices"] == "pass"
+    monkeypatch.setattr(memory, "available_memory", lambda: 1.0)
+    monkeypatch.setattr(memory, "resident_memory", lambda: 1.0)
+    assert wrong(preflight(start)) == ["memory suffices"]
+
+
+def test_available_memory_is_what_the_system_says():
+    available, mine = system.available_memory(), system.resident_memory()
+    assert available is None or (available > 0 and mine > 0)
+
+
+def test_the_table_and_the_start_of_ppo(capsys, preset, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    assert run(capsys, "sft", "--preset", preset, "--run", folder, "--quiet")[0] == 0
+    assert run(capsys, "reward", "--preset", preset, "--run", folder, "--quiet")[0] == 0
+    code, out, err = run(capsys, "preflight", "--preset", preset, "--run", folder, "--json")
+    assert code == 0, err
+    assert {check["verdict"] for check in json.loads(out)} <= {"pass", "warn", "skip"}
+    monkeypatch.setattr(memory, "available_memory", lambda: 0.0)
+    monkeypatch.setattr(memory, "resident_memory", lambda: 0.0)
+    code, out, _ = run(capsys, "preflight", "--preset", preset, "--run", folder)
+    assert code == 2
+    assert "FAIL  memory suffices" in out
+    code, _, err = run(capsys, "ppo", "--preset", preset, "--run", folder, "--quiet")
+    assert code == 2
+    assert "memory suffices" in err
+    assert "--override-preflight" in err
+    assert err.count("\n") == 1
+    assert not (folder / "ppo").exists(), "nothing is written"
+    assert run(capsys, "ppo", "--preset", preset, "--run", folder, "--quiet", "--override-preflight")[0] == 0
