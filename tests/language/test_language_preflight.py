@@ -55,12 +55,6 @@ def test_responses_that_can_not_end_are_seen():
     assert wrong(preflight(start)) == ["responses end"]
 
 
-def test_a_judge_that_says_one_thing_is_seen():
-    start = training(MODES[0])
-    start.rewards = [FunctionReward(lambda prompts, responses: [0.5] * len(responses), name="flat")]
-    assert wrong(preflight(start)) == ["flat tells responses apart"]
-
-
 @pytest.fixture
 def judge(tiny_folder, files):
     """A reward model that likes long answers, as the pairs do."""
@@ -68,6 +62,16 @@ def judge(tiny_folder, files):
     pairs = [json.loads(line) for line in (files / "pairs.jsonl").read_text().splitlines()]
     model.standardise([model.tokens(p["prompt"], p[side]) for p in pairs for side in ("chosen", "rejected")])
     return model, pairs
+
+
+def test_a_judge_that_says_one_thing_is_seen(judge, monkeypatch):
+    model, _ = judge
+    start = training(MODES[0])
+    start.rewards = [FunctionReward(lambda prompts, responses: [0.5] * len(responses), name="rare")]
+    assert verdicts(preflight(start))["rare tells responses apart"] == "warn"
+    monkeypatch.setattr(model, "score", lambda rows: torch.full((len(rows),), 0.5))
+    start.rewards = [ModelReward(model, name="flat")]
+    assert wrong(preflight(start)) == ["flat tells responses apart"]
 
 
 @pytest.mark.parametrize(("swapped", "verdict"), [(False, "pass"), (True, "fail")])
