@@ -1,0 +1,87 @@
+"""A run that is killed again and again at random moments, and compared with one that was not. Started as a process."""
+
+import os
+import random
+import signal
+import sys
+import time
+import warnings
+
+import torch
+
+from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, step_of
+from proximo.runs.metrics import read_metrics
+
+
+def survive(train, home, *, kills, every, longest):
+    """Train in `home / "whole"`; then in other folders, killed after at most `longest` seconds, until done or enough.
+
+    Args:
+        train: trains in a folder, or goes on there.
+        home: an empty folder.
+        kills: how many.
+        every: steps between two checkpoints: more may not be lost.
+        longest: seconds that a process may live, at random down to a fifth of it.
+    """
+    warnings.simplefilter("error")  # a checkpoint that is passed over is a warning
+    torch.set_num_threads(1)
+    chance = random.Random(0)
+    train(home / "whole")  # first, so that everything is imported once
+    done = runs = saved = cut = 0
+    while done < kills:
+        folder = home / f"killed-{runs}"
+        if not _killed(train, folder, chance.uniform(longest / 5, longest)):
+            compare(home / "whole", folder)  # it was done already: the next one
+            runs, saved = runs + 1, 0
+            continue
+        done += 1
+        before, saved = saved, _saved(folder)
+        assert saved >= before, "a checkpoint was lost"
+        recorded = _recorded(folder)
+        assert recorded - saved <= every, f"{recorded - saved} steps were lost"
+        cut += recorded > saved
+    assert saved > 0 or runs > 0
+    assert not _killed(train, folder, None)
+    compare(home / "whole", folder)
+    print("kills", done, "at", saved, "steps;", cut, "of them between a record and its checkpoint")
+
+
+def compare(whole, folder):
+    """The last checkpoint and the steps that were recorded."""
+    (a, _), (b, _) = (load_checkpoint(latest_checkpoint(run / "checkpoints")) for run in (whole, folder))
+    own = [key for key in a if not key.startswith("random/") or key.startswith("random/generators/")]
+    assert a.keys() == b.keys()
+    assert [key for key in own if not torch.equal(a[key], b[key])] == []
+    steps = [[row["step"] for row in read_metrics(run / "metrics.jsonl")] for run in (whole, folder)]
+    assert steps[0] == steps[1]
+
+
+def _killed(train, folder, seconds):
+    """Train in a process that is killed after some seconds; False if it had ended by then."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            train(folder)
+            os._exit(0)
+        except BaseException as error:
+            print(type(error).__name__, error, file=sys.stderr, flush=True)
+            os._exit(1)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status) or status == 0
+    return os.WIFSIGNALED(status)
+
+
+def _saved(folder):
+    if not (folder / "checkpoints").is_dir():
+        return 0
+    latest = latest_checkpoint(folder / "checkpoints", warn=lambda text: sys.exit(text))
+    return 0 if latest is None else step_of(latest.name)
+
+
+def _recorded(folder):
+    file = folder / "metrics.jsonl"
+    rows = read_metrics(file) if file.exists() else []
+    return rows[-1]["step"] if rows else 0
