@@ -29,14 +29,14 @@ def verify_language(config: PPOConfig, iterations: int, rewards: Sequence[Reward
     short = replace(
         config,
         responses=max(config.responses, end + size),
-        checkpoint_every=max(size, (3 * iterations * size) // 2),
+        checkpoint_every=iterations * size,
         minutes=None,
         kl=replace(config.kl, budget=None),
         keep=9,
     )
 
     def train(folder: Path, stop_at: int) -> None:
-        run_ppo(replace(short, run=str(folder)), mode="quiet", rewards=rewards, call=Call(stop_at))
+        run_ppo(replace(short, run=str(folder)), mode="quiet", rewards=rewards, call=Call(stop_at), preflight="off")
 
     with tempfile.TemporaryDirectory(prefix="proximo-verify-") as home:
         return verify(train, Path(home), middle=iterations * size, end=end, causes=lambda: _causes(short, rewards))
