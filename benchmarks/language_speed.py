@@ -69,6 +69,7 @@ def proximo_update_seconds(mode: str, model: str, updates: int) -> dict:
             epochs=WORK["epochs"], minibatch_size=WORK["batch"], value_coefficient=0.1, value_clip=0.2
         ),
         token_budget=TOKEN_BUDGET[mode],
+        undo=False,  # as TRL, which keeps no copy of what an update moves
         device="cpu",
     )
     asked = [Prompt(tokenizer(text)["input_ids"], text, {}) for text in texts]

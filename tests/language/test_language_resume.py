@@ -143,6 +143,18 @@ def test_sigterm_in_a_long_iteration_saves_what_was_before_it(config, tmp_path, 
     same(whole, ppo(config, tmp_path / "stopped"))
 
 
+def test_without_a_copy_a_broken_update_leaves_the_last_checkpoint(config, tmp_path):
+    wild = replace(config, learning_rate="1e-2 -> 1e37", kl=KLSettings(), checkpoint_every=8, undo=False)
+    with pytest.raises(UserError, match=r"not-finite.*goes on from its last checkpoint"):
+        ppo(wild, tmp_path / "run")
+    newest = latest_checkpoint(tmp_path / "run" / "checkpoints")
+    tensors, _ = load_checkpoint(newest)
+    assert all(bool(torch.isfinite(x).all()) for x in tensors.values() if x.is_floating_point())
+    with pytest.raises(UserError, match="was undone"):
+        ppo(replace(wild, undo=True), tmp_path / "other")
+    assert latest_checkpoint(tmp_path / "other" / "checkpoints").name == newest.name
+
+
 def test_an_update_that_blows_up_is_undone_and_its_batch_kept(config, tmp_path):
     folder = tmp_path / "run"
     wild = replace(config, learning_rate="1e-2 -> 1e37", kl=KLSettings())

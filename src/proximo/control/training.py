@@ -127,9 +127,9 @@ class Training:
             self.restart()
         return differing
 
-    def rewind(self) -> None:
+    def rewind(self) -> bool:
         """Go back to before the iteration in progress, in all but the environments: `bring_back` does these."""
-        self.before.undo()
+        return self.before.undo()
 
     def iterate(self) -> dict[str, Any]:
         """One iteration; returns its metrics."""

@@ -40,6 +40,11 @@ class FlatAdam:
         self._epsilon = epsilon
         self._moments: dict[str, Tensor] = {}
 
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+        return int(self._moments["step"]) if self._moments else 0
+
     def zero_grad(self) -> None:
         """Empty the gradient in place (the parameters' views must stay)."""
         self.gradient.zero_()

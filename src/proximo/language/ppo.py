@@ -109,7 +109,7 @@ class PPOTraining:
         self.last: Rollout | None = None
         self.batch: Batch | None = None
         """What the update in progress learns from."""
-        self.before = Undo(self.optimizer, self._generators)
+        self.before = Undo(self.optimizer, self._generators, copies=config.undo)
         self._before = self._cursor
         self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
         """Entered around what `rewind` can undo, by whoever may want to stop there."""
@@ -293,10 +293,12 @@ class PPOTraining:
         self.before.remember()
         self._before = self._cursor
 
-    def rewind(self) -> None:
-        """Go back to before the iteration in progress."""
-        self.before.undo()
+    def rewind(self) -> bool:
+        """Go back to before the iteration in progress; False if weights have moved and there is no copy of them."""
+        if not self.before.undo():
+            return False
         self.prompts.taken, self.sampler_log_probs, self.parity, self.gap = self._before
+        return True
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Take over what `state` gave.

@@ -137,6 +137,9 @@ class PPOConfig:
     """Responses between two checkpoints."""
     keep: int = 1
     """How many numbered checkpoints stay."""
+    undo: bool = True
+    """Keep a copy of what an update moves (12 bytes per trained float32), so that one that fails or is interrupted is
+    undone on the spot; without it the run goes back to its last checkpoint."""
     samples: int = 4
     """Sample texts kept per iteration."""
     trust_remote_code: bool = False

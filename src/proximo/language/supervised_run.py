@@ -68,10 +68,11 @@ class SupervisedTraining(ABC):
         self.clock.done = self.steps
         return values
 
-    def rewind(self) -> None:
+    def rewind(self) -> bool:
         """Go back to before the step in progress."""
         self.optimizer.zero_grad()
         self.batches = islice(self._order(), self.steps, None)
+        return True
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides how the training goes on."""

@@ -112,7 +112,8 @@ def run_ppo(
             session = Session(training, folder, Recorder(metrics, progress), stop, call.stop_at)
             stopped = _iterate(training, session)
         if stopped:
-            progress.message(f"{stopped}: saved in {folder.path}; the same command goes on")
+            kept = "the last checkpoint is" if session.lost else "saved"
+            progress.message(f"{stopped}: {kept} in {folder.path}; the same command goes on")
             return LanguageRun(folder.path, folder.path / "policy", {"responses": training.done}, stopped)
         results = _finish(training, folder)
     return LanguageRun(folder.path, folder.path / "policy", results)

@@ -38,8 +38,8 @@ class Trained(Protocol):
     def iterate(self) -> dict[str, Any]:
         """One iteration; what was seen, by name."""
 
-    def rewind(self) -> None:
-        """Go back to before the iteration in progress."""
+    def rewind(self) -> bool:
+        """Go back to before the iteration in progress; False if that is not possible any more."""
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides how the run goes on."""
@@ -65,6 +65,8 @@ class Session:
         self.training, self.folder, self.recorder = training, folder, recorder
         self.stop, self.stop_at = stop, stop_at
         training.interruptible = stop.interruptible
+        self.lost = False
+        """Whether a broken-off update has moved the weights for good: the run goes on from its last checkpoint."""
 
     @property
     def stopped(self) -> str | None:
@@ -88,20 +90,21 @@ class Session:
         try:
             return training.iterate()
         except Interrupted:
-            training.rewind()
+            self._rewind()
             return None
         except UserError:
-            training.rewind()
+            self._rewind()
             if done:
                 self.save()
             raise
         except InvariantError as error:
             self.recorder.failure(done, error)
-            training.rewind()
+            self._rewind()
             self.save()
+            undone = f"the update was undone: what was right before it is in checkpoints/{step_name(done)}"
+            kept = "the run goes on from its last checkpoint" if self.lost else undone
             raise UserError(
-                f"{error} (after {done:,} steps of {self.folder.path}; the update was undone: what was right before it "
-                f"is in checkpoints/{step_name(done)}{self._keep_batch()})"
+                f"{error} (after {done:,} steps of {self.folder.path}; {kept}{self._keep_batch()})"
             ) from error
 
     def due(self, before: int) -> bool:
@@ -109,11 +112,16 @@ class Session:
         every = self.training.config.checkpoint_every
         return self.training.done // every > before // every
 
-    def save(self) -> Path:
-        """Write a numbered checkpoint of everything."""
+    def save(self) -> None:
+        """Write a numbered checkpoint of everything; none of weights that a broken-off update has moved."""
+        if self.lost:
+            return
         tensors, state = self.training.state()
         name = step_name(self.training.done)
-        return save_checkpoint(self.folder.checkpoints, name, tensors, state, keep=self.training.config.keep)
+        save_checkpoint(self.folder.checkpoints, name, tensors, state, keep=self.training.config.keep)
+
+    def _rewind(self) -> None:
+        self.lost = not self.training.rewind()
 
     def _keep_batch(self) -> str:
         """The batch that an update failed on, for whoever wants to know why."""

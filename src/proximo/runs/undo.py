@@ -14,28 +14,41 @@ class Undo:
     Args:
         optimizer: holds everything that an update moves.
         generators: what an iteration draws from.
+        copies: whether weights and optimiser are copied; without, only what came before the first step is undone.
     """
 
-    def __init__(self, optimizer: FlatAdam, generators: Mapping[str, torch.Generator]) -> None:
-        self._optimizer, self._generators = optimizer, dict(generators)
+    def __init__(self, optimizer: FlatAdam, generators: Mapping[str, torch.Generator], *, copies: bool = True) -> None:
+        self._optimizer, self._generators, self._copies = optimizer, dict(generators), copies
         self._weights: Tensor | None = None
+        self._states: dict[str, Tensor] | None = None
 
     def remember(self) -> None:
         """Take a copy; the one before is forgotten."""
         self._weights = None
         self._moments: dict[str, Tensor] = {}
-        self._weights = self._optimizer.flat.detach().to("cpu", copy=True)
-        self._moments = {name: x.cpu() for name, x in self._optimizer.state().items()}
+        if self._copies:
+            self._weights = self._optimizer.flat.detach().to("cpu", copy=True)
+            self._moments = {name: x.cpu() for name, x in self._optimizer.state().items()}
+        self._steps = self._optimizer.steps
         self._learning_rate = self._optimizer.learning_rate
         self._states = {name: generator.get_state() for name, generator in self._generators.items()}
 
-    def undo(self) -> None:
-        """Put the copy back; does nothing before the first `remember`."""
-        if self._weights is None:
-            return
-        with torch.no_grad():
-            self._optimizer.flat.copy_(self._weights)
-        self._optimizer.load_state(self._moments)
+    def undo(self) -> bool:
+        """Put the copy back.
+
+        Returns:
+            False if steps were taken since and there is no copy: then nothing is put back. True, with nothing to do,
+            before the first `remember`.
+        """
+        if self._states is None:
+            return True
+        if self._weights is not None:
+            with torch.no_grad():
+                self._optimizer.flat.copy_(self._weights)
+            self._optimizer.load_state(self._moments)
+        elif self._optimizer.steps != self._steps:
+            return False
         self._optimizer.learning_rate = self._learning_rate
         for name, generator in self._generators.items():
             generator.set_state(self._states[name])
+        return True

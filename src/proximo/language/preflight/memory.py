@@ -36,7 +36,7 @@ def predicted(training: PPOTraining) -> dict[str, int]:
         "policy, reference and critic": _bytes(roles.parameters()),
         "reward models": _bytes(p for model in models for p in model.parameters()),
         "gradient and moments": 3 * trained.numel() * trained.element_size(),
-        "copy to undo an update": 3 * trained.numel() * trained.element_size(),
+        "copy to undo an update": 3 * trained.numel() * trained.element_size() if config.undo else 0,
         "activations": 4 * tokens * layers * (_PER_WIDTH * shape.hidden_size + _PER_INNER * inner),
         "logits": 3 * CHUNK_BYTES + KEPT_BYTES,
         "keys and values": 4 * config.batch * longest * shape.num_hidden_layers * 2 * heads * head_width,
