@@ -1,6 +1,7 @@
 """The same seed is the same run, bit for bit, whether or not it was interrupted."""
 
 import json
+import pickle
 
 import control_tasks
 import gymnasium
@@ -12,6 +13,7 @@ from control_runs import running, weights
 import proximo
 from proximo.control.training import Training
 from proximo.runs.checkpoint import load_checkpoint
+from proximo.runs.errors import UserError
 from proximo.runs.metrics import read_metrics
 
 NORMALISED = {"observations": True, "rewards": "scale"}
@@ -162,6 +164,30 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(kind, tmp_path):
         assert stopped.stopped == "stop-at"
         assert stop_at <= stopped.results["steps"] < plan["steps"]
     same_runs(whole, proximo.train(source, run=str(tmp_path / "stopped"), **plan))
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "pickled"])
+def test_a_damaged_checkpoint_is_passed_over_and_said_and_the_run_is_the_same(damage, tmp_path, capsys):
+    whole = proximo.train("CartPole-v1", run=str(tmp_path / "whole"), **PLAN)
+    for stop_at in (64 * 2, 64 * 6):
+        proximo.train("CartPole-v1", run=str(tmp_path / "r"), stop_at=stop_at, **{**PLAN, "keep": 3})
+    checkpoints = sorted((tmp_path / "r" / "checkpoints").glob("step-*"))
+    assert len(checkpoints) == 3
+    file = checkpoints[-1] / "tensors.safetensors"
+    content = bytearray(file.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 4
+    file.write_bytes(pickle.dumps(PLAN) if damage == "pickled" else content[:-1] if damage == "cut" else content)
+    done = proximo.train("CartPole-v1", run=str(tmp_path / "r"), **{**PLAN, "keep": 3})
+    said = capsys.readouterr().err
+    assert said.startswith(f"proximo: passing over a broken checkpoint: {file}")
+    assert said.count("\n") == 1
+    same_runs(whole, done)
+    (done.path / "results.json").unlink()
+    for checkpoint in (tmp_path / "r" / "checkpoints").glob("step-*"):
+        (checkpoint / "state.json").write_bytes(b"{}")
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole: restore one"):
+        proximo.train("CartPole-v1", run=str(tmp_path / "r"), **{**PLAN, "keep": 3})
 
 
 class Forgetful(gymnasium.Env):
