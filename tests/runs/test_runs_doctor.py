@@ -23,7 +23,7 @@ CONTROL = {"gamma": 0.99, "learning_rate": "0.001 -> 0", "environments": 8, "upd
 LANGUAGE = {
     "prompts": "p",
     "learning_rate": 1e-4,
-    "response_limit": 24,
+    "response_limit": 60,
     "missing_eos_floor": -1.0,
     "kl": {"coefficient": 0.05, "budget": "none"},
     "update": {**UPDATE, "value_coefficient": 0.1},

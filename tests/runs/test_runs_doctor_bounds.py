@@ -31,6 +31,11 @@ def shorter(length):
             ("P021", "red"),
         ),
         (
+            control(lambda i: {"approx_kl": 0.01}, update={"clip": "none"}),
+            control(lambda i: {"approx_kl": 1.1 if i == 2 else 0.01}, update={"clip": "none"}),
+            ("P021", "red"),
+        ),
+        (
             control(lambda i: {"clip_fraction": 0.4}, update={"epochs": 20}),
             control(lambda i: {"clip_fraction": 0.4}, update={"epochs": 21}),
             ("P024", "red"),
@@ -162,6 +167,16 @@ def shorter(length):
         (
             language(late("response_length", 20.0, 10.1)),
             language(late("response_length", 20.0, 9.9)),
+            ("P053", "amber"),
+        ),
+        (
+            language(late("response_length", 20.0, 22.7), response_limit=24),
+            language(late("response_length", 20.0, 22.9), response_limit=24),
+            ("P053", "amber"),
+        ),
+        (
+            language(late("response_length", 20.5, 23.9), response_limit=24),
+            language(late("response_length", 20.3, 23.9), response_limit=24),
             ("P053", "amber"),
         ),
         (

@@ -36,9 +36,11 @@ def reward_hacking(run: Record) -> Iterator[Diagnosis]:
 
 
 def length_drift(run: Record) -> Iterator[Diagnosis]:
-    """Length changed by half; red where the score follows it from the start."""
+    """Length changed by half, or grew up to the limit; red where the score follows it from the start."""
     before, after = start_and_end(run.measured("response_length"))
-    if not before > 0 or 0.5 <= after / before <= 1.5:
+    limit = run.amount("response_limit") or np.inf
+    filled = before < 0.85 * limit and after > 0.95 * limit
+    if not before > 0 or (0.5 <= after / before <= 1.5 and not filled):
         return
     now = run.amount("kl.coefficient")
     follows = run.measured("score_length_correlation")

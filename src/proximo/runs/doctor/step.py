@@ -14,13 +14,14 @@ SOUND_KL = 0.01  # nats per update: in the middle of the healthy runs of docs/do
 
 
 def no_clip(run: Record) -> Iterator[Diagnosis]:
-    """Several epochs without a clip, and a KL no clipped run shows."""
-    kl = _median(run, "approx_kl")
-    if run.setting("update.clip") is None and run.setting("update.epochs") != 1 and kl > 0.05:
+    """Several epochs without a clip, and a KL no clipped run shows: as a habit, or once (the policy may end there)."""
+    habit, worst = _median(run, "approx_kl"), float(run.measured("approx_kl").max(initial=0.0))
+    if run.setting("update.clip") is None and run.setting("update.epochs") != 1 and (habit > 0.05 or worst > 1):
         yield diagnosis(
             "P021",
             "red",
-            f"KL {kl:.2g} nats per update with update.clip = none and {run.setting('update.epochs')} epochs",
+            f"KL {habit:.2g} nats per update, {worst:.2g} at most, with update.clip = none and "
+            f"{run.setting('update.epochs')} epochs",
             change("update.clip", None, 0.2),
         )
 
