@@ -42,10 +42,11 @@ def gae(
     ends = done.bool()
     advantages = torch.empty_like(deltas)
     following = torch.zeros_like(deltas[0])
-    for t in range(len(deltas) - 1, -1, -1):
+    # Taken apart at once: indexing step by step costs more than the arithmetic.
+    for delta, end, advantage in reversed(list(zip(deltas.unbind(), ends.unbind(), advantages.unbind(), strict=True))):
         # A_t = delta_t + gamma * lam * (1 - done_t) * A_{t+1}; selected, since 0 * NaN would flow over the end
-        following = torch.add(deltas[t], following, alpha=gamma * lam)
-        following = torch.where(ends[t], deltas[t], following, out=advantages[t])
+        following = torch.add(delta, following, alpha=gamma * lam)
+        following = torch.where(end, delta, following, out=advantage)
     return advantages, advantages + values
 
 
