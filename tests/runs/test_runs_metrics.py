@@ -125,3 +125,12 @@ print([name for name in ("torch", "tensorflow") if name in sys.modules])
 """
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.split("\n")[:2] == ["[]", "[]"]
+
+
+def test_an_infinity_that_somebody_else_wrote_stays_and_breaks_nothing(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 0, "time": 0.1, "loss": Infinity}\n{"step": 5, "time": 0.2, "loss": 1.0}\n')
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        writer.truncate_after(0)
+        writer.write(1, {"loss": 2.0})
+    assert [row["loss"] for row in read_metrics(file)] == [float("inf"), 2.0]

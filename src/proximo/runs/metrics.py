@@ -94,7 +94,8 @@ class MetricsWriter:
         self.close()
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        data = b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows)
+        # Infinities are never written; where somebody else did, they stay.
+        data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
         if not self.path.exists() or self.path.stat().st_size != len(data):
             write_atomically(self.path, data)
         if self._descriptor is not None:
