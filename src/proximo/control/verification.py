@@ -36,7 +36,7 @@ def verify_control(config: TrainConfig, iterations: int, source: Source | None =
         steps=max(config.steps, end + size),  # the schedules' pace stays, and no evaluation comes at the end
         # Between the stop and the end, so that the stop is at no reset point.
         checkpoint_every=(3 * iterations * size) // 2,
-        keep=9,
+        keep=2,
     )
 
     def train(folder: Path, stop_at: int) -> None:

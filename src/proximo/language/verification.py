@@ -32,7 +32,7 @@ def verify_language(config: PPOConfig, iterations: int, rewards: Sequence[Reward
         checkpoint_every=iterations * size,
         minutes=None,
         kl=replace(config.kl, budget=None),
-        keep=9,
+        keep=2,
     )
 
     def train(folder: Path, stop_at: int) -> None:

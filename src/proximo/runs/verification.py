@@ -91,6 +91,7 @@ def verify(train: Train, home: Path, *, middle: int, end: int, causes: Callable[
     train(stopped, middle)
     train(stopped, end)
     found = [compare("stopped and gone on", whole, stopped)]
+    shutil.rmtree(stopped)  # a language model's checkpoints may be gigabytes
     shutil.copytree(whole, killed)
     if scheduled := _forget_the_last(killed / "checkpoints"):
         train(killed, end)
