@@ -91,13 +91,13 @@ def language(
         config = from_mapping(PPOConfig, settings, where="the case")
         whole = PPOTraining.sample
 
-        def sample(self: PPOTraining, prompts: Any) -> Any:
+        def sample(self: PPOTraining, *arguments: Any) -> Any:
             self.parameters = replace(self.parameters, temperature=temperature)
-            return whole(self, prompts)
+            return whole(self, *arguments)
 
         with patch.object(PPOTraining, "sample", whole if temperature is None else sample):
             try:
-                run_ppo(config, mode="quiet")
+                run_ppo(config, mode="quiet", preflight="off")  # which would stop some of these runs
             except UserError as error:
                 (folder / "stopped.txt").write_text(str(error))
 
