@@ -221,6 +221,27 @@ def test_sigterm_is_answered_within_ten_seconds_though_the_iteration_takes_minut
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 1000
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_process_group_stops_the_run_and_not_its_environments(tmp_path, number):
+    """A terminal's Ctrl-C and a scheduler's SIGTERM reach the environments' processes as well."""
+    plan = ["--environments", "2", "--rollout-length", "32", "--update.minibatch-size", "32", "--steps", "1000000"]
+    code = "import signal, sys; from proximo.cli import main; signal.signal(2, signal.default_int_handler); "
+    code += f"sys.exit(main(['train', 'Pendulum-v1', '--backend', 'subprocess', '--run', sys.argv[1], *{plan}]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run")], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") > 3):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number, said
+    assert "Traceback" not in said
+    assert f"{number.name}: saved at" in said
+    assert latest_checkpoint(tmp_path / "run" / "checkpoints") is not None
+
+
 def test_the_first_iteration_can_be_undone_too():
     with running("CartPole-v1") as training:
         before = snapshot(training)

@@ -94,6 +94,8 @@ class Session:
             return None
         except UserError:
             self._rewind()
+            if self.stop.requested is not None:
+                return None  # schedulers send their signal to the environments' processes too
             if done:
                 self.save()
             raise

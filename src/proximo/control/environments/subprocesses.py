@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -37,7 +38,8 @@ class WatchedSubprocesses:
         self._actions: Any = None
         self._steps = 0
         try:
-            self._vector = AsyncVectorEnv(factories, autoreset_mode=AutoresetMode.SAME_STEP, daemon=True)
+            deaf = [_deaf_to_ctrl_c(factory) for factory in factories]
+            self._vector = AsyncVectorEnv(deaf, autoreset_mode=AutoresetMode.SAME_STEP, daemon=True)
         except (EOFError, ConnectionError) as error:
             raise UserError(
                 f"an environment of {name} could not be made in a subprocess: its traceback stands above; try backend "
@@ -79,7 +81,7 @@ class WatchedSubprocesses:
             return
         # AsyncVectorEnv.close would wait for ever for a child that hangs in its own close.
         with contextlib.suppress(ConnectionError):  # one has died since its last answer
-            for pipe in self._vector.parent_pipes:
+            for pipe in filter(None, self._vector.parent_pipes):  # none where a child has failed
                 pipe.send(("close", None))
         deadline = time.monotonic() + _GRACE
         for process in self._vector.processes:
@@ -128,9 +130,21 @@ class WatchedSubprocesses:
             process.kill()
         for process in self._vector.processes:
             process.join()
-        for pipe in self._vector.parent_pipes:
+        for pipe in filter(None, self._vector.parent_pipes):
             pipe.close()
         self._vector.closed = True
+
+
+def _deaf_to_ctrl_c(factory: Callable[[], gymnasium.Env]) -> Callable[[], gymnasium.Env]:
+    """A terminal sends Ctrl-C to children too, and it is the parent's to answer: it needs them to end its step."""
+    home = os.getpid()
+
+    def made() -> gymnasium.Env:
+        if os.getpid() != home:  # the first one is also made in the parent
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return factory()
+
+    return made
 
 
 def _ending(exit_code: int | None) -> str:
