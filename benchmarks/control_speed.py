@@ -26,7 +26,7 @@ SB3_STEPS = 100_000
 SETTINGS = {  # SB3's defaults, with 16 x 128 steps and minibatches of 256
     "environments": 16,
     "rollout_length": 128,
-    "update": {"epochs": 10, "minibatch_size": 256, "target_kl": "none"},
+    "update": {"epochs": 10, "minibatch_size": 256, "target_kl": "none", "normalize_advantages": "minibatch"},
     "normalizers": {"observations": False, "rewards": "off"},
     "network": {"hidden": (64, 64), "activation": "tanh", "log_std": 0.0},
     "learning_rate": "3e-4",

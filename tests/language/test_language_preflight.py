@@ -1,13 +1,14 @@
 """Preflight: a sound start passes every check and leaves no trace; each fault that is planted is named."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from test_language_cli import run
 from test_language_sharing import MODES, training
 
-from proximo.language.preflight import failed, memory, preflight
+from proximo.language.preflight import failed, flight, memory, policy_checks, preflight, reward_checks
 from proximo.language.reward_model import RewardModel
 from proximo.language.rewards import FunctionReward, ModelReward
 from proximo.runs import system
@@ -46,12 +47,18 @@ def test_a_sampler_at_another_temperature_is_seen():
     assert "sampler and trainer agree" in wrong(preflight(start))
 
 
-def test_responses_that_can_not_end_are_seen():
+def endless():
+    """A training whose policy never samples EOS."""
     start = training(MODES[0])
     never = torch.zeros(16)
     never[0] = -1e4
     for head in (start.roles.head, start.roles.reference_head):
         head.bias = torch.nn.Parameter(never.clone())
+    return start
+
+
+def test_responses_that_can_not_end_are_seen():
+    start = endless()
     assert wrong(preflight(start)) == ["responses end"]
 
 
@@ -74,17 +81,63 @@ def test_a_judge_that_says_one_thing_is_seen(judge, monkeypatch):
     assert wrong(preflight(start)) == ["flat tells responses apart"]
 
 
-@pytest.mark.parametrize(("swapped", "verdict"), [(False, "pass"), (True, "fail")])
-def test_a_judge_that_has_its_pairs_the_wrong_way_round_is_seen(judge, files, swapped, verdict, monkeypatch):
+@pytest.mark.parametrize(
+    ("score", "swapped", "agrees", "ends"),
+    [
+        (len, False, "pass", "pass"),
+        (len, True, "fail", "pass"),
+        # Without EOS it likes long answers as people do; EOS, which all rows end with, turns it round.
+        (lambda row: len(row) if row[-1] != 0 else -len(row), False, "fail", "fail"),
+    ],
+    ids=["sound", "swapped", "without EOS"],
+)
+def test_what_people_say_of_a_reward_model(judge, files, score, swapped, agrees, ends, monkeypatch):
     model, pairs = judge
-    monkeypatch.setattr(model, "score", lambda rows: torch.tensor([float(len(row)) for row in rows]))
+    monkeypatch.setattr(model, "score", lambda rows: torch.tensor([float(score(row)) for row in rows]))
     file = files / "held_out.jsonl"
     sides = ("rejected", "chosen") if swapped else ("chosen", "rejected")
     rows = [{"prompt": p["prompt"], "chosen": p[sides[0]], "rejected": p[sides[1]]} for p in pairs]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     start = training(MODES[0], held_out_pairs=str(file))
-    start.rewards = [ModelReward(model, name="judge")]
-    assert verdicts(preflight(start))["judge agrees with people"] == verdict
+    start.rewards = [ModelReward(model, name="reward")]
+    seen = verdicts(preflight(start))
+    assert (seen["reward agrees with people"], seen["reward was trained with EOS"]) == (agrees, ends)
+
+
+def test_a_reward_model_without_a_template_for_chat_is_seen(judge):
+    model, _ = judge
+    start = training(MODES[0])
+    start.rewards = [ModelReward(model, name="reward")]
+    assert verdicts(preflight(start))["reward reads the same template"] == "pass"
+    chat = [{"role": "user", "content": "w5"}]
+    start.prompts.prompts = [replace(p, source=chat) for p in start.prompts.prompts]
+    start.rewards = [FunctionReward(lambda prompts, responses: [0.1 * len(r) for r in responses])]
+    assert "reward reads the same template" not in verdicts(preflight(start))
+    flown = flight._fly(start)
+    assert reward_checks._same_template(ModelReward(model, name="reward"), flown).verdict == "fail"
+
+
+def test_a_tokenizer_that_rewrites_text_is_seen():
+    start = training(MODES[0])
+    assert verdicts(preflight(start))["text gives its tokens back"] == "pass"
+    decode = start.tokenizer.decode
+    start.tokenizer.decode = lambda *arguments, **more: decode(*arguments, **more) + " w1"
+    assert verdicts(preflight(start))["text gives its tokens back"] == "warn"
+
+
+@pytest.mark.parametrize(("here", "verdict"), [(64, "warn"), (4, "pass")])
+def test_responses_that_are_cut_earlier_than_in_the_run_prove_nothing(here, verdict, monkeypatch):
+    monkeypatch.setattr(flight, "LONGEST", here)
+    assert policy_checks.lengths_fit(flight._fly(endless())).verdict == verdict
+
+
+def test_adapters_are_counted_twice_while_they_are_merged():
+    parts = memory.predicted(training(MODES[2]))
+    whole = memory.predicted(training(MODES[0]))
+    assert whole["merged weights while sampling"] == 0
+    model = training(MODES[0]).roles.model
+    linear = sum(m.weight.numel() for m in model.get_decoder().modules() if isinstance(m, torch.nn.Linear))
+    assert parts["merged weights while sampling"] == 4 * linear
 
 
 def test_memory_is_counted_and_compared(monkeypatch):

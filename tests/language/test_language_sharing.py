@@ -220,3 +220,21 @@ def test_batches_of_a_shared_trunk_carry_its_states():
     for row in range(len(batch)):
         read = int(batch.inputs["prompt_lengths"][row] + (batch.weight[row] > 0).sum() - 1)
         torch.testing.assert_close(batch.inputs["states"][row, :read], states[row, :read], rtol=1e-4, atol=1e-5)
+
+
+def test_adapters_are_read_from_safetensors_only(tmp_path, tiny_folder, tiny_tokenizer):
+    run = training(MODES[2], model=AutoModelForCausalLM.from_pretrained(tiny_folder))
+    run.roles.model.config._name_or_path = str(tiny_folder)
+    save_folder(tmp_path / "policy", run.roles, tiny_tokenizer)
+    config = tmp_path / "policy" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(tiny_folder)}))
+    load_policy_model(tmp_path / "policy")
+    weights = tmp_path / "policy" / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"cannot load the adapter .*policy"):
+        load_policy_model(tmp_path / "policy")
+    weights.unlink()
+    torch.save({}, tmp_path / "policy" / "adapter_model.bin")
+    with pytest.raises(UserError, match=r"no adapter_model.safetensors.*safetensors only"):
+        load_policy_model(tmp_path / "policy")

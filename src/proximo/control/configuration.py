@@ -87,8 +87,8 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks live; auto takes the CPU for small networks."""
     cuda_graph: bool = False
-    """Record a minibatch's gradient once as a CUDA graph and replay it; needs a policy without memory on a GPU. Off, as
-    long as it has not been measured."""
+    """Record a minibatch's gradient once as a CUDA graph and replay it; needs a policy without memory and without
+    squashed actions on a GPU. Off, as long as it has not been measured."""
     backend: Literal["auto", "envpool", "gymnasium", "subprocess"] = "auto"
     """What steps the environments; auto is EnvPool where it has the task, else Gymnasium in this process."""
     environments: int = 8

@@ -185,10 +185,12 @@ class Training:
     def _graphed(self) -> GraphedGradient | None:
         if not self.config.cuda_graph:
             return None
-        if self.device.type != "cuda" or self.config.network.memory != "none":
+        network = self.config.network
+        if self.device.type != "cuda" or network.memory != "none" or network.actions == "squashed":
             raise UserError(
-                f"cuda_graph needs a policy without memory on a GPU, and this run has device {self.device.type} and "
-                f"network.memory {self.config.network.memory}: set cuda_graph to false"
+                f"cuda_graph needs a policy without memory or squashed actions on a GPU, and this run has device "
+                f"{self.device.type}, network.memory {network.memory} and network.actions {network.actions}: set "
+                "cuda_graph to false"
             )
         parts = self.settings.micro_batches
         return GraphedGradient(autograd_gradient(self.policy, lambda b: b.split(parts)), self.optimizer.gradient)

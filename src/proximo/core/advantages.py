@@ -76,7 +76,9 @@ def discounted_returns(
     return returns
 
 
-def whiten(x: Tensor, weight: Tensor | None = None, *, shift_mean: bool = True, epsilon: float = 1e-8) -> Tensor:
+def whiten(
+    x: Tensor, weight: Tensor | None = None, *, shift_mean: bool = True, epsilon: float = 1e-8, rows: bool = False
+) -> Tensor:
     """Scale to variance 1 and, if `shift_mean`, to mean 0, over the samples of positive weight.
 
     Args:
@@ -84,13 +86,14 @@ def whiten(x: Tensor, weight: Tensor | None = None, *, shift_mean: bool = True, 
         weight: same shape; samples of weight 0 do not count and come back scaled by the same numbers.
         shift_mean: False keeps the mean where it is (the sign of every sample of a centred batch stays).
         epsilon: added to the standard deviation.
+        rows: each entry of the leading axis by itself.
 
     Returns:
         Same shape. With fewer than two samples, or with no variance, there is nothing to scale by: the mean is
         removed (if asked) and the scale is left alone.
     """
     # A single sample has no variance, as has constant data.
-    mean, variance = weighted_moments(x, weight)
+    mean, variance = weighted_moments(x, weight, rows=rows)
     scale = torch.where(variance > 0, torch.sqrt(variance) + epsilon, 1.0)
     whitened = (x - mean) / scale
     return whitened if shift_mean else whitened + mean

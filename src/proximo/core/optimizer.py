@@ -85,9 +85,11 @@ class FlatAdam:
         )
         return norm
 
-    def state(self) -> dict[str, Tensor]:
-        """Moments and step count, for a checkpoint. Empty before the first step."""
-        return {name: value.clone() for name, value in self._moments.items()}
+    def state(self, device: torch.device | str | None = None) -> dict[str, Tensor]:
+        """Copies of moments and step count, for a checkpoint; on their own device if none is given. Empty before the
+        first step.
+        """
+        return {name: value.to(device or value.device, copy=True) for name, value in self._moments.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave.

@@ -4,7 +4,9 @@ import torch
 from torch import Tensor, nn
 
 
-def weighted_mean(x: Tensor, weight: Tensor | None = None, total_weight: Tensor | float | None = None) -> Tensor:
+def weighted_mean(
+    x: Tensor, weight: Tensor | None = None, total_weight: Tensor | float | None = None, *, rows: bool = False
+) -> Tensor:
     """Mean of `x` under `weight`: sum(weight * x) / total_weight.
 
     Args:
@@ -12,32 +14,39 @@ def weighted_mean(x: Tensor, weight: Tensor | None = None, total_weight: Tensor 
         weight: same shape as `x`, or broadcastable to it; 0 leaves a sample out. None means all ones.
         total_weight: denominator. Give the sum over a whole minibatch when `x` is only a part of it, so that
             splitting a minibatch changes no gradient. None means the sum of `weight`.
+        rows: a mean for each entry of the leading axis, instead of one over all.
 
     Returns:
-        A scalar; 0 where the total weight is 0, so that an empty part adds nothing.
+        A scalar, or with `rows` `[len(x), 1, ...]`; 0 where the total weight is 0, so that an empty part adds nothing.
     """
+
+    def total(values: Tensor) -> Tensor:
+        return values.sum(list(range(1, values.dim())), keepdim=True) if rows else values.sum()
+
     if weight is None:
-        return x.mean() if total_weight is None else x.sum() / total_weight
+        count = x.numel() // max(1, len(x)) if rows else x.numel()
+        return total(x) / (count if total_weight is None else total_weight)
     weight = weight.to(x.dtype).expand_as(x)
-    total = weight.sum() if total_weight is None else torch.as_tensor(total_weight, dtype=x.dtype, device=x.device)
+    share = total(weight) if total_weight is None else torch.as_tensor(total_weight, dtype=x.dtype, device=x.device)
     # A sample of weight 0 may hold anything, NaN included: select before multiplying.
-    return torch.where(weight > 0, weight * x, 0.0).sum() / total.clamp_min(torch.finfo(x.dtype).tiny)
+    return total(torch.where(weight > 0, weight * x, 0.0)) / share.clamp_min(torch.finfo(x.dtype).tiny)
 
 
-def weighted_moments(x: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def weighted_moments(x: Tensor, weight: Tensor | None = None, *, rows: bool = False) -> tuple[Tensor, Tensor]:
     """Mean and population variance of `x` under `weight`; exactly 0 where samples differ by rounding alone.
 
     Args:
         x: any shape, floating point.
         weight: as in `weighted_mean`.
+        rows: as there.
 
     Returns:
-        Two scalars.
+        Two scalars, or with `rows` two tensors `[len(x), 1, ...]`.
     """
-    mean = weighted_mean(x, weight)
+    mean = weighted_mean(x, weight, rows=rows)
     # A long sum is off by many roundings; the mean of what is left over brings the mean within one.
-    mean = mean + weighted_mean(x - mean, weight)
-    variance = weighted_mean((x - mean) ** 2, weight)
+    mean = mean + weighted_mean(x - mean, weight, rows=rows)
+    variance = weighted_mean((x - mean) ** 2, weight, rows=rows)
     # Samples that were meant to be equal differ by a few (mean * machine epsilon): that is no variance.
     rounding = (mean.abs() * torch.finfo(x.dtype).eps * 4) ** 2
     return mean, torch.where(variance <= rounding, 0.0, variance)

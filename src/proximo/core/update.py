@@ -147,9 +147,9 @@ def update(
             batch = reestimate(batch)
             prepared = _normalized(batch, settings, "batch")
         permutation = torch.randperm(len(batch), generator=generator).to(batch.weight.device)
-        shuffled = prepared[permutation]
+        shuffled = _normalized(prepared[permutation], settings, "minibatch")
         for start in range(0, len(batch), settings.minibatch_size):
-            minibatch = _normalized(shuffled[start : start + settings.minibatch_size], settings, "minibatch")
+            minibatch = shuffled[start : start + settings.minibatch_size]
             optimizer.zero_grad()
             seen = gradient(minibatch, objective)
             if not statistics:
@@ -170,7 +170,11 @@ def update(
 def _normalized(batch: Batch, settings: UpdateSettings, over: str) -> Batch:
     if settings.normalize_advantages != over:
         return batch
-    return batch.replace(advantages=whiten(batch.advantages, batch.weight))
+    if over == "batch":
+        return batch.replace(advantages=whiten(batch.advantages, batch.weight))
+    size = settings.minibatch_size
+    advantages, weight = (x.unflatten(0, (-1, size)) for x in (batch.advantages, batch.weight))
+    return batch.replace(advantages=whiten(advantages, weight, rows=True).flatten(0, 1))
 
 
 def _report(

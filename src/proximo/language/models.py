@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from proximo.language.configuration import BUILTIN
@@ -59,7 +60,7 @@ def load_text_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
     from transformers import AutoTokenizer
 
     place = locate(name)
-    with _explained(name, "tokenizer"):
+    with explained(name, "tokenizer"):
         return AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
 
 
@@ -208,7 +209,7 @@ def save_folder(folder: Path | str, model: Any, tokenizer: Any, extra: Mapping[s
 def _load(auto: Any, name: str, dtype: torch.dtype, device: Any, trust_remote_code: bool, **settings: Any) -> Any:
     place = locate(name)
     _refuse_remote_code(place, name, trust_remote_code)
-    with _explained(name, "model"), _no_bars():
+    with explained(name, "model"), _no_bars():
         model = auto.from_pretrained(
             place,
             dtype=dtype,
@@ -226,7 +227,7 @@ def _refuse_remote_code(place: str, name: str, trusted: bool) -> None:
         return
     from transformers.configuration_utils import PretrainedConfig
 
-    with _explained(name, "model"):
+    with explained(name, "model"):
         settings, _ = PretrainedConfig.get_config_dict(place)
     if "auto_map" in settings:
         raise UserError(
@@ -236,15 +237,16 @@ def _refuse_remote_code(place: str, name: str, trusted: bool) -> None:
 
 
 @contextmanager
-def _explained(name: str, what: str) -> Iterator[None]:
+def explained(name: str, what: str) -> Iterator[None]:
     """`transformers` errors are pages: the first sentence, and what to do."""
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+    adapter = (Path(name) / "adapter_config.json").is_file()
+    if Path(name).is_dir() and not adapter and not (Path(name) / "config.json").is_file():
         raise UserError(f"{name} holds no model (no config.json): check the path, or finish the stage that writes it")
     try:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
         text = str(error)
         if "safetensors" in text and ("no file named" in text or "does not appear to have" in text):
             raise UserError(

@@ -82,8 +82,8 @@ class Session:
             the run goes on.
 
         Raises:
-            UserError: it failed. The weights, the optimiser and the generators are as before it, and in a checkpoint;
-                if the update failed, its batch is kept too.
+            UserError: it failed. The weights, the optimiser and the generators are as before it, and in a checkpoint
+                (unless `lost`); if the update failed, its batch is kept too.
         """
         training, done = self.training, self.training.done
         training.batch = None

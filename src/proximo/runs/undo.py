@@ -28,7 +28,7 @@ class Undo:
         self._moments: dict[str, Tensor] = {}
         if self._copies:
             self._weights = self._optimizer.flat.detach().to("cpu", copy=True)
-            self._moments = {name: x.cpu() for name, x in self._optimizer.state().items()}
+            self._moments = self._optimizer.state("cpu")
         self._steps = self._optimizer.steps
         self._learning_rate = self._optimizer.learning_rate
         self._states = {name: generator.get_state() for name, generator in self._generators.items()}

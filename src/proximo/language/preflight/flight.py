@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from proximo.core.batch import Batch
 from proximo.language import rollout
@@ -28,11 +29,18 @@ class Flight:
     samples: Samples
     batch: Batch
     judged: Judged
+    log_prob: Tensor
+    """`[B, R]`, of the samples under the policy as it is trained."""
 
     @property
     def cap(self) -> int:
         """Longest response here, tokens."""
         return min(self.training.config.response_limit, LONGEST)
+
+    @property
+    def shortened(self) -> bool:
+        """Whether responses are cut earlier here than in the run: then nothing follows from those that are."""
+        return self.cap < self.training.config.response_limit
 
 
 def preflight(training: PPOTraining) -> list[Check]:
@@ -60,4 +68,5 @@ def _fly(training: PPOTraining) -> Flight:
     with training.policy.computing():
         samples = training.sample([p.tokens for p in prompts], noise, LONGEST)
     batch = rollout.to_batch(prompts, samples)
-    return Flight(training, prompts, samples, batch, rollout.judged(prompts, samples, training.tokenizer))
+    log_prob, _ = training.policy.scored(batch)
+    return Flight(training, prompts, samples, batch, rollout.judged(prompts, samples, training.tokenizer), log_prob)

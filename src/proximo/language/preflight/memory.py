@@ -36,7 +36,11 @@ def predicted(training: PPOTraining) -> dict[str, int]:
         "policy, reference and critic": _bytes(roles.parameters()),
         "reward models": _bytes(p for model in models for p in model.parameters()),
         "gradient and moments": 3 * trained.numel() * trained.element_size(),
-        "copy to undo an update": 3 * trained.numel() * trained.element_size() if config.undo else 0,
+        "merged weights while sampling": _merged(training),
+        # In main memory: on a GPU it is no part of what has to fit.
+        "copy to undo an update": 3 * trained.numel() * trained.element_size()
+        if config.undo and trained.device.type == "cpu"
+        else 0,
         "activations": 4 * tokens * layers * (_PER_WIDTH * shape.hidden_size + _PER_INNER * inner),
         "logits": 3 * CHUNK_BYTES + KEPT_BYTES,
         "keys and values": 4 * config.batch * longest * shape.num_hidden_layers * 2 * heads * head_width,
@@ -71,6 +75,16 @@ def _layers_with_gradient(training: PPOTraining) -> int:
     sharing, shape = training.config.sharing, training.roles.model.config.get_text_config()
     own = sharing.top_layers if sharing.mode == "top_layers" else shape.num_hidden_layers
     return int(own) * (2 if sharing.critic == "separate" else 1)
+
+
+def _merged(training: PPOTraining) -> int:
+    """Adapters are added into copies of their layers' weights for the sampler."""
+    if training.config.sharing.mode != "lora":
+        return 0
+    from peft.tuners.lora import LoraLayer
+
+    layers = [m for m in training.roles.modules() if isinstance(m, LoraLayer)]
+    return _bytes(layer.get_base_layer().weight for layer in layers)  # type: ignore[misc]
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

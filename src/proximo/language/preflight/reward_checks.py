@@ -1,33 +1,35 @@
-"""Whether the judges can tell responses apart, on the scale that the KL's price is set for."""
+"""Whether the rewards can tell responses apart, on the scale that the KL's price is set for."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
-from proximo.language.data import load_pairs
+from proximo.language.data import Pair, load_pairs
 from proximo.language.preflight.check import Check
+from proximo.language.reward_training import evaluate
 from proximo.language.rewards import ModelReward, RewardTerm
 
 if TYPE_CHECKING:
     from proximo.language.preflight.flight import Flight
 
-PAIRS = 64
+PAIRS, READ = 64, 4096
+"""Pairs that are asked about, spread over the first so many of the file."""
 GOOD, CHANCE = 0.6, 0.5
-"""Accuracy on 64 pairs has a standard error of 0.06: below 0.6 it may be luck, at 0.5 it knows nothing."""
+"""Accuracy on 64 pairs has a standard error of 0.06, more if they share texts: below 0.6 it may be luck."""
+WITHOUT_END = 0.15
+"""Accuracy that a model trained with EOS does not gain by leaving EOS out: twice the standard error and more."""
 CLIPPED = 0.2  # share of scores at the clip beyond which better and best are one
 FAR, NARROW, WIDE = 3.0, 0.1, 10.0
 """Standardised scores of responses like those of fine-tuning have mean 0 and deviation 1."""
 
 
 def reward_checks(flight: Flight) -> list[Check]:
-    """All checks of all judges."""
+    """All checks of all rewards."""
     checks = []
     for term in flight.training.rewards:
         checks.append(_spread(term, flight))
         if isinstance(term, ModelReward):
-            checks += [_reads_the_end(term, flight), _same_template(term, flight), _accuracy(term, flight)]
+            checks += [_same_template(term, flight), *_against_people(term, flight)]
     return checks
 
 
@@ -49,19 +51,6 @@ def _spread(term: RewardTerm, flight: Flight) -> Check:
     return Check(name, "pass", seen)
 
 
-def _reads_the_end(term: ModelReward, flight: Flight) -> Check:
-    """The score is read at the last token, which should be the EOS that it was trained with."""
-    judged, model = flight.judged, term.model
-    prompts = judged.sources or judged.prompts
-    with_end, without = (model.score_texts(prompts, judged.responses, [e] * len(prompts)) for e in (True, False))
-    shift, std = float((with_end - without).mean()), float(with_end.std(unbiased=False))
-    name, seen = f"{term.name} was trained with EOS", f"EOS moves the score by {shift:+.2f} (deviation {std:.2f})"
-    if "EOS" in str(model.about.get("template", "")):
-        return Check(name, "pass", seen)
-    remedy = "its folder does not say; if it was trained without EOS, train one that is (proximo rlhf reward)"
-    return Check(name, "warn", seen, remedy)
-
-
 def _same_template(term: ModelReward, flight: Flight) -> Check:
     """Chat messages are written out alike for policy and judge, where their tokenizers are the same."""
     name, judge, mine = f"{term.name} reads the same template", term.model.tokenizer, flight.training.tokenizer
@@ -79,18 +68,38 @@ def _same_template(term: ModelReward, flight: Flight) -> Check:
     return Check(name, "warn" if related else "pass", seen, remedy)
 
 
-def _accuracy(term: ModelReward, flight: Flight) -> Check:
-    file, model = flight.training.config.held_out_pairs, term.model
-    name = f"{term.name} agrees with people"
+def _against_people(term: ModelReward, flight: Flight) -> list[Check]:
+    """Whether it agrees with people on held-out pairs, and whether it was trained with the EOS that it is shown."""
+    file = flight.training.config.held_out_pairs
+    names = f"{term.name} agrees with people", f"{term.name} was trained with EOS"
     if not file:
-        return Check(name, "skip", "no held-out pairs", "give held_out_pairs to have it measured")
-    limit = getattr(model.model.config, "max_position_embeddings", None) or 10**9
-    pairs = load_pairs(file, model.tokenizer, limit, rows_limit=PAIRS).items
-    chosen, rejected = (model.score([getattr(p, side) for p in pairs]) for side in ("chosen", "rejected"))
-    preferred = torch.tensor([p.label for p in pairs]) >= 0.5
-    share = float(((chosen > rejected) == preferred).float().mean())
-    seen = f"{share:.0%} of {len(pairs)} held-out pairs"
+        remedy = "give held_out_pairs to have it measured"
+        return [Check(name, "skip", "no held-out pairs", remedy) for name in names]
+    pairs = _some_pairs(term, file)
+    shown = float(evaluate(term.model, pairs)["accuracy"])
+    # A row ends with EOS; a pair of nothing else keeps it.
+    cut = [Pair(p.chosen[:-1] or p.chosen, p.rejected[:-1] or p.rejected, p.label) for p in pairs]
+    without = float(evaluate(term.model, cut)["accuracy"])
+    return [_agreement(names[0], shown, len(pairs)), _reads_the_end(names[1], shown, without)]
+
+
+def _some_pairs(term: ModelReward, file: str) -> list[Pair]:
+    limit = getattr(term.model.model.config, "max_position_embeddings", None) or 10**9
+    pairs = load_pairs(file, term.model.tokenizer, limit, rows_limit=READ).items
+    return pairs[:: max(1, len(pairs) // PAIRS)][:PAIRS]
+
+
+def _agreement(name: str, share: float, count: int) -> Check:
+    seen = f"{share:.0%} of {count} held-out pairs"
     if share >= GOOD:
         return Check(name, "pass", seen)
     remedy = "PPO would please nobody: check that chosen and rejected are not swapped, and train it longer"
     return Check(name, "fail" if share <= CHANCE else "warn", seen, remedy)
+
+
+def _reads_the_end(name: str, shown: float, without: float) -> Check:
+    """The score is read at the last token, which is EOS where a response ended."""
+    seen = f"{shown:.0%} of held-out pairs with EOS, {without:.0%} without"
+    if without - shown < WITHOUT_END:
+        return Check(name, "pass", seen)
+    return Check(name, "fail", seen, "it has not learnt to read EOS: train one that has (proximo rlhf reward)")
