@@ -12,7 +12,6 @@ from proximo.core.settings import UpdateSettings
 from proximo.core.update import autograd_gradient, objective_at
 from proximo.language import rollout
 from proximo.language.batching import token_budget_batches
-from proximo.language.policy import padded_share
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import KLSettings, PPOConfig, SharingSettings
 from proximo.language.rewards import FunctionReward, Judged, combine
@@ -93,10 +92,29 @@ def test_batches_keep_within_the_token_budget_and_lose_no_row():
     groups = token_budget_batches(lengths, 60)
     assert sorted(i for g in groups for i in g) == list(range(len(lengths)))
     assert all(len(g) == 1 or len(g) * max(lengths[i] for i in g) <= 60 for g in groups)
-    run = training(MODES[0])
-    batch, _ = run.collect()
-    assert padded_share(batch, 1) == 0
-    assert 0 < padded_share(batch, 10_000) < 1
+
+
+def test_the_padded_share_is_that_of_the_passes_that_were_run():
+    """Without padding where rows go alone; else what the update's minibatches and the reference's one pass add up to."""
+    alone = training(MODES[0], token_budget=1)
+    assert alone.iterate()["padded_share"] == 0
+    run = training(MODES[0], token_budget=10_000)
+    run.collect()  # the sampler is compared with the trainer once in a run
+    passes, evaluate = [], run.policy.evaluate
+
+    def watched(part):
+        real = part.inputs["prompt_lengths"] + (part.weight > 0).sum(1) - 1
+        passes.append((int(real.sum()), part.inputs["tokens"].numel()))
+        return evaluate(part)
+
+    run.policy.evaluate = watched
+    share = run.iterate()["padded_share"]
+    assert len(passes) == 4, "two epochs of two minibatches"
+    once = run.batch.inputs["prompt_lengths"] + (run.batch.weight > 0).sum(1) - 1
+    passes.append((int(once.sum()), len(once) * int(once.max())))
+    real, given = (sum(column) for column in zip(*passes, strict=True))
+    assert share == pytest.approx(1 - real / given)
+    assert 0 < share < 1
 
 
 @pytest.mark.parametrize(("floor", "expected"), [(-1.0, [5.0, -1.0, -3.0]), (None, [5.0, 2.0, -3.0])])

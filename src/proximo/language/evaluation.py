@@ -40,8 +40,8 @@ def load_policy_model(name: Path | str, *, trust_remote_code: bool = False) -> A
         return load_causal_model(str(name), trust_remote_code=trust_remote_code)
     if not (Path(name) / "adapter_model.safetensors").exists():
         raise UserError(
-            f"{name} has no adapter_model.safetensors; weights are loaded from safetensors only, as other formats can run "
-            "code: save the adapter again with safetensors"
+            f"{name} has no adapter_model.safetensors; weights are loaded from safetensors only, as other formats can "
+            "run code: save the adapter again with safetensors"
         )
     from peft import PeftModel
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from proximo.core.batch import Batch, Evaluation
-from proximo.language import batching
 from proximo.language.batching import token_budget_batches
 from proximo.language.head import token_log_probs
 from proximo.language.sharing import Roles
@@ -39,6 +38,8 @@ class LanguagePolicy:
     ) -> None:
         self.roles, self.temperature, self.need_entropy = roles, temperature, need_entropy
         self.compute, self.token_budget = compute, token_budget
+        self.tokens_read = self.tokens_paid = 0
+        """Tokens that went through in parts so far, without and with padding."""
 
     def computing(self) -> AbstractContextManager[object]:
         """The precision of matrix products."""
@@ -100,19 +101,16 @@ class LanguagePolicy:
         """
         responses = (batch.weight > 0).sum(1)
         read = batch.inputs["prompt_lengths"] + responses - 1  # the last token predicts nothing that is trained
-        for rows in token_budget_batches(read.tolist(), self.token_budget):
+        lengths = read.tolist()
+        for rows in token_budget_batches(lengths, self.token_budget):
             index = torch.tensor(rows, device=batch.weight.device)
+            self.tokens_read += sum(lengths[i] for i in rows)
+            self.tokens_paid += len(rows) * max(lengths[i] for i in rows)
             yield index, _cut(batch[index], int(read[index].max()), int(responses[index].max()))
 
     def split(self, batch: Batch) -> Iterator[Batch]:
         """The parts alone."""
         return (part for _, part in self.parts(batch))
-
-
-def padded_share(batch: Batch, token_budget: int) -> float:
-    """Share of the tokens that go through the networks for nothing, in [0, 1)."""
-    read = (batch.inputs["prompt_lengths"] + (batch.weight > 0).sum(1) - 1).tolist()
-    return batching.padded_share(read, token_budget_batches(read, token_budget))
 
 
 def response_positions(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

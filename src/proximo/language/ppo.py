@@ -16,7 +16,7 @@ from proximo.core.statistics import explained_variance, root_mean_square, weight
 from proximo.core.update import UpdateReport, autograd_gradient, update
 from proximo.language import rollout
 from proximo.language.models import without_dropout
-from proximo.language.policy import LanguagePolicy, padded_share
+from proximo.language.policy import LanguagePolicy
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.ppo_setup import check_fit, entropy_counts, kl_controller, stop_tokens
 from proximo.language.rewards import Judged, RewardTerm, combine
@@ -128,6 +128,7 @@ class PPOTraining:
         if self.config.update.adaptive_kl is None:
             self.optimizer.learning_rate = self._learning_rate(done)
         self.last = self.batch = None  # two rollouts need not live at a time
+        self.policy.tokens_read = self.policy.tokens_paid = 0
         with self.interruptible():
             batch, collected = self.collect()
             self.last, self.batch = collected, batch
@@ -243,7 +244,7 @@ class PPOTraining:
             "finished": float(seen.samples.finished.float().mean()),
             **rollout.text_statistics(seen.samples),
             "score_length_correlation": rollout.correlation(seen.scores, lengths),
-            "padded_share": padded_share(batch, self.config.token_budget),
+            "padded_share": 1 - self.policy.tokens_read / max(1, self.policy.tokens_paid),
             "learning_rate": self.optimizer.learning_rate,
             "sampler_log_probs": float(bool(self.sampler_log_probs)),
             "sampler_gap": self.gap,

@@ -112,7 +112,7 @@ def run_ppo(
             session = Session(training, folder, Recorder(metrics, progress), stop, call.stop_at)
             stopped = _iterate(training, session)
         if stopped:
-            kept = "the last checkpoint is" if session.lost else "saved"
+            kept = "as it was at its last checkpoint, if there is one," if session.lost else "saved"
             progress.message(f"{stopped}: {kept} in {folder.path}; the same command goes on")
             return LanguageRun(folder.path, folder.path / "policy", {"responses": training.done}, stopped)
         results = _finish(training, folder)

@@ -104,7 +104,7 @@ class Session:
             self._rewind()
             self.save()
             undone = f"the update was undone: what was right before it is in checkpoints/{step_name(done)}"
-            kept = "the run goes on from its last checkpoint" if self.lost else undone
+            kept = "the run goes on from its last checkpoint, or starts over" if self.lost else undone
             raise UserError(
                 f"{error} (after {done:,} steps of {self.folder.path}; {kept}{self._keep_batch()})"
             ) from error
