@@ -95,7 +95,7 @@ def test_batches_keep_within_the_token_budget_and_lose_no_row():
 
 
 def test_the_padded_share_is_that_of_the_passes_that_were_run():
-    """Without padding where rows go alone; else what the update's minibatches and the reference's one pass add up to."""
+    """Without padding where rows go alone; else what the minibatches and the reference's one pass add up to."""
     alone = training(MODES[0], token_budget=1)
     assert alone.iterate()["padded_share"] == 0
     run = training(MODES[0], token_budget=10_000)
