@@ -28,17 +28,21 @@ from control_speed import Record
 from trl_baseline import LEARNING_RATE, WORK, prompts, summary
 
 TOP_LAYERS = 4
-TOKEN_BUDGET = {"full": 352, "lora": 1024, "top_layers": 1024}
-"""Tokens at once, as many as half of TRL's memory allows: with 352 an update's rows go through in three parts."""
-MODES = {"full": 2.1, "lora": 2.8, "top_layers": 5.5}  # how many times TRL's speed is the mark
+SETTINGS = {  # tokens at once: as many as half of TRL's memory allows; with 352 the rows go through in three parts
+    "full": {"token_budget": 352, "undo": False},
+    "lora": {"token_budget": 1024, "undo": False},
+    "top_layers": {"token_budget": 1024, "undo": False},
+    "full with undo": {"token_budget": 352, "undo": True},  # the default; TRL keeps no copy of what an update moves
+}
+MARKS = {"full": 2.1, "lora": 2.8, "top_layers": 5.5}  # how many times TRL's speed is the mark
 MEMORY_MARK = 0.5  # of TRL's
 
 
 # Workers: each runs in a process of its own and prints what it measured
 
 
-def proximo_update_seconds(mode: str, model: str, updates: int) -> dict:
-    """Updates of one sharing mode; no stop token, no early stop: all of the work is done each time."""
+def proximo_update_seconds(name: str, model: str, updates: int) -> dict:
+    """Updates with the settings of that name; no stop token, no early stop: all of the work is done each time."""
     from proximo.language.memory import keep_freed_memory
 
     keep_freed_memory()  # as `proximo rlhf` does
@@ -64,12 +68,11 @@ def proximo_update_seconds(mode: str, model: str, updates: int) -> dict:
         response_limit=WORK["response"],
         missing_eos_floor=None,
         learning_rate=LEARNING_RATE,
-        sharing=SharingSettings(mode=mode, top_layers=TOP_LAYERS, critic="shared"),
+        sharing=SharingSettings(mode=mode_of(name), top_layers=TOP_LAYERS, critic="shared"),
         update=UpdateSettings(
             epochs=WORK["epochs"], minibatch_size=WORK["batch"], value_coefficient=0.1, value_clip=0.2
         ),
-        token_budget=TOKEN_BUDGET[mode],
-        undo=False,  # as TRL, which keeps no copy of what an update moves
+        **SETTINGS[name],
         device="cpu",
     )
     asked = [Prompt(tokenizer(text)["input_ids"], text, {}) for text in texts]
@@ -85,6 +88,11 @@ def proximo_update_seconds(mode: str, model: str, updates: int) -> dict:
         assert values["gradient_steps"] == WORK["epochs"]
         seen.append({"seconds": seconds, **phases})
     return summary(seen)
+
+
+def mode_of(name: str) -> str:
+    """The sharing mode of a line of the table."""
+    return name.removesuffix(" with undo")
 
 
 def matrix_rate(seconds: float = 2.0) -> dict:
@@ -132,7 +140,7 @@ def operations(mode: str, model: str) -> float:
 
 
 def measure(record: Record, model: str, rounds: int, updates: int) -> tuple[list[float], dict[str, list[dict]]]:
-    rates, seen = [], {name: [] for name in ("trl", *MODES)}
+    rates, seen = [], {name: [] for name in ("trl", *SETTINGS)}
     for i in range(rounds):
         rate = record.measure(f"{i}/rate", [sys.executable, __file__, "--worker", "rate"])
         rates += [rate["gflops"]] if rate else []
@@ -153,17 +161,20 @@ def report(rates: list[float], seen: dict[str, list[dict]], model: str) -> None:
         if values
     }
     peer = middle.get("trl", (float("nan"),) * 2)
-    print("| | s/update | x TRL | mark | peak MB | of TRL's | mark | GFLOP/s | of the machine's | phases, s |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| | tokens at once | s/update | x TRL | mark | peak MB | of TRL's | mark | GFLOP/s | of the machine's | phases, s |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for name, (seconds, memory) in middle.items():
-        speed = operations(name, model) / seconds / 1e9
+        speed = operations(mode_of(name), model) / seconds / 1e9
         phases = ", ".join(f"{k} {x:.1f}" for k, x in seen[name][-1]["phases"].items())
-        marks = (f"{MODES[name]}", f"{MEMORY_MARK:.0%}") if name in MODES else ("", "")
+        marks = (f"{MARKS[name]}", f"{MEMORY_MARK:.0%}") if name in MARKS else ("", "")
+        budget = SETTINGS[name]["token_budget"] if name in SETTINGS else ""
         title = f"top_layers={TOP_LAYERS}" if name == "top_layers" else {"trl": "TRL 1.12.0"}.get(name, name)
         times, share = peer[0] / seconds, memory / peer[1]
         print(
-            f"| {title} | {seconds:.2f} | {times:.2f} | {marks[0]} | {memory:,.0f} | {share:.0%} | {marks[1]} "
-            f"| {speed:.0f} | {speed / rate:.0%} | {phases} |"
+            f"| {title} | {budget} | {seconds:.2f} | {times:.2f} | {marks[0]} "
+            f"| {memory:,.0f} | {share:.0%} | {marks[1]} | {speed:.0f} | {speed / rate:.0%} | {phases} |"
         )
 
 
