@@ -161,10 +161,8 @@ def report(rates: list[float], seen: dict[str, list[dict]], model: str) -> None:
         if values
     }
     peer = middle.get("trl", (float("nan"),) * 2)
-    print(
-        "| | tokens at once | s/update | x TRL | mark | peak MB | of TRL's | mark | GFLOP/s | of the machine's | phases, s |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    columns = "| | tokens at once | s/update | x TRL | mark | peak MB | of TRL's | mark | GFLOP/s | of the machine's "
+    print(f"{columns}| phases, s |\n{'|---' * 11}|")
     for name, (seconds, memory) in middle.items():
         speed = operations(mode_of(name), model) / seconds / 1e9
         phases = ", ".join(f"{k} {x:.1f}" for k, x in seen[name][-1]["phases"].items())
