@@ -66,6 +66,23 @@ class VerifyArguments:
 
 
 @dataclass(frozen=True)
+class ReplayArguments:
+    """Do one of a run's last updates again: is it the same, what was not finite first, and what if?
+
+    Names the samples whose log-prob changed most and those with the largest advantage. The run is only read.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a run of `proximo train` or `proximo rlhf ppo`."""
+    iteration: int | None = None
+    """Which update, counted from 0; the newest that is kept if not given."""
+    set: str | None = None
+    """KEY=VALUE: the same update with one setting changed, beside it (target_kl=0.03, learning_rate=1e-4, clip=0.1)."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+
+@dataclass(frozen=True)
 class PresetsArguments:
     """List the presets: their tasks, their numbers and where these come from."""
 
@@ -209,6 +226,14 @@ def verify_resume(arguments: list[str]) -> int:
     return verify(asked.run, asked.iterations, as_json=asked.json)
 
 
+def replay(arguments: list[str]) -> int:
+    """`proximo replay RUN`: an update done again bit for bit, what broke in it, and what if a setting were another?"""
+    asked = parse(ReplayArguments, json_flag(arguments), "replay")
+    from proximo.cli_replay import show
+
+    return show(asked.run, asked.iteration, asked.set, as_json=asked.json)
+
+
 def rlhf(arguments: list[str]) -> int:
     """`proximo rlhf sft|reward|ppo|all|chat`: a language model trained from human judgement."""
     from proximo.cli_rlhf import main as stages
@@ -223,6 +248,7 @@ _VERBS: dict[str, Callable[[list[str]], int]] = {
     "presets": presets,
     "doctor": doctor,
     "verify-resume": verify_resume,
+    "replay": replay,
     "rlhf": rlhf,
 }
 

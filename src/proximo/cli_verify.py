@@ -5,6 +5,7 @@ from pathlib import Path
 
 from proximo.runs.configuration import from_mapping, read_toml
 from proximo.runs.errors import UserError
+from proximo.runs.folder import find_run
 from proximo.runs.verification import Verification
 
 
@@ -27,11 +28,8 @@ def verify_run(folder: Path, iterations: int | None) -> Verification:
     """
     if iterations is not None and iterations < 1:
         raise UserError(f"--iterations {iterations} must be at least 1")
-    if not (folder / "config.toml").is_file() and (folder / "ppo" / "config.toml").is_file():
-        folder = folder / "ppo"
+    folder = find_run(folder)
     file = folder / "config.toml"
-    if not file.is_file():
-        raise UserError(f"{folder} holds no run (no config.toml): check the path")
     settings = read_toml(file)
     if "environment" in settings:
         from proximo.control.configuration import TrainConfig

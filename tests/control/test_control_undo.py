@@ -10,16 +10,17 @@ import control_tasks
 import gymnasium
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from control_runs import running
 
 import proximo
+from proximo.cli_replay import replay_run
 from proximo.control.training import Training
 from proximo.core.invariants import InvariantError
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint
 from proximo.runs.errors import UserError
 from proximo.runs.metrics import read_metrics
+from proximo.runs.replay.entry import read
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")  # what a blow-up is
 
@@ -66,7 +67,7 @@ def test_an_update_that_blows_up_is_undone_to_the_last_bit(kind):
         training.optimizer.step = leap
         with pytest.raises(InvariantError, match="not-finite"):
             training.iterate()
-        assert not torch.equal(training.optimizer.flat, training.before._weights)
+        assert not torch.equal(training.optimizer.flat, training.before.snapshot.weights)
         training.rewind()
         same(before, snapshot(training))
         del training.optimizer.step
@@ -80,23 +81,30 @@ def test_a_run_whose_loss_is_not_finite_stops_with_the_cause_and_can_be_replayed
         proximo.train("Pendulum-v1", **plan)
     message = str(caught.value)
     assert "not-finite" in message
-    assert "failed-batch.safetensors" in message
+    assert f"proximo replay {folder}" in message
     (name,) = (p.name for p in (folder / "checkpoints").glob("step-*"))
     assert f"checkpoints/{name}" in message
     tensors, state = load_checkpoint(folder / "checkpoints" / name)
     assert all(bool(torch.isfinite(x).all()) for x in tensors.values() if x.is_floating_point())
     rows = read_metrics(folder / "metrics.jsonl")
     assert state["progress"]["steps"] == max((row["step"] for row in rows), default=64)
-    batch = safetensors.torch.load_file(folder / "failed-batch.safetensors")
-    assert batch["advantages"].numel() == 64
-    assert bool(torch.isfinite(batch["advantages"]).all())
+    failed = replay_run(folder)
+    assert failed.exact
+    assert failed.again.error in message
+    assert failed.again.not_finite == "log_prob of minibatch 1", "after a step that leaves huge weights"
+    assert len(failed.again.largest_advantages) == 5
+    assert all(np.isfinite(sample.advantage) for sample in failed.again.largest_advantages)
+    kept = read(folder / "replay").entries[-1]
     # The same command repeats that very update: the same batch, the same end.
     with pytest.raises(UserError) as again:
         proximo.train("Pendulum-v1", **plan)
     assert str(again.value) == message
-    repeated = safetensors.torch.load_file(folder / "failed-batch.safetensors")
-    assert all(torch.equal(batch[key], repeated[key]) for key in batch)
-    # And with a smaller step it goes on.
+    repeated = read(folder / "replay").entries[-1]
+    assert repeated.iteration == kept.iteration
+    assert all(torch.equal(kept.learnt[key], repeated.learnt[key]) for key in kept.learnt)
+    # And what if the step were smaller? Then it goes well, and so it does in the run.
+    milder = replay_run(folder, change="learning_rate=1e-3")
+    assert (milder.other.error, milder.other.not_finite) == (None, None)
     done = proximo.train("Pendulum-v1", **{**plan, "learning_rate": 1e-3}, allow_change=True)
     assert done.results["steps"] >= 640
 

@@ -158,8 +158,8 @@ def test_a_failed_update_leaves_its_batch(monkeypatch, capsys, preset, tiny_fold
     code, _, err = run(capsys, "ppo", "--preset", preset, "--run", tmp_path / "x", *given, "--quiet")
     assert code == 2
     assert "not-finite: advantages" in err
-    assert "failed-batch.safetensors" in err
-    assert (tmp_path / "x" / "ppo" / "failed-batch.safetensors").exists()
+    assert f"proximo replay {tmp_path / 'x' / 'ppo'}" in err
+    assert (tmp_path / "x" / "ppo" / "replay" / "last").is_dir()
 
 
 def test_every_shipped_preset_configures_every_stage(capsys):

@@ -9,10 +9,10 @@ import time
 from dataclasses import replace
 
 import pytest
-import safetensors.torch
 import torch
 from test_language_sharing import MODES
 
+from proximo.cli_replay import replay_run
 from proximo.core.settings import UpdateSettings
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import KLSettings, PPOConfig
@@ -23,6 +23,7 @@ from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint
 from proximo.runs.errors import UserError
 from proximo.runs.metrics import read_metrics
 from proximo.runs.opening import Call
+from proximo.runs.replay.entry import read
 
 
 def words(prompts, responses):
@@ -158,19 +159,23 @@ def test_without_a_copy_a_broken_update_leaves_the_last_checkpoint(config, tmp_p
 def test_an_update_that_blows_up_is_undone_and_its_batch_kept(config, tmp_path):
     folder = tmp_path / "run"
     wild = replace(config, learning_rate="1e-2 -> 1e37", kl=KLSettings())
-    with pytest.raises(UserError, match=r"not-finite.*failed-batch\.safetensors") as caught:
+    with pytest.raises(UserError, match=r"not-finite.*was undone.*proximo replay") as caught:
         ppo(wild, folder)
     tensors, state = load_checkpoint(latest_checkpoint(folder / "checkpoints"))
     assert all(bool(torch.isfinite(x).all()) for x in tensors.values() if x.is_floating_point())
-    batch = safetensors.torch.load_file(folder / "failed-batch.safetensors")
-    assert batch["advantages"].shape[0] == 8
+    failed = replay_run(folder)
+    assert failed.exact
+    assert failed.again.error in str(caught.value)
+    assert failed.again.not_finite.endswith("of minibatch 1")
+    batch = read(folder / "replay").entries[-1].learnt
+    assert batch["action"].shape[0] == 8
     assert all(bool(torch.isfinite(x).all()) for x in batch.values() if x.is_floating_point())
     rows = read_metrics(folder / "metrics.jsonl")
     assert "not-finite" in rows[-1]["error"]
     with pytest.raises(UserError) as again:
         ppo(wild, folder)
     assert str(again.value) == str(caught.value)
-    repeated = safetensors.torch.load_file(folder / "failed-batch.safetensors")
+    repeated = read(folder / "replay").entries[-1].learnt
     assert all(torch.equal(batch[name], repeated[name]) for name in batch)
     assert len(read_metrics(folder / "metrics.jsonl")) == len(rows), "its last word does not come twice"
     done = ppo(config, folder, allow_change=True)

@@ -117,6 +117,8 @@ class TrainConfig:
     evaluate_every: int | None = None
     """Environment steps between evaluations of `episodes` episodes each, of which the best policy is kept apart; with
     none, the best is the one with the highest mean return of 100 training episodes."""
+    replay_mb: float = 256
+    """Megabytes of the last updates that are kept for `proximo replay`; 0 keeps none but one that fails."""
     keep: int = 2
     """Numbered checkpoints that are kept, beside the best and the final one."""
     episodes: int = 20
@@ -133,6 +135,8 @@ class TrainConfig:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
         if self.evaluate_every is not None and self.evaluate_every < 1:
             raise ValueError(f"evaluate_every = {self.evaluate_every} must be at least 1")
+        if not self.replay_mb >= 0:
+            raise ValueError(f"replay_mb = {self.replay_mb} must be at least 0")
         if not self.environment_timeout > 0:
             raise ValueError(f"environment_timeout = {self.environment_timeout} must be positive")
         for name in ("gamma", "lam"):

@@ -1,6 +1,6 @@
 """From a rollout to the batch that the update takes: values of what was really reached, advantages, returns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -82,10 +82,10 @@ class Estimator:
         rollout, units = self._rollout, self.policy.values
         values = units.from_units(values)
         following = torch.cat([values[1:], torch.empty_like(values[:1])])
-        following[-1] = units.from_units(self.actor.value(rollout.last_inputs, rollout.last_memory))
+        following[-1] = self._after(rollout.last_inputs, rollout.last_memory)
         for final in rollout.finals:
             rows = torch.from_numpy(final.rows).to(values.device)
-            following[final.step, rows] = units.from_units(self.actor.value(final.inputs, final.memory))
+            following[final.step, rows] = self._after(final.inputs, final.memory)
         advantages, returns = gae(
             self._rewards.to(values),
             values,
@@ -96,3 +96,10 @@ class Estimator:
             lam=self.lam,
         )
         return advantages, units.to_units(returns)
+
+    def _after(self, inputs: Mapping[str, Tensor], memory: Tensor | None) -> Tensor:
+        """`[N]`, in units of reward, of states that follow a cut."""
+        # How an image lies in memory may decide the last bits, and what was stored lies as it is indexed. Cloned, since
+        # `contiguous` leaves the strides of axes of length 1 as they are, by which torch chooses a convolution.
+        laid = {name: x.clone(memory_format=torch.contiguous_format) for name, x in inputs.items()}
+        return self.policy.values.from_units(self.actor.value(laid, memory))

@@ -9,12 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from threadpoolctl import threadpool_limits
-
 from proximo.control.configuration import TrainConfig
+from proximo.control.device import limit_threads
 from proximo.control.environments import make_environments
-from proximo.control.environments.base import VectorEnvironment
 from proximo.control.evaluation import Evaluation, evaluate, evaluation_environments
 from proximo.control.loading import policy_from
 from proximo.control.observations import ObservationSpec
@@ -115,7 +112,8 @@ def run_training(
             frame_stack=config.frame_stack,
         )
         stack.callback(environments.close)
-        _limit_threads(stack, environments, config)
+        images = bool(ObservationSpec.of(environments.observation_space).images)
+        limit_threads(stack, config.device, images=images)
         training = Training(config, environments)
         selection = stack.enter_context(closing(Selection(config, source, folder)))
         stack.enter_context(opening.open())
@@ -197,6 +195,7 @@ def _finish(
     config, policy = training.config, training.policy
     tensors, state = training.state()
     save_checkpoint(folder.checkpoints, step_name(training.done), tensors, state, keep=config.keep)
+    training.ring.write(folder.replay)
     # What the environments did is for a run that goes on; the policy is for those who use it.
     lasting = {name: x for name, x in tensors.items() if not name.startswith("environments/")}
     save_checkpoint(folder.checkpoints, "final", lasting, state)
@@ -251,21 +250,6 @@ def _bring_back(training: Training, progress: Progress) -> None:
             f"the environments did not come back to where they were ({', '.join(differing)} differs), for they do not "
             "follow from their seeds and actions alone: they start anew, and it is another run from here"
         )
-
-
-def _limit_threads(stack: ExitStack, environments: VectorEnvironment, config: TrainConfig) -> None:
-    """One thread for small networks: a second one costs more than it brings, and it takes a core from EnvPool.
-
-    Before the networks are made, since an orthogonal matrix depends on how many threads compute it. On a GPU,
-    convolutions keep all digits of float32: with TF32 a log-prob of the rollout and of the update would differ by 1e-3.
-    """
-    if torch.cuda.is_available():
-        stack.callback(setattr, torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
-        torch.backends.cudnn.allow_tf32 = False
-    if config.device != "cuda" and not ObservationSpec.of(environments.observation_space).images:
-        stack.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(1)
-        stack.enter_context(threadpool_limits(1, user_api="blas"))
 
 
 def _name_of(maker: Callable[..., Any]) -> str:

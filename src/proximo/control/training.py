@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proximo.control import seeds
+from proximo.control import repeat, seeds
 from proximo.control.actions import ActionSpec
 from proximo.control.closed_form import ClosedForm, supports
 from proximo.control.configuration import TrainConfig
@@ -31,7 +31,9 @@ from proximo.core.schedules import Schedule
 from proximo.core.statistics import explained_variance
 from proximo.core.update import UpdateReport, autograd_gradient, update
 from proximo.runs import random_state
+from proximo.runs.configuration import to_toml
 from proximo.runs.errors import UserError
+from proximo.runs.replay.ring import Ring
 from proximo.runs.undo import Undo
 
 RECENT = 100  # episodes whose mean return is reported
@@ -88,8 +90,9 @@ class Training:
         self.before = Undo(self.optimizer, {"noise": self.noise, "shuffle": self.shuffle})
         self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
         """Entered around what `rewind` can undo, by whoever may want to stop there."""
-        self.batch: Batch | None = None
-        """What the update in progress learns from."""
+        run: dict[str, Any] = {"world": "control", "config": to_toml(config), "policy": self.policy.describe()}
+        run |= {"device": self.device.type, "closed_form": self.closed_form is not None}
+        self.ring = Ring(self.before, self.optimizer, config.replay_mb, run)
         self.returns: deque[float] = deque(maxlen=RECENT)
         self.lengths: deque[int] = deque(maxlen=RECENT)
         self.best_return = -np.inf
@@ -134,6 +137,7 @@ class Training:
     def iterate(self) -> dict[str, Any]:
         """One iteration; returns its metrics."""
         clock = time.perf_counter
+        self.ring.forget()
         self.before.remember()
         fraction = min(self.progress.steps / self.config.steps, 1.0)
         if self.settings.adaptive_kl is None:
@@ -143,7 +147,9 @@ class Training:
         with self.interruptible():
             rollout = self.collector.collect()
             start = clock()
-            batch = self.batch = self.estimator.batch(rollout, torch.from_numpy(self._rewards(rollout)))
+            rewards = torch.from_numpy(self._rewards(rollout))
+            self.ring.begin(self.progress.iterations, fraction, repeat.to_tensors(self.policy, rollout, rewards))
+            batch = self.estimator.batch(rollout, rewards)
             report = update(
                 self.policy,
                 batch,
@@ -154,6 +160,7 @@ class Training:
                 gradient=self.graphed or (self.closed_form.gradient if self.closed_form else None),
                 reestimate=self.estimator.reestimate,
             )
+        self.ring.end(report)
         metrics = self._measure(rollout, batch, report)
         after = fingerprint(self.policy, self.scaler)
         metrics["normalizers_moved"] = float((after - before).abs().max())

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from proximo.language.comparison import before_and_after
+from proximo.language.judges import make_rewards
 from proximo.language.rewards import combine
-from proximo.language.train import make_rewards
 
 
 def side_by_side(run: Path, prompts: Sequence[str] = (), count: int = 5, seed: int = 1) -> dict[str, Any]:

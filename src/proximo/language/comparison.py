@@ -11,13 +11,13 @@ from torch import Tensor
 from proximo.language.data import load_prompts
 from proximo.language.evaluation import Answers, answer, divergence, load_policy_model
 from proximo.language.judge import ABOUT, Judge
+from proximo.language.judges import make_rewards
 from proximo.language.models import load_tokenizer
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.ppo_setup import stop_tokens
 from proximo.language.rewards import combine
 from proximo.language.rollout import Prompt
 from proximo.language.sampler import SamplingParameters
-from proximo.language.train import make_rewards
 from proximo.runs.configuration import from_mapping, read_toml
 from proximo.runs.errors import UserError
 

@@ -11,25 +11,27 @@ from torch import Tensor
 
 from proximo.core.batch import Batch
 from proximo.core.optimizer import FlatAdam
-from proximo.core.schedules import Schedule
 from proximo.core.statistics import explained_variance, root_mean_square, weighted_mean, weighted_moments
 from proximo.core.update import UpdateReport, autograd_gradient, update
-from proximo.language import rollout
-from proximo.language.models import without_dropout
-from proximo.language.policy import LanguagePolicy
+from proximo.language import repeat, rollout
 from proximo.language.ppo_configuration import PPOConfig
-from proximo.language.ppo_setup import check_fit, entropy_counts, kl_controller, stop_tokens
+from proximo.language.ppo_setup import (
+    RATIO_TOLERANCE,
+    check_fit,
+    kl_controller,
+    learning_rate,
+    make_policy,
+    stop_tokens,
+)
 from proximo.language.rewards import Judged, RewardTerm, combine
 from proximo.language.rollout import Prompt, PromptSource
 from proximo.language.sampler import Samples, SamplingParameters, generate
-from proximo.language.sharing import make_roles
 from proximo.runs import random_state
+from proximo.runs.configuration import to_toml
+from proximo.runs.replay.ring import Ring
 from proximo.runs.undo import Undo
 
 PARITY = 1e-3  # mean |log-prob of the sampler - of the trainer|, nats, up to which the sampler's are taken
-RATIO_TOLERANCE = {"float32": 1e-2, "bfloat16": 0.25}
-"""How far the first ratio may be off 1. Sampler and trainer add in another order; over thousands of tokens the largest
-gap seen with SmolLM2-135M is 1e-4 in float32; bfloat16 has three digits."""
 
 
 @dataclass
@@ -84,17 +86,10 @@ class PPOTraining:
     ) -> None:
         self.config, self.tokenizer, self.rewards = config, tokenizer, list(rewards)
         check_fit(config, model, tokenizer, prompts, self.rewards)
-        torch.manual_seed(config.seed)  # adapters and heads are initialised from torch's own stream
-        self.roles = make_roles(without_dropout(model).eval(), config.sharing, reward_decoder).eval()
+        self.policy = make_policy(config, model, reward_decoder)
+        self.roles = self.policy.roles
         self.device = self.roles.head.weight.device
-        self.policy = LanguagePolicy(
-            self.roles,
-            temperature=config.temperature,
-            need_entropy=entropy_counts(config),
-            compute=config.compute,
-            token_budget=config.token_budget,
-        )
-        self.optimizer = FlatAdam(self.roles.trainable(), self._learning_rate(0.0))
+        self.optimizer = FlatAdam(self.roles.trainable(), learning_rate(config, 0.0))
         self.prompts = PromptSource(prompts, config.seed)
         self.noise = torch.Generator().manual_seed(config.seed * 2 + 1)
         self.shuffle = torch.Generator().manual_seed(config.seed * 2 + 2)
@@ -107,10 +102,10 @@ class PPOTraining:
         self.parity: float | None = None
         self.gap: float | None = None
         self.last: Rollout | None = None
-        self.batch: Batch | None = None
-        """What the update in progress learns from."""
         self.before = Undo(self.optimizer, self._generators, copies=config.undo)
         self._before = self._cursor
+        run = {"world": "language", "config": to_toml(config), "device": self.device.type}
+        self.ring = Ring(self.before, self.optimizer, config.replay_mb, run)
         self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
         """Entered around what `rewind` can undo, by whoever may want to stop there."""
         self.seconds: dict[str, float] = {}
@@ -119,19 +114,22 @@ class PPOTraining:
         """One rollout and one update; what was seen, by name.
 
         Raises:
-            InvariantError: something that can not be true of a correct run; `batch` holds the batch.
+            InvariantError: something that can not be true of a correct run; `ring` holds the update.
             UserError: a judge fails.
         """
         started, self.seconds = time.perf_counter(), {}
+        self.last = None  # two rollouts need not live at a time
+        self.ring.forget()
         self.remember()
         done = self.progress.responses / self.config.responses
         if self.config.update.adaptive_kl is None:
-            self.optimizer.learning_rate = self._learning_rate(done)
-        self.last = self.batch = None  # two rollouts need not live at a time
+            self.optimizer.learning_rate = learning_rate(self.config, done)
         self.policy.tokens_read = self.policy.tokens_paid = 0
         with self.interruptible():
             batch, collected = self.collect()
-            self.last, self.batch = collected, batch
+            self.last = collected
+            learnt = repeat.to_tensors(batch, collected.rewarded, collected.ref_log_prob)
+            self.ring.begin(self.progress.iterations, done, learnt, {"kl_coefficient": self.kl.coefficient})
             with self._phase("update"):
                 report = update(
                     self.policy,
@@ -143,6 +141,7 @@ class PPOTraining:
                     gradient=autograd_gradient(self.policy, self.policy.split),
                     tolerance=RATIO_TOLERANCE[self.config.compute],
                 )
+        self.ring.end(report)
         values = self._statistics(batch, collected, report)
         self.kl.observe(values["kl"], len(batch))
         self.progress.responses += len(batch)
@@ -316,13 +315,6 @@ class PPOTraining:
         self.optimizer.learning_rate = state["learning_rate"]
         self.sampler_log_probs, self.parity = state["sampler_log_probs"], state["parity"]
         self.gap = self.parity
-
-    def _learning_rate(self, progress: float) -> float:
-        rate = Schedule.parse(self.config.learning_rate).at(progress)
-        warmup = self.config.warmup
-        # The first iteration must move too: half an iteration's share, not 0.
-        share = progress + 0.5 * self.config.batch / self.config.responses
-        return rate * min(1.0, share / warmup) if warmup > 0 else rate
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

@@ -135,6 +135,8 @@ class PPOConfig:
     """Where everything runs; auto takes a GPU that is there."""
     checkpoint_every: int = 1024
     """Responses between two checkpoints."""
+    replay_mb: float = 256
+    """Megabytes of the last updates that are kept for `proximo replay`; 0 keeps none but one that fails."""
     keep: int = 1
     """How many numbered checkpoints stay."""
     undo: bool = True
@@ -176,6 +178,7 @@ class PPOConfig:
             "token_budget": (self.token_budget >= 1, "positive"),
             "minutes": (self.minutes is None or self.minutes > 0, "positive"),
             "checkpoint_every": (self.checkpoint_every >= 1, "positive"),
+            "replay_mb": (self.replay_mb >= 0, "at least 0"),
             "keep": (self.keep >= 1, "positive"),
         }
         for name, (holds, bound) in rules.items():

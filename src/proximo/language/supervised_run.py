@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor
 
-from proximo.core.batch import Batch
 from proximo.language.supervised import Clock, Optimizer, steps_of
 from proximo.runs import random_state
 from proximo.runs.console import Column, Mode, Progress
@@ -50,8 +49,8 @@ class SupervisedTraining(ABC):
         self.unrecorded: dict[str, Any] | None = None
         """What the last step gave, while the look that belongs to it has not been taken."""
         self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
-        self.batch: Batch | None = None
-        """Of the update that failed: none, as a failing step is found before it is taken, and keeps its texts."""
+        self.ring = None
+        """No updates are kept: a failing step is found before it is taken, and keeps its texts."""
 
     @abstractmethod
     def step(self, progress: float) -> dict[str, float]:

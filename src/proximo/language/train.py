@@ -10,11 +10,11 @@ from typing import Any, Literal
 from proximo.language import preflight as flight
 from proximo.language.critic import save_critic
 from proximo.language.data import load_prompts
+from proximo.language.judges import make_rewards, reward_decoder
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer, save_folder
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import PPOConfig
-from proximo.language.reward_model import RewardModel
-from proximo.language.rewards import FunctionReward, ModelReward, RewardTerm, function_from
+from proximo.language.rewards import RewardTerm
 from proximo.runs.console import HEALTH, Column, Mode, Progress
 from proximo.runs.errors import UserError
 from proximo.runs.files import append, parse_json, user_error, write_atomically
@@ -148,37 +148,9 @@ def make_training(config: PPOConfig, rewards: Sequence[RewardTerm] | None = None
     prompts = load_prompts(config.prompts, tokenizer, config.prompt_limit)
     model = load_causal_model(config.policy, device=choose_device(config.device), trust_remote_code=trust)
     terms = list(rewards) if rewards is not None else make_rewards(config)
-    decoder = None
-    if config.sharing.critic_from == "reward":
-        models = [t.model for t in terms if isinstance(t, ModelReward)]
-        # A reward model may have one more token, to pad with.
-        mine = tokenizer.get_vocab().items()
-        same = [m for m in models if mine <= m.tokenizer.get_vocab().items()]
-        decoder = same[0].model.get_decoder() if same else None
+    decoder = reward_decoder(config, tokenizer, terms)
     training = PPOTraining(config, model, tokenizer, prompts.items, terms, reward_decoder=decoder)
     return training, prompts.message or f"{len(prompts.items):,} prompts"
-
-
-def make_rewards(config: PPOConfig) -> list[RewardTerm]:
-    """The judges that `config` names.
-
-    Raises:
-        UserError: one can not be loaded.
-    """
-    return [_reward(name, weight, config) for name, weight in config.rewards.items()]
-
-
-def _reward(name: str, weight: float, config: PPOConfig) -> RewardTerm:
-    if ":" in name and not Path(name).exists():
-        return FunctionReward(function_from(name), weight, name.partition(":")[2])
-    model = RewardModel.load(
-        name,
-        device=choose_device(config.device),
-        token_budget=config.token_budget,
-        compute=config.compute,
-        trust_remote_code=config.trust_remote_code,
-    )
-    return ModelReward(model, weight, name if len(config.rewards) > 1 else Path(name).name)
 
 
 def _iterate(training: PPOTraining, session: Session) -> str | None:

@@ -26,6 +26,7 @@ class RunFolder:
         self.config = self.path / "config.toml"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self.replay = self.path / "replay"
         self.tensorboard = self.path / "tensorboard"
         self.code = self.path / "code"
         self.report = self.path / "report.html"
@@ -140,6 +141,18 @@ class RunFolder:
         others = sorted(item.name for item in self.path.iterdir() if item.name not in ours and item.suffix != ".tmp")
         if others:
             raise UserError(f"{self.path} is not empty (it holds {others[0]}): choose a new or an empty folder")
+
+
+def find_run(folder: Path) -> Path:
+    """The folder of the run itself, where that of all stages of one may have been given.
+
+    Raises:
+        UserError: there is no run.
+    """
+    for path in (folder, folder / "ppo"):
+        if (path / "config.toml").is_file():
+            return path
+    raise UserError(f"{folder} holds no run (no config.toml): check the path")
 
 
 def _remove_empty(made: list[Path]) -> None:

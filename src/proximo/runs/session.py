@@ -6,17 +6,15 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-import safetensors.torch
 from torch import Tensor
 
-from proximo.core.batch import Batch
 from proximo.core.invariants import InvariantError
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
 from proximo.runs.errors import MALFORMED, UserError
-from proximo.runs.files import write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.metrics import MetricsWriter
 from proximo.runs.recorder import Recorder
+from proximo.runs.replay.ring import Ring
 from proximo.runs.signals import Interrupted, StopRequest
 
 STOP_AT = "stop-at"
@@ -29,7 +27,10 @@ class Trained(Protocol):
     config: Any
     """With `checkpoint_every`, steps between two checkpoints, and `keep`, how many numbered ones stay."""
     interruptible: Callable[[], AbstractContextManager[None]]
-    batch: Batch | None
+
+    @property
+    def ring(self) -> Ring | None:
+        """Its last updates; None where none are kept."""
 
     @property
     def done(self) -> int:
@@ -83,12 +84,11 @@ class Session:
 
         Raises:
             UserError: it failed. The weights, the optimiser and the generators are as before it, and in a checkpoint
-                (unless `lost`); if the update failed, its batch is kept too.
+                (unless `lost`); an update that failed is kept to be replayed.
         """
         training, done = self.training, self.training.done
-        training.batch = None
         try:
-            return training.iterate()
+            values = training.iterate()
         except Interrupted:
             self._rewind()
             return None
@@ -106,8 +106,11 @@ class Session:
             undone = f"the update was undone: what was right before it is in checkpoints/{step_name(done)}"
             kept = "the run goes on from its last checkpoint, or starts over" if self.lost else undone
             raise UserError(
-                f"{error} (after {done:,} steps of {self.folder.path}; {kept}{self._keep_batch()})"
+                f"{error} (after {done:,} steps of {self.folder.path}; {kept}{self._keep_update()})"
             ) from error
+        if training.ring is not None and (news := training.ring.news()):
+            self.recorder.progress.message(news)
+        return values
 
     def due(self, before: int) -> bool:
         """Whether the steps since `before` passed a point at which a checkpoint is to be written."""
@@ -115,27 +118,26 @@ class Session:
         return self.training.done // every > before // every
 
     def save(self) -> None:
-        """Write a numbered checkpoint of everything; none of weights that a broken-off update has moved."""
+        """Write a numbered checkpoint of everything and the last updates; none of weights that a broken-off update has
+        moved.
+        """
         if self.lost:
             return
         tensors, state = self.training.state()
         name = step_name(self.training.done)
         save_checkpoint(self.folder.checkpoints, name, tensors, state, keep=self.training.config.keep)
+        if self.training.ring is not None:
+            self.training.ring.write(self.folder.replay)
 
     def _rewind(self) -> None:
         self.lost = not self.training.rewind()
 
-    def _keep_batch(self) -> str:
-        """The batch that an update failed on, for whoever wants to know why."""
-        batch = self.training.batch
-        if batch is None:
+    def _keep_update(self) -> str:
+        """The update that failed, for whoever wants to know why."""
+        ring = self.training.ring
+        if ring is None or not ring.write_failed(self.folder.replay):
             return ""
-        tensors = {"action": batch.action, "log_prob": batch.log_prob, "value": batch.value, "weight": batch.weight}
-        tensors |= {"advantages": batch.advantages, "returns": batch.returns, **batch.inputs}
-        whole = {name: x.detach().to("cpu", copy=True).contiguous() for name, x in tensors.items()}
-        file = self.folder.path / "failed-batch.safetensors"
-        write_atomically(file, safetensors.torch.save(whole))
-        return f", its batch in {file.name}"
+        return f"; `proximo replay {self.folder.path}` repeats it and names what was not finite first"
 
 
 def resume(training: Trained, folder: RunFolder, metrics: MetricsWriter) -> bool:

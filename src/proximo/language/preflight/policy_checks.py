@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from proximo.language.head import token_log_probs
-from proximo.language.ppo import PARITY, RATIO_TOLERANCE
+from proximo.language.ppo import PARITY
+from proximo.language.ppo_setup import RATIO_TOLERANCE
 from proximo.language.preflight.check import Check
 
 if TYPE_CHECKING:

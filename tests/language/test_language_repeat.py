@@ -1,0 +1,113 @@
+"""An update of a language run done again is the same to the last bit, in every way of sharing weights."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from test_language_sharing import MODES
+
+from proximo.cli import main
+from proximo.cli_replay import replay_run
+from proximo.core.settings import UpdateSettings
+from proximo.core.update import autograd_gradient, update
+from proximo.language.ppo_configuration import KLSettings, PPOConfig
+from proximo.language.rewards import FunctionReward
+from proximo.language.train import make_training, run_ppo
+from proximo.runs.errors import UserError
+from proximo.runs.replay.entry import read
+
+
+def words(prompts, responses):
+    return [0.1 * len(r.split()) for r in responses]
+
+
+@pytest.fixture
+def config(tmp_path, tiny_folder):
+    rows = tmp_path / "prompts.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"w{i} w{i + 1}"}) + "\n" for i in range(4, 9)))
+    return PPOConfig(
+        policy=str(tiny_folder),
+        prompts=str(rows),
+        run=str(tmp_path / "run"),
+        responses=8 * 3,
+        batch=8,
+        response_limit=4,
+        learning_rate="1e-2 -> 0",
+        kl=KLSettings(coefficient=0.1),
+        update=UpdateSettings(epochs=2, minibatch_size=4, value_coefficient=0.1, max_grad_norm=1.0),
+    )
+
+
+def ppo(config):
+    return run_ppo(config, mode="quiet", rewards=[FunctionReward(words, name="words")], preflight="off").path
+
+
+@pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")
+def test_an_update_done_again_is_the_same_to_the_last_bit(sharing, config):
+    folder = ppo(replace(config, sharing=sharing, kl=KLSettings(coefficient=0.1, target=0.5, horizon=64)))
+    kept = read(folder / "replay")
+    assert [entry.iteration for entry in kept.entries] == [0, 1, 2]
+    for entry in kept.entries[::2]:
+        found = replay_run(folder, entry.iteration)
+        assert found.exact, found.verdict
+        assert not torch.equal(found.again.weights, entry.before.weights)
+        assert found.again.report.values == entry.report["values"]
+
+
+def test_with_a_setting_changed_it_is_the_update_of_a_run_with_that_setting(config):
+    folder = ppo(config)
+    # A run with another price of divergence is the same up to its first update: nothing was ever paid before.
+    for change, other in (
+        ("kl.coefficient=3.0", replace(config, kl=KLSettings(coefficient=3.0))),
+        ("lam=0.5", replace(config, lam=0.5)),
+        ("learning_rate=1e-3", replace(config, learning_rate=1e-3)),
+        ("epochs=1", replace(config, update=replace(config.update, epochs=1))),
+    ):
+        training, _ = make_training(replace(other, run="elsewhere"), [FunctionReward(words, name="words")])
+        training.iterate()
+        found = replay_run(folder, 0, change)
+        assert found.exact
+        assert torch.equal(found.other.weights, training.optimizer.flat), change
+        assert change == "kl.coefficient=3.0" or not torch.equal(found.other.weights, found.again.weights)
+    with pytest.raises(UserError, match=r"recompute_advantages: that does not enter the update of this run"):
+        replay_run(folder, 0, "recompute_advantages=true")
+    with pytest.raises(UserError, match="minibatch_size = 3 does not divide the 8 responses"):
+        replay_run(folder, 0, "minibatch_size=3")
+
+
+def test_samples_are_told_by_their_tokens(config, capsys):
+    folder = ppo(config)
+    assert main(["replay", str(folder), "--iteration", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["iteration"], found["exact"], found["kept"]) == (1, True, [0, 1, 2])
+    learnt = read(folder / "replay").choose(1).learnt
+    for sample in found["again"]["moved_most"] + found["again"]["largest_advantages"]:
+        where = sample["where"]
+        assert learnt["action"][where["response"], where["token"]] == where["id"]
+        assert learnt["weight"][where["response"], where["token"]] == 1.0
+        assert where["text"].strip("'").strip() in ("</s>", "<unk>", "user", "assistant", f"w{where['id']}")
+        assert where["prompt"].startswith("'w")
+
+
+def test_the_same_update_by_hand(config):
+    folder = ppo(config)
+    entry = read(folder / "replay").choose(None)
+    training, _ = make_training(replace(config, run="elsewhere"), [FunctionReward(words, name="words")])
+    training.iterate()
+    training.iterate()
+    training.remember()
+    batch, _ = training.collect()
+    training.optimizer.learning_rate = 1e-2 * (1 - 16 / 24)
+    update(
+        training.policy,
+        batch,
+        training.optimizer,
+        replace(config.update, clip=None),
+        progress=16 / 24,
+        generator=training.shuffle,
+        gradient=autograd_gradient(training.policy, training.policy.split),
+        tolerance=1e-2,
+    )
+    found = replay_run(folder, entry.iteration, "clip=none")
+    assert torch.equal(found.other.weights, training.optimizer.flat)
