@@ -1,5 +1,6 @@
 """An update of a control run done again is the same to the last bit, and with a setting changed that of such a run."""
 
+import json
 import math
 from contextlib import ExitStack
 from dataclasses import replace
@@ -9,8 +10,10 @@ import pytest
 import torch
 from control_runs import running
 
-from proximo.control.repeat import replay_world
-from proximo.core.update import update
+from proximo.cli import main
+from proximo.control.repeat import make_learner, replay_world
+from proximo.core.update import UpdateReport
+from proximo.runs.errors import UserError
 from proximo.runs.replay.entry import read
 from proximo.runs.replay.replay import replay
 
@@ -29,6 +32,8 @@ KINDS = {
     ),
     "adaptive": ("Pendulum-v1", {"update": {"adaptive_kl": 0.01, "clip": "0.2 -> 0.1"}}),
     "pixels": (control_tasks.catch, {"length": 8, "network": {"pixels": "impala"}}),
+    "cut": ("Pendulum-v1", {"options": {"max_episode_steps": 7}, **SCALED}),
+    "recurrent, cut": ("Pendulum-v1", {"options": {"max_episode_steps": 7}, "network": {"memory": "gru"}}),
     "many parts": (control_tasks.everything, {}),
 }
 
@@ -67,42 +72,44 @@ def test_an_update_done_again_is_the_same_to_the_last_bit(kind, tmp_path):
     assert len(found.differing) == 1
 
 
-def test_with_a_setting_changed_it_is_the_update_of_a_run_with_that_setting(tmp_path):
-    with running("Pendulum-v1", count=4, **SCALED) as training:
-        training.iterate()
-        before = {name: x.clone() for name, x in training.policy.state_dict().items()}
+@pytest.mark.parametrize(
+    ("change", "settings"),
+    [
+        ("clip=0.05", {"update": {"clip": 0.05}}),
+        ("update.epochs=1", {"update": {"epochs": 1}}),
+        ("minibatch_size=16", {"update": {"minibatch_size": 16}}),
+        ("target_kl=1e-6", {"update": {"target_kl": 1e-6}}),
+        ("normalize_advantages=off", {"update": {"normalize_advantages": "off"}}),
+        ("learning_rate=3e-3 -> 0", {"learning_rate": "3e-3 -> 0"}),
+        ("gamma=0.5", {"gamma": 0.5}),
+        ("lam=0", {"lam": 0.0}),
+        ("adaptive_kl=1e-5", {"update": {"adaptive_kl": 1e-5}}),
+    ],
+)
+def test_with_a_setting_changed_it_is_the_update_of_a_run_with_that_setting(change, settings, tmp_path):
+    plan = {"count": 4, "learning_rate": "1e-2 -> 0", "steps": 10_000}
+    with running("Pendulum-v1", **plan) as training:
         training.iterate()
         there = kept(training, tmp_path / "replay")
-    same = again(there, change="update.clip=0.2")
-    assert torch.equal(same.other.weights, there.entries[-1].after)
-    one = again(there, change="epochs = 1")
-    assert (one.again.report.steps, one.other.report.steps) == (8, 2)
-    # The same by hand: what the run would have done from there.
-    entry, config = there.entries[-1], training.config
-    training.policy.load_state_dict(before)
-    entry.before.put_back(training.optimizer, {"shuffle": training.shuffle})
-    training.closed_form.freeze()
-    training.optimizer.learning_rate = 0.003
-    settings = replace(training.settings, epochs=1)
-    batch = again(there).again  # its batch is that of the run, as the same weights show
-    assert batch.report.values == entry.report["values"]
-    from proximo.control.repeat import make_learner
+    # Up to the first update both runs are the same.
+    with running("Pendulum-v1", **{**plan, **settings}) as other:
+        other.iterate()
+    found = again(there, change=change)
+    assert found.exact
+    assert torch.equal(found.other.weights, other.optimizer.flat)
+    assert not torch.equal(found.other.weights, found.again.weights)
+    assert found.other.report == UpdateReport(**other.ring.entries[-1].report)
 
-    learner = make_learner(there.run, entry, config)
-    update(
-        training.policy,
-        learner.batch,
-        training.optimizer,
-        settings,
-        generator=training.shuffle,
-        gradient=training.closed_form.gradient,
-    )
-    with ExitStack() as stack:
-        world = replay_world(there, stack)
-        changed = replace(world, config=replace(world.config, update=replace(world.config.update, epochs=1)))
-        found = replay(there, entry, changed, "learning_rate=0.003")
-    assert torch.equal(found.other.weights, training.optimizer.flat)
-    assert not torch.equal(found.again.weights, found.other.weights)
+
+def test_with_the_same_setting_it_is_the_same_update(tmp_path):
+    with running("Pendulum-v1", count=4) as training:
+        training.iterate()
+        there = kept(training, tmp_path / "replay")
+    assert torch.equal(again(there, change="clip=0.2").other.weights, there.entries[-1].after)
+    with pytest.raises(UserError, match="hidden: that does not enter the update of this run"):
+        again(there, change="hidden=64")
+    with pytest.raises(UserError, match="minibatch_size = 3 does not divide"):
+        again(there, change="minibatch_size=3")
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5])
@@ -111,8 +118,6 @@ def test_advantages_are_estimated_anew_with_another_discount(gamma, tmp_path):
         training.iterate()
         there = kept(training, tmp_path / "replay")
     entry = there.entries[-1]
-    from proximo.control.repeat import make_learner
-
     learner = make_learner(there.run, entry, replace(training.config, gamma=gamma, lam=0.0))
     reward, value = entry.learnt["rewards"].float(), entry.learnt["value"]
     # One step of TD: what nothing but the reward and the two values say.
@@ -149,6 +154,10 @@ def test_what_was_not_finite_first_is_named(tmp_path):
     long = again(there, change="learning_rate=1e39").other
     assert long.not_finite.startswith("parameter network.")
     assert long.not_finite.endswith("at the beginning of minibatch 1")
+    # A loss that is finite and has a gradient that is not.
+    steep = again(there, change="value_coefficient=1e38").other
+    assert steep.not_finite.startswith("gradient of network.critic")
+    assert steep.not_finite.endswith("of minibatch 0")
 
 
 def test_samples_are_those_that_moved_most(tmp_path):
@@ -163,8 +172,6 @@ def test_samples_are_those_that_moved_most(tmp_path):
     assert advantages == sorted(advantages, reverse=True)
     policy = training.policy
     with torch.no_grad():
-        from proximo.control.repeat import make_learner
-
         batch = make_learner(there.run, entry, training.config).batch
         moved = (policy.evaluate(batch).log_prob - batch.log_prob).abs()
     assert changes[0] == pytest.approx(float(moved.max()), rel=1e-4)
@@ -173,3 +180,28 @@ def test_samples_are_those_that_moved_most(tmp_path):
     assert index == int(moved.argmax())
     assert at["action"] == pytest.approx(entry.learnt["action"][at["step"], at["environment"]].tolist(), abs=1e-4)
     assert at["reward"] == float(entry.learnt["reward"][at["step"], at["environment"]])
+
+
+def test_the_command_tells_what_there_is(tmp_path, capsys):
+    run = str(tmp_path / "run")
+    sizes = ["--environments", "2", "--rollout-length", "32", "--update.minibatch-size", "32", "--update.epochs", "10"]
+    assert main(["train", "CartPole-v1", "--steps", "320", "--run", run, "--episodes", "1", "--quiet", *sizes]) == 0
+    capsys.readouterr()
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    assert main(["replay", run, "--set", "epochs=1"]) == 0
+    told = capsys.readouterr().out
+    assert "the same as in the run, bit for bit" in told.splitlines()[0]
+    assert ["gradient", "steps", "20", "2"] in [line.split() for line in told.splitlines()]
+    assert told.count("  log-prob by ") == 15
+    assert main(["replay", run, "--iteration", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["iteration"], found["exact"], found["other"]) == (2, True, None)
+    for wrong, said in {
+        ("--iteration", "77"): "iteration 77 is not kept; choose --iteration from",
+        ("--set", "target_kll=1"): "did you mean target_kl?",
+    }.items():
+        assert main(["replay", run, *wrong]) == 2
+        assert said in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
+    assert main(["replay", str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err

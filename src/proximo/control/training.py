@@ -91,7 +91,7 @@ class Training:
         self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
         """Entered around what `rewind` can undo, by whoever may want to stop there."""
         run: dict[str, Any] = {"world": "control", "config": to_toml(config), "policy": self.policy.describe()}
-        run |= {"device": self.device.type, "closed_form": self.closed_form is not None}
+        run["closed_form"] = self.closed_form is not None
         self.ring = Ring(self.before, self.optimizer, config.replay_mb, run)
         self.returns: deque[float] = deque(maxlen=RECENT)
         self.lengths: deque[int] = deque(maxlen=RECENT)

@@ -1,6 +1,8 @@
 """A kept update done again, compared with what it was, and beside the same with one setting changed."""
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,6 +35,8 @@ class Replay:
     iteration: int
     kept: tuple[int, ...]
     """All iterations that are kept."""
+    devices: tuple[str, str]
+    """What it ran on in the run, and here."""
     failed: bool
     """Whether the update failed in the run."""
     differing: Mapping[str, float]
@@ -62,7 +66,9 @@ class Replay:
             return "it did not fail in the run, and FAILS here"
         name, most = max(self.differing.items(), key=lambda item: item[1])
         more = f" and {len(self.differing) - 1} more" if len(self.differing) > 1 else ""
-        return f"NOT the same as in the run: {name} differs by up to {most:.2g}{more}"
+        there, here = self.devices
+        why = f", for the run was on {there} and this is on {here}" if there != here else ""
+        return f"NOT the same as in the run: {name} differs by up to {most:.2g}{more}{why}"
 
     @property
     def lines(self) -> list[str]:
@@ -90,6 +96,7 @@ class Replay:
         return {
             "iteration": self.iteration,
             "kept": list(self.kept),
+            "devices": list(self.devices),
             "exact": self.exact,
             "failed_in_the_run": self.failed,
             "differing": dict(self.differing),
@@ -112,16 +119,33 @@ def replay(kept: Kept, entry: Entry, world: World, change: str | None) -> Replay
         UserError: the change can not be made, or what is kept does not fit.
     """
     other = None if change is None else changed(world.config, change, world.settable)
+    with _threads(kept.run.get("threads")):
+        return _replay(kept, entry, world, change, other)
+
+
+def _replay(kept: Kept, entry: Entry, world: World, change: str | None, other: Any) -> Replay:
     learner = _made(world, entry, world.config)
     again = repeat(learner)
     differing = {} if entry.after is None else _differing(learner, entry.after, again.weights)
     iterations = tuple(e.iteration for e in kept.entries)
-    found = (entry.iteration, iterations, entry.after is None, differing, again, _step(entry, again))
+    devices = str(kept.run.get("device")), learner.optimizer.flat.device.type
+    found = (entry.iteration, iterations, devices, entry.after is None, differing, again, _step(entry, again))
     if other is None:
         return Replay(*found)
     del learner  # two models need not live at a time
     outcome = repeat(_made(world, entry, other))
     return Replay(*found, change, outcome, _step(entry, outcome))
+
+
+@contextmanager
+def _threads(count: Any) -> Iterator[None]:
+    """As many as the run had: how a sum is shared out decides its last bits."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(count if isinstance(count, int) and 1 <= count <= (os.cpu_count() or 1) else before)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _made(world: World, entry: Entry, config: Any) -> Learner:
@@ -160,7 +184,7 @@ def _line(sample: Sample) -> str:
     where = ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in sample.where.items()
     )
-    return f"  log-prob {sample.log_prob_change:+.4g} nats, advantage {sample.advantage:+.4g}: {where}"
+    return f"  log-prob by {sample.log_prob_change:+.4g} nats, advantage {sample.advantage:+.4g}: {where}"
 
 
 def _plain(outcome: Outcome, step: float | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from proximo.core.optimizer import FlatAdam
@@ -24,11 +25,12 @@ class Ring:
         undo: its copies are held on to, not copied again.
         optimizer: of the updates.
         megabytes: bound of all that is kept; 0 keeps nothing. An update that fails is kept whatever it takes.
-        run: what is the same for all updates; JSON.
+        run: what is the same for all updates; JSON. `threads` and `device` are added: last bits depend on them.
     """
 
     def __init__(self, undo: Undo, optimizer: FlatAdam, megabytes: float, run: Mapping[str, Any]) -> None:
-        self._undo, self._optimizer, self._bound, self._run = undo, optimizer, megabytes * 1e6, run
+        self._undo, self._optimizer, self._bound = undo, optimizer, megabytes * 1e6
+        self._run = {**run, "threads": torch.get_num_threads(), "device": optimizer.flat.device.type}
         self.entries: deque[Entry] = deque()
         self.current: Entry | None = None
         """The update in progress or just done; its tensors are the run's own, which are used again."""
