@@ -110,7 +110,8 @@ def test_the_padded_share_is_that_of_the_passes_that_were_run():
     run.policy.evaluate = watched
     share = run.iterate()["padded_share"]
     assert len(passes) == 4, "two epochs of two minibatches"
-    once = run.batch.inputs["prompt_lengths"] + (run.batch.weight > 0).sum(1) - 1
+    learnt = run.ring.current.learnt
+    once = learnt["inputs/prompt_lengths"] + (learnt["weight"] > 0).sum(1) - 1
     passes.append((int(once.sum()), len(once) * int(once.max())))
     real, given = (sum(column) for column in zip(*passes, strict=True))
     assert share == pytest.approx(1 - real / given)

@@ -90,9 +90,7 @@ class Training:
         self.before = Undo(self.optimizer, {"noise": self.noise, "shuffle": self.shuffle})
         self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
         """Entered around what `rewind` can undo, by whoever may want to stop there."""
-        run: dict[str, Any] = {"world": "control", "config": to_toml(config), "policy": self.policy.describe()}
-        run["closed_form"] = self.closed_form is not None
-        self.ring = Ring(self.before, self.optimizer, config.replay_mb, run)
+        self.ring = Ring(self.before, self.optimizer, config.replay_mb, self._described)
         self.returns: deque[float] = deque(maxlen=RECENT)
         self.lengths: deque[int] = deque(maxlen=RECENT)
         self.best_return = -np.inf
@@ -188,6 +186,11 @@ class Training:
     @property
     def _normalizes(self) -> bool:
         return self.policy.normalizer is not None or self.config.normalizers.rewards != "off"
+
+    def _described(self) -> dict[str, Any]:
+        """What is the same for all updates."""
+        described = {"world": "control", "config": to_toml(self.config), "policy": self.policy.describe()}
+        return {**described, "closed_form": self.closed_form is not None}
 
     def _graphed(self) -> GraphedGradient | None:
         if not self.config.cuda_graph:

@@ -104,8 +104,9 @@ class PPOTraining:
         self.last: Rollout | None = None
         self.before = Undo(self.optimizer, self._generators, copies=config.undo)
         self._before = self._cursor
-        run = {"world": "language", "config": to_toml(config)}
-        self.ring = Ring(self.before, self.optimizer, config.replay_mb, run)
+        self.ring = Ring(
+            self.before, self.optimizer, config.replay_mb, lambda: {"world": "language", "config": to_toml(config)}
+        )
         self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
         """Entered around what `rewind` can undo, by whoever may want to stop there."""
         self.seconds: dict[str, float] = {}

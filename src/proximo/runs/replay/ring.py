@@ -1,7 +1,7 @@
 """The last updates of a run in memory, within a bound, and on the disk when a checkpoint is."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ class Ring:
         undo: its copies are held on to, not copied again.
         optimizer: of the updates.
         megabytes: bound of all that is kept; 0 keeps nothing. An update that fails is kept whatever it takes.
-        run: what is the same for all updates; JSON. `threads` and `device` are added: last bits depend on them.
+        run: gives what is the same for all updates, JSON, when it is written.
     """
 
-    def __init__(self, undo: Undo, optimizer: FlatAdam, megabytes: float, run: Mapping[str, Any]) -> None:
+    def __init__(self, undo: Undo, optimizer: FlatAdam, megabytes: float, run: Callable[[], Mapping[str, Any]]) -> None:
         self._undo, self._optimizer, self._bound = undo, optimizer, megabytes * 1e6
-        self._run = {**run, "threads": torch.get_num_threads(), "device": optimizer.flat.device.type}
+        self._run = run
         self.entries: deque[Entry] = deque()
         self.current: Entry | None = None
         """The update in progress or just done; its tensors are the run's own, which are used again."""
@@ -87,15 +87,20 @@ class Ring:
             UserError: it can not be written.
         """
         if self.entries:
-            write(folder, Kept(self._run, list(self.entries)))
+            write(folder, self._kept(list(self.entries)))
 
     def write_failed(self, folder: Path) -> bool:
         """Write what is kept with the update that has just failed, whatever it takes; False if none was begun."""
         if self.current is None:
             return False
         before = [entry for entry in self.entries if entry.iteration != self.current.iteration]
-        write(folder, Kept(self._run, [*before, self.current]))
+        write(folder, self._kept([*before, self.current]))
         return True
+
+    def _kept(self, entries: list[Entry]) -> Kept:
+        # Threads and device decide the last bits.
+        machine = {"threads": torch.get_num_threads(), "device": self._optimizer.flat.device.type}
+        return Kept({**self._run(), **machine}, entries)
 
     def _one(self) -> int:
         """Bytes of the current update, once it is done."""
