@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import tiny
 import torch
 from test_language_sharing import MODES
 
@@ -11,11 +12,12 @@ from proximo.cli import main
 from proximo.cli_replay import replay_run
 from proximo.core.settings import UpdateSettings
 from proximo.core.update import autograd_gradient, update
-from proximo.language.ppo_configuration import KLSettings, PPOConfig
+from proximo.language.ppo_configuration import KLSettings, PPOConfig, SharingSettings
+from proximo.language.reward_model import RewardModel
 from proximo.language.rewards import FunctionReward
 from proximo.language.train import make_training, run_ppo
 from proximo.runs.errors import UserError
-from proximo.runs.replay.entry import read
+from proximo.runs.replay.entry import Kept, read, write
 
 
 def words(prompts, responses):
@@ -111,3 +113,32 @@ def test_the_same_update_by_hand(config):
     )
     found = replay_run(folder, entry.iteration, "clip=none")
     assert torch.equal(found.other.weights, training.optimizer.flat)
+
+
+def test_what_was_not_finite_first_is_named_with_its_token(config):
+    folder = ppo(config)
+    entry = read(folder / "replay").choose(None)
+    learnt = {name: x.clone() for name, x in entry.learnt.items()}
+    row = int((learnt["weight"].sum(1) > 1).nonzero()[0])
+    learnt["ref_log_prob"][row, 1] = float("nan")
+    write(
+        folder / "replay", Kept(read(folder / "replay").run, [replace(entry, learnt=learnt, after=None, report=None)])
+    )
+    found = replay_run(folder)
+    assert (found.exact, found.again.not_finite) == (True, "advantages of the batch")
+    assert "not-finite: advantages" in found.again.error
+    # What came before it in the response is spoilt too, nothing else is.
+    bad = [s.where for s in found.again.largest_advantages if s.advantage != s.advantage]
+    assert [(where["response"], where["token"]) for where in bad] == [(row, 0), (row, 1)]
+
+
+def test_a_critic_that_began_as_a_reward_model_has_its_shape(config, tmp_path, tiny_tokenizer):
+    shorter = tmp_path / "shorter"
+    tiny.llama(64, layers=1, seed=3).save_pretrained(shorter)
+    tiny_tokenizer.save_pretrained(shorter)
+    RewardModel.from_language_model(str(shorter)).save(tmp_path / "judge")
+    sharing = SharingSettings(mode="full", critic="separate", critic_from="reward")
+    folder = run_ppo(
+        replace(config, sharing=sharing, rewards={str(tmp_path / "judge"): 1.0}), mode="quiet", preflight="off"
+    ).path
+    assert replay_run(folder).exact
