@@ -154,6 +154,7 @@ def test_what_was_not_finite_first_is_named(tmp_path):
     long = again(there, change="learning_rate=1e39").other
     assert long.not_finite.startswith("parameter network.")
     assert long.not_finite.endswith("at the beginning of minibatch 1")
+    assert "no log-prob is finite afterwards" in "\n".join(again(there, change="learning_rate=1e39").lines)
     # A loss that is finite and has a gradient that is not.
     steep = again(there, change="value_coefficient=1e38").other
     assert steep.not_finite.startswith("gradient of network.critic")

@@ -1,5 +1,6 @@
 """A kept update done again, compared with what it was, and beside the same with one setting changed."""
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -80,7 +81,10 @@ class Replay:
                 lines.append(f"{prefix}failed: {outcome.error}")
             if outcome.not_finite:
                 lines.append(f"{prefix}not finite first: {outcome.not_finite}")
-            lines += [f"{prefix}largest change of the log-prob", *map(_line, outcome.moved_most)]
+            if any(math.isfinite(sample.log_prob_change) for sample in outcome.moved_most):
+                lines += [f"{prefix}largest change of the log-prob", *map(_line, outcome.moved_most)]
+            else:
+                lines.append(f"{prefix}no log-prob is finite afterwards, so that none changed most")
         return [*lines, "largest advantage", *map(_line, self.again.largest_advantages)]
 
     def rows(self) -> list[tuple[str, ...]]:
