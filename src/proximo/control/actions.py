@@ -42,6 +42,12 @@ class Part:
         """Low and high of each column, `[width]`."""
         return np.asarray(self.low), np.asarray(self.high)
 
+    @cached_property
+    def middle(self) -> tuple[np.ndarray, np.ndarray]:
+        """Centre and half the width of each column's interval, `[width]`."""
+        low, high = self.bounds
+        return 0.5 * (low + high), 0.5 * (high - low)
+
     @property
     def outputs(self) -> int:
         """Numbers a network emits for it."""
@@ -129,9 +135,9 @@ class ActionSpec:
         if part.kind == "box":
             # minimum and maximum, since ndarray.clip takes three times as long on arrays this small
             unit = np.tanh(columns) if self.squashed else np.minimum(np.maximum(columns, -1.0), 1.0)
-            low, high = part.bounds
+            (low, high), (centre, half) = part.bounds, part.middle
             # Rounding of the affine map may step over a bound, which some environments refuse.
-            columns = np.minimum(np.maximum(low + (unit + 1.0) * (0.5 * (high - low)), low), high)
+            columns = np.minimum(np.maximum(centre + unit * half, low), high)
             columns = np.rint(columns) if np.issubdtype(part.dtype, np.integer) else columns
         elif part.kind == "choice":
             columns = columns + np.asarray(part.start)

@@ -148,8 +148,7 @@ def update(
             prepared = _normalized(batch, settings, "batch")
         permutation = torch.randperm(len(batch), generator=generator).to(batch.weight.device)
         shuffled = _normalized(prepared[permutation], settings, "minibatch")
-        for start in range(0, len(batch), settings.minibatch_size):
-            minibatch = shuffled[start : start + settings.minibatch_size]
+        for minibatch in shuffled.split(len(batch) // settings.minibatch_size):
             optimizer.zero_grad()
             seen = gradient(minibatch, objective)
             if not statistics:
