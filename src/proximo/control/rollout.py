@@ -92,6 +92,7 @@ class Collector:
         self.device = next(self.policy.parameters()).device
         self.shape = (self.length, self.environments.count)
         self._masked = self.policy.observations.has_mask
+        self._counter = EpisodeCounter(self.environments.count)
         self._tensors: dict[str, Tensor] = {}
         self._arrays: dict[str, np.ndarray] = {}
         for name in ("terminated", "truncated", "valid", "starts"):
@@ -106,7 +107,7 @@ class Collector:
         self._starts = np.ones(self.environments.count, bool)
         self._inputs = self._encode(observation, mask, None)
         self._memory = self.policy.initial_memory(self.environments.count)
-        self._counter = EpisodeCounter(self.environments.count)
+        self._counter.restart()
 
     def repeat(self, actions: Tensor, memory: Tensor | None) -> None:
         """Take actions again that were taken before, without asking the policy.

@@ -1,12 +1,12 @@
 """Trains a reward model on preference pairs; every text of a step goes through the network once."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from proximo.language.batching import padded_share, token_budget_batches
 from proximo.language.configuration import RewardConfig
@@ -30,23 +30,6 @@ COLUMNS = (
     Column("tokens_per_second", "tokens/s", "tokens/s", ",.0f"),
 )
 _HELD_GROUPS = 8  # parts of like length of a step whose graphs are held together: little padding
-
-
-class Scorer(Protocol):
-    """What can be trained on pairs."""
-
-    device: torch.device
-    head: nn.Linear
-    tokenizer: Any
-
-    def scores(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """`[n]`, float32, with gradient."""
-
-    def score(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """`[n]`, without gradient, in parts."""
-
-    def body(self) -> Iterable[nn.Parameter]:
-        """Parameters but the head's."""
 
 
 def train_reward(
