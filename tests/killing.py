@@ -13,7 +13,7 @@ from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, step_of
 from proximo.runs.metrics import read_metrics
 
 
-def survive(train, home, *, kills, every, longest):
+def survive(train, home, *, kills, every, longest, first=None):
     """Train in `home / "whole"`; then in other folders, killed after at most `longest` seconds, until done or enough.
 
     Args:
@@ -21,6 +21,7 @@ def survive(train, home, *, kills, every, longest):
         home: an empty folder.
         kills: how many.
         every: steps between two checkpoints: more may not be lost.
+        first: steps to the first checkpoint, if it comes later than `every`.
         longest: seconds that a process may live, at random down to a fifth of it.
     """
     warnings.simplefilter("error")  # a checkpoint that is passed over is a warning
@@ -38,7 +39,8 @@ def survive(train, home, *, kills, every, longest):
         before, saved = saved, _saved(folder)
         assert saved >= before, "a checkpoint was lost"
         recorded = _recorded(folder)
-        assert recorded - saved <= every, f"{recorded - saved} steps were lost"
+        allowed = every if saved or first is None else first
+        assert recorded - saved <= allowed, f"{recorded - saved} steps were lost"
         cut += recorded > saved
     assert saved > 0 or runs > 0
     assert not _killed(train, folder, None)

@@ -19,6 +19,7 @@ PLAN |= {"normalizers": {"observations": True, "rewards": "scale"}, "backend": "
 survive(
     lambda folder: proximo.train("CartPole-v1", run=str(folder), **PLAN),
     Path(sys.argv[1]), kills=50, every=64, longest=0.25,
+    first=128,  # a rollout that only shows the normalisers what numbers look like, and an iteration
 )
 """
 
