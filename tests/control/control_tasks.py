@@ -155,6 +155,29 @@ def scripted_vector(mode=AutoresetMode.SAME_STEP, discrete=True, orders=((3, 5, 
     return SyncVectorEnv(makers, autoreset_mode=mode)
 
 
+class Ring(gymnasium.Env):
+    """Cells in a ring, of which one number is seen; every episode starts in cell 0 and is cut after `limit` steps."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, cells=5, limit=10):
+        self.cells, self.limit, self.observation_space = cells, limit, spaces.Discrete(cells)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.now = self.cell = 0
+        return self.cell, {}
+
+    def step(self, action):
+        self.now += 1
+        self.cell = (self.cell + (1 if action else -1)) % self.cells
+        return self.cell, float(self.np_random.normal()), False, self.now == self.limit, {}
+
+
+def ring(**options):
+    return Ring(**options)
+
+
 class Recall(gymnasium.Env):
     """A cue of ±1 is shown in the first step only; the action of the last step must name it."""
 

@@ -51,6 +51,41 @@ class Faulty(gymnasium.Env):
         return self.observe(), reward, over, False, {}
 
 
+class Counted(gymnasium.Env):
+    """A choice of 500 states, switches, and a number; episodes of ten random states."""
+
+    action_space = spaces.Discrete(2)
+    observation_space = spaces.Dict(
+        {
+            "state": spaces.Discrete(500, start=1000),
+            "pair": spaces.MultiDiscrete([300, 400]),
+            "lamps": spaces.MultiBinary(2),
+            "number": spaces.Box(-np.inf, np.inf, (1,), np.float32),
+        }
+    )
+
+    def __init__(self, size=1.0):
+        self.size = size
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.now = 0
+        return self.observe(), {}
+
+    def observe(self):
+        return {
+            "state": int(self.np_random.integers(1000, 1500)),
+            "pair": self.np_random.integers(0, [300, 400]),
+            "lamps": self.np_random.integers(0, 2, 2).astype(np.int8),
+            "number": (self.size * self.np_random.normal(size=1)).astype(np.float32),
+        }
+
+    def step(self, action):
+        self.now += 1
+        over = self.np_random.random() < 0.1
+        return self.observe(), float(self.np_random.normal()), bool(over), False, {}
+
+
 def seen(source, **options):
     return [f.code.number for f in findings(examine(source, options=options))]
 
@@ -73,6 +108,15 @@ def seen(source, **options):
 )
 def test_one_fault_is_one_finding(fault, numbers):
     assert seen(lambda: Faulty(fault)) == numbers
+
+
+def test_choices_have_no_size():
+    assert "E004" not in [f.code.number for f in findings(examine("Taxi-v3"))]
+    examined = examine(lambda: Counted(), steps=500)
+    assert findings(examined) == []
+    assert facts(examined)["observation"].startswith("1 numbers, 5 choices; root mean square ")
+    large = findings(examine(lambda: Counted(size=1e5), steps=500))
+    assert [(f.code.number, f.severity) for f in large] == [("E004", "red")]
 
 
 @pytest.mark.parametrize("task", ["CartPole-v1", "Pendulum-v1", "Hopper-v5"])

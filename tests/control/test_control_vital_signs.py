@@ -14,6 +14,8 @@ from proximo.control.rollout import Collector
 from proximo.control.training import Training
 from proximo.control.vital_signs import fingerprint, vital_signs
 from proximo.core.statistics import RunningMoments
+from proximo.runs.doctor import invariants
+from proximo.runs.doctor.record import Record
 from proximo.runs.health import TruthMeter
 
 NORMALIZED = {"normalizers": {"observations": True, "rewards": "scale"}}
@@ -89,7 +91,9 @@ def test_truncations_whose_last_state_is_lost_are_seen(monkeypatch, mode):
     assert seen["truncations_missed"] == seen["truncations"] == 16
 
 
-def test_a_final_observation_that_is_the_next_first_one_is_seen(monkeypatch):
+@pytest.fixture
+def faking(monkeypatch):
+    """Plants the fault that the final observation is the next episode's first."""
     whole = Collector._note
 
     def note(self, t, step, memory, finals):
@@ -97,11 +101,41 @@ def test_a_final_observation_that_is_the_next_first_one_is_seen(monkeypatch):
             step = replace(step, final_observation=np.array(step.observation))
         whole(self, t, step, memory, finals)
 
+    return lambda: monkeypatch.setattr(Collector, "_note", note)
+
+
+def test_a_final_observation_that_is_the_next_first_one_is_seen(faking):
     with running(tasks.scripted_vector, count=2) as training:
         assert training.iterate()["truncations_faked"] == 0
-        monkeypatch.setattr(Collector, "_note", note)
+        faking()
         seen = training.iterate()
         assert seen["truncations_faked"] == seen["truncations"] > 0
+
+
+def truncation_faults(training, iterations):
+    """Colours of P014: of each iteration that has it, by the meter; and of the whole run, by the doctor."""
+    run = Record({}, tuple(training.iterate() for _ in range(iterations)))
+    told = [f.severity for verdict in run.verdicts for f in verdict.findings if f.code.number == "P014"]
+    diagnosed = [d.finding.severity for d in invariants.meter(run) if d.finding.code.number == "P014"]
+    return run, told, diagnosed
+
+
+@pytest.mark.parametrize("count", [1, 16])
+def test_an_episode_that_is_cut_where_the_next_one_starts_is_no_fault(count):
+    """Ten random steps in a ring of five cells end at the start in a quarter of the episodes."""
+    with running(tasks.ring, count=count) as training:
+        run, told, diagnosed = truncation_faults(training, 30)
+    assert run.column("truncations_faked").sum() >= 4, "there must have been coincidences"
+    assert (told, diagnosed) == ([], [])
+
+
+@pytest.mark.parametrize("count", [1, 16])
+def test_a_ring_whose_last_cell_is_always_the_first_is_a_fault(count, faking):
+    faking()
+    with running(tasks.ring, count=count) as training:
+        _, told, diagnosed = truncation_faults(training, 30)
+    assert len(told) > 20
+    assert {*told, *diagnosed} == {"red"}
 
 
 def test_sizes_are_those_of_what_the_networks_see():

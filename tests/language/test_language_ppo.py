@@ -52,6 +52,17 @@ def test_sampler_and_trainer_agree_and_the_first_ratio_is_1(sharing):
 
 
 @pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")
+def test_a_gap_is_told_where_it_was_measured(sharing):
+    """A critic of its own needs a pass that measures it every time; else the first iteration alone does."""
+    run = training(sharing)
+    first, second = run.iterate()["sampler_gap"], run.iterate()["sampler_gap"]
+    assert 0 <= first < 1e-5
+    assert (second is None) == (sharing.critic == "shared")
+    rescored = training(sharing, old_log_probs="rescore")
+    assert None not in [rescored.iterate()["sampler_gap"] for _ in range(2)]
+
+
+@pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")
 def test_neither_padding_nor_parts_change_scores_or_gradients(sharing):
     """One row at a time, all at once, and in between: the same log-probs, values and gradient."""
     run = training(sharing, update=UpdateSettings(epochs=1, minibatch_size=8, entropy_coefficient=0.01))

@@ -42,6 +42,7 @@ def row(i):
         "reward_mean": 0.5,
         "reward_std": 0.5,
         "truncations": 1,
+        "truncations_compared": 1,
         "approx_kl": 0.01,
         "clip_fraction": 0.1,
         "gradient_steps": 40,
@@ -129,7 +130,14 @@ def test_sound_runs_have_no_finding():
         (("P053", "amber"), language(lambda i: {"response_length": 10.0 + i})),
         (("P053", "red"), language(lambda i: {"response_length": 10.0 + i, "score_length_correlation": 0.95})),
         (("P054", "amber"), language(lambda i: {"duplicates": 0.01 * i, "score": 0.0})),
-        (("P016", "red"), language(lambda i: {"sampler_gap": 0.4 if i == 30 else 0.0})),
+        (("P014", "red"), control(lambda i: {"truncations_missed": int(i == 30)})),
+        (("P014", "red"), control(lambda i: {"truncations_faked": 1})),
+        (
+            ("P014", "red"),
+            control(lambda i: dict.fromkeys(("truncations_compared", "truncations_faked"), int(i % 5 == 0))),
+        ),
+        (("P016", "red"), language(lambda i: {"sampler_gap": 0.4 if i == 30 else None})),
+        (("P045", "amber"), control(lambda i: {"memory_mb": 500.0 + 2 * i}, count=10_000)),
     ],
 )
 def test_each_rule_names_what_it_is_for(expected, record):
@@ -151,6 +159,9 @@ def test_each_rule_names_what_it_is_for(expected, record):
         control(update={"clip": "none", "epochs": 1}),  # A2C
         control(gamma=0.95),
         control(lambda i: {"episodes": 0}, count=10),
+        control(lambda i: {"truncations_faked": int(i < 4)}),  # four coincidences in a row
+        control(lambda i: {"memory_mb": 500.0 if i < 20 else 900.0}),
+        control(lambda i: {"memory_mb": 500.0 + 50 * min(i, 4)}),  # a warm-up
         language(lambda i: {"score": 0.1 * i}, evaluation={"rise_sd": 0.4, "rise_se": 0.1}),
         language(lambda i: {"response_length": 20.0 + 0.2 * i}),
     ],

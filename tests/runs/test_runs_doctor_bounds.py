@@ -115,6 +115,17 @@ def shorter(length):
             control(lambda i: {"explained_variance": -0.1}, count=20),
             ("P030", "amber"),
         ),
+        # Memory: in the 36 iterations after the warm-up, by 100 MB and a fifth of where they began.
+        (
+            control(lambda i: {"memory_mb": 300.0 + 2.7 * i}),
+            control(lambda i: {"memory_mb": 300.0 + 2.9 * i}),
+            ("P045", "amber"),
+        ),
+        (
+            control(lambda i: {"memory_mb": 1000.0 + 5.5 * i}),
+            control(lambda i: {"memory_mb": 1000.0 + 6.0 * i}),
+            ("P045", "amber"),
+        ),
         # The task.
         (control(gamma=0.9), control(gamma=0.89), ("P033", "red")),
         (

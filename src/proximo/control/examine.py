@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import gymnasium
 import numpy as np
 
 from proximo.control import seeds
@@ -12,6 +13,7 @@ from proximo.control.actions import ActionSpec
 from proximo.control.environments import EpisodeCounter, make_environments
 from proximo.control.environments.base import Observation, VectorEnvironment
 from proximo.control.environments.trees import named_leaves
+from proximo.control.spaces import leaves
 
 Source = str | Callable[..., Any]
 
@@ -41,6 +43,8 @@ class Observed:
     """`[D]` root mean square of each number of an observation; images are left out."""
     spread: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """`[D]` largest minus smallest value."""
+    scaled: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+    """`[D]` whether it is a number of a Box; choices and switches are encoded, so they have no scale."""
     images: bool = False
     repeated: int = 0
     """Steps in which that was compared:"""
@@ -124,6 +128,13 @@ def _numbers(observation: Observation, count: int) -> np.ndarray:
     return np.concatenate(flat, 1) if flat else np.zeros((count, 0))
 
 
+def _scaled(space: gymnasium.Space, observation: Observation, count: int) -> np.ndarray:
+    """`[D]` bool, as `_numbers` has the columns: which of them are numbers of a Box."""
+    boxes = {".".join(map(str, path)) for path, leaf in leaves(space) if isinstance(leaf, gymnasium.spaces.Box)}
+    columns = [np.full(x.size // count, name in boxes) for name, x in named_leaves(observation) if not _is_image(x)]
+    return np.concatenate(columns) if columns else np.zeros(0, bool)
+
+
 def _is_image(leaf: np.ndarray) -> bool:
     return leaf.dtype == np.uint8 and leaf.ndim > 2
 
@@ -161,6 +172,7 @@ def _explore(
     generator, counter = np.random.default_rng(seed + 1), EpisodeCounter(environments.count)
     observation, mask = environments.reset(started)
     seen.images = any(_is_image(np.asarray(x)) for _, x in named_leaves(observation))
+    seen.scaled = _scaled(environments.observation_space, observation, environments.count)
     numbers, rewards = [_numbers(observation, environments.count)], []
     begun = time.perf_counter()
     for _ in range(steps):

@@ -56,11 +56,12 @@ def _observations(seen: Observed) -> Iterator[Finding]:
     still = np.flatnonzero(seen.spread == 0)
     if len(still):
         yield found("E003", "amber", f"{_named(still)} of {len(seen.size)} never changed")
-    largest = int(seen.size.argmax())
-    if seen.size[largest] > 30:
+    sizes = np.where(seen.scaled, seen.size, 0.0)
+    largest = int(sizes.argmax())
+    if sizes[largest] > 30:
         # tanh is flat beyond 3, and a network is initialised for inputs of size 1.
-        severity: Severity = "red" if seen.size[largest] > 1e4 else "amber"
-        yield found("E004", severity, f"number {largest} has a root mean square of {seen.size[largest]:,.3g}")
+        severity: Severity = "red" if sizes[largest] > 1e4 else "amber"
+        yield found("E004", severity, f"number {largest} has a root mean square of {sizes[largest]:,.3g}")
 
 
 def _actions(seen: Observed) -> Iterator[Finding]:
@@ -79,9 +80,11 @@ def facts(seen: Observed) -> dict[str, str]:
     episodes = f"{len(lengths)}, {seen.terminated} terminated, {seen.truncated} truncated"
     if lengths:
         episodes += f"; {min(lengths):,} to {max(lengths):,} steps, mean {np.mean(lengths):,.0f}"
-    numbers = f"{len(seen.size)} numbers" + (", and images" if seen.images else "")
-    if seen.size.size:
-        numbers += f"; root mean square {seen.size.min():.2g} to {seen.size.max():.2g}"
+    sizes = seen.size[seen.scaled]
+    kinds = {"numbers": len(sizes), "choices": len(seen.size) - len(sizes)}
+    numbers = ", ".join([f"{n} {kind}" for kind, n in kinds.items() if n] + ["images"] * seen.images)
+    if sizes.size:
+        numbers += f"; root mean square {sizes.min():.2g} to {sizes.max():.2g}"
     scale = f"mean {rewards.mean():.3g}, deviation {rewards.std():.3g}, {rewards.min():.3g} to {rewards.max():.3g}"
     return {
         "episodes": episodes,

@@ -28,10 +28,10 @@ def vital_signs(policy: ControlPolicy, rollout: Rollout, batch: Batch) -> dict[s
     """By name:
 
     `reset_row_weight`, the weight of rows that only report a reset (must be 0) · `terminations` and `truncations`,
-    counts · `truncations_missed`, those whose last state is not known, `truncations_faked`, those whose last state
-    is the next episode's first · `value_rms` and `return_rms`, in the critic's units · `reward_mean`, `reward_std`, as
-    the environment gives them · `observation_rms`, the largest of all dimensions, and `observation_max`, both as
-    the network sees them.
+    counts · `truncations_missed`, those whose last state is not known, `truncations_compared`, those whose last state
+    can be told from the next episode's first, `truncations_faked`, those where it is that first one · `value_rms` and
+    `return_rms`, in the critic's units · `reward_mean`, `reward_std`, as the environment gives them ·
+    `observation_rms`, the largest of all dimensions, and `observation_max`, both as the network sees them.
     """
     valid = rollout.valid if rollout.memory is None else rollout.valid.T
     # NumPy, without a mask where none is needed: on small rollouts calls, not numbers, are what takes time.
@@ -56,28 +56,33 @@ def vital_signs(policy: ControlPolicy, rollout: Rollout, batch: Batch) -> dict[s
 def _truncations(rollout: Rollout) -> dict[str, int]:
     """A truncated row needs the state it reached: it is a `FinalObservation`, or else what is observed next."""
     cut = rollout.truncated & ~rollout.terminated & rollout.valid
-    counts = {"truncations": int(cut.sum()), "truncations_missed": 0, "truncations_faked": 0}
+    counts = dict.fromkeys((f"truncations{end}" for end in ("", "_missed", "_compared", "_faked")), 0)
+    counts["truncations"] = int(cut.sum())
     if not counts["truncations"]:
         return counts
     starts = np.concatenate([rollout.starts[1:], rollout.last_starts[None]])
     missed = cut & starts  # what is observed next belongs to another episode
     for final in rollout.finals:
         missed[final.step, final.rows] = False
-        counts["truncations_faked"] += _faked(rollout, final.step, final.rows, final.inputs)
+        compared, faked = _compared(rollout, final.step, final.rows, final.inputs)
+        counts["truncations_compared"] += compared
+        counts["truncations_faked"] += faked
     return counts | {"truncations_missed": int(missed.sum())}
 
 
-def _faked(rollout: Rollout, step: int, rows: np.ndarray, inputs: Any) -> int:
-    """How many final observations are the first of the next episode, and not the one before it either."""
+def _compared(rollout: Rollout, step: int, rows: np.ndarray, inputs: Any) -> tuple[int, int]:
+    """How many final observations can be told from the first of the next episode, and how many of them are the same.
+
+    Where nothing changes, neither in the last step nor in the reset, equal observations say nothing.
+    """
     index = torch.from_numpy(rows)
     last = step + 1 == len(rollout.reward)
     same, still = torch.ones(len(rows), dtype=torch.bool), torch.ones(len(rows), dtype=torch.bool)
     for name, x in inputs.items():
         following = rollout.last_inputs[name] if last else rollout.inputs[name][step + 1]
         same &= (x == following[index.to(x.device)]).flatten(1).all(1).cpu()
-        # Where nothing ever changes, equal observations say nothing.
         still &= (x == rollout.inputs[name][step][index.to(x.device)]).flatten(1).all(1).cpu()
-    return int((same & ~still).sum())
+    return int((~(same & still)).sum()), int((same & ~still).sum())
 
 
 def _observations(policy: ControlPolicy, vector: Tensor) -> dict[str, float]:

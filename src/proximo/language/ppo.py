@@ -101,6 +101,7 @@ class PPOTraining:
         self.sampler_log_probs: bool | None = {"auto": None, "sampler": True, "rescore": False}[config.old_log_probs]
         self.parity: float | None = None
         self.gap: float | None = None
+        """Mean |log-prob of the sampler - of the trainer| in this iteration, nats; None where it was not measured."""
         self.last: Rollout | None = None
         self.before = Undo(self.optimizer, self._generators, copies=config.undo)
         self._before = self._cursor
@@ -204,6 +205,7 @@ class PPOTraining:
     @torch.no_grad()
     def _with_old(self, batch: Batch, samples: Samples) -> Batch:
         """The batch with the old policy's log-probs and values: the sampler's own, if they are the trainer's too."""
+        self.gap = None
         if self.sampler_log_probs is None or (self.sampler_log_probs and self.parity is None):
             _, part = next(self.policy.parts(batch))
             real = part.weight > 0
@@ -286,8 +288,8 @@ class PPOTraining:
         return {"noise": self.noise, "shuffle": self.shuffle}
 
     @property
-    def _cursor(self) -> tuple[int, bool | None, float | None, float | None]:
-        return self.prompts.taken, self.sampler_log_probs, self.parity, self.gap
+    def _cursor(self) -> tuple[int, bool | None, float | None]:
+        return self.prompts.taken, self.sampler_log_probs, self.parity
 
     def remember(self) -> None:
         """Note where `rewind` goes back to."""
@@ -298,7 +300,7 @@ class PPOTraining:
         """Go back to before the iteration in progress; False if weights have moved and there is no copy of them."""
         if not self.before.undo():
             return False
-        self.prompts.taken, self.sampler_log_probs, self.parity, self.gap = self._before
+        self.prompts.taken, self.sampler_log_probs, self.parity = self._before
         return True
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -315,7 +317,6 @@ class PPOTraining:
         self.kl.coefficient = state["kl_coefficient"]
         self.optimizer.learning_rate = state["learning_rate"]
         self.sampler_log_probs, self.parity = state["sampler_log_probs"], state["parity"]
-        self.gap = self.parity
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

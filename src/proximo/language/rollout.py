@@ -129,14 +129,12 @@ def text_statistics(samples: Samples) -> dict[str, float]:
     return values
 
 
-def kl_statistics(batch: Batch, ref_log_prob: Tensor) -> dict[str, float]:
-    """KL(policy, reference) by k1 and k3, nats per response."""
+def kl_statistics(batch: Batch, ref_log_prob: Tensor) -> dict[str, float | None]:
+    """KL(policy, reference) by k1 and k3, nats per response, and the standard error of k1; None of one response."""
     real = batch.weight > 0
-    estimates = {"kl": kl_k1, "kl_k3": kl_k3}
-    return {
-        name: float(torch.where(real, estimator(batch.log_prob, ref_log_prob), 0.0).sum(1).mean())
-        for name, estimator in estimates.items()
-    }
+    k1, k3 = (torch.where(real, each(batch.log_prob, ref_log_prob), 0.0).sum(1) for each in (kl_k1, kl_k3))
+    error = float(k1.std()) / math.sqrt(len(k1)) if len(k1) > 1 else None
+    return {"kl": float(k1.mean()), "kl_k3": float(k3.mean()), "kl_se": error}
 
 
 def correlation(a: Tensor, b: Tensor) -> float:

@@ -1,6 +1,7 @@
 """What the truth meter finds in the rows, over the whole run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from proximo.runs.doctor.diagnosis import Change, Diagnosis, change
 from proximo.runs.doctor.record import Record
@@ -8,7 +9,7 @@ from proximo.runs.health import Finding, verdict_on_error
 
 _ONCE = frozenset({"P010", "P011", "P013", "P014", "P015", "P016"})
 """What must not happen once. Of the others a quarter of the iterations must say so."""
-_SEEN_WHOLE = frozenset({"P020", "P025", "P030", "P052", "P053", "P054"})
+_SEEN_WHOLE = frozenset({"P020", "P025", "P030", "P045", "P052", "P053", "P054"})
 """What the doctor judges from the whole run instead."""
 
 
@@ -27,16 +28,22 @@ def meter(run: Record) -> Iterator[Diagnosis]:
             seen.setdefault(finding.code.number, []).append((i, finding))
     for number, found in seen.items():
         often = len(found) >= 0.25 * len(run.rows)
-        if number in _SEEN_WHOLE or not (often or number in _ONCE):
+        once = any(_proves(number, run.rows[i]) for i, _ in found)
+        if number in _SEEN_WHOLE or not (often or once):
             continue
         reds = sum(finding.severity == "red" for _, finding in found)
         # An amber habit with one red outlier is amber, but for what must not happen at all.
-        worst = "red" if reds and (number in _ONCE or 2 * reds > len(found)) else "amber"
+        worst = "red" if reds and (once or 2 * reds > len(found)) else "amber"
         iteration, finding = next((i, finding) for i, finding in found if finding.severity == worst)
         share = f"; {len(found)} of {len(run.rows)} iterations"
         yield Diagnosis(
             Finding(finding.code, finding.severity, finding.evidence + share), _changes(number, run), iteration
         )
+
+
+def _proves(code: str, row: Mapping[str, Any]) -> bool:
+    """Whether one iteration is enough: a lost final observation is, one that equals the next start may be chance."""
+    return code in _ONCE and (code != "P014" or bool(row.get("truncations_missed")))
 
 
 def _changes(code: str, run: Record) -> tuple[Change, ...]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from proximo.runs.doctor import exploration, invariants, responses, step, task
+from proximo.runs.doctor import exploration, invariants, resources, responses, step, task
 from proximo.runs.doctor.diagnosis import Diagnosis
 from proximo.runs.doctor.record import Record, read_record
 from proximo.runs.doctor.story import colours, went_well
@@ -18,6 +18,7 @@ _BOTH = (
     step.too_small,
     step.fell_off,
     exploration.critic,
+    resources.memory_grows,
 )
 _CONTROL = (
     exploration.entropy_collapsed,

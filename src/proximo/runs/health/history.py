@@ -1,4 +1,4 @@
-"""What rules may look back at: a window of recent rows, and the first value of everything."""
+"""What rules may look back at: a window of recent rows, some far apart, and the first value of everything."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -13,18 +13,26 @@ class History:
 
     Attributes:
         rows: the last `WINDOW` of them.
+        sparse: numbers `WINDOW`, 2 `WINDOW`, 4 `WINDOW`, ... of the run, counted from 0.
         first: the first value that each metric had.
         count: how many there were in all.
     """
 
     def __init__(self) -> None:
         self.rows: deque[Mapping[str, Any]] = deque(maxlen=WINDOW)
+        self.sparse: list[Mapping[str, Any]] = []
         self.first: dict[str, float] = {}
         self.count = 0
+        self._columns: dict[str, deque[float | None]] = {}
+        """Of `rows`, those that were asked for: nothing is looked up twice."""
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Take in a row that has been judged."""
         self.rows.append(row)
+        for name, column in self._columns.items():
+            column.append(number(row.get(name)))
+        if self.count == WINDOW << len(self.sparse):
+            self.sparse.append(row)
         self.count += 1
         for name, value in row.items():
             if name not in self.first and number(value) is not None:
@@ -32,8 +40,12 @@ class History:
 
     def recent(self, name: str, last: int = WINDOW) -> list[float]:
         """The last values of a metric, oldest first, at most `WINDOW`."""
-        rows = list(self.rows)[-last:]
-        return [x for row in rows if (x := number(row.get(name))) is not None]
+        column = self._columns.get(name)
+        if column is None:
+            column = deque((number(row.get(name)) for row in self.rows), WINDOW)
+            self._columns[name] = column
+        values = column if last >= WINDOW else list(column)[-last:]
+        return [x for x in values if x is not None]
 
     def median(self, name: str, fewest: int = 5) -> float | None:
         """Median of the recent values; None while there are fewer than `fewest`."""
