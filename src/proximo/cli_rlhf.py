@@ -1,6 +1,7 @@
 """`proximo rlhf STAGE`: supervised fine-tuning, reward model, PPO, all of them, and before and after side by side."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -158,13 +159,16 @@ def _preflight(arguments: list[str]) -> int:
     as_json = flag(arguments, "--json")
     _, config = _settings("ppo", arguments, verb="preflight")
     training, _ = make_training(located(config))
+    begun = time.perf_counter()
     checks = preflight(training)
+    seconds = time.perf_counter() - begun
     if as_json:
         print(json.dumps([vars(check) for check in checks]))
     else:
         from proximo.runs.console import print_table
 
         print_table(rows(checks), ["", "check", "seen"])
+        print(f"{len(checks)} checks in {seconds:.1f} s")
     return 2 if failed(checks) else 0
 
 

@@ -1,13 +1,17 @@
 """Preflight: a sound start passes every check and leaves no trace; each fault that is planted is named."""
 
 import json
+import re
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from test_language_cli import run
 from test_language_sharing import MODES, training
 
+import proximo.language
 from proximo.language.preflight import failed, flight, memory, policy_checks, preflight, reward_checks
 from proximo.language.reward_model import RewardModel
 from proximo.language.rewards import FunctionReward, ModelReward
@@ -104,6 +108,21 @@ def test_what_people_say_of_a_reward_model(judge, files, score, swapped, agrees,
     assert (seen["reward agrees with people"], seen["reward was trained with EOS"]) == (agrees, ends)
 
 
+def test_a_reward_model_that_nobody_has_asked_about_people_is_a_warning(judge):
+    start = training(MODES[0])
+    start.rewards = [ModelReward(judge[0], name="reward")]
+    unasked = [check for check in preflight(start) if check.seen == "not measured: no held-out pairs"]
+    assert [check.verdict for check in unasked] == ["warn", "warn"]
+    assert all("held_out_pairs" in check.remedy for check in unasked)
+
+
+def test_presets_ask_their_reward_model_about_the_pairs_that_it_was_not_trained_on():
+    for file in (Path(proximo.language.__file__).parent / "presets").glob("*.toml"):
+        preset = tomllib.loads(file.read_text())
+        validation = preset.get("reward", {}).get("validation")
+        assert not validation or preset["ppo"].get("held_out_pairs"), file.name
+
+
 def test_a_reward_model_without_a_template_for_chat_is_seen(judge):
     model, _ = judge
     start = training(MODES[0])
@@ -125,7 +144,7 @@ def test_a_tokenizer_that_rewrites_text_is_seen():
     assert verdicts(preflight(start))["text gives its tokens back"] == "warn"
 
 
-@pytest.mark.parametrize(("here", "verdict"), [(64, "warn"), (4, "pass")])
+@pytest.mark.parametrize(("here", "verdict"), [(64, "warn"), (4, "skip")])
 def test_responses_that_are_cut_earlier_than_in_the_run_prove_nothing(here, verdict, monkeypatch):
     monkeypatch.setattr(flight, "LONGEST", here)
     assert policy_checks.lengths_fit(flight._fly(endless())).verdict == verdict
@@ -170,6 +189,7 @@ def test_the_table_and_the_start_of_ppo(capsys, preset, tmp_path, monkeypatch):
     code, out, _ = run(capsys, "preflight", "--preset", preset, "--run", folder)
     assert code == 2
     assert "FAIL  memory suffices" in out
+    assert re.search(r"^\d+ checks in \d+\.\d s$", out, re.MULTILINE)
     code, _, err = run(capsys, "ppo", "--preset", preset, "--run", folder, "--quiet")
     assert code == 2
     assert "memory suffices" in err

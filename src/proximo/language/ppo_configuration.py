@@ -82,8 +82,8 @@ class PPOConfig:
     held_out: str = ""
     """The same, never trained on: what `evaluate` and `chat` answer; empty takes the training prompts."""
     held_out_pairs: str = ""
-    """Pairs that people judged and the reward model never saw: preflight asks it about 64 of them; empty leaves
-    that out."""
+    """Pairs that people judged and the reward model never saw: preflight asks it about 64 of them; without them it
+    warns that nobody has."""
     run: str = ""
     """Folder of the run; a name is made if empty."""
     preset: str = ""

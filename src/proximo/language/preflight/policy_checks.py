@@ -97,6 +97,8 @@ def lengths_fit(flight: Flight) -> Check:
         f"prompts {median(prompts):.0f} tokens, at most {max(prompts)} of {config.prompt_limit}; {cut:.0%} of "
         f"responses reach {flight.cap} of {config.response_limit}; context {context}"
     )
-    if cut > FEW_END and not flight.shortened:
+    if cut > FEW_END:
+        if flight.shortened:
+            return Check("lengths fit", "skip", seen)
         return Check("lengths fit", "warn", seen, "raise response_limit, or most answers are judged unfinished")
     return Check("lengths fit", "pass", seen)

@@ -73,8 +73,8 @@ def _against_people(term: ModelReward, flight: Flight) -> list[Check]:
     file = flight.training.config.held_out_pairs
     names = f"{term.name} agrees with people", f"{term.name} was trained with EOS"
     if not file:
-        remedy = "give held_out_pairs to have it measured"
-        return [Check(name, "skip", "no held-out pairs", remedy) for name in names]
+        remedy = "set held_out_pairs to pairs that it was not trained on"
+        return [Check(name, "warn", "not measured: no held-out pairs", remedy) for name in names]
     pairs = _some_pairs(term, file)
     shown = float(evaluate(term.model, pairs)["accuracy"])
     # A row ends with EOS; a pair of nothing else keeps it.
