@@ -30,9 +30,11 @@ def _level(value: float | None, amber: float, red: float) -> Severity | None:
 
 def first_ratio(row: Row, history: History) -> Iterator[Finding]:
     """The run stops where rounding can not explain the ratio; here is said what is unusual for this run."""
-    deviation, usual = number(row.get("ratio_deviation")), history.median("ratio_deviation")
+    deviation = number(row.get("ratio_deviation"))
     # 1e-4 is the largest deviation ever seen from rounding in float32 (SmolLM2-135M, thousands of tokens).
-    if deviation is not None and usual is not None and deviation > max(1e-4, 20 * usual):
+    if deviation is None or deviation <= 1e-4:
+        return
+    if (usual := history.median("ratio_deviation")) is not None and deviation > 20 * usual:
         yield found("P012", "amber", f"off by {deviation:.2g} at the first minibatch, usually {usual:.1g}")
 
 
@@ -57,8 +59,10 @@ def truncations(row: Row, history: History) -> Iterator[Finding]:
         yield found("P014", "red", f"{missed:.0f} of {cut:.0f} have no final observation")
         return
     # In a world of few states an episode may be cut where the next one starts, by chance: only a habit says more.
-    told = (number(row.get("truncations_compared")) or 0.0) + sum(history.recent("truncations_compared"))
     faked += sum(history.recent("truncations_faked"))
+    if not faked:
+        return
+    told = (number(row.get("truncations_compared")) or 0.0) + sum(history.recent("truncations_compared"))
     if told >= FEWEST_CUTS and faked > 0.5 * told:
         severity: Severity = "red" if faked == told else "amber"
         yield found("P014", severity, f"in {faked:.0f} of {told:.0f} it is the next episode's first observation")
@@ -170,8 +174,10 @@ def critic(row: Row, history: History) -> Iterator[Finding]:
 
 def gradient(row: Row, history: History) -> Iterator[Finding]:
     """A norm of 100 and more, of which the usual limits (0.5, 1) leave under 1 %; healthy: up to 40."""
+    if row.get("grad_clip_fraction") != 1.0:
+        return
     norm = history.median("grad_norm")
-    if norm is not None and norm > 100 and row.get("grad_clip_fraction") == 1.0:
+    if norm is not None and norm > 100:
         yield found("P023", "amber", f"norm {norm:,.3g}, cut in every step")
 
 
