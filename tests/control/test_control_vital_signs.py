@@ -122,17 +122,16 @@ def truncation_faults(training, iterations):
 
 @pytest.mark.parametrize("count", [1, 16])
 def test_an_episode_that_is_cut_where_the_next_one_starts_is_no_fault(count):
-    """Ten random steps in a ring of five cells end at the start in a quarter of the episodes."""
+    """Ten steps in a ring of five cells: a policy that always goes one way ends where it started."""
     with running(tasks.ring, count=count) as training:
         run, told, diagnosed = truncation_faults(training, 30)
-    assert run.column("truncations_faked").sum() >= 4, "there must have been coincidences"
+    assert run.column("truncations").sum() >= 4
     assert (told, diagnosed) == ([], [])
 
 
-@pytest.mark.parametrize("count", [1, 16])
-def test_a_ring_whose_last_cell_is_always_the_first_is_a_fault(count, faking):
+def test_last_states_that_are_always_the_first_ones_are_a_fault(faking):
     faking()
-    with running(tasks.ring, count=count) as training:
+    with running(tasks.scripted_vector, count=2) as training:
         _, told, diagnosed = truncation_faults(training, 30)
     assert len(told) > 20
     assert {*told, *diagnosed} == {"red"}

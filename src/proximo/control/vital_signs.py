@@ -73,16 +73,21 @@ def _truncations(rollout: Rollout) -> dict[str, int]:
 def _compared(rollout: Rollout, step: int, rows: np.ndarray, inputs: Any) -> tuple[int, int]:
     """How many final observations can be told from the first of the next episode, and how many of them are the same.
 
-    Where nothing changes, neither in the last step nor in the reset, equal observations say nothing.
+    Where nothing changes, neither in the last step nor in the reset, equal observations say nothing; nor do they where
+    observations are few: an episode in a ring of cells may well be cut on the cell that the next one starts from. Whole
+    numbers are taken for few, images and fractions for many.
     """
     index = torch.from_numpy(rows)
     last = step + 1 == len(rollout.reward)
     same, still = torch.ones(len(rows), dtype=torch.bool), torch.ones(len(rows), dtype=torch.bool)
+    many = torch.zeros(len(rows), dtype=torch.bool)
     for name, x in inputs.items():
+        if name != "mask":
+            many |= (x.frac() != 0).flatten(1).any(1).cpu() if name == "vector" else torch.ones_like(many)
         following = rollout.last_inputs[name] if last else rollout.inputs[name][step + 1]
         same &= (x == following[index.to(x.device)]).flatten(1).all(1).cpu()
         still &= (x == rollout.inputs[name][step][index.to(x.device)]).flatten(1).all(1).cpu()
-    return int((~(same & still)).sum()), int((same & ~still).sum())
+    return int((many & ~(same & still)).sum()), int((many & same & ~still).sum())
 
 
 def _observations(policy: ControlPolicy, vector: Tensor) -> dict[str, float]:
