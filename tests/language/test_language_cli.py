@@ -193,6 +193,7 @@ def test_presets_for_a_gpu_run_on_a_tiny_stand_in(capsys, name, files, tiny_fold
             "batch": "8",
             "responses": "16",
             "prompts": files / "prompts.jsonl",
+            "held-out-pairs": files / "pairs.jsonl",
             "response-limit": "6",
             "update.minibatch-size": "8",
             "checkpoint-every": "8",
@@ -200,6 +201,8 @@ def test_presets_for_a_gpu_run_on_a_tiny_stand_in(capsys, name, files, tiny_fold
     }
     for stage, options in stages.items():
         given = [part for option, value in options.items() for part in (f"--{option}", str(value))]
+        # The stand-in's reward model has learnt nothing, which preflight may find out.
+        given += ["--override-preflight"] if stage == "ppo" else []
         code, _, err = run(capsys, stage, "--preset", name, "--run", tmp_path / "r", *given, "--quiet")
         assert code == 0, f"{stage}: {err}"
     assert len(read_metrics(tmp_path / "r" / "ppo" / "metrics.jsonl")) == 2
