@@ -1,14 +1,16 @@
 """One entry point; verbs only. Torch is imported by the verbs that need it."""
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tyro
 
+from proximo.cli_doctor import DoctorArguments, examine
 from proximo.command_line import CALL_HELP, consent, exit_code, flag, json_flag, option, parse, take_call
 from proximo.runs.errors import UserError
 
@@ -17,11 +19,14 @@ _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and se
   proximo train HalfCheetah-v5 --preset tuned --steps 1e6 --seed 0 --run runs/cheetah
   proximo evaluate runs/cheetah --episodes 20
   proximo doctor runs/cheetah
+  proximo verify-resume runs/cheetah
+  proximo replay runs/cheetah --set target_kl=0.03
   proximo environments cheetah
   proximo presets
 
   proximo rlhf all --preset movie-sentiment --run runs/movies
   proximo rlhf chat runs/movies
+
 """
 
 
@@ -67,7 +72,7 @@ class VerifyArguments:
 
 @dataclass(frozen=True)
 class ReplayArguments:
-    """Do one of a run's last updates again: is it the same, what was not finite first, and what if?
+    """Do one of a run's last updates again: is it the same, what was not finite first, and what if a setting changes?
 
     Names the samples whose log-prob changed most and those with the largest advantage. The run is only read.
     """
@@ -92,22 +97,8 @@ class PresetsArguments:
     """Print one JSON object instead of a table."""
 
 
-@dataclass(frozen=True)
-class DoctorArguments:
-    """Say what is wrong and what to change first: of a run's folder, or of an environment with random actions."""
-
-    what: tyro.conf.Positional[str]
-    """Folder of a run (control or language), or an environment as `proximo train` takes it."""
-    seed: int = 0
-    """Of an environment and of the random actions."""
-    backend: Literal["auto", "envpool", "gymnasium", "subprocess"] = "auto"
-    """What steps an environment."""
-    json: bool = False
-    """Print one JSON object instead of text."""
-
-
 def train(arguments: list[str]) -> int:
-    """`proximo train ENVIRONMENT [options]`: the preset gives the defaults, the options change them."""
+    """Train a policy; the preset gives the defaults, the options change them."""
     from proximo.control.configuration import TrainConfig
     from proximo.control.presets import configure
 
@@ -162,7 +153,7 @@ def _three_numbers(results: Any) -> dict[str, str]:
 
 
 def evaluate(arguments: list[str]) -> int:
-    """`proximo evaluate RUN`."""
+    """The verb of `EvaluateArguments`."""
     asked = parse(EvaluateArguments, json_flag(arguments), "evaluate")
     from proximo.control.results import evaluate_run
 
@@ -177,7 +168,7 @@ def evaluate(arguments: list[str]) -> int:
 
 
 def environments(arguments: list[str]) -> int:
-    """`proximo environments [PATTERN]`."""
+    """The verb of `EnvironmentsArguments`."""
     asked = parse(EnvironmentsArguments, json_flag(arguments), "environments")
     from proximo.control.environments import list_environments
 
@@ -185,7 +176,7 @@ def environments(arguments: list[str]) -> int:
     if not found:
         raise UserError(f"no environment's name contains {asked.pattern!r}; `proximo environments` lists all")
     if asked.json:
-        print(json.dumps([{"environment": name, "backend": backend} for name, backend in found]))
+        print(json.dumps({"environments": [{"environment": name, "backend": backend} for name, backend in found]}))
         return 0
     from proximo.runs.console import print_table
 
@@ -194,13 +185,13 @@ def environments(arguments: list[str]) -> int:
 
 
 def presets(arguments: list[str]) -> int:
-    """`proximo presets [ENVIRONMENT]`."""
+    """The verb of `PresetsArguments`."""
     asked = parse(PresetsArguments, json_flag(arguments), "presets")
     from proximo.control import presets as shipped
 
     found = [p for p in shipped.presets() if not asked.environment or p.matches(asked.environment)]
     if asked.json:
-        print(json.dumps([{**vars(p), "environments": list(p.environments)} for p in found]))
+        print(json.dumps({"presets": [{**vars(p), "environments": list(p.environments)} for p in found]}))
         return 0
     from proximo.runs.console import print_table
 
@@ -211,15 +202,13 @@ def presets(arguments: list[str]) -> int:
 
 
 def doctor(arguments: list[str]) -> int:
-    """`proximo doctor RUN|ENVIRONMENT`: what broke in a run and what to change; or an environment before training."""
+    """The verb of `DoctorArguments`."""
     asked = parse(DoctorArguments, json_flag(arguments), "doctor")
-    from proximo.cli_doctor import examine
-
     return examine(asked.what, asked.seed, asked.backend, as_json=asked.json)
 
 
 def verify_resume(arguments: list[str]) -> int:
-    """`proximo verify-resume RUN`: is a run that stops and goes on the run that never stopped?"""
+    """The verb of `VerifyArguments`."""
     asked = parse(VerifyArguments, json_flag(arguments), "verify-resume")
     from proximo.cli_verify import verify
 
@@ -227,7 +216,7 @@ def verify_resume(arguments: list[str]) -> int:
 
 
 def replay(arguments: list[str]) -> int:
-    """`proximo replay RUN`: an update done again bit for bit, what broke in it, and what if a setting were another?"""
+    """The verb of `ReplayArguments`."""
     asked = parse(ReplayArguments, json_flag(arguments), "replay")
     from proximo.cli_replay import show
 
@@ -235,31 +224,36 @@ def replay(arguments: list[str]) -> int:
 
 
 def rlhf(arguments: list[str]) -> int:
-    """`proximo rlhf sft|reward|ppo|all|chat`: a language model trained from human judgement."""
+    """Train a language model from human judgement: sft|reward|judge|preflight|ppo|all|evaluate|chat|presets."""
     from proximo.cli_rlhf import main as stages
 
     return stages(arguments)
 
 
-_VERBS: dict[str, Callable[[list[str]], int]] = {
-    "train": train,
-    "evaluate": evaluate,
-    "environments": environments,
-    "presets": presets,
-    "doctor": doctor,
-    "verify-resume": verify_resume,
-    "replay": replay,
-    "rlhf": rlhf,
+_VERBS: dict[str, tuple[Callable[[list[str]], int], Any]] = {  # and what describes it
+    "train": (train, train),
+    "evaluate": (evaluate, EvaluateArguments),
+    "environments": (environments, EnvironmentsArguments),
+    "presets": (presets, PresetsArguments),
+    "doctor": (doctor, DoctorArguments),
+    "verify-resume": (verify_resume, VerifyArguments),
+    "replay": (replay, ReplayArguments),
+    "rlhf": (rlhf, rlhf),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb; the exit code is 0, or 2 when the user has something to mend, or 128 + a signal's number."""
+    """Run a verb.
+
+    Returns:
+        The exit code: 0, 1 where the answer is bad (`doctor`, `verify-resume`), 2 when the user has something to mend,
+        or 128 + a signal's number.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help", "help"):
         print(_HELP, end="")
-        for name, verb in _VERBS.items():
-            print(f"  {name:<15}{(verb.__doc__ or '').splitlines()[0]}")
+        for name, (_, described) in _VERBS.items():
+            print(f"  {name:<15}{described.__doc__.splitlines()[0]}")
         print("\n`proximo VERB --help` tells more.")
         return 0 if given else 2
     if given[0] in ("-V", "--version"):
@@ -274,10 +268,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(
                 f"there is no verb {given[0]!r}: did you mean {nearest(given[0], _VERBS) or ', '.join(_VERBS)}?"
             )
-        return _VERBS[given[0]](given[1:])
+        code = _VERBS[given[0]][0](given[1:])
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"proximo: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # as in `proximo environments | head`; what is left to print must not fail at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13  # SIGPIPE
     except KeyboardInterrupt:
         print(
             "proximo: interrupted; the last checkpoint is whole, and the same command goes on from it", file=sys.stderr

@@ -1,18 +1,49 @@
 """`proximo doctor`: a run or an environment, as text or JSON."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from proximo.runs.errors import UserError
+
+
+@dataclass(frozen=True)
+class DoctorArguments:
+    """Say what is wrong and what to change first: of a run's folder, or of an environment with random actions.
+
+    The exit code is 1 where something is red.
+    """
+
+    what: tyro.conf.Positional[str]
+    """Folder of a run (control or language), or an environment as `proximo train` takes it."""
+    seed: int = 0
+    """Of an environment and of the random actions."""
+    backend: Literal["auto", "envpool", "gymnasium", "subprocess"] = "auto"
+    """What steps an environment."""
+    json: bool = False
+    """Print one JSON object instead of text."""
 
 
 def examine(what: str, seed: int, backend: str, *, as_json: bool) -> int:
     """Examine a run if `what` is a folder, else an environment.
+
+    Returns:
+        1 if something is red, else 0.
 
     Raises:
         UserError: there is neither.
     """
     folder = Path(what)
     if not folder.is_dir():
-        return _environment(what, seed, backend, as_json=as_json)
+        from proximo.control.environments import UnknownEnvironmentError
+
+        try:
+            return _environment(what, seed, backend, as_json=as_json)
+        except UnknownEnvironmentError as error:
+            raise UserError(f"there is no folder {what} and {error}") from error
     # `proximo rlhf all` keeps its PPO run in a folder of its own.
     inner = folder / "ppo"
     return _run(inner if not (folder / "config.toml").is_file() and inner.is_dir() else folder, as_json=as_json)
@@ -23,7 +54,7 @@ def _run(folder: Path, *, as_json: bool) -> int:
 
     report = examine_run(folder)
     print(json.dumps(report.plain()) if as_json else format_report(report))
-    return 0
+    return int(report.health == "red")
 
 
 def _environment(name: str, seed: int, backend: str, *, as_json: bool) -> int:
@@ -33,4 +64,4 @@ def _environment(name: str, seed: int, backend: str, *, as_json: bool) -> int:
     seen = explore(name, backend=backend, seed=seed)
     wrong = findings(seen)
     print(json.dumps(plain(seen, wrong)) if as_json else format_examination(seen, wrong))
-    return 0
+    return int(any(finding.severity == "red" for finding in wrong))

@@ -100,7 +100,7 @@ def _all(arguments: list[str]) -> int:
     if not preset or not run:
         raise UserError("all stages need a preset and a folder: give --preset NAME and --run FOLDER")
     quiet = ["--quiet"] if flag(arguments, "--quiet") else []
-    as_json = ["--json"] if flag(arguments, "--json") else []
+    as_json = flag(arguments, "--json")
     seed = option(arguments, "--seed", "")
     override = ["--override-preflight"] if flag(arguments, "--override-preflight") else []
     if rest := _without(arguments, "--preset", "--run", "--seed"):
@@ -109,22 +109,34 @@ def _all(arguments: list[str]) -> int:
     from proximo.language.stages import CONFIGS, find_preset
 
     measured = "judge" in find_preset(preset).stages
+    done: dict[str, dict[str, Any]] = {}
+    code = 0
     for name in CONFIGS:
         if name == "judge" and not measured:
             continue
         more = override if name == "ppo" else []
-        code = _stage(name, ["--preset", preset, "--run", run, *quiet, *as_json, *more])
+        folder, results = _train(name, ["--preset", preset, "--run", run, *quiet, *more])
+        done[name] = {"folder": str(folder), **results}
+        code = exit_code(results.get("stopped")) if as_json else _told(name, folder, results, as_json)
         if code:
-            return code
-    if not as_json:
+            break
+    if as_json:
+        print(json.dumps({"stages": done}))
+    elif not code:
         print(f"next: proximo rlhf {'evaluate' if measured else 'chat'} {run}")
-    return 0
+    return code
 
 
 def _stage(name: str, arguments: list[str]) -> int:
+    as_json = flag(arguments, "--json")
+    return _told(name, *_train(name, arguments), as_json)
+
+
+def _train(name: str, arguments: list[str]) -> tuple[Path, dict[str, Any]]:
+    """A stage's folder, and what it came to."""
     from proximo.language.stages import located
 
-    as_json, quiet, yes = flag(arguments, "--json"), flag(arguments, "--quiet"), flag(arguments, "--yes")
+    quiet, yes = flag(arguments, "--quiet"), flag(arguments, "--yes")
     call = take_call(arguments)
     override = name == "ppo" and flag(arguments, "--override-preflight")
     run, config = _settings(name, arguments, CALL_HELP + (_OVERRIDE_HELP if name == "ppo" else ""))
@@ -135,8 +147,8 @@ def _stage(name: str, arguments: list[str]) -> int:
         consent(folder, yes)
     mode = "quiet" if quiet else "auto"
     if name == "ppo":
-        return _run_ppo(replace(located(config), run=str(folder)), mode, as_json, call, override)
-    return _supervised(name, replace(located(config), output=str(folder)), mode, as_json, call)
+        return _run_ppo(replace(located(config), run=str(folder)), mode, call, override)
+    return folder, _supervised(name, replace(located(config), output=str(folder)), mode, call)
 
 
 def _settings(name: str, arguments: list[str], more_help: str = "", verb: str = "") -> tuple[str, Any]:
@@ -163,7 +175,7 @@ def _preflight(arguments: list[str]) -> int:
     checks = preflight(training)
     seconds = time.perf_counter() - begun
     if as_json:
-        print(json.dumps([vars(check) for check in checks]))
+        print(json.dumps({"passed": not failed(checks), "checks": [vars(check) for check in checks]}))
     else:
         from proximo.runs.console import print_table
 
@@ -172,22 +184,20 @@ def _preflight(arguments: list[str]) -> int:
     return 2 if failed(checks) else 0
 
 
-def _supervised(name: str, config: Any, mode: Any, as_json: bool, call: Call) -> int:
+def _supervised(name: str, config: Any, mode: Any, call: Call) -> dict[str, Any]:
     """Fine-tuning or reward model; a stage that is done with these settings is not done again."""
     if name == "sft":
         from proximo.language.sft import train_sft
 
-        results = train_sft(config, console=mode, call=call)
-    else:
-        from proximo.language.judge import train_judge
-        from proximo.language.movies import human_ceiling
-        from proximo.language.reward_training import train_reward
-        from proximo.language.stages import is_built_in
+        return train_sft(config, console=mode, call=call)
+    from proximo.language.judge import train_judge
+    from proximo.language.movies import human_ceiling
+    from proximo.language.reward_training import train_reward
+    from proximo.language.stages import is_built_in
 
-        ceiling = human_ceiling() if is_built_in(config.data) else None
-        train = train_reward if name == "reward" else train_judge
-        results = train(config, console=mode, human_ceiling=ceiling, call=call)
-    return _told(name, Path(config.output), results, as_json)
+    ceiling = human_ceiling() if is_built_in(config.data) else None
+    train = train_reward if name == "reward" else train_judge
+    return train(config, console=mode, human_ceiling=ceiling, call=call)
 
 
 def _told(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> int:
@@ -200,11 +210,11 @@ def _told(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> in
     return exit_code(stopped)
 
 
-def _run_ppo(config: Any, mode: Any, as_json: bool, call: Call, override: bool) -> int:
+def _run_ppo(config: Any, mode: Any, call: Call, override: bool) -> tuple[Path, dict[str, Any]]:
     from proximo.language.train import run_ppo
 
     run = run_ppo(config, mode=mode, call=call, preflight="warn" if override else "stop")
-    return _told("ppo", run.path, run.results | ({"stopped": run.stopped} if run.stopped else {}), as_json)
+    return run.path, run.results | ({"stopped": run.stopped} if run.stopped else {})
 
 
 def _show(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> None:
@@ -284,7 +294,7 @@ def _presets(arguments: list[str]) -> int:
     if rest := [a for a in arguments if a != "--json"]:
         raise UserError(f"presets takes no {rest[0]}; `proximo rlhf presets` lists them all")
     if flag(arguments, "--json"):
-        print(json.dumps([{"preset": p.name, "about": p.about, "source": p.source} for p in found]))
+        print(json.dumps({"presets": [{"preset": p.name, "about": p.about, "source": p.source} for p in found]}))
         return 0
     for preset in found:
         print(f"{preset.name}\n  {preset.about}\n  {preset.source}")

@@ -42,6 +42,22 @@ _WHOLE = PrimitiveConstructorSpec(
 _REGISTRY = tyro.constructors.ConstructorRegistry()
 
 
+# As config.toml writes it, and as Python does.
+_NONE = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="none",
+    choices=("none", "None"),
+    instance_from_str=lambda _: None,
+    is_instance=lambda x: x is None,
+    str_from_instance=lambda _: ["none"],
+)
+
+
+@_REGISTRY.primitive_rule
+def _unset(info: tyro.constructors.PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    return _NONE if info.type is type(None) else None
+
+
 @_REGISTRY.primitive_rule
 def _whole_numbers(info: tyro.constructors.PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     return _WHOLE if info.type is int else None

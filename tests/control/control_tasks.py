@@ -335,3 +335,24 @@ class Moody(gymnasium.Env):
 
 def moody(**options):
     return Moody(**options)
+
+
+class Hashed(gymnasium.Env):
+    """Follows from its seed and actions, and from the seed of Python's `hash`."""
+
+    observation_space, action_space = gymnasium.spaces.Box(0, 1, (1,)), gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.now = 0
+        return self.look(), {}
+
+    def step(self, action):
+        self.now += 1
+        return self.look(), 1.0, False, self.now == 7, {}
+
+    def look(self):
+        return np.array([hash(f"step {self.now}") % 1000 / 1000], np.float32)
+
+
+def hashed(**options):
+    return Hashed(**options)

@@ -1,15 +1,20 @@
 """The command line: what a user gets wrong is one sentence and leaves nothing behind."""
 
 import json
+import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from command_lines import SMALL, refused
 
+from proximo.cli import _VERBS
+from proximo.cli_rlhf import _STAGES
 from proximo.control.configuration import TrainConfig
 from proximo.control.presets import configure, presets
+from proximo.runs.configuration import read_toml
 from proximo.runs.metrics import read_metrics
 
 
@@ -79,6 +84,32 @@ def test_an_option_that_can_not_be_is_refused(prompt, arguments):
     assert nothing_left()
 
 
+@pytest.mark.parametrize("none", ["none", "None"])
+def test_what_is_not_set_is_written_as_in_a_file_or_as_in_python(prompt, none):
+    given = ["--update.clip", none, "--update.max-grad-norm", none]
+    assert prompt("train", "CartPole-v1", "--run", "r", "--quiet", *SMALL, *given, "--stop-at", "64")[0] == 0
+    settings = read_toml(Path("r/config.toml"))["update"]
+    assert (settings["clip"], settings["max_grad_norm"]) == ("none", "none")
+    refused(prompt("train", "CartPole-v1", "--run", "s", "--update.clip", "non"), "clip = 'non' is neither")
+
+
+def test_steps_far_too_large_are_told_in_one_sentence_alone(prompt):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        answer = prompt("train", "CartPole-v1", "--run", "r", "--quiet", *SMALL, "--learning-rate", "1e30")
+    refused(answer, "not-finite")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes end otherwise")
+def test_a_reader_that_has_seen_enough_ends_the_listing_quietly():
+    command = [sys.executable, "-m", "proximo.cli", "presets", "--json"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    told = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=300)
+    os.close(writer)
+    assert (told.returncode, told.stderr) == (141, "")
+
+
 def test_an_environment_that_returns_nan_is_named_with_its_step(prompt):
     answer = prompt("train", "control_tasks:breaks", "--quiet", "--run", "r", *SMALL, "--options", "at", "37")
     refused(answer, "control_tasks:breaks", "nan", "step 37", "[1]")
@@ -98,7 +129,8 @@ def test_json_is_one_object_on_stdout(prompt, run):
     for verb in ("environments", "presets"):
         code, out, _ = prompt(verb, "CartPole-v1", "--json")
         assert code == 0
-        assert json.loads(out)
+        assert list(told := json.loads(out)) == [verb]
+        assert told[verb]
 
 
 def test_an_evaluation_repeats_the_results_of_the_run(prompt, run):
@@ -116,7 +148,10 @@ def test_help_does_not_wait_for_torch():
     program = "import sys; from proximo.cli import main; code = main(['--help']); print(code, 'torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
     assert told.stdout.endswith("0 False\n")
-    assert "train" in told.stdout
+    for name, (_, described) in _VERBS.items():
+        assert f"\n  {name:<15}{described.__doc__.splitlines()[0]}\n" in told.stdout
+    listed = told.stdout.partition(": sft|")[2].splitlines()[0].rstrip(".").split("|")
+    assert {"sft", *listed} == set(_STAGES)
 
 
 def test_every_shipped_preset_makes_a_configuration_for_its_tasks():

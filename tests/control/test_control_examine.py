@@ -6,6 +6,7 @@ import control_tasks as tasks
 import gymnasium
 import numpy as np
 import pytest
+from command_lines import HERE
 from gymnasium import spaces
 
 from proximo.cli import main
@@ -167,4 +168,19 @@ def test_the_verb_tells_an_environment_from_a_run(tmp_path, capsys):
     assert main(["doctor", str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
     assert main(["doctor", "CartPole-v2"]) == 2
-    assert "did you mean" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("proximo: there is no folder CartPole-v2 and no environment 'CartPole-v2': did you mean")
+
+
+def test_the_exit_code_tells_red_and_a_run_without_iterations_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(HERE)
+    assert main(["doctor", "control_tasks:moody"]) == 1
+    assert "red E005 not-reproducible" in capsys.readouterr().out
+    run = tmp_path / "run"
+    given = ["--steps", "2048", "--run", str(run), "--quiet", "--learning-rate", "1e30"]
+    assert main(["train", "CartPole-v1", *given]) == 2  # its first update fails
+    capsys.readouterr()
+    assert main(["doctor", str(run)]) == 1
+    assert capsys.readouterr().out.startswith(f"red  {run}: no iteration ended\n")
+    assert main(["doctor", str(run), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["health"] == "red"

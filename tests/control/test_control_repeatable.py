@@ -1,7 +1,11 @@
 """The same seed is the same run, bit for bit, whether or not it was interrupted."""
 
 import json
+import os
 import pickle
+import subprocess
+import sys
+from dataclasses import replace
 
 import control_tasks
 import gymnasium
@@ -166,6 +170,24 @@ def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(kind, tmp_path):
     same_runs(whole, proximo.train(source, run=str(tmp_path / "stopped"), **plan))
 
 
+HALF = """
+import json, sys
+import proximo
+proximo.train("CartPole-v1", run=sys.argv[1], **json.loads(sys.argv[2]))
+"""
+
+
+def test_the_second_half_in_a_new_process_is_that_of_the_run_that_went_through(tmp_path):
+    plan = {**PLAN, "steps": 64 * 10}
+    whole = proximo.train("CartPole-v1", run=str(tmp_path / "whole"), **plan)
+    half = proximo.train("CartPole-v1", run=str(tmp_path / "half"), stop_at=64 * 5, **plan)
+    assert half.stopped == "stop-at"
+    command = [sys.executable, "-c", HALF, str(half.path), json.dumps(plan)]
+    environment = os.environ | {"PYTHONHASHSEED": "12345", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(command, env=environment, check=True, timeout=300)
+    same_runs(whole, replace(whole, path=half.path, results=json.loads((half.path / "results.json").read_text())))
+
+
 @pytest.mark.parametrize("damage", ["flipped", "cut", "pickled"])
 def test_a_damaged_checkpoint_is_passed_over_and_said_and_the_run_is_the_same(damage, tmp_path, capsys):
     whole = proximo.train("CartPole-v1", run=str(tmp_path / "whole"), **PLAN)
@@ -207,14 +229,28 @@ class Forgetful(gymnasium.Env):
         return np.array([0.5, (Forgetful.seen % 97) / 97], np.float32)
 
 
-def test_environments_that_do_not_come_back_are_said_to_start_anew(tmp_path, capsys):
-    plan = {**PLAN, "run": str(tmp_path / "run"), "progress": "plain"}
-    proximo.train(Forgetful, stop_at=64 * 6, **plan)
+@pytest.mark.parametrize("mode", ["plain", "quiet"])
+def test_environments_that_do_not_come_back_are_said_to_start_anew_and_recorded(tmp_path, capsys, mode):
+    plan = {**PLAN, "run": str(tmp_path / "run"), "progress": mode}
+    stopped = proximo.train(Forgetful, stop_at=64 * 6, **plan)
     assert "did not come back" not in capsys.readouterr().err
-    assert proximo.train(Forgetful, **plan).stopped is None
+    settings = (tmp_path / "run" / "config.toml").read_text()
+    done = proximo.train(Forgetful, **plan)
     said = capsys.readouterr().err
-    assert "128 steps are taken again" in said
-    assert "the environments did not come back to where they were (vector differs)" in said
+    assert ("128 steps are taken again" in said) == (mode == "plain")
+    why = "the environments did not come back to where they were (vector differs)"
+    assert why in said
+    note = f"# resume not exact at {stopped.results['steps']} steps: {why}\n"
+    assert (tmp_path / "run" / "config.toml").read_text() == note + settings
+    assert done.stopped is None
+    assert json.loads((done.path / "results.json").read_text())["exact_resume"] is False
+
+
+def test_a_run_that_came_back_says_that_too(tmp_path):
+    plan = {**PLAN, "run": str(tmp_path / "run")}
+    proximo.train("CartPole-v1", stop_at=64 * 6, **plan)
+    assert proximo.train("CartPole-v1", **plan).results["exact_resume"] is True
+    assert not (tmp_path / "run" / "config.toml").read_text().startswith("#")
 
 
 def test_a_run_that_broke_down_before_its_first_checkpoint_starts_anew(tmp_path, monkeypatch):

@@ -5,10 +5,12 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from command_lines import HERE
 from control_runs import configured
 
 from proximo.control.training import Training
 from proximo.control.verification import verify_control
+from proximo.runs.errors import UserError
 
 
 def verify(source, **settings):
@@ -41,6 +43,7 @@ class Clinging(gymnasium.Env):
 def test_runs_that_go_on_exactly_are_said_to(source, settings):
     result = verify(source, **settings)
     assert result.exact
+    assert result.new_processes == isinstance(source, str)
     assert not result.causes
     assert [c.what.split(" from")[0] for c in result.comparisons] == ["stopped and gone on", "killed and gone on"]
 
@@ -52,6 +55,19 @@ def test_an_environment_that_does_not_follow_from_its_seed_is_named():
     assert said in result.causes[0]
     assert "the same settings do not give the same run twice" in result.causes[1]
     assert result.comparisons[0].iteration == 1
+
+
+def test_an_environment_that_follows_from_the_processs_hash_seed_is_named(monkeypatch):
+    monkeypatch.syspath_prepend(HERE)
+    result = verify("control_tasks:hashed")
+    assert not result.exact
+    assert result.causes[0].startswith("it repeats within one process and not in the next, as what is made of hash()")
+    assert "the same settings do not give the same run twice" in result.causes[1]
+
+
+def test_a_process_that_fails_says_why():
+    with pytest.raises(UserError, match="no environment 'Cartpol-v1': did you mean"):
+        verify("Cartpol-v1")
 
 
 def test_a_reset_that_leaves_something_behind_is_named():
@@ -73,8 +89,10 @@ def test_a_checkpoint_that_forgets_something_is_found_out(monkeypatch, lost, nam
         load(self, {**tensors, lost: torch.zeros_like(tensors[lost]) if "optimizer" in lost else own}, state)
 
     monkeypatch.setattr(Training, "load", forgetful)
-    result = verify("CartPole-v1")
+    result = verify(lambda: gymnasium.make("CartPole-v1"))  # a callable: in this process, where it forgets
     assert not result.exact
+    assert not result.new_processes
+    assert result.lines[-1].startswith("all in one process")
     stopped = result.comparisons[0]
     assert stopped.iteration is not None
     assert stopped.iteration > 1, "up to the stop it is the same run"

@@ -27,7 +27,10 @@ def test_all_stages_leave_folders_that_transformers_loads(capsys, preset, files,
     folder = tmp_path / "run"
     code, out, err = run(capsys, "all", "--preset", preset, "--run", folder, "--quiet", "--json")
     assert code == 0, err
-    assert [json.loads(line)["stage"] for line in out.splitlines()] == ["sft", "reward", "judge", "ppo"]
+    stages = json.loads(out)["stages"]
+    assert list(stages) == ["sft", "reward", "judge", "ppo"]
+    assert stages["ppo"]["folder"] == str(folder / "ppo")
+    assert stages["ppo"]["responses"] == 24
     for part in ("sft", "ppo/policy"):
         AutoModelForCausalLM.from_pretrained(folder / part)
     AutoModelForSequenceClassification.from_pretrained(folder / "reward")
@@ -170,7 +173,7 @@ def test_every_shipped_preset_configures_every_stage(capsys):
         for stage in ("sft", "reward", "ppo"):
             configure(stage, name, "")
     code, out, _ = run(capsys, "presets", "--json")
-    rows = {row["preset"]: row for row in json.loads(out)}
+    rows = {row["preset"]: row for row in json.loads(out)["presets"]}
     assert code == 0
     for name in ("tldr-summarisation", "chat-preferences"):
         assert "NOT RUN at full size" in rows[name]["about"]

@@ -183,9 +183,13 @@ def test_the_table_and_the_start_of_ppo(capsys, preset, tmp_path, monkeypatch):
     assert run(capsys, "reward", "--preset", preset, "--run", folder, "--quiet")[0] == 0
     code, out, err = run(capsys, "preflight", "--preset", preset, "--run", folder, "--json")
     assert code == 0, err
-    assert {check["verdict"] for check in json.loads(out)} <= {"pass", "warn", "skip"}
+    told = json.loads(out)
+    assert told["passed"] is True
+    assert {check["verdict"] for check in told["checks"]} <= {"pass", "warn", "skip"}
     monkeypatch.setattr(memory, "available_memory", lambda: 0.0)
     monkeypatch.setattr(memory, "resident_memory", lambda: 0.0)
+    code, out, _ = run(capsys, "preflight", "--preset", preset, "--run", folder, "--json")
+    assert (code, json.loads(out)["passed"]) == (2, False)
     code, out, _ = run(capsys, "preflight", "--preset", preset, "--run", folder)
     assert code == 2
     assert "FAIL  memory suffices" in out

@@ -168,6 +168,29 @@ def test_latest_passes_over_broken_ones_and_says_so(tmp_path: Path):
         latest_checkpoint(tmp_path, warn=warnings.append)
 
 
+def test_a_broken_one_that_was_set_aside_does_not_push_out_a_whole_one(tmp_path: Path):
+    for step in (1, 2, 3):
+        save(tmp_path, step, keep=2)
+    (tmp_path / step_name(3) / "state.json").write_text("{}")
+    warnings: list[str] = []
+    assert latest_checkpoint(tmp_path, warn=warnings.append, set_aside=True) == tmp_path / step_name(2)
+    assert len(warnings) == 1
+    assert warnings[0].endswith(f"it is now .{step_name(3)}.broken")
+    save(tmp_path, 4, keep=2)
+    assert names(tmp_path) == [f".{step_name(3)}.broken", step_name(2), step_name(4)]
+    assert load(tmp_path / step_name(2)) == 2
+    assert latest_checkpoint(tmp_path, warn=pytest.fail) == tmp_path / step_name(4)
+
+
+def test_where_none_is_whole_none_is_set_aside(tmp_path: Path):
+    for step in (1, 2):
+        (save(tmp_path, step) / "state.json").unlink()
+    for _ in range(2):  # the second start is refused as the first was, and does not begin a new run
+        with pytest.raises(UserError, match=r"no checkpoint in .* is whole"):
+            latest_checkpoint(tmp_path, warn=lambda _: None, set_aside=True)
+    assert names(tmp_path) == [step_name(1), step_name(2)]
+
+
 def test_keep_leaves_the_newest_and_those_with_names(tmp_path: Path):
     for step in (1, 2, 10):
         save(tmp_path, step, keep=2)

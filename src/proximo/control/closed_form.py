@@ -38,6 +38,11 @@ def supports(policy: ControlPolicy) -> bool:
     )
 
 
+# A step far too large leaves numbers that are not finite: whoever asked checks what comes out, and says it in one
+# sentence instead of NumPy's many.
+_UNWARNED = np.errstate(over="ignore", invalid="ignore")
+
+
 class ClosedForm:
     """Acts and differentiates for a supported policy.
 
@@ -78,6 +83,7 @@ class ClosedForm:
         bound = self.normalizer.clip
         return np.minimum(np.maximum(x, -bound, out=x), bound, out=x)
 
+    @_UNWARNED
     def act(
         self, inputs: Mapping[str, Tensor], memory: None = None, *, generator: torch.Generator | None = None
     ) -> Action:
@@ -86,11 +92,13 @@ class ClosedForm:
         action, log_prob = self.head.draw(output, generator)
         return Action(torch.from_numpy(action), torch.from_numpy(log_prob), None)
 
+    @_UNWARNED
     def value(self, inputs: Mapping[str, Tensor], memory: None = None) -> Tensor:
         """The critic's output; as `ControlPolicy.value`, any leading axes."""
         values = self.networks.critic(self._observed(inputs))[0]
         return torch.from_numpy(values).reshape(inputs["vector"].shape[:-1])
 
+    @_UNWARNED
     def gradient(self, minibatch: Batch, objective: Objective) -> LossStatistics:
         """Add the gradient of `ppo_loss` to the parameters' gradients (a `core.update.Gradient`)."""
         x = self._observed(minibatch.inputs)

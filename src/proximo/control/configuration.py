@@ -142,7 +142,7 @@ class TrainConfig:
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must lie in [0, 1]")
-        schedule = Schedule.parse(self.learning_rate)
+        schedule = Schedule.parse(self.learning_rate, "learning_rate")
         if not (0 <= schedule.start < float("inf") and 0 <= schedule.end < float("inf")):
             raise ValueError(f"learning_rate = {self.learning_rate} must be finite and at least 0")
 

@@ -40,7 +40,8 @@ class Run:
     path: Path
     config: TrainConfig
     results: Mapping[str, Any]
-    """`last_100_training_return`, `final_deterministic`, `final_sampled`, `best_checkpoint`, `steps`, `seconds`..."""
+    """`last_100_training_return`, `final_deterministic`, `final_sampled`, `best_checkpoint`, `steps`, `seconds`,
+    `exact_resume` (False if environments once did not come back where the run went on)..."""
     stopped: str | None = None
     """What ended it early, a signal's name or `stop-at`; the same command goes on."""
 
@@ -127,7 +128,7 @@ def run_training(
         )
         progress.message(f"device {training.device.type}: {training.why_device}")
         if resumed:
-            _bring_back(training, progress)
+            _bring_back(training, progress, opening)
         if changed := opening.settle(f"{training.progress.steps:,} steps"):
             progress.message(changed)
         before = training.progress.steps
@@ -218,6 +219,7 @@ def _finish(
         "seconds": seconds,
         "steps_per_second": (training.progress.steps - before) / seconds,
         "unfinished_episodes": final.unfinished,
+        "exact_resume": training.progress.exact_resume,
     }
     write_atomically(folder.path / "results.json", json.dumps(results, indent=1).encode())
     return results
@@ -241,14 +243,16 @@ def _stopped(training: Training, folder: RunFolder, config: TrainConfig, stopped
     return Run(folder.path, config, results, stopped=stopped)
 
 
-def _bring_back(training: Training, progress: Progress) -> None:
+def _bring_back(training: Training, progress: Progress, opening: Opening) -> None:
     """The environments as they were at the checkpoint, or a word about why it is another run from here."""
     if training.log.steps:
         progress.message(f"{training.log.steps:,} steps are taken again to bring the environments back")
     if differing := training.bring_back():
-        progress.message(
-            f"the environments did not come back to where they were ({', '.join(differing)} differs), for they do not "
-            "follow from their seeds and actions alone: they start anew, and it is another run from here"
+        differs = f"the environments did not come back to where they were ({', '.join(differing)} differs)"
+        opening.note(f"resume not exact at {training.progress.steps:,} steps: {differs}")
+        progress.warning(
+            f"{differs}, for they do not follow from their seeds and actions alone: they start anew, and it is another "
+            "run from here"
         )
 
 

@@ -53,6 +53,8 @@ class Progress:
     """Steps at the last evaluation."""
     evaluation_return: float | None = None
     """Its mean return."""
+    exact_resume: bool = True
+    """Wherever the run went on, the environments came back to where they were."""
 
 
 class Training:
@@ -126,6 +128,7 @@ class Training:
         differing = self.log.bring_back(self.collector)
         if differing:
             self.restart()
+            self.progress.exact_resume = False
         return differing
 
     def rewind(self) -> bool:

@@ -13,17 +13,20 @@ from proximo.control.environments import make_environments
 from proximo.control.environments.base import VectorEnvironment
 from proximo.control.train import Source, run_training
 from proximo.control.training import Training
+from proximo.runs.configuration import from_mapping, read_toml
 from proximo.runs.opening import Call
-from proximo.runs.verification import Verification, verify
+from proximo.runs.verification import Verification, in_new_processes, verify
 
 
 def verify_control(config: TrainConfig, iterations: int, source: Source | None = None) -> Verification:
     """Train with `config` for twice as many iterations: through, stopped half-way, and killed.
 
+    Each part is trained in a new process, but for an environment that is given as a callable.
+
     Args:
         config: of the run.
         iterations: before the stop, and as many after it.
-        source: the environment's maker where `config.environment` is only its name.
+        source: the environment, or its maker, where it is not `config.environment`.
 
     Raises:
         UserError: the run can not be trained at all.
@@ -39,11 +42,26 @@ def verify_control(config: TrainConfig, iterations: int, source: Source | None =
         keep=2,
     )
 
-    def train(folder: Path, stop_at: int) -> None:
+    def train_here(folder: Path, stop_at: int) -> None:
         run_training(replace(short, run=str(folder)), source, "quiet", Call(stop_at))
 
+    apart = isinstance(source, str)
+    train = in_new_processes(f"{__name__}:train_part", replace(short, environment=source)) if apart else train_here
     with tempfile.TemporaryDirectory(prefix="proximo-verify-") as home:
-        return verify(train, Path(home), middle=iterations * size, end=end, causes=lambda: _causes(short, source))
+        return verify(
+            train,
+            Path(home),
+            middle=iterations * size,
+            end=end,
+            causes=lambda: _causes(short, source),
+            new_processes=apart,
+        )
+
+
+def train_part(file: str, folder: str, stop_at: str) -> None:
+    """What a new process does: train in `folder` with the settings of `file`, up to `stop_at` steps."""
+    config = from_mapping(TrainConfig, read_toml(Path(file)), where=file)
+    run_training(replace(config, run=folder), mode="quiet", call=Call(int(stop_at)))
 
 
 def _causes(config: TrainConfig, source: Source) -> list[str]:

@@ -15,8 +15,12 @@ class Schedule:
     end: float
 
     @classmethod
-    def parse(cls, value: "float | int | str | Schedule") -> "Schedule":
+    def parse(cls, value: "float | int | str | Schedule", name: str = "") -> "Schedule":
         """A number, or the text `start -> end`.
+
+        Args:
+            value: either.
+            name: of the setting, for the error.
 
         Raises:
             ValueError: the text is neither.
@@ -29,7 +33,8 @@ class Schedule:
                 return cls(float(start), float(end or start))
             return cls(float(value), float(value))
         except ValueError:
-            raise ValueError(f"{value!r} is neither a number nor 'start -> end' (as in '3e-4 -> 0')") from None
+            setting = f"{name} = " if name else ""
+            raise ValueError(f"{setting}{value!r} is neither a number nor 'start -> end' (as in '3e-4 -> 0')") from None
 
     def at(self, progress: float) -> float:
         """The value at `progress` in [0, 1]; beyond, the nearer end."""

@@ -43,8 +43,8 @@ class UpdateSettings:
         Raises:
             ValueError: names the setting, its value and what it must be.
         """
-        clip = None if self.clip is None else Schedule.parse(self.clip)
-        Schedule.parse(self.entropy_coefficient)
+        clip = None if self.clip is None else Schedule.parse(self.clip, "clip")
+        Schedule.parse(self.entropy_coefficient, "entropy_coefficient")
         rules = {
             "epochs": (self.epochs >= 1, "positive"),
             "minibatch_size": (self.minibatch_size >= 1, "positive"),

@@ -163,7 +163,7 @@ class PPOConfig:
                 "update.recompute_advantages and update.micro_batches do not apply to language models: token_budget "
                 "decides what goes through the network at once"
             )
-        rate = Schedule.parse(self.learning_rate)
+        rate = Schedule.parse(self.learning_rate, "learning_rate")
         rules = {
             "responses": (self.responses >= 1, "positive"),
             "batch": (self.batch >= 1, "positive"),

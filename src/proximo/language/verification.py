@@ -8,12 +8,15 @@ from pathlib import Path
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.rewards import RewardTerm
 from proximo.language.train import make_training, run_ppo
+from proximo.runs.configuration import from_mapping, read_toml
 from proximo.runs.opening import Call
-from proximo.runs.verification import Verification, verify
+from proximo.runs.verification import Verification, in_new_processes, verify
 
 
 def verify_language(config: PPOConfig, iterations: int, rewards: Sequence[RewardTerm] | None = None) -> Verification:
     """Train with `config` for twice as many iterations: through, stopped half-way, and killed.
+
+    Each part is trained in a new process, but with judges that are made in Python.
 
     Args:
         config: of the run.
@@ -35,11 +38,26 @@ def verify_language(config: PPOConfig, iterations: int, rewards: Sequence[Reward
         keep=2,
     )
 
-    def train(folder: Path, stop_at: int) -> None:
+    def train_here(folder: Path, stop_at: int) -> None:
         run_ppo(replace(short, run=str(folder)), mode="quiet", rewards=rewards, call=Call(stop_at), preflight="off")
 
+    apart = rewards is None
+    train = in_new_processes(f"{__name__}:train_part", short) if apart else train_here
     with tempfile.TemporaryDirectory(prefix="proximo-verify-") as home:
-        return verify(train, Path(home), middle=iterations * size, end=end, causes=lambda: _causes(short, rewards))
+        return verify(
+            train,
+            Path(home),
+            middle=iterations * size,
+            end=end,
+            causes=lambda: _causes(short, rewards),
+            new_processes=apart,
+        )
+
+
+def train_part(file: str, folder: str, stop_at: str) -> None:
+    """What a new process does: train in `folder` with the settings of `file`, up to `stop_at` responses."""
+    config = from_mapping(PPOConfig, read_toml(Path(file)), where=file)
+    run_ppo(replace(config, run=folder), mode="quiet", call=Call(int(stop_at)), preflight="off")
 
 
 def _causes(config: PPOConfig, rewards: Sequence[RewardTerm] | None) -> list[str]:

@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 
 from proximo.runs.errors import UserError
-from proximo.runs.files import parse_json, sync_folder, user_error, write_and_sync
+from proximo.runs.files import parse_json, require_json, sync_folder, user_error, write_and_sync
 
 FORMAT_VERSION = 1
 
@@ -77,7 +77,7 @@ def save_checkpoint(
         raise ValueError(f"checkpoint name {name!r} may hold only letters, digits, '_', '-' and '.'")
     if keep is not None and keep < 1:
         raise ValueError(f"keep must be at least 1, not {keep}")
-    _require_json(state, "state")
+    require_json(state, "state")
     files = {
         TENSORS: safetensors.torch.save({key: _storable(tensor) for key, tensor in tensors.items()}),
         STATE: json.dumps(state, indent=1).encode(),
@@ -114,30 +114,39 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
         raise _broken(folder, f"cannot be read ({error})") from error
 
 
-def latest_checkpoint(directory: Path, *, warn: Callable[[str], None] = warnings.warn) -> Path | None:
+def latest_checkpoint(
+    directory: Path, *, warn: Callable[[str], None] = warnings.warn, set_aside: bool = False
+) -> Path | None:
     """The numbered checkpoint with the highest step that is whole, or None where there is none at all.
 
     Args:
         directory: The run's `checkpoints` folder; it need not exist.
         warn: Told one sentence about every broken checkpoint that is passed over.
+        set_aside: Rename these to `.<name>.broken`, for whoever writes there: they would count towards `keep`.
 
     Raises:
         NewerFormatError: The newest that is not broken needs a newer Proximo.
         UserError: There are numbered checkpoints and none is whole: starting anew in silence would lose the run.
     """
-    names = _numbered(directory)
-    for name in reversed(names):
+    names, broken = _numbered(directory), dict[Path, UserError]()
+    whole: Path | None = None
+    while names and whole is None:
+        path = directory / names.pop()
         try:
-            _read_verified(_whole_copy(directory / name))
+            _read_verified(_whole_copy(path))
         except NewerFormatError:
             raise
         except UserError as error:
-            warn(f"passing over a broken checkpoint: {error}")
+            broken[path] = error
         else:
-            return directory / name
-    if names:
+            whole = path
+    for path, error in broken.items():
+        # Only beside a whole one: a folder without numbered checkpoints is a run that starts.
+        moved = f"; it is now {_set_aside(path).name}" if set_aside and whole else ""
+        warn(f"passing over a broken checkpoint: {error}{moved}")
+    if broken and whole is None:
         raise UserError(f"no checkpoint in {directory} is whole: restore one from a copy or start a new run folder")
-    return None
+    return whole
 
 
 # Writing --------------------------------------------------------------------------------------------------------------
@@ -197,20 +206,6 @@ def _manifest(files: Mapping[str, bytes]) -> bytes:
     return json.dumps({"format_version": FORMAT_VERSION, "files": sums}, indent=1).encode()
 
 
-def _require_json(value: Any, place: str) -> None:
-    """JSON turns tuples into lists and numbers as keys into texts, after which a resume is no longer exact."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise TypeError(f"{place} has the key {key!r}: JSON keeps only texts as keys")
-            _require_json(item, f"{place}[{key!r}]")
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            _require_json(item, f"{place}[{index}]")
-    elif value is not None and not isinstance(value, str | int | float):
-        raise TypeError(f"{place} is a {type(value).__name__}, which JSON does not keep as it is")
-
-
 # Reading --------------------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +218,15 @@ def _numbered(directory: Path) -> list[str]:
 
 def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.old")
+
+
+def _set_aside(path: Path) -> Path:
+    target = path.with_name(f".{path.name}.broken")
+    try:
+        shutil.rmtree(target, ignore_errors=True)  # an earlier one of this step
+        return (path if path.exists() else _aside(path)).rename(target)
+    except OSError as error:
+        raise user_error(error, path, "setting aside") from error
 
 
 def _whole_copy(path: Path) -> Path:

@@ -163,6 +163,13 @@ class Progress:
         elif self.mode != "quiet":
             self._say(text)
 
+    def warning(self, text: str) -> None:
+        """`message`, in quiet mode too: it bears on what the results mean."""
+        if self.mode == "quiet":
+            self._say(f"proximo: {text}")
+        else:
+            self.message(text)
+
     def _measure_rate(self, now: float, step: int) -> None:
         self._points.append((now, step))
         while len(self._points) > 2 and now - self._points[1][0] > _RATE_WINDOW:

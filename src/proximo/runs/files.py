@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,28 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def require_json(value: Any, place: str) -> None:
+    """Refuse what JSON would change: it turns tuples into lists and numbers as keys into texts.
+
+    Args:
+        value: anything.
+        place: what it is, for the error.
+
+    Raises:
+        TypeError: it would not come back as it was.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"{place} has the key {key!r}: JSON keeps only texts as keys")
+            require_json(item, f"{place}[{key!r}]")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            require_json(item, f"{place}[{index}]")
+    elif value is not None and not isinstance(value, str | int | float):
+        raise TypeError(f"{place} is a {type(value).__name__}, which JSON does not keep as it is")
 
 
 def write_and_sync(path: Path, data: bytes) -> None:

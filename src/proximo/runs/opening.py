@@ -78,12 +78,15 @@ class Opening:
         if not self.changes:
             return None
         shown = ", ".join(f"{key} {old!r} -> {new!r}" for key, old, new in self.changes)
-        text = self.folder.config.read_text("utf-8")
-        history = "".join(line + "\n" for line in text.splitlines() if line.startswith("#"))
-        note = f"# changed at {at}: {shown}\n"
-        write_atomically(self.folder.config, f"{history}{note}{to_toml(self.config)}".encode())
+        self.note(f"changed at {at}: {shown}")
         self.folder.results.unlink(missing_ok=True)
         return f"changed from here on: {shown}"
+
+    def note(self, text: str) -> None:
+        """Write a line about what happened to the run above its settings in `config.toml`."""
+        there = self.folder.config.read_text("utf-8").splitlines()
+        history = "".join(line + "\n" for line in [*(x for x in there if x.startswith("#")), f"# {text}"])
+        write_atomically(self.folder.config, f"{history}{to_toml(self.config)}".encode())
 
     def _changes(self, subject: str) -> list[tuple[str, Any, Any]]:
         file, path = self.folder.config, self.folder.path

@@ -149,7 +149,9 @@ def resume(training: Trained, folder: RunFolder, metrics: MetricsWriter) -> bool
     Raises:
         UserError: it does not fit this training.
     """
-    path = latest_checkpoint(folder.checkpoints, warn=lambda text: print(f"proximo: {text}", file=sys.stderr))
+    path = latest_checkpoint(
+        folder.checkpoints, warn=lambda text: print(f"proximo: {text}", file=sys.stderr), set_aside=True
+    )
     if path is None:
         metrics.truncate_after(-1)
         return False

@@ -1,5 +1,6 @@
 """Whether a run that stops and goes on is the run that never stopped, bit for bit, and where it is not."""
 
+import itertools
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -8,7 +9,9 @@ from typing import Any
 
 import torch
 
+from proximo.runs import new_process
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, step_name, step_of
+from proximo.runs.configuration import to_toml
 from proximo.runs.errors import UserError
 from proximo.runs.metrics import read_metrics
 
@@ -16,6 +19,11 @@ Train = Callable[[Path, int], Any]
 """Trains in a folder, or goes on there, and stops with a checkpoint at a number of steps."""
 
 _OF_THE_MACHINE = ("time", "seconds", "memory", "tokens_per_second", "health", "findings")
+_OF_HASHES = (
+    "it repeats within one process and not in the next, as what is made of hash() of a text does (or of the order of a "
+    "set): take zlib.crc32 or hashlib instead, and sort"
+)
+_ONE_PROCESS = "all in one process, for it is given as Python objects: what changes with a process was not tested"
 _OF_THE_PROCESS = ("random/torch", "random/numpy", "random/python", "random/cuda")
 
 
@@ -59,6 +67,8 @@ class Verification:
     comparisons: tuple[Comparison, ...]
     causes: tuple[str, ...] = ()
     """Why it cannot hold, as far as it was found."""
+    new_processes: bool = True
+    """Whether each part was trained by an interpreter of its own, as it is when a command is given again."""
 
     @property
     def exact(self) -> bool:
@@ -69,14 +79,43 @@ class Verification:
     def lines(self) -> list[str]:
         """For people."""
         verdict = "this run goes on exactly" if self.exact else "this run does NOT go on exactly"
-        return [verdict, *(f"  {c.line}" for c in self.comparisons), *(f"because {cause}" for cause in self.causes)]
+        lines = [verdict, *(f"  {c.line}" for c in self.comparisons), *(f"because {cause}" for cause in self.causes)]
+        if not self.new_processes:
+            lines.append(_ONE_PROCESS)
+        return lines
 
     def describe(self) -> dict[str, Any]:
         """For JSON."""
-        return {"exact": self.exact, "comparisons": [asdict(c) for c in self.comparisons], "causes": list(self.causes)}
+        comparisons = [asdict(c) for c in self.comparisons]
+        causes = list(self.causes)
+        return {
+            "exact": self.exact,
+            "new_processes": self.new_processes,
+            "comparisons": comparisons,
+            "causes": causes,
+        }
 
 
-def verify(train: Train, home: Path, *, middle: int, end: int, causes: Callable[[], list[str]]) -> Verification:
+def in_new_processes(train: str, config: Any) -> Train:
+    """Trains each time in an interpreter of its own, each with another seed of `hash`.
+
+    Args:
+        train: `module:name`, called with the path of a TOML file, `folder` and `stop_at`, as texts.
+        config: a dataclass; what is in the file.
+    """
+    hash_seeds = itertools.count(1)
+
+    def leg(folder: Path, stop_at: int) -> None:
+        file = folder.parent / "settings.toml"
+        file.write_text(to_toml(config), "utf-8")
+        new_process.call(train, str(file), str(folder), str(stop_at), hash_seed=next(hash_seeds))
+
+    return leg
+
+
+def verify(
+    train: Train, home: Path, *, middle: int, end: int, causes: Callable[[], list[str]], new_processes: bool
+) -> Verification:
     """Train through, with a stop, after a kill and, if one of these differs, once more.
 
     Args:
@@ -84,7 +123,8 @@ def verify(train: Train, home: Path, *, middle: int, end: int, causes: Callable[
         home: an empty folder.
         middle: where to stop for a while.
         end: where to stop for good.
-        causes: asked when something differs; what of the world is not repeatable.
+        causes: asked when something differs; what of the world is not repeatable within one process.
+        new_processes: whether `train` begins one each time.
     """
     whole, stopped, killed = home / "whole", home / "stopped", home / "killed"
     train(whole, end)
@@ -97,15 +137,17 @@ def verify(train: Train, home: Path, *, middle: int, end: int, causes: Callable[
         train(killed, end)
         found.append(compare(f"killed and gone on from the checkpoint at {scheduled:,}", whole, killed))
     if all(comparison.exact for comparison in found):
-        return Verification(tuple(found))
+        return Verification(tuple(found), new_processes=new_processes)
     train(home / "again", end)
     again = compare("not stopped, only done again", whole, home / "again")
     reasons = causes()
     if not again.exact:
+        if new_processes and not reasons:
+            reasons.append(_OF_HASHES)
         reasons.append("the same settings do not give the same run twice, so that no stop is to blame")
     elif not reasons:
         reasons.append("the run itself is repeatable, so that a checkpoint must lack something: please report it")
-    return Verification((*found, again), tuple(reasons))
+    return Verification((*found, again), tuple(reasons), new_processes)
 
 
 def compare(what: str, whole: Path, other: Path) -> Comparison:

@@ -2,6 +2,14 @@
 
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
 from proximo.control.environments.episodes import EpisodeCounter
-from proximo.control.environments.sources import list_environments, make_environments
+from proximo.control.environments.sources import UnknownEnvironmentError, list_environments, make_environments
 
-__all__ = ["EpisodeCounter", "Observation", "Step", "VectorEnvironment", "list_environments", "make_environments"]
+__all__ = [
+    "EpisodeCounter",
+    "Observation",
+    "Step",
+    "UnknownEnvironmentError",
+    "VectorEnvironment",
+    "list_environments",
+    "make_environments",
+]

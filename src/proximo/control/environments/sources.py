@@ -198,13 +198,17 @@ def _require_count(name: str, found: int, count: int) -> None:
         raise UserError(f"{name} made {found} environments where {count} are asked for: make the two numbers equal")
 
 
+class UnknownEnvironmentError(UserError):
+    """No backend has an environment of that name."""
+
+
 def _unknown(name: str) -> UserError:
     names = [*_envpool_names(), *_gymnasium_names()]
     likely = nearest(name, names)
     if name in _envpool_names():
         return UserError(f"Gymnasium has no environment {name!r}, but EnvPool has: choose backend 'envpool'")
     word = (nearest(name, names, 1) or name).rsplit("-v", 1)[0].lower()
-    return UserError(
+    return UnknownEnvironmentError(
         f"no environment {name!r}: {f'did you mean {likely}? ' if likely else ''}`proximo environments {word}` lists "
         "those alike; one of your own is named module:function"
     )

@@ -93,7 +93,8 @@ def examine_run(folder: Path) -> Report:
 def format_report(report: Report) -> str:
     """One screen, the worst first."""
     counts = ", ".join(f"{n} {colour}" for colour, n in report.colours.items() if n)
-    lines = [f"{report.health}  {report.run}: {report.iterations} iterations, {report.steps:,} steps ({counts})"]
+    far = f"{report.iterations} iterations, {report.steps:,} steps ({counts})" if counts else "no iteration ended"
+    lines = [f"{report.health}  {report.run}: {far}"]
     for diagnosis in report.diagnoses[:SHOWN]:
         finding = diagnosis.finding
         lines += ["", f"{finding.severity} {finding.code.label}: {finding.code.cause}", f"  seen    {finding.evidence}"]
