@@ -46,7 +46,9 @@ def verify_control(config: TrainConfig, iterations: int, source: Source | None =
         run_training(replace(short, run=str(folder)), source, "quiet", Call(stop_at))
 
     apart = isinstance(source, str)
-    train = in_new_processes(f"{__name__}:train_part", replace(short, environment=source)) if apart else train_here
+    train: Callable[[Path, int], Any] = train_here
+    if isinstance(source, str):
+        train = in_new_processes(f"{__name__}:train_part", replace(short, environment=source))
     with tempfile.TemporaryDirectory(prefix="proximo-verify-") as home:
         return verify(
             train,

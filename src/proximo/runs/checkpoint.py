@@ -140,10 +140,10 @@ def latest_checkpoint(
             broken[path] = error
         else:
             whole = path
-    for path, error in broken.items():
+    for path, fault in broken.items():
         # Only beside a whole one: a folder without numbered checkpoints is a run that starts.
         moved = f"; it is now {_set_aside(path).name}" if set_aside and whole else ""
-        warn(f"passing over a broken checkpoint: {error}{moved}")
+        warn(f"passing over a broken checkpoint: {fault}{moved}")
     if broken and whole is None:
         raise UserError(f"no checkpoint in {directory} is whole: restore one from a copy or start a new run folder")
     return whole
