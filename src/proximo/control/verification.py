@@ -1,9 +1,11 @@
 """Whether a control run goes on bit for bit, and if not, whether its environments are to blame."""
 
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
