@@ -143,8 +143,12 @@ def test_acting_by_hand_is_acting(head, normalised):
     by_torch = policy.act(batch.inputs, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(by_hand.action, by_torch.action.double(), rtol=1e-12, atol=1e-12)
     evaluation = policy.evaluate(batch.replace(action=by_hand.action))
-    torch.testing.assert_close(by_hand.log_prob, evaluation.log_prob.detach(), rtol=1e-9, atol=1e-9)
-    assert by_hand.value is None, "the critic is asked about a whole rollout at once"
+    assert by_hand.log_prob is by_hand.value is None, "both are asked for after a whole rollout"
+    for actor in (closed, policy):
+        log_prob = actor.log_prob(by_hand.output, by_hand.action)
+        torch.testing.assert_close(log_prob, evaluation.log_prob.detach(), rtol=1e-9, atol=1e-9)
+        rollout = actor.log_prob(by_hand.output.unflatten(0, (2, -1)), by_hand.action.unflatten(0, (2, -1)))
+        torch.testing.assert_close(rollout.flatten(), log_prob, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(closed.value(batch.inputs), evaluation.value.detach(), rtol=1e-9, atol=1e-9)
     if head == "masked":
         chosen = batch.inputs["mask"].gather(1, by_hand.action.long())

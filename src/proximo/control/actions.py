@@ -48,6 +48,16 @@ class Part:
         low, high = self.bounds
         return 0.5 * (low + high), 0.5 * (high - low)
 
+    @cached_property
+    def unit(self) -> bool:
+        """Box: whether all bounds are -1 and 1 already."""
+        return set(self.low) == {-1.0} and set(self.high) == {1.0}
+
+    @cached_property
+    def whole(self) -> bool:
+        """Whether the environment takes whole numbers."""
+        return np.issubdtype(self.dtype, np.integer)
+
     @property
     def outputs(self) -> int:
         """Numbers a network emits for it."""
@@ -134,11 +144,12 @@ class ActionSpec:
     def _leaf(self, part: Part, columns: np.ndarray) -> np.ndarray:
         if part.kind == "box":
             # minimum and maximum, since ndarray.clip takes three times as long on arrays this small
-            unit = np.tanh(columns) if self.squashed else np.minimum(np.maximum(columns, -1.0), 1.0)
-            (low, high), (centre, half) = part.bounds, part.middle
-            # Rounding of the affine map may step over a bound, which some environments refuse.
-            columns = np.minimum(np.maximum(centre + unit * half, low), high)
-            columns = np.rint(columns) if np.issubdtype(part.dtype, np.integer) else columns
+            columns = np.tanh(columns) if self.squashed else np.minimum(np.maximum(columns, -1.0), 1.0)
+            if not part.unit:
+                (low, high), (centre, half) = part.bounds, part.middle
+                # Rounding of the affine map may step over a bound, which some environments refuse.
+                columns = np.minimum(np.maximum(centre + columns * half, low), high)
+            columns = np.rint(columns) if part.whole else columns
         elif part.kind == "choice":
             columns = columns + np.asarray(part.start)
         return columns.reshape(len(columns), *part.shape).astype(part.dtype)

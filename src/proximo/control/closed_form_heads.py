@@ -23,8 +23,8 @@ class Scores:
 class Head(Protocol):
     """What the closed form asks of a distribution; outputs are `[outputs, B]`, actions `[B, width]`."""
 
-    def draw(self, output: np.ndarray, generator: torch.Generator | None) -> tuple[np.ndarray, np.ndarray]:
-        """Actions `[B, width]` and their log-probs, scored as the update will score them."""
+    def draw(self, output: np.ndarray, generator: torch.Generator | None) -> np.ndarray:
+        """Actions `[B, width]`."""
 
     def score(self, output: np.ndarray, action: np.ndarray) -> Scores:
         """Log-probs and entropies; remembers what `backward` needs."""
@@ -39,39 +39,38 @@ class GaussianHead:
     def __init__(self, policy: ControlPolicy) -> None:
         self.log_std = policy.log_std.detach().numpy()
         self.gradient = gradient(policy.log_std).numpy()
+        self.dtype = policy.log_std.dtype
         self.low, self.high = policy.settings.log_std_range
 
     def _read(self) -> np.ndarray:
         return np.minimum(np.maximum(self.log_std, self.low), self.high)
 
-    def draw(self, output: np.ndarray, generator: torch.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, output: np.ndarray, generator: torch.Generator | None) -> np.ndarray:
         """Mean + std * noise."""
-        log_std = self._read()
-        dtype = torch.from_numpy(log_std).dtype
-        action = torch.randn(output.shape[::-1], generator=generator, dtype=dtype).numpy()
-        action *= np.exp(log_std)
+        action: np.ndarray = torch.randn(output.shape[::-1], generator=generator, dtype=self.dtype).numpy()
+        action *= np.exp(self._read())
         action += output.T
-        # Not from the noise: (mean + std * noise - mean) / std rounds.
-        return action, self._log_prob((action.T - output) * np.exp(-log_std)[:, None], log_std)
-
-    def _log_prob(self, z: np.ndarray, log_std: np.ndarray) -> np.ndarray:
-        """Log p = -sum(z^2) / 2 - sum(log std + log(2 pi) / 2), z = (a - mean) / std."""
-        log_prob = (z * z).sum(0)
-        log_prob *= -0.5
-        log_prob -= log_std.sum() + len(z) * _HALF_LOG_TWO_PI
-        return log_prob
+        return action
 
     def score(self, output: np.ndarray, action: np.ndarray) -> Scores:
-        """H = sum(log std + (1 + log(2 pi)) / 2)."""
+        """Log p = -sum(z^2) / 2 - sum(log std + log(2 pi) / 2), z = (a - mean) / std.
+
+        H = sum(log std + (1 + log(2 pi)) / 2).
+        """
         log_std = self._read()
+        total = np.add.reduce(log_std)
         self.inverse = np.exp(-log_std)[:, None]
-        self.z = (action.T - output) * self.inverse
-        return Scores(self._log_prob(self.z, log_std), (log_std + (0.5 + _HALF_LOG_TWO_PI)).sum(keepdims=True))
+        self.z = action.T - output
+        self.z *= self.inverse
+        log_prob = np.add.reduce(self.z * self.z, 0)
+        log_prob *= -0.5
+        log_prob -= total + len(log_std) * _HALF_LOG_TWO_PI
+        return Scores(log_prob, np.array([total + len(log_std) * (0.5 + _HALF_LOG_TWO_PI)], log_prob.dtype))
 
     def backward(self, log_prob_error: np.ndarray, entropy_error: np.ndarray) -> np.ndarray:
         """D log p / d mean = z / std;  d log p / d log_std = z^2 - 1;  d H / d log_std = 1."""
         error = log_prob_error * self.z
-        log_std_error = (error * self.z).sum(1) - log_prob_error.sum() + entropy_error.sum()
+        log_std_error = np.add.reduce(error * self.z, 1) - np.add.reduce(log_prob_error - entropy_error)
         # clamp passes a gradient inside its bounds, both included, and none outside.
         self.gradient += np.where((self.log_std >= self.low) & (self.log_std <= self.high), log_std_error, 0.0)
         error *= self.inverse
@@ -89,12 +88,12 @@ class CategoricalHead:
         shifted -= np.log(np.exp(shifted).sum(0))
         return shifted
 
-    def draw(self, output: np.ndarray, generator: torch.Generator | None) -> tuple[np.ndarray, np.ndarray]:
+    def draw(self, output: np.ndarray, generator: torch.Generator | None) -> np.ndarray:
         """A race of exponential clocks, whose first is choice i with probability p_i."""
         log_probs = self._log_probs(output)
         race = torch.empty(output.shape[::-1], dtype=torch.from_numpy(output).dtype).exponential_(generator=generator)
         action = (np.exp(log_probs).T / race.numpy()).argmax(1)
-        return action[:, None].astype(output.dtype), log_probs[action, np.arange(len(action))]
+        return action[:, None].astype(output.dtype)
 
     def score(self, output: np.ndarray, action: np.ndarray) -> Scores:
         """Log p_a and -sum p log p."""

@@ -1,6 +1,7 @@
 """Forward and backward through an actor and a critic of one shape, side by side, in NumPy."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -58,13 +59,13 @@ class TwinMLP:
         ]
         self.heads = [_Head(actor[-1]), _Head(critic[-1])]
         self.dtype = self.heads[0].weight.dtype
-        self._room: dict[int, list[np.ndarray]] = {}
+        self._room: dict[int, tuple[list[np.ndarray], list[np.ndarray]]] = {}
 
     def forward(self, x: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
         """`[D, B]` -> the hidden values, each `[2, width, B]`, reused by the next call with as many samples; the
         actor's output `[outputs, B]` and the critic's `[B]`.
         """
-        hidden = self._buffers(x.shape[1])[: len(self.weights)]
+        hidden, _ = self._buffers(x.shape[1])
         below: np.ndarray = x
         for weight, bias, values in zip(self.weights, self.biases, hidden, strict=True):
             if below is x:  # both read the observation: one product
@@ -106,9 +107,9 @@ class TwinMLP:
             head.bias_gradient += error.sum(1)
         if not hidden:
             return
-        scratch = self._buffers(x.shape[1])[len(hidden) :]
+        _, room = self._buffers(x.shape[1])
         ones = np.ones(x.shape[1], self.dtype)
-        error = scratch[-1]
+        error = room[-1]
         np.matmul(self.heads[0].weight.T, errors[0], out=error[0])
         # For one output (the critic's head) the product is an outer one, which BLAS is slow at.
         np.multiply(self.heads[1].weight.T, errors[1], out=error[1])
@@ -118,18 +119,23 @@ class TwinMLP:
             bias_gradient += error @ ones  # a third of the time of sum(-1)
             if i:
                 weight_gradient += error @ hidden[i - 1].transpose(0, 2, 1)
-                error = np.matmul(self.weights[i].transpose(0, 2, 1), error, out=scratch[i - 1])
+                error = np.matmul(self.weights[i].transpose(0, 2, 1), error, out=room[i - 1])
             else:
                 both = weight_gradient.reshape(-1, len(x))
                 both += error.reshape(len(both), -1) @ x.T
 
-    def _buffers(self, batch: int) -> list[np.ndarray]:
-        """Room for the hidden values and their errors: a rollout, a minibatch and few others are ever asked for."""
+    def _buffers(self, batch: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Room for the hidden values and for their errors: a rollout, a minibatch and few others are ever asked for.
+
+        Going back, an error takes the place of the hidden values above it, which nobody reads any more: the less memory
+        is touched, the more of it stays in the cache.
+        """
         if batch not in self._room:
             if len(self._room) > 8:
                 self._room.clear()
-            shapes = [(2, weight.shape[1], batch) for weight in self.weights]
-            self._room[batch] = [np.empty(shape, self.dtype) for shape in shapes * 2]
+            hidden = [np.empty((2, weight.shape[1], batch), self.dtype) for weight in self.weights]
+            errors = [b if a.shape == b.shape else np.empty_like(a) for a, b in pairwise(hidden)]
+            self._room[batch] = hidden, [*errors, *(np.empty_like(top) for top in hidden[-1:])]
         return self._room[batch]
 
 

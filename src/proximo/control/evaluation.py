@@ -54,6 +54,10 @@ class Deterministic:
         """As `ControlPolicy.act`, without noise."""
         return self.policy.act(inputs, memory, generator=generator, deterministic=True)
 
+    def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
+        """As `ControlPolicy.log_prob`."""
+        return self.policy.log_prob(output, action)
+
     def value(self, inputs: Mapping[str, Tensor], memory: Tensor | None = None) -> Tensor:
         """As `ControlPolicy.value`."""
         return self.policy.value(inputs, memory)

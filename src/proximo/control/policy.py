@@ -122,6 +122,11 @@ class ControlPolicy(nn.Module):
         return Action(action, distribution.log_prob(action), value, memory)
 
     @torch.no_grad()
+    def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
+        """`[...]`, of actions `[..., width]`, from what they were drawn from: `[..., outputs]`, masked already."""
+        return self.distribution(output, None).log_prob(action)
+
+    @torch.no_grad()
     def value(self, inputs: Mapping[str, Tensor], memory: Tensor | None = None) -> Tensor:
         """The critic's output `[...]` without acting; memory as in `act`, not moved."""
         features = self._features(inputs)

@@ -17,12 +17,15 @@ from proximo.runs.errors import UserError
 
 
 class Actor(Protocol):
-    """What acts: a `ControlPolicy`, or its `ClosedForm`. Where `act` gives no value, `value` is asked afterwards."""
+    """What acts: a `ControlPolicy`, or its `ClosedForm`. What `act` leaves out is asked for after the rollout."""
 
     def act(
         self, inputs: Mapping[str, Tensor], memory: Any = None, *, generator: torch.Generator | None = None
     ) -> Action:
         """Actions for `[N]` observations."""
+
+    def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
+        """Of actions `[..., width]`, from what they were drawn from."""
 
     def value(self, inputs: Mapping[str, Tensor], memory: Any = None) -> Tensor:
         """The critic's output, `[...]`."""
@@ -168,9 +171,9 @@ class Collector:
         for name, x in self._inputs.items():
             self._store(f"inputs.{name}", t, x)
         self._store("action", t, action.action)
-        self._store("log_prob", t, action.log_prob)
-        if action.value is not None:
-            self._store("value", t, action.value)
+        for name in ("log_prob", "value", "output"):
+            if (x := getattr(action, name)) is not None:
+                self._store(name, t, x)
         self._arrays["starts"][t] = self._starts
 
     def _store(self, name: str, t: int, x: Tensor) -> None:
@@ -248,6 +251,7 @@ class Collector:
         action = tensors["action"]
         inputs = {n.removeprefix("inputs."): x for n, x in tensors.items() if n.startswith("inputs.")}
         start = time.perf_counter()
+        log_prob = tensors["log_prob"] if "log_prob" in tensors else self.actor.log_prob(tensors["output"], action)
         value = tensors["value"] if "value" in tensors else self.actor.value(inputs)
         self.seconds["policy"] += time.perf_counter() - start
         return Rollout(
@@ -255,7 +259,7 @@ class Collector:
             last_inputs=self._inputs,
             last_memory=self._memory,
             action=action,
-            log_prob=tensors["log_prob"],
+            log_prob=log_prob,
             value=value,
             **{name: arrays[name] for name in ("reward", "terminated", "truncated", "valid", "starts")},
             last_starts=self._starts,

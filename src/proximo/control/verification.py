@@ -1,6 +1,5 @@
 """Whether a control run goes on bit for bit, and if not, whether its environments are to blame."""
 
-import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -51,15 +50,8 @@ def verify_control(config: TrainConfig, iterations: int, source: Source | None =
     train: Callable[[Path, int], Any] = train_here
     if isinstance(source, str):
         train = in_new_processes(f"{__name__}:train_part", replace(short, environment=source))
-    with tempfile.TemporaryDirectory(prefix="proximo-verify-") as home:
-        return verify(
-            train,
-            Path(home),
-            middle=iterations * size,
-            end=end,
-            causes=lambda: _causes(short, source),
-            new_processes=apart,
-        )
+    middle = iterations * size
+    return verify(train, middle=middle, end=end, causes=lambda: _causes(short, source), new_processes=apart)
 
 
 def train_part(file: str, folder: str, stop_at: str) -> None:

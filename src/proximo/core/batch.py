@@ -32,7 +32,9 @@ class Batch:
 
     def __getitem__(self, index: Tensor | slice) -> "Batch":
         """The samples at `index` (a slice is a view, a tensor of integers a copy)."""
-        return self.map(lambda x: x[index])
+        if isinstance(index, slice):
+            return self.map(lambda x: x[index])
+        return self.map(lambda x: x.index_select(0, index))  # a fraction of the time of x[index]
 
     def split(self, parts: int) -> Iterator["Batch"]:
         """The batch in at most `parts` consecutive parts, as views."""
@@ -73,11 +75,14 @@ class Action:
     """What a policy does, without gradient; leading axis `[N]`."""
 
     action: Tensor
-    log_prob: Tensor
+    log_prob: Tensor | None
+    """None where it is asked for later, about a whole rollout at once, from `output`."""
     value: Tensor | None
-    """None where the critic is asked later, about a whole rollout at once."""
+    """None where the critic is asked later, likewise."""
     memory: Tensor | None = None
     """State of a recurrent policy after this step, `[N, ...]`."""
+    output: Tensor | None = None
+    """What the action was drawn from, `[N, outputs]`, where there is no log-prob yet."""
 
 
 def concatenate(batches: list[Batch]) -> Batch:

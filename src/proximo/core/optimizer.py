@@ -57,8 +57,11 @@ class FlatAdam:
         """
         norm = torch.linalg.vector_norm(self.gradient)
         if max_grad_norm is not None:
-            # Multiplied whether or not it clips: no branch, hence no wait for the device.
-            self.gradient.mul_(max_grad_norm / (norm + 1e-6).clamp(min=max_grad_norm))
+            if norm.device.type == "cpu":
+                if (length := float(norm)) > max_grad_norm:
+                    self.gradient.mul_(max_grad_norm / (length + 1e-6))
+            else:  # multiplied whether or not it clips: no branch, hence no wait for the device
+                self.gradient.mul_(max_grad_norm / (norm + 1e-6).clamp(min=max_grad_norm))
         if not self._moments:
             self._moments = {
                 "step": torch.zeros((), dtype=torch.float32, device=self.flat.device),

@@ -1,6 +1,5 @@
 """Whether a language run goes on bit for bit, and if not, whether its judges are to blame."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,15 +42,8 @@ def verify_language(config: PPOConfig, iterations: int, rewards: Sequence[Reward
 
     apart = rewards is None
     train = in_new_processes(f"{__name__}:train_part", short) if apart else train_here
-    with tempfile.TemporaryDirectory(prefix="proximo-verify-") as home:
-        return verify(
-            train,
-            Path(home),
-            middle=iterations * size,
-            end=end,
-            causes=lambda: _causes(short, rewards),
-            new_processes=apart,
-        )
+    middle = iterations * size
+    return verify(train, middle=middle, end=end, causes=lambda: _causes(short, rewards), new_processes=apart)
 
 
 def train_part(file: str, folder: str, stop_at: str) -> None:

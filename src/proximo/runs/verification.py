@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -114,18 +115,24 @@ def in_new_processes(train: str, config: Any) -> Train:
 
 
 def verify(
-    train: Train, home: Path, *, middle: int, end: int, causes: Callable[[], list[str]], new_processes: bool
+    train: Train, *, middle: int, end: int, causes: Callable[[], list[str]], new_processes: bool
 ) -> Verification:
-    """Train through, with a stop, after a kill and, if one of these differs, once more.
+    """Train through, with a stop, after a kill and, if one of these differs, once more; nothing of it stays.
 
     Args:
         train: with a scheduled checkpoint somewhere after `middle` and before `end`.
-        home: an empty folder.
         middle: where to stop for a while.
         end: where to stop for good.
         causes: asked when something differs; what of the world is not repeatable within one process.
         new_processes: whether `train` begins one each time.
     """
+    with tempfile.TemporaryDirectory(prefix="proximo-verify-") as home:
+        return _verify(train, Path(home), middle, end, causes, new_processes)
+
+
+def _verify(
+    train: Train, home: Path, middle: int, end: int, causes: Callable[[], list[str]], new_processes: bool
+) -> Verification:
     whole, stopped, killed = home / "whole", home / "stopped", home / "killed"
     train(whole, end)
     train(stopped, middle)
