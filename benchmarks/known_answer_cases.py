@@ -62,9 +62,9 @@ def control(
 
 
 def language(
-    judge: str, responses: int = 64 * 40, *, ends: bool = True, temperature: float | None = None, **changes: Any
+    reward: str, responses: int = 64 * 40, *, ends: bool = True, temperature: float | None = None, **changes: Any
 ) -> Callable[[Path, int], None]:
-    """A run of the tiny model with a judge of `tiny_language`; the sampler's temperature may be another."""
+    """A run of the tiny model with a reward of `tiny_language`; the sampler's temperature may be another."""
 
     def make(folder: Path, seed: int) -> None:
         import tiny_language
@@ -77,7 +77,7 @@ def language(
         settings = {
             "policy": str(model),
             "prompts": str(model / "prompts.jsonl"),
-            "rewards": {f"tiny_language:{judge}": 1.0},
+            "rewards": {f"tiny_language:{reward}": 1.0},
             "run": str(folder),
             "seed": seed,
             "responses": responses,
@@ -291,7 +291,7 @@ BROKEN = [
     ),
     Case(
         "no-kl-price",
-        "β = 0, a judge that counts one word",
+        "β = 0, a reward that counts one word",
         ("P050",),
         language("one_word", kl={"coefficient": 0.0}),
         fast=True,
@@ -303,7 +303,7 @@ BROKEN = [
         language("pleasant", 64 * 10, ends=False),
         fast=True,
     ),
-    Case("length", "a judge that likes length", ("P053",), language("long", response_limit=48)),
+    Case("length", "a reward that likes length", ("P053",), language("long", response_limit=48)),
     Case(
         "temperature",
         "sampled at 0.6, trained at 1",
@@ -312,7 +312,11 @@ BROKEN = [
         fast=True,
     ),
     Case(
-        "indifferent-judge", "a judge that says the same of all", ("P055",), language("indifferent", 64 * 10), fast=True
+        "indifferent-reward",
+        "a reward that is the same for all",
+        ("P055",),
+        language("indifferent", 64 * 10),
+        fast=True,
     ),
     Case(
         "learning-rate-x100-language",

@@ -60,7 +60,7 @@ def proximo_update_seconds(name: str, model: str, updates: int) -> dict:
 
     torch.set_num_threads(WORK["threads"])
     tokenizer = AutoTokenizer.from_pretrained(model)
-    policy, judge = load_causal_model(model), load_sequence_classifier(model)
+    policy, scorer = load_causal_model(model), load_sequence_classifier(model)
     texts = prompts(tokenizer, (updates + 1) * WORK["batch"], WORK["prompt"])
     config = PPOConfig(
         responses=len(texts),
@@ -76,7 +76,7 @@ def proximo_update_seconds(name: str, model: str, updates: int) -> dict:
         device="cpu",
     )
     asked = [Prompt(tokenizer(text)["input_ids"], text, {}) for text in texts]
-    training = PPOTraining(config, policy, tokenizer, asked, [ModelReward(RewardModel(judge, tokenizer))])
+    training = PPOTraining(config, policy, tokenizer, asked, [ModelReward(RewardModel(scorer, tokenizer))])
     training.parameters = SamplingParameters(WORK["response"], stop=(-1,))
     seen = []
     for _ in range(updates + 1):
@@ -124,7 +124,7 @@ def operations(mode: str, model: str) -> float:
     response, whole = WORK["response"], WORK["prompt"] + WORK["response"]
     read = whole - 1  # the last token predicts nothing
     trunk = layers * layer
-    sampling, judging = read * trunk + response * head, whole * trunk
+    sampling, scoring = read * trunk + response * head, whole * trunk
     if mode == "trl":  # the head on prompts too, a critic of its own, which also reads everything once before
         before = whole * (trunk + head) + whole * trunk
         step = 3 * whole * (trunk + head) + 3 * whole * trunk
@@ -133,7 +133,7 @@ def operations(mode: str, model: str) -> float:
         before = read * own + response * head
         passes = {"full": (3, 3), "lora": (2, 2), "top_layers": (3, 2)}[mode]
         step = passes[0] * read * own + passes[1] * response * head
-    return 2.0 * WORK["batch"] * (sampling + judging + before + WORK["epochs"] * step)
+    return 2.0 * WORK["batch"] * (sampling + scoring + before + WORK["epochs"] * step)
 
 
 # Rounds and the report

@@ -1,4 +1,4 @@
-"""A language model small enough to train in seconds, as a folder, with prompts and judges to go with it."""
+"""A language model small enough to train in seconds, as a folder, with prompts and rewards to go with it."""
 
 import json
 from pathlib import Path
@@ -71,7 +71,7 @@ def one_word(prompts, responses, **_):
 
 
 def long(prompts, responses, **_):
-    """Length, as judges like it."""
+    """Length, as reward models like it."""
     return [0.1 * len(r.split()) - 1.5 for r in responses]
 
 

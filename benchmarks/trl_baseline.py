@@ -95,7 +95,7 @@ def work(model: str, updates: int, batch: int, prompt: int, response: int, epoch
     # TRL's masks are `ids != pad`: a token that is not EOS and as good as never sampled.
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
     texts = prompts(tokenizer, (updates + 1) * batch, prompt)
-    judge, critic = (
+    reward_model, critic = (
         AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, dtype=torch.float32) for _ in range(2)
     )
     policy, reference = (AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32) for _ in range(2))
@@ -138,7 +138,7 @@ def work(model: str, updates: int, batch: int, prompt: int, response: int, epoch
             processing_class=tokenizer,
             model=policy,
             ref_model=reference,
-            reward_model=judge,
+            reward_model=reward_model,
             value_model=critic,
             train_dataset=Dataset.from_list([{"input_ids": tokenizer(text)["input_ids"]} for text in texts]),
             callbacks=[Laps()],

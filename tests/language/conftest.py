@@ -11,6 +11,9 @@ import tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from proximo.core.settings import UpdateSettings
+from proximo.language.ppo_configuration import KLSettings, PPOConfig
+
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }} {{ m.content }} </s> {% endfor %}"
     "{% if add_generation_prompt %}assistant {% endif %}"
@@ -49,6 +52,22 @@ def tiny_folder(tmp_path, tiny_model, tiny_tokenizer):
     tiny_model.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def ppo_config(tmp_path, tiny_folder):
+    """PPO on five prompts, in iterations of 8 responses."""
+    rows = tmp_path / "prompts.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"w{i} w{i + 1}"}) + "\n" for i in range(4, 9)))
+    return PPOConfig(
+        policy=str(tiny_folder),
+        prompts=str(rows),
+        batch=8,
+        response_limit=4,
+        learning_rate=1e-2,
+        kl=KLSettings(coefficient=0.1),
+        update=UpdateSettings(epochs=2, minibatch_size=4, value_coefficient=0.1, max_grad_norm=1.0),
+    )
 
 
 @pytest.fixture

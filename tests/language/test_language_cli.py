@@ -40,7 +40,7 @@ def test_all_stages_leave_folders_that_transformers_loads(capsys, preset, files,
     promised = (
         "score reward/reward reward_raw/reward kl kl_k3 entropy ratio_deviation clip_fraction approx_kl "
         "explained_variance response_length finished duplicates distinct_1 distinct_2 score_length_correlation "
-        "padded_share tokens_per_second seconds/sample seconds/judge seconds/score seconds/update"
+        "padded_share tokens_per_second seconds/sample seconds/reward seconds/score seconds/update"
     )
     assert set(promised.split()) <= set(rows[0])
     texts = [json.loads(line) for line in (folder / "ppo" / "samples.jsonl").read_text().splitlines()]
@@ -124,7 +124,7 @@ def broken(prompts, responses):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({}, "nothing judges the responses"),
+        ({}, "nothing scores the responses"),
         ({"rewards": "nowhere:f 1"}, "reward nowhere:f"),
         ({"rewards": "test_language_cli:broken 1"}, "reward broken gave nan for response 0"),
         ({"rewards": "test_language_cli:count 1", "top-k": "5"}, "top_k = 5, top_p = 1.0 must be 0 and 1"),

@@ -24,9 +24,9 @@ config = PPOConfig(
     policy=model, prompts=data, responses=8 * 14, batch=8, response_limit=4, learning_rate=1e-2, checkpoint_every=8,
     update=UpdateSettings(epochs=1, minibatch_size=4),
 )
-judge = FunctionReward(lambda prompts, responses: [0.1 * len(r) for r in responses], name="length")
+reward = FunctionReward(lambda prompts, responses: [0.1 * len(r) for r in responses], name="length")
 survive(
-    lambda folder: run_ppo(replace(config, run=str(folder)), mode="quiet", rewards=[judge]),
+    lambda folder: run_ppo(replace(config, run=str(folder)), mode="quiet", rewards=[reward]),
     Path(home), kills=10, every=8, longest=0.6,
 )
 """

@@ -55,7 +55,7 @@ def test_ppo_reaches_the_analytic_optimum():
         weighted = reference.log() + rewards / BETA
         optimum, best = weighted.softmax(0), BETA * float(weighted.logsumexp(0))
 
-        def judge(prompts, responses, table=table):
+        def reward(prompts, responses, table=table):
             return [table[response] for response in responses]
 
         training = PPOTraining(
@@ -73,7 +73,7 @@ def test_ppo_reaches_the_analytic_optimum():
             model,
             tokenizer(VOCABULARY),
             prompts(PROMPT),
-            [FunctionReward(judge)],
+            [FunctionReward(reward)],
         )
         first = training.iterate()
         assert abs(first["kl"]) < 1e-5, "before the first update policy and reference are one, but for rounding"

@@ -14,7 +14,7 @@ from proximo.language import rollout
 from proximo.language.batching import token_budget_batches
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import KLSettings, PPOConfig, SharingSettings
-from proximo.language.rewards import FunctionReward, Judged, combine
+from proximo.language.rewards import FunctionReward, Texts, combine
 from proximo.runs.errors import UserError
 
 
@@ -160,7 +160,7 @@ def test_stopping_and_going_on_is_the_same_run_bit_for_bit(sharing):
 
 
 def test_each_reward_is_weighted_and_logged_by_name():
-    judged = Judged(["p", "p"], ["a", "bb"], {"wanted": [1, 2]}, [True, True])
+    texts = Texts(["p", "p"], ["a", "bb"], {"wanted": [1, 2]}, [True, True])
 
     def length(prompts, responses, **columns):
         return [len(r) for r in responses]
@@ -168,7 +168,7 @@ def test_each_reward_is_weighted_and_logged_by_name():
     def fits(prompts, responses, wanted):
         return [float(len(r) == w) for r, w in zip(responses, wanted, strict=True)]
 
-    total, each = combine([FunctionReward(length, 0.5), FunctionReward(fits, -2.0)], judged)
+    total, each = combine([FunctionReward(length, 0.5), FunctionReward(fits, -2.0)], texts)
     assert each["length"].tolist() == [1, 2]
     assert total.tolist() == [0.5 * 1 - 2, 0.5 * 2 - 2]
 
@@ -186,7 +186,7 @@ def test_each_reward_is_weighted_and_logged_by_name():
 def test_a_reward_function_that_misbehaves_is_named(scores, message):
     term = FunctionReward(lambda prompts, responses: scores, name="broken")
     with pytest.raises(UserError, match=message):
-        term(Judged(["p", "p"], ["a", "b"], {}, [True, True]))
+        term(Texts(["p", "p"], ["a", "b"], {}, [True, True]))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_parts_of_the_settings_that_mean_nothing_are_refused(settings, changes, 
     ("rows", "rewards", "changes", "message"),
     [
         ([], 1, {}, "there is no prompt"),
-        ([[1]], 0, {}, "nothing judges the responses"),
+        ([[1]], 0, {}, "nothing scores the responses"),
         ([[1]], 2, {}, "two rewards share a name"),
         ([[1] * 60], 1, {"response_limit": 10}, "a prompt of 60 tokens with a response of 10 does not fit"),
         ([[1]], 1, {"batch": 6}, "minibatch_size = 4 does not divide the 6 responses"),
@@ -286,7 +286,7 @@ def test_a_reward_model_gets_chat_messages_and_functions_get_text():
     assert asked == [[messages] * 4]
 
 
-def test_a_failing_judge_can_be_rewound_as_if_nobody_had_asked():
+def test_a_failing_reward_can_be_rewound_as_if_nobody_had_asked():
     calls = []
 
     def sometimes(prompts, responses):

@@ -67,7 +67,7 @@ def test_responses_that_can_not_end_are_seen():
 
 
 @pytest.fixture
-def judge(tiny_folder, files):
+def reward_model(tiny_folder, files):
     """A reward model that likes long answers, as the pairs do."""
     model = RewardModel.from_language_model(str(tiny_folder))
     pairs = [json.loads(line) for line in (files / "pairs.jsonl").read_text().splitlines()]
@@ -75,8 +75,8 @@ def judge(tiny_folder, files):
     return model, pairs
 
 
-def test_a_judge_that_says_one_thing_is_seen(judge, monkeypatch):
-    model, _ = judge
+def test_a_reward_that_says_one_thing_is_seen(reward_model, monkeypatch):
+    model, _ = reward_model
     start = training(MODES[0])
     start.rewards = [FunctionReward(lambda prompts, responses: [0.5] * len(responses), name="rare")]
     assert verdicts(preflight(start))["rare tells responses apart"] == "warn"
@@ -95,8 +95,8 @@ def test_a_judge_that_says_one_thing_is_seen(judge, monkeypatch):
     ],
     ids=["sound", "swapped", "without EOS"],
 )
-def test_what_people_say_of_a_reward_model(judge, files, score, swapped, agrees, ends, monkeypatch):
-    model, pairs = judge
+def test_what_people_say_of_a_reward_model(reward_model, files, score, swapped, agrees, ends, monkeypatch):
+    model, pairs = reward_model
     monkeypatch.setattr(model, "score", lambda rows: torch.tensor([float(score(row)) for row in rows]))
     file = files / "held_out.jsonl"
     sides = ("rejected", "chosen") if swapped else ("chosen", "rejected")
@@ -108,9 +108,9 @@ def test_what_people_say_of_a_reward_model(judge, files, score, swapped, agrees,
     assert (seen["reward agrees with people"], seen["reward was trained with EOS"]) == (agrees, ends)
 
 
-def test_a_reward_model_that_nobody_has_asked_about_people_is_a_warning(judge):
+def test_a_reward_model_that_nobody_has_asked_about_people_is_a_warning(reward_model):
     start = training(MODES[0])
-    start.rewards = [ModelReward(judge[0], name="reward")]
+    start.rewards = [ModelReward(reward_model[0], name="reward")]
     unasked = [check for check in preflight(start) if check.seen == "not measured: no held-out pairs"]
     assert [check.verdict for check in unasked] == ["warn", "warn"]
     assert all("held_out_pairs" in check.remedy for check in unasked)
@@ -123,8 +123,8 @@ def test_presets_ask_their_reward_model_about_the_pairs_that_it_was_not_trained_
         assert not validation or preset["ppo"].get("held_out_pairs"), file.name
 
 
-def test_a_reward_model_without_a_template_for_chat_is_seen(judge):
-    model, _ = judge
+def test_a_reward_model_without_a_template_for_chat_is_seen(reward_model):
+    model, _ = reward_model
     start = training(MODES[0])
     start.rewards = [ModelReward(model, name="reward")]
     assert verdicts(preflight(start))["reward reads the same template"] == "pass"

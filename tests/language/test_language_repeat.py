@@ -10,9 +10,8 @@ from test_language_sharing import MODES
 
 from proximo.cli import main
 from proximo.cli_replay import replay_run
-from proximo.core.settings import UpdateSettings
 from proximo.core.update import autograd_gradient, update
-from proximo.language.ppo_configuration import KLSettings, PPOConfig, SharingSettings
+from proximo.language.ppo_configuration import KLSettings, SharingSettings
 from proximo.language.reward_model import RewardModel
 from proximo.language.rewards import FunctionReward
 from proximo.language.train import make_training, run_ppo
@@ -20,29 +19,13 @@ from proximo.runs.errors import UserError
 from proximo.runs.replay.entry import Kept, read, write
 
 
-def words(prompts, responses):
-    return [0.1 * len(r.split()) for r in responses]
-
-
 @pytest.fixture
-def config(tmp_path, tiny_folder):
-    rows = tmp_path / "prompts.jsonl"
-    rows.write_text("".join(json.dumps({"prompt": f"w{i} w{i + 1}"}) + "\n" for i in range(4, 9)))
-    return PPOConfig(
-        policy=str(tiny_folder),
-        prompts=str(rows),
-        run=str(tmp_path / "run"),
-        responses=8 * 3,
-        batch=8,
-        response_limit=4,
-        learning_rate="1e-2 -> 0",
-        kl=KLSettings(coefficient=0.1),
-        update=UpdateSettings(epochs=2, minibatch_size=4, value_coefficient=0.1, max_grad_norm=1.0),
-    )
+def config(ppo_config, tmp_path):
+    return replace(ppo_config, run=str(tmp_path / "run"), responses=8 * 3, learning_rate="1e-2 -> 0")
 
 
 def ppo(config):
-    return run_ppo(config, mode="quiet", rewards=[FunctionReward(words, name="words")], preflight="off").path
+    return run_ppo(config, mode="quiet", rewards=[FunctionReward(tiny.per_word, name="words")], preflight="off").path
 
 
 @pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")
@@ -66,7 +49,7 @@ def test_with_a_setting_changed_it_is_the_update_of_a_run_with_that_setting(conf
         ("learning_rate=1e-3", replace(config, learning_rate=1e-3)),
         ("epochs=1", replace(config, update=replace(config.update, epochs=1))),
     ):
-        training, _ = make_training(replace(other, run="elsewhere"), [FunctionReward(words, name="words")])
+        training, _ = make_training(replace(other, run="elsewhere"), [FunctionReward(tiny.per_word, name="words")])
         training.iterate()
         found = replay_run(folder, 0, change)
         assert found.exact
@@ -95,7 +78,7 @@ def test_samples_are_told_by_their_tokens(config, capsys):
 def test_the_same_update_by_hand(config):
     folder = ppo(config)
     entry = read(folder / "replay").choose(None)
-    training, _ = make_training(replace(config, run="elsewhere"), [FunctionReward(words, name="words")])
+    training, _ = make_training(replace(config, run="elsewhere"), [FunctionReward(tiny.per_word, name="words")])
     training.iterate()
     training.iterate()
     training.remember()
@@ -136,9 +119,9 @@ def test_a_critic_that_began_as_a_reward_model_has_its_shape(config, tmp_path, t
     shorter = tmp_path / "shorter"
     tiny.llama(64, layers=1, seed=3).save_pretrained(shorter)
     tiny_tokenizer.save_pretrained(shorter)
-    RewardModel.from_language_model(str(shorter)).save(tmp_path / "judge")
+    RewardModel.from_language_model(str(shorter)).save(tmp_path / "reward")
     sharing = SharingSettings(mode="full", critic="separate", critic_from="reward")
     folder = run_ppo(
-        replace(config, sharing=sharing, rewards={str(tmp_path / "judge"): 1.0}), mode="quiet", preflight="off"
+        replace(config, sharing=sharing, rewards={str(tmp_path / "reward"): 1.0}), mode="quiet", preflight="off"
     ).path
     assert replay_run(folder).exact

@@ -11,11 +11,11 @@ from dataclasses import replace
 import pytest
 import torch
 from test_language_sharing import MODES
+from tiny import per_word
 
 from proximo.cli_replay import replay_run
-from proximo.core.settings import UpdateSettings
 from proximo.language.ppo import PPOTraining
-from proximo.language.ppo_configuration import KLSettings, PPOConfig
+from proximo.language.ppo_configuration import KLSettings
 from proximo.language.rewards import FunctionReward
 from proximo.language.train import run_ppo
 from proximo.language.verification import verify_language
@@ -26,29 +26,13 @@ from proximo.runs.opening import Call
 from proximo.runs.replay.entry import read
 
 
-def words(prompts, responses):
-    return [0.1 * len(r.split()) for r in responses]
-
-
 @pytest.fixture
-def config(tmp_path, tiny_folder):
-    rows = tmp_path / "prompts.jsonl"
-    rows.write_text("".join(json.dumps({"prompt": f"w{i} w{i + 1}"}) + "\n" for i in range(4, 9)))
-    return PPOConfig(
-        policy=str(tiny_folder),
-        prompts=str(rows),
-        responses=8 * 5,
-        batch=8,
-        response_limit=4,
-        learning_rate=1e-2,
-        checkpoint_every=8 * 2,
-        keep=9,
-        kl=KLSettings(coefficient=0.1, target=0.5, horizon=64),
-        update=UpdateSettings(epochs=2, minibatch_size=4, value_coefficient=0.1, max_grad_norm=1.0),
-    )
+def config(ppo_config):
+    kl = KLSettings(coefficient=0.1, target=0.5, horizon=64)
+    return replace(ppo_config, responses=8 * 5, checkpoint_every=8 * 2, keep=9, kl=kl)
 
 
-def ppo(config, folder, rewards=words, **call):
+def ppo(config, folder, rewards=per_word, **call):
     terms = [FunctionReward(rewards, name="words")]
     return run_ppo(replace(config, run=str(folder)), mode="quiet", rewards=terms, call=Call(**call), preflight="off")
 
@@ -113,12 +97,12 @@ def test_a_run_is_verified_and_what_is_not_exact_is_named(config):
     def moody(prompts, responses):
         return [drawn.random() for _ in responses]
 
-    good = verify_language(config, 2, [FunctionReward(words, name="words")])
+    good = verify_language(config, 2, [FunctionReward(per_word, name="words")])
     assert good.exact
     assert [c.what.split(" from")[0] for c in good.comparisons] == ["stopped and gone on", "killed and gone on"]
-    bad = verify_language(config, 1, [FunctionReward(words, name="words"), FunctionReward(moody, name="moody")])
+    bad = verify_language(config, 1, [FunctionReward(per_word, name="words"), FunctionReward(moody, name="moody")])
     assert not bad.exact
-    assert bad.causes[0] == "judge moody does not give the same responses the same score twice"
+    assert bad.causes[0] == "reward moody does not give the same responses the same score twice"
     assert "the same settings do not give the same run twice" in bad.causes[1]
     assert bad.comparisons[0].iteration == 1
     assert "reward/moody" in bad.comparisons[0].metrics
@@ -134,7 +118,7 @@ def test_sigterm_in_a_long_iteration_saves_what_was_before_it(config, tmp_path, 
             os.kill(os.getpid(), signal.SIGTERM)
             for _ in range(1000):
                 time.sleep(0.03)
-        return words(prompts, responses)
+        return per_word(prompts, responses)
 
     whole = ppo(config, tmp_path / "whole")
     started = time.monotonic()
@@ -188,7 +172,7 @@ def test_a_failed_update_is_undone_to_the_last_bit(sharing, config, monkeypatch)
     from proximo.core.invariants import InvariantError
     from proximo.language.train import make_training
 
-    training, _ = make_training(replace(config, sharing=sharing), [FunctionReward(words)])
+    training, _ = make_training(replace(config, sharing=sharing), [FunctionReward(per_word)])
     training.iterate()
     tensors, state = training.state()
     before = {name: x.clone() for name, x in tensors.items()}

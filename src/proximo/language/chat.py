@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from proximo.language.comparison import before_and_after
-from proximo.language.judges import make_rewards
+from proximo.language.reward_terms import make_rewards
 from proximo.language.rewards import combine
 
 
@@ -27,6 +27,6 @@ def side_by_side(run: Path, prompts: Sequence[str] = (), count: int = 5, seed: i
     rows = [{"prompt": p} for p in prompts]
     seen = before_and_after(run, rows, len(rows) or count, seed)
     terms = make_rewards(seen.config)
-    scores = [combine(terms, answers.judged)[0] for answers in seen.answers]
+    scores = [combine(terms, answers.texts)[0] for answers in seen.answers]
     means = [float(given.mean()) for given in scores]
     return {"answers": seen.rows(scores), "before_score": means[0], "after_score": means[1]}

@@ -11,10 +11,10 @@ from torch import Tensor
 from proximo.language.data import load_prompts
 from proximo.language.evaluation import Answers, answer, divergence, load_policy_model
 from proximo.language.judge import ABOUT, Judge
-from proximo.language.judges import make_rewards
 from proximo.language.models import load_tokenizer
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.ppo_setup import stop_tokens
+from proximo.language.reward_terms import make_rewards
 from proximo.language.rewards import combine
 from proximo.language.rollout import Prompt
 from proximo.language.sampler import SamplingParameters
@@ -43,7 +43,7 @@ class BeforeAndAfter:
         rows: list[dict[str, Any]] = [{"prompt": prompt.text} for prompt in self.prompts[:count]]
         for side, answers, given in zip(("before", "after"), self.answers, scores, strict=True):
             for i, row in enumerate(rows):
-                row[side], row[f"{side}_score"] = answers.judged.responses[i], float(given[i])
+                row[side], row[f"{side}_score"] = answers.texts.responses[i], float(given[i])
         return rows
 
 
@@ -114,7 +114,7 @@ def compare(
         raise UserError("one prompt has no spread to measure a rise on: give a file with more prompts")
     terms = make_rewards(seen.config)
     judged = [torch.as_tensor(scorer.score(_whole_texts(a))) for a in seen.answers]
-    rewards = [combine(terms, a.judged)[0] for a in seen.answers]
+    rewards = [combine(terms, a.texts)[0] for a in seen.answers]
     gain, spread = judged[1] - judged[0], float(judged[0].std())
     if not spread > 0:
         raise UserError(
@@ -139,8 +139,8 @@ def compare(
 
 def _whole_texts(answers: Answers) -> list[str]:
     """Whole texts as the judge was taught to read them."""
-    judged = answers.judged
-    return [p + r for p, r in zip(judged.prompts, judged.responses, strict=True)]
+    texts = answers.texts
+    return [p + r for p, r in zip(texts.prompts, texts.responses, strict=True)]
 
 
 def _judge_beside(run: Path) -> Path:

@@ -12,7 +12,7 @@ from proximo.core.divergences import kl_k1, kl_k3
 from proximo.language import rollout
 from proximo.language.models import explained, load_causal_model, read_json
 from proximo.language.policy import LanguagePolicy
-from proximo.language.rewards import Judged
+from proximo.language.rewards import Texts
 from proximo.language.rollout import Prompt
 from proximo.language.sampler import Samples, SamplingParameters, generate
 from proximo.language.stack import Stack
@@ -23,7 +23,7 @@ from proximo.runs.errors import UserError
 class Answers:
     """One model's responses to some prompts."""
 
-    judged: Judged
+    texts: Texts
     samples: Samples
     statistics: dict[str, float]
     """duplicates, distinct_1, distinct_2, response_length, finished."""
@@ -66,7 +66,7 @@ def answer(
         "response_length": float(samples.lengths.float().mean()),
         "finished": float(samples.finished.float().mean()),
     }
-    return Answers(rollout.judged(prompts, samples, tokenizer), samples, statistics)
+    return Answers(rollout.to_texts(prompts, samples, tokenizer), samples, statistics)
 
 
 def divergence(

@@ -1,4 +1,4 @@
-"""PPO on a language model in memory: sample -> judge -> estimate advantages -> update -> record."""
+"""PPO on a language model in memory: sample -> reward -> estimate advantages -> update -> record."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ from proximo.language.ppo_setup import (
     make_policy,
     stop_tokens,
 )
-from proximo.language.rewards import Judged, RewardTerm, combine
+from proximo.language.rewards import RewardTerm, Texts, combine
 from proximo.language.rollout import Prompt, PromptSource
 from proximo.language.sampler import Samples, SamplingParameters, generate
 from proximo.runs import random_state
@@ -48,26 +48,26 @@ class Rollout:
     """One iteration's responses and what was said of them."""
 
     samples: Samples
-    judged: Judged
+    texts: Texts
     scores: Tensor
-    """`[B]`, weighted sum of all judges."""
+    """`[B]`, weighted sum of all reward terms."""
     rewarded: Tensor
     """`[B]`, after clip and floor: what is optimised beside the KL."""
     each: Mapping[str, Tensor]
-    """Per judge, `[B]`."""
+    """Per reward term, `[B]`."""
     ref_log_prob: Tensor
     """`[B, R]`."""
 
 
 class PPOTraining:
-    """Policy, reference, critic, judges and optimiser of one run.
+    """Policy, reference, critic, reward terms and optimiser of one run.
 
     Args:
         config: what to do.
         model: `transformers` causal language model to train, on its device; it is changed.
         tokenizer: its tokenizer, with an EOS token.
         prompts: what is responded to.
-        rewards: what judges.
+        rewards: what scores the responses.
         reward_decoder: what a separate critic starts from (`critic_from = reward`).
 
     Raises:
@@ -117,7 +117,7 @@ class PPOTraining:
 
         Raises:
             InvariantError: something that can not be true of a correct run; `ring` holds the update.
-            UserError: a judge fails.
+            UserError: a reward term fails.
         """
         started, self.seconds = time.perf_counter(), {}
         self.last = None  # two rollouts need not live at a time
@@ -154,14 +154,14 @@ class PPOTraining:
         return values | {"tokens_per_second": read / seconds} | {f"seconds/{k}": v for k, v in self.seconds.items()}
 
     def collect(self) -> tuple[Batch, Rollout]:
-        """Sample responses, have them judged, and estimate advantages."""
+        """Sample responses, have them scored, and estimate advantages."""
         prompts = self.prompts.take(self.config.batch)
         with self._phase("sample"), self.policy.computing():
             samples = self.sample([p.tokens for p in prompts])
         batch = rollout.to_batch(prompts, samples)
-        with self._phase("judge"):
-            judged = rollout.judged(prompts, samples, self.tokenizer)
-            scores, each = combine(self.rewards, judged)
+        with self._phase("reward"):
+            texts = rollout.to_texts(prompts, samples, self.tokenizer)
+            scores, each = combine(self.rewards, texts)
             rewarded = self._rewarded(scores, samples.finished.cpu())
         with self._phase("score"):
             batch = self._with_old(batch, samples)
@@ -170,7 +170,7 @@ class PPOTraining:
             rewarded.to(self.device), batch.log_prob, reference, samples.lengths, self.kl.coefficient
         )
         batch = rollout.estimate(batch, rewards, self.config.gamma, self.config.lam)
-        return batch, Rollout(samples, judged, scores, rewarded, each, reference)
+        return batch, Rollout(samples, texts, scores, rewarded, each, reference)
 
     def sample(
         self, prompts: Sequence[Sequence[int]], noise: torch.Generator | None = None, longest: int | None = None
@@ -256,10 +256,10 @@ class PPOTraining:
         """The last rollout's first `count` responses with their scores."""
         if self.last is None:
             return []
-        judged, seen = self.last.judged, self.last
+        texts, seen = self.last.texts, self.last
         return [
-            {"prompt": judged.prompts[i], "response": judged.responses[i], "score": float(seen.scores[i])}
-            for i in range(min(count, len(judged.responses)))
+            {"prompt": texts.prompts[i], "response": texts.responses[i], "score": float(seen.scores[i])}
+            for i in range(min(count, len(texts.responses)))
         ]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -76,7 +76,7 @@ class PPOConfig:
     policy: str = ""
     """Folder (or hub name) of the model to train: it is also the reference."""
     rewards: dict[str, float] = field(default_factory=dict)
-    """What judges a response, with its weight: folders of reward models and functions as module:function."""
+    """What scores a response, with its weight: folders of reward models and functions as module:function."""
     prompts: str = ""
     """JSONL or Parquet file, or datasets folder, with a `prompt` per row."""
     held_out: str = ""

@@ -82,7 +82,7 @@ def check_fit(
     if not prompts:
         raise UserError("there is no prompt to respond to: check the prompts file and prompt_limit")
     if not rewards:
-        raise UserError("nothing judges the responses: give --rewards a reward model's folder or module:function")
+        raise UserError("nothing scores the responses: give --rewards a reward model's folder or module:function")
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no EOS token, so no response could end: set tokenizer.eos_token")
     names = [term.name for term in rewards]

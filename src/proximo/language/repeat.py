@@ -1,4 +1,4 @@
-"""What an update of a language run learns from, as tensors; and the same update from these, without a judge."""
+"""What an update of a language run learns from, as tensors; and the same update from these, without the rewards."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,10 +9,10 @@ from torch import Tensor
 from proximo.core.batch import Batch
 from proximo.core.optimizer import FlatAdam
 from proximo.core.update import autograd_gradient, check_minibatch_size
-from proximo.language.judges import make_rewards, reward_decoder
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.ppo_setup import RATIO_TOLERANCE, learning_rate, make_policy
+from proximo.language.reward_terms import make_rewards, reward_decoder
 from proximo.language.rollout import estimate, token_rewards
 from proximo.runs.errors import UserError
 from proximo.runs.replay.change import settable
@@ -60,8 +60,8 @@ def make_learner(entry: Entry, config: PPOConfig) -> Learner:
     tokenizer = load_tokenizer(config.policy, trust_remote_code=trust)
     model = load_causal_model(config.policy, device=device, trust_remote_code=trust)
     # Only a critic that began as one has a reward model's shape; its weights are those that were trained.
-    judges = make_rewards(config) if config.sharing.critic_from == "reward" else []
-    policy = make_policy(config, model, reward_decoder(config, tokenizer, judges))
+    terms = make_rewards(config) if config.sharing.critic_from == "reward" else []
+    policy = make_policy(config, model, reward_decoder(config, tokenizer, terms))
     optimizer = FlatAdam(policy.roles.trainable(), 0.0)
     shuffle = torch.Generator()
     entry.before.put_back(optimizer, {"shuffle": shuffle})

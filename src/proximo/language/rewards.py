@@ -1,4 +1,4 @@
-"""What judges responses: reward models and Python functions, weighted and logged one by one."""
+"""What scores responses: reward models and Python functions, weighted and logged one by one."""
 
 import importlib
 import math
@@ -16,8 +16,8 @@ RewardFunction = Callable[..., Sequence[float]]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Responses as text, with what their prompts' rows hold beside the prompt."""
+class Texts:
+    """Prompts and responses as text, with what the prompts' rows hold beside the prompt: what a reward term reads."""
 
     prompts: list[str]
     responses: list[str]
@@ -28,30 +28,30 @@ class Judged:
 
 
 class RewardTerm(Protocol):
-    """One judge."""
+    """One part of the reward."""
 
     name: str
     weight: float
 
-    def __call__(self, judged: Judged) -> Tensor:
+    def __call__(self, texts: Texts) -> Tensor:
         """Scores `[B]`, float32."""
 
 
 class FunctionReward:
-    """A Python function as a judge."""
+    """A Python function as a reward term."""
 
     def __init__(self, function: RewardFunction, weight: float = 1.0, name: str = "") -> None:
         self.function, self.weight = function, weight
         self.name = name or getattr(function, "__name__", type(function).__name__)
 
-    def __call__(self, judged: Judged) -> Tensor:
+    def __call__(self, texts: Texts) -> Tensor:
         """Scores `[B]`.
 
         Raises:
             UserError: the function gives the wrong count, or what is not a finite number.
         """
         try:
-            scores = self.function(judged.prompts, judged.responses, **judged.columns)
+            scores = self.function(texts.prompts, texts.responses, **texts.columns)
         except Exception as error:  # it is the user's own code: whatever it raises, say whose it is
             raise UserError(
                 f"reward {self.name} failed ({type(error).__name__}: {error}): correct the function"
@@ -60,28 +60,28 @@ class FunctionReward:
             numbers = [float(x) for x in scores]
         except (TypeError, ValueError) as error:
             raise UserError(f"reward {self.name} must give one number per response ({error})") from error
-        return _checked(self.name, numbers, judged)
+        return _checked(self.name, numbers, texts)
 
 
 class ModelReward:
-    """A reward model as a judge; it reads text through its own tokenizer and template."""
+    """A reward model as a reward term; it reads text through its own tokenizer and template."""
 
     def __init__(self, model: Any, weight: float = 1.0, name: str = "reward_model") -> None:
         self.model, self.weight, self.name = model, weight, name
 
-    def __call__(self, judged: Judged) -> Tensor:
+    def __call__(self, texts: Texts) -> Tensor:
         """Scores `[B]`, standardised as the model was saved.
 
         Raises:
             UserError: a score is not a finite number.
         """
-        scores = self.model.score_texts(judged.sources or judged.prompts, judged.responses, finished=judged.finished)
-        return _checked(self.name, scores.tolist(), judged)
+        scores = self.model.score_texts(texts.sources or texts.prompts, texts.responses, finished=texts.finished)
+        return _checked(self.name, scores.tolist(), texts)
 
 
-def combine(terms: Sequence[RewardTerm], judged: Judged) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of all judges `[B]`, and each judge's own scores by name."""
-    each = {term.name: term(judged) for term in terms}
+def combine(terms: Sequence[RewardTerm], texts: Texts) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of all reward terms `[B]`, and each term's own scores by name."""
+    each = {term.name: term(texts) for term in terms}
     total = torch.stack([term.weight * each[term.name] for term in terms]).sum(0)
     return total, each
 
@@ -102,15 +102,15 @@ def function_from(path: str) -> RewardFunction:
     return function
 
 
-def _checked(name: str, numbers: list[float], judged: Judged) -> Tensor:
-    if len(numbers) != len(judged.responses):
+def _checked(name: str, numbers: list[float], texts: Texts) -> Tensor:
+    if len(numbers) != len(texts.responses):
         raise UserError(
-            f"reward {name} gave {len(numbers)} scores for {len(judged.responses)} responses: it must give one for each"
+            f"reward {name} gave {len(numbers)} scores for {len(texts.responses)} responses: it must give one for each"
         )
     for i, number in enumerate(numbers):
         if not math.isfinite(number):
             raise UserError(
-                f"reward {name} gave {number} for response {i} ({judged.responses[i][:60]!r} to "
-                f"{judged.prompts[i][:40]!r}): it must give finite numbers"
+                f"reward {name} gave {number} for response {i} ({texts.responses[i][:60]!r} to "
+                f"{texts.prompts[i][:40]!r}): it must give finite numbers"
             )
     return torch.tensor(numbers, dtype=torch.float32)

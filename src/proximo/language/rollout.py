@@ -12,7 +12,7 @@ from torch import Tensor
 from proximo.core.advantages import gae
 from proximo.core.batch import Batch
 from proximo.core.divergences import kl_k1, kl_k3
-from proximo.language.rewards import Judged
+from proximo.language.rewards import Texts
 from proximo.language.sampler import Samples
 
 
@@ -52,12 +52,12 @@ class PromptSource:
         return self._known[1]
 
 
-def judged(prompts: Sequence[Prompt], samples: Samples, tokenizer: Any) -> Judged:
-    """The responses as text, without the token that ends them."""
+def to_texts(prompts: Sequence[Prompt], samples: Samples, tokenizer: Any) -> Texts:
+    """Prompts and responses as text, without the token that ends a response."""
     lengths = (samples.lengths - samples.finished.long()).tolist()
     tokens = samples.tokens.tolist()
     names = sorted({name for p in prompts for name in p.columns})
-    return Judged(
+    return Texts(
         prompts=[p.text for p in prompts],
         responses=[tokenizer.decode(row[:n], skip_special_tokens=True) for row, n in zip(tokens, lengths, strict=True)],
         columns={name: [p.columns.get(name) for p in prompts] for name in names},

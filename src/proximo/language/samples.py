@@ -33,8 +33,8 @@ def sample_rows(
     response_limit = min(response_limit, context // 2)
     asked = load_prompts(prompts, tokenizer, context - response_limit, rows_limit=count).items
     parameters = SamplingParameters(response_limit, (tokenizer.eos_token_id,))
-    judged = answer(model, tokenizer, asked, parameters, seed=seed).judged
+    texts = answer(model, tokenizer, asked, parameters, seed=seed).texts
     return [
         {"prompt": prompt, "response": response, "finished": ended}
-        for prompt, response, ended in zip(judged.prompts, judged.responses, judged.finished, strict=True)
+        for prompt, response, ended in zip(texts.prompts, texts.responses, texts.finished, strict=True)
     ]

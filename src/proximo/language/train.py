@@ -10,10 +10,10 @@ from typing import Any, Literal
 from proximo.language import preflight as flight
 from proximo.language.critic import save_critic
 from proximo.language.data import load_prompts
-from proximo.language.judges import make_rewards, reward_decoder
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer, save_folder
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import PPOConfig
+from proximo.language.reward_terms import make_rewards, reward_decoder
 from proximo.language.rewards import RewardTerm
 from proximo.runs.console import HEALTH, Column, Mode, Progress
 from proximo.runs.errors import UserError
@@ -68,7 +68,7 @@ def run_ppo(
     Args:
         config: complete.
         mode: how progress is shown.
-        rewards: judges made in Python; those of `config.rewards` if None.
+        rewards: terms made in Python; those of `config.rewards` if None.
         call: how this call begins and ends.
         preflight: what a failed check before a run's first step does: stop it, or no more than say so; off checks
             nothing.
@@ -136,7 +136,7 @@ def _checked(training: PPOTraining, *, stop: bool) -> list[str]:
 
 
 def make_training(config: PPOConfig, rewards: Sequence[RewardTerm] | None = None) -> tuple[PPOTraining, str]:
-    """Models, judges and prompts as `config` names them, and a sentence about what was left out.
+    """Models, reward terms and prompts as `config` names them, and a sentence about what was left out.
 
     Raises:
         UserError: something can not be read or does not fit.

@@ -1,4 +1,4 @@
-"""Whether a language run goes on bit for bit, and if not, whether its judges are to blame."""
+"""Whether a language run goes on bit for bit, and if not, whether its rewards are to blame."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,12 +15,12 @@ from proximo.runs.verification import Verification, in_new_processes, verify
 def verify_language(config: PPOConfig, iterations: int, rewards: Sequence[RewardTerm] | None = None) -> Verification:
     """Train with `config` for twice as many iterations: through, stopped half-way, and killed.
 
-    Each part is trained in a new process, but with judges that are made in Python.
+    Each part is trained in a new process, but with reward terms that are made in Python.
 
     Args:
         config: of the run.
         iterations: before the stop, and as many after it.
-        rewards: judges made in Python; those of `config.rewards` if None.
+        rewards: terms made in Python; those of `config.rewards` if None.
 
     Raises:
         UserError: the run can not be trained at all.
@@ -53,7 +53,7 @@ def train_part(file: str, folder: str, stop_at: str) -> None:
 
 
 def _causes(config: PPOConfig, rewards: Sequence[RewardTerm] | None) -> list[str]:
-    """What differs between two samplings with the same seed, and between two opinions on the same responses."""
+    """What differs between two samplings with the same seed, and between two scorings of the same responses."""
     training, _ = make_training(config, rewards)
     rollouts = []
     for _ in range(2):
@@ -62,8 +62,8 @@ def _causes(config: PPOConfig, rewards: Sequence[RewardTerm] | None) -> list[str
         rollouts.append(seen)
         training.rewind()
     one, two = rollouts
-    pairs = zip(one.judged.responses, two.judged.responses, strict=True)
+    pairs = zip(one.texts.responses, two.texts.responses, strict=True)
     if other := [i for i, (a, b) in enumerate(pairs) if a != b]:
         return [f"sampling on {training.device.type} does not follow from the seed: response {other[0]} differs"]
     differing = [name for name in one.each if not bool((one.each[name] == two.each[name]).all())]
-    return [f"judge {name} does not give the same responses the same score twice" for name in differing]
+    return [f"reward {name} does not give the same responses the same score twice" for name in differing]

@@ -11,7 +11,7 @@ from proximo.language import rollout
 from proximo.language.ppo import PPOTraining
 from proximo.language.preflight import memory, policy_checks, reward_checks
 from proximo.language.preflight.check import Check
-from proximo.language.rewards import Judged
+from proximo.language.rewards import Texts
 from proximo.language.rollout import Prompt
 from proximo.language.sampler import Samples
 
@@ -28,7 +28,7 @@ class Flight:
     prompts: list[Prompt]
     samples: Samples
     batch: Batch
-    judged: Judged
+    texts: Texts
     log_prob: Tensor
     """`[B, R]`, of the samples under the policy as it is trained."""
 
@@ -47,7 +47,7 @@ def preflight(training: PPOTraining) -> list[Check]:
     """Check a training; its weights, generators and prompts stay where they are.
 
     Raises:
-        UserError: a judge or a file fails in a way that says itself what to mend.
+        UserError: a reward term or a file fails in a way that says itself what to mend.
     """
     flight = _fly(training)
     return [
@@ -69,4 +69,4 @@ def _fly(training: PPOTraining) -> Flight:
         samples = training.sample([p.tokens for p in prompts], noise, LONGEST)
     batch = rollout.to_batch(prompts, samples)
     log_prob, _ = training.policy.scored(batch)
-    return Flight(training, prompts, samples, batch, rollout.judged(prompts, samples, training.tokenizer), log_prob)
+    return Flight(training, prompts, samples, batch, rollout.to_texts(prompts, samples, training.tokenizer), log_prob)

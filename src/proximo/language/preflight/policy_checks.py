@@ -100,5 +100,5 @@ def lengths_fit(flight: Flight) -> Check:
     if cut > FEW_END:
         if flight.shortened:
             return Check("lengths fit", "skip", seen)
-        return Check("lengths fit", "warn", seen, "raise response_limit, or most answers are judged unfinished")
+        return Check("lengths fit", "warn", seen, "raise response_limit, or most answers are scored unfinished")
     return Check("lengths fit", "pass", seen)

@@ -34,7 +34,7 @@ def reward_checks(flight: Flight) -> list[Check]:
 
 
 def _spread(term: RewardTerm, flight: Flight) -> Check:
-    scores = term(flight.judged)
+    scores = term(flight.texts)
     mean, std = float(scores.mean()), float(scores.std(unbiased=False))
     limit = flight.training.config.score_clip
     clipped = 0.0 if limit is None else float((term.weight * scores).abs().ge(limit).float().mean())
@@ -52,17 +52,17 @@ def _spread(term: RewardTerm, flight: Flight) -> Check:
 
 
 def _same_template(term: ModelReward, flight: Flight) -> Check:
-    """Chat messages are written out alike for policy and judge, where their tokenizers are the same."""
-    name, judge, mine = f"{term.name} reads the same template", term.model.tokenizer, flight.training.tokenizer
+    """Chat messages are written out alike for policy and reward model, where their tokenizers are the same."""
+    name, theirs, mine = f"{term.name} reads the same template", term.model.tokenizer, flight.training.tokenizer
     chats = [p.source for p in flight.prompts if isinstance(p.source, list)]
     if not chats:
         return Check(name, "pass", "prompts are text: no template is used")
-    if not judge.chat_template:
+    if not theirs.chat_template:
         return Check(name, "fail", "prompts are chat messages and it has no template", "set tokenizer.chat_template")
-    texts = [t.apply_chat_template(chats[0], tokenize=False, add_generation_prompt=True) for t in (mine, judge)]
+    texts = [t.apply_chat_template(chats[0], tokenize=False, add_generation_prompt=True) for t in (mine, theirs)]
     if texts[0] == texts[1]:
         return Check(name, "pass", "chat messages are written out alike")
-    related = mine.get_vocab().items() <= judge.get_vocab().items()
+    related = mine.get_vocab().items() <= theirs.get_vocab().items()
     remedy = "give both the template that it was trained with" if related else ""
     seen = "written out in its own way" + ("" if related else ", as its tokenizer is another")
     return Check(name, "warn" if related else "pass", seen, remedy)

@@ -49,7 +49,7 @@ def length_drift(run: Record) -> Iterator[Diagnosis]:
         "P053",
         "red" if abs(pull) > 0.8 and (pull > 0) == (after > before) else "amber",
         f"{before:.0f} tokens at first, {after:.0f} at the end; correlation of score and length {pull:.2f}",
-        Change("make the judge blind to length"),
+        Change("make the reward blind to length"),
         change("kl.coefficient", now, max(0.05, 4 * now)),
     )
 

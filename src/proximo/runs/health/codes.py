@@ -74,8 +74,8 @@ _RUN = (
     ),
     Code(
         "P055",
-        "judge-indifferent",
-        "the judge says the same of everything, so there is nothing to learn",
+        "judge-indifferent",  # the reward is meant: a slug stays as it is
+        "the reward is the same for every response, so there is nothing to learn",
         "look at its scores of good and bad responses; look at score_clip and missing_eos_floor",
     ),
     Code("P041", "no-reward", "rewards do not tell good from bad", "reward steps towards the goal; explore more"),
@@ -128,14 +128,14 @@ _RUN = (
     Code(
         "P050",
         "reward-hacking",
-        "the score rises and the responses become poorer: the judge's mistakes are learnt",
-        "raise kl.coefficient; train a better judge; stop earlier",
+        "the score rises and the responses become poorer: the reward's mistakes are learnt",
+        "raise kl.coefficient; train a better reward model; stop earlier",
     ),
     Code(
         "P053",
         "length-drift",
         "responses become much longer or shorter than they were",
-        "make the judge blind to length, or subtract a price per word",
+        "make the reward blind to length, or subtract a price per word",
     ),
     Code(
         "P026",
@@ -174,7 +174,10 @@ _RUN = (
         "scale rewards and observations",
     ),
     Code(
-        "P045", "memory-grows", "the process takes more and more memory", "look for what the environment or judge keeps"
+        "P045",
+        "memory-grows",
+        "the process takes more and more memory",
+        "look for what the environment or reward function keeps",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""The judges that a PPO run's configuration names, loaded; and what of them its critic may start from."""
+"""The reward terms that a PPO run's configuration names, loaded; and what of them its critic may start from."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from proximo.language.rewards import FunctionReward, ModelReward, RewardTerm, fu
 
 
 def make_rewards(config: PPOConfig) -> list[RewardTerm]:
-    """The judges that `config` names.
+    """The reward terms that `config` names.
 
     Raises:
         UserError: one can not be loaded.
@@ -38,7 +38,7 @@ def reward_decoder(config: PPOConfig, tokenizer: Any, terms: Sequence[RewardTerm
     Args:
         config: what to do.
         tokenizer: the policy's.
-        terms: all that judges.
+        terms: all of the run.
     """
     if config.sharing.critic_from != "reward":
         return None
