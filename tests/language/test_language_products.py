@@ -113,3 +113,25 @@ print(min(faults() for _ in range(10)))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 3_000  # mapped anew in small pages, 128 MB are 31,252
+
+
+def test_freed_memory_that_lies_in_pieces_is_given_back():
+    """300 MB in pieces of 1.2, of which every fortieth stays: the system has most of the rest back."""
+    script = """
+from proximo.language.memory import FreedMemory, keep_freed_memory
+from proximo.runs.system import resident_memory
+assert keep_freed_memory(), "the C library is not glibc"
+import torch
+freed, before = FreedMemory(), resident_memory()
+freed.tidy()
+pieces = [torch.ones(300_000) for _ in range(250)]
+pieces = pieces[::40]
+held = resident_memory() - before
+freed.tidy()
+print(held, resident_memory() - before, sum(float(piece.sum()) for piece in pieces) == 300_000 * len(pieces))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    held, left, whole = done.stdout.split()
+    assert float(held) > 200
+    assert float(left) < 60
+    assert whole == "True"

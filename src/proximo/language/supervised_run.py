@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from proximo.language.memory import FreedMemory
 from proximo.language.supervised import Clock, Optimizer, steps_of
 from proximo.runs import random_state
 from proximo.runs.console import Column, Mode, Progress
@@ -173,6 +174,7 @@ def _step_to_the_end(training: SupervisedTraining, session: Session, look: Look,
             seen = first_look()
         _record(session, 0, seen)
         training.clock.start()  # it was not training time
+    freed = FreedMemory()
     while True:
         if training.unrecorded is not None:
             values = dict(training.unrecorded)
@@ -186,6 +188,7 @@ def _step_to_the_end(training: SupervisedTraining, session: Session, look: Look,
         if training.clock.ended or session.stopped:
             return
         training.unrecorded = session.iterate()
+        freed.tidy()
 
 
 def _record(session: Session, step: int, values: Mapping[str, Any]) -> None:

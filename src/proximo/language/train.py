@@ -10,6 +10,7 @@ from typing import Any, Literal
 from proximo.language import preflight as flight
 from proximo.language.critic import save_critic
 from proximo.language.data import load_prompts
+from proximo.language.memory import FreedMemory
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer, save_folder
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import PPOConfig
@@ -155,11 +156,13 @@ def make_training(config: PPOConfig, rewards: Sequence[RewardTerm] | None = None
 
 def _iterate(training: PPOTraining, session: Session) -> str | None:
     """Iterate to the end; what asked to stop before, or None."""
+    freed = FreedMemory()
     while training.ended is None:
         before = training.done
         if session.stopped or (values := session.iterate()) is None:
             session.save()
             return session.stopped
+        freed.tidy()
         values["memory_mb"] = resident_memory()
         session.recorder.iteration(training.done, values)
         _keep_texts(training, session.folder, training.done)
