@@ -103,9 +103,14 @@ class ActionSpec:
         return sum(part.width for part in self.parts if part.kind == "box")
 
     @property
+    def choices(self) -> tuple[int, ...]:
+        """How many there are in each choice column of all parts."""
+        return tuple(n for part in self.parts for n in part.choices)
+
+    @property
     def mask_size(self) -> int:
         """Entries of an action mask: one for each choice of all choice columns."""
-        return sum(sum(part.choices) for part in self.parts)
+        return sum(self.choices)
 
     def distribution(self, outputs: Tensor, log_std: Tensor, mask: Tensor | None = None) -> Distribution:
         """The policy's distribution.
@@ -117,7 +122,7 @@ class ActionSpec:
         """
         parts: list[Distribution] = []
         stds = iter(log_std.split([p.width for p in self.parts if p.kind == "box"])) if self.continuous else iter(())
-        masks = _split_mask(mask, [n for part in self.parts for n in part.choices])
+        masks = _split_mask(mask, self.choices)
         gaussian = SquashedGaussian if self.squashed else Gaussian
         for part, output in zip(self.parts, outputs.split([p.outputs for p in self.parts], -1), strict=True):
             if part.kind == "box":

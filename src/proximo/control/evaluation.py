@@ -74,6 +74,7 @@ def evaluation_environments(config: TrainConfig, source: str | Callable[..., Any
         timeout=config.environment_timeout,
         frame_stack=config.frame_stack,
         any_count=True,
+        mask_key=config.mask_key,
     )
 
 

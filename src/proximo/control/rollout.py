@@ -11,6 +11,7 @@ from torch import Tensor
 
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
 from proximo.control.environments.episodes import EpisodeCounter
+from proximo.control.masks import opened
 from proximo.control.policy import ControlPolicy
 from proximo.core.batch import Action
 from proximo.runs.errors import UserError
@@ -240,8 +241,9 @@ class Collector:
                 f"{self.environments.name} gives an action mask of shape {mask.shape[1:]}, and its actions have {size} "
                 "choices; a mask needs one entry for each choice"
             )
-        # Nothing is chosen in a state where the episode is over, so a mask that allows nothing there is no mistake.
-        return mask | ~mask.any(1, keepdims=True)
+        # Nothing is chosen in a state where the episode is over, so a mask that allows nothing there is no mistake; the
+        # environments' guard has refused it anywhere else.
+        return opened(mask, self.policy.actions.choices)
 
     def _rollout(
         self, before: Tensor | None, finals: list[FinalObservation], episodes: list[tuple[float, int]]

@@ -111,6 +111,7 @@ def run_training(
             options=config.options,
             timeout=config.environment_timeout,
             frame_stack=config.frame_stack,
+            mask_key=config.mask_key,
         )
         stack.callback(environments.close)
         images = bool(ObservationSpec.of(environments.observation_space).images)

@@ -81,6 +81,7 @@ def _not_deterministic(config: TrainConfig, source: Source) -> str | None:
             options=config.options,
             timeout=config.environment_timeout,
             frame_stack=config.frame_stack,
+            mask_key=config.mask_key,
         )
 
     with closing(make()) as one, closing(make()) as other:

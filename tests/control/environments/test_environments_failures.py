@@ -169,6 +169,60 @@ def test_a_mask_that_allows_nothing_is_refused():
         made.step(np.array([0, 1]))
 
 
+class Moves(gymnasium.Env):
+    """Two columns of choices with the mask in the observation or the infos; `masks` are those after each step."""
+
+    action_space = spaces.MultiDiscrete([2, 3])
+
+    def __init__(self, masks, held, lasts=99):
+        self.masks, self.held, self.lasts, self.now = masks, held, lasts, 0
+        x = spaces.Box(-1, 1, (1,), np.float32)
+        self.observation_space = spaces.Dict({"x": x, "action_mask": spaces.MultiBinary(5)}) if held else x
+
+    def reset(self, *, seed=None, options=None):
+        self.now = 0
+        return self.observe(), self.info()
+
+    def step(self, action):
+        self.now += 1
+        return self.observe(), 0.0, self.now == self.lasts, False, self.info()
+
+    def mask(self):
+        return np.array(self.masks[self.now] if self.now < len(self.masks) else [1] * 5, np.int8)
+
+    def observe(self):
+        x = np.zeros(1, np.float32)
+        return {"x": x, "action_mask": self.mask()} if self.held else x
+
+    def info(self):
+        return {} if self.held else {"action_mask": self.mask()}
+
+
+@pytest.mark.parametrize(
+    ("held", "where"), [(True, r"observation\['action_mask'\]"), (False, r"info\['action_mask'\]")]
+)
+@pytest.mark.parametrize(
+    ("mask", "column"), [([0, 0, 1, 1, 1], 0), ([1, 0, 0, 0, 0], 1), ([0, 0, 0, 0, 0], 0)], ids=str
+)
+def test_a_mask_that_closes_one_column_is_refused_wherever_it_stands(held, where, mask, column):
+    made = make_environments(lambda: Moves([[1] * 5, [1, 0, 0, 0, 1], mask], held), 2)
+    made.reset([0, 1])
+    made.step(np.zeros((2, 2), np.int64))
+    with pytest.raises(
+        UserError, match=rf"environment 0 of .* no choice in column {column} .* at its step 2: its {where}"
+    ):
+        made.step(np.zeros((2, 2), np.int64))
+
+
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("mode", gymnasium.vector.AutoresetMode)
+def test_where_an_episode_is_over_a_mask_may_close_everything(held, mode):
+    one = lambda: Moves([[1] * 5, [1, 0, 0, 0, 1], [0] * 5], held, lasts=2)  # noqa: E731
+    made = make_environments(lambda: gymnasium.vector.SyncVectorEnv([one] * 2, autoreset_mode=mode), 2)
+    made.reset([0, 1])
+    step_often(made, np.zeros((2, 2), np.int64), 7)
+
+
 def test_large_finite_values_are_no_error():
     class Large(Misbehaving):
         def reset(self, *, seed=None, options=None):

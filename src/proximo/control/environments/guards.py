@@ -9,22 +9,29 @@ import numpy as np
 
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
 from proximo.control.environments.trees import named_leaves
+from proximo.control.masks import choices_of, closed_columns
 from proximo.runs.errors import UserError
 
 
 class GuardedEnvironments(VectorEnvironment):
     """Refuses NaN, infinities, wrong shapes and masks that allow nothing, before they reach a statistic or a gradient.
 
+    Args:
+        environments: What is guarded.
+        mask_key: Key of a Dict observation that holds the action mask.
+
     Raises:
         UserError: From `reset` and `receive`, naming the environment, its step and the offending entry.
     """
 
-    def __init__(self, environments: VectorEnvironment) -> None:
+    def __init__(self, environments: VectorEnvironment, mask_key: str = "action_mask") -> None:
         self._environments = environments
         self.name, self.backend, self.count = environments.name, environments.backend, environments.count
         self.observation_space, self.action_space = environments.observation_space, environments.action_space
         self._steps = np.zeros(self.count, dtype=np.int64)
         self._shapes: list[tuple[int, ...]] | None = None
+        self._choices = choices_of(self.action_space)
+        self._mask_key = mask_key if mask_key in (getattr(self.observation_space, "spaces", None) or ()) else None
 
     def reset(self, seeds: Sequence[int]) -> tuple[Observation, np.ndarray | None]:
         """See `VectorEnvironment.reset`."""
@@ -32,7 +39,7 @@ class GuardedEnvironments(VectorEnvironment):
         self._steps[:] = 0
         self._check_shapes(observation)
         self._check_values(observation)
-        self._check_mask(mask)
+        self._check_masks(observation, mask, np.zeros(self.count, bool))
         return observation, mask
 
     def step(self, actions: Any) -> Step:
@@ -56,7 +63,7 @@ class GuardedEnvironments(VectorEnvironment):
         if not np.isfinite(step.reward).all():
             self._refuse("reward", step.reward)
         # Where the next step only reports a reset, nothing is chosen in the state that ended the episode.
-        self._check_mask(step.mask, (step.terminated | step.truncated) & ~step.started)
+        self._check_masks(step.observation, step.mask, (step.terminated | step.truncated) & ~step.started)
         return step
 
     def close(self) -> None:
@@ -77,12 +84,23 @@ class GuardedEnvironments(VectorEnvironment):
             if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
                 self._refuse(f"observation {key!r}" if key else "observation", leaf)
 
-    def _check_mask(self, mask: np.ndarray | None, unused: np.ndarray | bool = False) -> None:
-        if mask is not None and not (mask.any(axis=-1) | unused).all():
-            index = int(np.flatnonzero(~(mask.any(axis=-1) | unused))[0])
+    def _check_masks(self, observation: Any, mask: np.ndarray | None, unused: np.ndarray) -> None:
+        if mask is not None:
+            self._check_mask(mask, "info['action_mask']", unused)
+        if self._mask_key is not None:
+            held = np.asarray(observation[self._mask_key]).reshape(self.count, -1).astype(bool)
+            self._check_mask(held, f"observation[{self._mask_key!r}]", unused)
+
+    def _check_mask(self, mask: np.ndarray, where: str, unused: np.ndarray) -> None:
+        if not self._choices or mask.shape[-1] != sum(self._choices):
+            return  # what it should be is said where a policy meets it
+        closed = closed_columns(mask, self._choices) & ~unused[:, None]
+        if closed.any():
+            index, column = (int(i) for i in np.argwhere(closed)[0])
+            what = "no action" if len(self._choices) == 1 else f"no choice in column {column} of its action"
             raise UserError(
-                f"environment {index} of {self.name} allowed no action {self._when(index)}: its info['action_mask'] "
-                "must leave at least one action"
+                f"environment {index} of {self.name} allowed {what} {self._when(index)}: its {where} must leave at "
+                "least one"
             )
 
     def _refuse(self, what: str, values: np.ndarray) -> None:

@@ -31,6 +31,7 @@ def make_environments(
     timeout: float = 60.0,
     frame_stack: int = 1,
     any_count: bool = False,
+    mask_key: str | None = None,
 ) -> VectorEnvironment:
     """Makes `count` environments, guarded against non-finite and misshapen observations.
 
@@ -45,6 +46,7 @@ def make_environments(
         timeout: Seconds that a subprocess may take for one step or reset.
         frame_stack: How many observations the policy sees at once.
         any_count: Whether a function that makes all of them at once may make another number.
+        mask_key: Key of a Dict observation that holds the action mask; None finds `action_mask`.
 
     Raises:
         UserError: When the environment is unknown or cannot be made so.
@@ -58,7 +60,7 @@ def make_environments(
     environments = _resolve(source, count, backend, dict(options or {}), threads, timeout)
     if not any_count:
         _require_count(environments.name, environments.count, count)
-    guarded = GuardedEnvironments(environments)
+    guarded = GuardedEnvironments(environments, mask_key or "action_mask")
     return FrameStack(guarded, frame_stack) if frame_stack > 1 else guarded
 
 
