@@ -4,14 +4,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from proximo.cli_doctor import DoctorArguments, examine
-from proximo.command_line import CALL_HELP, consent, exit_code, flag, json_flag, option, parse, take_call
+from proximo.command_line import CALL_HELP, consent, exit_code, flag, json_flag, option, parse, take_call, take_table
 from proximo.runs.errors import UserError
 
 _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and see why.
@@ -111,7 +111,10 @@ def train(arguments: list[str]) -> int:
     else:
         name = arguments.pop(0)
         base, _ = configure(name, option(arguments, "--preset", "tuned"))
-    config = parse(TrainConfig, arguments, "train ENVIRONMENT", base, CALL_HELP)
+    # Free keys, which the parser would narrow down to those that the preset sets.
+    options = take_table(arguments, "--options")
+    config = parse(TrainConfig, arguments, "train ENVIRONMENT", replace(base, options={}), CALL_HELP)
+    config = replace(config, options={**base.options, **options})
     from proximo.control.train import default_run, run_training
 
     if call.fresh:

@@ -5,7 +5,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,54 @@ def take_option(arguments: list[str], name: str) -> str | None:
         found = value if equals else arguments[i + 1]
         del arguments[i : i + (1 if equals else 2)]
     return found
+
+
+def take_table(arguments: list[str], name: str) -> dict[str, bool | int | float | str]:
+    """Take a table of free keys out of the arguments: `NAME KEY VALUE [KEY VALUE ...]` or `NAME.KEY VALUE`, repeated.
+
+    A value is true or false, a number if it can be read as one, else text; dashes in `NAME.KEY` are underscores.
+
+    Raises:
+        UserError: a key has no value.
+    """
+    table: dict[str, bool | int | float | str] = {}
+    left, waiting = [], list(arguments)
+    while waiting:
+        given, equals, value = waiting.pop(0).partition("=")
+        if given.startswith(f"{name}."):
+            key = given.removeprefix(f"{name}.").replace("-", "_")
+            table[key] = _scalar(value if equals else _value_of(given, waiting))
+        elif given == name:
+            waiting[:0] = [value] if equals else []
+            if not _is_value(waiting):
+                raise UserError(f"{name} names nothing: give it as {name} KEY VALUE")
+            while _is_value(waiting):
+                key = waiting.pop(0)
+                table[key] = _scalar(_value_of(f"{name} {key}", waiting))
+        else:
+            left.append(given + equals + value)
+    arguments[:] = left
+    return table
+
+
+def _is_value(waiting: Sequence[str]) -> bool:
+    """Whether a word comes next, and no option; -1 is a number."""
+    return bool(waiting) and not re.match(r"--?[A-Za-z]", waiting[0])
+
+
+def _value_of(key: str, waiting: list[str]) -> str:
+    if not _is_value(waiting):
+        raise UserError(f"{key} has no value: give one after it")
+    return waiting.pop(0)
+
+
+def _scalar(text: str) -> bool | int | float | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def take_call(arguments: list[str]) -> Call:

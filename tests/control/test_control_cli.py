@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from command_lines import SMALL, refused
 
+import proximo
 from proximo.cli import _VERBS
 from proximo.cli_rlhf import _STAGES
 from proximo.control.configuration import TrainConfig
@@ -82,6 +83,25 @@ def test_an_option_that_can_not_be_is_refused(prompt, arguments):
     assert "Traceback" not in err
     assert arguments[0].strip("-").split(".")[-1] in err
     assert nothing_left()
+
+
+def test_options_add_to_those_of_the_preset_or_override_them(prompt):
+    preset = configure("Pong-v5", "tuned")[0].options
+    assert preset == {"episodic_life": True, "reward_clip": True}
+    asked = ["--options", "frame_skip", "2", "--options.max-episode-steps=30", "--options", "reward_clip", "false"]
+    code, _, err = prompt("train", "Pong-v5", "--run", "r", "--quiet", *SMALL, "--stop-at", "1", *asked)
+    assert code == 0, err
+    wanted = preset | {"frame_skip": 2, "max_episode_steps": 30, "reward_clip": False}
+    assert read_toml(Path("r/config.toml"))["options"] == wanted
+    small = {"environments": 4, "rollout_length": 16, "update": {"minibatch_size": 32}}
+    mine = proximo.train(
+        "Pong-v5", run="s", progress="quiet", stop_at=1, options={"frame_skip": 2, "reward_clip": False}, **small
+    )
+    assert mine.config.options == preset | {"frame_skip": 2, "reward_clip": False}
+    refused(prompt("train", "Pong-v5", "--run", "t", "--options", "frame_skip"), "--options frame_skip has no value")
+    refused(prompt("train", "Pong-v5", "--run", "t", "--options", "--steps", "9"), "--options names nothing")
+    refused(prompt("train", "Pong-v5", "--run", "t", "--options.frame-skip"), "--options.frame-skip has no value")
+    assert not Path("t").exists()
 
 
 @pytest.mark.parametrize("none", ["none", "None"])

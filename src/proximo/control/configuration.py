@@ -96,7 +96,7 @@ class TrainConfig:
     rollout_length: int = 256
     """Steps of each environment per iteration."""
     options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
-    """Arguments for the environment's maker."""
+    """Arguments for the environment's maker; what is given adds to those of the preset or overrides them."""
     environment_timeout: float = 60.0
     """Seconds that an environment in a process of its own may take for one step or reset before the run gives it up."""
     frame_stack: int = 1

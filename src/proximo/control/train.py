@@ -65,7 +65,8 @@ def train(
         stop_at: end early, with a checkpoint, once this many environment steps are done.
         fresh: delete the run that is in the folder and start over.
         allow_change: go on with settings that differ from the folder's.
-        settings: fields of `TrainConfig` (`steps=100_000`, `seed=0`, `run="runs/mine"`, `update={"clip": 0.1}`).
+        settings: fields of `TrainConfig` (`steps=100_000`, `seed=0`, `run="runs/mine"`, `update={"clip": 0.1}`);
+            `options` adds to or overrides those of the preset.
 
     Returns:
         The run: its folder and its results.
@@ -77,6 +78,8 @@ def train(
     base, _ = configure(name, preset)
     if isinstance(settings.get("run"), Path):
         settings["run"] = str(settings["run"])
+    if isinstance(settings.get("options"), Mapping):
+        settings["options"] = {**base.options, **settings["options"]}
     config = from_mapping(TrainConfig, settings, where="the arguments of proximo.train", base=base)
     return run_training(config, environment, progress, Call(stop_at, fresh, allow_change))
 
