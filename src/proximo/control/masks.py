@@ -1,20 +1,27 @@
 """Action masks: one entry for each choice, the choices of one column of the action side by side."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-import gymnasium
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from proximo.control.spaces import leaves
 
+if TYPE_CHECKING:
+    import gymnasium
+
 
 def choices_of(space: gymnasium.Space) -> tuple[int, ...]:
     """How many choices each choice column of an action space has: `(2, 3)` for `MultiDiscrete([2, 3])`."""
+    from gymnasium.spaces import Discrete, MultiDiscrete
+
     choices: list[int] = []
     for _, leaf in leaves(space):
-        if isinstance(leaf, gymnasium.spaces.Discrete):
+        if isinstance(leaf, Discrete):
             choices.append(int(leaf.n))
-        elif isinstance(leaf, gymnasium.spaces.MultiDiscrete):
+        elif isinstance(leaf, MultiDiscrete):
             choices.extend(int(n) for n in leaf.nvec.reshape(-1))
     return tuple(choices)
 

@@ -1,8 +1,12 @@
 """Walking through nested spaces."""
 
-from collections.abc import Iterator
+from __future__ import annotations
 
-import gymnasium
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import gymnasium
 
 Path = tuple[str | int, ...]
 """Keys and indices from the root of a nested space to a leaf; empty for a space that is not nested."""
@@ -10,6 +14,8 @@ Path = tuple[str | int, ...]
 
 def leaves(space: gymnasium.Space, path: Path = ()) -> Iterator[tuple[Path, gymnasium.Space]]:
     """Every space inside Dict and Tuple spaces with its path, in the order of the space."""
+    import gymnasium  # here, so that who only names an environment need not load it
+
     if isinstance(space, gymnasium.spaces.Dict):
         for key, inner in space.spaces.items():
             yield from leaves(inner, (*path, key))

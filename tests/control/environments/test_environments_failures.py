@@ -223,6 +223,128 @@ def test_where_an_episode_is_over_a_mask_may_close_everything(held, mode):
     step_often(made, np.zeros((2, 2), np.int64), 7)
 
 
+class Promises(gymnasium.Env):
+    """Promises `space` and returns `good` until its step 3 and `bad` there."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, space, good, bad):
+        self.observation_space, self.good, self.bad, self.now = space, good, bad, 0
+
+    def reset(self, *, seed=None, options=None):
+        return self.good, {}
+
+    def step(self, action):
+        self.now += 1
+        return self.bad if self.now == 3 else self.good, 0.0, False, False, {}
+
+
+def broken_promise(space, good, bad, backend="gymnasium"):
+    """What is said of three environments whose step 3 is `bad`."""
+    made = make_environments(lambda: Promises(space, good, bad), 3, backend=backend)
+    made.reset([0, 1, 2])
+    step_often(made, np.zeros(3, np.int64), 2)
+    with pytest.raises(UserError) as caught:
+        made.step(np.zeros(3, np.int64))
+    made.close()
+    return str(caught.value)
+
+
+BYTES = spaces.Box(0, 255, (9, 9), np.uint8)
+
+
+@BOTH
+@pytest.mark.parametrize("given", [np.float32, np.float64, np.int64])
+def test_another_type_than_was_promised_is_named(backend, given):
+    message = broken_promise(BYTES, np.zeros((9, 9), np.uint8), np.full((9, 9), 0.5, given), backend)
+    assert message == (
+        f"environment 0 of {__name__}:broken_promise.<locals>.<lambda> returned an observation of type "
+        f"{np.dtype(given)} where uint8 was promised at its step 3: make it return what its observation space says"
+    )
+
+
+@BOTH
+@pytest.mark.parametrize(("promised", "given"), [(np.float32, np.float64), (np.float64, np.float32)])
+def test_floats_of_another_size_are_no_mistake(backend, promised, given):
+    made = make_environments(
+        lambda: Promises(spaces.Box(-1, 1, (2,), promised), np.zeros(2, given), np.zeros(2, given)), 2, backend=backend
+    )
+    assert made.reset([0, 1])[0].dtype == promised
+    step_often(made, np.zeros(2, np.int64))
+    made.close()
+
+
+def test_a_choice_outside_its_space_is_located():
+    assert "environment 0 of" in (message := broken_promise(spaces.Discrete(3, start=1), 3, 4))
+    assert "returned 4 in its observation at its step 3" in message
+    space = spaces.Dict({"slots": spaces.MultiDiscrete([2, 3])})
+    message = broken_promise(space, {"slots": np.array([1, 2])}, {"slots": np.array([1, 3])})
+    assert "returned 3 in its observation 'slots' [1] at its step 3" in message
+
+
+def test_a_number_that_float32_can_not_hold_is_located():
+    message = broken_promise(spaces.Box(-np.inf, np.inf, (2,), np.float64), np.zeros(2), np.array([0.0, -1e300]))
+    assert "environment 0 of" in message
+    assert "returned -1e+300 in its observation [1] at its step 3" in message
+    assert "float32" in message
+
+
+class Together(gymnasium.vector.VectorEnv):
+    """Somebody's own batch of four, which does `deed` in its step 3 (or in its reset)."""
+
+    num_envs, single_action_space = 4, spaces.Discrete(2)
+
+    def __init__(self, deed, mode=gymnasium.vector.AutoresetMode.SAME_STEP):
+        self.deed, self.now, self.metadata = deed, 0, {"autoreset_mode": mode}
+        self.single_observation_space = spaces.Box(0, 9, (3,), np.uint8 if "float" in deed else np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        if self.deed == "raise in reset":
+            raise RuntimeError("boom")
+        return np.zeros((4, 3), self.single_observation_space.dtype), {}
+
+    def step(self, actions):
+        self.now += 1
+        bad = self.now == 3
+        if bad and self.deed == "raise":
+            raise RuntimeError("boom")
+        observation, rows = np.zeros((4, 3), self.single_observation_space.dtype), 4
+        if bad and self.deed == "floats":
+            observation = observation + np.float32(0.5)
+        if bad and self.deed == "shape":
+            observation = np.zeros((4, 5), np.float32)
+        if bad and self.deed == "rewards":
+            rows = 5
+        return observation, np.ones(rows), np.zeros(4, bool), np.zeros(4, bool), {}
+
+
+@pytest.mark.parametrize("mode", gymnasium.vector.AutoresetMode)
+@pytest.mark.parametrize(
+    ("deed", "words"),
+    [
+        ("raise", "failed at its step 3: RuntimeError: boom\n"),
+        ("raise in reset", "failed at its first reset: RuntimeError: boom\n"),
+        ("floats", "observations of type float32 where uint8 was promised at its step 3"),
+        ("shape", r"observations of shape (4, 5) where (4, 3) was promised at its step 3"),
+        ("rewards", r"rewards of shape (5,), terminated (4,) and truncated (4,) at its step 3"),
+    ],
+)
+def test_a_vector_environment_of_ones_own_is_named_with_its_step(deed, words, mode):
+    made = make_environments(lambda: Together(deed, mode), 4)
+
+    def reset_and_step_four():
+        made.reset([0, 1, 2, 3])
+        step_often(made, np.zeros(4, np.int64))
+
+    with pytest.raises(UserError) as caught:
+        reset_and_step_four()
+    message = str(caught.value)
+    assert "<lambda>" in message
+    assert words in message
+    if "raise" in deed:
+        assert 'raise RuntimeError("boom")' in message  # its traceback
+
+
 def test_large_finite_values_are_no_error():
     class Large(Misbehaving):
         def reset(self, *, seed=None, options=None):

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
+from proximo.control.environments.problems import failure, space_problem
 from proximo.control.environments.trees import named_leaves
 from proximo.control.masks import choices_of, closed_columns
+from proximo.control.spaces import leaves
 from proximo.runs.errors import UserError
+
+if TYPE_CHECKING:
+    import gymnasium
+
+_LARGEST = float(np.finfo(np.float32).max)
+_DIVERGED = "mend the environment, or end its episode before it diverges"
+_TOO_LARGE = f"a policy reads float32, which ends at {_LARGEST:.1e}, so scale it down"
 
 
 class GuardedEnvironments(VectorEnvironment):
-    """Refuses NaN, infinities, wrong shapes and masks that allow nothing, before they reach a statistic or a gradient.
+    """Refuses what can not be learnt from before it reaches a statistic or a gradient.
+
+    That is NaN, infinities, shapes, types and choices that the space does not have, masks that allow nothing, and
+    whatever the environments raise.
 
     Args:
         environments: What is guarded.
@@ -29,15 +41,18 @@ class GuardedEnvironments(VectorEnvironment):
         self.name, self.backend, self.count = environments.name, environments.backend, environments.count
         self.observation_space, self.action_space = environments.observation_space, environments.action_space
         self._steps = np.zeros(self.count, dtype=np.int64)
-        self._shapes: list[tuple[int, ...]] | None = None
+        self._calls = 0
+        self._forms: list[tuple[tuple[int, ...], np.dtype]] | None = None
+        self._ranges = dict(_ranges(self.observation_space))
         self._choices = choices_of(self.action_space)
         self._mask_key = mask_key if mask_key in (getattr(self.observation_space, "spaces", None) or ()) else None
 
     def reset(self, seeds: Sequence[int]) -> tuple[Observation, np.ndarray | None]:
         """See `VectorEnvironment.reset`."""
-        observation, mask = self._environments.reset(seeds)
         self._steps[:] = 0
-        self._check_shapes(observation)
+        self._calls = 0
+        observation, mask = self._asked(self._environments.reset, seeds)
+        self._check_form(observation)
         self._check_values(observation)
         self._check_masks(observation, mask, np.zeros(self.count, bool))
         return observation, mask
@@ -49,19 +64,20 @@ class GuardedEnvironments(VectorEnvironment):
 
     def send(self, actions: Any) -> None:
         """See `VectorEnvironment.send`."""
-        self._environments.send(actions)
+        self._calls += 1
+        self._asked(self._environments.send, actions)
 
     def receive(self) -> Step:
         """See `VectorEnvironment.receive`."""
-        step = self._environments.receive()
+        step = self._asked(self._environments.receive)
         self._steps += step.valid
-        if [leaf.shape for _, leaf in named_leaves(step.observation)] != self._shapes:
-            self._check_shapes(step.observation)
+        self._check_form(step.observation)
         self._check_values(step.observation)
         if step.final_observation is not step.observation:
+            self._check_form(step.final_observation)
             self._check_values(step.final_observation)
         if not np.isfinite(step.reward).all():
-            self._refuse("reward", step.reward)
+            self._refuse("reward", step.reward, np.isfinite(step.reward), _DIVERGED)
         # Where the next step only reports a reset, nothing is chosen in the state that ended the episode.
         self._check_masks(step.observation, step.mask, (step.terminated | step.truncated) & ~step.started)
         return step
@@ -70,19 +86,39 @@ class GuardedEnvironments(VectorEnvironment):
         """See `VectorEnvironment.close`."""
         self._environments.close()
 
-    def _check_shapes(self, observation: Observation) -> None:
-        problem = shape_problem(self.observation_space, observation, (self.count,))
+    def _asked(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return method(*arguments)
+        except UserError:
+            raise
+        except Exception as error:  # anything may come out of a user's code, and all of it is reported
+            raise failure(self.name, self._now(), error) from error
+
+    def _check_form(self, observation: Observation) -> None:
+        forms = [(leaf.shape, leaf.dtype) for _, leaf in named_leaves(observation)]
+        if forms == self._forms:
+            return
+        problem = space_problem(self.observation_space, observation, (self.count,))
         if problem is not None:
             raise UserError(
-                f"{self.name} returned a batch of {self.count} observations {problem}: make it return what its "
-                "observation space says"
+                f"{self.name} returned a batch of {self.count} observations {problem} {self._now()}: make it return "
+                "what its observation space says"
             )
-        self._shapes = [leaf.shape for _, leaf in named_leaves(observation)]
+        self._forms = forms
 
     def _check_values(self, observation: Observation) -> None:
         for key, leaf in named_leaves(observation):
-            if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
-                self._refuse(f"observation {key!r}" if key else "observation", leaf)
+            what = f"observation {key!r}" if key else "observation"
+            if leaf.dtype.kind == "f":
+                # One comparison for NaN, infinities, and what becomes one of them in the policy's float32.
+                fine = np.isfinite(leaf) if leaf.itemsize <= 4 else np.abs(leaf) <= _LARGEST
+                if not fine.all():
+                    self._refuse(what, leaf, fine, _DIVERGED if not np.isfinite(leaf[~fine][0]) else _TOO_LARGE)
+            elif key in self._ranges:
+                low, high = self._ranges[key]
+                fine = (leaf >= low) & (leaf < high)
+                if not fine.all():
+                    self._refuse(what, leaf, fine, "correct its observation space or what it returns")
 
     def _check_masks(self, observation: Any, mask: np.ndarray | None, unused: np.ndarray) -> None:
         if mask is not None:
@@ -103,42 +139,28 @@ class GuardedEnvironments(VectorEnvironment):
                 "least one"
             )
 
-    def _refuse(self, what: str, values: np.ndarray) -> None:
-        place = np.argwhere(~np.isfinite(values))[0]
+    def _refuse(self, what: str, values: np.ndarray, fine: np.ndarray, cure: str) -> None:
+        place = np.argwhere(~fine)[0]
         index, entry = int(place[0]), ", ".join(str(i) for i in place[1:])
         raise UserError(
             f"environment {index} of {self.name} returned {values[tuple(place)]} in its {what}"
-            f"{f' [{entry}]' if entry else ''} {self._when(index)}: mend the environment, or end its episode before it "
-            "diverges"
+            f"{f' [{entry}]' if entry else ''} {self._when(index)}: {cure}"
         )
 
     def _when(self, index: int) -> str:
         return f"at its step {self._steps[index]}" if self._steps[index] else "at its first reset"
 
+    def _now(self) -> str:
+        return f"at its step {self._calls}" if self._calls else "at its first reset"
 
-def shape_problem(space: Any, value: Any, batch: tuple[int, ...] = (), name: str = "") -> str | None:
-    """What is wrong with the shape of `value`, as the end of a sentence; None when it fits.
 
-    Args:
-        space: The gymnasium space of one observation.
-        value: An observation, or a batch of them.
-        batch: The leading axes that `value` has besides those of `space`: () or (N,).
-        name: Where in a nested observation this is.
-    """
-    where = f" under {name!r}" if name else ""
-    parts = getattr(space, "spaces", None)
-    if isinstance(parts, dict):
-        if not isinstance(value, dict) or value.keys() != parts.keys():
-            found = sorted(value) if isinstance(value, dict) else type(value).__name__
-            return f"with {found}{where} where a dict of {sorted(parts)} was promised"
-        problems = [shape_problem(parts[key], value[key], batch, f"{name}.{key}".lstrip(".")) for key in parts]
-    elif isinstance(parts, tuple):
-        if not isinstance(value, tuple) or len(value) != len(parts):
-            return f"with {type(value).__name__}{where} where a tuple of {len(parts)} was promised"
-        pairs = enumerate(zip(parts, value, strict=True))
-        problems = [shape_problem(part, item, batch, f"{name}.{i}".lstrip(".")) for i, (part, item) in pairs]
-    else:
-        promised = (*batch, *(space.shape or ()))
-        found = value.shape if isinstance(value, np.ndarray) else np.shape(value)
-        return None if found == promised else f"of shape {found}{where} where {promised} was promised"
-    return next((problem for problem in problems if problem), None)
+def _ranges(space: gymnasium.Space) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Of each choice in an observation, by its name: the smallest value, and the first that is too large."""
+    from gymnasium.spaces import Discrete, MultiDiscrete
+
+    for path, leaf in leaves(space):
+        name = ".".join(map(str, path))
+        if isinstance(leaf, Discrete):
+            yield name, (leaf.start, leaf.start + leaf.n)
+        elif isinstance(leaf, MultiDiscrete):
+            yield name, (leaf.start, leaf.start + leaf.nvec)

@@ -43,7 +43,7 @@ class GymnasiumEnvironments(VectorEnvironment):
         # A VectorEnv made with copy=False writes over the observations it has given away.
         self._gives_copies = bool(getattr(vector, "copy", isinstance(vector, WatchedSubprocesses)))
         self._over = np.zeros(self.count, dtype=bool)
-        self._mask_width = 0
+        self._mask_width = self._steps = 0
 
     def reset(self, seeds: Sequence[int]) -> tuple[Observation, np.ndarray | None]:
         """See `VectorEnvironment.reset`."""
@@ -51,6 +51,7 @@ class GymnasiumEnvironments(VectorEnvironment):
             raise ValueError(f"{len(seeds)} seeds for {self.count} environments")
         observation, infos = self._vector.reset(seed=self._seed(seeds))
         self._over = np.zeros(self.count, dtype=bool)
+        self._steps = 0
         return self._owned(observation), self._mask(infos)
 
     def _seed(self, seeds: Sequence[int]) -> int | list[int]:
@@ -66,6 +67,12 @@ class GymnasiumEnvironments(VectorEnvironment):
         observation, reward, terminated, truncated, infos = self._vector.step(actions)
         reward = np.array(reward, dtype=np.float64)
         terminated, truncated = np.array(terminated, dtype=bool), np.array(truncated, dtype=bool)
+        self._steps += 1
+        if not reward.shape == terminated.shape == truncated.shape == (self.count,):
+            raise UserError(
+                f"{self.name} returned rewards of shape {reward.shape}, terminated {terminated.shape} and truncated "
+                f"{truncated.shape} at its step {self._steps}: make it return {self.count} of each"
+            )
         return self._take(self._owned(observation), reward, terminated, truncated, infos)
 
     def close(self) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import Any
 
 import gymnasium
 import numpy as np
 
-from proximo.control.environments.guards import shape_problem
+from proximo.control.environments.problems import failure, space_problem
 from proximo.runs.errors import UserError
 
 FAILURE = "proximo.failure"
@@ -28,7 +27,7 @@ class ReportingEnvironment(gymnasium.Wrapper):
             observation, info = self.env.reset(seed=seed, options=options)
         except Exception as error:  # anything may come out of a user's code, and all of it is reported
             raise self._failed(f"in the reset after its step {self._steps}", error) from error
-        self._check_shape(observation)
+        self._check(observation)
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -39,11 +38,11 @@ class ReportingEnvironment(gymnasium.Wrapper):
             reward = float(reward)
         except Exception as error:
             raise self._failed(f"at its step {self._steps} (last action {shown(action)})", error) from error
-        self._check_shape(observation)
+        self._check(observation)
         return observation, reward, bool(terminated), bool(truncated), info
 
-    def _check_shape(self, observation: Any) -> None:
-        problem = shape_problem(self.observation_space, observation)
+    def _check(self, observation: Any) -> None:
+        problem = space_problem(self.observation_space, observation)
         if problem is not None:
             raise UserError(
                 f"environment {self._index} of {self._name} returned an observation {problem} at its step "
@@ -51,10 +50,7 @@ class ReportingEnvironment(gymnasium.Wrapper):
             )
 
     def _failed(self, when: str, error: Exception) -> UserError:
-        report = "".join(traceback.format_exception(error)).rstrip()
-        return UserError(
-            f"environment {self._index} of {self._name} failed {when}: {type(error).__name__}: {error}\n{report}"
-        )
+        return failure(f"environment {self._index} of {self._name}", when, error)
 
 
 class RemoteEnvironment(ReportingEnvironment):

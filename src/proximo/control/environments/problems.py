@@ -1,0 +1,52 @@
+"""What goes wrong in an environment, in words."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import numpy as np
+
+from proximo.runs.errors import UserError
+
+
+def failure(who: str, when: str, error: Exception) -> UserError:
+    """What a user's code raised: one sentence, and its traceback below it."""
+    report = "".join(traceback.format_exception(error)).rstrip()
+    return UserError(f"{who} failed {when}: {type(error).__name__}: {error}\n{report}")
+
+
+def space_problem(space: Any, value: Any, batch: tuple[int, ...] = (), name: str = "") -> str | None:
+    """What is wrong with the shape or type of `value`, as the end of a sentence; None when it fits.
+
+    float64 where float32 was promised is fine, and so is what fits into the promised type without a loss of kind; a
+    float where an integer was promised is not, because copying would cut it without a word.
+
+    Args:
+        space: The gymnasium space of one observation.
+        value: An observation, or a batch of them.
+        batch: The leading axes that `value` has besides those of `space`: () or (N,).
+        name: Where in a nested observation this is.
+    """
+    where = f" under {name!r}" if name else ""
+    parts = getattr(space, "spaces", None)
+    if isinstance(parts, dict):
+        if not isinstance(value, dict) or value.keys() != parts.keys():
+            found = sorted(value) if isinstance(value, dict) else type(value).__name__
+            return f"with {found}{where} where a dict of {sorted(parts)} was promised"
+        problems = [space_problem(parts[key], value[key], batch, f"{name}.{key}".lstrip(".")) for key in parts]
+    elif isinstance(parts, tuple):
+        if not isinstance(value, tuple) or len(value) != len(parts):
+            return f"with {type(value).__name__}{where} where a tuple of {len(parts)} was promised"
+        pairs = enumerate(zip(parts, value, strict=True))
+        problems = [space_problem(part, item, batch, f"{name}.{i}".lstrip(".")) for i, (part, item) in pairs]
+    else:
+        promised = (*batch, *(space.shape or ()))
+        found = value.shape if isinstance(value, np.ndarray) else np.shape(value)
+        if found != promised:
+            return f"of shape {found}{where} where {promised} was promised"
+        given = value.dtype if isinstance(value, np.ndarray | np.generic) else np.asarray(value).dtype
+        if space.dtype is None or given == space.dtype or np.can_cast(given, space.dtype, "same_kind"):
+            return None
+        return f"of type {given}{where} where {space.dtype} was promised"
+    return next((problem for problem in problems if problem), None)
