@@ -1,8 +1,10 @@
 """Returns and lengths are those of the task's own episodes."""
 
+import gymnasium
 import numpy as np
 import pytest
 from environments_for_tests import counting_vector
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from proximo.control.environments import EpisodeCounter, Step, make_environments
@@ -38,6 +40,78 @@ def test_the_return_of_cartpole_is_its_length(backend):
     ended = [episode for t in range(100) for episode in counter.update(environments.step(np.full(4, int(t % 3 == 0))))]
     assert len(ended) > 10
     assert all(value == length for value, length in ended)
+
+
+class Paid(gymnasium.Env):
+    """Pays 1, 2, 3, ... and ends after six steps."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (1,), np.float32), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.now = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.now += 1
+        return np.zeros(1, np.float32), float(self.now), self.now == 6, False, {}
+
+
+class Skip(gymnasium.Wrapper):
+    """Two steps of the task for one; the first step of an episode is taken in the reset."""
+
+    def reset(self, **options):
+        self.env.reset(**options)
+        observation, *_, info = self.env.step(0)
+        return observation, info
+
+    def step(self, action):
+        self.env.step(action)
+        return self.env.step(action)
+
+
+class Around(gymnasium.Wrapper):
+    """Steps the task behind the back of what is between."""
+
+    def step(self, action):
+        return self.unwrapped.step(action)
+
+
+def wrapped(wrappers):
+    env = Paid()
+    for wrapper in wrappers:
+        env = wrapper(env)
+    return env
+
+
+def hundredth(env):
+    return gymnasium.wrappers.TransformReward(env, lambda r: 0.01 * r)
+
+
+@pytest.mark.parametrize("backend", ["gymnasium", "subprocess"])
+@pytest.mark.parametrize(
+    ("wrappers", "learnt", "counted"),
+    [
+        ([], 21.0, 21.0),
+        ([lambda env: gymnasium.wrappers.TimeLimit(env, 4)], 10.0, 10.0),
+        ([hundredth], 0.21, 21.0),
+        ([hundredth, lambda env: gymnasium.wrappers.TimeLimit(env, 4), hundredth], 0.001, 10.0),
+        # Gives 3 and 5 for what the task pays in two steps each, 2 + 3 and 4 + 5; the first was taken in the reset.
+        ([Skip, lambda env: gymnasium.wrappers.TimeLimit(env, 2)], 8.0, 14.0),
+        ([hundredth, Around], 21.0, 21.0),
+    ],
+    ids=["bare", "limited", "scaled", "twice", "skipping", "around"],
+)
+def test_returns_are_what_the_task_itself_pays(backend, wrappers, learnt, counted):
+    environments = make_environments(lambda: wrapped(wrappers), 2, backend=backend)
+    environments.reset([0, 1])
+    counter, rewards, ended = EpisodeCounter(2), 0.0, []
+    while not ended:
+        step = environments.step(np.zeros(2, np.int64))
+        rewards += step.reward[0]
+        ended = counter.update(step)
+    environments.close()
+    assert rewards == pytest.approx(learnt)
+    assert [value for value, _ in ended] == pytest.approx([counted] * 2)
 
 
 def test_restart_forgets_the_episodes_in_progress():

@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from proximo.control.environments.gymnasium_backend import EPISODE_OVER, RAW_REWARD
+from proximo.control.environments.reporting import EPISODE_OVER
 from proximo.runs.errors import UserError
 
 
@@ -62,7 +62,7 @@ def make_atari(
 
 
 class AtariEpisodes(gymnasium.Wrapper):
-    """Life-long episodes, clipped rewards and the first FIRE; reports what the game itself said in the infos.
+    """Life-long episodes, clipped rewards and the first FIRE; reports in the infos when the game itself is over.
 
     Gymnasium's own `terminal_on_life_loss` starts a new game at every lost life, so later lives would never be seen.
     """
@@ -93,11 +93,11 @@ class AtariEpisodes(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """See `gymnasium.Env.step`."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        raw_reward = float(reward)
         self._over = bool(terminated or truncated)
-        info = {**info, RAW_REWARD: raw_reward, EPISODE_OVER: self._over}
+        info = {**info, EPISODE_OVER: self._over}
         lives = self._lives_left()
         terminated = bool(terminated or (self._episodic_life and lives < self._lives))
         self._lives = lives
-        reward = float(np.sign(raw_reward)) if self._reward_clip else raw_reward
-        return observation, reward, terminated, bool(truncated), info
+        learnt = float(reward)
+        learnt = float(np.sign(learnt)) if self._reward_clip else learnt
+        return observation, learnt, terminated, bool(truncated), info

@@ -38,7 +38,7 @@ class Step:
     started: np.ndarray
     """bool [N]: `observation` is the first of an episode."""
     raw_reward: np.ndarray
-    """float64 [N]: the task's own reward, before any clipping."""
+    """float64 [N]: the task's own reward, before any clipping or wrapper."""
     episode_over: np.ndarray
     """bool [N]: the task's own episode really ended; a lost life does not end it."""
     mask: np.ndarray | None

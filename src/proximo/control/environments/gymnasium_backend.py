@@ -10,13 +10,15 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
-from proximo.control.environments.reporting import RemoteEnvironment, ReportingEnvironment
+from proximo.control.environments.reporting import (
+    EPISODE_OVER,
+    RAW_REWARD,
+    RemoteEnvironment,
+    ReportingEnvironment,
+)
 from proximo.control.environments.subprocesses import WatchedSubprocesses
 from proximo.control.environments.trees import map_leaves, replace_rows
 from proximo.runs.errors import UserError
-
-RAW_REWARD, EPISODE_OVER = "proximo.raw_reward", "proximo.episode_over"
-"""Keys under which a wrapper of ours that clips rewards or cuts episodes reports what the task itself said."""
 
 
 class GymnasiumEnvironments(VectorEnvironment):
