@@ -104,7 +104,7 @@ def train(arguments: list[str]) -> int:
 
     as_json, quiet, yes = flag(arguments, "--json"), flag(arguments, "--quiet"), flag(arguments, "--yes")
     call = take_call(arguments)
-    if not arguments or arguments[0].startswith("-"):
+    if not arguments or not arguments[0].strip() or arguments[0].startswith("-"):
         base = TrainConfig()
         if not {"-h", "--help"} & set(arguments):
             raise UserError("which environment? As in `proximo train CartPole-v1`; `proximo environments` lists them")
@@ -115,6 +115,11 @@ def train(arguments: list[str]) -> int:
     options = take_table(arguments, "--options")
     config = parse(TrainConfig, arguments, "train ENVIRONMENT", replace(base, options={}), CALL_HELP)
     config = replace(config, options={**base.options, **options})
+    if config.environment != base.environment:
+        raise UserError(
+            f"two environments are named, {base.environment} and {config.environment}: name the one to train in once, "
+            f"as in `proximo train {config.environment}`"
+        )
     from proximo.control.train import default_run, run_training
 
     if call.fresh:
@@ -198,6 +203,10 @@ def presets(arguments: list[str]) -> int:
         return 0
     from proximo.runs.console import print_table
 
+    if asked.environment and all(p.family == "general" for p in found):
+        print(
+            f"no preset is for {asked.environment!r} alone; tuned gives every environment that has none these numbers:"
+        )
     print_table(
         [(p.name, p.family, " ".join(p.environments), p.source) for p in found], ["preset", "family", "for", "source"]
     )

@@ -107,6 +107,7 @@ def _sentence(box: str) -> str:
     meant = [found[0] for p in others if "Perhaps you meant:" in p for x in p if (found := re.match(r"--[\w.-]+", x))]
     hint = f": did you mean {' or '.join(dict.fromkeys(meant))}?" if meant else ""
     text = " ".join(filter(None, first)).rstrip(".") or "the options can not be read"
+    text = re.sub(r"^Error parsing [A-Z]\w+: ", "", text)  # of a class, which says nothing to who typed an option
     return text[0].lower() + text[1:] + hint
 
 

@@ -31,6 +31,14 @@ def nothing_left():
         (["train", "no_such_module:make"], ["no_such_module"]),
         (["train", "control_tasks:prob"], ["prob", "did you mean", "probe"]),
         (["train"], ["which environment"]),
+        (["train", ""], ["which environment"]),
+        (["train", " "], ["which environment"]),
+        (
+            ["train", "CartPole-v1", "--environment", "Pendulum-v1"],
+            ["two environments are named, CartPole-v1 and Pend"],
+        ),
+        (["train", "CartPole-v1", "--environment=Pendulum-v1"], ["two environments", "`proximo train Pendulum-v1`"]),
+        (["train", "CartPole-v1", "--steps", "-1"], ["proximo: steps = -1 must be at least 1; `proximo train"]),
         (["train", "CartPole-v1", "--cuda-graph", "True"], ["cuda_graph", "GPU", "set cuda_graph to false"]),
         (["train", "CartPole-v1", "--preset", "tunde"], ["tunde", "tuned"]),
         (["train", "CartPole-v1", "--preset", "absent.toml"], ["absent.toml"]),
@@ -65,6 +73,7 @@ def test_a_mistake_is_one_sentence_and_leaves_no_folder(prompt, arguments, words
         ("learningrate = 0.1\n", ["learningrate", "learning_rate", "mine.toml"]),
         ("gamma = 'high'\n", ["gamma", "high", "mine.toml"]),
         ("gamma = 1.5\n", ["gamma", "1.5", "mine.toml"]),
+        ("environment = 'Pendulum-v1'\n", ["mine.toml is for Pendulum-v1, not for CartPole-v1"]),
         ("gamma = \n", ["mine.toml"]),
     ],
 )
@@ -190,6 +199,15 @@ def test_every_shipped_preset_makes_a_configuration_for_its_tasks():
             assert config.preset == preset.name
             assert chosen.source
             assert config.rollout_size % config.update.minibatch_size == 0
+
+
+def test_a_task_without_a_preset_of_its_own_is_told_so(prompt):
+    code, out, _ = prompt("presets", "nonsense")
+    assert code == 0
+    assert out.startswith("no preset is for 'nonsense' alone; tuned gives every environment")
+    assert "no preset" not in prompt("presets", "CartPole-v1")[1]
+    assert "no preset" not in prompt("presets")[1]
+    assert list(json.loads(prompt("presets", "nonsense", "--json")[1])) == ["presets"]
 
 
 def test_the_most_special_preset_wins_and_what_it_leaves_out_stays():

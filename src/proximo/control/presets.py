@@ -97,6 +97,9 @@ def configure(environment: str, preset: str) -> tuple[TrainConfig, Preset]:
 
 def _from_file(base: TrainConfig, file: Path) -> tuple[TrainConfig, Preset]:
     content = read_toml(file)
+    named = content.get("environment", base.environment)
+    if named != base.environment:
+        raise UserError(f"preset {file} is for {named}, not for {base.environment}: take `environment` out of the file")
     source = str(content.pop("source", file.name))
     preset = Preset(str(file), "own", ("*",), source, content, file.name)
     return from_mapping(TrainConfig, content, where=f"preset {file}", base=base), preset
