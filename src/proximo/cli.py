@@ -126,7 +126,8 @@ def train(arguments: list[str]) -> int:
         consent(Path(config.run or default_run(config)), yes)
     run = run_training(config, mode="quiet" if quiet else "auto", call=call)
     if as_json:
-        print(json.dumps({"run": str(run.path), "stopped": run.stopped, **run.results}))
+        told = {"run": str(run.path), "stopped": run.stopped, "finished_before": run.finished_before}
+        print(json.dumps({**told, **run.results}))
     else:
         _print_run(run)
     return exit_code(run.stopped)
@@ -139,9 +140,10 @@ def _print_run(run: Any) -> None:
     if run.stopped:
         print(f"stopped by {run.stopped} at {results['steps']:,} steps; the same command goes on from {run.path}")
         return
-    print_results(
-        _three_numbers(results), f"{run.config.environment}, {results['steps']:,} steps in {results['seconds']:,.1f} s"
-    )
+    title = f"{run.config.environment}, {results['steps']:,} steps in {results['seconds']:,.1f} s"
+    if run.finished_before:
+        title += "; finished before, nothing was done now"
+    print_results(_three_numbers(results), title)
     print(f"everything is in {run.path}: checkpoints, metrics.jsonl, TensorBoard events, config.toml")
     print(f"next: proximo evaluate {run.path}")
 
@@ -289,10 +291,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as in `proximo environments | head`; what is left to print must not fail at the exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # SIGPIPE
-    except KeyboardInterrupt:
-        print(
-            "proximo: interrupted; the last checkpoint is whole, and the same command goes on from it", file=sys.stderr
-        )
+    except KeyboardInterrupt as error:
+        print("; ".join(["proximo: interrupted", *getattr(error, "__notes__", ())]), file=sys.stderr)
         return 130
 
 

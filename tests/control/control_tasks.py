@@ -1,5 +1,8 @@
 """Tasks whose values and best actions are known on paper, and others that show one thing each."""
 
+import time
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 from gymnasium import spaces
@@ -335,6 +338,19 @@ class Moody(gymnasium.Env):
 
 def moody(**options):
     return Moody(**options)
+
+
+class Evaluated(Moody):
+    """Ordinary, but a step of an evaluation at the end (of the run r) takes a second, until there is a file `fast`."""
+
+    def step(self, action):
+        if Path("r/checkpoints/final").exists() and not Path("fast").exists():
+            time.sleep(1.0)
+        return super().step(action)
+
+
+def evaluated(**options):
+    return Evaluated(**options)
 
 
 class Hashed(gymnasium.Env):

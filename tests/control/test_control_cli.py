@@ -144,6 +144,26 @@ def test_an_environment_that_returns_nan_is_named_with_its_step(prompt):
     refused(answer, "control_tasks:breaks", "nan", "step 37", "[1]")
 
 
+@pytest.mark.parametrize("backend", ["gymnasium", "subprocess"])
+def test_an_environment_that_fails_in_the_first_rollout_leaves_nothing(prompt, backend):
+    asked = ["train", "control_tasks:breaks", "--quiet", *SMALL, "--backend", backend, "--run"]
+    refused(prompt(*asked, "new/r", "--options", "at", "7"), "nan", "step 7")
+    assert nothing_left()
+    Path("mine").mkdir()
+    refused(prompt(*asked, "mine", "--options", "at", "7"), "nan", "step 7")
+    assert not list(Path("mine").iterdir())
+    refused(prompt(*asked, "mine", "--seed", "4", "--options", "at", "20"), "nan", "step 20")
+    assert [p.name for p in Path("mine/checkpoints").iterdir()] == ["step-000000000064"], "what can go on is kept"
+
+
+def test_ctrl_c_before_there_is_a_run_speaks_of_no_checkpoint(prompt, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("proximo.control.presets.configure", interrupted)
+    assert prompt("train", "CartPole-v1") == (130, "", "proximo: interrupted\n")
+
+
 def test_json_is_one_object_on_stdout(prompt, run):
     code, out, _ = prompt("train", "CartPole-v1", "--json", "--run", "mine", *SMALL)
     assert code == 0

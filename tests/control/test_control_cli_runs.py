@@ -165,3 +165,61 @@ def test_sigterm_saves_and_the_same_command_completes(tmp_path):
     steps = [row["step"] for row in read_metrics(metrics)]
     assert steps == sorted(set(steps)), "no step comes twice"
     assert steps[: len(rows)] == [row["step"] for row in rows]
+
+
+def test_sigterm_in_the_last_evaluations_is_told_and_the_same_command_evaluates(tmp_path):
+    command = [sys.executable, "-m", "proximo.cli", "train", "control_tasks:evaluated", "--run", "r", "--quiet", *SMALL]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "r" / "checkpoints" / "final").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert out.startswith("stopped by SIGTERM at 256 steps; the same command goes on from r")
+    assert not (tmp_path / "r" / "results.json").exists()
+    (tmp_path / "fast").touch()
+    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0
+    assert "final deterministic" in again.stdout
+    assert json.loads((tmp_path / "r" / "results.json").read_text())["final_deterministic"] == 7
+
+
+def test_seconds_are_those_of_all_calls_and_a_finished_run_says_that_it_was_finished_before(prompt):
+    asked = ["train", "CartPole-v1", "--run", "r", "--quiet", *SMALL]
+    assert prompt(*asked, "--stop-at", "64")[0] == 0
+    rows = read_metrics(Path("r/metrics.jsonl"))
+    Path("r/metrics.jsonl").write_text("".join(json.dumps(row | {"time": 5000.0 + row["time"]}) + "\n" for row in rows))
+    code, out, _ = prompt(*asked)
+    assert code == 0
+    assert 5000 < json.loads(Path("r/results.json").read_text())["seconds"] < 5500
+    assert "finished before" not in out
+    code, out, _ = prompt(*asked)
+    assert code == 0
+    assert out.splitlines()[0].endswith(" s; finished before, nothing was done now")
+    assert json.loads(prompt(*asked, "--json")[1])["finished_before"] is True
+
+
+def test_a_damaged_checkpoint_is_told_without_a_place_in_the_code(prompt):
+    for at in ("64", "128"):
+        assert prompt("train", "CartPole-v1", "--run", "r", "--quiet", *SMALL, "--stop-at", at)[0] == 0
+    newest = sorted(Path("r/checkpoints").glob("step-*"))[-1]
+    (newest / "state.json").write_text("{}")
+    code, _, err = prompt("evaluate", "r", "--episodes", "1")
+    assert code == 0
+    assert err.startswith(f"proximo: passing over a broken checkpoint: {newest}/state.json has 2 bytes")
+    assert err.count("\n") == 1
+    assert "Warning" not in err
+
+
+def test_a_finished_run_whose_last_policy_is_damaged_is_refused_and_mended_as_told(prompt, run):
+    checkpoint = copied(run, Path("r"))
+    whole = {p.name: p.read_bytes() for p in checkpoint.iterdir()}
+    (checkpoint / "state.json").write_text("{}")
+    asked = ["train", "CartPole-v1", "--run", "r", "--quiet", *SMALL]
+    refused(prompt(*asked), "the run in r is finished, but r/checkpoints/final/state.json has 2 bytes", "results.json")
+    Path("r/results.json").unlink()
+    assert prompt(*asked)[0] == 0
+    assert (checkpoint / "tensors.safetensors").read_bytes() == whole["tensors.safetensors"]
+    assert prompt(*asked)[0] == 0

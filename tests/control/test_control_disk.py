@@ -41,14 +41,14 @@ def disk(tmp_path):
 
 @pytest.fixture
 def in_iteration(monkeypatch):
-    """Does something in the sixth iteration, which is between two checkpoints."""
+    """Does something in an iteration; the sixth is between two checkpoints."""
     from proximo.control.training import Training
 
     iterate = Training.iterate
 
-    def arrange(deed):
+    def arrange(deed, number=6):
         def doing(self):
-            if self.progress.iterations == 5:
+            if self.progress.iterations == number - 1:
                 deed()
             return iterate(self)
 
@@ -81,6 +81,16 @@ def test_a_run_whose_disk_is_full_goes_on_when_there_is_space_again(tmp_path, di
     same_policy(whole, proximo.train("CartPole-v1", run=str(disk / "run"), **PLAN))
     steps = [row["step"] for row in read_metrics(disk / "run" / "metrics.jsonl")]
     assert steps == sorted(set(steps))
+
+
+def test_a_disk_that_is_full_before_the_first_checkpoint_leaves_no_run_and_speaks_of_no_checkpoint(disk, in_iteration):
+    in_iteration(lambda: fill(disk), number=1)
+    with pytest.raises(UserError, match=r"No space left on device while writing .*run the same command again$"):
+        proximo.train("CartPole-v1", run=str(disk / "run"), **PLAN)
+    assert [p.name for p in disk.iterdir()] == ["filler"]
+    (disk / "filler").unlink()
+    in_iteration(lambda: None)
+    assert proximo.train("CartPole-v1", run=str(disk / "run"), **PLAN, seed=3).results["steps"] >= PLAN["steps"]
 
 
 def test_a_read_only_disk_is_named_and_the_run_goes_on_when_it_is_not(tmp_path, disk):

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,62 @@ def test_no_repository_and_no_git_are_said_and_fail_nothing(tmp_path: Path, monk
     assert b"not a git repository" in describe_code(tmp_path)["version.txt"]
     monkeypatch.setenv("PATH", str(tmp_path))
     assert b"git cannot be started" in describe_code(tmp_path)["version.txt"]
+
+
+KEPT = {
+    "a checkpoint": lambda run: (run.checkpoints / "step-1").mkdir(),
+    "an update": lambda run: (run.replay / "failed").mkdir(parents=True),
+    "a metric": lambda run: run.metrics.write_text("{}"),
+    "results": lambda run: run.results.write_text("{}"),
+    "a file of others": lambda run: (run.path / "notes.txt").write_text("mine"),
+}
+
+
+def fail(run, error, before):
+    """A new run that does something and then fails."""
+    with suppress(type(error)), run.create("steps = 1\n"):
+        before(run)
+        raise error
+
+
+@pytest.mark.parametrize("kept", [None, *KEPT])
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_new_run_that_fails_with_nothing_worth_keeping_leaves_nothing(
+    tmp_path: Path, kept: str | None, existed: bool
+):
+    run = RunFolder(tmp_path / "runs" / "one")
+    if existed:
+        run.path.mkdir(parents=True)
+    fail(run, UserError("broken"), lambda run: (run.metrics.touch(), KEPT.get(kept, bool)(run)))
+    if kept:
+        assert run.exists
+        with run.open():
+            pass
+    else:
+        assert list(tmp_path.rglob("*")) == ([run.path.parent, run.path] if existed else [])
+        with RunFolder(run.path).create("steps = 2\n"):
+            pass
+
+
+def test_a_run_of_an_earlier_call_and_what_lay_there_before_are_never_removed(tmp_path: Path):
+    run = RunFolder(tmp_path / "one")
+    run.code.mkdir(parents=True)  # what a kill left of a creation
+    (run.code / "version.txt").write_text("old")
+    with pytest.raises(UserError, match="broken"), run.create("steps = 1\n"):
+        raise UserError("broken")
+    assert [item.name for item in run.path.iterdir()] == ["code"]
+    with RunFolder(run.path).create("steps = 1\n"):
+        pass
+    with pytest.raises(UserError, match="broken"), RunFolder(run.path).open():
+        raise UserError("broken")
+    assert RunFolder(run.path).exists
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_ctrl_c_speaks_of_a_checkpoint_where_there_is_one(tmp_path: Path, saved: bool):
+    run = RunFolder(tmp_path / "one")
+    ctrl_c = KeyboardInterrupt()
+    fail(run, ctrl_c, KEPT["a checkpoint"] if saved else bool)
+    said = getattr(ctrl_c, "__notes__", [])
+    assert said == (["the last checkpoint is whole, and the same command goes on from it"] if saved else [])
+    assert run.exists is saved

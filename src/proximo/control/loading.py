@@ -1,6 +1,7 @@
 """A trained policy as numpy in, numpy out."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from proximo.control.policy import ControlPolicy
 from proximo.control.spaces import place
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint
 from proximo.runs.errors import MALFORMED, UserError
+from proximo.runs.folder import RunFolder
 
 
 class LoadedPolicy:
@@ -119,13 +121,19 @@ def _map(function: Any, tree: Any) -> Any:
     return function(tree)
 
 
-def load_policy(folder: Path, checkpoint: str = "final") -> ControlPolicy:
+def tell(text: str) -> None:
+    """A sentence for the user, which is no result."""
+    print(f"proximo: {text}", file=sys.stderr)
+
+
+def load_policy(folder: Path, checkpoint: str = "final", warn: Callable[[str], None] = tell) -> ControlPolicy:
     """The policy of a run, on the CPU.
 
     Args:
         folder: of the run.
         checkpoint: `final`, `best`, or the name of a numbered one; a run that has not ended has no final one yet, and
             its latest is taken.
+        warn: told a sentence about every broken checkpoint that is passed over.
 
     Raises:
         UserError: there is no such run or checkpoint, or it is damaged.
@@ -135,13 +143,28 @@ def load_policy(folder: Path, checkpoint: str = "final") -> ControlPolicy:
         raise UserError(f"{folder} holds no run (no checkpoints folder): check the path")
     path: Path | None = checkpoints / checkpoint
     if checkpoint in ("final", "best") and not (checkpoints / checkpoint).exists():
-        path = latest_checkpoint(checkpoints)
+        path = latest_checkpoint(checkpoints, warn=warn)
     if path is None:
         raise UserError(f"{folder} has no checkpoint yet: train for longer, or wait for the first one")
     tensors, state = load_checkpoint(path)
     if "policy" not in state:
         raise UserError(f"{path} is not a checkpoint of a control run: check the path")
     return policy_from(tensors, state, "best" if checkpoint == "best" and path.name != "best" else "policy")
+
+
+def require_final(folder: RunFolder) -> None:
+    """See that the last policy of a finished run is whole.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        load_checkpoint(folder.checkpoints / "final")
+    except UserError as error:
+        raise UserError(
+            f"the run in {folder.path} is finished, but {error}, or delete {folder.results} and give the same command: "
+            "it makes the last policy and its results anew from the last numbered checkpoint"
+        ) from error
 
 
 def policy_from(tensors: Mapping[str, Tensor], state: Mapping[str, Any], prefix: str = "policy") -> ControlPolicy:

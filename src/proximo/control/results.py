@@ -27,7 +27,8 @@ def evaluate_run(folder: Path, episodes: int, seed: int | None = None) -> dict[s
     if not (folder / "config.toml").is_file():
         raise UserError(f"{folder} holds no run (no config.toml): check the path")
     config = from_mapping(TrainConfig, read_toml(folder / "config.toml"), where=str(folder / "config.toml"))
-    final, best = load_policy(folder, "final"), load_policy(folder, "best")
+    final = load_policy(folder, "final")
+    best = load_policy(folder, "best", warn=lambda _: None)  # it may be the same one, of which that was just said
     rows = read_metrics(folder / "metrics.jsonl")
     environments = evaluation_environments(config, config.environment, episodes)
     try:

@@ -13,14 +13,15 @@ from proximo.control.configuration import TrainConfig
 from proximo.control.device import limit_threads
 from proximo.control.environments import make_environments
 from proximo.control.evaluation import Evaluation, evaluate, evaluation_environments
-from proximo.control.loading import policy_from
+from proximo.control.loading import policy_from, require_final
 from proximo.control.observations import ObservationSpec
 from proximo.control.presets import configure
 from proximo.control.selection import Selection
 from proximo.control.training import Training
-from proximo.runs.checkpoint import save_checkpoint, step_name
+from proximo.runs.checkpoint import save_checkpoint
 from proximo.runs.configuration import from_mapping
 from proximo.runs.console import Mode, Progress
+from proximo.runs.errors import UserError
 from proximo.runs.files import write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.metrics import MetricsWriter
@@ -44,6 +45,8 @@ class Run:
     `exact_resume` (False if environments once did not come back where the run went on)..."""
     stopped: str | None = None
     """What ended it early, a signal's name or `stop-at`; the same command goes on."""
+    finished_before: bool = False
+    """Whether an earlier call finished it, and this one has only read what it came to."""
 
 
 def train(
@@ -104,7 +107,8 @@ def run_training(
     config = replace(config, run=str(folder.path))
     opening = Opening(folder, config, "environment", call)
     if finished := opening.results:
-        return Run(folder.path, config, finished)
+        require_final(folder)
+        return Run(folder.path, config, finished, finished_before=True)
     with ExitStack() as stack:
         # Made before the folder: an environment that can not be made leaves nothing behind.
         environments = make_environments(
@@ -124,6 +128,7 @@ def run_training(
         stack.enter_context(opening.open())
         metrics = stack.enter_context(MetricsWriter(folder.path))
         resumed = opening.resumed and resume(training, folder, metrics)
+        started -= metrics.seconds  # those of earlier calls
         if not resumed:
             training.start()
         title = f"{config.environment} · {config.preset} · seed {config.seed} · {environments.backend}"
@@ -135,13 +140,12 @@ def run_training(
             _bring_back(training, progress, opening)
         if changed := opening.settle(f"{training.progress.steps:,} steps"):
             progress.message(changed)
-        before = training.progress.steps
         with StopRequest() as stop:
             session = Session(training, folder, Recorder(metrics, progress), stop, call.stop_at)
             stopped = _iterate(training, session, selection)
-        if stopped:
-            return _stopped(training, folder, config, stopped, progress)
-        results = _finish(training, folder, selection, source, started, before)
+            results = None if stopped else _finish(training, session, selection, source, started)
+        if results is None:
+            return _stopped(training, folder, config, stopped or str(stop.requested), progress)
     return Run(folder.path, config, results)
 
 
@@ -191,42 +195,60 @@ def _select(training: Training, session: Session, selection: Selection) -> None:
 
 
 def _finish(
-    training: Training, folder: RunFolder, selection: Selection, source: Source, started: float, before: int
-) -> dict[str, Any]:
+    training: Training, session: Session, selection: Selection, source: Source, started: float
+) -> dict[str, Any] | None:
     """Save the last and the best policy, evaluate both, and write the results.
 
     The numbered checkpoint is what the same command goes on from if the evaluation is interrupted.
+
+    Returns:
+        The results; None if a signal asked to stop and the evaluation did not end in time.
     """
-    config, policy = training.config, training.policy
+    config, folder = training.config, session.folder
+    session.save()
     tensors, state = training.state()
-    save_checkpoint(folder.checkpoints, step_name(training.done), tensors, state, keep=config.keep)
-    training.ring.write(folder.replay)
     # What the environments did is for a run that goes on; the policy is for those who use it.
     lasting = {name: x for name, x in tensors.items() if not name.startswith("environments/")}
     save_checkpoint(folder.checkpoints, "final", lasting, state)
-    if selection.due(training):
-        selection.look(training)
-    selection.save(training)
-    best = policy_from(*training.state(), "best")
     seconds = time.monotonic() - started
-    final, sampled, chosen = evaluate_all(config, source, [(policy, True), (policy, False), (best, True)])
+    try:
+        if selection.due(training):
+            selection.look(training)
+        selection.save(training)
+        with training.interruptible():
+            evaluations = _evaluate_both(training, source)
+    except Interrupted:
+        return None
+    except UserError:
+        if session.stop.requested is None:
+            raise
+        return None  # schedulers send their signal to the environments' processes too
     results = {
         "last_100_training_return": training.mean_return,
+        **evaluations,
+        "best_chosen_by": selection.criterion,
+        "episodes": config.episodes,
+        "steps": training.progress.steps,
+        "seconds": seconds,
+        "steps_per_second": training.progress.steps / seconds,
+        "exact_resume": training.progress.exact_resume,
+    }
+    write_atomically(folder.results, json.dumps(results, indent=1).encode())
+    return results
+
+
+def _evaluate_both(training: Training, source: Source) -> dict[str, Any]:
+    """The last policy, deterministic and sampled, and the best one."""
+    last, best = training.policy, policy_from(*training.state(), "best")
+    final, sampled, chosen = evaluate_all(training.config, source, [(last, True), (last, False), (best, True)])
+    return {
         "final_deterministic": final.mean,
         "final_deterministic_std": final.std,
         "final_sampled": sampled.mean,
         "best_checkpoint": chosen.mean,
         "best_checkpoint_std": chosen.std,
-        "best_chosen_by": selection.criterion,
-        "episodes": config.episodes,
-        "steps": training.progress.steps,
-        "seconds": seconds,
-        "steps_per_second": (training.progress.steps - before) / seconds,
         "unfinished_episodes": final.unfinished,
-        "exact_resume": training.progress.exact_resume,
     }
-    write_atomically(folder.path / "results.json", json.dumps(results, indent=1).encode())
-    return results
 
 
 def evaluate_all(config: TrainConfig, source: Source, policies: list[tuple[Any, bool]]) -> list[Evaluation]:

@@ -89,7 +89,8 @@ def save_checkpoint(
         _install(files | {MANIFEST: _manifest(files)}, target)
         _prune(directory, name, keep)
     except OSError as error:
-        raise user_error(error, target, "writing checkpoint") from error
+        left = "the last checkpoint is whole" if _numbered(directory) else ""
+        raise user_error(error, target, "writing checkpoint", left) from error
     return target
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from proximo.runs.errors import UserError
 
 _REMEDIES = {
-    errno.ENOSPC: "free space and run the same command again; the last checkpoint is whole",
-    errno.EDQUOT: "free some of your quota and run the same command again; the last checkpoint is whole",
-    errno.EFBIG: "raise the limit on file sizes (ulimit -f) and run again; the last checkpoint is whole",
+    errno.ENOSPC: "free space and run the same command again",
+    errno.EDQUOT: "free some of your quota and run the same command again",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f) and run the same command again",
     errno.EACCES: "choose a folder that you may write to",
     errno.EPERM: "choose a folder that you may write to",
     errno.EROFS: "choose a folder on a disk that is not read-only",
@@ -24,16 +24,17 @@ _REMEDIES = {
 }
 
 
-def user_error(error: OSError, path: Path, doing: str = "writing") -> UserError:
+def user_error(error: OSError, path: Path, doing: str = "writing", left: str = "") -> UserError:
     """Says in one sentence which file an operating-system error is about, why it came, and what to do.
 
     Args:
         error: What the operating system answered.
         path: The file or folder the user knows it by.
         doing: The verb, in the -ing form.
+        left: What is there all the same, if anything.
     """
     remedy = _REMEDIES.get(error.errno or 0, "check the disk and run the same command again")
-    return UserError(f"{error.strerror or error} while {doing} {path}: {remedy}")
+    return UserError(f"{error.strerror or error} while {doing} {path}: {remedy}{f'; {left}' if left else ''}")
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -33,6 +33,9 @@ class RunFolder:
         self.results = self.path / "results.json"
         self._lock_file = self.path / "lock"
         self._lock: Lock | None = None
+        self._made: list[Path] = []
+        self._found: set[str] | None = None
+        """Names that were there when `create` began; None where it has not made the run."""
 
     @property
     def exists(self) -> bool:
@@ -50,6 +53,7 @@ class RunFolder:
         """
         made = self._make()
         try:
+            found = {item.name for item in self.path.iterdir()}
             self._lock = Lock(self._lock_file)
             self._refuse_what_is_there()
             self.checkpoints.mkdir(exist_ok=True)
@@ -66,6 +70,7 @@ class RunFolder:
             if isinstance(error, OSError):
                 raise user_error(error, self.path, "creating") from error
             raise
+        self._made, self._found = made, found
         return self
 
     def open(self) -> Self:
@@ -116,8 +121,38 @@ class RunFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Unlocks the folder; a run that was made here and failed before anything was worth keeping leaves nothing."""
+        if isinstance(error, KeyboardInterrupt) and _holds_anything(self.checkpoints):
+            error.add_note("the last checkpoint is whole, and the same command goes on from it")
+        if error is not None:
+            with suppress(OSError):
+                self._withdraw()
         self.close()
+
+    def _withdraw(self) -> None:
+        """Removes what this call has made, unless there is a checkpoint, an update, a metric or a file of others."""
+        if self._found is None or not self.path.is_dir():
+            return
+        there = {item.name for item in self.path.iterdir()} - self._found
+        strange = any(name not in self._names() and not name.endswith(".tmp") for name in there)
+        measured = self.metrics.exists() and self.metrics.stat().st_size > 0
+        if strange or measured or self.results.exists() or any(map(_holds_anything, (self.checkpoints, self.replay))):
+            return
+        # The configuration first: what a kill leaves of this is no run. The lock last: until then nobody is let in.
+        for path in sorted(
+            (self.path / name for name in there), key=lambda x: (x != self.config, x == self._lock_file)
+        ):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        self.close()
+        _remove_empty(self._made)
+
+    def _names(self) -> set[str]:
+        """Of what a run's folder holds."""
+        return {item.name for item in vars(self).values() if isinstance(item, Path)}
 
     def _make(self) -> list[Path]:
         """Makes the folder and its parents; returns those that were not there, innermost first."""
@@ -137,7 +172,7 @@ class RunFolder:
     def _refuse_what_is_there(self) -> None:
         if self.exists:
             raise UserError(f"{self.path} already holds a run: continue it or choose another folder")
-        ours = {item.name for item in vars(self).values() if isinstance(item, Path)}
+        ours = self._names()
         others = sorted(item.name for item in self.path.iterdir() if item.name not in ours and item.suffix != ".tmp")
         if others:
             raise UserError(f"{self.path} is not empty (it holds {others[0]}): choose a new or an empty folder")
@@ -153,6 +188,10 @@ def find_run(folder: Path) -> Path:
         if (path / "config.toml").is_file():
             return path
     raise UserError(f"{folder} holds no run (no config.toml): check the path")
+
+
+def _holds_anything(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def _remove_empty(made: list[Path]) -> None:
