@@ -1,15 +1,14 @@
 """From an environment's observation to what a network reads: one float vector, images, and an action mask."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 
+from proximo.control.images import Layout, StackedFrames, layout_of
 from proximo.control.spaces import Path, leaves, place
 from proximo.runs.errors import UserError
-
-SMALLEST_IMAGE = 8  # pixels a side; below it (MiniGrid's 7 x 7 codes) an array of bytes is a vector, not a picture
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,10 @@ class Part:
     """one_hot: how many there are in each column."""
     start: tuple[int, ...] = ()
     """one_hot: the smallest value of each column."""
-    layout: Literal["chw", "hwc", "hw", ""] = ""
+    layout: Layout = ""
     """pixels: how the environment orders the axes."""
+    frame: tuple[int, ...] = field(default=(), compare=False)
+    """Shape of one frame as the environment gives it, where several are stacked."""
 
     @property
     def env_shape(self) -> tuple[int, ...]:
@@ -127,9 +128,7 @@ def _image_name(part: Part) -> str:
 def _part(path: Path, space: gymnasium.Space) -> Part:
     spaces = gymnasium.spaces
     if isinstance(space, spaces.Box):
-        if space.dtype == np.uint8 and len(space.shape) in (2, 3):
-            return _pixel_part(path, space.shape)
-        return Part(path, "vector", tuple(space.shape))
+        return _box_part(path, space)
     if isinstance(space, spaces.Discrete):
         return Part(path, "one_hot", (), (int(space.n),), (int(space.start),))
     if isinstance(space, spaces.MultiDiscrete):
@@ -143,14 +142,13 @@ def _part(path: Path, space: gymnasium.Space) -> Part:
     )
 
 
-def _pixel_part(path: Path, shape: tuple[int, ...]) -> Part:
-    if min(sorted(shape)[-2:]) < SMALLEST_IMAGE:
-        return Part(path, "vector", shape)
-    if len(shape) == 2:
-        return Part(path, "pixels", (1, *shape), layout="hw")
-    if shape[0] < min(shape[1:]):
-        return Part(path, "pixels", shape, layout="chw")
-    return Part(path, "pixels", (shape[2], shape[0], shape[1]), layout="hwc")
+def _box_part(path: Path, space: gymnasium.spaces.Box) -> Part:
+    shape, layout = tuple(space.shape), layout_of(space)
+    frame = tuple(space.frame.shape) if isinstance(space, StackedFrames) else ()
+    if not layout:
+        return Part(path, "vector", shape, frame=frame)
+    channels_first = {"hw": (1, *shape), "chw": shape, "hwc": (*shape[-1:], *shape[:-1])}[layout]
+    return Part(path, "pixels", channels_first, layout=layout, frame=frame)
 
 
 def _mask_part(path: Path, space: gymnasium.Space, mask_size: int) -> Part:

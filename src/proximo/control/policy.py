@@ -180,6 +180,10 @@ class ControlPolicy(nn.Module):
         }
         return dict(json.loads(json.dumps(description)))  # tuples become lists, as JSON gives them back
 
+    def matches(self, description: Mapping[str, Any]) -> bool:
+        """Whether a description is of a policy for the same spaces and of the same settings."""
+        return _read(description) == _read(self.describe())
+
     @classmethod
     def build(cls, description: Mapping[str, Any]) -> "ControlPolicy":
         """A policy as described, with fresh weights.
@@ -187,7 +191,7 @@ class ControlPolicy(nn.Module):
         Raises:
             UserError: the description is not one of ours.
         """
-        read = from_mapping(_Description, description, where="the policy's description")
+        read = _read(description)
         return cls(
             read.observations,
             read.actions,
@@ -196,3 +200,7 @@ class ControlPolicy(nn.Module):
             clip=read.clip,
             frame_stack=read.frame_stack,
         )
+
+
+def _read(description: Mapping[str, Any]) -> _Description:
+    return from_mapping(_Description, description, where="the policy's description")

@@ -293,7 +293,7 @@ class Training:
         Raises:
             UserError: it belongs to another policy.
         """
-        if state["policy"] != self.policy.describe():
+        if not self.policy.matches(state["policy"]):
             raise UserError(
                 f"the checkpoint is of another policy: the spaces of {self.config.environment} have changed since; put "
                 "the environment back, or choose another folder with --run"

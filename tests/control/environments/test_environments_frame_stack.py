@@ -8,6 +8,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from proximo.control.environments import make_environments
+from proximo.control.observations import ObservationSpec
 from proximo.runs.errors import UserError
 
 
@@ -72,3 +73,36 @@ def test_images_are_joined_along_their_channels(layout, shape):
 def test_nested_observations_are_refused():
     with pytest.raises(UserError, match="cannot be stacked"):
         make_environments(lambda: Counting("dict"), 2, frame_stack=2)
+
+
+class Bytes(gymnasium.Env):
+    """Bytes of any shape."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, shape):
+        self.observation_space = spaces.Box(0, 255, shape, np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("k", [2, 4, 13, 40])
+@pytest.mark.parametrize(
+    "shape", [(40, 84, 3), (36, 64, 3), (96, 96, 3), (3, 40, 84), (12, 16), (7, 9, 3), (7, 7), (16, 12, 1)], ids=str
+)
+def test_a_policy_reads_a_stack_as_it_reads_one_frame(shape, k):
+    one = ObservationSpec.of(make_environments(lambda: Bytes(shape), 1).observation_space).parts[0]
+    environments = make_environments(lambda: Bytes(shape), 1, frame_stack=k)
+    spec = ObservationSpec.of(environments.observation_space)
+    part = spec.parts[0]
+    assert part.kind == one.kind
+    assert part.env_shape == environments.observation_space.shape
+    frames = [environments.reset([0])[0]] + [environments.step(np.zeros(1, np.int64)).observation for _ in range(k)]
+    if part.kind == "pixels":
+        assert part.shape == (one.shape[0] * k, *one.shape[1:])
+        newest, before = (spec.encode(x)["pixels"] for x in (frames[-1], frames[-2]))
+        assert np.array_equal(newest[:, : -one.shape[0]], before[:, one.shape[0] :])

@@ -18,7 +18,7 @@ class FrameStack(VectorEnvironment):
 
     Vectors [D] become [k·D]. Images are joined along their channels, wherever those are: [C, H, W] becomes
     [k·C, H, W], [H, W, C] becomes [H, W, k·C], and [H, W] becomes [k, H, W]. An image is taken for [C, H, W] when its
-    first axis is shorter than its last.
+    first axis is its shortest.
 
     Raises:
         UserError: When the observation is not one Box of one, two or three axes.
@@ -26,6 +26,8 @@ class FrameStack(VectorEnvironment):
 
     def __init__(self, environments: VectorEnvironment, k: int) -> None:
         from gymnasium import spaces
+
+        from proximo.control.images import StackedFrames, stack_axis
 
         space = environments.observation_space
         if not isinstance(space, spaces.Box) or len(space.shape) not in (1, 2, 3):
@@ -37,12 +39,10 @@ class FrameStack(VectorEnvironment):
         self.name, self.backend, self.count = environments.name, environments.backend, environments.count
         self.action_space = environments.action_space
         self._is_plane = len(space.shape) == 2
-        frame = (1, *space.shape) if self._is_plane else space.shape
-        self._axis = 0 if len(frame) == 1 or frame[0] < frame[-1] else len(frame) - 1
-        self._width = frame[self._axis]
-        low, high = (np.concatenate([bound.reshape(frame)] * k, self._axis) for bound in (space.low, space.high))
-        self.observation_space = spaces.Box(low, high, dtype=space.dtype.type)
-        self._stack = np.zeros((self.count, *low.shape), dtype=space.dtype)
+        self._axis = stack_axis(space.shape)
+        self._width = 1 if self._is_plane else space.shape[self._axis]
+        self.observation_space = StackedFrames(space, k)
+        self._stack = np.zeros((self.count, *self.observation_space.shape), dtype=space.dtype)
 
     def reset(self, seeds: Sequence[int]) -> tuple[Observation, np.ndarray | None]:
         """See `VectorEnvironment.reset`."""
@@ -78,9 +78,9 @@ class FrameStack(VectorEnvironment):
         return observation[:, None] if self._is_plane else observation
 
     def _repeated(self, frames: np.ndarray) -> np.ndarray:
-        return np.concatenate([frames] * self._k, axis=self._axis + 1)
+        return np.concatenate([frames] * self._k, axis=self._axis)
 
     def _pushed(self, frames: np.ndarray) -> np.ndarray:
         kept = [slice(None)] * self._stack.ndim
-        kept[self._axis + 1] = slice(self._width, None)
-        return np.concatenate([self._stack[tuple(kept)], frames], axis=self._axis + 1)
+        kept[self._axis] = slice(self._width, None)
+        return np.concatenate([self._stack[tuple(kept)], frames], axis=self._axis)
