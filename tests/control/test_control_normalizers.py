@@ -14,6 +14,7 @@ from proximo.control.loading import LoadedPolicy
 from proximo.control.normalizers import ObservationNormalizer, RewardScaler, ValueNormalizer
 from proximo.control.observations import ObservationSpec
 from proximo.control.policy import ControlPolicy
+from proximo.runs.errors import UserError
 
 
 def test_rewards_are_divided_by_the_deviation_of_the_discounted_return():
@@ -162,7 +163,7 @@ def test_a_loaded_policy_acts_as_the_one_that_was_trained(tmp_path, memory):
         assert np.array_equal(loaded.act(observations[0]), repeated[0])
     assert loaded.value(observations).shape == (5,)
     for wrong in (observations[:, :2], observations[None, None], np.float32(1.0)):
-        with pytest.raises(ValueError, match=r"\(3,\)"):
+        with pytest.raises(UserError, match=r"\(3,\)"):
             loaded.act(wrong)
 
 

@@ -226,7 +226,7 @@ def test_everything_at_once_runs(backend):
     sample = control_tasks.Everything().observation_space.sample()
     assert DEEP.contains(loaded.act(sample))
     sample["eye"]["left"] = np.zeros((5, 5, 3), np.uint8)
-    with pytest.raises(ValueError, match=r"eye\.left"):
+    with pytest.raises(UserError, match=r"eye\.left"):
         loaded.act(sample)
 
 

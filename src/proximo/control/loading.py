@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from proximo.control.images import as_frame, stack_axis
+from proximo.control.masks import closed_columns
 from proximo.control.observations import Part
 from proximo.control.policy import ControlPolicy
 from proximo.control.spaces import place
@@ -44,33 +46,38 @@ class LoadedPolicy:
             observation: as the environment's `reset` and `step` give it; or a batch, every leaf with a leading axis
                 `[N]`. With a frame stack, one frame: the last ones are remembered here.
             deterministic: the most probable action instead of a sample.
-            mask: allowed choices, bool `[K]` or `[N, K]`, where the environment gives them in `info`.
+            mask: allowed choices, bool `[K]` or `[N, K]`; needed where the environment gives them in `info`.
 
         Returns:
             An action of the environment's action space (or a batch of them).
 
         Raises:
-            ValueError: the observation does not have the shape the policy was trained on.
+            UserError: the observation or the mask is not what the policy was trained on, or can not be acted on.
         """
-        if self.policy.frame_stack > 1:
-            observation = self._stacked(np.asarray(observation))
-        single = self._is_single(observation)
-        encoded = self.policy.observations.encode(
-            _map(lambda x: np.asarray(x)[None], observation) if single else observation
-        )
-        if mask is not None:
-            encoded["mask"] = np.atleast_2d(np.asarray(mask, bool))
+        batch, single = self._batch(observation)
+        frames = self._frames_with(batch)
+        encoded = self._encode(batch, frames)
+        self._add_mask(encoded, mask, single)
         inputs = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in encoded.items()}
         memory = self._memory_for(inputs)
         action = self.policy.act(inputs, memory, generator=self._generator, deterministic=deterministic)
-        self._memory = action.memory
+        self._memory, self._frames = action.memory, frames
         commands = self.policy.actions.to_environment(action.action.numpy())
         return _map(lambda x: x[0], commands) if single else commands
 
     def value(self, observation: Any) -> np.ndarray:
-        """The critic's estimate for a batch of observations, `[N]`, in units of (scaled) return; moves no memory."""
-        inputs = {name: torch.from_numpy(x) for name, x in self.policy.observations.encode(observation).items()}
-        return self.policy.values.from_units(self.policy.value(inputs, self._memory_for(inputs))).numpy()
+        """The critic's estimate for an observation, or `[N]` for a batch, in units of (scaled) return.
+
+        It moves no memory: with a memory or a frame stack ask before `act`, which remembers the observation.
+
+        Raises:
+            UserError: as `act`.
+        """
+        batch, single = self._batch(observation)
+        encoded = self._encode(batch, self._frames_with(batch))
+        inputs = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in encoded.items()}
+        values = self.policy.values.from_units(self.policy.value(inputs, self._memory_for(inputs))).numpy()
+        return values[0] if single else values
 
     def _memory_for(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
         """The memory of the batch before; a fresh one for a batch of another size."""
@@ -78,39 +85,92 @@ class LoadedPolicy:
         fits = self._memory is not None and len(self._memory) == count
         return self._memory if fits else self.policy.initial_memory(count)
 
-    def _stacked(self, frame: np.ndarray) -> np.ndarray:
-        """The last frames joined as in training; an episode starts with copies of its first."""
-        part, k = self.policy.observations.parts[0], self.policy.frame_stack
-        axis = -3 if part.layout == "chw" else -1
-        if part.layout == "chw" and part.shape[0] == k and frame.shape[-3:-2] != (1,):
-            frame = np.expand_dims(frame, -3)  # planes [H, W] are stacked as channels
-        if self._frames and self._frames[-1].shape != frame.shape:
-            self._frames = []
-        self._frames = [*(self._frames or [frame] * k)[1:], frame]
-        return np.concatenate(self._frames, axis)
-
-    def _is_single(self, observation: Any) -> bool:
-        extra = {_extra_axes(part, observation) for part in self.policy.observations.parts}
+    def _batch(self, observation: Any) -> tuple[Any, bool]:
+        """The observation with a leading axis, and whether it had none."""
+        extra = set()
+        for part in self.policy.observations.parts:
+            leaf = _leaf(part, observation)
+            extra.add(_extra_axes(part, leaf.shape, self._shape_of(part)))
+            _require_numbers(part, leaf)
         if len(extra) > 1:
-            raise ValueError("some parts of the observation have a leading batch axis and others have none")
-        return extra == {0}
+            raise UserError(
+                "some parts of the observation have a leading batch axis and others have none: give all one"
+            )
+        single = extra == {0}
+        return (_map(lambda x: np.asarray(x)[None], observation) if single else observation), single
+
+    def _shape_of(self, part: Part) -> tuple[int, ...]:
+        """Of one observation, or one frame, as the environment gives it."""
+        k = self.policy.frame_stack
+        if k == 1:
+            return part.env_shape
+        if not part.frame and len(part.shape) > 1:
+            raise UserError("this policy was saved before frames had a shape of their own: train it again")
+        return part.frame or (part.shape[0] // k,)
+
+    def _frames_with(self, batch: Any) -> list[np.ndarray]:
+        """The last frames, this one among them; an episode starts with copies of its first. Empty without a stack."""
+        k = self.policy.frame_stack
+        if k == 1:
+            return []
+        frame = as_frame(np.asarray(batch), batch=1)
+        known = self._frames if self._frames and self._frames[-1].shape == frame.shape else [frame] * k
+        return [*known[1:], frame]
+
+    def _encode(self, batch: Any, frames: list[np.ndarray]) -> dict[str, np.ndarray]:
+        if frames:
+            batch = np.concatenate(frames, stack_axis(self._shape_of(self.policy.observations.parts[0])))
+        return self.policy.observations.encode(batch)
+
+    def _add_mask(self, encoded: dict[str, np.ndarray], mask: np.ndarray | None, single: bool) -> None:
+        """Put the mask beside the observation, if there is one, and refuse one that can not be obeyed."""
+        if mask is None and self.policy.masked and "mask" not in encoded:
+            raise UserError("this policy was trained with action masks: give mask=info['action_mask']")
+        if mask is not None:
+            mask = np.asarray(mask).astype(bool)
+            size, count = self.policy.actions.mask_size, len(next(iter(encoded.values())))
+            expected = (size,) if single else (count, size)
+            if mask.shape != expected:
+                raise UserError(f"the mask has the shape {mask.shape} and must have {expected}, one entry per choice")
+            encoded["mask"] = mask.reshape(count, size)
+        if "mask" in encoded and closed_columns(encoded["mask"], self.policy.actions.choices).any():
+            raise UserError(
+                "the mask leaves nothing to choose: reset the environment if its episode is over, or mend its mask"
+            )
 
 
-def _extra_axes(part: Part, observation: Any) -> int:
-    """0 for one observation, 1 for a batch."""
-    expected, leaf = part.env_shape, observation
+def _leaf(part: Part, observation: Any) -> np.ndarray:
+    leaf = observation
     try:
         for key in part.path:
             leaf = leaf[key]
     except (KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"the observation has no part{place(part.path)}, which the policy was trained on") from error
-    shape = np.shape(leaf)
+        raise UserError(
+            f"the observation has no part{place(part.path)}, which the policy was trained on: give it the whole one"
+        ) from error
+    return np.asarray(leaf)
+
+
+def _extra_axes(part: Part, shape: tuple[int, ...], expected: tuple[int, ...]) -> int:
+    """0 for one observation, 1 for a batch."""
     extra = len(shape) - len(expected)
     if extra not in (0, 1) or shape[extra:] != expected:
-        raise ValueError(
-            f"the policy was trained on observations of shape {expected}{place(part.path)}, and got {shape}"
+        raise UserError(
+            f"the policy was trained on observations of shape {expected}{place(part.path)}, and got {shape}: give it "
+            "one of those, or a batch of them"
         )
     return extra
+
+
+def _require_numbers(part: Part, leaf: np.ndarray) -> None:
+    """Refuse NaN, infinities, and what becomes one in float32."""
+    if leaf.dtype.kind == "f" and not (fine := np.abs(leaf) <= np.finfo(np.float32).max).all():
+        where = np.argwhere(~fine)[0]
+        entry = f" [{', '.join(map(str, where))}]" if len(where) else ""
+        raise UserError(
+            f"the observation{place(part.path)}{entry} is {leaf[tuple(where)]}, which no policy can act on: mend what "
+            "measures it, or reset the environment"
+        )
 
 
 def _map(function: Any, tree: Any) -> Any:

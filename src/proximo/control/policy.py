@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ class _Description:
     normalize_observations: bool
     clip: float
     frame_stack: int
+    masked: bool = field(default=False, compare=False)
 
 
 class ControlPolicy(nn.Module):
@@ -47,8 +48,11 @@ class ControlPolicy(nn.Module):
         normalize_observations: bool = False,
         clip: float = 10.0,
         frame_stack: int = 1,
+        masked: bool = False,
     ) -> None:
         super().__init__()
+        self.masked = masked
+        """Whether it was trained with action masks from `info`, which it then has to be given."""
         self.frame_stack = frame_stack
         self.observations, self.actions, self.settings = observations, actions, settings
         self.normalizer = (
@@ -177,6 +181,7 @@ class ControlPolicy(nn.Module):
             "normalize_observations": self.normalizer is not None,
             "clip": self.normalizer.clip if self.normalizer else 10.0,
             "frame_stack": self.frame_stack,
+            "masked": self.masked,
         }
         return dict(json.loads(json.dumps(description)))  # tuples become lists, as JSON gives them back
 
@@ -199,6 +204,7 @@ class ControlPolicy(nn.Module):
             normalize_observations=read.normalize_observations,
             clip=read.clip,
             frame_stack=read.frame_stack,
+            masked=read.masked,
         )
 
 

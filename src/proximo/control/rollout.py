@@ -108,6 +108,7 @@ class Collector:
         """Start every environment anew, with one seed each."""
         observation, mask = self.environments.reset(seeds)
         self._masked = self._masked or mask is not None
+        self.policy.masked = self.policy.masked or mask is not None
         self._starts = np.ones(self.environments.count, bool)
         self._inputs = self._encode(observation, mask, None)
         self._memory = self.policy.initial_memory(self.environments.count)
