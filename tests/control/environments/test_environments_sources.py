@@ -1,5 +1,7 @@
 """What the user calls an environment, and what is answered when there is none."""
 
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -104,10 +106,31 @@ def test_a_wrong_backend_is_named():
         make_environments("CartPol-v1", 2, backend="envpool")
     with pytest.raises(UserError, match="not a task of EnvPool"):
         make_environments(Counting, 2, backend="envpool")
+    for own in (f"{HERE}:counting", "gymnasium:CartPole-v1"):
+        with pytest.raises(UserError, match=f"{own} is not a task of EnvPool: choose backend 'gymnasium'"):
+            make_environments(own, 2, backend="envpool")
     with pytest.raises(UserError, match="which runs itself"):
         make_environments(counting_vector, 3, backend="subprocess")
     with pytest.raises(UserError, match="but EnvPool has"):
         make_environments("CheetahRun-v1", 2, backend="gymnasium")
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["by name", "from a function"])
+@pytest.mark.parametrize(
+    ("task", "module", "package"),
+    [("LunarLander-v3", "Box2D", "gymnasium[box2d]"), ("HalfCheetah-v5", "mujoco", "gymnasium[mujoco]")],
+)
+def test_the_package_that_a_task_needs_is_named(task, module, package, own, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    for name in [name for name in sys.modules if name.startswith(("gymnasium.envs.box2d", "gymnasium.envs.mujoco"))]:
+        monkeypatch.delitem(sys.modules, name)
+    source = (lambda: gymnasium.make(task)) if own else task
+    with pytest.raises(UserError) as caught:
+        make_environments(source, 2, backend="gymnasium")
+    message = str(caught.value)
+    assert message.endswith(f"needs packages that are not installed: `pip install '{package}'`")
+    assert "\n" not in message
+    assert own or message.startswith(task)
 
 
 def test_environments_of_different_spaces_are_refused():

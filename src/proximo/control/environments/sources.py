@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -86,7 +87,8 @@ def _resolve(
     timeout: float,
 ) -> VectorEnvironment:
     if isinstance(source, str):
-        if backend == "envpool" or (backend == "auto" and source in _envpool_names()):
+        # EnvPool's names have no colon, so what has one is somebody's own.
+        if ":" not in source and (backend == "envpool" or (backend == "auto" and source in _envpool_names())):
             return EnvPoolEnvironments(source, count, options=options, threads=threads)
         function, name = _function_of(source), source
     else:
@@ -145,11 +147,15 @@ def _called(
 
 
 def _reporting_making(make: Callable[[], Any], name: str, options: Mapping[str, Any]) -> Callable[[], Any]:
+    from gymnasium.error import DependencyNotInstalled
+
     def made() -> Any:
         try:
             return make()
         except UserError:
             raise
+        except DependencyNotInstalled as error:
+            raise _missing(name, str(error)) from error
         except Exception as error:  # anything may come out of a user's code, and all of it is reported
             report = "".join(traceback.format_exception(error)).rstrip()
             raise UserError(
@@ -158,6 +164,15 @@ def _reporting_making(make: Callable[[], Any], name: str, options: Mapping[str, 
             ) from error
 
     return made
+
+
+def _missing(name: str, reason: str) -> UserError:
+    """Gymnasium tells in prose which of its extras a task needs; atari's is ours, which brings OpenCV too."""
+    found = re.search(r"gymnasium\[([\w-]+)\]", reason)
+    if found is None:
+        return UserError(f"{name} needs a package that is not installed: {reason}")
+    package = "proximo[atari]" if found[1] == "atari" else f"gymnasium[{found[1]}]"
+    return UserError(f"{name} needs packages that are not installed: `pip install '{package}'`")
 
 
 def _function_of(source: str) -> Callable[..., Any] | None:
