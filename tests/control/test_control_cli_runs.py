@@ -167,14 +167,18 @@ def test_sigterm_saves_and_the_same_command_completes(tmp_path):
     assert steps[: len(rows)] == [row["step"] for row in rows]
 
 
-def test_sigterm_in_the_last_evaluations_is_told_and_the_same_command_evaluates(tmp_path):
+@pytest.mark.parametrize("backend", ["gymnasium", "subprocess"])
+def test_sigterm_in_the_last_evaluations_is_told_and_the_same_command_evaluates(tmp_path, backend):
     command = [sys.executable, "-m", "proximo.cli", "train", "control_tasks:evaluated", "--run", "r", "--quiet", *SMALL]
+    command += ["--backend", backend]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")])}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **pipes)
     deadline = time.monotonic() + 120
     while not (tmp_path / "r" / "checkpoints" / "final").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
+    time.sleep(1.0)  # into the evaluation
+    os.killpg(process.pid, signal.SIGTERM)  # as schedulers do: the environments' processes too
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 143
     assert out.startswith("stopped by SIGTERM at 256 steps; the same command goes on from r")

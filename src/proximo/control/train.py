@@ -4,7 +4,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -215,8 +215,7 @@ def _finish(
         if selection.due(training):
             selection.look(training)
         selection.save(training)
-        with training.interruptible():
-            evaluations = _evaluate_both(training, source)
+        evaluations = _evaluate_both(training, source)
     except Interrupted:
         return None
     except UserError:
@@ -238,9 +237,14 @@ def _finish(
 
 
 def _evaluate_both(training: Training, source: Source) -> dict[str, Any]:
-    """The last policy, deterministic and sampled, and the best one."""
+    """The last policy, deterministic and sampled, and the best one.
+
+    Raises:
+        Interrupted: by who may interrupt `training`.
+    """
     last, best = training.policy, policy_from(*training.state(), "best")
-    final, sampled, chosen = evaluate_all(training.config, source, [(last, True), (last, False), (best, True)])
+    policies = [(last, True), (last, False), (best, True)]
+    final, sampled, chosen = evaluate_all(training.config, source, policies, training.interruptible)
     return {
         "final_deterministic": final.mean,
         "final_deterministic_std": final.std,
@@ -251,14 +255,21 @@ def _evaluate_both(training: Training, source: Source) -> dict[str, Any]:
     }
 
 
-def evaluate_all(config: TrainConfig, source: Source, policies: list[tuple[Any, bool]]) -> list[Evaluation]:
+def evaluate_all(
+    config: TrainConfig,
+    source: Source,
+    policies: list[tuple[Any, bool]],
+    interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> list[Evaluation]:
     """Evaluate several (policy, deterministic?) on the same episodes."""
+    # Made outside of what may be interrupted: processes that are forked within would be interrupted too.
     environments = evaluation_environments(config, source, config.episodes)
     try:
-        return [
-            evaluate(policy, environments, config.episodes, deterministic=deterministic, seed=config.seed)
-            for policy, deterministic in policies
-        ]
+        with interruptible():
+            return [
+                evaluate(policy, environments, config.episodes, deterministic=deterministic, seed=config.seed)
+                for policy, deterministic in policies
+            ]
     finally:
         environments.close()
 
