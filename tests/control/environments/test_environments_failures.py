@@ -345,6 +345,46 @@ def test_a_vector_environment_of_ones_own_is_named_with_its_step(deed, words, mo
         assert 'raise RuntimeError("boom")' in message  # its traceback
 
 
+@pytest.mark.parametrize("apart", [False, True], ids=["together", "one by one"])
+@pytest.mark.parametrize(
+    ("final", "words"),
+    [
+        (np.full((4, 3), 0.5), "of type float64 where uint8 was promised at its step 1"),
+        (np.zeros((4, 5), np.uint8), r"5,?\) where .* was promised at its step 1"),
+    ],
+)
+def test_final_observations_are_checked_before_they_are_copied(final, words, apart):
+    class Ends(Together):
+        def step(self, actions):
+            observation, reward, _, truncated, _ = super().step(actions)
+            finals = final
+            if apart:
+                finals = np.empty(4, object)
+                finals[:] = list(final)
+            return observation, reward, ~truncated, truncated, {"final_obs": finals}
+
+    made = make_environments(lambda: Ends("floats"), 4)
+    made.reset([0, 1, 2, 3])
+    with pytest.raises(UserError, match=words):
+        made.step(np.zeros(4, np.int64))
+
+
+def test_first_observations_of_another_type_are_checked_before_they_are_copied():
+    class Ends(Together):
+        def reset(self, *, seed=None, options=None):
+            observation, infos = super().reset(seed=seed)
+            return (observation + 0.5, infos) if options else (observation, infos)
+
+        def step(self, actions):
+            observation, reward, _, truncated, infos = super().step(actions)
+            return observation, reward, ~truncated, truncated, infos
+
+    made = make_environments(lambda: Ends("floats", gymnasium.vector.AutoresetMode.DISABLED), 4)
+    made.reset([0, 1, 2, 3])
+    with pytest.raises(UserError, match="first observations of type float64 where uint8 was promised at its step 1"):
+        made.step(np.zeros(4, np.int64))
+
+
 def test_large_finite_values_are_no_error():
     class Large(Misbehaving):
         def reset(self, *, seed=None, options=None):

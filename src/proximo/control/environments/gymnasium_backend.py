@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
+from proximo.control.environments.problems import space_problem
 from proximo.control.environments.reporting import (
     EPISODE_OVER,
     RAW_REWARD,
@@ -105,6 +106,7 @@ class GymnasiumEnvironments(VectorEnvironment):
         if over.any():
             # Gymnasium takes the mask out of the options it is given, and may keep the array.
             first, reset_infos = self._vector.reset(options={"reset_mask": over.copy()})
+            self._check("first observations", first, (self.count,))
             observation = replace_rows(final, over, first)
             first_mask = self._mask(reset_infos)
             if mask is not None and first_mask is not None:
@@ -147,11 +149,22 @@ class GymnasiumEnvironments(VectorEnvironment):
                 "bootstrapped: return the final observations there, or use next-step autoreset"
             )
         if not (isinstance(finals, np.ndarray) and finals.dtype == object):
+            self._check("final observations", finals, (self.count,))
             return replace_rows(observation, over, finals)
         final = map_leaves(np.array, observation)
         for index in np.flatnonzero(over):
+            self._check("a final observation", finals[index])
             map_leaves(lambda leaf, row, i=index: leaf.__setitem__(i, row), final, finals[index])
         return final
+
+    def _check(self, what: str, observation: Any, batch: tuple[int, ...] = ()) -> None:
+        # Before it is copied into rows of the promised shape and type, which would bend it to them.
+        problem = space_problem(self.observation_space, observation, batch)
+        if problem is not None:
+            raise UserError(
+                f"{self.name} returned {what} {problem} at its step {self._steps}: make it return what its observation "
+                "space says"
+            )
 
     def _mask(self, infos: Mapping[str, Any]) -> np.ndarray | None:
         """The mask of every row; a row that reports none may do everything."""
