@@ -53,7 +53,7 @@ def nothing_left():
         ),
         (
             ["train", "control_tasks:breaks", "--run", "r", *SMALL, "--backend", "envpool"],
-            ["EnvPool has no environment 'control_tasks:breaks':"],
+            ["control_tasks:breaks is not a task of EnvPool: choose backend"],
         ),
         (["trian", "CartPole-v1"], ["trian", "train"]),
         (["evaluate", "nowhere"], ["nowhere", "no run"]),
