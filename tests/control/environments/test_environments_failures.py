@@ -1,5 +1,6 @@
 """An environment that misbehaves is named, with its step and its last words."""
 
+import gc
 import multiprocessing
 import os
 import time
@@ -393,3 +394,34 @@ def test_large_finite_values_are_no_error():
 
     observation, _ = make_environments(Large, 3).reset([0, 1, 2])
     assert (observation > 1e38).all()
+
+
+class Dropped:
+    """Part of a ring that only the garbage collector ends; notes the process in which it does."""
+
+    def __init__(self, file):
+        self.file, self.ring = file, self
+
+    def __del__(self):
+        with open(self.file, "a") as file:
+            file.write(f"{os.getpid()} ")
+
+
+def test_what_the_parent_dropped_is_not_collected_in_a_child(tmp_path):
+    file, home = tmp_path / "processes", os.getpid()
+
+    def make():
+        if os.getpid() != home:
+            gc.collect()
+        return gymnasium.make("CartPole-v1")
+
+    gc.disable()
+    try:
+        Dropped(file)
+        environments = make_environments(make, 2, backend="subprocess")
+    finally:
+        gc.enable()
+    environments.reset([0, 1])
+    environments.close()
+    gc.collect()
+    assert file.read_text().split() == [str(home)]

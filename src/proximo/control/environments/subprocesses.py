@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -39,7 +40,8 @@ class WatchedSubprocesses:
         self._steps = 0
         try:
             deaf = [_deaf_to_ctrl_c(factory) for factory in factories]
-            self._vector = AsyncVectorEnv(deaf, autoreset_mode=AutoresetMode.SAME_STEP, daemon=True)
+            with _garbage_left_alone():
+                self._vector = AsyncVectorEnv(deaf, autoreset_mode=AutoresetMode.SAME_STEP, daemon=True)
         except (EOFError, ConnectionError) as error:
             raise UserError(
                 f"an environment of {name} could not be made in a subprocess: its traceback stands above; try backend "
@@ -133,6 +135,20 @@ class WatchedSubprocesses:
         for pipe in filter(None, self._vector.parent_pipes):
             pipe.close()
         self._vector.closed = True
+
+
+@contextlib.contextmanager
+def _garbage_left_alone() -> Iterator[None]:
+    """Children that are forked here never collect what this process has dropped.
+
+    An EnvPool among it would wait for threads that are not in the child, and crash it.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _deaf_to_ctrl_c(factory: Callable[[], gymnasium.Env]) -> Callable[[], gymnasium.Env]:

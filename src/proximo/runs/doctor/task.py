@@ -22,19 +22,22 @@ def ending_pays(run: Record) -> Iterator[Diagnosis]:
     """Every step costs, no episode is ever cut, and they become shorter and shorter.
 
     A task that is solved by ending early looks the same from here, unless its first episodes ran into a time limit:
-    amber, and the page says how to tell.
+    amber, and the page says how to tell. Where the task itself pays (returns are its own) and what is learnt from
+    costs, a wrapper has turned the sign: red.
     """
     lengths, returns = run.column("episode_length"), run.column("return")
     known = np.isfinite(lengths) & np.isfinite(returns)
     if known.sum() < 5 or run.measured("truncations").any() or (run.measured("reward_mean") >= 0).any():
         return
     first, last = start_and_end(lengths[known])
-    if last < 0.8 * first and np.corrcoef(lengths[known], returns[known])[0, 1] < -0.9:
-        rewards = run.measured("reward_mean")
+    turned = bool((returns[known] > 0).all())
+    if last < 0.8 * first and (turned or np.corrcoef(lengths[known], returns[known])[0, 1] < -0.9):
+        paid = float(np.median(run.measured("reward_mean")))
         yield diagnosis(
             "P042",
-            "amber",
-            f"episodes of {first:.0f} steps became {last:.0f}, at a reward of {np.median(rewards):.2g} per step",
+            "red" if turned else "amber",
+            f"episodes of {first:.0f} steps became {last:.0f}, at a reward of {paid:.2g} per step"
+            f"{', where the task itself pays' if turned else ''}",
             Change("look at the reward's sign: is a failure what ends an episode?"),
         )
 
