@@ -50,7 +50,7 @@ def proximo_update_seconds(name: str, model: str, updates: int) -> dict:
     from transformers import AutoTokenizer
 
     from proximo.core.settings import UpdateSettings
-    from proximo.language.models import load_causal_model, load_sequence_classifier
+    from proximo.language.models import load_causal_model, new_sequence_classifier
     from proximo.language.ppo import PPOTraining
     from proximo.language.ppo_configuration import PPOConfig, SharingSettings
     from proximo.language.reward_model import RewardModel
@@ -60,7 +60,7 @@ def proximo_update_seconds(name: str, model: str, updates: int) -> dict:
 
     torch.set_num_threads(WORK["threads"])
     tokenizer = AutoTokenizer.from_pretrained(model)
-    policy, scorer = load_causal_model(model), load_sequence_classifier(model)
+    policy, scorer = load_causal_model(model), new_sequence_classifier(model)
     texts = prompts(tokenizer, (updates + 1) * WORK["batch"], WORK["prompt"])
     config = PPOConfig(
         responses=len(texts),

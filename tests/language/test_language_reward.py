@@ -6,12 +6,14 @@ import time
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
 from proximo.language.configuration import RewardConfig
 from proximo.language.data import Pair
 from proximo.language.frozen_trunk import FrozenTrunk
 from proximo.language.judge import Judge, train_judge
+from proximo.language.models import load_causal_model
 from proximo.language.movies import ceiling, pairs, preference, snippets
 from proximo.language.preferences import bradley_terry, calibration, preference_report
 from proximo.language.reward_model import RewardModel, initialise_head
@@ -171,6 +173,48 @@ def test_what_is_no_reward_model_and_what_is_too_long(tiny_folder, reward):
         reward.head.weight.zero_()
     with pytest.raises(UserError, match="gives all 4 texts the same score"):
         reward.standardise(ROWS)
+
+
+def damaged(folder, change):
+    """The folder with its weights by name passed through `change`."""
+    weights = folder / "model.safetensors"
+    save_file(change(load_file(weights)), weights, metadata={"format": "pt"})
+    return str(folder)
+
+
+def test_a_reward_model_without_its_head_is_refused_instead_of_given_a_random_one(tmp_path, reward):
+    reward.save(tmp_path / "rm")
+    damaged(tmp_path / "rm", lambda w: {name: x for name, x in w.items() if name != "score.weight"})
+    with pytest.raises(UserError, match=r"rm lacks score.weight, which would be random"):
+        RewardModel.load(str(tmp_path / "rm"))
+
+
+def test_a_reward_model_with_a_bias_is_refused_instead_of_losing_it(tmp_path, reward):
+    reward.save(tmp_path / "rm")
+    damaged(tmp_path / "rm", lambda w: w | {"score.bias": torch.tensor([3.0])})
+    with pytest.raises(UserError, match=r"rm holds score.bias, which its architecture has no place for"):
+        RewardModel.load(str(tmp_path / "rm"))
+
+
+def test_a_language_model_that_lacks_weights_is_refused(tiny_folder):
+    norm = "model.layers.1.input_layernorm.weight"
+    folder = damaged(tiny_folder, lambda w: {name: x for name, x in w.items() if name != norm})
+    for load in (load_causal_model, RewardModel.from_language_model):
+        with pytest.raises(UserError, match=rf"tiny lacks {norm}, which would be random"):
+            load(folder)
+    damaged(tiny_folder, lambda w: {name: x for name, x in w.items() if not name.startswith("model.layers.1.")})
+    with pytest.raises(UserError, match=r"lacks model.layers.1.* and 6 more, which would be random"):
+        load_causal_model(folder)
+    RewardModel.from_language_model(folder, layers=1)
+
+
+def test_a_head_that_is_tied_to_the_embedding_is_not_missing(tiny_folder, tiny_model):
+    with pytest.raises(UserError, match=r"tiny lacks lm_head.weight, which would be random"):
+        load_causal_model(damaged(tiny_folder, lambda w: {n: x for n, x in w.items() if n != "lm_head.weight"}))
+    config = tiny_folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"tie_word_embeddings": True}))
+    model = load_causal_model(str(tiny_folder))
+    assert torch.equal(model.lm_head.weight, tiny_model.model.embed_tokens.weight)
 
 
 def test_the_report_counts_what_people_preferred():

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from peft import PeftModel
 from tiny import llama, prompts, tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, GPT2Config, GPT2LMHeadModel
 
 from proximo.core.settings import UpdateSettings
 from proximo.language.critic import critic_model, save_critic
-from proximo.language.evaluation import load_policy_model
-from proximo.language.models import save_folder
+from proximo.language.models import load_causal_model, new_sequence_classifier, save_folder
 from proximo.language.policy import response_positions
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import PPOConfig, SharingSettings
@@ -82,7 +82,7 @@ def test_an_exported_policy_gives_the_logits_of_the_trained_one(sharing, tmp_pat
     save_folder(folder, run.roles, run.tokenizer)
     if sharing.mode == "lora":
         assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
-    again = load_policy_model(folder)
+    again = load_causal_model(str(folder))
     tokens = torch.tensor([[3, 5, 2, 9]])
     with torch.no_grad():
         hidden, _ = run.roles.policy(tokens)
@@ -228,13 +228,71 @@ def test_adapters_are_read_from_safetensors_only(tmp_path, tiny_folder, tiny_tok
     save_folder(tmp_path / "policy", run.roles, tiny_tokenizer)
     config = tmp_path / "policy" / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(tiny_folder)}))
-    load_policy_model(tmp_path / "policy")
+    load_causal_model(str(tmp_path / "policy"))
     weights = tmp_path / "policy" / "adapter_model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"cannot load the adapter .*policy"):
-        load_policy_model(tmp_path / "policy")
+        load_causal_model(str(tmp_path / "policy"))
     weights.unlink()
     torch.save({}, tmp_path / "policy" / "adapter_model.bin")
     with pytest.raises(UserError, match=r"no adapter_model.safetensors.*safetensors only"):
-        load_policy_model(tmp_path / "policy")
+        load_causal_model(str(tmp_path / "policy"))
+
+
+TOKENS = torch.tensor([[3, 5, 2, 9]])
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """A policy that PPO exported as an adapter on a base, and the logits that it gives on `TOKENS`."""
+    base, folder = tmp_path / "base", tmp_path / "adapter"
+    save_folder(base, llama(), tokenizer())
+    run = training(MODES[2], load_causal_model(str(base)))
+    run.iterate()
+    save_folder(folder, run.roles, run.tokenizer)
+    with torch.no_grad():
+        plain = load_causal_model(str(base))(input_ids=TOKENS).logits
+        adapted = PeftModel.from_pretrained(load_causal_model(str(base)), str(folder))(input_ids=TOKENS).logits
+    assert not torch.allclose(adapted, plain, atol=1e-2)
+    return folder, adapted
+
+
+@pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")
+def test_a_policy_that_is_an_adapter_is_where_training_starts_and_what_it_is_held_to(sharing, adapter, tmp_path):
+    """Policy and reference begin with the adapter, and the export is what was trained, as `transformers` loads it."""
+    folder, adapted = adapter
+    run = training(sharing, load_causal_model(str(folder)))
+    with torch.no_grad():
+        policy = run.roles.head(run.roles.policy(TOKENS)[0])
+        with run.roles.as_reference() as stack:
+            reference = run.roles.reference_head(stack(TOKENS)[0])
+    torch.testing.assert_close(policy, adapted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(reference, adapted, rtol=1e-4, atol=1e-5)
+    run.iterate()
+    save_folder(tmp_path / "policy", run.roles, run.tokenizer)
+    assert (tmp_path / "policy" / "config.json").exists()
+    assert not (tmp_path / "policy" / "adapter_config.json").exists()
+    with torch.no_grad():
+        trained = run.roles.head(run.roles.policy(TOKENS)[0])
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+        torch.testing.assert_close(again(input_ids=TOKENS).logits, trained, rtol=1e-4, atol=1e-5)
+        # Saving changed nothing.
+        assert torch.equal(run.roles.head(run.roles.policy(TOKENS)[0]), trained)
+    assert not torch.allclose(trained, adapted, atol=1e-3)
+
+
+def test_a_loaded_adapter_can_be_trained_whole(adapter):
+    """peft freezes the base, which supervised fine-tuning would then leave as it is."""
+    assert all(p.requires_grad for p in load_causal_model(str(adapter[0])).parameters())
+
+
+def test_adapters_that_can_not_be_used_say_why(adapter):
+    folder, _ = adapter
+    with pytest.raises(UserError, match=r"adapter is a PEFT adapter, which can not be used here: merge it"):
+        new_sequence_classifier(str(folder))
+    config = folder / "adapter_config.json"
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps(settings | {"base_model_name_or_path": None}))
+    with pytest.raises(UserError, match=r"names no base_model_name_or_path"):
+        load_causal_model(str(folder))

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from proximo.language.data import load_prompts
-from proximo.language.evaluation import Answers, answer, divergence, load_policy_model
+from proximo.language.evaluation import Answers, answer, divergence
 from proximo.language.judge import ABOUT, Judge
-from proximo.language.models import load_tokenizer
+from proximo.language.models import load_causal_model, load_tokenizer
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.ppo_setup import stop_tokens
 from proximo.language.reward_terms import make_rewards
@@ -81,7 +81,7 @@ def before_and_after(run: Path, prompts: Any = (), count: int = 5, seed: int = 1
     if not rows:
         raise UserError("there is no prompt to answer: check the prompts file and the count")
     names = (config.policy, str(folder / "policy"))
-    before, after = (load_policy_model(name, trust_remote_code=config.trust_remote_code) for name in names)
+    before, after = (load_causal_model(name, trust_remote_code=config.trust_remote_code) for name in names)
     parameters = SamplingParameters(config.response_limit, stop_tokens(before, tokenizer), config.temperature)
     answers = [answer(model, tokenizer, rows, parameters, seed=seed) for model in (before, after)]
     return BeforeAndAfter(config, rows, (before, after), (answers[0], answers[1]))

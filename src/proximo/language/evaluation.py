@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,13 +9,11 @@ from torch import Tensor
 
 from proximo.core.divergences import kl_k1, kl_k3
 from proximo.language import rollout
-from proximo.language.models import explained, load_causal_model, read_json
 from proximo.language.policy import LanguagePolicy
 from proximo.language.rewards import Texts
 from proximo.language.rollout import Prompt
 from proximo.language.sampler import Samples, SamplingParameters, generate
 from proximo.language.stack import Stack
-from proximo.runs.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -27,28 +24,6 @@ class Answers:
     samples: Samples
     statistics: dict[str, float]
     """duplicates, distinct_1, distinct_2, response_length, finished."""
-
-
-def load_policy_model(name: Path | str, *, trust_remote_code: bool = False) -> Any:
-    """A policy folder as one model: a plain one, or a PEFT adapter merged into its base.
-
-    Raises:
-        UserError: it can not be loaded.
-    """
-    adapter = Path(name) / "adapter_config.json"
-    if not adapter.exists():
-        return load_causal_model(str(name), trust_remote_code=trust_remote_code)
-    if not (Path(name) / "adapter_model.safetensors").exists():
-        raise UserError(
-            f"{name} has no adapter_model.safetensors; weights are loaded from safetensors only, as other formats can "
-            "run code: save the adapter again with safetensors"
-        )
-    from peft import PeftModel
-
-    base = read_json(adapter)["base_model_name_or_path"]
-    model = load_causal_model(base, trust_remote_code=trust_remote_code)
-    with explained(str(name), "adapter"):
-        return PeftModel.from_pretrained(model, str(name)).merge_and_unload().eval()
 
 
 def answer(

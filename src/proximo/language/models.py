@@ -15,10 +15,12 @@ from torch import nn
 
 from proximo.language.configuration import BUILTIN
 from proximo.language.downloads import minilm_folder, smollm2_folder
+from proximo.language.loaded_weights import check_body, check_classifier, check_whole
 from proximo.language.products import use_products
 from proximo.runs.errors import UserError, nearest
 from proximo.runs.files import parse_json, sync_folder, user_error, write_atomically
 
+_ADAPTER = "adapter_config.json"  # of peft
 _BUILTIN = {"smollm2": smollm2_folder, "minilm": minilm_folder}
 
 
@@ -87,17 +89,21 @@ def load_causal_model(
     """A causal language model, in evaluation mode and without dropout.
 
     Args:
-        name: folder, hub name or `builtin:smollm2`.
+        name: folder, hub name or `builtin:smollm2`; the folder of a PEFT adapter is merged into its base.
         dtype: of the weights; training wants float32 (matrix products may be bfloat16 all the same).
         device: where to put it.
         trust_remote_code: whether Python code in the model's folder may run.
 
     Raises:
-        UserError: it can not be loaded: what, where, and what to do.
+        UserError: it can not be loaded, or not whole: what, where, and what to do.
     """
     from transformers import AutoModelForCausalLM
 
-    return _load(AutoModelForCausalLM, name, dtype, device, trust_remote_code)
+    adapter = Path(locate(name)) / _ADAPTER
+    base = _base_of(adapter) if adapter.is_file() else name
+    model, report = _load(AutoModelForCausalLM, base, dtype, device, trust_remote_code)
+    check_whole(base, report)
+    return _merged(model, adapter.parent) if adapter.is_file() else model
 
 
 def load_sequence_classifier(
@@ -106,9 +112,35 @@ def load_sequence_classifier(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     trust_remote_code: bool = False,
+) -> Any:
+    """A model with one score per sequence, as its folder holds it.
+
+    Args:
+        name: folder or hub name.
+        dtype: of the weights.
+        device: where to put it.
+        trust_remote_code: whether Python code in the model's folder may run.
+
+    Raises:
+        UserError: it can not be loaded, or its folder holds other weights than its architecture has.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    with _quiet():  # what transformers would warn of is refused
+        model, report = _load(AutoModelForSequenceClassification, name, dtype, device, trust_remote_code, num_labels=1)
+    check_classifier(name, report)
+    return model
+
+
+def new_sequence_classifier(
+    name: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    trust_remote_code: bool = False,
     **settings: Any,
 ) -> Any:
-    """A model with one score per sequence; from a language model's folder, its head is new.
+    """A language model's layers under a new head with one score per sequence.
 
     Args:
         name: folder, hub name or `builtin:smollm2`.
@@ -118,14 +150,16 @@ def load_sequence_classifier(
         settings: put over the model's configuration: num_hidden_layers.
 
     Raises:
-        UserError: it can not be loaded.
+        UserError: it can not be loaded, or not whole.
     """
     from transformers import AutoModelForSequenceClassification
 
     with _quiet():  # transformers reports the new head and the layers left out, which are meant
-        return _load(
+        model, report = _load(
             AutoModelForSequenceClassification, name, dtype, device, trust_remote_code, num_labels=1, **settings
         )
+    check_body(name, report, model.base_model_prefix)
+    return model
 
 
 def load_encoder(name: str, *, device: torch.device | str = "cpu", trust_remote_code: bool = False) -> Any:
@@ -136,7 +170,7 @@ def load_encoder(name: str, *, device: torch.device | str = "cpu", trust_remote_
     """
     from transformers import AutoModel
 
-    return _load(AutoModel, name, torch.float32, device, trust_remote_code)
+    return _load(AutoModel, name, torch.float32, device, trust_remote_code)[0]
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
@@ -206,19 +240,64 @@ def save_folder(folder: Path | str, model: Any, tokenizer: Any, extra: Mapping[s
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _load(auto: Any, name: str, dtype: torch.dtype, device: Any, trust_remote_code: bool, **settings: Any) -> Any:
+def _load(
+    auto: Any, name: str, dtype: torch.dtype, device: Any, trust_remote_code: bool, **settings: Any
+) -> tuple[Any, Mapping[str, Any]]:
+    """A model, and what `transformers` reports of its weights."""
     place = locate(name)
     _refuse_remote_code(place, name, trust_remote_code)
     with explained(name, "model"), _no_bars():
-        model = auto.from_pretrained(
+        model, report = auto.from_pretrained(
             place,
             dtype=dtype,
             attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
+            output_loading_info=True,
             **settings,
         )
-    return use_products(without_dropout(model).eval().to(device))
+    if getattr(
+        model, "_hf_peft_config_loaded", False
+    ):  # transformers put it beside the weights, where it is overlooked
+        raise UserError(f"{name} is a PEFT adapter, which can not be used here: merge it into its base and save that")
+    return use_products(without_dropout(model).eval().to(device)), report
+
+
+def _base_of(adapter: Path) -> str:
+    """The model that the adapter of this `adapter_config.json` belongs on.
+
+    Raises:
+        UserError: it names none, or its weights are of a format that can run code.
+    """
+    if not (adapter.parent / "adapter_model.safetensors").exists():
+        raise UserError(
+            f"{adapter.parent} has no adapter_model.safetensors; weights are loaded from safetensors only, as other "
+            "formats can run code: save the adapter again with safetensors"
+        )
+    base = read_json(adapter).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise UserError(f"{adapter} names no base_model_name_or_path: write the folder or hub name of its base there")
+    return base
+
+
+def _merged(model: Any, folder: Path) -> Any:
+    """A model with an adapter added into its weights.
+
+    Raises:
+        UserError: it can not be loaded, or not be merged.
+    """
+    from peft import PeftModel
+
+    device = next(model.parameters()).device
+    with explained(str(folder), "adapter"):
+        adapted = PeftModel.from_pretrained(model, str(folder))
+    if not hasattr(adapted, "merge_and_unload"):
+        raise UserError(f"the adapter {folder} can not be merged into its base's weights: use one that can, as LoRA")
+    whole = adapted.merge_and_unload().eval().to(device)
+    whole.requires_grad_(True)  # peft froze the base
+    # It is nobody's folder any more: an adapter on it has no base to name.
+    whole.name_or_path = whole.config.name_or_path = ""
+    return whole
 
 
 def _refuse_remote_code(place: str, name: str, trusted: bool) -> None:
@@ -239,7 +318,7 @@ def _refuse_remote_code(place: str, name: str, trusted: bool) -> None:
 @contextmanager
 def explained(name: str, what: str) -> Iterator[None]:
     """`transformers` errors are pages: the first sentence, and what to do."""
-    adapter = (Path(name) / "adapter_config.json").is_file()
+    adapter = (Path(name) / _ADAPTER).is_file()
     if Path(name).is_dir() and not adapter and not (Path(name) / "config.json").is_file():
         raise UserError(f"{name} holds no model (no config.json): check the path, or finish the stage that writes it")
     try:

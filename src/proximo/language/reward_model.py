@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from proximo.language.batching import right_padded, token_budget_batches
 from proximo.language.data import Coder, Text
-from proximo.language.models import load_sequence_classifier, load_tokenizer, locate, read_json, save_folder
+from proximo.language.models import (
+    load_sequence_classifier,
+    load_tokenizer,
+    locate,
+    new_sequence_classifier,
+    read_json,
+    save_folder,
+)
 from proximo.language.supervised import computing
 from proximo.runs.errors import UserError
 
@@ -86,7 +93,7 @@ class RewardModel:
         """
         tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
         cut: dict[str, Any] = {} if layers is None else {"num_hidden_layers": _layers(name, layers)}
-        model = load_sequence_classifier(name, device=device, trust_remote_code=trust_remote_code, **cut)
+        model = new_sequence_classifier(name, device=device, trust_remote_code=trust_remote_code, **cut)
         separate_padding(model, tokenizer)
         reward = cls(model, tokenizer, **settings)
         initialise_head(reward.head, torch.Generator().manual_seed(seed))

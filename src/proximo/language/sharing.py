@@ -231,8 +231,12 @@ class LoraRoles(Roles):
                 layer._active_adapter, layer._disable_adapters = active, disabled
 
     def save_pretrained(self, folder: Path) -> None:
-        """See `Roles`: a PEFT adapter, which names its base."""
-        self.adapted.save_pretrained(str(folder), selected_adapters=["default"])
+        """See `Roles`: a PEFT adapter, which names its base; the whole model where there is no base to name."""
+        if self.model.name_or_path:
+            self.adapted.save_pretrained(str(folder), selected_adapters=["default"])
+        else:
+            whole: Any = copy.deepcopy(self.adapted)
+            whole.merge_and_unload(adapter_names=["default"]).save_pretrained(folder)
 
 
 class TopLayerRoles(Roles):
