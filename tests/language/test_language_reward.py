@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 from proximo.language.configuration import RewardConfig
 from proximo.language.data import Pair
 from proximo.language.frozen_trunk import FrozenTrunk
-from proximo.language.judge import Judge, train_judge
+from proximo.language.judge import Judge, _standard_texts, train_judge
 from proximo.language.models import load_causal_model
 from proximo.language.movies import ceiling, pairs, preference, snippets
 from proximo.language.preferences import bradley_terry, calibration, preference_report
@@ -372,3 +372,21 @@ def test_the_models_own_responses_are_what_is_standardised_on(tmp_path, tiny_fol
     assert any(ended)
     assert all(len(row) <= 2 + 64 for row in rows)
     assert rows == standardisation_rows(config, reward, []), "the same seed draws the same responses"
+
+
+def test_responses_to_chat_messages_are_standardised_on_as_ppo_scores_them(tmp_path, tiny_model, make_tokenizer):
+    """Each model writes the messages out with its own template, and the judge reads the policy's text."""
+    for name, template in (
+        ("policy", "{% for m in messages %}{{ m.content }} {% endfor %}"),
+        ("scorer", "{% for m in messages %}w20 {{ m.content }} w21 {% endfor %}"),
+    ):
+        tiny_model.save_pretrained(tmp_path / name)
+        make_tokenizer(template=template).save_pretrained(tmp_path / name)
+    reward = RewardModel.from_language_model(str(tmp_path / "scorer"))
+    prompts = [{"prompt": [{"role": "user", "content": f"w{i}"}]} for i in range(10, 14)]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    config = RewardConfig(standardise_on=str(file), policy=str(tmp_path / "policy"), standardise_rows=4)
+    rows = standardisation_rows(config, reward, [])
+    assert [row[:3] for row in rows] == [[20, i, 21] for i in range(10, 14)]
+    assert [text.split()[0] for text in _standard_texts(config)] == [f"w{i}" for i in range(10, 14)]

@@ -224,6 +224,7 @@ def judge_pairs(source: Any, judge: Judge) -> list[Pair]:
 
 def _standard_texts(config: RewardConfig) -> list[str]:
     if config.standardise_on:
-        return [str(row["prompt"]) + row["response"] for row in standard_rows(config)]
+        prompt = "prompt_text" if config.policy else "prompt"  # the text of sampled answers, as when they are judged
+        return [str(row[prompt]) + row["response"] for row in standard_rows(config)]
     rows = read_rows(config.data, config.standardise_rows)
     return [str(row["prompt"]) + row["chosen"] for row in rows.values]

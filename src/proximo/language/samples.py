@@ -22,7 +22,7 @@ def sample_rows(
         trust_remote_code: whether the model may bring Python code of its own.
 
     Returns:
-        Rows with prompt, response and finished.
+        Rows with prompt (as given: text or chat messages), prompt_text (as the policy read it), response and finished.
 
     Raises:
         UserError: model or prompts can not be used.
@@ -35,6 +35,8 @@ def sample_rows(
     parameters = SamplingParameters(response_limit, (tokenizer.eos_token_id,))
     texts = answer(model, tokenizer, asked, parameters, seed=seed).texts
     return [
-        {"prompt": prompt, "response": response, "finished": ended}
-        for prompt, response, ended in zip(texts.prompts, texts.responses, texts.finished, strict=True)
+        {"prompt": source, "prompt_text": prompt, "response": response, "finished": ended}
+        for source, prompt, response, ended in zip(
+            texts.sources, texts.prompts, texts.responses, texts.finished, strict=True
+        )
     ]
