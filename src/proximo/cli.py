@@ -111,8 +111,8 @@ def train(arguments: list[str]) -> int:
     else:
         name = arguments.pop(0)
         base, _ = configure(name, option(arguments, "--preset", "tuned"))
-    # Free keys, which the parser would narrow down to those that the preset sets.
-    options = take_table(arguments, "--options")
+    # Free keys, which the parser would narrow down to those that the preset sets; in Python they are names.
+    options = {key.replace("-", "_"): value for key, value in take_table(arguments, "--options").items()}
     config = parse(TrainConfig, arguments, "train ENVIRONMENT", replace(base, options={}), CALL_HELP)
     config = replace(config, options={**base.options, **options})
     if config.environment != base.environment:

@@ -1,6 +1,7 @@
 """`proximo rlhf STAGE`: supervised fine-tuning, reward model, PPO, all of them, and before and after side by side."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any
 
 import tyro
 
-from proximo.command_line import CALL_HELP, consent, exit_code, flag, json_flag, option, parse, take_call
+from proximo.command_line import CALL_HELP, consent, exit_code, flag, json_flag, option, parse, take_call, take_table
 from proximo.language.memory import keep_freed_memory
 from proximo.runs.errors import UserError, nearest
 from proximo.runs.opening import Call
@@ -159,7 +160,26 @@ def _settings(name: str, arguments: list[str], more_help: str = "", verb: str = 
     run = str(Path(run).resolve()) if run else ""  # a stage's settings name the others: they hold from every folder
     rest = _without(arguments, "--run", "--preset")
     verb = f"rlhf {verb or name} [--preset NAME] --run RUN"
-    return run, parse(CONFIGS[name], rest, verb, configure(name, preset, run), more_help)
+    base = configure(name, preset, run)
+    if name != "ppo":
+        return run, parse(CONFIGS[name], rest, verb, base, more_help)
+    # Free keys, which the parser would narrow down to those that the preset or the run sets.
+    rewards = _take_rewards(rest)
+    config = parse(CONFIGS[name], rest, verb, replace(base, rewards={}), more_help)
+    return run, replace(config, rewards=rewards or base.rewards)
+
+
+def _take_rewards(arguments: list[str]) -> dict[str, float]:
+    """Take the rewards and their weights out of the arguments; none if none is given.
+
+    Raises:
+        UserError: a weight is no finite number.
+    """
+    given = take_table(arguments, "--rewards")
+    for name, weight in given.items():
+        if isinstance(weight, bool | str) or not math.isfinite(weight):
+            raise UserError(f"--rewards {name} {weight}: its weight must be a finite number, as 1.0")
+    return {name: float(weight) for name, weight in given.items()}
 
 
 def _preflight(arguments: list[str]) -> int:

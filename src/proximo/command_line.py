@@ -150,7 +150,7 @@ def take_option(arguments: list[str], name: str) -> str | None:
 def take_table(arguments: list[str], name: str) -> dict[str, bool | int | float | str]:
     """Take a table of free keys out of the arguments: `NAME KEY VALUE [KEY VALUE ...]` or `NAME.KEY VALUE`, repeated.
 
-    A value is true or false, a number if it can be read as one, else text; dashes in `NAME.KEY` are underscores.
+    A value is true or false, a number if it can be read as one, else text; keys are as they are written.
 
     Raises:
         UserError: a key has no value.
@@ -160,8 +160,7 @@ def take_table(arguments: list[str], name: str) -> dict[str, bool | int | float 
     while waiting:
         given, equals, value = waiting.pop(0).partition("=")
         if given.startswith(f"{name}."):
-            key = given.removeprefix(f"{name}.").replace("-", "_")
-            table[key] = _scalar(value if equals else _value_of(given, waiting))
+            table[given.removeprefix(f"{name}.")] = _scalar(value if equals else _value_of(given, waiting))
         elif given == name:
             waiting[:0] = [value] if equals else []
             if not _is_value(waiting):

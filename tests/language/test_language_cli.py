@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from proximo.cli import main
+from proximo.cli_rlhf import _settings
 from proximo.language import ppo, train
 from proximo.language.stages import configure, find_preset, presets
 from proximo.runs.metrics import read_metrics
@@ -147,6 +148,36 @@ def test_bad_input_gets_one_sentence_and_leaves_no_folder(capsys, preset, tiny_f
     assert sum(line.startswith("proximo:") for line in lines) == 1
     if "broken" not in str(changes):
         assert not (tmp_path / "x").exists()
+
+
+def test_rewards_that_are_named_are_the_rewards_whatever_the_run_holds(capsys, files, tiny_folder, tmp_path):
+    """A run with its own reward model takes that, or what the command line or the preset names in its place."""
+    for stage in ("sft", "reward"):
+        shutil.copytree(tiny_folder, tmp_path / "r" / stage)
+    given = ["--run", str(tmp_path / "r")]
+    _, config = _settings("ppo", list(given))
+    assert config.policy == str(tmp_path / "r" / "sft")
+    assert config.rewards == {str(tmp_path / "r" / "reward"): 1.0}
+    _, config = _settings("ppo", [*given, "--rewards", "my-folder", "2", "mymod:f", "-0.5", "--seed", "3"])
+    assert (config.rewards, config.seed) == ({"my-folder": 2.0, "mymod:f": -0.5}, 3)
+    own = tmp_path / "own.toml"
+    own.write_text('[ppo]\npolicy = "mine"\n[ppo.rewards]\n"mymod:f" = 1.0\n')
+    _, config = _settings("ppo", [*given, "--preset", str(own)])
+    assert (config.policy, config.rewards) == ("mine", {"mymod:f": 1.0})
+    _, config = _settings("ppo", [*given, "--preset", str(own), "--rewards", "other:g", "1", "--policy", "theirs"])
+    assert (config.policy, config.rewards) == ("theirs", {"other:g": 1.0})
+    for wrong, sentence in (
+        (["m:f", "much"], "--rewards m:f much: its weight must be a finite number"),
+        (["m:f", "inf"], "--rewards m:f inf: its weight must be a finite number"),
+        (["m:f"], "--rewards m:f has no value"),
+    ):
+        code, _, err = run(capsys, "ppo", *given, "--rewards", *wrong)
+        assert (code, sentence in err) == (2, True), err
+    given = [*given, "--prompts", files / "prompts.jsonl", "--policy", tiny_folder, "--batch", "8", "--responses", "8"]
+    given += ["--response-limit", "4", "--update.minibatch-size", "8", "--quiet", "--json"]
+    code, _, err = run(capsys, "ppo", *given, "--rewards", "test_language_cli:count", "1.0")
+    assert code == 0, err
+    assert "reward/count" in read_metrics(tmp_path / "r" / "ppo" / "metrics.jsonl")[0]
 
 
 def test_a_failed_update_leaves_its_batch(monkeypatch, capsys, preset, tiny_folder, tmp_path):

@@ -74,9 +74,10 @@ class PPOConfig:
     """PPO on a language model with a KL penalty against the model it starts from."""
 
     policy: str = ""
-    """Folder (or hub name) of the model to train: it is also the reference."""
+    """Folder (or hub name) of the model to train: it is also the reference. RUN/sft if none is named."""
     rewards: dict[str, float] = field(default_factory=dict)
-    """What scores a response, with its weight: folders of reward models and functions as module:function."""
+    """What scores a response, with its weight: folders of reward models and functions as module:function. Those given
+    are all there are: RUN/reward is taken only where none is named."""
     prompts: str = ""
     """JSONL or Parquet file, or datasets folder, with a `prompt` per row."""
     held_out: str = ""

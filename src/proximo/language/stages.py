@@ -64,7 +64,7 @@ def find_preset(name: str) -> Preset:
 
 
 def configure(stage: str, preset: str, run: str) -> Any:
-    """The settings that a stage starts from: defaults, then the preset, then what the run's earlier stages made.
+    """The settings that a stage starts from: the preset, then what the run's earlier stages made where it names none.
 
     Args:
         stage: sft, reward, judge or ppo.
@@ -89,7 +89,7 @@ def configure(stage: str, preset: str, run: str) -> Any:
         config = replace(config, model=config.model or ("" if stage == "judge" else tuned), policy=policy)
     if run and stage == "ppo":
         policy, reward = Path(run) / "sft", Path(run) / "reward"
-        if (policy / "config.json").exists():
+        if (policy / "config.json").exists() and not config.policy:
             config = replace(config, policy=str(policy))
         if (reward / "config.json").exists() and not config.rewards:
             config = replace(config, rewards={str(reward): 1.0})
