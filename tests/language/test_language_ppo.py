@@ -1,6 +1,8 @@
 """One iteration of PPO on a language model: where rewards lie, what padding may not change, what bad input says."""
 
 import math
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from proximo.language import rollout
 from proximo.language.batching import token_budget_batches
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import KLSettings, PPOConfig, SharingSettings
-from proximo.language.rewards import FunctionReward, Texts, combine
+from proximo.language.rewards import FunctionReward, Texts, combine, function_from
 from proximo.runs.errors import UserError
 
 
@@ -181,12 +183,59 @@ def test_each_reward_is_weighted_and_logged_by_name():
         ([math.inf, 1.0], "reward broken gave inf for response 0"),
         (None, "reward broken must give one number per response"),
         (["x", 1], "reward broken must give one number per response"),
+        ([1.0, 10**400], "reward broken must give one number per response"),
+        ([1.0, -1e300], r"reward broken gave -1e\+300 for response 1 .*below 3.4e38 in size"),
     ],
 )
 def test_a_reward_function_that_misbehaves_is_named(scores, message):
     term = FunctionReward(lambda prompts, responses: scores, name="broken")
     with pytest.raises(UserError, match=message):
         term(Texts(["p", "p"], ["a", "b"], {}, [True, True]))
+
+
+def test_a_reward_function_may_be_a_generator_and_is_named_where_it_fails():
+    def halves(prompts, responses):
+        for response in responses:
+            if response == "bad":
+                raise ValueError("boom")
+            yield len(response) / 2
+
+    texts = Texts(["p", "p"], ["a", "bb"], {}, [True, True])
+    assert FunctionReward(halves)(texts).tolist() == [0.5, 1.0]
+    with pytest.raises(UserError, match=r"reward halves failed \(ValueError: boom\): correct the function"):
+        FunctionReward(halves)(replace(texts, responses=["a", "bad"]))
+
+
+def test_a_reward_function_is_looked_for_in_the_current_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "rewards_of_my_own.py").write_text("def f(prompts, responses, **columns): return [7.0]\n")
+    assert function_from("rewards_of_my_own:f")([], []) == [7.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("def f(:\n", "own_a:f", r"reward own_a:f: module 'own_a' could not be imported \(SyntaxError: .*\): correct"),
+        (
+            "raise RuntimeError('at\\nimport')\n",
+            "own_b:f",
+            r"could not be imported \(RuntimeError: at import\): correct",
+        ),
+        ("import nowhere_at_all\n", "own_c:f", r"own_c:f: module 'own_c' could not be .*nowhere_at_all"),
+        ("", "..own_d:f", r"reward ..own_d:f: module '..own_d' could not be imported \(TypeError"),
+        ("", "own_e.x:f", r"reward own_e.x:f: there is no module 'own_e.x': run from the folder"),
+        ("def brevity(): pass\n", "own_f:brevty", r"module 'own_f' has no 'brevty': did you mean brevity\?"),
+        ("f = 3\n", "own_g:f", r"reward own_g:f is not a function"),
+    ],
+)
+def test_a_reward_that_can_not_be_imported_is_named(monkeypatch, tmp_path, text, path, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / f"{path.strip('.').partition(':')[0]}.py").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        function_from(path)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

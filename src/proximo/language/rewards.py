@@ -1,15 +1,14 @@
 """What scores responses: reward models and Python functions, weighted and logged one by one."""
 
-import importlib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from proximo.runs.errors import UserError
+from proximo.runs.errors import UserError, nearest
+from proximo.runs.own_module import import_own, is_missing
 
 RewardFunction = Callable[..., Sequence[float]]
 """f(prompts, responses, **columns) -> one number per response; columns are the prompts' other fields, as lists."""
@@ -48,17 +47,18 @@ class FunctionReward:
         """Scores `[B]`.
 
         Raises:
-            UserError: the function gives the wrong count, or what is not a finite number.
+            UserError: the function fails, gives the wrong count, or what is not a finite number.
         """
         try:
             scores = self.function(texts.prompts, texts.responses, **texts.columns)
+            scores = list(scores) if isinstance(scores, Iterator) else scores  # a generator runs only now
         except Exception as error:  # it is the user's own code: whatever it raises, say whose it is
             raise UserError(
                 f"reward {self.name} failed ({type(error).__name__}: {error}): correct the function"
             ) from error
         try:
             numbers = [float(x) for x in scores]
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise UserError(f"reward {self.name} must give one number per response ({error})") from error
         return _checked(self.name, numbers, texts)
 
@@ -92,11 +92,23 @@ def function_from(path: str) -> RewardFunction:
     Raises:
         UserError: there is none.
     """
-    module, _, name = path.partition(":")
+    place, _, name = path.partition(":")
     try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"reward {path}: {error}; give module:function that Python can import") from error
+        module = import_own(place)
+    except Exception as error:  # it is the user's own code: whatever it raises, say whose it is
+        if is_missing(place, error):
+            raise UserError(
+                f"reward {path}: there is no module {place!r}: run from the folder that holds it, or install it"
+            ) from error
+        said = " ".join(str(error).split())
+        raise UserError(
+            f"reward {path}: module {place!r} could not be imported ({type(error).__name__}: {said}): correct it"
+        ) from error
+    function = getattr(module, name, None)
+    if function is None:
+        likely = nearest(name, vars(module))
+        hint = f"did you mean {likely}?" if likely else "look for the name of its function"
+        raise UserError(f"reward {path}: module {place!r} has no {name!r}: {hint}")
     if not callable(function):
         raise UserError(f"reward {path} is not a function: give module:function")
     return function
@@ -107,10 +119,11 @@ def _checked(name: str, numbers: list[float], texts: Texts) -> Tensor:
         raise UserError(
             f"reward {name} gave {len(numbers)} scores for {len(texts.responses)} responses: it must give one for each"
         )
-    for i, number in enumerate(numbers):
-        if not math.isfinite(number):
+    scores = torch.tensor(numbers, dtype=torch.float32)  # in which 1e300 is infinite
+    for i, finite in enumerate(scores.isfinite().tolist()):
+        if not finite:
             raise UserError(
-                f"reward {name} gave {number} for response {i} ({texts.responses[i][:60]!r} to "
-                f"{texts.prompts[i][:40]!r}): it must give finite numbers"
+                f"reward {name} gave {numbers[i]} for response {i} ({texts.responses[i][:60]!r} to "
+                f"{texts.prompts[i][:40]!r}): it must give finite numbers, below 3.4e38 in size"
             )
-    return torch.tensor(numbers, dtype=torch.float32)
+    return scores

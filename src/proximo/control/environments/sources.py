@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-import os
 import re
-import sys
 import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,6 +15,7 @@ from proximo.control.environments.envpool_backend import EnvPoolEnvironments, im
 from proximo.control.environments.frame_stack import FrameStack
 from proximo.control.environments.guards import GuardedEnvironments
 from proximo.runs.errors import UserError, nearest
+from proximo.runs.own_module import import_own, is_missing
 
 BACKENDS = ("auto", "envpool", "gymnasium", "subprocess")
 
@@ -197,12 +195,10 @@ def _function_of(source: str) -> Callable[..., Any] | None:
 
 
 def _import(name: str) -> ModuleType:
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        return importlib.import_module(name)
+        return import_own(name)
     except Exception as error:  # anything may come out of a user's code, and all of it is reported
-        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+        if is_missing(name, error):
             raise UserError(
                 f"no module {name!r} for an environment: run from the folder that holds it, or install it"
             ) from error
