@@ -197,12 +197,12 @@ def test_a_reward_function_may_be_a_generator_and_is_named_where_it_fails():
     def halves(prompts, responses):
         for response in responses:
             if response == "bad":
-                raise ValueError("boom")
+                raise ValueError("boom\nand more")
             yield len(response) / 2
 
     texts = Texts(["p", "p"], ["a", "bb"], {}, [True, True])
     assert FunctionReward(halves)(texts).tolist() == [0.5, 1.0]
-    with pytest.raises(UserError, match=r"reward halves failed \(ValueError: boom\): correct the function"):
+    with pytest.raises(UserError, match=r"reward halves failed \(ValueError: boom and more\): correct the function"):
         FunctionReward(halves)(replace(texts, responses=["a", "bad"]))
 
 

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+)
 
 from proximo.language.configuration import RewardConfig
 from proximo.language.data import Pair
@@ -106,6 +114,22 @@ def test_frozen_layers_give_the_same_scores_and_gradients(tiny_folder, kept):
             assert all(torch.equal(p, below[n]) for n, p in reward.decoder.layers[0].named_parameters())
             assert not torch.equal(reward.score(ROWS), before), "what is trained is what scores"
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "freeze", "message"),
+    [
+        (GPT2Config(n_embd=32, n_layer=2, n_head=4), 1, "freeze = 1, but the model has layers that Proximo does not"),
+        (GPTNeoXConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4), 1, "freeze = 1 needs a decoder"),
+        (LlamaConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4), 2, "freeze = 2, but the model has 2"),
+    ],
+    ids=["gpt2", "neox", "llama"],
+)
+def test_layers_that_can_not_be_frozen_are_refused(tiny_tokenizer, config, freeze, message):
+    config.vocab_size, config.num_labels, config.intermediate_size = 64, 1, 32
+    reward = RewardModel(AutoModelForSequenceClassification.from_config(config), tiny_tokenizer)
+    with pytest.raises(UserError, match=message):
+        RewardTraining(RewardConfig(freeze=freeze), reward, PAIRS, freeze=freeze)
 
 
 def test_a_saved_model_gives_the_same_standardised_scores_with_plain_transformers(tmp_path, reward):

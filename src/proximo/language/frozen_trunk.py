@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from proximo.language.batching import right_padded, token_budget_batches
 from proximo.language.configuration import RewardConfig
 from proximo.language.reward_model import RewardModel
-from proximo.language.stack import split_decoder
+from proximo.language.stack import check_freeze, split_decoder
 from proximo.language.supervised import computing
+from proximo.runs.errors import UserError
 
 
 class FrozenTrunk:
@@ -22,6 +23,9 @@ class FrozenTrunk:
         texts: tokens of all texts.
         config: kept_states bounds the memory.
 
+    Raises:
+        UserError: there is no layer left to train, or the decoder can not be cut.
+
     Attributes:
         kept: the states of all texts, once `remember` has computed them.
     """
@@ -29,7 +33,13 @@ class FrozenTrunk:
     def __init__(self, reward: RewardModel, layers: int, texts: Sequence[Sequence[int]], config: RewardConfig) -> None:
         self.reward, self.texts, self.config = reward, texts, config
         decoder: Any = reward.decoder
-        self.trunk, self.top = split_decoder(decoder, len(decoder.layers) - layers)
+        check_freeze(decoder, layers)
+        try:
+            self.trunk, self.top = split_decoder(decoder, len(decoder.layers) - layers)
+        except UserError as error:  # speaks of what PPO shares
+            raise UserError(
+                f"freeze = {layers} needs a decoder that can be cut, which {type(decoder).__name__} is not: use 0"
+            ) from error
         # The top is a copy: it takes its place in the model, so that what is trained is what is saved.
         for i, layer in enumerate(self.top.layers):  # type: ignore[arg-type]
             decoder.layers[layers + i] = layer

@@ -53,9 +53,7 @@ class FunctionReward:
             scores = self.function(texts.prompts, texts.responses, **texts.columns)
             scores = list(scores) if isinstance(scores, Iterator) else scores  # a generator runs only now
         except Exception as error:  # it is the user's own code: whatever it raises, say whose it is
-            raise UserError(
-                f"reward {self.name} failed ({type(error).__name__}: {error}): correct the function"
-            ) from error
+            raise UserError(f"reward {self.name} failed ({_said(error)}): correct the function") from error
         try:
             numbers = [float(x) for x in scores]
         except (TypeError, ValueError, OverflowError) as error:
@@ -100,9 +98,8 @@ def function_from(path: str) -> RewardFunction:
             raise UserError(
                 f"reward {path}: there is no module {place!r}: run from the folder that holds it, or install it"
             ) from error
-        said = " ".join(str(error).split())
         raise UserError(
-            f"reward {path}: module {place!r} could not be imported ({type(error).__name__}: {said}): correct it"
+            f"reward {path}: module {place!r} could not be imported ({_said(error)}): correct it"
         ) from error
     function = getattr(module, name, None)
     if function is None:
@@ -112,6 +109,11 @@ def function_from(path: str) -> RewardFunction:
     if not callable(function):
         raise UserError(f"reward {path} is not a function: give module:function")
     return function
+
+
+def _said(error: Exception) -> str:
+    """Kind and message of somebody else's error, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _checked(name: str, numbers: list[float], texts: Texts) -> Tensor:

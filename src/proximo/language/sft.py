@@ -13,10 +13,10 @@ from proximo.language.configuration import SFTConfig
 from proximo.language.data import Example, load_examples
 from proximo.language.head import token_log_probs
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer, save_folder
+from proximo.language.stack import check_freeze
 from proximo.language.supervised import Optimizer, check_finite, computing, on, shuffled_batches
 from proximo.language.supervised_run import SupervisedTraining, begin_stage, finish_stage, open_stage, run_steps
 from proximo.runs.console import Column, Mode
-from proximo.runs.errors import UserError
 from proximo.runs.opening import Call
 from proximo.runs.session import Session
 
@@ -174,10 +174,7 @@ def _freeze(model: Any, layers: int) -> None:
     if layers == 0:
         return
     decoder = model.get_decoder()
-    found = getattr(decoder, "layers", None)
-    if found is None or layers >= len(found):
-        count = "layers that Proximo does not know" if found is None else f"{len(found)} layers"
-        raise UserError(f"freeze = {layers}, but the model has {count}: use a smaller number or 0")
+    check_freeze(decoder, layers)
     model.get_input_embeddings().requires_grad_(False)
-    for layer in found[:layers]:
+    for layer in decoder.layers[:layers]:
         layer.requires_grad_(False)

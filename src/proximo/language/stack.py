@@ -70,6 +70,18 @@ class Stack:
         return hidden, states
 
 
+def check_freeze(decoder: nn.Module, layers: int) -> None:
+    """Refuse to freeze more of a decoder's lowest layers than leave one to train.
+
+    Raises:
+        UserError: it has no more, or its layers are not where they are looked for.
+    """
+    found = getattr(decoder, "layers", None)
+    if not isinstance(found, nn.ModuleList) or layers >= len(found):
+        count = f"{len(found)} layers" if isinstance(found, nn.ModuleList) else "layers that Proximo does not know"
+        raise UserError(f"freeze = {layers}, but the model has {count}: use a smaller number or 0")
+
+
 def split_decoder(decoder: nn.Module, top_layers: int) -> tuple[nn.Module, nn.Module]:
     """A decoder as (trunk, top): the top is a copy of the upper layers and the final norm, the trunk shares weights.
 
