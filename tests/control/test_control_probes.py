@@ -24,6 +24,7 @@ KINDS = {
         "learning_rate": 3e-3,
     },
     "normalised": {"normalizers": {"observations": True, "rewards": "return"}},
+    "masked": {"options": {"actions": "masked", "view": "dict"}},
 }
 ITERATIONS = {"gru": 30, "lstm": 30, "impala": 12, "nature": 20, "impala and gru": 12}
 VECTORS = ["closed form", "autograd", "shared", "normalised"]
@@ -47,19 +48,19 @@ def both(training):
     return np.stack(seen)
 
 
-@pytest.mark.parametrize("kind", [*VECTORS, "gru", "nature"])
+@pytest.mark.parametrize("kind", [*VECTORS, "gru", "nature", "masked"])
 def test_the_value_of_a_constant_is_learnt(kind):
     training = learnt(1, kind)
     assert value(training, both(training))[1] == pytest.approx(1.0, abs=0.05)
 
 
-@pytest.mark.parametrize("kind", [*VECTORS, "lstm", "nature"])
+@pytest.mark.parametrize("kind", [*VECTORS, "lstm", "nature", "masked"])
 def test_a_value_that_depends_on_the_observation_is_learnt(kind):
     training = learnt(2, kind)
     assert value(training, both(training)) == pytest.approx([-1.0, 1.0], abs=0.15)
 
 
-@pytest.mark.parametrize("kind", [*VECTORS, "gru", "lstm", "impala and gru"])
+@pytest.mark.parametrize("kind", [*VECTORS, "gru", "lstm", "impala and gru", "masked"])
 def test_a_reward_is_discounted_on_its_way_back(kind):
     training = learnt(3, kind)
     policy = training.policy
@@ -82,7 +83,7 @@ def test_the_better_action_is_found_for_each_observation(kind):
     assert value(training, both(training)) == pytest.approx([1.0, 1.0], abs=0.1)
 
 
-@pytest.mark.parametrize("kind", ["closed form", "autograd", "lstm", "nature"])
+@pytest.mark.parametrize("kind", ["closed form", "autograd", "lstm", "nature", "masked"])
 def test_the_better_action_is_found(kind):
     training = learnt(4, kind)
     policy = training.policy
