@@ -28,11 +28,11 @@ from control_speed import Record
 from trl_baseline import LEARNING_RATE, WORK, prompts, summary
 
 TOP_LAYERS = 4
-SETTINGS = {  # tokens at once: as many as half of TRL's memory allows; with 352 the rows go through in three parts
-    "full": {"token_budget": 352, "undo": False},
+SETTINGS = {  # tokens at once: as many as half of TRL's memory allows; with 256 the rows go through in four parts
+    "full": {"token_budget": 256, "undo": False},
     "lora": {"token_budget": 1024, "undo": False},
     "top_layers": {"token_budget": 1024, "undo": False},
-    "full with undo": {"token_budget": 352, "undo": True},  # the default; TRL keeps no copy of what an update moves
+    "full with undo": {"token_budget": 256, "undo": True},  # the default; TRL keeps no copy of what an update moves
 }
 MARKS = {"full": 2.1, "lora": 2.8, "top_layers": 5.5}  # how many times TRL's speed is the mark
 MEMORY_MARK = 0.5  # of TRL's
