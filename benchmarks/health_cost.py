@@ -43,12 +43,17 @@ class Clock:
         return timed
 
 
+def ask(about: str | None, steps: int) -> argparse.Namespace:
+    """What to train on and how long; `steps` if nothing is said."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("environment", nargs="?", default="HalfCheetah-v5")
+    parser.add_argument("--steps", type=int, default=steps)
+    return parser.parse_args()
+
+
 def main() -> None:
     """Train, and print the shares."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("environment", nargs="?", default="HalfCheetah-v5")
-    parser.add_argument("--steps", type=int, default=200_000)
-    arguments = parser.parse_args()
+    asked = ask(__doc__, 200_000)
     clock = Clock()
     training.fingerprint = clock.around("normalisers' fingerprints", training.fingerprint)
     training.vital_signs = clock.around("vital signs", training.vital_signs)
@@ -56,7 +61,7 @@ def main() -> None:
     TruthMeter.news = clock.around("messages", TruthMeter.news)  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         run = f"{folder}/run"
-        proximo.train(arguments.environment, steps=arguments.steps, run=run, episodes=1, progress="quiet")
+        proximo.train(asked.environment, steps=asked.steps, run=run, episodes=1, progress="quiet")
         rows = read_metrics(Path(run) / "metrics.jsonl")
     whole = rows[-1]["time"]
     shares = {name: seconds / whole for name, seconds in clock.seconds.items()}

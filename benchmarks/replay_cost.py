@@ -6,13 +6,12 @@
 Measured in the run itself, not as the difference of two runs, which is smaller than their noise.
 """
 
-import argparse
 import json
 import tempfile
 import time
 from pathlib import Path
 
-from health_cost import Clock
+from health_cost import Clock, ask
 
 import proximo
 from proximo.control import repeat
@@ -22,10 +21,7 @@ from proximo.runs.replay.ring import Ring
 
 def main() -> None:
     """Train, and print the shares."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("environment", nargs="?", default="HalfCheetah-v5")
-    parser.add_argument("--steps", type=int, default=300_000)
-    asked = parser.parse_args()
+    asked = ask(__doc__, 300_000)
     clock = Clock()
     repeat.to_tensors = clock.around("keep", repeat.to_tensors)
     for name, part in (("forget", "keep"), ("begin", "keep"), ("end", "keep"), ("write", "write")):

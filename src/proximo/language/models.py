@@ -256,9 +256,7 @@ def _load(
             output_loading_info=True,
             **settings,
         )
-    if getattr(
-        model, "_hf_peft_config_loaded", False
-    ):  # transformers put it beside the weights, where it is overlooked
+    if getattr(model, "_hf_peft_config_loaded", False):  # put beside the weights, where it is overlooked
         raise UserError(f"{name} is a PEFT adapter, which can not be used here: merge it into its base and save that")
     return use_products(without_dropout(model).eval().to(device)), report
 

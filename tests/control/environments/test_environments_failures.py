@@ -218,7 +218,10 @@ def test_a_mask_that_closes_one_column_is_refused_wherever_it_stands(held, where
 @pytest.mark.parametrize("held", [True, False])
 @pytest.mark.parametrize("mode", gymnasium.vector.AutoresetMode)
 def test_where_an_episode_is_over_a_mask_may_close_everything(held, mode):
-    one = lambda: Moves([[1] * 5, [1, 0, 0, 0, 1], [0] * 5], held, lasts=2)  # noqa: E731
+
+    def one():
+        return Moves([[1] * 5, [1, 0, 0, 0, 1], [0] * 5], held, lasts=2)
+
     made = make_environments(lambda: gymnasium.vector.SyncVectorEnv([one] * 2, autoreset_mode=mode), 2)
     made.reset([0, 1])
     step_often(made, np.zeros((2, 2), np.int64), 7)
