@@ -34,7 +34,8 @@ _HELP = """A language model trained from human judgement: fine-tuning -> reward 
   all        the stages of a preset, one after the other; what is done already is not done again
   evaluate   before against after on held-out prompts: the judge's verdict, KL, diversity
   chat       prompts answered before and after, with the reward
-  presets    the presets, and where their numbers come from
+  presets    the presets, and where their numbers come from; with a name, that one's TOML, to start your own from:
+             proximo rlhf presets movie-sentiment > my.toml; proximo rlhf all --preset my.toml --run runs/mine
 
 `proximo rlhf STAGE --help` lists its settings.
 """
@@ -97,9 +98,15 @@ def _require_libraries() -> None:
 
 
 def _all(arguments: list[str]) -> int:
+    from proximo.language.stages import CONFIGS, find_preset, presets
+
     preset, run = option(arguments, "--preset", ""), option(arguments, "--run", "")
     if not preset or not run:
-        raise UserError("all stages need a preset and a folder: give --preset NAME and --run FOLDER")
+        raise UserError(
+            "all stages need a preset and a folder: give --run FOLDER, and --preset with a shipped preset "
+            f"({', '.join(p.name for p in presets())}) or the path of a TOML file of your own (docs/rlhf.md has one to "
+            "copy; `proximo rlhf presets NAME` prints one)"
+        )
     quiet = ["--quiet"] if flag(arguments, "--quiet") else []
     as_json = flag(arguments, "--json")
     seed = option(arguments, "--seed", "")
@@ -107,8 +114,6 @@ def _all(arguments: list[str]) -> int:
     if rest := _without(arguments, "--preset", "--run", "--seed"):
         raise UserError(f"all takes --preset, --run and --seed, not {rest[0]}: give settings to the stages one by one")
     quiet += ["--seed", seed] if seed else []
-    from proximo.language.stages import CONFIGS, find_preset
-
     measured = "judge" in find_preset(preset).stages
     done: dict[str, dict[str, Any]] = {}
     code = 0
@@ -308,17 +313,28 @@ _STATISTICS = {
 
 
 def _presets(arguments: list[str]) -> int:
-    from proximo.language.stages import presets
+    """All presets in short, or the TOML of the one that is named."""
+    from proximo.language.stages import find_preset, presets
 
+    as_json = flag(arguments, "--json")
+    if len(arguments) > 1:
+        raise UserError(f"presets takes the name of one preset, or none for all of them, not also {arguments[1]}")
+    if arguments:
+        one = find_preset(arguments[0])
+        print(json.dumps(_in_short(one) | {"stages": one.stages}) if as_json else one.file.read_text("utf-8").rstrip())
+        return 0
     found = presets()
-    if rest := [a for a in arguments if a != "--json"]:
-        raise UserError(f"presets takes no {rest[0]}; `proximo rlhf presets` lists them all")
-    if flag(arguments, "--json"):
-        print(json.dumps({"presets": [{"preset": p.name, "about": p.about, "source": p.source} for p in found]}))
+    if as_json:
+        print(json.dumps({"presets": [_in_short(preset) for preset in found]}))
         return 0
     for preset in found:
         print(f"{preset.name}\n  {preset.about}\n  {preset.source}")
+    print("`proximo rlhf presets NAME` prints a preset's TOML, to start your own from")
     return 0
+
+
+def _in_short(preset: Any) -> dict[str, Any]:
+    return {"preset": preset.name, "about": preset.about, "source": preset.source}
 
 
 def _without(arguments: list[str], *names: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -208,6 +209,33 @@ def test_every_shipped_preset_configures_every_stage(capsys):
     assert code == 0
     for name in ("tldr-summarisation", "chat-preferences"):
         assert "NOT RUN at full size" in rows[name]["about"]
+
+
+def test_a_printed_preset_is_one_to_start_from(capsys, tmp_path, preset):
+    """What `presets NAME` prints gives every stage the settings that the preset itself gives."""
+    for name in ["movie-sentiment", "chat-preferences", str(preset)]:
+        code, out, err = run(capsys, "presets", name)
+        assert code == 0, err
+        mine = tmp_path / "mine.toml"
+        mine.write_text(out)
+        for stage in find_preset(name).stages:
+            given, printed = (configure(stage, source, "") for source in (name, str(mine)))
+            assert printed == (replace(given, preset=str(mine)) if stage == "ppo" else given)
+        code, out, _ = run(capsys, "presets", name, "--json")
+        said = json.loads(out)
+        assert (code, said["about"], said["stages"]) == (0, find_preset(name).about, find_preset(name).stages)
+    code, _, err = run(capsys, "presets", "movie-sentimant")
+    assert (code, "did you mean movie-sentiment" in err) == (2, True)
+    code, _, err = run(capsys, "presets", "movie-sentiment", "my.toml")
+    assert (code, "presets takes the name of one preset, or none for all of them, not also my.toml" in err) == (2, True)
+
+
+def test_all_without_a_preset_names_one_that_is_shipped_and_the_way_to_an_own(capsys, tmp_path):
+    for given in ([], ["--run", tmp_path], ["--preset", "movie-sentiment"]):
+        code, _, err = run(capsys, "all", *given)
+        assert code == 2
+        for part in ("--run FOLDER", "movie-sentiment", "path of a TOML file of your own", "docs/rlhf.md"):
+            assert part in err
 
 
 @pytest.mark.parametrize("name", ["tldr-summarisation", "chat-preferences"])

@@ -24,6 +24,7 @@ class Preset:
     source: str
     """Where the numbers come from."""
     stages: Mapping[str, Mapping[str, Any]]
+    file: Path
 
 
 def presets() -> list[Preset]:
@@ -43,7 +44,7 @@ def read_preset(file: Path) -> Preset:
     for name, table in content.items():
         if name not in CONFIGS or not isinstance(table, dict):
             raise UserError(f"preset {file}: {name!r} is no stage: tables are {', '.join(f'[{x}]' for x in CONFIGS)}")
-    return Preset(file.stem, about, source, content)
+    return Preset(file.stem, about, source, content, file)
 
 
 def find_preset(name: str) -> Preset:
