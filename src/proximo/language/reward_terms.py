@@ -16,12 +16,36 @@ def make_rewards(config: PPOConfig) -> list[RewardTerm]:
     Raises:
         UserError: one can not be loaded.
     """
-    return [_reward(name, weight, config) for name, weight in config.rewards.items()]
+    shown = short_names(list(config.rewards))
+    return [_reward(name, weight, shown[name], config) for name, weight in config.rewards.items()]
 
 
-def _reward(name: str, weight: float, config: PPOConfig) -> RewardTerm:
-    if ":" in name and not Path(name).exists():
-        return FunctionReward(function_from(name), weight, name.partition(":")[2])
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """What each reward is called in metrics: its last part, or as many of its parts as tell it from the others.
+
+    Args:
+        names: folders, hub names and `module:function`, no two the same.
+    """
+    candidates = {name: _candidates(name) for name in names}
+    taken = {name: {x for other in names if other != name for x in candidates[other]} for name in names}
+    return {name: next((x for x in candidates[name] if x not in taken[name]), name) for name in names}
+
+
+def _candidates(name: str) -> list[str]:
+    """`function` and `module:function`, or the last part of a path, the last two, and so on."""
+    if _is_function(name):
+        return [name.partition(":")[2], name]
+    parts = [part for part in Path(name).parts if part != Path(name).anchor]
+    return ["/".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
+
+
+def _is_function(name: str) -> bool:
+    return ":" in name and not Path(name).exists()
+
+
+def _reward(name: str, weight: float, shown: str, config: PPOConfig) -> RewardTerm:
+    if _is_function(name):
+        return FunctionReward(function_from(name), weight, shown)
     model = RewardModel.load(
         name,
         device=choose_device(config.device),
@@ -29,7 +53,7 @@ def _reward(name: str, weight: float, config: PPOConfig) -> RewardTerm:
         compute=config.compute,
         trust_remote_code=config.trust_remote_code,
     )
-    return ModelReward(model, weight, name if len(config.rewards) > 1 else Path(name).name)
+    return ModelReward(model, weight, shown)
 
 
 def reward_decoder(config: PPOConfig, tokenizer: Any, terms: Sequence[RewardTerm]) -> Any:

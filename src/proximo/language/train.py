@@ -16,6 +16,7 @@ from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.reward_terms import make_rewards, reward_decoder
 from proximo.language.rewards import RewardTerm
+from proximo.language.stages import located, resolved
 from proximo.runs.console import HEALTH, Column, Mode, Progress
 from proximo.runs.errors import UserError
 from proximo.runs.files import append, parse_json, user_error, write_atomically
@@ -79,8 +80,8 @@ def run_ppo(
     """
     call = call or Call()
     folder = RunFolder(config.run or f"runs/ppo-{Path(config.policy).name}-{config.seed}")
-    config = replace(config, run=str(folder.path))
-    opening = Opening(folder, config, "policy", call)
+    config = replace(located(config), run=str(folder.path))
+    opening = Opening(folder, config, "policy", call, resolved=resolved)
     if finished := opening.results:
         return LanguageRun(folder.path, folder.path / "policy", finished)
     training, message = make_training(config, rewards)

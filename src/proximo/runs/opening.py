@@ -1,5 +1,6 @@
 """How one call begins: a new run, the same one again, or one in another's place."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,23 @@ class Opening:
         config: what is asked for, an instance of the run's dataclass.
         subject: name of the setting that the run is about.
         call: how this call begins.
+        resolved: gives settings that mean the same one spelling; only the comparison is of these.
 
     Raises:
         UserError: another run is there.
     """
 
-    def __init__(self, folder: RunFolder, config: Any, subject: str, call: Call) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: Any,
+        subject: str,
+        call: Call,
+        *,
+        resolved: Callable[[Any], Any] = lambda config: config,
+    ) -> None:
         self.folder, self.config, self.call = folder, config, call
+        self._resolved = resolved
         self.resumed = folder.exists and not call.fresh
         self.changes = self._changes(subject) if self.resumed else []
 
@@ -91,11 +102,12 @@ class Opening:
     def _changes(self, subject: str) -> list[tuple[str, Any, Any]]:
         file, path = self.folder.config, self.folder.path
         there = from_mapping(type(self.config), read_toml(file), where=str(file))
-        old, new = getattr(there, subject), getattr(self.config, subject)
+        there, here = self._resolved(there), self._resolved(self.config)
+        old, new = getattr(there, subject), getattr(here, subject)
         if old != new:  # then nothing else is worth saying
             raise UserError(f"{path} holds a run of {old}, not of {new}; choose another folder with --run")
         # Where the folder is may differ.
-        changes = [change for change in difference(there, self.config) if change[0] not in ("run", "output")]
+        changes = [change for change in difference(there, here) if change[0] not in ("run", "output")]
         if changes and not self.call.allow_change:
             listed = ", ".join(f"{key} is {old!r} there and {new!r} here" for key, old, new in changes)
             raise UserError(
