@@ -10,11 +10,14 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
 )
 
 from proximo.cli import main
 from proximo.cli_rlhf import _settings
 from proximo.language import ppo, train
+from proximo.language.reward_model import RewardModel
 from proximo.language.stages import configure, find_preset, presets
 from proximo.runs.metrics import read_metrics
 
@@ -135,7 +138,7 @@ def broken(prompts, responses):
         ({"rewards": "test_language_cli:count 1", "bach": "5"}, "did you mean --batch"),
         (
             {"rewards": "test_language_cli:count 1", "response-limit": "99"},
-            "does not fit into the model's context of 64",
+            "the model reads up to 64 tokens, but a prompt of 2 with a response of up to 99 has 101: lower",
         ),
     ],
 )
@@ -149,6 +152,52 @@ def test_bad_input_gets_one_sentence_and_leaves_no_folder(capsys, preset, tiny_f
     assert sum(line.startswith("proximo:") for line in lines) == 1
     if "broken" not in str(changes):
         assert not (tmp_path / "x").exists()
+
+
+def test_a_reward_model_that_reads_less_than_the_policy_writes_is_refused_before_the_first_step(
+    capsys, preset, tiny_folder, tiny_tokenizer, tmp_path
+):
+    short = tmp_path / "short"
+    model = RewardModel.from_language_model(str(tiny_folder))
+    model.model.config.max_position_embeddings = 16
+    model.save(short)
+    given = ["--preset", preset, "--run", tmp_path / "x", "--policy", tiny_folder, "--response-limit", "30", "--quiet"]
+    code, _, err = run(capsys, "ppo", *given, "--rewards", short, "1.0")
+    assert code == 2
+    assert "reward short reads up to 16 tokens, but a prompt of 2 with a response of up to 31 has 33: lower" in err
+    assert not (tmp_path / "x").exists()
+
+
+def test_rows_beyond_the_models_context_are_left_out_and_said(capsys, tmp_path, make_tokenizer):
+    """GPT-2 looks positions up in a table: one more would be an IndexError in the middle of an epoch."""
+    folder = tmp_path / "gpt2"
+    size = {"vocab_size": 64, "n_positions": 16, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(**size, bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    rows = tmp_path / "rows.jsonl"
+    long, fits = {"prompt": "w4 " * 20, "response": "w5"}, {"prompt": "w4", "response": "w5 " * 14}
+    rows.write_text("".join(json.dumps(row) + "\n" for row in (fits, long)))
+    given = ["--model", folder, "--data", rows, "--validation", rows, "--batch", "2", "--run"]
+    code, out, err = run(capsys, "sft", *given, tmp_path / "x")
+    assert code == 0, err
+    said = " ".join((out + err).split())
+    assert f"dropped 1 of 2 rows of {rows}: longer than the model's context of 16 tokens" in said
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(json.dumps({"prompt": "w4", "chosen": "w5 " * 20, "rejected": "w6"}) + "\n")
+    code, _, err = run(capsys, "reward", "--model", folder, "--data", pairs, "--run", tmp_path / "y")
+    assert code == 2
+    assert "all 1 pairs of" in err
+    assert "longer than the model's context of 16 tokens (the shortest has 22): shorten them, or take" in err
+
+
+def test_samples_for_the_scale_of_scores_are_like_those_of_the_presets_ppo(tmp_path, preset, tiny_folder):
+    shutil.copytree(tiny_folder, tmp_path / "r" / "sft")
+    for stage in ("reward", "judge"):
+        config = configure(stage, str(preset), str(tmp_path / "r"))
+        assert (config.policy, config.response_limit, config.temperature) == (str(tmp_path / "r" / "sft"), 4, 1.0)
+    assert configure("reward", str(preset), "").standardise_on.endswith("/prompts.jsonl"), "PPO's, if none are named"
+    assert configure("judge", str(preset), "").standardise_on.endswith("/sft.jsonl"), "the preset names some"
+    assert configure("reward", "tldr-summarisation", "").temperature == 0.7
 
 
 def test_rewards_that_are_named_are_the_rewards_whatever_the_run_holds(capsys, files, tiny_folder, tmp_path):

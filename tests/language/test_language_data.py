@@ -5,7 +5,9 @@ import json
 import datasets
 import pytest
 
-from proximo.language.data import Coder, load_examples, load_pairs, load_prompts, read_rows
+from proximo.language.coder import Coder
+from proximo.language.data import load_examples, load_pairs, load_prompts
+from proximo.language.rows import read_rows
 from proximo.runs.errors import UserError
 
 CHAT = [{"role": "user", "content": "w4 w5"}]
@@ -47,6 +49,45 @@ def test_chat_messages_go_through_the_template_and_end_at_eos(chat_tokenizer):
     assert example.response == [6, 0]
     unfinished = Coder(chat_tokenizer).response_ids(CHAT, "w6", finished=False)
     assert unfinished == [6], "a response that was cut off has no EOS of the template's"
+
+
+@pytest.mark.parametrize(
+    ("template", "begins"),
+    [
+        # Its end of a turn is not the tokenizer's EOS, as in many base models with a chat template.
+        ("{% for m in messages %}{{ m.role }} {{ m.content | trim }} w60 {% endfor %}", []),
+        # A mark before every answer, and an end that says what a response may say too.
+        ("{% for m in messages %}{{ m.role }} w6 {{ m.content }} w6 w60 {% endfor %}", [6]),
+    ],
+)
+def test_a_response_that_was_cut_off_has_no_end_of_turn(make_tokenizer, template, begins):
+    """PPO scores it so; with the end of a turn the reward model would take it for a whole answer."""
+    start = "{% if add_generation_prompt %}assistant {% endif %}"
+    coder = Coder(make_tokenizer(template=template + start))
+    whole = coder.response_ids(CHAT, "w6 w7 w6")
+    cut = coder.response_ids(CHAT, "w6 w7 w6", finished=False)
+    assert cut == [*begins, 6, 7, 6]
+    assert whole == [*cut, *begins, 60, 0]
+    assert coder.prompt_ids(CHAT)[-1] == 3, "the assistant's turn begins in the prompt"
+
+
+def test_a_template_that_refuses_messages_is_one_sentence_with_the_line(tmp_path, make_tokenizer):
+    strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    path = write(
+        tmp_path / "rows.jsonl",
+        {"prompt": CHAT, "response": "w6"},
+        {"prompt": [{"role": "system", "content": "w7"}, *CHAT], "response": "w6"},
+    )
+    for load in (load_prompts, load_examples):
+        with pytest.raises(UserError) as error:
+            load(path, make_tokenizer(template=strict), 50)
+        assert str(error.value) == (
+            f"{path}, line 2: the tokenizer's chat template refuses messages of system, user (no system role): change "
+            "them, or take another template"
+        )
+    broken = make_tokenizer(template="{{ messages[0].content + 1 }}")
+    with pytest.raises(UserError, match="line 1: the tokenizer's chat template refuses messages of user"):
+        load_prompts(path, broken, 50)
 
 
 def test_chat_without_a_template_is_refused(tiny_tokenizer):

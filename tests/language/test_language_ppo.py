@@ -273,7 +273,7 @@ def test_parts_of_the_settings_that_mean_nothing_are_refused(settings, changes, 
         ([], 1, {}, "there is no prompt"),
         ([[1]], 0, {}, "nothing scores the responses"),
         ([[1]], 2, {}, "two rewards share a name"),
-        ([[1] * 60], 1, {"response_limit": 10}, "a prompt of 60 tokens with a response of 10 does not fit"),
+        ([[1] * 60], 1, {"response_limit": 10}, "a prompt of 60 with a response of up to 10 has 70"),
         ([[1]], 1, {"batch": 6}, "minibatch_size = 4 does not divide the 6 responses"),
     ],
 )
@@ -328,7 +328,7 @@ def test_a_reward_model_gets_chat_messages_and_functions_get_text():
         asked.append(list(prompts))
         return torch.zeros(len(responses))
 
-    model = SimpleNamespace(score_texts=score_texts, mean=0.0, std=1.0)
+    model = SimpleNamespace(score_texts=score_texts, mean=0.0, std=1.0, context=None)
     rows = [Prompt([3], "<rendered>", {}, messages)]
     config = PPOConfig(batch=4, response_limit=3, update=UpdateSettings(minibatch_size=4))
     PPOTraining(config, llama(), tokenizer(), rows, [ModelReward(model)]).collect()

@@ -20,7 +20,7 @@ from transformers import (
 from proximo.language.configuration import RewardConfig
 from proximo.language.data import Pair
 from proximo.language.frozen_trunk import FrozenTrunk
-from proximo.language.judge import Judge, _standard_texts, train_judge
+from proximo.language.judge import Judge, train_judge
 from proximo.language.models import load_causal_model
 from proximo.language.movies import ceiling, pairs, preference, snippets
 from proximo.language.preferences import bradley_terry, calibration, preference_report
@@ -28,7 +28,6 @@ from proximo.language.reward_model import RewardModel, initialise_head
 from proximo.language.reward_training import (
     RewardTraining,
     evaluate,
-    standardisation_rows,
     train_reward,
     unique_texts,
 )
@@ -279,7 +278,6 @@ def test_a_training_learns_who_is_preferred(tmp_path, tiny_folder):
     assert result["loss"] < 0.36, "the entropy of odds of 9:1 is 0.325 nats"
     loaded = RewardModel.load(config.output)
     scores = loaded.score_texts(["w4"] * 32, [f"w{k} w{i}" for i in range(10, 26) for k in (5, 6)])
-    assert float(scores.mean()) == pytest.approx(0, abs=1e-4)
     gap = (scores[0::2] - scores[1::2]).mean() * loaded.std
     assert float(torch.sigmoid(gap)) == pytest.approx(0.9, abs=0.06), "a soft label is a probability"
 
@@ -383,34 +381,3 @@ def test_standardised_twice_still_leads_back_to_the_scale_of_the_training(reward
     reward.standardise(ROWS[:3])
     reward.standardise(ROWS[1:])
     torch.testing.assert_close(reward.score(ROWS) * reward.std + reward.mean, raw, rtol=1e-4, atol=1e-4)
-
-
-def test_the_models_own_responses_are_what_is_standardised_on(tmp_path, tiny_folder, reward):
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": f"w{i} w5"}) + "\n" for i in range(10, 40)))
-    config = RewardConfig(standardise_on=str(prompts), policy=str(tiny_folder), standardise_rows=20)
-    rows = standardisation_rows(config, reward, [])
-    assert len(rows) == 20
-    assert [row[:2] for row in rows] == [[i, 5] for i in range(10, 30)]
-    ended = [row[-1] == 0 for row in rows]
-    assert any(ended)
-    assert all(len(row) <= 2 + 64 for row in rows)
-    assert rows == standardisation_rows(config, reward, []), "the same seed draws the same responses"
-
-
-def test_responses_to_chat_messages_are_standardised_on_as_ppo_scores_them(tmp_path, tiny_model, make_tokenizer):
-    """Each model writes the messages out with its own template, and the judge reads the policy's text."""
-    for name, template in (
-        ("policy", "{% for m in messages %}{{ m.content }} {% endfor %}"),
-        ("scorer", "{% for m in messages %}w20 {{ m.content }} w21 {% endfor %}"),
-    ):
-        tiny_model.save_pretrained(tmp_path / name)
-        make_tokenizer(template=template).save_pretrained(tmp_path / name)
-    reward = RewardModel.from_language_model(str(tmp_path / "scorer"))
-    prompts = [{"prompt": [{"role": "user", "content": f"w{i}"}]} for i in range(10, 14)]
-    file = tmp_path / "prompts.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in prompts))
-    config = RewardConfig(standardise_on=str(file), policy=str(tmp_path / "policy"), standardise_rows=4)
-    rows = standardisation_rows(config, reward, [])
-    assert [row[:3] for row in rows] == [[20, i, 21] for i in range(10, 14)]
-    assert [text.split()[0] for text in _standard_texts(config)] == [f"w{i}" for i in range(10, 14)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from proximo.language.data import load_prompts
 from proximo.language.evaluation import Answers, answer, divergence
-from proximo.language.judge import ABOUT, Judge
+from proximo.language.judge import ABOUT, Judge, whole_text
 from proximo.language.models import load_causal_model, load_tokenizer
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.ppo_setup import stop_tokens
@@ -140,7 +140,7 @@ def compare(
 def _whole_texts(answers: Answers) -> list[str]:
     """Whole texts as the judge was taught to read them."""
     texts = answers.texts
-    return [p + r for p, r in zip(texts.prompts, texts.responses, strict=True)]
+    return [whole_text(p, r) for p, r in zip(texts.sources, texts.responses, strict=True)]
 
 
 def _judge_beside(run: Path) -> Path:

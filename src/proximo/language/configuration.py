@@ -78,12 +78,12 @@ class RewardConfig:
     `label` (share of people who preferred chosen), `margin`, `source` and `difference`."""
     validation: str = ""
     """The same, held out; empty measures nothing."""
-    standardise_on: str = ""
-    """Rows with `prompt` and `response`: the scores of these have mean 0 and variance 1 in the exported model. Empty
-    takes the responses of the training data."""
     policy: str = ""
-    """Folder of the SFT model: its own responses to the prompts of standardise_on take the place of those in the rows
-    (best, as they are what PPO starts from)."""
+    """Folder of the model that PPO will start from: in the exported model the scores of its samples have mean 0 and
+    variance 1. If none is named, RUN/sft, or else `model` (a judge: the responses that the rows hold)."""
+    standardise_on: str = ""
+    """Rows with a `prompt` for these samples. If none are named, the preset's prompts for PPO, or else those of
+    `validation` or `data`."""
     output: str = ""
     """Folder that receives model, tokenizer, config.toml and metrics.jsonl; plain `transformers` loads it."""
     preset: str = ""
@@ -123,7 +123,11 @@ class RewardConfig:
     validation_pairs: int = 4096
     """Held-out pairs that are looked at after each epoch, the first ones; the last look is at all."""
     standardise_rows: int = 256
-    """Rows of standardise_on that are looked at, the first ones."""
+    """How many samples."""
+    response_limit: int = 64
+    """Cap on a sample in tokens; if it is not set, the preset's for PPO."""
+    temperature: float = 1.0
+    """Of these samples; if it is not set, the preset's for PPO."""
     token_budget: int = 4096
     """Tokens, padding included, that go through the network at once; changes no gradient."""
     checkpoint_every: int = 500
@@ -150,6 +154,8 @@ class RewardConfig:
             "centre": (self.centre >= 0, "at least 0"),
             "validation_pairs": (self.validation_pairs >= 1, "positive"),
             "standardise_rows": (self.standardise_rows >= 2, "at least 2"),
+            "response_limit": (self.response_limit >= 1, "positive"),
+            "temperature": (self.temperature > 0, "positive"),
         }
         _refuse(self, _training_rules(self) | rules)
 

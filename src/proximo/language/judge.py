@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from proximo.language.batching import right_padded, token_budget_batches
+from proximo.language.coder import Text
 from proximo.language.configuration import RewardConfig
-from proximo.language.data import Pair, check_fields, read_rows
+from proximo.language.context import context_of
+from proximo.language.data import Pair, as_pair, read_pair_rows
 from proximo.language.models import choose_device, load_encoder, load_text_tokenizer, read_json, save_folder
 from proximo.language.reward_model import initialise_head
 from proximo.language.reward_training import (
@@ -25,9 +27,9 @@ from proximo.language.reward_training import (
     evaluate,
     record_final,
     run_training,
-    standard_rows,
     timing,
 )
+from proximo.language.standard_texts import StandardTexts, standard_texts
 from proximo.language.supervised import computing
 from proximo.language.supervised_run import begin_stage, finish_stage, open_stage
 from proximo.runs.console import Mode
@@ -43,7 +45,7 @@ class Judge:
     Args:
         model: `transformers` encoder without head.
         tokenizer: its tokenizer.
-        token_limit: longer texts are cut, as the encoder was trained.
+        token_limit: longer texts are cut, as the encoder was trained, and at its context.
         token_budget: tokens, padding included, that go through the network at once.
         compute: type of the matrix products; scores are float32.
     """
@@ -52,7 +54,9 @@ class Judge:
         self, model: Any, tokenizer: Any, *, token_limit: int = 128, token_budget: int = 4096, compute: str = "float32"
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.token_limit, self.token_budget, self.compute = token_limit, token_budget, compute
+        # A tokenizer that names no limit says 1e30; RoBERTa's positions are two more than it can read.
+        self.token_limit = min(token_limit, context_of(model) or token_limit, int(tokenizer.model_max_length))
+        self.token_budget, self.compute = token_budget, compute
         self.device = next(model.parameters()).device
         self.head = nn.Linear(model.config.hidden_size, 1).to(self.device)
         self.about: dict[str, Any] = {}
@@ -120,7 +124,7 @@ class Judge:
         self.head.bias.sub_(mean).div_(std)
         old_mean, old_std = self.about.get("mean", 0.0), self.about.get("std", 1.0)
         said = {"mean": old_mean + old_std * mean, "std": old_std * std}
-        self.about |= said | {"standardised_on": len(texts)}
+        self.about |= said
         return said
 
     def save(self, folder: Path | str) -> None:
@@ -184,13 +188,14 @@ def train_judge(
     initialise_head(judge.head, torch.Generator().manual_seed(config.seed))
     pairs = judge_pairs(config.data, judge)
     held_out = judge_pairs(config.validation, judge) if config.validation else []
+    standard = standard_texts(config, config.policy)
     scorer = _RowScorer(judge)
     training = RewardTraining(config, scorer, pairs)
     with ExitStack() as stack:
         session = begin_stage(stack, opening, training, "judge", columns=COLUMNS, console=console, call=call)
         if stopped := run_training(training, session, held_out):
             return stopped
-        result = timing(training) | judge.standardise(_standard_texts(config))
+        result = timing(training) | _standardise(judge, standard)
         if held_out:
             result |= evaluate(scorer, held_out, scale=judge.about["std"])
             result |= {f"human/{name}": x for name, x in (human_ceiling or {}).items()}
@@ -204,27 +209,23 @@ def judge_pairs(source: Any, judge: Judge) -> list[Pair]:
     """Preference pairs in the judge's tokens, which read prompt and response as one text.
 
     Raises:
-        UserError: rows with missing or empty fields.
+        UserError: rows with missing or empty fields, or numbers out of range.
     """
-    rows = read_rows(source)
-    check_fields(rows, ("prompt", "chosen", "rejected"))
-    texts = sorted({str(row["prompt"]) + row[side] for row in rows.values for side in ("chosen", "rejected")})
+    rows = read_pair_rows(source)
+    both = [[whole_text(row["prompt"], row[side]) for side in ("chosen", "rejected")] for row in rows.values]
+    texts = sorted({text for pair in both for text in pair})
     tokens = dict(zip(texts, judge.encode(texts), strict=True))
-    return [
-        Pair(
-            tokens[str(row["prompt"]) + row["chosen"]],
-            tokens[str(row["prompt"]) + row["rejected"]],
-            label=float(row.get("label", 1.0)),
-            source=str(row.get("source") or ""),
-            difference=row.get("difference"),
-        )
-        for row in rows.values
-    ]
+    return [as_pair(row, tokens[a], tokens[b]) for row, (a, b) in zip(rows.values, both, strict=True)]
 
 
-def _standard_texts(config: RewardConfig) -> list[str]:
-    if config.standardise_on:
-        prompt = "prompt_text" if config.policy else "prompt"  # the text of sampled answers, as when they are judged
-        return [str(row[prompt]) + row["response"] for row in standard_rows(config)]
-    rows = read_rows(config.data, config.standardise_rows)
-    return [str(row["prompt"]) + row["chosen"] for row in rows.values]
+def whole_text(prompt: Text, response: str) -> str:
+    """Prompt and response as the judge reads them: text as it is, chat messages line by line, each behind its role."""
+    if isinstance(prompt, str):
+        return prompt + response
+    return "".join(f"{message['role']}: {message['content']}\n" for message in prompt) + f"assistant: {response}"
+
+
+def _standardise(judge: Judge, texts: StandardTexts) -> dict[str, Any]:
+    said = judge.standardise([whole_text(row["prompt"], row["response"]) for row in texts.rows])
+    judge.about |= {"standardised_on": texts.about}
+    return {**said, "standardised_on": texts.about}

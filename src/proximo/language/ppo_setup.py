@@ -8,10 +8,11 @@ import torch
 from proximo.core.divergences import AdaptiveKLController, FixedKLController
 from proximo.core.schedules import Schedule
 from proximo.core.update import check_minibatch_size
+from proximo.language.context import context_of
 from proximo.language.models import without_dropout
 from proximo.language.policy import LanguagePolicy
 from proximo.language.ppo_configuration import PPOConfig
-from proximo.language.rewards import RewardTerm
+from proximo.language.rewards import ModelReward, RewardTerm
 from proximo.language.rollout import Prompt
 from proximo.language.sharing import make_roles
 from proximo.runs.errors import UserError
@@ -19,6 +20,9 @@ from proximo.runs.errors import UserError
 RATIO_TOLERANCE = {"float32": 1e-2, "bfloat16": 0.25}
 """How far the first ratio may be off 1. Sampler and trainer add in another order; over thousands of tokens the largest
 gap seen with SmolLM2-135M is 1e-4 in float32; bfloat16 has three digits."""
+
+_LONGEST = 64
+"""Prompts, the longest as text, whose length in a reward model's own tokens is looked at before the first step."""
 
 
 def make_policy(config: PPOConfig, model: Any, reward_decoder: Any = None) -> LanguagePolicy:
@@ -92,10 +96,25 @@ def check_fit(
         check_minibatch_size(config.batch, config.update.minibatch_size)
     except ValueError as error:
         raise UserError(str(error).replace("samples of a rollout", "responses of an iteration (batch)")) from error
-    limit = getattr(model.config, "max_position_embeddings", None)
-    longest = max(len(p.tokens) for p in prompts)
-    if limit is not None and longest + config.response_limit > limit:
+    _check_context("the model", context_of(model), max(len(p.tokens) for p in prompts), config.response_limit)
+    longest = sorted(prompts, key=lambda p: len(p.text), reverse=True)[:_LONGEST]
+    for term in rewards:
+        if isinstance(term, ModelReward) and term.model.context is not None:
+            tokens = _longest_in(term, longest)
+            # What ends the response is one token more.
+            _check_context(f"reward {term.name}", term.model.context, tokens, config.response_limit + 1)
+
+
+def _longest_in(term: ModelReward, prompts: Sequence[Prompt]) -> int:
+    """Tokens of the longest prompt as a reward model reads it; one without a template is the preflight's to refuse."""
+    sources = [p.text if p.source is None else p.source for p in prompts]
+    readable = [s for s in sources if isinstance(s, str) or term.model.tokenizer.chat_template]
+    return max(map(term.model.prompt_length, readable), default=0)
+
+
+def _check_context(reader: str, context: int | None, prompt: int, response: int) -> None:
+    if context is not None and prompt + response > context:
         raise UserError(
-            f"a prompt of {longest} tokens with a response of {config.response_limit} does not fit into the model's "
-            f"context of {limit}: lower prompt_limit or response_limit"
+            f"{reader} reads up to {context} tokens, but a prompt of {prompt} with a response of up to {response} has "
+            f"{prompt + response}: lower prompt_limit or response_limit"
         )

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from proximo.language.batching import right_padded, token_budget_batches
-from proximo.language.data import Coder, Text
+from proximo.language.coder import Coder, Text
+from proximo.language.context import context_of
 from proximo.language.models import (
     load_sequence_classifier,
     load_tokenizer,
@@ -129,6 +130,11 @@ class RewardModel:
         return reward
 
     @property
+    def context(self) -> int | None:
+        """Tokens that it can read; None where it names no limit."""
+        return context_of(self.model)
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
         return self.head.weight.device
@@ -154,6 +160,10 @@ class RewardModel:
         coder = Coder(self.tokenizer)  # its memory of texts lives as long as this call
         rows = [coder.whole(p, r, finished=bool(f)) for p, r, f in zip(prompts, responses, ended, strict=True)]
         return self.score(rows)
+
+    def prompt_length(self, prompt: Text) -> int:
+        """Tokens of a prompt as this model reads it."""
+        return len(self._coder.prompt_ids(prompt))
 
     def tokens(self, prompt: Text, response: str, *, finished: bool = True) -> list[int]:
         """Prompt, response and (if it ended) EOS as this model reads them."""
@@ -230,7 +240,7 @@ class RewardModel:
         self.head.weight.copy_((weight / (states @ weight).std(unbiased=False)).unsqueeze(0))
         self.mean, self.std = self.mean + self.std * mean, self.std * std
         said = {"mean": self.mean, "std": self.std, "shift_noise": noise}
-        self.about |= said | {"standardised_on": len(rows)}
+        self.about |= said
         return said
 
     def save(self, folder: Path | str) -> None:
@@ -250,7 +260,7 @@ class RewardModel:
         save_folder(folder, self.model, self.tokenizer, {ABOUT: json.dumps(about, indent=2) + "\n"})
 
     def _check(self, rows: Sequence[Sequence[int]]) -> None:
-        limit = getattr(self.model.config, "max_position_embeddings", None)
+        limit = self.context
         for i, row in enumerate(rows):
             if not row:
                 raise UserError(f"text {i} for the reward model has no token: remove it")

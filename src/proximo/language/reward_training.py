@@ -10,12 +10,12 @@ from torch import Tensor
 
 from proximo.language.batching import padded_share, token_budget_batches
 from proximo.language.configuration import RewardConfig
-from proximo.language.data import Pair, check_fields, load_pairs, read_rows
+from proximo.language.data import Pair, load_pairs
 from proximo.language.frozen_trunk import FrozenTrunk
 from proximo.language.models import choose_device
 from proximo.language.preferences import bradley_terry, preference_report
 from proximo.language.reward_model import RewardModel
-from proximo.language.samples import sample_rows
+from proximo.language.standard_texts import StandardTexts, standard_texts
 from proximo.language.supervised import Optimizer, check_finite, shuffled_runs
 from proximo.language.supervised_run import SupervisedTraining, begin_stage, finish_stage, open_stage, run_steps
 from proximo.runs.console import Column, Mode
@@ -67,9 +67,10 @@ def train_reward(
         token_budget=config.token_budget,
         compute=config.compute,
     )
-    loaded = load_pairs(config.data, reward.tokenizer, config.token_limit)
-    held_out = load_pairs(config.validation, reward.tokenizer, config.token_limit).items if config.validation else []
-    samples = standardisation_rows(config, reward, loaded.items)
+    limits: dict[str, Any] = {"token_limit": config.token_limit, "context": reward.context}
+    loaded = load_pairs(config.data, reward.tokenizer, **limits)
+    held_out = load_pairs(config.validation, reward.tokenizer, **limits).items if config.validation else []
+    standard = standard_texts(config, config.policy or config.model)
     training = RewardTraining(config, reward, loaded.items, freeze=config.freeze)
     with ExitStack() as stack:
         session = begin_stage(
@@ -84,7 +85,7 @@ def train_reward(
         )
         if stopped := run_training(training, session, held_out):
             return stopped
-        result = timing(training) | reward.standardise(samples)
+        result = timing(training) | standardise(reward, standard)
         if held_out:
             report = evaluate(reward, held_out, scale=reward.std)
             result |= report | {f"human/{name}": x for name, x in (human_ceiling or {}).items()}
@@ -219,31 +220,8 @@ def unique_texts(pairs: Sequence[Pair]) -> tuple[list[list[int]], Tensor, Tensor
     return [list(text) for text in known], chosen, rejected
 
 
-def standardisation_rows(config: RewardConfig, reward: RewardModel, pairs: Sequence[Pair]) -> list[list[int]]:
-    """Tokens of the texts whose scores shall have mean 0 and variance 1."""
-    if not config.standardise_on:
-        texts, _, _ = unique_texts(pairs)
-        return texts[: config.standardise_rows]
-    return [
-        reward.tokens(row["prompt"], row["response"], finished=row.get("finished", True))
-        for row in standard_rows(config)
-    ]
-
-
-def standard_rows(config: RewardConfig) -> list[dict[str, Any]]:
-    """Rows with prompt and response to standardise on: of the file, or the SFT model's own responses.
-
-    Raises:
-        UserError: the file or the model can not be used.
-    """
-    if config.policy:
-        return sample_rows(
-            config.policy,
-            config.standardise_on,
-            config.standardise_rows,
-            seed=config.seed,
-            trust_remote_code=config.trust_remote_code,
-        )
-    rows = read_rows(config.standardise_on, config.standardise_rows)
-    check_fields(rows, ("prompt", "response"))
-    return rows.values
+def standardise(reward: RewardModel, texts: StandardTexts) -> dict[str, Any]:
+    """Give the scores of these texts mean 0 and variance 1; what the scale was, and what they were."""
+    said = reward.standardise([reward.tokens(r["prompt"], r["response"], finished=r["finished"]) for r in texts.rows])
+    reward.about |= {"standardised_on": texts.about}
+    return {**said, "standardised_on": texts.about}

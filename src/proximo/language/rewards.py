@@ -71,9 +71,12 @@ class ModelReward:
         """Scores `[B]`, standardised as the model was saved.
 
         Raises:
-            UserError: a score is not a finite number.
+            UserError: a text is too long for the model, or a score is not a finite number.
         """
-        scores = self.model.score_texts(texts.sources or texts.prompts, texts.responses, finished=texts.finished)
+        try:
+            scores = self.model.score_texts(texts.sources or texts.prompts, texts.responses, finished=texts.finished)
+        except UserError as error:
+            raise UserError(f"reward {self.name}: {error}") from error
         return _checked(self.name, scores.tolist(), texts)
 
 

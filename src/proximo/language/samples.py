@@ -1,42 +1,75 @@
-"""Responses of a fine-tuned model as rows: the kind of text that a reward model will be asked about."""
+"""Responses of a language model as rows: the kind of text that a reward model will be asked about."""
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
+from proximo.language.context import context_of
 from proximo.language.data import load_prompts
 from proximo.language.evaluation import answer
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
+from proximo.language.ppo_setup import stop_tokens
+from proximo.language.rollout import Prompt
+from proximo.language.rows import Rows, check_fields, read_rows
 from proximo.language.sampler import SamplingParameters
 
 
 def sample_rows(
-    policy: str, prompts: Any, count: int, *, response_limit: int = 64, seed: int = 0, trust_remote_code: bool = False
+    policy: str,
+    prompts: Any,
+    count: int,
+    *,
+    response_limit: int = 64,
+    temperature: float = 1.0,
+    seed: int = 0,
+    device: str = "auto",
+    trust_remote_code: bool = False,
 ) -> list[dict[str, Any]]:
-    """One response of a model to each of some prompts.
+    """Responses of a model to some prompts, as PPO would draw them.
 
     Args:
         policy: folder or hub name of a causal language model.
-        prompts: rows with a `prompt`.
-        count: prompts to take at most, the first ones.
-        response_limit: cap in tokens.
-        seed: of the sampling, at temperature 1.
+        prompts: rows with a `prompt`, see `read_rows`; each counts once.
+        count: responses. Where there are fewer prompts, the first ones are answered again.
+        response_limit: cap in tokens; half of the model's context if that is less.
+        temperature: of the sampling.
+        seed: of the sampling.
+        device: where it runs, see `choose_device`.
         trust_remote_code: whether the model may bring Python code of its own.
 
     Returns:
-        Rows with prompt (as given: text or chat messages), prompt_text (as the policy read it), response and finished.
+        Rows with prompt (as given: text or chat messages), response and finished.
 
     Raises:
         UserError: model or prompts can not be used.
     """
     tokenizer = load_tokenizer(policy, trust_remote_code=trust_remote_code)
-    model = load_causal_model(policy, device=choose_device("auto"), trust_remote_code=trust_remote_code)
-    context = getattr(model.config, "max_position_embeddings", 1 << 30)
+    model = load_causal_model(policy, device=choose_device(device), trust_remote_code=trust_remote_code)
+    context = context_of(model) or 1 << 30
     response_limit = min(response_limit, context // 2)
-    asked = load_prompts(prompts, tokenizer, context - response_limit, rows_limit=count).items
-    parameters = SamplingParameters(response_limit, (tokenizer.eos_token_id,))
-    texts = answer(model, tokenizer, asked, parameters, seed=seed).texts
+    asked = load_prompts(different_prompts(prompts, count), tokenizer, context - response_limit).items
+    parameters = SamplingParameters(response_limit, stop_tokens(model, tokenizer), temperature)
+    texts = answer(model, tokenizer, _repeated(asked, count), parameters, seed=seed).texts
     return [
-        {"prompt": source, "prompt_text": prompt, "response": response, "finished": ended}
-        for source, prompt, response, ended in zip(
-            texts.sources, texts.prompts, texts.responses, texts.finished, strict=True
-        )
+        {"prompt": prompt, "response": response, "finished": ended}
+        for prompt, response, ended in zip(texts.sources, texts.responses, texts.finished, strict=True)
     ]
+
+
+def different_prompts(source: Any, count: int) -> Rows:
+    """The first `count` rows whose prompts differ from those of the rows before: pairs may share one prompt.
+
+    Raises:
+        UserError: rows without a prompt.
+    """
+    rows = read_rows(source)
+    check_fields(rows, ("prompt",))
+    first: dict[str, int] = {}
+    for i, row in enumerate(rows.values):
+        first.setdefault(json.dumps(row["prompt"], sort_keys=True), i)
+    places = list(first.values())[:count]
+    return Rows([rows.values[i] for i in places], [rows.numbers[i] for i in places], rows.name, rows.unit)
+
+
+def _repeated(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+    return [prompts[i % len(prompts)] for i in range(count)]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from proximo.language.batching import padded_share, right_padded, token_budget_batches
 from proximo.language.configuration import SFTConfig
+from proximo.language.context import context_of
 from proximo.language.data import Example, load_examples
 from proximo.language.head import token_log_probs
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer, save_folder
@@ -48,14 +49,14 @@ def train_sft(config: SFTConfig, *, console: Mode = "auto", call: Call | None = 
     if done := opening.results:
         return done
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
-    loaded = load_examples(config.data, tokenizer, config.token_limit)
-    held_out = []
-    if config.validation:
-        rows = load_examples(config.validation, tokenizer, config.token_limit, rows_limit=config.validation_rows)
-        held_out = rows.items
     model = load_causal_model(
         config.model, device=choose_device(config.device), trust_remote_code=config.trust_remote_code
     )
+    limits: dict[str, Any] = {"token_limit": config.token_limit, "context": context_of(model)}
+    loaded = load_examples(config.data, tokenizer, **limits)
+    held_out = []
+    if config.validation:
+        held_out = load_examples(config.validation, tokenizer, rows_limit=config.validation_rows, **limits).items
     training = SFTTraining(config, model, tokenizer, loaded.items)
     with ExitStack() as stack:
         session = begin_stage(

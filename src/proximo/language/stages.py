@@ -80,17 +80,14 @@ def configure(stage: str, preset: str, run: str) -> Any:
     """
     config = CONFIGS[stage]()
     if preset:
-        found = find_preset(preset)
-        config = from_mapping(
-            CONFIGS[stage], found.stages.get(stage, {}), where=f"preset {preset} [{stage}]", base=config
-        )
+        table = _table(find_preset(preset), stage)
+        config = from_mapping(CONFIGS[stage], table, where=f"preset {preset} [{stage}]", base=config)
         if stage == "ppo":
             config = replace(config, preset=preset)
     if run and stage in ("reward", "judge") and (Path(run) / "sft" / "config.json").exists():
         tuned = str(Path(run) / "sft")
-        # The scores are to have mean 0 and variance 1 on what PPO starts from.
-        policy = config.policy or (tuned if config.standardise_on else "")
-        config = replace(config, model=config.model or ("" if stage == "judge" else tuned), policy=policy)
+        model = config.model or ("" if stage == "judge" else tuned)
+        config = replace(config, model=model, policy=config.policy or tuned)
     if run and stage == "ppo":
         policy, reward = Path(run) / "sft", Path(run) / "reward"
         if (policy / "config.json").exists() and not config.policy:
@@ -98,6 +95,15 @@ def configure(stage: str, preset: str, run: str) -> Any:
         if (reward / "config.json").exists() and not config.rewards:
             config = replace(config, rewards={str(reward): 1.0})
     return config
+
+
+def _table(preset: Preset, stage: str) -> Mapping[str, Any]:
+    """A stage's settings. Reward models and judges are standardised on samples like PPO's if they name no others."""
+    table, ppo = preset.stages.get(stage, {}), preset.stages.get("ppo", {})
+    if stage not in ("reward", "judge"):
+        return table
+    names = {"prompts": "standardise_on", "response_limit": "response_limit", "temperature": "temperature"}
+    return {own: ppo[name] for name, own in names.items() if name in ppo} | dict(table)
 
 
 def located(config: Any) -> Any:

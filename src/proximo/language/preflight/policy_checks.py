@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from proximo.language.context import context_of
 from proximo.language.head import token_log_probs
 from proximo.language.ppo import PARITY
 from proximo.language.ppo_setup import RATIO_TOLERANCE
@@ -91,7 +92,7 @@ def lengths_fit(flight: Flight) -> Check:
     """Prompts and responses against their caps and the model's context."""
     config = flight.training.config
     prompts = [len(p.tokens) for p in flight.training.prompts.prompts]
-    context = getattr(flight.training.roles.model.config, "max_position_embeddings", None)
+    context = context_of(flight.training.roles.model)
     cut = float((~flight.samples.finished & (flight.samples.lengths >= flight.cap)).float().mean())
     seen = (
         f"prompts {median(prompts):.0f} tokens, at most {max(prompts)} of {config.prompt_limit}; {cut:.0%} of "

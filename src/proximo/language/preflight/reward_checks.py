@@ -84,8 +84,7 @@ def _against_people(term: ModelReward, flight: Flight) -> list[Check]:
 
 
 def _some_pairs(term: ModelReward, file: str) -> list[Pair]:
-    limit = getattr(term.model.model.config, "max_position_embeddings", None) or 10**9
-    pairs = load_pairs(file, term.model.tokenizer, limit, rows_limit=READ).items
+    pairs = load_pairs(file, term.model.tokenizer, term.model.context or 10**9, rows_limit=READ).items
     return pairs[:: max(1, len(pairs) // PAIRS)][:PAIRS]
 
 

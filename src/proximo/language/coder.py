@@ -1,0 +1,93 @@
+"""Text to tokens, in one way for fine-tuning, reward models and PPO."""
+
+from typing import Any
+
+from proximo.language.models import check_eos
+from proximo.runs.errors import UserError
+
+Text = str | list[dict[str, str]]
+"""A prompt: text, or chat messages."""
+
+_MARK = "\ue000"  # of Unicode's private use: stands in no text, so what follows it is the template's
+
+
+class Coder:
+    """Text to tokens, each text once.
+
+    Args:
+        tokenizer: with an EOS token.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        check_eos(tokenizer)
+        self.tokenizer = tokenizer
+        self._known: dict[tuple[str, bool], list[int]] = {}
+
+    def prompt_text(self, prompt: Text) -> str:
+        """The prompt as the model reads it; chat messages through the tokenizer's template."""
+        return prompt if isinstance(prompt, str) else self._render(prompt, answered=False)
+
+    def prompt_ids(self, prompt: Text) -> list[int]:
+        """Tokens of a prompt, with the tokenizer's own start (BOS) and without an end."""
+        # A template writes its own special tokens.
+        ids = self._encode(self.prompt_text(prompt), special=isinstance(prompt, str))
+        eos = self.tokenizer.eos_token_id
+        ends_itself = (
+            isinstance(prompt, str) and ids and ids[-1] == eos and not prompt.endswith(self.tokenizer.eos_token)
+        )
+        return ids[:-1] if ends_itself else list(ids)
+
+    def response_ids(self, prompt: Text, response: str, *, finished: bool = True) -> list[int]:
+        """Tokens of a response, with EOS at the end if it is finished."""
+        eos = self.tokenizer.eos_token_id
+        if isinstance(prompt, str):
+            ids = list(self._encode(response, special=False))
+        else:
+            ids = list(self._encode(self._answer(prompt, response, finished=finished), special=False))
+            if finished and eos in ids:  # templates put a line break behind it
+                ids = ids[: len(ids) - 1 - ids[::-1].index(eos)]
+        if not finished:
+            return ids
+        return ids if ids and ids[-1] == eos else [*ids, eos]
+
+    def whole(self, prompt: Text, response: str, *, finished: bool = True) -> list[int]:
+        """Tokens of prompt and response together."""
+        return self.prompt_ids(prompt) + self.response_ids(prompt, response, finished=finished)
+
+    def _answer(self, prompt: list[dict[str, str]], response: str, *, finished: bool) -> str:
+        """A response as the template writes it behind the prompt; without the template's end if it is not finished."""
+        whole = self._render([*prompt, {"role": "assistant", "content": response}], answered=True)
+        before = self.prompt_text(prompt)
+        if not whole.startswith(before):
+            raise UserError(
+                "the tokenizer's chat template changes the prompt when an answer follows, so prompt and response "
+                "can not be told apart: give prompts as text"
+            )
+        answer = whole[len(before) :]
+        if finished:
+            return answer
+        ended = self._render([*prompt, {"role": "assistant", "content": _MARK}], answered=True)
+        return answer.removesuffix(ended.rpartition(_MARK)[2])
+
+    def _encode(self, text: str, *, special: bool) -> list[int]:
+        key = (text, special)
+        if key not in self._known:
+            # Without the warning about the length that the model was made for: limits are checked by us.
+            self._known[key] = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+        return self._known[key]
+
+    def _render(self, messages: list[dict[str, str]], *, answered: bool) -> str:
+        if not self.tokenizer.chat_template:
+            raise UserError(
+                "the prompts are chat messages, but the tokenizer has no chat template: give prompts as text, or a "
+                "tokenizer with tokenizer.chat_template"
+            )
+        try:
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not answered)
+        except Exception as error:  # the template is a program of the tokenizer's: whatever it raises, say whose it is
+            roles = ", ".join(message["role"] for message in messages)
+            raise UserError(
+                f"the tokenizer's chat template refuses messages of {roles} ({' '.join(str(error).split())}): change "
+                "them, or take another template"
+            ) from error
+        return str(text)

@@ -1,0 +1,50 @@
+"""What a reward model's scores are standardised on: samples of the model that PPO will start from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from proximo.language.configuration import RewardConfig
+from proximo.language.rows import check_fields, read_rows
+from proximo.language.samples import sample_rows
+
+
+@dataclass(frozen=True)
+class StandardTexts:
+    """Rows with `prompt`, `response` and `finished`, and what they are, in words."""
+
+    rows: list[dict[str, Any]]
+    about: str
+
+
+def standard_texts(config: RewardConfig, policy: str) -> StandardTexts:
+    """Responses on which the scores shall have mean 0 and variance 1.
+
+    Args:
+        config: of the reward model or judge.
+        policy: who responds; "" takes the responses that the rows hold.
+
+    Returns:
+        `config.standardise_rows` samples of the policy; without one the responses in standardise_on, or else those that
+        people preferred in the training data.
+
+    Raises:
+        UserError: the rows or the model can not be used.
+    """
+    count = config.standardise_rows
+    if policy:
+        rows = sample_rows(
+            policy,
+            config.standardise_on or config.validation or config.data,
+            count,
+            response_limit=config.response_limit,
+            temperature=config.temperature,
+            seed=config.seed,
+            device=config.device,
+            trust_remote_code=config.trust_remote_code,
+        )
+        return StandardTexts(rows, f"{len(rows)} samples of {policy}")
+    source, name = (config.standardise_on, "response") if config.standardise_on else (config.data, "chosen")
+    read = read_rows(source, count)
+    check_fields(read, ("prompt", name))
+    rows = [{"prompt": row["prompt"], "response": row[name], "finished": True} for row in read.values]
+    return StandardTexts(rows, f"{len(rows)} responses of {source}")

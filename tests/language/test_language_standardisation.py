@@ -1,0 +1,122 @@
+"""The scale of scores: mean 0 and variance 1 on samples of the model that PPO starts from; what a judge reads."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from proximo.language.configuration import RewardConfig
+from proximo.language.judge import Judge, judge_pairs, train_judge, whole_text
+from proximo.language.models import load_encoder, load_text_tokenizer
+from proximo.language.reward_model import RewardModel
+from proximo.language.reward_training import train_reward
+from proximo.language.samples import different_prompts, sample_rows
+from proximo.language.standard_texts import standard_texts
+from proximo.runs.errors import UserError
+
+
+@pytest.fixture
+def reward(tiny_folder):
+    return RewardModel.from_language_model(str(tiny_folder))
+
+
+def test_the_models_own_responses_are_what_is_standardised_on(tmp_path, tiny_folder, reward):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"w{i} w5"}) + "\n" for i in range(10, 40)))
+    config = RewardConfig(standardise_on=str(prompts), standardise_rows=20, response_limit=5)
+    rows = sampled(config, tiny_folder, reward)
+    assert len(rows) == 20
+    assert [row[:2] for row in rows] == [[i, 5] for i in range(10, 30)]
+    ended = [row[-1] == 0 for row in rows]
+    assert any(ended)
+    assert not all(ended), "a response that reaches the cap is not given an EOS"
+    assert max(len(row) for row in rows) == 2 + 5
+    assert rows == sampled(config, tiny_folder, reward), "the same seed draws the same responses"
+
+
+def sampled(config, policy, reward):
+    rows = standard_texts(config, str(policy)).rows
+    return [reward.tokens(row["prompt"], row["response"], finished=row["finished"]) for row in rows]
+
+
+def test_samples_are_drawn_as_ppo_draws_them(tmp_path, tiny_model, tiny_folder, reward):
+    """At the run's temperature, near 0 always the likeliest token, and to every token that ends a response."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": "w7 w5"}) + "\n")
+    config = RewardConfig(standardise_on=str(prompts), standardise_rows=30, response_limit=3, temperature=1e-4)
+    greedy = sampled(config, tiny_folder, reward)
+    assert all(row == greedy[0] for row in greedy), "one prompt is answered again, and always alike"
+    assert len({tuple(row) for row in sampled(replace(config, temperature=5.0), tiny_folder, reward)}) > 20
+    tiny_model.generation_config.eos_token_id = [0, greedy[0][2]]  # the model's own end of turn
+    tiny_model.save_pretrained(tiny_folder)
+    assert {tuple(row) for row in sampled(config, tiny_folder, reward)} == {(*greedy[0][:2], 0)}
+
+
+def test_one_prompt_of_many_pairs_is_one_prompt():
+    pairs = [{"prompt": p, "chosen": "w6", "rejected": f"w{i}"} for p in ("w4", "w5") for i in range(6, 9)]
+    rows = different_prompts(pairs, 10)
+    assert [row["prompt"] for row in rows.values] == ["w4", "w5"]
+    assert rows.numbers == [1, 4]
+    assert different_prompts(pairs, 1).numbers == [1]
+
+
+def test_a_reward_model_is_standardised_on_samples_of_the_model_it_starts_from(tmp_path, files, tiny_folder):
+    """The issue's default: nothing but model and pairs is named."""
+    output = tmp_path / "reward"
+    config = RewardConfig(model=str(tiny_folder), data=str(files / "pairs.jsonl"), output=str(output), batch=8)
+    results = train_reward(config, console="quiet")
+    assert results["standardised_on"] == f"256 samples of {tiny_folder}"
+    rows = sample_rows(str(tiny_folder), config.data, 256)
+    model = RewardModel.load(str(output))
+    scores = model.score_texts(*(([r[k] for r in rows]) for k in ("prompt", "response", "finished")))
+    assert abs(float(scores.mean())) < 1e-3
+    assert abs(float(scores.std(unbiased=False)) - 1) < 1e-3
+
+
+def test_a_judge_without_a_policy_is_standardised_on_what_people_preferred(tmp_path, files, tiny_encoder):
+    output = tmp_path / "judge"
+    config = RewardConfig(model=str(tiny_encoder), data=str(files / "pairs.jsonl"), output=str(output), batch=8)
+    results = train_judge(config, console="quiet")
+    assert results["standardised_on"] == f"24 responses of {config.data}"
+    rows = [json.loads(line) for line in (files / "pairs.jsonl").read_text().splitlines()]
+    scores = Judge.load(output).score([row["prompt"] + row["chosen"] for row in rows])
+    assert abs(scores.mean()) < 1e-3
+    assert abs(scores.std() - 1) < 1e-3
+
+
+def test_responses_to_chat_messages_are_standardised_on_as_ppo_scores_them(tmp_path, tiny_model, make_tokenizer):
+    """Each model writes the messages out with its own template."""
+    for name, template in (
+        ("policy", "{% for m in messages %}{{ m.content }} {% endfor %}"),
+        ("scorer", "{% for m in messages %}w20 {{ m.content }} w21 {% endfor %}"),
+    ):
+        tiny_model.save_pretrained(tmp_path / name)
+        make_tokenizer(template=template).save_pretrained(tmp_path / name)
+    reward = RewardModel.from_language_model(str(tmp_path / "scorer"))
+    prompts = [{"prompt": [{"role": "user", "content": f"w{i}"}]} for i in range(10, 14)]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in prompts))
+    rows = sampled(RewardConfig(standardise_on=str(file), standardise_rows=4), tmp_path / "policy", reward)
+    assert [row[:3] for row in rows] == [[20, i, 21] for i in range(10, 14)]
+
+
+def test_a_judge_reads_chat_messages_line_by_line(tiny_encoder):
+    """No template stands between it and the policy: both may have another."""
+    judge = Judge(load_encoder(str(tiny_encoder)), load_text_tokenizer(str(tiny_encoder)))
+    prompt = [{"role": "user", "content": "w5"}]
+    pairs = judge_pairs([{"prompt": prompt, "chosen": "w6", "rejected": "w7"}], judge)
+    assert pairs[0].chosen == judge.encode(["user: w5\nassistant: w6"])[0]
+    assert whole_text("w5", " w6") == "w5 w6"
+
+
+def test_a_judge_refuses_numbers_that_are_none(tiny_encoder):
+    judge = Judge(load_encoder(str(tiny_encoder)), load_text_tokenizer(str(tiny_encoder)))
+    with pytest.raises(UserError, match=r"row 1: label = 'most' must be a share in \[0, 1\]"):
+        judge_pairs([{"prompt": "w5", "chosen": "w6", "rejected": "w7", "label": "most"}], judge)
+
+
+def test_a_judge_cuts_texts_at_its_encoders_context(tiny_encoder):
+    judge = Judge(load_encoder(str(tiny_encoder)), load_text_tokenizer(str(tiny_encoder)), token_limit=10_000)
+    context = judge.model.config.max_position_embeddings
+    assert np.isfinite(judge.score(["w5 " * (context + 50)])).all()
