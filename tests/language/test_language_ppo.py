@@ -53,6 +53,27 @@ def test_sampler_and_trainer_agree_and_the_first_ratio_is_1(sharing):
     assert values["ratio_deviation"] < 1e-4
 
 
+def test_what_is_trained_are_the_sampled_tokens_whatever_their_text_gives_back():
+    """A peer decodes responses and tokenises them again: it then trains tokens that nobody drew."""
+    lossy = tokenizer()
+    lossy.add_special_tokens({"additional_special_tokens": [f"w{i}" for i in range(1, 12)]})  # left out of any text
+    seen = []
+
+    def score(given, responses):
+        seen.extend(responses)
+        return [0.0] * len(responses)
+
+    config = PPOConfig(batch=16, response_limit=6, update=UpdateSettings(minibatch_size=16))
+    batch, collected = PPOTraining(config, llama(), lossy, prompts([4, 5], [6]), [FunctionReward(score)]).collect()
+    samples, starts = collected.samples, batch.inputs["prompt_lengths"].tolist()
+    lengths = samples.lengths.tolist()
+    assert len(" ".join(seen).split()) < sum(lengths) / 2, "the texts have lost most tokens"
+    for row, (start, n) in enumerate(zip(starts, lengths, strict=True)):
+        assert batch.inputs["tokens"][row, start : start + n].tolist() == samples.tokens[row, :n].tolist()
+        assert batch.action[row, :n].tolist() == samples.tokens[row, :n].tolist()
+        assert batch.weight[row].tolist() == [1.0] * n + [0.0] * (batch.weight.shape[1] - n)
+
+
 @pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")
 def test_a_gap_is_told_where_it_was_measured(sharing):
     """A critic of its own needs a pass that measures it every time; else the first iteration alone does."""
