@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from proximo.language.configuration import SFTConfig
 from proximo.language.data import Example
-from proximo.language.models import load_causal_model, load_tokenizer, without_dropout
+from proximo.language.dropout import without_dropout
+from proximo.language.models import load_causal_model, load_tokenizer
 from proximo.language.sft import SFTTraining, train_sft
 from proximo.language.supervised import learning_rate_factor
 from proximo.runs.errors import UserError
@@ -99,13 +100,11 @@ def test_step_sizes():
 
 
 def test_dropout_is_taken_out(tiny_model):
-    tiny_model.config.attention_dropout = 0.5
     tiny_model.model.layers[0].self_attn.attention_dropout = 0.5
     tiny_model.model.layers[1].mlp.act_fn = torch.nn.Sequential(torch.nn.SiLU(), torch.nn.Dropout(0.5))
     tokens = torch.arange(10).unsqueeze(0)
     without_dropout(tiny_model).train()
     assert torch.equal(tiny_model(tokens).logits, tiny_model(tokens).logits)
-    assert tiny_model.config.attention_dropout == 0.0
 
 
 def test_folders_that_can_not_be_loaded(tmp_path, tiny_folder):
@@ -119,10 +118,6 @@ def test_folders_that_can_not_be_loaded(tmp_path, tiny_folder):
     torch.save({}, tiny_folder / "pytorch_model.bin")
     weights.unlink()
     with pytest.raises(UserError, match="loaded from safetensors only"):
-        load_causal_model(str(tiny_folder))
-    settings = json.loads((tiny_folder / "config.json").read_text())
-    (tiny_folder / "config.json").write_text(json.dumps(settings | {"auto_map": {"AutoModelForCausalLM": "own.Model"}}))
-    with pytest.raises(UserError, match=r"needs Python code of its own .* refused unless asked for"):
         load_causal_model(str(tiny_folder))
 
 

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, 
 
 from proximo.core.settings import UpdateSettings
 from proximo.language.critic import critic_model, save_critic
-from proximo.language.models import load_causal_model, new_sequence_classifier, save_folder
+from proximo.language.model_folder import save_folder
+from proximo.language.models import load_causal_model, new_sequence_classifier
 from proximo.language.policy import response_positions
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import PPOConfig, SharingSettings

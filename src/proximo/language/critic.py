@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from proximo.language.models import save_folder
+from proximo.language.model_folder import save_folder
 from proximo.language.sharing import Roles
 
 

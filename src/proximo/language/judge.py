@@ -19,7 +19,8 @@ from proximo.language.coder import Text
 from proximo.language.configuration import RewardConfig
 from proximo.language.context import context_of
 from proximo.language.data import Pair, as_pair, read_pair_rows
-from proximo.language.models import choose_device, load_encoder, load_text_tokenizer, read_json, save_folder
+from proximo.language.model_folder import read_json, save_folder
+from proximo.language.models import choose_device, load_encoder, load_text_tokenizer
 from proximo.language.reward_model import initialise_head
 from proximo.language.reward_training import (
     COLUMNS,

@@ -53,6 +53,26 @@ def check_body(name: str, report: Mapping[str, Any], prefix: str) -> None:
     _refuse_missing(name, sorted(key for key in report["missing_keys"] if key.startswith(f"{prefix}.")))
 
 
+def check_adapter(name: str, missing: Sequence[str], unexpected: Sequence[str]) -> None:
+    """Refuse an adapter with weights missing or left over: it would not do what was trained.
+
+    Args:
+        name: of its folder.
+        missing: weights that the model expects and the file lacks.
+        unexpected: weights that the file holds and the model has no place for.
+
+    Raises:
+        UserError: there are some.
+    """
+    lacks = f"lacks {_named(sorted(missing))}" if missing else ""
+    holds = f"holds {_named(sorted(unexpected))} in vain" if unexpected else ""
+    if lacks or holds:
+        raise UserError(
+            f"the adapter {name} does not fit its base: it {' and '.join(filter(None, (lacks, holds)))}; write the "
+            "model that it was trained on into its adapter_config.json as base_model_name_or_path"
+        )
+
+
 def _refuse_missing(name: str, missing: Sequence[str]) -> None:
     if missing:
         raise UserError(f"{name} lacks {_named(missing)}, which would be random: save the whole model there")

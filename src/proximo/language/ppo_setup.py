@@ -9,7 +9,7 @@ from proximo.core.divergences import AdaptiveKLController, FixedKLController
 from proximo.core.schedules import Schedule
 from proximo.core.update import check_minibatch_size
 from proximo.language.context import context_of
-from proximo.language.models import without_dropout
+from proximo.language.dropout import without_dropout
 from proximo.language.policy import LanguagePolicy
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.rewards import ModelReward, RewardTerm

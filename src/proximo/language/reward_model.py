@@ -12,14 +12,8 @@ from torch import Tensor, nn
 from proximo.language.batching import right_padded, token_budget_batches
 from proximo.language.coder import Coder, Text
 from proximo.language.context import context_of
-from proximo.language.models import (
-    load_sequence_classifier,
-    load_tokenizer,
-    locate,
-    new_sequence_classifier,
-    read_json,
-    save_folder,
-)
+from proximo.language.model_folder import read_json, save_folder
+from proximo.language.models import load_sequence_classifier, load_tokenizer, locate, new_sequence_classifier
 from proximo.language.supervised import computing
 from proximo.runs.errors import UserError
 

@@ -13,7 +13,8 @@ from proximo.language.configuration import SFTConfig
 from proximo.language.context import context_of
 from proximo.language.data import Example, load_examples
 from proximo.language.head import token_log_probs
-from proximo.language.models import choose_device, load_causal_model, load_tokenizer, save_folder
+from proximo.language.model_folder import save_folder
+from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.stack import check_freeze
 from proximo.language.supervised import Optimizer, check_finite, computing, on, shuffled_batches
 from proximo.language.supervised_run import SupervisedTraining, begin_stage, finish_stage, open_stage, run_steps

@@ -11,7 +11,8 @@ from proximo.language import preflight as flight
 from proximo.language.critic import save_critic
 from proximo.language.data import load_prompts
 from proximo.language.memory import FreedMemory
-from proximo.language.models import choose_device, load_causal_model, load_tokenizer, save_folder
+from proximo.language.model_folder import save_folder
+from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.reward_terms import make_rewards, reward_decoder
