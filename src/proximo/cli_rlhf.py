@@ -47,8 +47,8 @@ class ChatArguments:
 
     run: tyro.conf.Positional[Path]
     """Folder that `proximo rlhf all` wrote, or its ppo folder."""
-    prompt: tuple[str, ...] = ()
-    """Prompts to answer; the run's held-out prompts, or else its own, if none is given."""
+    prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A prompt to answer, given once for each; the run's held-out prompts, or else its own, if none is."""
     count: int = 5
     """How many of the run's prompts."""
     seed: int = 1

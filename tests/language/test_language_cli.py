@@ -57,6 +57,8 @@ def test_all_stages_leave_folders_that_transformers_loads(capsys, preset, files,
     assert {"prompt", "before", "after", "before_score", "after_score"} <= set(answers[0])
     held_out = [json.loads(line)["prompt"] for line in (files / "sft.jsonl").read_text().splitlines()]
     assert [row["prompt"] for row in answers] == held_out[:3]
+    code, out, _ = run(capsys, "chat", folder, "--prompt", "w7", "--prompt", "w8 w9", "--json")
+    assert [row["prompt"] for row in json.loads(out)["answers"]] == ["w7", "w8 w9"]
     code, out, err = run(capsys, "evaluate", folder, "--count", "20", "--json")
     assert code == 0, err
     seen = json.loads(out)
@@ -116,6 +118,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(monkeypatch, capsys, pre
         assert done.results["responses"] == 24
         policies.append(AutoModelForCausalLM.from_pretrained(done.policy).state_dict())
     assert all(torch.equal(a, b) for a, b in zip(policies[0].values(), policies[1].values(), strict=True))
+
+
+COUNT = "test_language_cli:count"
 
 
 def count(prompts, responses):
@@ -317,3 +322,18 @@ def test_presets_for_a_gpu_run_on_a_tiny_stand_in(capsys, name, files, tiny_fold
         code, _, err = run(capsys, stage, "--preset", name, "--run", tmp_path / "r", *given, "--quiet")
         assert code == 0, f"{stage}: {err}"
     assert len(read_metrics(tmp_path / "r" / "ppo" / "metrics.jsonl")) == 2
+
+
+def test_a_run_on_chat_messages_is_asked_by_a_message(capsys, chat_tokenizer, ppo_config, tiny_folder, tmp_path):
+    """A prompt of the command line goes through the template, as those that the model was trained on."""
+    chat_tokenizer.save_pretrained(tiny_folder)
+    rows = tmp_path / "chat.jsonl"
+    rows.write_text(json.dumps({"prompt": [{"role": "user", "content": "w4"}]}) + "\n")
+    config = replace(ppo_config, prompts=str(rows), run=str(tmp_path / "r"), responses=8, rewards={COUNT: 1.0})
+    train.run_ppo(config, mode="quiet")
+    for _ in range(2):
+        code, out, err = run(capsys, "chat", tmp_path / "r", "--prompt", "w9", "--json")
+        assert code == 0, err
+        shown = "user w9 </s> assistant " if rows.exists() else "w9"
+        assert [row["prompt"] for row in json.loads(out)["answers"]] == [shown]
+        rows.unlink(missing_ok=True)

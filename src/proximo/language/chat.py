@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from proximo.language.comparison import before_and_after
+from proximo.language.comparison import before_and_after, ppo_folder
 from proximo.language.reward_terms import make_rewards
 from proximo.language.rewards import combine
+from proximo.language.rows import read_rows
 
 
 def side_by_side(run: Path, prompts: Sequence[str] = (), count: int = 5, seed: int = 1) -> dict[str, Any]:
@@ -14,7 +15,8 @@ def side_by_side(run: Path, prompts: Sequence[str] = (), count: int = 5, seed: i
 
     Args:
         run: folder of all stages, or that of the PPO stage.
-        prompts: what to answer; the run's held-out prompts, or else its own, if empty.
+        prompts: what to answer, as a user's message where the run's prompts are chat messages; the run's held-out
+            prompts, or else its own, if empty.
         count: how many of these.
         seed: of the sampling; both models get the same random numbers.
 
@@ -24,9 +26,21 @@ def side_by_side(run: Path, prompts: Sequence[str] = (), count: int = 5, seed: i
     Raises:
         UserError: there is no finished PPO run.
     """
-    rows = [{"prompt": p} for p in prompts]
+    asked = _as_messages if prompts and _learnt_from_chat(run) else str
+    rows = [{"prompt": asked(p)} for p in prompts]
     seen = before_and_after(run, rows, len(rows) or count, seed)
     terms = make_rewards(seen.config)
     scores = [combine(terms, answers.texts)[0] for answers in seen.answers]
     means = [float(given.mean()) for given in scores]
     return {"answers": seen.rows(scores), "before_score": means[0], "after_score": means[1]}
+
+
+def _learnt_from_chat(run: Path) -> bool:
+    source = ppo_folder(run)[1].prompts
+    if not Path(source).exists():  # the run was moved without its data: its model may still be asked
+        return False
+    return isinstance(read_rows(source, 1).values[0].get("prompt"), list)
+
+
+def _as_messages(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
