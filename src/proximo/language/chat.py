@@ -29,7 +29,7 @@ def side_by_side(run: Path, prompts: Sequence[str] = (), count: int = 5, seed: i
     asked = _as_messages if prompts and _learnt_from_chat(run) else str
     rows = [{"prompt": asked(p)} for p in prompts]
     seen = before_and_after(run, rows, len(rows) or count, seed)
-    terms = make_rewards(seen.config)
+    terms = make_rewards(seen.config, seen.device)
     scores = [combine(terms, answers.texts)[0] for answers in seen.answers]
     means = [float(given.mean()) for given in scores]
     return {"answers": seen.rows(scores), "before_score": means[0], "after_score": means[1]}

@@ -11,7 +11,7 @@ from torch import Tensor
 from proximo.language.data import load_prompts
 from proximo.language.evaluation import Answers, answer, divergence
 from proximo.language.judge import ABOUT, Judge, whole_text
-from proximo.language.models import load_causal_model, load_tokenizer
+from proximo.language.models import asking_device, load_causal_model, load_tokenizer
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.ppo_setup import stop_tokens
 from proximo.language.reward_terms import make_rewards
@@ -32,6 +32,11 @@ class BeforeAndAfter:
     prompts: list[Prompt]
     models: tuple[Any, Any]
     answers: tuple[Answers, Answers]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models are, and where whatever else is asked of them is to be computed."""
+        return asking_device(self.config.device)
 
     def rows(self, scores: Sequence[Tensor], count: int | None = None) -> list[dict[str, Any]]:
         """The first prompts, unselected: `prompt`, and `before`, `after`, `before_score`, `after_score`.
@@ -81,7 +86,8 @@ def before_and_after(run: Path, prompts: Any = (), count: int = 5, seed: int = 1
     if not rows:
         raise UserError("there is no prompt to answer: check the prompts file and the count")
     names = (config.policy, str(folder / "policy"))
-    before, after = (load_causal_model(name, trust_remote_code=config.trust_remote_code) for name in names)
+    device, trust = asking_device(config.device), config.trust_remote_code
+    before, after = (load_causal_model(name, device=device, trust_remote_code=trust) for name in names)
     parameters = SamplingParameters(config.response_limit, stop_tokens(before, tokenizer), config.temperature)
     answers = [answer(model, tokenizer, rows, parameters, seed=seed) for model in (before, after)]
     return BeforeAndAfter(config, rows, (before, after), (answers[0], answers[1]))
@@ -108,11 +114,11 @@ def compare(
         UserError: run or judge are not there.
     """
     place = judge if judge is not None else _judge_beside(run)
-    scorer = Judge.load(place)
+    scorer = Judge.load(place, device=asking_device(ppo_folder(run)[1].device))
     seen = before_and_after(run, prompts, count, seed)
     if len(seen.prompts) < 2:
         raise UserError("one prompt has no spread to measure a rise on: give a file with more prompts")
-    terms = make_rewards(seen.config)
+    terms = make_rewards(seen.config, seen.device)
     judged = [torch.as_tensor(scorer.score(_whole_texts(a))) for a in seen.answers]
     rewards = [combine(terms, a.texts)[0] for a in seen.answers]
     gain, spread = judged[1] - judged[0], float(judged[0].std())

@@ -67,7 +67,7 @@ class _Scoring:
 
     def __init__(self, model: Any) -> None:
         self.policy, self.head = Stack([model.get_decoder()]), model.get_output_embeddings()
-        self.value_head = torch.nn.Linear(self.head.weight.shape[1], 1)
+        self.value_head = torch.nn.Linear(self.head.weight.shape[1], 1, device=self.head.weight.device)
 
     def value_states(self, hidden: Tensor, tokens: Tensor, states: Tensor | None) -> Tensor:
         return hidden

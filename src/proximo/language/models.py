@@ -178,6 +178,15 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def asking_device(name: str) -> torch.device:
+    """Where a finished run is asked: where it was trained, or on the CPU if this machine has no such device.
+
+    Args:
+        name: the run's setting.
+    """
+    return choose_device("cpu" if name == "cpu" else "auto")
+
+
 def _load(
     auto: Any, name: str, dtype: torch.dtype, device: Any, trust_remote_code: bool, **settings: Any
 ) -> tuple[Any, Mapping[str, Any]]:

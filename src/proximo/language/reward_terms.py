@@ -4,20 +4,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from proximo.language.models import choose_device
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.reward_model import RewardModel
 from proximo.language.rewards import FunctionReward, ModelReward, RewardTerm, function_from
 
 
-def make_rewards(config: PPOConfig) -> list[RewardTerm]:
+def make_rewards(config: PPOConfig, device: torch.device | None = None) -> list[RewardTerm]:
     """The reward terms that `config` names.
+
+    Args:
+        config: names and weights.
+        device: where reward models compute; as `config` says if None.
 
     Raises:
         UserError: one can not be loaded.
     """
     shown = short_names(list(config.rewards))
-    return [_reward(name, weight, shown[name], config) for name, weight in config.rewards.items()]
+    device = choose_device(config.device) if device is None else device
+    return [_reward(name, weight, shown[name], config, device) for name, weight in config.rewards.items()]
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
@@ -43,12 +50,12 @@ def _is_function(name: str) -> bool:
     return ":" in name and not Path(name).exists()
 
 
-def _reward(name: str, weight: float, shown: str, config: PPOConfig) -> RewardTerm:
+def _reward(name: str, weight: float, shown: str, config: PPOConfig, device: torch.device) -> RewardTerm:
     if _is_function(name):
         return FunctionReward(function_from(name), weight, shown)
     model = RewardModel.load(
         name,
-        device=choose_device(config.device),
+        device=device,
         token_budget=config.token_budget,
         compute=config.compute,
         trust_remote_code=config.trust_remote_code,
