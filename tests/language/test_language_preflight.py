@@ -116,6 +116,14 @@ def test_a_reward_model_that_nobody_has_asked_about_people_is_a_warning(reward_m
     assert all("held_out_pairs" in check.remedy for check in unasked)
 
 
+def test_pairs_at_even_odds_say_nothing_of_a_reward_model(reward_model, files):
+    file = files / "held_out.jsonl"
+    file.write_text(json.dumps({"prompt": "w4", "chosen": "w5", "rejected": "w6", "label": 0.5}) + "\n")
+    start = training(MODES[0], held_out_pairs=str(file))
+    start.rewards = [ModelReward(reward_model[0], name="reward")]
+    assert verdicts(preflight(start))["reward agrees with people"] == "warn"
+
+
 def test_presets_ask_their_reward_model_about_the_pairs_that_it_was_not_trained_on():
     for file in (Path(proximo.language.__file__).parent / "presets").glob("*.toml"):
         preset = tomllib.loads(file.read_text())

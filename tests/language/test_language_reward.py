@@ -247,6 +247,10 @@ def test_the_report_counts_what_people_preferred():
     assert report["accuracy"] == pytest.approx((1 + 0 + 0.5) / 3), "even odds are left out, a tie is one half"
     assert report["accuracy/difference>1"] == pytest.approx(0.75)
     assert (report["accuracy/source/a"], report["accuracy/source/b"]) == (0.5, 0.5)
+    assert "accuracy/difference 0.5-1" not in report, "no pair is so far apart"
+    even = preference_report([Pair([1], [2], 0.5, source="a")], torch.tensor([1.0]), torch.tensor([0.0]))
+    assert not [name for name in even if name.startswith("accuracy")]
+    json.dumps(even, allow_nan=False)
 
 
 def test_scores_that_are_the_true_log_odds_are_calibrated():

@@ -33,7 +33,7 @@ def preference_report(pairs: Sequence[Pair], chosen: Tensor, rejected: Tensor, s
     """How well scores tell what people preferred.
 
     A pair counts as right if the text with the label above 1/2 has the higher score, one half if the scores tie; pairs
-    at even odds are left out of accuracies.
+    at even odds are left out of accuracies, and so is an accuracy of no pair.
 
     Args:
         pairs: what was scored.
@@ -49,15 +49,16 @@ def preference_report(pairs: Sequence[Pair], chosen: Tensor, rejected: Tensor, s
     delta = (chosen - rejected).double().cpu().numpy()
     told = np.where(delta == 0, 0.5, (delta > 0) == (label > 0.5))
     decided = label != 0.5
-    report: dict[str, Any] = {"pairs": len(pairs), "accuracy": _mean(told[decided])}
     known = np.array([np.nan if p.difference is None else abs(p.difference) for p in pairs])
-    if not np.isnan(known).all():
-        for low, high in zip(_EDGES, (*_EDGES[1:], np.inf), strict=True):
-            name = f"{low:g}-{high:g}" if high < np.inf else f">{low:g}"
-            report[f"accuracy/difference {name}"] = _mean(told[decided & (known > low) & (known <= high)])
-        report["accuracy/difference>1"] = _mean(told[decided & (known > 1)])
+    groups = {"accuracy": decided}
+    for low, high in zip(_EDGES, (*_EDGES[1:], np.inf), strict=True):
+        name = f"{low:g}-{high:g}" if high < np.inf else f">{low:g}"
+        groups[f"accuracy/difference {name}"] = decided & (known > low) & (known <= high)
+    groups["accuracy/difference>1"] = decided & (known > 1)
     for source in sorted({p.source for p in pairs} - {""}):
-        report[f"accuracy/source/{source}"] = _mean(told[decided & np.array([p.source == source for p in pairs])])
+        groups[f"accuracy/source/{source}"] = decided & np.array([p.source == source for p in pairs])
+    report: dict[str, Any] = {"pairs": len(pairs)}
+    report |= {name: float(told[group].mean()) for name, group in groups.items() if group.any()}
     margin = torch.tensor([p.margin for p in pairs], dtype=torch.float64)
     scaled = torch.from_numpy(delta) * scale
     report["loss"] = float(bradley_terry(scaled, torch.zeros_like(scaled), torch.from_numpy(label), margin).mean())
@@ -75,11 +76,7 @@ def calibration(predicted: np.ndarray, label: np.ndarray, bins: int = 10) -> lis
     p, y = np.concatenate([predicted, 1 - predicted]), np.concatenate([label, 1 - label])
     place = np.minimum((p * bins).astype(int), bins - 1)
     return [
-        {"pairs": float((place == b).sum()) / 2, "predicted": _mean(p[place == b]), "label": _mean(y[place == b])}
-        for b in range(bins)
-        if (place == b).any()
+        {"pairs": float(group.sum()) / 2, "predicted": float(p[group].mean()), "label": float(y[group].mean())}
+        for group in (place == b for b in range(bins))
+        if group.any()
     ]
-
-
-def _mean(x: np.ndarray) -> float:
-    return float(np.mean(x)) if len(x) else float("nan")

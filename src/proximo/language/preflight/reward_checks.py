@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from proximo.language.coder import Coder
 from proximo.language.data import Pair, load_pairs
 from proximo.language.preflight.check import Check
 from proximo.language.reward_training import evaluate
@@ -59,7 +60,7 @@ def _same_template(term: ModelReward, flight: Flight) -> Check:
         return Check(name, "pass", "prompts are text: no template is used")
     if not theirs.chat_template:
         return Check(name, "fail", "prompts are chat messages and it has no template", "set tokenizer.chat_template")
-    texts = [t.apply_chat_template(chats[0], tokenize=False, add_generation_prompt=True) for t in (mine, theirs)]
+    texts = [Coder(tokenizer).prompt_text(chats[0]) for tokenizer in (mine, theirs)]
     if texts[0] == texts[1]:
         return Check(name, "pass", "chat messages are written out alike")
     related = mine.get_vocab().items() <= theirs.get_vocab().items()
@@ -76,6 +77,9 @@ def _against_people(term: ModelReward, flight: Flight) -> list[Check]:
         remedy = "set held_out_pairs to pairs that it was not trained on"
         return [Check(name, "warn", "not measured: no held-out pairs", remedy) for name in names]
     pairs = _some_pairs(term, file)
+    if not pairs:
+        remedy = "set held_out_pairs to pairs of which people preferred one"
+        return [Check(name, "warn", "not measured: all held-out pairs are at even odds", remedy) for name in names]
     shown = float(evaluate(term.model, pairs)["accuracy"])
     # A row ends with EOS; a pair of nothing else keeps it.
     cut = [Pair(p.chosen[:-1] or p.chosen, p.rejected[:-1] or p.rejected, p.label) for p in pairs]
@@ -84,7 +88,8 @@ def _against_people(term: ModelReward, flight: Flight) -> list[Check]:
 
 
 def _some_pairs(term: ModelReward, file: str) -> list[Pair]:
-    pairs = load_pairs(file, term.model.tokenizer, term.model.context or 10**9, rows_limit=READ).items
+    read = load_pairs(file, term.model.tokenizer, term.model.context or 10**9, rows_limit=READ).items
+    pairs = [pair for pair in read if pair.label != 0.5]
     return pairs[:: max(1, len(pairs) // PAIRS)][:PAIRS]
 
 
