@@ -112,8 +112,11 @@ def test_folders_that_can_not_be_loaded(tmp_path, tiny_folder):
         load_causal_model(str(tmp_path))
     with pytest.raises(UserError, match="there is no model builtin:smollm: use smollm2 after builtin:"):
         load_causal_model("builtin:smollm")
-    with pytest.raises(UserError, match="cannot load the model no/where"):
+    with pytest.raises(UserError, match="cannot load the model no/where, which is no folder here"):
         load_causal_model("no/where")
+    for name in ("runs/x/sft", "./sft", str(tmp_path / "gone")):  # no name on the hub is like these: nobody is asked
+        with pytest.raises(UserError, match=f"there is no folder {name}: check the path, which counts from"):
+            load_causal_model(name)
     weights = tiny_folder / "model.safetensors"
     torch.save({}, tiny_folder / "pytorch_model.bin")
     weights.unlink()

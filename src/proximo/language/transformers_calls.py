@@ -1,6 +1,7 @@
 """Calls of `transformers`: its errors as sentences, its bars and warnings held back, its models' own code refused."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +9,13 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from proximo.language.configuration import BUILTIN
 from proximo.runs.errors import UserError
 
 ADAPTER = "adapter_config.json"
 """By this file a folder is a PEFT adapter."""
+
+_HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")  # owner/name; older models have no owner
 
 
 def refuse_remote_code(place: str, name: str, trusted: bool) -> None:
@@ -42,6 +46,9 @@ def explained(name: str, what: str) -> Iterator[None]:
     adapter = (Path(name) / ADAPTER).is_file()
     if Path(name).is_dir() and not adapter and not (Path(name) / "config.json").is_file():
         raise UserError(f"{name} holds no model (no config.json): check the path, or finish the stage that writes it")
+    here = Path(name).exists()
+    if not here and not name.startswith(BUILTIN) and not _HUB_NAME.fullmatch(name):
+        raise UserError(f"there is no folder {name}: check the path, which counts from the folder you are in")
     try:
         yield
     except UserError:
@@ -59,7 +66,10 @@ def explained(name: str, what: str) -> Iterator[None]:
                 "code, then use --trust-remote-code"
             ) from error
         first = text.strip().split("\n")[0].rstrip(".")
-        raise UserError(f"cannot load the {what} {name} ({first}): check the folder or the hub name") from error
+        elsewhere = "" if here or name.startswith(BUILTIN) else ", which is no folder here"
+        raise UserError(
+            f"cannot load the {what} {name}{elsewhere} ({first}): check the folder or the hub name"
+        ) from error
 
 
 @contextmanager
