@@ -279,6 +279,7 @@ def test_settings_that_mean_nothing_are_refused(changes, message):
     [
         (KLSettings, {"coefficient": -1.0}, "divergence is not to be paid for"),
         (KLSettings, {"target": -1.0}, "kl.target = -1.0 must be positive"),
+        (KLSettings, {"target": 6.0, "coefficient": 0.0}, "kl.coefficient = 0.0 must be positive where kl.target is"),
         (SharingSettings, {"lora_rank": 0}, "lora_rank = 0"),
         (SharingSettings, {"critic_from": "reward"}, "needs sharing.critic = separate"),
     ],

@@ -134,3 +134,10 @@ def test_an_infinity_that_somebody_else_wrote_stays_and_breaks_nothing(tmp_path)
         writer.truncate_after(0)
         writer.write(1, {"loss": 2.0})
     assert [row["loss"] for row in read_metrics(file)] == [float("inf"), 2.0]
+
+
+def test_a_file_that_can_not_be_read_is_no_folder_to_write_to(tmp_path: Path):
+    with pytest.raises(UserError, match=r"No such file or directory while reading .*none\.jsonl: check the path$"):
+        read_metrics(tmp_path / "none.jsonl")
+    with pytest.raises(UserError, match=r"Is a directory while reading .*: give a file$"):
+        read_metrics(tmp_path)

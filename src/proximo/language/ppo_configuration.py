@@ -34,6 +34,11 @@ class KLSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"kl.{name} = {value} must be positive")
+        if self.target is not None and self.coefficient == 0:
+            raise ValueError(
+                f"kl.coefficient = {self.coefficient} must be positive where kl.target is set: the price is adapted by "
+                "factors, and 0 would stay 0"
+            )
 
 
 @dataclass(frozen=True)

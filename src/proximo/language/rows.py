@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from proximo.runs.errors import UserError, nearest
-from proximo.runs.files import parse_json, user_error
+from proximo.runs.files import parse_json, read_error
 
 _SHOWN = 5  # row numbers in a message
 
@@ -143,7 +143,7 @@ def _read_jsonl(path: Path, limit: int | None) -> Rows:
                     rows.values.append(_parsed(line, path, number))
                     rows.numbers.append(number)
     except OSError as error:
-        raise user_error(error, path, "reading") from error
+        raise read_error(error, path) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}): convert it") from error
     return rows
@@ -168,7 +168,7 @@ def _read_parquet(path: Path, limit: int | None) -> Rows:
     try:
         table = pyarrow.parquet.read_table(path)
     except OSError as error:
-        raise user_error(error, path, "reading") from error
+        raise read_error(error, path) from error
     except pyarrow.ArrowException as error:
         raise UserError(f"{path} is not a Parquet file ({error}): check it") from error
     values = (table if limit is None else table.slice(0, limit)).to_pylist()

@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 
 from proximo.runs.errors import UserError
-from proximo.runs.files import parse_json, require_json, sync_folder, user_error, write_and_sync
+from proximo.runs.files import parse_json, read_error, require_json, sync_folder, user_error, write_and_sync
 
 FORMAT_VERSION = 1
 
@@ -281,7 +281,7 @@ def _read(folder: Path, name: str) -> bytes:
     except FileNotFoundError as error:
         raise _broken(folder / name, "is missing") from error
     except OSError as error:
-        raise user_error(error, folder / name, "reading") from error
+        raise read_error(error, folder / name) from error
 
 
 def _looks_like_pickle(data: bytes) -> bool:

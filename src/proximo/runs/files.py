@@ -22,10 +22,18 @@ _REMEDIES = {
     errno.EISDIR: "a folder stands where a file should be; move it away or choose another folder",
     errno.EEXIST: "something of that name is already there; move it away or choose another folder",
 }
+_READING_REMEDIES = {
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "give a file",
+    errno.EACCES: "make it readable for you, or choose another file",
+    errno.EPERM: "make it readable for you, or choose another file",
+}
+_OTHER_REMEDY = "check the disk and run the same command again"
 
 
 def user_error(error: OSError, path: Path, doing: str = "writing", left: str = "") -> UserError:
-    """Says in one sentence which file an operating-system error is about, why it came, and what to do.
+    """Says in one sentence which file could not be written, why, and what to do.
 
     Args:
         error: What the operating system answered.
@@ -33,8 +41,19 @@ def user_error(error: OSError, path: Path, doing: str = "writing", left: str = "
         doing: The verb, in the -ing form.
         left: What is there all the same, if anything.
     """
-    remedy = _REMEDIES.get(error.errno or 0, "check the disk and run the same command again")
+    remedy = _REMEDIES.get(error.errno or 0, _OTHER_REMEDY)
     return UserError(f"{error.strerror or error} while {doing} {path}: {remedy}{f'; {left}' if left else ''}")
+
+
+def read_error(error: OSError, path: Path) -> UserError:
+    """Says in one sentence which file could not be read, why, and what to do.
+
+    Args:
+        error: What the operating system answered.
+        path: The file or folder the user knows it by.
+    """
+    remedy = _READING_REMEDIES.get(error.errno or 0, _OTHER_REMEDY)
+    return UserError(f"{error.strerror or error} while reading {path}: {remedy}")
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from proximo.runs.errors import UserError
-from proximo.runs.files import append, parse_json, user_error, write_atomically
+from proximo.runs.files import append, parse_json, read_error, user_error, write_atomically
 
 if TYPE_CHECKING:
     from proximo.runs.tensorboard import TensorBoardWriter
@@ -133,7 +133,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
-        raise user_error(error, path, "reading") from error
+        raise read_error(error, path) from error
     rows = []
     for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is nothing, or torn
         try:
