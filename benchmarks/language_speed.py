@@ -5,10 +5,10 @@
 
 The task is the same for all: SmolLM2-135M-Instruct in float32, 32 prompts of 8 tokens, 24 sampled tokens each, a reward
 model of the same size, 4 epochs of one minibatch. The work is not, and that is a part of what is compared: TRL trains a
-critic of its own and applies the head to prompts too, where ours has a value head on the policy's states; ours also
-sends a minibatch through the network in parts. Every measurement is a process of its own: a warm-up update, then the
-timed ones. On a shared machine only ratios within one run mean anything. Results are added to the file given by --out
-as they come, and what is there already is not measured again.
+critic of its own and applies the head to prompts too, where ours has a value head on the policy's states (but for the
+line that says so); ours also sends a minibatch through the network in parts. Every measurement is a process of its own:
+a warm-up update, then the timed ones. On a shared machine only ratios within one run mean anything. Results are added
+to the file given by --out as they come, and what is there already is not measured again.
 
 Matrix operations are counted as the mode needs them (2 per weight and token that it multiplies, a backward pass once
 more for states and once more for trained weights; none for recomputation or attention scores), and set against the
@@ -33,6 +33,7 @@ SETTINGS = {  # tokens at once: as many as half of TRL's memory allows; with 256
     "lora": {"token_budget": 1024, "undo": False},
     "top_layers": {"token_budget": 1024, "undo": False},
     "full with undo": {"token_budget": 256, "undo": True},  # the default; TRL keeps no copy of what an update moves
+    "full with own critic": {"token_budget": 256, "undo": False},  # the same networks as TRL trains
 }
 MARKS = {"full": 2.1, "lora": 2.8, "top_layers": 5.5}  # how many times TRL's speed is the mark
 MEMORY_MARK = 0.5  # of TRL's
@@ -68,7 +69,9 @@ def proximo_update_seconds(name: str, model: str, updates: int) -> dict:
         response_limit=WORK["response"],
         missing_eos_floor=None,
         learning_rate=LEARNING_RATE,
-        sharing=SharingSettings(mode=mode_of(name), top_layers=TOP_LAYERS, critic="shared"),
+        sharing=SharingSettings(
+            mode=mode_of(name), top_layers=TOP_LAYERS, critic="separate" if own_critic(name) else "shared"
+        ),
         update=UpdateSettings(
             epochs=WORK["epochs"], minibatch_size=WORK["batch"], value_coefficient=0.1, value_clip=0.2
         ),
@@ -92,7 +95,12 @@ def proximo_update_seconds(name: str, model: str, updates: int) -> dict:
 
 def mode_of(name: str) -> str:
     """The sharing mode of a line of the table."""
-    return name.removesuffix(" with undo")
+    return name.partition(" with ")[0]
+
+
+def own_critic(name: str) -> bool:
+    """Whether the critic shares nothing with the policy."""
+    return name.endswith(" with own critic")
 
 
 def matrix_rate(seconds: float = 2.0) -> dict:
@@ -113,8 +121,9 @@ def matrix_rate(seconds: float = 2.0) -> dict:
 # What the work is in matrix operations
 
 
-def operations(mode: str, model: str) -> float:
-    """Floating-point operations of one update."""
+def operations(name: str, model: str) -> float:
+    """Floating-point operations of one update of a line of the table."""
+    mode = mode_of(name)
     config = json.loads((Path(model) / "config.json").read_text())
     width, heads = config["hidden_size"], config["num_attention_heads"]
     inner = config.get("head_dim", width // heads)
@@ -133,6 +142,8 @@ def operations(mode: str, model: str) -> float:
         before = read * own + response * head
         passes = {"full": (3, 3), "lora": (2, 2), "top_layers": (3, 2)}[mode]
         step = passes[0] * read * own + passes[1] * response * head
+        if own_critic(name):
+            before, step = before + read * trunk, step + 3 * read * trunk
     return 2.0 * WORK["batch"] * (sampling + scoring + before + WORK["epochs"] * step)
 
 
@@ -164,7 +175,7 @@ def report(rates: list[float], seen: dict[str, list[dict]], model: str) -> None:
     columns = "| | tokens at once | s/update | x TRL | mark | peak MB | of TRL's | mark | GFLOP/s | of the machine's "
     print(f"{columns}| phases, s |\n{'|---' * 11}|")
     for name, (seconds, memory) in middle.items():
-        speed = operations(mode_of(name), model) / seconds / 1e9
+        speed = operations(name, model) / seconds / 1e9
         phases = ", ".join(f"{k} {x:.1f}" for k, x in seen[name][-1]["phases"].items())
         marks = (f"{MARKS[name]}", f"{MEMORY_MARK:.0%}") if name in MARKS else ("", "")
         budget = SETTINGS[name]["token_budget"] if name in SETTINGS else ""
