@@ -247,7 +247,7 @@ def test_a_reward_function_is_looked_for_in_the_current_folder(monkeypatch, tmp_
         ("", "..own_d:f", r"reward ..own_d:f: module '..own_d' could not be imported \(TypeError"),
         ("", "own_e.x:f", r"reward own_e.x:f: there is no module 'own_e.x': run from the folder"),
         ("def brevity(): pass\n", "own_f:brevty", r"module 'own_f' has no 'brevty': did you mean brevity\?"),
-        ("f = 3\n", "own_g:f", r"reward own_g:f is not a function"),
+        ("f = 3\n", "own_g:f", r"reward own_g:f is a int, not a function"),
     ],
 )
 def test_a_reward_that_can_not_be_imported_is_named(monkeypatch, tmp_path, text, path, message):

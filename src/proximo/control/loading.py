@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from proximo.control.environments.problems import fits_float32
 from proximo.control.images import as_frame, stack_axis
 from proximo.control.masks import closed_columns
 from proximo.control.observations import Part
@@ -164,7 +165,7 @@ def _extra_axes(part: Part, shape: tuple[int, ...], expected: tuple[int, ...]) -
 
 def _require_numbers(part: Part, leaf: np.ndarray) -> None:
     """Refuse NaN, infinities, and what becomes one in float32."""
-    if leaf.dtype.kind == "f" and not (fine := np.abs(leaf) <= np.finfo(np.float32).max).all():
+    if leaf.dtype.kind == "f" and not (fine := fits_float32(leaf)).all():
         where = np.argwhere(~fine)[0]
         entry = f" [{', '.join(map(str, where))}]" if len(where) else ""
         raise UserError(

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from proximo.runs.errors import UserError, nearest
-from proximo.runs.own_module import import_own, is_missing
+from proximo.runs.errors import UserError
+from proximo.runs.own_module import find_own, on_one_line
 
 RewardFunction = Callable[..., Sequence[float]]
 """f(prompts, responses, **columns) -> one number per response; columns are the prompts' other fields, as lists."""
@@ -53,7 +53,7 @@ class FunctionReward:
             scores = self.function(texts.prompts, texts.responses, **texts.columns)
             scores = list(scores) if isinstance(scores, Iterator) else scores  # a generator runs only now
         except Exception as error:  # it is the user's own code: whatever it raises, say whose it is
-            raise UserError(f"reward {self.name} failed ({_said(error)}): correct the function") from error
+            raise UserError(f"reward {self.name} failed ({on_one_line(error)}): correct the function") from error
         try:
             numbers = [float(x) for x in scores]
         except (TypeError, ValueError, OverflowError) as error:
@@ -93,30 +93,8 @@ def function_from(path: str) -> RewardFunction:
     Raises:
         UserError: there is none.
     """
-    place, _, name = path.partition(":")
-    try:
-        module = import_own(place)
-    except Exception as error:  # it is the user's own code: whatever it raises, say whose it is
-        if is_missing(place, error):
-            raise UserError(
-                f"reward {path}: there is no module {place!r}: run from the folder that holds it, or install it"
-            ) from error
-        raise UserError(
-            f"reward {path}: module {place!r} could not be imported ({_said(error)}): correct it"
-        ) from error
-    function = getattr(module, name, None)
-    if function is None:
-        likely = nearest(name, vars(module))
-        hint = f"did you mean {likely}?" if likely else "look for the name of its function"
-        raise UserError(f"reward {path}: module {place!r} has no {name!r}: {hint}")
-    if not callable(function):
-        raise UserError(f"reward {path} is not a function: give module:function")
+    function: RewardFunction = find_own(path, "reward")
     return function
-
-
-def _said(error: Exception) -> str:
-    """Kind and message of somebody else's error, on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _checked(name: str, numbers: list[float], texts: Texts) -> Tensor:

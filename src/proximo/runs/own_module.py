@@ -3,20 +3,65 @@
 import importlib
 import os
 import sys
+import traceback
+from collections.abc import Collection
 from types import ModuleType
+from typing import Any
+
+from proximo.runs.errors import UserError, nearest
 
 
-def import_own(name: str) -> ModuleType:
-    """The module of this name, looked for in the current folder too: a console script does not look there.
+def find_own(path: str, kind: str, *, registry: Collection[str] = (), with_traceback: bool = False) -> Any:
+    """The function that `module:function` names; the module is looked for in the current folder too.
+
+    Args:
+        path: `module:function`.
+        kind: what it is wanted as, for messages: "reward".
+        registry: Names of what modules make known elsewhere when they are imported.
+        with_traceback: whether the traceback of a module that fails follows the sentence.
+
+    Returns:
+        A callable, or None where the module has none of this name and `registry` has it.
 
     Raises:
-        Exception: whatever the module raises.
+        UserError: There is no such module, it can not be imported, or has nothing of this name that can be called.
     """
+    place, _, name = path.partition(":")
+    wanted = f"{kind} {path}"
+    try:
+        module = _import(place)
+    except Exception as error:  # it is the user's own code: whatever it raises, say whose it is
+        if _is_missing(place, error):
+            raise UserError(
+                f"{wanted}: there is no module {place!r}: run from the folder that holds it, or install it"
+            ) from error
+        report = "\n" + "".join(traceback.format_exception(error)).rstrip() if with_traceback else ""
+        raise UserError(
+            f"{wanted}: module {place!r} could not be imported ({on_one_line(error)}): correct it{report}"
+        ) from error
+    found = getattr(module, name, None)
+    if found is None and name not in registry:
+        likely = nearest(name, [*vars(module), *registry])
+        hint = f"did you mean {likely}?" if likely else "look for the name of its function"
+        more = f" and registers no such {kind}" if registry else ""
+        raise UserError(f"{wanted}: module {place!r} has no {name!r}{more}: {hint}")
+    if found is not None and not callable(found):
+        raise UserError(f"{wanted} is a {type(found).__name__}, not a function: give module:function")
+    return found
+
+
+def on_one_line(error: Exception) -> str:
+    """Kind and message of somebody else's error."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _import(name: str) -> ModuleType:
+    """The module of this name, of the current folder too: a console script does not look there."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return importlib.import_module(name)
 
 
-def is_missing(name: str, error: Exception) -> bool:
-    """Whether `import_own` failed since there is no such module, rather than one that it imports itself."""
+def _is_missing(name: str, error: Exception) -> bool:
+    """Whether `_import` failed since there is no such module, rather than one that it imports itself."""
     return isinstance(error, ModuleNotFoundError) and bool(error.name) and f"{name}.".startswith(f"{error.name}.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
-from proximo.control.environments.problems import failure, space_problem
+from proximo.control.environments.problems import LARGEST_FLOAT32, failure, fits_float32, space_problem
 from proximo.control.environments.trees import named_leaves
 from proximo.control.masks import choices_of, closed_columns
 from proximo.control.spaces import leaves
@@ -17,9 +17,8 @@ from proximo.runs.errors import UserError
 if TYPE_CHECKING:
     import gymnasium
 
-_LARGEST = float(np.finfo(np.float32).max)
 _DIVERGED = "mend the environment, or end its episode before it diverges"
-_TOO_LARGE = f"a policy reads float32, which ends at {_LARGEST:.1e}, so scale it down"
+_TOO_LARGE = f"a policy reads float32, which ends at {LARGEST_FLOAT32:.1e}, so scale it down"
 
 
 class GuardedEnvironments(VectorEnvironment):
@@ -110,8 +109,7 @@ class GuardedEnvironments(VectorEnvironment):
         for key, leaf in named_leaves(observation):
             what = f"observation {key!r}" if key else "observation"
             if leaf.dtype.kind == "f":
-                # One comparison for NaN, infinities, and what becomes one of them in the policy's float32.
-                fine = np.isfinite(leaf) if leaf.itemsize <= 4 else np.abs(leaf) <= _LARGEST
+                fine = fits_float32(leaf)
                 if not fine.all():
                     self._refuse(what, leaf, fine, _DIVERGED if not np.isfinite(leaf[~fine][0]) else _TOO_LARGE)
             elif key in self._ranges:

@@ -7,7 +7,6 @@ import re
 import traceback
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 from proximo.control.environments.base import VectorEnvironment
@@ -15,7 +14,7 @@ from proximo.control.environments.envpool_backend import EnvPoolEnvironments, im
 from proximo.control.environments.frame_stack import FrameStack
 from proximo.control.environments.guards import GuardedEnvironments
 from proximo.runs.errors import UserError, nearest
-from proximo.runs.own_module import import_own, is_missing
+from proximo.runs.own_module import find_own
 
 BACKENDS = ("auto", "envpool", "gymnasium", "subprocess")
 
@@ -175,35 +174,14 @@ def _missing(name: str, reason: str) -> UserError:
 
 def _function_of(source: str) -> Callable[..., Any] | None:
     """The function that `module:function` names; None where `source` is a plain id or Gymnasium's `module:Id-v0`."""
-    module_name, colon, attribute = source.partition(":")
-    if not colon:
+    if ":" not in source:
         return None
-    module = _import(module_name)
-    function = getattr(module, attribute, None)
-    if function is not None and not callable(function):
-        raise UserError(f"{source} is a {type(function).__name__}: name a function that returns an environment")
-    if function is None:
-        import gymnasium
+    import gymnasium
 
-        if attribute not in gymnasium.registry:
-            likely = nearest(attribute, [*vars(module), *gymnasium.registry])
-            raise UserError(
-                f"module {module_name!r} has no {attribute!r} and registers no such environment"
-                f"{f': did you mean {likely}?' if likely else ': look for the name of its function'}"
-            )
+    function: Callable[..., Any] | None = find_own(
+        source, "environment", registry=gymnasium.registry, with_traceback=True
+    )
     return function
-
-
-def _import(name: str) -> ModuleType:
-    try:
-        return import_own(name)
-    except Exception as error:  # anything may come out of a user's code, and all of it is reported
-        if is_missing(name, error):
-            raise UserError(
-                f"no module {name!r} for an environment: run from the folder that holds it, or install it"
-            ) from error
-        report = "".join(traceback.format_exception(error)).rstrip()
-        raise UserError(f"module {name!r} could not be imported: {type(error).__name__}: {error}\n{report}") from error
 
 
 def _require_count(name: str, found: int, count: int) -> None:
