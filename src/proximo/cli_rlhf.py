@@ -269,8 +269,9 @@ def _chat(arguments: list[str]) -> int:
 
 
 def _print_answers(answers: list[dict[str, Any]]) -> None:
+    """Three lines for each prompt: texts, and what a chat template wrote out, have line breaks of their own."""
     for row in answers:
-        print(f"{row['prompt']}")
+        print(" ".join(row["prompt"].split()))
         for side in ("before", "after"):
             print(f"  {side:6} {row[f'{side}_score']:+6.2f} {' '.join(row[side].split())}")
 

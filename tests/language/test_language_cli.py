@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from proximo.cli import main
-from proximo.cli_rlhf import _settings
+from proximo.cli_rlhf import _print_answers, _settings
 from proximo.language import ppo, train
 from proximo.language.reward_model import RewardModel
 from proximo.language.stages import configure, find_preset, presets
@@ -322,6 +322,13 @@ def test_presets_for_a_gpu_run_on_a_tiny_stand_in(capsys, name, files, tiny_fold
         code, _, err = run(capsys, stage, "--preset", name, "--run", tmp_path / "r", *given, "--quiet")
         assert code == 0, f"{stage}: {err}"
     assert len(read_metrics(tmp_path / "r" / "ppo" / "metrics.jsonl")) == 2
+
+
+def test_answers_take_three_lines_whatever_breaks_are_in_them(capsys):
+    row = {"prompt": "<|user|>\nhello\n", "before": "a\nb", "after": "c", "before_score": -1.0, "after_score": 2.0}
+    _print_answers([row, row])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["<|user|> hello", "  before  -1.00 a b", "  after   +2.00 c"] * 2
 
 
 def test_a_run_on_chat_messages_is_asked_by_a_message(capsys, chat_tokenizer, ppo_config, tiny_folder, tmp_path):
