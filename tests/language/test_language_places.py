@@ -59,6 +59,26 @@ def test_a_run_of_relative_names_is_answered_and_loaded_from_another_folder(here
     AutoPeftModelForCausalLM.from_pretrained(here / "r" / "ppo" / "policy")
 
 
+@pytest.mark.parametrize("mode", ["lora", "full"])
+def test_a_run_that_was_moved_with_what_it_is_made_of_is_answered_there(here, capsys, monkeypatch, mode):
+    """Trained on one machine, asked on another: nothing is left where the settings say it was."""
+    for part, stage in (("tiny", "sft"), ("scorer", "reward")):
+        shutil.copytree(here / part, here / "r" / stage)
+    given = SETTINGS.replace("--policy tiny", "").replace("lora", mode).split()
+    assert main(["rlhf", "ppo", *given]) == 0
+    capsys.readouterr()
+    asked = ["--count", "2", "--seed", "5", "--json"]
+    assert main(["rlhf", "chat", "r", *asked]) == 0
+    answers = capsys.readouterr().out
+    shutil.move(here / "r", here / "elsewhere" / "r2")
+    shutil.rmtree(here / "tiny")
+    monkeypatch.chdir(here / "elsewhere")
+    code = main(["rlhf", "chat", "r2", *asked])
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert said.out == answers
+
+
 def test_a_run_that_stored_relative_names_goes_on_with_the_same_command_and_another_spelling(here, capsys):
     done(capsys, "--stop-at", "8")
     file = here / "r" / "ppo" / "config.toml"

@@ -1,7 +1,7 @@
 """A finished PPO run against the model it started from, on prompts it never saw, by a judge it never saw."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,23 @@ def ppo_folder(run: Path) -> tuple[Path, PPOConfig]:
     folder = run / "ppo" if (run / "ppo" / "config.toml").exists() else run
     if not (folder / "policy").is_dir():
         raise UserError(f"{run} holds no finished PPO run (no policy folder in {folder}): run `proximo rlhf ppo` first")
-    return folder, from_mapping(PPOConfig, read_toml(folder / "config.toml"), where=str(folder / "config.toml"))
+    config = from_mapping(PPOConfig, read_toml(folder / "config.toml"), where=str(folder / "config.toml"))
+    return folder, _where_it_is(config, folder)
+
+
+def _where_it_is(config: PPOConfig, folder: Path) -> PPOConfig:
+    """The settings of a run that was moved or copied: what stood beside its PPO folder is looked for beside it now."""
+    old, new = Path(config.run).parent, folder.resolve().parent
+
+    def found(name: str) -> str:
+        path = Path(name)
+        if path.exists() or not path.is_relative_to(old):
+            return name
+        moved = new / path.relative_to(old)
+        return str(moved) if moved.exists() else name
+
+    names: dict[str, Any] = {name: found(getattr(config, name)) for name in ("policy", "prompts", "held_out")}
+    return replace(config, rewards={found(name): weight for name, weight in config.rewards.items()}, **names)
 
 
 def before_and_after(run: Path, prompts: Any = (), count: int = 5, seed: int = 1) -> BeforeAndAfter:
@@ -85,9 +101,13 @@ def before_and_after(run: Path, prompts: Any = (), count: int = 5, seed: int = 1
     rows = load_prompts(source, tokenizer, config.prompt_limit).items[:count]
     if not rows:
         raise UserError("there is no prompt to answer: check the prompts file and the count")
-    names = (config.policy, str(folder / "policy"))
-    device, trust = asking_device(config.device), config.trust_remote_code
-    before, after = (load_causal_model(name, device=device, trust_remote_code=trust) for name in names)
+    settings: dict[str, Any] = {
+        "device": asking_device(config.device),
+        "trust_remote_code": config.trust_remote_code,
+    }
+    before = load_causal_model(config.policy, **settings)
+    # An adapter names the base's place in training, which may have been elsewhere.
+    after = load_causal_model(str(folder / "policy"), adapters_base=config.policy, **settings)
     parameters = SamplingParameters(config.response_limit, stop_tokens(before, tokenizer), config.temperature)
     answers = [answer(model, tokenizer, rows, parameters, seed=seed) for model in (before, after)]
     return BeforeAndAfter(config, rows, (before, after), (answers[0], answers[1]))

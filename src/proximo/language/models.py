@@ -79,6 +79,7 @@ def load_causal_model(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     trust_remote_code: bool = False,
+    adapters_base: str = "",
 ) -> Any:
     """A causal language model, in evaluation mode and without dropout.
 
@@ -87,6 +88,7 @@ def load_causal_model(
         dtype: of the weights; training wants float32 (matrix products may be bfloat16 all the same).
         device: where to put it.
         trust_remote_code: whether Python code in the model's folder may run.
+        adapters_base: what an adapter is merged into, instead of the model that it names.
 
     Raises:
         UserError: it can not be loaded, or not whole: what, where, and what to do.
@@ -94,7 +96,7 @@ def load_causal_model(
     from transformers import AutoModelForCausalLM
 
     adapter = Path(locate(name)) / ADAPTER
-    base = base_of(adapter) if adapter.is_file() else name
+    base = (adapters_base or base_of(adapter)) if adapter.is_file() else name
     model, report = _load(AutoModelForCausalLM, base, dtype, device, trust_remote_code)
     check_whole(base, report)
     return merged(model, adapter.parent) if adapter.is_file() else model
