@@ -135,3 +135,23 @@ print(held, resident_memory() - before, sum(float(piece.sum()) for piece in piec
     assert float(held) > 200
     assert float(left) < 60
     assert whole == "True"
+
+
+def test_what_an_earlier_stage_freed_is_given_back_before_the_next_one_begins():
+    script = """
+from proximo.language.memory import FreedMemory, keep_freed_memory
+from proximo.runs.system import resident_memory
+assert keep_freed_memory(), "the C library is not glibc"
+import torch
+before = resident_memory()
+stage = {"weights": [torch.ones(300_000) for _ in range(250)]}
+stage["itself"] = stage  # a cycle, as trainings have them
+stage = torch.ones(1)
+held = resident_memory() - before
+FreedMemory()
+print(held, resident_memory() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    held, left = map(float, done.stdout.split())
+    assert held > 200
+    assert left < 60
