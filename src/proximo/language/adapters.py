@@ -34,15 +34,15 @@ def merged(model: Any, folder: Path) -> Any:
     """
     from peft import PeftModel
 
-    device = next(model.parameters()).device
+    device = str(next(model.parameters()).device)  # peft would read the file onto any GPU that is there
     with explained(str(folder), "adapter"), quiet():  # what peft would warn of is refused
-        adapted: Any = PeftModel.from_pretrained(model, str(folder))
+        adapted: Any = PeftModel.from_pretrained(model, str(folder), torch_device=device)
         # Again into the same place: only this says which weights the file lacks and which it holds in vain.
-        report = adapted.load_adapter(str(folder), adapted.active_adapter)
+        report = adapted.load_adapter(str(folder), adapted.active_adapter, torch_device=device)
     check_adapter(str(folder), report.missing_keys, report.unexpected_keys)
     if not hasattr(adapted, "merge_and_unload"):
         raise UserError(f"the adapter {folder} can not be merged into its base's weights: use one that can, as LoRA")
-    whole = adapted.merge_and_unload().eval().to(device)
+    whole = adapted.merge_and_unload()
     whole.requires_grad_(True)  # peft froze the base
     # It is nobody's folder any more: an adapter on it has no base to name.
     whole.name_or_path = whole.config.name_or_path = ""

@@ -30,7 +30,7 @@ from proximo.language.reward_training import (
     run_training,
     timing,
 )
-from proximo.language.standard_texts import StandardTexts, standard_texts
+from proximo.language.standard_texts import standard_texts, standardise
 from proximo.language.supervised import computing
 from proximo.language.supervised_run import begin_stage, finish_stage, open_stage
 from proximo.runs.console import Mode
@@ -196,7 +196,7 @@ def train_judge(
         session = begin_stage(stack, opening, training, "judge", columns=COLUMNS, console=console, call=call)
         if stopped := run_training(training, session, held_out):
             return stopped
-        result = timing(training) | _standardise(judge, standard)
+        result = timing(training) | standardise(judge, standard, lambda row: whole_text(row["prompt"], row["response"]))
         if held_out:
             result |= evaluate(scorer, held_out, scale=judge.about["std"])
             result |= {f"human/{name}": x for name, x in (human_ceiling or {}).items()}
@@ -224,9 +224,3 @@ def whole_text(prompt: Text, response: str) -> str:
     if isinstance(prompt, str):
         return prompt + response
     return "".join(f"{message['role']}: {message['content']}\n" for message in prompt) + f"assistant: {response}"
-
-
-def _standardise(judge: Judge, texts: StandardTexts) -> dict[str, Any]:
-    said = judge.standardise([whole_text(row["prompt"], row["response"]) for row in texts.rows])
-    judge.about |= {"standardised_on": texts.about}
-    return {**said, "standardised_on": texts.about}

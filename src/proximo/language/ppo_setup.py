@@ -107,8 +107,7 @@ def check_fit(
 
 def _longest_in(term: ModelReward, prompts: Sequence[Prompt]) -> int:
     """Tokens of the longest prompt as a reward model reads it; one without a template is the preflight's to refuse."""
-    sources = [p.text if p.source is None else p.source for p in prompts]
-    readable = [s for s in sources if isinstance(s, str) or term.model.tokenizer.chat_template]
+    readable = [p.given for p in prompts if isinstance(p.given, str) or term.model.tokenizer.chat_template]
     return max(map(term.model.prompt_length, readable), default=0)
 
 

@@ -15,7 +15,7 @@ from proximo.language.frozen_trunk import FrozenTrunk
 from proximo.language.models import choose_device
 from proximo.language.preferences import bradley_terry, preference_report
 from proximo.language.reward_model import RewardModel
-from proximo.language.standard_texts import StandardTexts, standard_texts
+from proximo.language.standard_texts import standard_texts, standardise
 from proximo.language.supervised import Optimizer, check_finite, shuffled_runs
 from proximo.language.supervised_run import SupervisedTraining, begin_stage, finish_stage, open_stage, run_steps
 from proximo.runs.console import Column, Mode
@@ -85,7 +85,9 @@ def train_reward(
         )
         if stopped := run_training(training, session, held_out):
             return stopped
-        result = timing(training) | standardise(reward, standard)
+        result = timing(training) | standardise(
+            reward, standard, lambda row: reward.tokens(row["prompt"], row["response"], finished=row["finished"])
+        )
         if held_out:
             report = evaluate(reward, held_out, scale=reward.std)
             result |= report | {f"human/{name}": x for name, x in (human_ceiling or {}).items()}
@@ -218,10 +220,3 @@ def unique_texts(pairs: Sequence[Pair]) -> tuple[list[list[int]], Tensor, Tensor
     chosen = torch.tensor([known.setdefault(tuple(p.chosen), len(known)) for p in pairs])
     rejected = torch.tensor([known.setdefault(tuple(p.rejected), len(known)) for p in pairs])
     return [list(text) for text in known], chosen, rejected
-
-
-def standardise(reward: RewardModel, texts: StandardTexts) -> dict[str, Any]:
-    """Give the scores of these texts mean 0 and variance 1; what the scale was, and what they were."""
-    said = reward.standardise([reward.tokens(r["prompt"], r["response"], finished=r["finished"]) for r in texts.rows])
-    reward.about |= {"standardised_on": texts.about}
-    return {**said, "standardised_on": texts.about}

@@ -27,6 +27,11 @@ class Prompt:
     source: Any = None
     """The prompt as the row has it, chat messages included: a reward model writes them out with its own template."""
 
+    @property
+    def given(self) -> Any:
+        """What a reward model is to read: the row's own prompt, or the text of a prompt that is of no row."""
+        return self.text if self.source is None else self.source
+
 
 @dataclass
 class PromptSource:
@@ -62,7 +67,7 @@ def to_texts(prompts: Sequence[Prompt], samples: Samples, tokenizer: Any) -> Tex
         responses=[tokenizer.decode(row[:n], skip_special_tokens=True) for row, n in zip(tokens, lengths, strict=True)],
         columns={name: [p.columns.get(name) for p in prompts] for name in names},
         finished=samples.finished.tolist(),
-        sources=[p.text if p.source is None else p.source for p in prompts],
+        sources=[p.given for p in prompts],
     )
 
 

@@ -1,7 +1,7 @@
 """Responses of a language model as rows: the kind of text that a reward model will be asked about."""
 
 import json
-from collections.abc import Sequence
+from itertools import cycle, islice
 from typing import Any
 
 from proximo.language.context import context_of
@@ -9,7 +9,6 @@ from proximo.language.data import load_prompts
 from proximo.language.evaluation import answer
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.ppo_setup import stop_tokens
-from proximo.language.rollout import Prompt
 from proximo.language.rows import Rows, check_fields, read_rows
 from proximo.language.sampler import SamplingParameters
 
@@ -49,7 +48,7 @@ def sample_rows(
     response_limit = min(response_limit, context // 2)
     asked = load_prompts(different_prompts(prompts, count), tokenizer, context - response_limit).items
     parameters = SamplingParameters(response_limit, stop_tokens(model, tokenizer), temperature)
-    texts = answer(model, tokenizer, _repeated(asked, count), parameters, seed=seed).texts
+    texts = answer(model, tokenizer, list(islice(cycle(asked), count)), parameters, seed=seed).texts
     return [
         {"prompt": prompt, "response": response, "finished": ended}
         for prompt, response, ended in zip(texts.sources, texts.responses, texts.finished, strict=True)
@@ -69,7 +68,3 @@ def different_prompts(source: Any, count: int) -> Rows:
         first.setdefault(json.dumps(row["prompt"], sort_keys=True), i)
     places = list(first.values())[:count]
     return Rows([rows.values[i] for i in places], [rows.numbers[i] for i in places], rows.name, rows.unit)
-
-
-def _repeated(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
-    return [prompts[i % len(prompts)] for i in range(count)]

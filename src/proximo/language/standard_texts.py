@@ -1,5 +1,6 @@
 """What a reward model's scores are standardised on: samples of the model that PPO will start from."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,3 +49,16 @@ def standard_texts(config: RewardConfig, policy: str) -> StandardTexts:
     check_fields(read, ("prompt", name))
     rows = [{"prompt": row["prompt"], "response": row[name], "finished": True} for row in read.values]
     return StandardTexts(rows, f"{len(rows)} responses of {source}")
+
+
+def standardise(scorer: Any, texts: StandardTexts, read: Callable[[Mapping[str, Any]], Any]) -> dict[str, Any]:
+    """Give the scores of these texts mean 0 and variance 1; what the scale was, and what they were.
+
+    Args:
+        scorer: a reward model or a judge.
+        texts: see `standard_texts`.
+        read: a row as `scorer.standardise` takes it.
+    """
+    said = scorer.standardise([read(row) for row in texts.rows]) | {"standardised_on": texts.about}
+    scorer.about |= said
+    return said
