@@ -28,7 +28,7 @@ _HELP = """A language model trained from human judgement: fine-tuning -> reward 
 
   sft        likelihood of good responses; writes RUN/sft
   reward     a reward model from pairs that people judged; writes RUN/reward
-  judge      who measures: an encoder taught by other raters than the reward model's; writes RUN/judge
+  judge      who measures: an encoder taught by ratings that the reward model never saw; writes RUN/judge
   preflight  before PPO's first step: what is often wrong in silence, with its remedy; ppo begins with it
   ppo        the policy against the reward, held near its start by the KL; writes RUN/ppo
   all        the stages of a preset, one after the other; what is done already is not done again
@@ -111,8 +111,12 @@ def _all(arguments: list[str]) -> int:
     as_json = flag(arguments, "--json")
     seed = option(arguments, "--seed", "")
     override = ["--override-preflight"] if flag(arguments, "--override-preflight") else []
+    begin = [name for name in ("--fresh", "--yes", "--allow-change") if flag(arguments, name)]
     if rest := _without(arguments, "--preset", "--run", "--seed"):
-        raise UserError(f"all takes --preset, --run and --seed, not {rest[0]}: give settings to the stages one by one")
+        raise UserError(
+            f"all takes --preset, --run, --seed, --fresh and --allow-change, not {rest[0]}: give settings to the "
+            "stages one by one"
+        )
     quiet += ["--seed", seed] if seed else []
     measured = "judge" in find_preset(preset).stages
     done: dict[str, dict[str, Any]] = {}
@@ -121,7 +125,7 @@ def _all(arguments: list[str]) -> int:
         if name == "judge" and not measured:
             continue
         more = override if name == "ppo" else []
-        folder, results = _train(name, ["--preset", preset, "--run", run, *quiet, *more])
+        folder, results = _train(name, ["--preset", preset, "--run", run, *quiet, *begin, *more])
         done[name] = {"folder": str(folder), **results}
         code = exit_code(results.get("stopped")) if as_json else _told(name, folder, results, as_json)
         if code:
@@ -265,6 +269,7 @@ def _chat(arguments: list[str]) -> int:
         return 0
     _print_answers(rows["answers"])
     print(f"mean reward {rows['before_score']:+.2f} before, {rows['after_score']:+.2f} after")
+    _print_notes(rows["notes"])
     return 0
 
 
@@ -274,6 +279,12 @@ def _print_answers(answers: list[dict[str, Any]]) -> None:
         print(" ".join(row["prompt"].split()))
         for side in ("before", "after"):
             print(f"  {side:6} {row[f'{side}_score']:+6.2f} {' '.join(row[side].split())}")
+
+
+def _print_notes(notes: list[str]) -> None:
+    """What is to be known of the prompts before the numbers are believed."""
+    for note in notes:
+        print(f"note: {note}")
 
 
 def _evaluate(arguments: list[str]) -> int:
@@ -301,6 +312,7 @@ def _evaluate(arguments: list[str]) -> int:
     print(f"KL         {seen['kl']:.2f} nats per response (standard error {seen['kl_se']:.2f})")
     for name, form in _STATISTICS.items():
         print(f"{name.replace('_', ' '):<16} {seen[f'{name}_before']:{form}} -> {seen[f'{name}_after']:{form}}")
+    _print_notes(seen["notes"])
     return 0
 
 

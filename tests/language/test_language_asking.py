@@ -1,5 +1,6 @@
 """Where a finished run is asked: on the device that it was trained on, or on the CPU where there is no such device."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -65,6 +66,22 @@ def test_everything_is_loaded_where_the_run_was_trained_if_that_is_there(
     assert asked == models
     compare(finished, count=5)
     assert asked == {**models, ("Judge", "judge"): where}
+
+
+def test_it_is_said_that_prompts_were_trained_on_and_which_are_left_out(finished, ppo_config):
+    """A gain on training prompts is not the one that counts, and prompts that are too long are missed otherwise."""
+    trained_on = f"the run names no held-out prompts: these are of {ppo_config.prompts}, which it was trained on"
+    assert compare(finished, count=5)["notes"] == side_by_side(finished, count=2)["notes"] == [trained_on]
+    held_out = finished / "held_out.jsonl"
+    held_out.write_text("".join(json.dumps({"prompt": " ".join(["w9"] * n)}) + "\n" for n in (2, 600, 3)))
+    dropped = f"dropped 1 of 3 prompts of {held_out}: longer than 512 tokens (the longest has 600)"
+    assert compare(finished, prompts=str(held_out), count=5)["notes"] == [dropped]
+    file = finished / "ppo" / "config.toml"
+    file.write_text(file.read_text().replace('held_out = ""', f'held_out = "{held_out}"'))
+    assert side_by_side(finished)["notes"] == [dropped]
+    long = side_by_side(finished, ["w5 " * 600, "w6"])
+    assert [row["prompt"] for row in long["answers"]] == ["w6"]
+    assert "dropped 1 of 2 prompts" in long["notes"][0]
 
 
 def test_divergence_is_measured_where_the_model_is():

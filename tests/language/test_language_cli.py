@@ -89,7 +89,7 @@ def test_all_stages_leave_folders_that_transformers_loads(capsys, preset, files,
     assert code == 0, err
     assert [file.stat().st_mtime_ns for file in models] == before
     code, _, err = run(capsys, "all", "--preset", preset, "--run", folder, "--batch", "3")
-    assert (code, "all takes --preset, --run and --seed, not --batch" in err) == (2, True)
+    assert (code, "all takes --preset, --run, --seed, --fresh and --allow-change, not --batch" in err) == (2, True)
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(monkeypatch, capsys, preset, tiny_folder, tmp_path):
@@ -332,7 +332,7 @@ def test_answers_take_three_lines_whatever_breaks_are_in_them(capsys):
 
 
 def test_a_run_on_chat_messages_is_asked_by_a_message(capsys, chat_tokenizer, ppo_config, tiny_folder, tmp_path):
-    """A prompt of the command line goes through the template, as those that the model was trained on."""
+    """A prompt of the command line goes through the template, as those that the model was trained on, gone or not."""
     chat_tokenizer.save_pretrained(tiny_folder)
     rows = tmp_path / "chat.jsonl"
     rows.write_text(json.dumps({"prompt": [{"role": "user", "content": "w4"}]}) + "\n")
@@ -341,6 +341,5 @@ def test_a_run_on_chat_messages_is_asked_by_a_message(capsys, chat_tokenizer, pp
     for _ in range(2):
         code, out, err = run(capsys, "chat", tmp_path / "r", "--prompt", "w9", "--json")
         assert code == 0, err
-        shown = "user w9 </s> assistant " if rows.exists() else "w9"
-        assert [row["prompt"] for row in json.loads(out)["answers"]] == [shown]
+        assert [row["prompt"] for row in json.loads(out)["answers"]] == ["user w9 </s> assistant "]
         rows.unlink(missing_ok=True)

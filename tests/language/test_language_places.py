@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import tiny
@@ -79,6 +80,31 @@ def test_a_run_that_was_moved_with_what_it_is_made_of_is_answered_there(here, ca
     assert said.out == answers
 
 
+def test_a_reward_function_is_found_again_from_another_folder_or_asked_for(here, capsys, monkeypatch):
+    def asked(folder, run):
+        """As a new process asks: it has imported no module of the user's, and looks where it stands."""
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "path", [place for place in sys.path if not place.startswith(str(here))])
+        monkeypatch.delitem(sys.modules, "mine_only", raising=False)
+        code = main(["rlhf", "chat", str(run), "--count", "2", "--json"])
+        return code, capsys.readouterr()
+
+    code = "def brevity(prompts, responses):\n    return [-len(r) for r in responses]\n"
+    (here / "mine_only.py").write_text(code)
+    done(capsys, rewards=("mine_only:brevity", "1.0"))
+    code, said = asked(here / "elsewhere", "../r")
+    assert code == 0, said.err
+    answers = json.loads(said.out)["answers"]
+    assert [a["after_score"] for a in answers] == [-len(a["after"]) for a in answers]
+    (here / "new").mkdir()
+    shutil.move(here / "mine_only.py", here / "new" / "mine_only.py")
+    code, said = asked(here / "elsewhere", "../r")
+    missing = f"reward mine_only:brevity: there is no module 'mine_only' in {here}: run from the folder that holds it"
+    assert (code, missing in said.err) == (2, True), said.err
+    code, said = asked(here / "new", "../r")
+    assert code == 0, said.err
+
+
 def test_a_run_that_stored_relative_names_goes_on_with_the_same_command_and_another_spelling(here, capsys):
     done(capsys, "--stop-at", "8")
     file = here / "r" / "ppo" / "config.toml"
@@ -101,6 +127,7 @@ def test_only_what_is_here_gets_an_absolute_name(here):
     assert mine.prompts == str(here / "prompts.jsonl")
     assert mine.held_out == ""
     assert mine.rewards == {str(here / "scorer"): 1.0, "org/none": 2.0, "tiny:per_word": 3.0}
+    assert mine.modules == str(here), "a module of this folder, or a package of its name"
     assert located(mine) == mine
     (here / "builtin:smollm2").mkdir()
     assert located(PPOConfig(policy="builtin:smollm2")).policy == "builtin:smollm2"

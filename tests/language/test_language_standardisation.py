@@ -12,6 +12,7 @@ from proximo.language.models import load_encoder, load_text_tokenizer
 from proximo.language.reward_model import RewardModel
 from proximo.language.reward_training import train_reward
 from proximo.language.samples import different_prompts, sample_rows
+from proximo.language.stages import configure
 from proximo.language.standard_texts import standard_texts
 from proximo.runs.errors import UserError
 
@@ -53,6 +54,17 @@ def test_samples_are_drawn_as_ppo_draws_them(tmp_path, tiny_model, tiny_folder, 
     assert {tuple(row) for row in sampled(config, tiny_folder, reward)} == {(*greedy[0][:2], 0)}
 
 
+def test_prompts_that_ppo_would_not_ask_are_not_asked_for_samples(tmp_path, tiny_folder, preset):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in ("w7", "w7 w8 w9", "w8 w9")))
+    config = RewardConfig(standardise_on=str(prompts), standardise_rows=4, response_limit=3, prompt_limit=2)
+    texts = standard_texts(config, str(tiny_folder))
+    assert [row["prompt"] for row in texts.rows] == ["w7", "w8 w9", "w7", "w8 w9"]
+    assert texts.message == f"dropped 1 of 3 prompts of {prompts}: longer than 2 tokens (the longest has 3)"
+    preset.write_text(preset.read_text().replace("[ppo]", "[ppo]\nprompt_limit = 7"))
+    assert configure("reward", str(preset), "").prompt_limit == configure("ppo", str(preset), "").prompt_limit == 7
+
+
 def test_one_prompt_of_many_pairs_is_one_prompt():
     pairs = [{"prompt": p, "chosen": "w6", "rejected": f"w{i}"} for p in ("w4", "w5") for i in range(6, 9)]
     rows = different_prompts(pairs, 10)
@@ -67,7 +79,7 @@ def test_a_reward_model_is_standardised_on_samples_of_the_model_it_starts_from(t
     config = RewardConfig(model=str(tiny_folder), data=str(files / "pairs.jsonl"), output=str(output), batch=8)
     results = train_reward(config, console="quiet")
     assert results["standardised_on"] == f"256 samples of {tiny_folder}"
-    rows = sample_rows(str(tiny_folder), config.data, 256)
+    rows = sample_rows(str(tiny_folder), config.data, 256).items
     model = RewardModel.load(str(output))
     scores = model.score_texts(*(([r[k] for r in rows]) for k in ("prompt", "response", "finished")))
     assert abs(float(scores.mean())) < 1e-3

@@ -7,7 +7,8 @@ from typing import Any
 from proximo.language.comparison import before_and_after, ppo_folder
 from proximo.language.reward_terms import make_rewards
 from proximo.language.rewards import combine
-from proximo.language.rows import read_rows
+from proximo.language.train import CHAT
+from proximo.runs.opening import read_results
 
 
 def side_by_side(run: Path, prompts: Sequence[str] = (), count: int = 5, seed: int = 1) -> dict[str, Any]:
@@ -21,7 +22,8 @@ def side_by_side(run: Path, prompts: Sequence[str] = (), count: int = 5, seed: i
         seed: of the sampling; both models get the same random numbers.
 
     Returns:
-        `answers`, one mapping per prompt, and the mean rewards `before_score` and `after_score`.
+        `answers`, one mapping per prompt, the mean rewards `before_score` and `after_score`, and `notes`, sentences on
+        the choice of the prompts.
 
     Raises:
         UserError: there is no finished PPO run.
@@ -32,14 +34,17 @@ def side_by_side(run: Path, prompts: Sequence[str] = (), count: int = 5, seed: i
     terms = make_rewards(seen.config, seen.device)
     scores = [combine(terms, answers.texts)[0] for answers in seen.answers]
     means = [float(given.mean()) for given in scores]
-    return {"answers": seen.rows(scores), "before_score": means[0], "after_score": means[1]}
+    return {
+        "answers": seen.rows(scores),
+        "before_score": means[0],
+        "after_score": means[1],
+        "notes": list(seen.notes),
+    }
 
 
 def _learnt_from_chat(run: Path) -> bool:
-    source = ppo_folder(run)[1].prompts
-    if not Path(source).exists():  # the run was moved without its data: its model may still be asked
-        return False
-    return isinstance(read_rows(source, 1).values[0].get("prompt"), list)
+    results = read_results(ppo_folder(run)[0] / "results.json") or {}
+    return results.get("prompts") == CHAT
 
 
 def _as_messages(text: str) -> list[dict[str, str]]:

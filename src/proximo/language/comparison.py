@@ -32,6 +32,8 @@ class BeforeAndAfter:
     prompts: list[Prompt]
     models: tuple[Any, Any]
     answers: tuple[Answers, Answers]
+    notes: tuple[str, ...] = ()
+    """What is to be known of the choice of the prompts, in sentences."""
 
     @property
     def device(self) -> torch.device:
@@ -79,7 +81,8 @@ def _where_it_is(config: PPOConfig, folder: Path) -> PPOConfig:
         moved = new / path.relative_to(old)
         return str(moved) if moved.exists() else name
 
-    names: dict[str, Any] = {name: found(getattr(config, name)) for name in ("policy", "prompts", "held_out")}
+    places = ("policy", "prompts", "held_out", "modules")
+    names: dict[str, Any] = {name: found(getattr(config, name)) for name in places}
     return replace(config, rewards={found(name): weight for name, weight in config.rewards.items()}, **names)
 
 
@@ -97,8 +100,10 @@ def before_and_after(run: Path, prompts: Any = (), count: int = 5, seed: int = 1
     """
     folder, config = ppo_folder(run)
     tokenizer = load_tokenizer(config.policy, trust_remote_code=config.trust_remote_code)
-    source = prompts or config.held_out or config.prompts
-    rows = load_prompts(source, tokenizer, config.prompt_limit).items[:count]
+    loaded = load_prompts(prompts or config.held_out or config.prompts, tokenizer, config.prompt_limit)
+    rows, notes = loaded.items[:count], [loaded.message] if loaded.message else []
+    if not prompts and not config.held_out:
+        notes.append(f"the run names no held-out prompts: these are of {config.prompts}, which it was trained on")
     if not rows:
         raise UserError("there is no prompt to answer: check the prompts file and the count")
     settings: dict[str, Any] = {
@@ -110,7 +115,7 @@ def before_and_after(run: Path, prompts: Any = (), count: int = 5, seed: int = 1
     after = load_causal_model(str(folder / "policy"), adapters_base=config.policy, **settings)
     parameters = SamplingParameters(config.response_limit, stop_tokens(before, tokenizer), config.temperature)
     answers = [answer(model, tokenizer, rows, parameters, seed=seed) for model in (before, after)]
-    return BeforeAndAfter(config, rows, (before, after), (answers[0], answers[1]))
+    return BeforeAndAfter(config, rows, (before, after), (answers[0], answers[1]), tuple(notes))
 
 
 def compare(
@@ -128,7 +133,8 @@ def compare(
     Returns:
         `rise_sd` with its standard error `rise_se`: mean rise of the judge's score over its standard deviation before;
         `better_share` of prompts; `kl`, `kl_k3`, `kl_se` of after from before, nats per response; `judge_*` and
-        `reward_*` means and the statistics of `Answers`, each `_before` and `_after`; `examples`.
+        `reward_*` means and the statistics of `Answers`, each `_before` and `_after`; `notes`, sentences on the choice
+        of the prompts; `examples`.
 
     Raises:
         UserError: run or judge are not there.
@@ -159,6 +165,7 @@ def compare(
         **{f"judge_{side}": float(j.mean()) for side, (_, j, _) in sides.items()},
         **{f"reward_{side}": float(r.mean()) for side, (_, _, r) in sides.items()},
         **{f"{name}_{side}": x for side, (a, _, _) in sides.items() for name, x in a.statistics.items()},
+        "notes": list(seen.notes),
         "examples": seen.rows(judged, EXAMPLES),
     }
 

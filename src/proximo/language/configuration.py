@@ -124,6 +124,8 @@ class RewardConfig:
     """Held-out pairs that are looked at after each epoch, the first ones; the last look is at all."""
     standardise_rows: int = 256
     """How many samples."""
+    prompt_limit: int = 512
+    """Longest prompt of a sample in tokens; if it is not set, the preset's for PPO."""
     response_limit: int = 64
     """Cap on a sample in tokens; if it is not set, the preset's for PPO."""
     temperature: float = 1.0
@@ -154,6 +156,7 @@ class RewardConfig:
             "centre": (self.centre >= 0, "at least 0"),
             "validation_pairs": (self.validation_pairs >= 1, "positive"),
             "standardise_rows": (self.standardise_rows >= 2, "at least 2"),
+            "prompt_limit": (self.prompt_limit >= 1, "positive"),
             "response_limit": (self.response_limit >= 1, "positive"),
             "temperature": (self.temperature > 0, "positive"),
         }

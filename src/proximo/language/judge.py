@@ -1,4 +1,4 @@
-"""An independent judge: another architecture (a sentence encoder), trained on raters that the reward model never saw.
+"""An independent judge: another architecture (a sentence encoder), trained on ratings that the reward model never saw.
 
 PPO optimises the reward model. Whether the texts got better is asked of the judge, so that learning can be told from
 exploiting the reward model's mistakes.
@@ -193,7 +193,16 @@ def train_judge(
     scorer = _RowScorer(judge)
     training = RewardTraining(config, scorer, pairs)
     with ExitStack() as stack:
-        session = begin_stage(stack, opening, training, "judge", columns=COLUMNS, console=console, call=call)
+        session = begin_stage(
+            stack,
+            opening,
+            training,
+            "judge",
+            columns=COLUMNS,
+            console=console,
+            call=call,
+            messages=(standard.message,),
+        )
         if stopped := run_training(training, session, held_out):
             return stopped
         result = timing(training) | standardise(judge, standard, lambda row: whole_text(row["prompt"], row["response"]))

@@ -6,7 +6,8 @@ label is P(rating of chosen > rating of rejected) + P(tie) / 2 over all their ra
 texts, not choices between two: what is learnt is "reads as more positive", not "is more helpful".
 
 Nothing is judged by what it was trained with: texts are split into train, validation and test, and the ratings of each
-text into two halves of the raters. Half A labels the reward model's pairs, half B the independent judge's.
+text into two halves. Half A labels the reward model's pairs, half B the independent judge's. Within a text the halves
+are of different people; who they are is not known, so a person may stand in half A of one text and in B of another.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ _TEST_PAIRS = 160
 
 @dataclass(frozen=True)
 class Snippet:
-    """One sentence and its two halves of raters."""
+    """One sentence and the two halves of its ratings."""
 
     text: str
     ratings_a: tuple[int, ...]
@@ -60,13 +61,13 @@ def movie_folder() -> Path:
 
 
 def human_ceiling(folder: Path | None = None) -> dict[str, float]:
-    """How often half B of the raters orders a test pair as half A does: `all` and `difference>1`, in [0, 1]."""
+    """How often half B of the ratings orders a test pair as half A does: `all` and `difference>1`, in [0, 1]."""
     about = json.loads(((folder or movie_folder()) / "about.json").read_text("utf-8"))
     return dict(about["human_ceiling"])
 
 
 def snippets(rated: Sequence[tuple[str, Sequence[int]]]) -> dict[str, list[Snippet]]:
-    """Splits rated texts by text (80 % train, 10 % validation, 10 % test) and raters into halves; always the same.
+    """Splits rated texts by text (80 % train, 10 % validation, 10 % test) and ratings into halves; always the same.
 
     Args:
         rated: texts with their ratings; a text that comes twice is taken once, with all ratings.

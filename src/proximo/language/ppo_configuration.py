@@ -83,6 +83,8 @@ class PPOConfig:
     rewards: dict[str, float] = field(default_factory=dict)
     """What scores a response, with its weight: folders of reward models and functions as module:function. Those given
     are all there are: RUN/reward is taken only where none is named."""
+    modules: str = ""
+    """Folder of the modules that `rewards` names as module:function; if empty, the current one, if it has them."""
     prompts: str = ""
     """JSONL or Parquet file, or datasets folder, with a `prompt` per row."""
     held_out: str = ""

@@ -10,6 +10,7 @@ from proximo.language.models import choose_device
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.reward_model import RewardModel
 from proximo.language.rewards import FunctionReward, ModelReward, RewardTerm, function_from
+from proximo.language.stages import is_function
 
 
 def make_rewards(config: PPOConfig, device: torch.device | None = None) -> list[RewardTerm]:
@@ -40,19 +41,15 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 
 def _candidates(name: str) -> list[str]:
     """`function` and `module:function`, or the last part of a path, the last two, and so on."""
-    if _is_function(name):
+    if is_function(name):
         return [name.partition(":")[2], name]
     parts = [part for part in Path(name).parts if part != Path(name).anchor]
     return ["/".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
 
 
-def _is_function(name: str) -> bool:
-    return ":" in name and not Path(name).exists()
-
-
 def _reward(name: str, weight: float, shown: str, config: PPOConfig, device: torch.device) -> RewardTerm:
-    if _is_function(name):
-        return FunctionReward(function_from(name), weight, shown)
+    if is_function(name):
+        return FunctionReward(function_from(name, config.modules), weight, shown)
     model = RewardModel.load(
         name,
         device=device,

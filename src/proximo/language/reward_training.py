@@ -69,7 +69,10 @@ def train_reward(
     )
     limits: dict[str, Any] = {"token_limit": config.token_limit, "context": reward.context}
     loaded = load_pairs(config.data, reward.tokenizer, **limits)
-    held_out = load_pairs(config.validation, reward.tokenizer, **limits).items if config.validation else []
+    held_out, unseen = [], ""
+    if config.validation:
+        validation = load_pairs(config.validation, reward.tokenizer, **limits)
+        held_out, unseen = validation.items, validation.message
     standard = standard_texts(config, config.policy or config.model)
     training = RewardTraining(config, reward, loaded.items, freeze=config.freeze)
     with ExitStack() as stack:
@@ -81,7 +84,7 @@ def train_reward(
             columns=COLUMNS,
             console=console,
             call=call,
-            message=loaded.message,
+            messages=(loaded.message, unseen, standard.message),
         )
         if stopped := run_training(training, session, held_out):
             return stopped

@@ -87,13 +87,17 @@ def combine(terms: Sequence[RewardTerm], texts: Texts) -> tuple[Tensor, dict[str
     return total, each
 
 
-def function_from(path: str) -> RewardFunction:
+def function_from(path: str, folder: str = "") -> RewardFunction:
     """The function that `module:function` names.
+
+    Args:
+        path: `module:function`.
+        folder: where to look for the module first; the current one comes next.
 
     Raises:
         UserError: there is none.
     """
-    function: RewardFunction = find_own(path, "reward")
+    function: RewardFunction = find_own(path, "reward", folder=folder)
     return function
 
 

@@ -5,7 +5,7 @@ from itertools import cycle, islice
 from typing import Any
 
 from proximo.language.context import context_of
-from proximo.language.data import load_prompts
+from proximo.language.data import Loaded, load_prompts
 from proximo.language.evaluation import answer
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.ppo_setup import stop_tokens
@@ -18,18 +18,20 @@ def sample_rows(
     prompts: Any,
     count: int,
     *,
+    prompt_limit: int = 512,
     response_limit: int = 64,
     temperature: float = 1.0,
     seed: int = 0,
     device: str = "auto",
     trust_remote_code: bool = False,
-) -> list[dict[str, Any]]:
+) -> Loaded[dict[str, Any]]:
     """Responses of a model to some prompts, as PPO would draw them.
 
     Args:
         policy: folder or hub name of a causal language model.
         prompts: rows with a `prompt`, see `read_rows`; each counts once.
         count: responses. Where there are fewer prompts, the first ones are answered again.
+        prompt_limit: longest prompt in tokens; a longer one is not asked.
         response_limit: cap in tokens; half of the model's context if that is less.
         temperature: of the sampling.
         seed: of the sampling.
@@ -37,7 +39,7 @@ def sample_rows(
         trust_remote_code: whether the model may bring Python code of its own.
 
     Returns:
-        Rows with prompt (as given: text or chat messages), response and finished.
+        Rows with prompt (as given: text or chat messages), response and finished; and what prompts were left out.
 
     Raises:
         UserError: model or prompts can not be used.
@@ -46,13 +48,14 @@ def sample_rows(
     model = load_causal_model(policy, device=choose_device(device), trust_remote_code=trust_remote_code)
     context = context_of(model) or 1 << 30
     response_limit = min(response_limit, context // 2)
-    asked = load_prompts(different_prompts(prompts, count), tokenizer, context - response_limit).items
+    asked = load_prompts(different_prompts(prompts, count), tokenizer, min(prompt_limit, context - response_limit))
     parameters = SamplingParameters(response_limit, stop_tokens(model, tokenizer), temperature)
-    texts = answer(model, tokenizer, list(islice(cycle(asked), count)), parameters, seed=seed).texts
-    return [
+    texts = answer(model, tokenizer, list(islice(cycle(asked.items), count)), parameters, seed=seed).texts
+    rows = [
         {"prompt": prompt, "response": response, "finished": ended}
         for prompt, response, ended in zip(texts.sources, texts.responses, texts.finished, strict=True)
     ]
+    return Loaded(rows, asked.dropped, asked.message)
 
 
 def different_prompts(source: Any, count: int) -> Rows:

@@ -55,13 +55,21 @@ def train_sft(config: SFTConfig, *, console: Mode = "auto", call: Call | None = 
     )
     limits: dict[str, Any] = {"token_limit": config.token_limit, "context": context_of(model)}
     loaded = load_examples(config.data, tokenizer, **limits)
-    held_out = []
+    held_out, unseen = [], ""
     if config.validation:
-        held_out = load_examples(config.validation, tokenizer, rows_limit=config.validation_rows, **limits).items
+        validation = load_examples(config.validation, tokenizer, rows_limit=config.validation_rows, **limits)
+        held_out, unseen = validation.items, validation.message
     training = SFTTraining(config, model, tokenizer, loaded.items)
     with ExitStack() as stack:
         session = begin_stage(
-            stack, opening, training, "SFT", columns=COLUMNS, console=console, call=call, message=loaded.message
+            stack,
+            opening,
+            training,
+            "SFT",
+            columns=COLUMNS,
+            console=console,
+            call=call,
+            messages=(loaded.message, unseen),
         )
         if stopped := _train(training, session, held_out):
             return stopped

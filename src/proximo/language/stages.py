@@ -102,14 +102,15 @@ def _table(preset: Preset, stage: str) -> Mapping[str, Any]:
     table, ppo = preset.stages.get(stage, {}), preset.stages.get("ppo", {})
     if stage not in ("reward", "judge"):
         return table
-    names = {"prompts": "standardise_on", "response_limit": "response_limit", "temperature": "temperature"}
-    return {own: ppo[name] for name, own in names.items() if name in ppo} | dict(table)
+    own = {name: ppo[name] for name in ("prompt_limit", "response_limit", "temperature") if name in ppo}
+    return own | ({"standardise_on": ppo["prompts"]} if "prompts" in ppo else {}) | dict(table)
 
 
 def located(config: Any) -> Any:
     """The same settings as they hold from every folder: whatever is here by its absolute path, built-in data fetched.
 
-    Hub names, `builtin:...`, `module:function` and what does not exist stay as they are.
+    Hub names, `builtin:...`, `module:function` and what does not exist stay as they are; `modules` is where such a
+    module is.
 
     Raises:
         UserError: built-in data can not be fetched, or two rewards are one folder.
@@ -137,6 +138,9 @@ def _respelled(config: Any, spell: Callable[[str], str]) -> Any:
             changes[name] = spell(value) if _is_folder(value) else value
         elif name == "rewards":
             changes[name] = _respelled_rewards(value, spell)
+        elif name == "modules":
+            folder = value or _folder_of_modules(config.rewards)
+            changes[name] = spell(folder) if folder else ""
     return replace(config, **changes)
 
 
@@ -145,6 +149,17 @@ def _respelled_rewards(rewards: Mapping[str, float], spell: Callable[[str], str]
     if len(set(names.values())) < len(names):
         raise UserError(f"two of the rewards {', '.join(rewards)} are the same folder: name it once")
     return {names[name]: weight for name, weight in rewards.items()}
+
+
+def is_function(reward: str) -> bool:
+    """Whether a reward's name is `module:function` rather than a folder's or a hub's."""
+    return ":" in reward and not os.path.exists(reward)
+
+
+def _folder_of_modules(rewards: Mapping[str, float]) -> str:
+    """The current folder if it holds a module that a reward names, or else ""."""
+    modules = (name.partition(":")[0].partition(".")[0] for name in rewards if is_function(name))
+    return os.getcwd() if any(os.path.exists(f"{m}.py") or os.path.isdir(m) for m in modules) else ""
 
 
 def _is_folder(name: str) -> bool:

@@ -15,6 +15,8 @@ class StandardTexts:
 
     rows: list[dict[str, Any]]
     about: str
+    message: str = ""
+    """What was left out, in a sentence."""
 
 
 def standard_texts(config: RewardConfig, policy: str) -> StandardTexts:
@@ -33,17 +35,18 @@ def standard_texts(config: RewardConfig, policy: str) -> StandardTexts:
     """
     count = config.standardise_rows
     if policy:
-        rows = sample_rows(
+        samples = sample_rows(
             policy,
             config.standardise_on or config.validation or config.data,
             count,
+            prompt_limit=config.prompt_limit,
             response_limit=config.response_limit,
             temperature=config.temperature,
             seed=config.seed,
             device=config.device,
             trust_remote_code=config.trust_remote_code,
         )
-        return StandardTexts(rows, f"{len(rows)} samples of {policy}")
+        return StandardTexts(samples.items, f"{len(samples.items)} samples of {policy}", samples.message)
     source, name = (config.standardise_on, "response") if config.standardise_on else (config.data, "chosen")
     read = read_rows(source, count)
     check_fields(read, ("prompt", name))

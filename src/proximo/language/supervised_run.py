@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from proximo.language.lineage import WEIGHTS, check_made_from, note_made_from, weights_id
 from proximo.language.memory import FreedMemory
 from proximo.language.stages import resolved
 from proximo.language.supervised import Clock, Optimizer, steps_of
@@ -104,11 +105,13 @@ def open_stage(config: Any, call: Call) -> Opening:
     """What is in a stage's output folder, beside what is asked for.
 
     Raises:
-        UserError: no folder is named, or another training is there.
+        UserError: no folder is named, another training is there, or a model that it was made from is another by now.
     """
     if not config.output:
         raise UserError("no output folder is named: give --output")
-    return Opening(RunFolder(config.output), config, "model", call, resolved=resolved)
+    opening = Opening(RunFolder(config.output), config, "model", call, resolved=resolved)
+    check_made_from(opening)
+    return opening
 
 
 def begin_stage(
@@ -120,10 +123,11 @@ def begin_stage(
     columns: Sequence[Column],
     console: Mode,
     call: Call,
-    message: str = "",
+    messages: Sequence[str] = (),
 ) -> Session:
     """Open the folder and go on where its last checkpoint is; everything closes with `stack`."""
     folder = stack.enter_context(opening.open())
+    note_made_from(folder, opening.config)
     metrics = stack.enter_context(MetricsWriter(folder.path, tensorboard=False))
     if opening.resumed:
         resume(training, folder, metrics)
@@ -132,7 +136,7 @@ def begin_stage(
             title, training.clock.steps, "steps", console, folder=folder.path, start=training.done, columns=columns
         )
     )
-    for text in filter(None, (message, opening.settle(f"{training.done:,} steps"))):
+    for text in filter(None, (*messages, opening.settle(f"{training.done:,} steps"))):
         progress.message(text)
     return Session(training, folder, Recorder(metrics, progress), StopRequest(), call.stop_at)
 
@@ -199,6 +203,7 @@ def _record(session: Session, step: int, values: Mapping[str, Any]) -> None:
 
 def finish_stage(folder: RunFolder, results: dict[str, Any]) -> dict[str, Any]:
     """Write what the training came to; its model is in the folder, so that its checkpoints can go."""
+    results = results | {WEIGHTS: weights_id(folder.path)}
     write_atomically(folder.results, json.dumps(results, indent=1).encode())
     _forget(folder.checkpoints)
     return results

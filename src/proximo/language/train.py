@@ -10,6 +10,7 @@ from typing import Any, Literal
 from proximo.language import preflight as flight
 from proximo.language.critic import save_critic
 from proximo.language.data import load_prompts
+from proximo.language.lineage import check_made_from, note_made_from
 from proximo.language.memory import FreedMemory
 from proximo.language.model_folder import save_folder
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
@@ -44,6 +45,9 @@ COLUMNS = (
     Column("learning_rate", "learning rate", "", ".2e"),
     HEALTH,
 )
+
+CHAT = "chat messages"
+"""In the `results.json` of a run, under `prompts`: what it was trained to answer."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,14 @@ def run_ppo(
     folder = RunFolder(config.run or f"runs/ppo-{Path(config.policy).name}-{config.seed}")
     config = replace(located(config), run=str(folder.path))
     opening = Opening(folder, config, "policy", call, resolved=resolved)
+    check_made_from(opening)
     if finished := opening.results:
         return LanguageRun(folder.path, folder.path / "policy", finished)
     training, message = make_training(config, rewards)
     warnings = [] if opening.resumed or preflight == "off" else _checked(training, stop=preflight == "stop")
     with ExitStack() as stack:
         stack.enter_context(opening.open())
+        note_made_from(folder, config)
         metrics = stack.enter_context(MetricsWriter(folder.path))
         if opening.resumed:
             resume(training, folder, metrics)
@@ -188,6 +194,8 @@ def _finish(training: PPOTraining, folder: RunFolder) -> dict[str, Any]:
     save_folder(folder.path / "policy", training.roles, training.tokenizer)
     done = training.progress
     results: dict[str, Any] = {"responses": done.responses, "iterations": done.iterations, "ended": training.ended}
+    chat = all(isinstance(prompt.source, list) for prompt in training.prompts.prompts)
+    results["prompts"] = CHAT if chat else "text"
     if not save_critic(folder.path / "critic", training.roles, training.tokenizer):
         results["critic"] = f"not saved: transformers has no token classifier for {type(training.roles.model).__name__}"
     write_atomically(folder.path / "results.json", json.dumps(results, indent=1).encode())

@@ -31,6 +31,7 @@ class RunFolder:
         self.code = self.path / "code"
         self.report = self.path / "report.html"
         self.results = self.path / "results.json"
+        self.made_from = self.path / "made_from.json"
         self._lock_file = self.path / "lock"
         self._lock: Lock | None = None
         self._made: list[Path] = []

@@ -11,12 +11,15 @@ from typing import Any
 from proximo.runs.errors import UserError, nearest
 
 
-def find_own(path: str, kind: str, *, registry: Collection[str] = (), with_traceback: bool = False) -> Any:
+def find_own(
+    path: str, kind: str, *, folder: str = "", registry: Collection[str] = (), with_traceback: bool = False
+) -> Any:
     """The function that `module:function` names; the module is looked for in the current folder too.
 
     Args:
         path: `module:function`.
         kind: what it is wanted as, for messages: "reward".
+        folder: where to look first.
         registry: Names of what modules make known elsewhere when they are imported.
         with_traceback: whether the traceback of a module that fails follows the sentence.
 
@@ -29,11 +32,12 @@ def find_own(path: str, kind: str, *, registry: Collection[str] = (), with_trace
     place, _, name = path.partition(":")
     wanted = f"{kind} {path}"
     try:
-        module = _import(place)
+        module = _import(place, folder)
     except Exception as error:  # it is the user's own code: whatever it raises, say whose it is
         if _is_missing(place, error):
+            where = f" in {folder}" if folder else ""
             raise UserError(
-                f"{wanted}: there is no module {place!r}: run from the folder that holds it, or install it"
+                f"{wanted}: there is no module {place!r}{where}: run from the folder that holds it, or install it"
             ) from error
         report = "\n" + "".join(traceback.format_exception(error)).rstrip() if with_traceback else ""
         raise UserError(
@@ -55,10 +59,11 @@ def on_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _import(name: str) -> ModuleType:
-    """The module of this name, of the current folder too: a console script does not look there."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+def _import(name: str, folder: str) -> ModuleType:
+    """The module of this name, of these folders too: a console script does not even look in the current one."""
+    for place in (os.getcwd(), folder):
+        if place and place not in sys.path:
+            sys.path.insert(0, place)
     return importlib.import_module(name)
 
 
