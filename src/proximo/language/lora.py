@@ -25,7 +25,9 @@ class FusedLoraLinear(Linear):
             return super().forward(x, *args, **kwargs)
         base: Any = self.get_base_layer()
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
-        return _LowRank.apply(x, base.weight, base.bias, a, b, self.scaling[name])
+        rows = _LowRank.apply(x.reshape(-1, x.shape[-1]), base.weight, base.bias, a, b, self.scaling[name])
+        # Viewed out here: some models (Falcon) add to it in place, which autograd forbids of a view made in there.
+        return rows.view(*x.shape[:-1], -1)
 
     def _short_way(self, x: Tensor) -> str | None:
         """The adapter to run, if it is one and nothing about it is special."""
@@ -58,22 +60,17 @@ def merged_weight(layer: Any, name: str) -> Tensor:
 
 class _LowRank(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1])
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Any:
         low = product(rows, a)
         ctx.save_for_backward(rows, low, weight, a, b)
         ctx.scale = scale
-        y = product(rows, weight, bias).addmm_(low, b.t(), alpha=scale)
-        return y.view(*x.shape[:-1], -1)
+        return product(rows, weight, bias).addmm_(low, b.t(), alpha=scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         rows, low, weight, a, b = ctx.saved_tensors
-        gradient = gradients[0]
-        up = gradient.reshape(-1, gradient.shape[-1]).contiguous()
+        up = gradients[0].contiguous()
         up_low = product(up, b.t().contiguous()).mul_(ctx.scale)
-        to_x = None
-        if ctx.needs_input_grad[0]:
-            to_x = product(up, weight.t()).addmm_(up_low, a).view(*gradient.shape[:-1], -1)
+        to_rows = product(up, weight.t()).addmm_(up_low, a) if ctx.needs_input_grad[0] else None
         # (g^T low) is taken as (low^T g)^T: the long product then has few rows instead of few columns.
-        return to_x, None, None, up_low.t() @ rows, (low.t() @ up).mul_(ctx.scale).t(), None
+        return to_rows, None, None, up_low.t() @ rows, (low.t() @ up).mul_(ctx.scale).t(), None

@@ -154,6 +154,7 @@ class LoraRoles(Roles):
         )
         lora._register_custom_module({nn.Linear: FusedLoraLinear})
         self.adapted = get_peft_model(model, lora)
+        _check_adapted(self.adapted, type(model).__name__)
         if settings.critic == "separate":
             self.adapted.add_adapter("critic", lora)
         for name, p in self.adapted.named_parameters():
@@ -237,6 +238,18 @@ class LoraRoles(Roles):
         else:
             whole: Any = copy.deepcopy(self.adapted)
             whole.merge_and_unload(adapter_names=["default"]).save_pretrained(folder)
+
+
+def _check_adapted(adapted: nn.Module, name: str) -> None:
+    """Adapters on anything but a weight (peft puts some on stacked experts) could not be merged for sampling."""
+    from peft.tuners.lora import LoraLayer
+
+    for layer in adapted.modules():
+        if isinstance(layer, LoraLayer) and not isinstance(getattr(layer.get_base_layer(), "weight", None), Tensor):
+            raise UserError(
+                f"sharing lora does not know how to adapt the {type(layer.get_base_layer()).__name__} of {name}: use "
+                "--sharing.mode top_layers or full"
+            )
 
 
 class TopLayerRoles(Roles):

@@ -1,0 +1,81 @@
+"""Any causal language model of `transformers`: each architecture trains as itself, or is refused in one sentence.
+
+Tiny random models of the families that people train. What is asked of each is what PPO rests on: the sampler, with its
+cache and its left padding, says of the tokens what the trainer says without either; the reference is the start.
+"""
+
+import pytest
+import torch
+import transformers
+from test_language_sharing import PROMPTS, training
+from tiny import prompts
+from transformers import AutoModelForCausalLM
+
+from proximo.language.policy import response_positions
+from proximo.language.ppo_configuration import SharingSettings
+from proximo.language.rollout import to_batch
+from proximo.runs.errors import UserError
+
+LAYERS = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+LIKE_LLAMA = LAYERS | {"intermediate_size": 64, "max_position_embeddings": 64, "num_key_value_heads": 2}
+LIKE_GPT2 = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}
+FAMILIES = {
+    "Qwen2": LIKE_LLAMA,
+    "Qwen3": LIKE_LLAMA | {"head_dim": 8},
+    "Mistral": LIKE_LLAMA | {"sliding_window": 5},
+    "Gemma": LIKE_LLAMA | {"head_dim": 8},
+    "Gemma3Text": LIKE_LLAMA | {"head_dim": 8, "sliding_window": 5},
+    "Phi3": LIKE_LLAMA,
+    "Phi": LIKE_LLAMA | {"num_key_value_heads": 4},
+    "Olmo2": LIKE_LLAMA,
+    "SmolLM3": LIKE_LLAMA,
+    "StableLm": LIKE_LLAMA,
+    "Starcoder2": LIKE_LLAMA,
+    "Mixtral": LIKE_LLAMA | {"num_local_experts": 2},
+    "GPTNeoX": LAYERS | {"intermediate_size": 64, "max_position_embeddings": 64},
+    "GPT2": LIKE_GPT2,
+    "GPTJ": LIKE_GPT2 | {"rotary_dim": 4},
+    "OPT": LAYERS | {"ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 64},
+    "Bloom": {"hidden_size": 32, "n_layer": 3, "n_head": 4},
+    "Falcon": LAYERS,
+}
+NOT_CUT = {"Phi", "GPTNeoX", "GPT2", "GPTJ", "OPT", "Bloom", "Falcon"}
+NOT_ADAPTED = {"Mixtral"}
+
+
+def random_model(family, settings):
+    """Far from uniform, so that a wrong position or mask would show."""
+    torch.manual_seed(0)
+    ends = {"vocab_size": 16, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0}
+    model = AutoModelForCausalLM.from_config(getattr(transformers, f"{family}Config")(**settings, **ends)).eval()
+    for weight in model.parameters():
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("mode", ["full", "lora", "top_layers"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sampler_and_trainer_are_one_model_before_and_after_an_update(family, mode):
+    sharing = SharingSettings(mode=mode, top_layers=1, lora_rank=4)
+    model = random_model(family, FAMILIES[family])
+    if family in (NOT_CUT if mode == "top_layers" else NOT_ADAPTED if mode == "lora" else ()):
+        with pytest.raises(UserError, match=r"does not know (the layers|how to adapt).*: use --sharing.mode"):
+            training(sharing, model)
+        return
+    run = training(sharing, model)
+    for step in range(2):
+        samples = run.sample([p.tokens for p in prompts(*PROMPTS)])
+        batch = to_batch(prompts(*PROMPTS), samples)
+        scored, _ = run.policy.scored(batch)
+        torch.testing.assert_close(samples.log_probs, scored, rtol=1e-4, atol=1e-4)
+        reference = run.policy.reference_log_probs(batch)
+        assert torch.equal(scored, reference) == (step == 0), "the reference is the start, and stays there"
+        run.iterate()
+    with torch.no_grad():  # a forward pass of transformers' own
+        start = random_model(family, FAMILIES[family])
+        rows, steps, columns = response_positions(batch)
+        tokens = batch.inputs["tokens"]
+        log_p = start(input_ids=tokens).logits.log_softmax(-1)
+        theirs = log_p[rows, columns].gather(1, samples.tokens[rows, steps].unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(reference[rows, steps], theirs, rtol=1e-4, atol=1e-4)
