@@ -67,7 +67,7 @@ def test_the_rows_for_own_data_are_read_by_the_stages_that_name_them(own_data, k
     read = {name: load_examples(name, tokenizer, sft.token_limit).items for name in (sft.data, sft.validation)}
     for name in (reward.data, reward.validation, ppo.held_out_pairs):
         read[name] = load_pairs(name, tokenizer, reward.token_limit).items
-    read |= {name: judge_pairs(name, judge) for name in (judging.data, judging.validation)}
+    read |= {name: judge_pairs(name, judge).items for name in (judging.data, judging.validation)}
     read |= {name: load_prompts(name, tokenizer, ppo.prompt_limit).items for name in (ppo.prompts, ppo.held_out)}
     assert set(read) == set(shown), "every file that the preset names is shown, and no other"
     assert all(len(items) == 2 for items in read.values())

@@ -3,8 +3,9 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
+import torch
+from tokenizers import processors
 
 from proximo.language.configuration import RewardConfig
 from proximo.language.judge import Judge, judge_pairs, train_judge, whole_text
@@ -117,7 +118,7 @@ def test_a_judge_reads_chat_messages_line_by_line(tiny_encoder):
     """No template stands between it and the policy: both may have another."""
     judge = Judge(load_encoder(str(tiny_encoder)), load_text_tokenizer(str(tiny_encoder)))
     prompt = [{"role": "user", "content": "w5"}]
-    pairs = judge_pairs([{"prompt": prompt, "chosen": "w6", "rejected": "w7"}], judge)
+    pairs = judge_pairs([{"prompt": prompt, "chosen": "w6", "rejected": "w7"}], judge).items
     assert pairs[0].chosen == judge.encode(["user: w5\nassistant: w6"])[0]
     assert whole_text("w5", " w6") == "w5 w6"
 
@@ -128,7 +129,57 @@ def test_a_judge_refuses_numbers_that_are_none(tiny_encoder):
         judge_pairs([{"prompt": "w5", "chosen": "w6", "rejected": "w7", "label": "most"}], judge)
 
 
+@pytest.fixture
+def marking_judge(tiny_encoder, make_tokenizer):
+    """A judge that reads 12 tokens, of which two are its tokenizer's marks: ids 2 in front and 3 behind."""
+    tokenizer = make_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.BertProcessing(("assistant", 3), ("user", 2))
+    return Judge(load_encoder(str(tiny_encoder)), tokenizer, token_limit=12)
+
+
+def test_of_a_long_text_a_judge_reads_the_response(marking_judge):
+    """It is at the end: behind a long prompt, cut from there, all responses would be one text."""
+    prompt = "w5 " * 50
+    texts = [whole_text(prompt, response) for response in ("w6 w7", "w8 w9 w10")]
+    assert marking_judge.encode(texts) == [[2, *[5] * 8, 6, 7, 3], [2, *[5] * 7, 8, 9, 10, 3]]
+    assert len(set(marking_judge.score(texts))) == 2
+
+
+def test_a_text_that_fits_is_read_as_its_tokenizer_gives_it(marking_judge):
+    texts = ["w6", "w5 " * 10, "w5 " * 11]
+    theirs = marking_judge.tokenizer(texts)["input_ids"]
+    assert [len(row) for row in theirs] == [3, 12, 13]
+    assert marking_judge.encode(texts) == [*theirs[:2], theirs[2][:1] + theirs[2][2:]]
+
+
+def test_a_judge_says_of_how_many_texts_it_reads_the_end(marking_judge):
+    rows = [
+        {"prompt": "w5 " * 20, "chosen": "w6", "rejected": "w7"},
+        {"prompt": "w5", "chosen": "w6", "rejected": "w7"},
+    ]
+    read = judge_pairs(rows, marking_judge)
+    assert (len(read.items), read.dropped) == (2, 0)
+    assert read.message.startswith(
+        "2 of 4 texts of the list given have 12 tokens or more, of which the judge reads the"
+    )
+    assert judge_pairs(rows[1:], marking_judge).message == ""
+
+
 def test_a_judge_cuts_texts_at_its_encoders_context(tiny_encoder):
     judge = Judge(load_encoder(str(tiny_encoder)), load_text_tokenizer(str(tiny_encoder)), token_limit=10_000)
     context = judge.model.config.max_position_embeddings
-    assert np.isfinite(judge.score(["w5 " * (context + 50)])).all()
+    long = ["w6 " + "w5 " * context, "w7 " + "w5 " * context, "w5 " * context + "w6", "w5 " * context + "w7"]
+    first, second, third, fourth = judge.score(long)
+    assert first == second
+    assert third != fourth
+
+
+@pytest.mark.parametrize("offset", [0.0, 5.0])
+def test_scores_that_do_not_differ_have_no_scale(tiny_encoder, reward, offset):
+    """Not even where one text has other last bits in another batch."""
+    judge = Judge(load_encoder(str(tiny_encoder)), load_text_tokenizer(str(tiny_encoder)), token_budget=8)
+    with torch.no_grad():
+        judge.head.bias.fill_(offset)
+    for scorer, texts in ((judge, ["w5 w6 w7"] * 5), (judge, ["w5"]), (reward, [[5, 6, 0]] * 5)):
+        with pytest.raises(UserError, match=f"gives all {len(texts)} texts the same score .*: train it longer"):
+            scorer.standardise(texts)

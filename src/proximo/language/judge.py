@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from proximo.language.batching import right_padded, token_budget_batches
 from proximo.language.coder import Text
 from proximo.language.configuration import RewardConfig
-from proximo.language.context import context_of
-from proximo.language.data import Pair, as_pair, read_pair_rows
+from proximo.language.data import Loaded, Pair, as_pair, read_pair_rows
+from proximo.language.encoder import check_encoder, context_of_encoder
 from proximo.language.model_folder import read_json, save_folder
 from proximo.language.models import choose_device, load_encoder, load_text_tokenizer
 from proximo.language.reward_model import initialise_head
@@ -30,6 +30,7 @@ from proximo.language.reward_training import (
     run_training,
     timing,
 )
+from proximo.language.scale import mean_and_std
 from proximo.language.standard_texts import standard_texts, standardise
 from proximo.language.supervised import computing
 from proximo.language.supervised_run import begin_stage, finish_stage, open_stage
@@ -46,7 +47,7 @@ class Judge:
     Args:
         model: `transformers` encoder without head.
         tokenizer: its tokenizer.
-        token_limit: longer texts are cut, as the encoder was trained, and at its context.
+        token_limit: of longer texts the end is read, in which the response is; the encoder's context is a limit too.
         token_budget: tokens, padding included, that go through the network at once.
         compute: type of the matrix products; scores are float32.
     """
@@ -55,8 +56,8 @@ class Judge:
         self, model: Any, tokenizer: Any, *, token_limit: int = 128, token_budget: int = 4096, compute: str = "float32"
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
-        # A tokenizer that names no limit says 1e30; RoBERTa's positions are two more than it can read.
-        self.token_limit = min(token_limit, context_of(model) or token_limit, int(tokenizer.model_max_length))
+        # A tokenizer that names no limit says 1e30.
+        self.token_limit = min(token_limit, context_of_encoder(model) or token_limit, int(tokenizer.model_max_length))
         self.token_budget, self.compute = token_budget, compute
         self.device = next(model.parameters()).device
         self.head = nn.Linear(model.config.hidden_size, 1).to(self.device)
@@ -89,10 +90,12 @@ class Judge:
         return self.score_rows(self.encode(texts)).numpy()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids with the encoder's own special tokens."""
+        """Token ids with the encoder's own special tokens; too long a text loses its beginning."""
         if not texts:
             return []
-        return self.tokenizer(list(texts), truncation=True, max_length=self.token_limit)["input_ids"]
+        coded = self.tokenizer(list(texts), return_special_tokens_mask=True, verbose=False)
+        rows = zip(coded["input_ids"], coded["special_tokens_mask"], strict=True)
+        return [_end_of(row, special, self.token_limit) for row, special in rows]
 
     @torch.no_grad()
     def score_rows(self, rows: Sequence[Sequence[int]]) -> Tensor:
@@ -118,9 +121,12 @@ class Judge:
 
     @torch.no_grad()
     def standardise(self, texts: Sequence[str]) -> dict[str, float]:
-        """Gives the scores of `texts` mean 0 and variance 1; returns both on the scale of the training."""
-        raw = self.score_rows(self.encode(texts)).double()
-        mean, std = float(raw.mean()), float(raw.std(unbiased=False))
+        """Gives the scores of `texts` mean 0 and variance 1; returns both on the scale of the training.
+
+        Raises:
+            UserError: the scores do not differ.
+        """
+        mean, std = mean_and_std(self.score_rows(self.encode(texts)).double(), "the judge")
         self.head.weight.div_(std)
         self.head.bias.sub_(mean).div_(std)
         old_mean, old_std = self.about.get("mean", 0.0), self.about.get("std", 1.0)
@@ -177,6 +183,7 @@ def train_judge(
         config.model, device=choose_device(config.device), trust_remote_code=config.trust_remote_code
     )
     tokenizer = load_text_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+    check_encoder(encoder, tokenizer, config.model)
     judge = Judge(
         encoder,
         tokenizer,
@@ -184,14 +191,15 @@ def train_judge(
         token_budget=config.token_budget,
         compute=config.compute,
     )
-    if not hasattr(encoder.config, "is_decoder") or encoder.config.is_decoder:
-        raise UserError(f"{config.model} is no encoder: give the judge one, as builtin:minilm")
     initialise_head(judge.head, torch.Generator().manual_seed(config.seed))
-    pairs = judge_pairs(config.data, judge)
-    held_out = judge_pairs(config.validation, judge) if config.validation else []
+    loaded = judge_pairs(config.data, judge)
+    held_out, unseen = [], ""
+    if config.validation:
+        validation = judge_pairs(config.validation, judge)
+        held_out, unseen = validation.items, validation.message
     standard = standard_texts(config, config.policy)
     scorer = _RowScorer(judge)
-    training = RewardTraining(config, scorer, pairs)
+    training = RewardTraining(config, scorer, loaded.items)
     with ExitStack() as stack:
         session = begin_stage(
             stack,
@@ -201,7 +209,7 @@ def train_judge(
             columns=COLUMNS,
             console=console,
             call=call,
-            messages=(standard.message,),
+            messages=(loaded.message, unseen, standard.message),
         )
         if stopped := run_training(training, session, held_out):
             return stopped
@@ -215,8 +223,10 @@ def train_judge(
         return finish_stage(session.folder, result)
 
 
-def judge_pairs(source: Any, judge: Judge) -> list[Pair]:
+def judge_pairs(source: Any, judge: Judge) -> Loaded[Pair]:
     """Preference pairs in the judge's tokens, which read prompt and response as one text.
+
+    No pair is left out: the answers that will be judged are not either, and of a long text the judge reads the end.
 
     Raises:
         UserError: rows with missing or empty fields, or numbers out of range.
@@ -225,7 +235,14 @@ def judge_pairs(source: Any, judge: Judge) -> list[Pair]:
     both = [[whole_text(row["prompt"], row[side]) for side in ("chosen", "rejected")] for row in rows.values]
     texts = sorted({text for pair in both for text in pair})
     tokens = dict(zip(texts, judge.encode(texts), strict=True))
-    return [as_pair(row, tokens[a], tokens[b]) for row, (a, b) in zip(rows.values, both, strict=True)]
+    pairs = [as_pair(row, tokens[a], tokens[b]) for row, (a, b) in zip(rows.values, both, strict=True)]
+    limit = judge.token_limit
+    full = sum(len(row) >= limit for row in tokens.values())
+    message = (
+        f"{full} of {len(texts)} texts of {rows.name} have {limit} tokens or more, of which the judge reads the last "
+        f"{limit}: raise token_limit if its encoder reads more"
+    )
+    return Loaded(pairs, 0, message if full else "")
 
 
 def whole_text(prompt: Text, response: str) -> str:
@@ -233,3 +250,10 @@ def whole_text(prompt: Text, response: str) -> str:
     if isinstance(prompt, str):
         return prompt + response
     return "".join(f"{message['role']}: {message['content']}\n" for message in prompt) + f"assistant: {response}"
+
+
+def _end_of(row: list[int], special: Sequence[int], limit: int) -> list[int]:
+    """A row within the limit; what is too much goes behind the special tokens that it begins with."""
+    first = next((i for i, flag in enumerate(special) if not flag), 0)
+    excess = max(0, len(row) - limit)
+    return row[:first] + row[first + excess :]

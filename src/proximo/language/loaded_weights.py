@@ -53,6 +53,19 @@ def check_body(name: str, report: Mapping[str, Any], prefix: str) -> None:
     _refuse_missing(name, sorted(key for key in report["missing_keys"] if key.startswith(f"{prefix}.")))
 
 
+def check_encoder(name: str, report: Mapping[str, Any]) -> None:
+    """Refuse an encoder whose folder lacks weights. Many lack the pooler, which no token's state goes through.
+
+    Args:
+        name: see `check_whole`.
+        report: see `check_whole`.
+
+    Raises:
+        UserError: it lacks some.
+    """
+    _refuse_missing(name, sorted(key for key in report["missing_keys"] if "pooler" not in key.split(".")))
+
+
 def check_adapter(name: str, missing: Sequence[str], unexpected: Sequence[str]) -> None:
     """Refuse an adapter with weights missing or left over: it would not do what was trained.
 

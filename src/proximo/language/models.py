@@ -10,7 +10,7 @@ from proximo.language.adapters import base_of, merged
 from proximo.language.configuration import BUILTIN
 from proximo.language.downloads import minilm_folder, smollm2_folder
 from proximo.language.dropout import without_dropout
-from proximo.language.loaded_weights import check_body, check_classifier, check_whole
+from proximo.language.loaded_weights import check_body, check_classifier, check_encoder, check_whole
 from proximo.language.products import use_products
 from proximo.language.transformers_calls import ADAPTER, explained, no_bars, quiet, refuse_remote_code
 from proximo.runs.errors import UserError, nearest
@@ -162,11 +162,15 @@ def load_encoder(name: str, *, device: torch.device | str = "cpu", trust_remote_
     """A model without head, for sentence embeddings.
 
     Raises:
-        UserError: it can not be loaded.
+        UserError: it can not be loaded, or not whole.
     """
     from transformers import AutoModel
 
-    return _load(AutoModel, name, torch.float32, device, trust_remote_code)[0]
+    with quiet():  # what transformers would warn of is refused, or is a pooler
+        # Not every encoder has SDPA.
+        model, report = _load(AutoModel, name, torch.float32, device, trust_remote_code, attn_implementation=None)
+    check_encoder(name, report)
+    return model
 
 
 def choose_device(name: str) -> torch.device:
@@ -199,11 +203,10 @@ def _load(
         model, report = auto.from_pretrained(
             place,
             dtype=dtype,
-            attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
-            **settings,
+            **({"attn_implementation": "sdpa"} | settings),
         )
     if getattr(model, "_hf_peft_config_loaded", False):  # put beside the weights, where it is overlooked
         raise UserError(f"{name} is a PEFT adapter, which can not be used here: merge it into its base and save that")

@@ -14,6 +14,7 @@ from proximo.language.coder import Coder, Text
 from proximo.language.context import context_of
 from proximo.language.model_folder import read_json, save_folder
 from proximo.language.models import load_sequence_classifier, load_tokenizer, locate, new_sequence_classifier
+from proximo.language.scale import mean_and_std
 from proximo.language.supervised import computing
 from proximo.runs.errors import UserError
 
@@ -220,9 +221,7 @@ class RewardModel:
         weight = self.head.weight[0].double()
         bias = self.head.bias
         raw = states @ weight + (0.0 if bias is None else bias.double())
-        mean, std = float(raw.mean()), float(raw.std(unbiased=False))
-        if not (math.isfinite(std) and std > 1e-8):
-            raise UserError(f"the reward model gives all {len(rows)} texts the same score ({mean:g}): train it longer")
+        mean, std = mean_and_std(raw, "the reward model")
         noise = 0.0
         if bias is not None:
             bias.copy_((bias.double() - mean) / std)
