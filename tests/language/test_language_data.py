@@ -156,6 +156,83 @@ def test_damaged_lines_are_named(tmp_path, tiny_tokenizer, row, said):
         load_pairs(path, tiny_tokenizer, 10)
 
 
+def said(content, role="assistant"):
+    return {"role": role, "content": content}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "saved", "list"])
+def test_an_answer_as_one_assistant_message_is_its_text(tmp_path, chat_tokenizer, kind):
+    """As TRL's conversational format has it, and as text: the same tokens."""
+    plain = [{"prompt": CHAT, "chosen": "w5 w6", "rejected": "w7", "response": "w8", "label": 0.75}]
+    fields = ("chosen", "rejected", "response")
+    rows = [row | {name: [said(row[name])] for name in fields} for row in plain]
+    source = rows
+    if kind == "jsonl":
+        source = write(tmp_path / "rows.jsonl", *rows)
+    if kind == "parquet":
+        source = tmp_path / "rows.parquet"
+        datasets.Dataset.from_list(rows).to_parquet(source)
+    if kind == "saved":
+        source = tmp_path / "saved"
+        datasets.Dataset.from_list(rows).save_to_disk(source)
+    for load in (load_pairs, load_examples):
+        assert load(source, chat_tokenizer, 30).items == load(plain, chat_tokenizer, 30).items
+
+
+def test_whole_conversations_without_a_prompt_are_split_where_they_part(chat_tokenizer):
+    """As in TRL's implicit prompts: what was said before the two answers is the prompt, of PPO's samples too."""
+    before = [said("w4", "user"), said("w5"), said("w6 w7", "user")]
+    row = {"chosen": [*before, said("w8")], "rejected": [*before, said("w9")], "source": "us"}
+    split = {"prompt": before, "chosen": "w8", "rejected": "w9", "source": "us"}
+    assert load_pairs([row], chat_tokenizer, 30).items == load_pairs([split], chat_tokenizer, 30).items
+    assert load_prompts([row], chat_tokenizer, 30).items[0].source == before
+    same = {"chosen": [*before, said("w8")], "rejected": [*before, said("w8")]}
+    pair = load_pairs([same], chat_tokenizer, 30).items[0]
+    assert pair.chosen == pair.rejected == Coder(chat_tokenizer).whole(before, "w8")
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        # The prompt and whole conversations.
+        (
+            {"prompt": "w4", "chosen": [said("w4", "user"), said("w5")], "rejected": "w6"},
+            r"whose 'chosen' is a list, but not of one assistant message \(the first has 2\): give the last answer",
+        ),
+        ({"prompt": CHAT, "chosen": "w5", "rejected": [said("w6", "user")]}, "whose 'rejected' is a list, but not of"),
+        ({"prompt": CHAT, "chosen": "w5", "rejected": []}, "whose 'rejected' is a list, but not of"),
+        ({"prompt": CHAT, "chosen": "w5", "rejected": [said(" ")]}, "without a 'rejected' that is text"),
+        # Nothing is the same in both.
+        (
+            {"chosen": [said("w4", "user"), said("w5")], "rejected": [said("w6", "user"), said("w7")]},
+            "without a 'prompt' that is text or messages .*: what chosen and rejected begin with alike is the prompt",
+        ),
+        (
+            {"chosen": "w4 w5", "rejected": "w4 w6"},
+            "without a .* what chosen and rejected begin with alike is",
+        ),
+        # They part before the last answer.
+        (
+            {
+                "chosen": [said("w4", "user"), said("w5"), said("w6", "user"), said("w7")],
+                "rejected": [said("w4", "user"), said("w8"), said("w6", "user"), said("w7")],
+            },
+            r"whose 'chosen' is a list, but not of one assistant message \(the first has 3\)",
+        ),
+    ],
+)
+def test_conversations_that_can_not_be_split_are_named(tmp_path, chat_tokenizer, row, fault):
+    path = write(tmp_path / "rows.jsonl", {"prompt": CHAT, "chosen": "w4", "rejected": "w5"}, row)
+    with pytest.raises(UserError, match=f"rows.jsonl, line 2: 1 row {fault}"):
+        load_pairs(path, chat_tokenizer, 30)
+
+
+def test_reward_functions_get_the_other_columns_as_the_rows_have_them(tiny_tokenizer):
+    row = {"prompt": "w4", "response": [said("w5")], "chosen": [said("w6")]}
+    prompt = load_prompts([row], tiny_tokenizer, 10).items[0]
+    assert prompt.columns == {"response": [said("w5")], "chosen": [said("w6")]}
+
+
 def test_files_that_are_not_there_or_hold_nothing(tmp_path, tiny_tokenizer):
     for name, said in [("none.jsonl", "none.jsonl"), ("x.csv", "give a .jsonl or .parquet file")]:
         with pytest.raises(UserError, match=said):

@@ -1,7 +1,7 @@
 """Rows of text -> rows of tokens: what is trained is what is tokenised here, once.
 
 Rows come from JSONL or Parquet files, a saved `datasets` folder, a `Dataset` object or a list of dictionaries. A prompt
-is text or a list of chat messages `{"role", "content"}`; a response is text.
+is text or a list of chat messages `{"role", "content"}`; a response is text or one message of the assistant.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from proximo.language.coder import Coder
 from proximo.language.rollout import Prompt
-from proximo.language.rows import Rows, check_fields, check_numbers, read_rows
+from proximo.language.rows import Rows, check_numbers, read_fields
 from proximo.runs.errors import UserError
 
 Item = TypeVar("Item")
@@ -63,8 +63,7 @@ def load_prompts(source: Any, tokenizer: Any, token_limit: int, *, rows_limit: i
     Raises:
         UserError: rows without a prompt (file, lines, how many), or every prompt is too long.
     """
-    rows = read_rows(source, rows_limit)
-    check_fields(rows, ("prompt",))
+    rows = read_fields(source, ("prompt",), rows_limit)
     coder = Coder(tokenizer)
 
     def prompt(row: Mapping[str, Any]) -> Prompt:
@@ -89,8 +88,7 @@ def load_examples(
     Raises:
         UserError: rows with missing or empty fields (file, lines, how many), or every row is too long.
     """
-    rows = read_rows(source, rows_limit)
-    check_fields(rows, ("prompt", "response"))
+    rows = read_fields(source, ("prompt", "response"), rows_limit)
     coder = Coder(tokenizer)
 
     def example(row: Mapping[str, Any]) -> Example:
@@ -136,8 +134,7 @@ def read_pair_rows(source: Any, rows_limit: int | None = None) -> Rows:
     Raises:
         UserError: see `load_pairs`.
     """
-    rows = read_rows(source, rows_limit)
-    check_fields(rows, ("prompt", "chosen", "rejected"))
+    rows = read_fields(source, ("prompt", "chosen", "rejected"), rows_limit)
     check_numbers(rows)
     return rows
 

@@ -1,8 +1,8 @@
 """Rows from files, each with the place that the user knows, and whether their fields hold what they must."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -58,24 +58,28 @@ def read_rows(source: Any, limit: int | None = None) -> Rows:
     return rows
 
 
-def check_fields(rows: Rows, names: Iterable[str]) -> None:
-    """Refuses rows in which a field is missing or empty.
+def read_fields(source: Any, names: Sequence[str], limit: int | None = None) -> Rows:
+    """Reads rows whose fields `names` are text; a prompt may be chat messages too.
+
+    Rows as other trainers have them are put into that shape: a list of one assistant message becomes its text, and
+    what two whole conversations `chosen` and `rejected` begin with becomes the prompt where there is none.
+
+    Args:
+        source: see `read_rows`.
+        names: prompt, and what else has to be there.
+        limit: see `read_rows`.
 
     Raises:
-        UserError: names file, lines and how many there are.
+        UserError: see `read_rows`; or a field is missing or empty (file, lines, how many).
     """
+    rows = read_rows(source, limit)
+    rows = replace(rows, values=[_with_texts(_with_prompt(row), names) for row in rows.values])
     for name in names:
         bad = [i for i, row in enumerate(rows.values) if not _is_text(row.get(name), chat=name == "prompt")]
-        if not bad:
-            continue
-        count = f"{len(bad)} of {len(rows.values)} rows" if len(bad) > 1 else "1 row"
-        have = ", ".join(rows.values[bad[0]]) or "nothing"
-        like = "" if name in rows.values[bad[0]] else nearest(name, rows.values[bad[0]])
-        hint = f"; did you mean {like} to be {name}?" if like else ""
-        raise UserError(
-            f"{rows.where(bad)}: {count} without a {name!r} that is text (the first has {have}){hint}: "
-            "fill or remove them"
-        )
+        if bad:
+            count = f"{len(bad)} of {len(rows.values)} rows" if len(bad) > 1 else "1 row"
+            raise UserError(f"{rows.where(bad)}: {count} {_fault(rows.values[bad[0]], name)}")
+    return rows
 
 
 def check_numbers(rows: Rows) -> None:
@@ -99,6 +103,45 @@ def check_numbers(rows: Rows) -> None:
             raise UserError(
                 f"{rows.where(bad)}: {name} = {rows.values[bad[0]][name]!r} must be {bound} ({len(bad)} such rows)"
             )
+
+
+def _with_prompt(row: dict[str, Any]) -> dict[str, Any]:
+    """A pair of whole conversations without a prompt, split where they part; any other row as it is."""
+    chosen, rejected = row.get("chosen"), row.get("rejected")
+    if row.get("prompt") is not None or not (isinstance(chosen, list) and isinstance(rejected, list)):
+        return row
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen[:-1], rejected[:-1], strict=False)))
+    split = {"prompt": chosen[:shared], "chosen": chosen[shared:], "rejected": rejected[shared:]}
+    return row | split if shared else row
+
+
+def _with_texts(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The row with responses that are one assistant message as text."""
+    return row | {name: row[name][0]["content"] for name in names if name != "prompt" and _is_answer(row.get(name))}
+
+
+def _is_answer(value: Any) -> bool:
+    if not (isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping)):
+        return False
+    return value[0].get("role") == "assistant" and isinstance(value[0].get("content"), str)
+
+
+def _fault(row: Mapping[str, Any], name: str) -> str:
+    """What is wrong with a field of a row, and what to do."""
+    if name != "prompt" and isinstance(row.get(name), list):
+        return (
+            f"whose {name!r} is a list, but not of one assistant message (the first has {len(row[name])}): give the "
+            "last answer alone, and what was said before it as 'prompt'"
+        )
+    have = ", ".join(row) or "nothing"
+    like = "" if name in row else nearest(name, row)
+    hint = f"; did you mean {like} to be {name}?" if like else ""
+    if name == "prompt" and row.get("prompt") is None and not like and "chosen" in row:
+        return (
+            f"without a 'prompt' that is text or messages (the first has {have}): what chosen and rejected begin with "
+            "alike is the prompt, give it apart from them"
+        )
+    return f"without a {name!r} that is text (the first has {have}){hint}: fill or remove them"
 
 
 def _is_text(value: Any, *, chat: bool) -> bool:

@@ -9,7 +9,7 @@ from proximo.language.data import Loaded, load_prompts
 from proximo.language.evaluation import answer
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.ppo_setup import stop_tokens
-from proximo.language.rows import Rows, check_fields, read_rows
+from proximo.language.rows import Rows, read_fields
 from proximo.language.sampler import SamplingParameters
 
 
@@ -64,8 +64,7 @@ def different_prompts(source: Any, count: int) -> Rows:
     Raises:
         UserError: rows without a prompt.
     """
-    rows = read_rows(source)
-    check_fields(rows, ("prompt",))
+    rows = read_fields(source, ("prompt",))
     first: dict[str, int] = {}
     for i, row in enumerate(rows.values):
         first.setdefault(json.dumps(row["prompt"], sort_keys=True), i)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proximo.language.configuration import RewardConfig
-from proximo.language.rows import check_fields, read_rows
+from proximo.language.rows import read_fields
 from proximo.language.samples import sample_rows
 
 
@@ -48,8 +48,7 @@ def standard_texts(config: RewardConfig, policy: str) -> StandardTexts:
         )
         return StandardTexts(samples.items, f"{len(samples.items)} samples of {policy}", samples.message)
     source, name = (config.standardise_on, "response") if config.standardise_on else (config.data, "chosen")
-    read = read_rows(source, count)
-    check_fields(read, ("prompt", name))
+    read = read_fields(source, ("prompt", name), count)
     rows = [{"prompt": row["prompt"], "response": row[name], "finished": True} for row in read.values]
     return StandardTexts(rows, f"{len(rows)} responses of {source}")
 
