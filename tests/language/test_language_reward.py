@@ -362,6 +362,42 @@ def test_movie_pairs_follow_the_ratings_and_share_texts():
     assert 0.5 < ceiling(part)["all"] <= ceiling(part)["difference>1"] <= 1.0
 
 
+def of_row(i):
+    """A pair whose chosen text says which it is."""
+    return Pair([4 + i, 0], [30 + i, 0])
+
+
+def test_pairs_with_texts_of_their_own_are_shuffled_one_by_one(reward):
+    """A file may be sorted, by topic say: a step is to see all of it."""
+    training = RewardTraining(RewardConfig(batch=4), reward, [of_row(i) for i in range(20)])
+    batches = [next(training.batches) for _ in range(10)]
+    for epoch in (batches[:5], batches[5:]):
+        assert sorted(i for batch in epoch for i in batch) == list(range(20))
+    assert sum(max(batch) - min(batch) > 3 for batch in batches) >= 8
+
+
+def test_pairs_that_share_texts_are_taken_as_neighbours(reward):
+    """As in the movie reviews: a step on 256 pairs reads 32 texts."""
+    training = RewardTraining(RewardConfig(batch=4), reward, [of_row(i // 4) for i in range(20)])
+    batches = [next(training.batches) for _ in range(5)]
+    assert sorted(batches) == [list(range(i, i + 4)) for i in range(0, 20, 4)]
+
+
+def test_the_accuracy_of_a_batch_leaves_out_pairs_at_even_odds(reward):
+    high, low = sorted(ROWS[:2], key=lambda row: -float(reward.score([row])))
+    right, wrong, even = Pair(high, low, 0.9), Pair(high, low, 0.2), Pair(high, low, 0.5)
+    for pairs_, accuracy in (
+        ([right, even, even], 1.0),
+        ([wrong, even], 0.0),
+        ([right, wrong], 0.5),
+        ([Pair(high, high, 1.0)], 0.5),
+        ([right, right, wrong, even], pytest.approx(2 / 3)),
+    ):
+        training = RewardTraining(RewardConfig(), reward, pairs_)
+        assert training.backward(range(len(pairs_)))[0]["accuracy"] == accuracy
+    assert "accuracy" not in RewardTraining(RewardConfig(), reward, [even]).backward([0])[0]
+
+
 def test_unique_texts_point_back_to_the_pairs():
     texts, chosen, rejected = unique_texts(PAIRS)
     assert len(texts) == 4

@@ -29,11 +29,24 @@ def bradley_terry(chosen: Tensor, rejected: Tensor, label: Tensor, margin: Tenso
     return -(label * logsigmoid(delta) + (1.0 - label) * logsigmoid(-delta))
 
 
+def agreement(delta: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Whether the text with the label above 1/2 has the higher score, for each pair.
+
+    Args:
+        delta: `[n]`, score of chosen - score of rejected.
+        label: `[n]`, see `bradley_terry`.
+
+    Returns:
+        `[n]`: 1 or 0, 1/2 where the scores tie, and NaN at even odds, where no answer is right.
+    """
+    told = np.where(delta == 0, 0.5, (delta > 0) == (label > 0.5))
+    return np.where(label == 0.5, np.nan, told)
+
+
 def preference_report(pairs: Sequence[Pair], chosen: Tensor, rejected: Tensor, scale: float = 1.0) -> dict[str, Any]:
     """How well scores tell what people preferred.
 
-    A pair counts as right if the text with the label above 1/2 has the higher score, one half if the scores tie; pairs
-    at even odds are left out of accuracies, and so is an accuracy of no pair.
+    An accuracy is the mean `agreement`; pairs at even odds are left out of it, and so is an accuracy of no pair.
 
     Args:
         pairs: what was scored.
@@ -47,8 +60,8 @@ def preference_report(pairs: Sequence[Pair], chosen: Tensor, rejected: Tensor, s
     """
     label = np.array([p.label for p in pairs])
     delta = (chosen - rejected).double().cpu().numpy()
-    told = np.where(delta == 0, 0.5, (delta > 0) == (label > 0.5))
-    decided = label != 0.5
+    told = agreement(delta, label)
+    decided = ~np.isnan(told)
     known = np.array([np.nan if p.difference is None else abs(p.difference) for p in pairs])
     groups = {"accuracy": decided}
     for low, high in zip(_EDGES, (*_EDGES[1:], np.inf), strict=True):

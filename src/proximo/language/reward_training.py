@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,10 +14,10 @@ from proximo.language.configuration import RewardConfig
 from proximo.language.data import Pair, load_pairs
 from proximo.language.frozen_trunk import FrozenTrunk
 from proximo.language.models import choose_device
-from proximo.language.preferences import bradley_terry, preference_report
+from proximo.language.preferences import agreement, bradley_terry, preference_report
 from proximo.language.reward_model import RewardModel
 from proximo.language.standard_texts import standard_texts, standardise
-from proximo.language.supervised import Optimizer, check_finite, shuffled_runs
+from proximo.language.supervised import Optimizer, check_finite, shuffled_batches, shuffled_runs
 from proximo.language.supervised_run import SupervisedTraining, begin_stage, finish_stage, open_stage, run_steps
 from proximo.runs.console import Column, Mode
 from proximo.runs.opening import Call
@@ -103,6 +104,9 @@ def train_reward(
 class RewardTraining(SupervisedTraining):
     """A scorer, its optimiser and its pairs.
 
+    A step takes pairs from all over the file; or, where pairs share texts so that there are fewer texts than pairs,
+    neighbours, as it reads each of its texts once.
+
     Args:
         config: what to do.
         scorer: what is trained, on its device.
@@ -120,7 +124,8 @@ class RewardTraining(SupervisedTraining):
         body = [p for p in scorer.body() if p.requires_grad]
         head = scorer.head.parameters()
         optimizer = Optimizer([(body, rate), (head, rate if head_rate is None else head_rate)], config)
-        super().__init__(config, optimizer, len(pairs), shuffled_runs)
+        order = shuffled_runs if len(self.texts) < len(pairs) else shuffled_batches
+        super().__init__(config, optimizer, len(pairs), order)
 
     def step(self, progress: float) -> dict[str, float]:
         """One gradient step on the next batch of pairs.
@@ -153,7 +158,7 @@ class RewardTraining(SupervisedTraining):
         through the parts that the texts were scored in. How they were cut changes nothing.
 
         Returns:
-            loss and accuracy, and the texts that were read.
+            loss, and accuracy where a pair is not at even odds; and the texts that were read.
         """
         used = sorted({int(i) for pair in batch for i in (self.chosen[pair], self.rejected[pair])})
         place = {text: i for i, text in enumerate(used)}
@@ -174,9 +179,11 @@ class RewardTraining(SupervisedTraining):
         for group, part in zip(groups, parts, strict=True):
             part = part if held else self.scores([used[i] for i in group])
             part.backward(scores.grad[group].to(part.device))
-        right = ((chosen > rejected) == (label > 0.5)).float().mean()
-        share = padded_share(lengths, groups)
-        return {"loss": float(loss.detach()), "accuracy": float(right), "padded_share": share}, used
+        values = {"loss": float(loss.detach()), "padded_share": padded_share(lengths, groups)}
+        told = agreement((chosen - rejected).detach().numpy(), label.numpy())
+        if (decided := ~np.isnan(told)).any():
+            values["accuracy"] = float(told[decided].mean())
+        return values, used
 
     def scores(self, texts: Sequence[int]) -> Tensor:
         """Scores of texts by index, `[n]`."""
