@@ -265,7 +265,14 @@ def test_a_reward_that_can_not_be_imported_is_named(monkeypatch, tmp_path, text,
         ({"top_k": 50}, "top_k = 50, top_p = 1.0 must be 0 and 1"),
         ({"top_p": 0.9}, "PPO's ratio is that of the distribution"),
         ({"temperature": 0.0}, "temperature = 0.0 must be positive"),
+        ({"temperature": math.inf}, "temperature = inf must be positive and finite"),
         ({"batch": 0}, "batch = 0 must be positive"),
+        ({"missing_eos_floor": math.nan}, "missing_eos_floor = nan must be a finite number, or None"),
+        ({"missing_eos_floor": -math.inf}, "missing_eos_floor = -inf must be a finite number, or None"),
+        ({"learning_rate": "inf -> 0"}, "learning_rate = inf -> 0 must be at least 0, and finite"),
+        ({"learning_rate": "1e-5 -> nan"}, "learning_rate = 1e-5 -> nan must be at least 0, and finite"),
+        ({"rewards": {"a:b": 1.0, "a:c": math.nan}}, "the weight of reward a:c is nan: it must be a finite number"),
+        ({"rewards": {"a:b": math.inf}}, "the weight of reward a:b is inf: it must be a finite number"),
         ({"update": UpdateSettings(micro_batches=2)}, "do not apply to language models"),
     ],
 )
@@ -278,7 +285,11 @@ def test_settings_that_mean_nothing_are_refused(changes, message):
     ("settings", "changes", "message"),
     [
         (KLSettings, {"coefficient": -1.0}, "divergence is not to be paid for"),
+        (KLSettings, {"coefficient": math.inf}, "kl.coefficient = inf must be at least 0, and finite"),
+        (KLSettings, {"coefficient": math.nan}, "kl.coefficient = nan must be at least 0, and finite"),
         (KLSettings, {"target": -1.0}, "kl.target = -1.0 must be positive"),
+        (KLSettings, {"budget": math.inf}, "kl.budget = inf must be positive and finite"),
+        (SharingSettings, {"lora_alpha": math.nan}, "lora_alpha = nan must be positive and finite"),
         (KLSettings, {"target": 6.0, "coefficient": 0.0}, "kl.coefficient = 0.0 must be positive where kl.target is"),
         (SharingSettings, {"lora_rank": 0}, "lora_rank = 0"),
         (SharingSettings, {"critic_from": "reward"}, "needs sharing.critic = separate"),
@@ -304,6 +315,33 @@ def test_what_does_not_fit_together_is_refused(rows, rewards, changes, message):
     terms = [FunctionReward(lambda prompts, responses: [0.0] * len(responses), name="r")] * rewards
     with pytest.raises(UserError, match=message):
         PPOTraining(config, llama(), tokenizer(), prompts(*rows), terms)
+
+
+def test_a_reward_made_in_python_with_a_weight_that_is_no_number_is_refused():
+    term = FunctionReward(lambda prompts, responses: [0.0] * len(responses), math.nan, name="r")
+    with pytest.raises(UserError, match="the weight of reward r is nan: it must be a finite number"):
+        PPOTraining(PPOConfig(batch=32, response_limit=4), llama(), tokenizer(), prompts([1]), [term])
+
+
+def by_own_names(questions, answers, **columns):
+    return [0.0] * len(answers)
+
+
+@pytest.mark.parametrize(
+    ("function", "column"),
+    [(lambda prompts, responses, **columns: [0.0] * len(responses), "responses"), (by_own_names, "answers")],
+)
+def test_a_column_with_the_name_of_what_a_function_scores_is_refused(function, column):
+    term = FunctionReward(function, name="r")
+    said = f"a column '{column}', but reward r calls what it scores so: rename the column"
+    rows = [replace(prompt, columns={column: 1, "other": 2}) for prompt in prompts([1], [2])]
+    with pytest.raises(UserError, match=said):
+        PPOTraining(PPOConfig(batch=32, response_limit=4), llama(), tokenizer(), rows, [term])
+    with pytest.raises(UserError, match=said):
+        term(Texts(["p"], ["a"], {column: [1]}, [True]))
+    # Any other name is free.
+    free = Texts(["p"], ["a"], {"answers" if column == "responses" else "responses": [1]}, [True])
+    assert term(free).tolist() == [0.0]
 
 
 def test_a_trunk_that_changed_behind_our_back_is_seen():

@@ -1,16 +1,19 @@
 """SFT: the loss is that of `transformers` on response tokens, and how a step is cut into parts changes nothing."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from proximo.language.configuration import SFTConfig
+from proximo.language.configuration import RewardConfig, SFTConfig
 from proximo.language.data import Example
 from proximo.language.dropout import without_dropout
+from proximo.language.judge import train_judge
 from proximo.language.models import load_causal_model, load_tokenizer
+from proximo.language.reward_training import train_reward
 from proximo.language.sft import SFTTraining, train_sft
 from proximo.language.supervised import learning_rate_factor
 from proximo.runs.errors import UserError
@@ -135,3 +138,27 @@ def test_settings_that_can_not_mean_anything():
     for change in ({"batch": 0}, {"warmup": 1.0}, {"epochs": 0}, {"token_limit": 1}, {"freeze": -1}):
         with pytest.raises(ValueError, match=f"{next(iter(change))} = "):
             replace(SFTConfig(), **change)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (SFTConfig, "learning_rate"),
+        (SFTConfig, "epochs"),
+        (SFTConfig, "weight_decay"),
+        (RewardConfig, "head_learning_rate"),
+        (RewardConfig, "centre"),
+        (RewardConfig, "temperature"),
+    ],
+)
+def test_numbers_that_are_none_are_refused(kind, name, value):
+    with pytest.raises(ValueError, match=f"{name} = {value} must be .* finite"):
+        kind(**{name: value})
+
+
+def test_a_training_without_data_says_so_before_it_loads_a_model(tmp_path):
+    for train, kind in ((train_sft, SFTConfig), (train_reward, RewardConfig), (train_judge, RewardConfig)):
+        with pytest.raises(UserError, match=r"no data is named: give --data, a \.jsonl or .parquet file or a folder"):
+            train(kind(model="gone/away", output=str(tmp_path / "out")), console="quiet")
+    assert not (tmp_path / "out").exists()

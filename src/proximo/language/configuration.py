@@ -1,5 +1,6 @@
 """What the stages before PPO can be told. No torch here: the command line reads this before torch is loaded."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -95,8 +96,8 @@ class RewardConfig:
     minutes: float | None = None
     """Training time at most; the learning rate then falls with the time. None is no limit."""
     batch: int = 64
-    """Pairs per step. A text that stands in several of them goes through the network once, so pairs that share texts
-    should follow each other in the file."""
+    """Pairs per step. A text that stands in several of them goes through the network once; where there are fewer texts
+    than pairs, a step therefore takes neighbours of the file, and pairs that share texts should follow each other."""
     learning_rate: float = 2e-5
     """Highest step size."""
     head_learning_rate: float | None = None
@@ -153,30 +154,36 @@ class RewardConfig:
         rules = {
             "layers": (layers is None or layers >= 1, "positive"),
             "freeze": (self.freeze >= 0 and (layers is None or self.freeze < layers), "at least 0 and below layers"),
-            "centre": (self.centre >= 0, "at least 0"),
+            "head_learning_rate": (_is_rate(self.head_learning_rate or 0.0), "at least 0, and finite"),
+            "centre": (_is_rate(self.centre), "at least 0, and finite"),
+            "kept_states": (self.kept_states >= 0, "at least 0"),
             "validation_pairs": (self.validation_pairs >= 1, "positive"),
             "standardise_rows": (self.standardise_rows >= 2, "at least 2"),
             "prompt_limit": (self.prompt_limit >= 1, "positive"),
             "response_limit": (self.response_limit >= 1, "positive"),
-            "temperature": (self.temperature > 0, "positive"),
+            "temperature": (0 < self.temperature < math.inf, "positive and finite"),
         }
         _refuse(self, _training_rules(self) | rules)
 
 
 def _training_rules(config: SFTConfig | RewardConfig) -> dict[str, tuple[bool, str]]:
     return {
-        "epochs": (config.epochs > 0, "positive"),
+        "epochs": (0 < config.epochs < math.inf, "positive and finite"),
         "minutes": (config.minutes is None or config.minutes > 0, "positive"),
         "batch": (config.batch >= 1, "positive"),
-        "learning_rate": (config.learning_rate >= 0, "at least 0"),
+        "learning_rate": (_is_rate(config.learning_rate), "at least 0, and finite"),
         "warmup": (0 <= config.warmup < 1, "in [0, 1)"),
-        "weight_decay": (config.weight_decay >= 0, "at least 0"),
+        "weight_decay": (_is_rate(config.weight_decay), "at least 0, and finite"),
         "max_grad_norm": (config.max_grad_norm > 0, "positive"),
         "token_limit": (config.token_limit >= 2, "at least 2"),
         "token_budget": (config.token_budget >= 1, "positive"),
         "checkpoint_every": (config.checkpoint_every >= 1, "positive"),
         "keep": (config.keep >= 1, "positive"),
     }
+
+
+def _is_rate(value: float) -> bool:
+    return 0 <= value < math.inf
 
 
 def _refuse(config: Any, rules: dict[str, tuple[bool, str]]) -> None:

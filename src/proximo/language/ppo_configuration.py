@@ -1,5 +1,6 @@
 """What PPO on a language model can be told. No torch here: the command line reads this before torch is loaded."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,14 +27,14 @@ class KLSettings:
         Raises:
             ValueError: names the setting, its value and what it must be.
         """
-        if not self.coefficient >= 0:
+        if not 0 <= self.coefficient < math.inf:
             raise ValueError(
-                f"kl.coefficient = {self.coefficient} must be at least 0: divergence is not to be paid for"
+                f"kl.coefficient = {self.coefficient} must be at least 0, and finite: divergence is not to be paid for"
             )
         for name in ("target", "horizon", "budget"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"kl.{name} = {value} must be positive")
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"kl.{name} = {value} must be positive and finite")
         if self.target is not None and self.coefficient == 0:
             raise ValueError(
                 f"kl.coefficient = {self.coefficient} must be positive where kl.target is set: the price is adapted by "
@@ -65,10 +66,10 @@ class SharingSettings:
         Raises:
             ValueError: names the setting, its value and what it must be.
         """
-        if self.top_layers < 1 or self.lora_rank < 1 or not self.lora_alpha > 0:
+        if self.top_layers < 1 or self.lora_rank < 1 or not 0 < self.lora_alpha < math.inf:
             raise ValueError(
                 f"sharing.top_layers = {self.top_layers}, lora_rank = {self.lora_rank} and "
-                f"lora_alpha = {self.lora_alpha} must be positive"
+                f"lora_alpha = {self.lora_alpha} must be positive and finite"
             )
         if self.critic_from == "reward" and (self.critic, self.mode) != ("separate", "full"):
             raise ValueError("sharing.critic_from = reward needs sharing.critic = separate and sharing.mode = full")
@@ -177,11 +178,12 @@ class PPOConfig:
             "batch": (self.batch >= 1, "positive"),
             "prompt_limit": (self.prompt_limit >= 1, "positive"),
             "response_limit": (self.response_limit >= 1, "positive"),
-            "temperature": (self.temperature > 0, "positive (greedy responses have no ratio)"),
+            "temperature": (0 < self.temperature < math.inf, "positive and finite (greedy responses have no ratio)"),
+            "missing_eos_floor": (math.isfinite(self.missing_eos_floor or 0.0), "a finite number, or None"),
             "score_clip": (self.score_clip is None or self.score_clip > 0, "positive"),
             "gamma": (0 <= self.gamma <= 1, "in [0, 1]"),
             "lam": (0 <= self.lam <= 1, "in [0, 1]"),
-            "learning_rate": (min(rate.start, rate.end) >= 0, "at least 0"),
+            "learning_rate": (all(0 <= x < math.inf for x in (rate.start, rate.end)), "at least 0, and finite"),
             "warmup": (0 <= self.warmup < 1, "in [0, 1)"),
             "token_budget": (self.token_budget >= 1, "positive"),
             "minutes": (self.minutes is None or self.minutes > 0, "positive"),
@@ -192,3 +194,6 @@ class PPOConfig:
         for name, (holds, bound) in rules.items():
             if not holds:
                 raise ValueError(f"{name} = {getattr(self, name)} must be {bound}")
+        for name, weight in self.rewards.items():
+            if not math.isfinite(weight):
+                raise ValueError(f"the weight of reward {name} is {weight}: it must be a finite number")

@@ -1,5 +1,6 @@
 """What a PPO run on a language model starts from: its policy, its price of divergence, and whether all fits."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from proximo.language.context import context_of
 from proximo.language.dropout import without_dropout
 from proximo.language.policy import LanguagePolicy
 from proximo.language.ppo_configuration import PPOConfig
-from proximo.language.rewards import ModelReward, RewardTerm
+from proximo.language.rewards import FunctionReward, ModelReward, RewardTerm
 from proximo.language.rollout import Prompt
 from proximo.language.sharing import make_roles
 from proximo.runs.errors import UserError
@@ -97,8 +98,17 @@ def check_fit(
     except ValueError as error:
         raise UserError(str(error).replace("samples of a rollout", "responses of an iteration (batch)")) from error
     _check_context("the model", context_of(model), max(len(p.tokens) for p in prompts), config.response_limit)
+    _check_rewards(config, prompts, rewards)
+
+
+def _check_rewards(config: PPOConfig, prompts: Sequence[Prompt], rewards: Sequence[RewardTerm]) -> None:
     longest = sorted(prompts, key=lambda p: len(p.text), reverse=True)[:_LONGEST]
+    columns = {name for p in prompts for name in p.columns}
     for term in rewards:
+        if not math.isfinite(term.weight):
+            raise UserError(f"the weight of reward {term.name} is {term.weight}: it must be a finite number")
+        if isinstance(term, FunctionReward):
+            term.check_columns(columns)
         if isinstance(term, ModelReward) and term.model.context is not None:
             tokens = _longest_in(term, longest)
             # What ends the response is one token more.

@@ -1,6 +1,7 @@
 """What scores responses: reward models and Python functions, weighted and logged one by one."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -43,12 +44,29 @@ class FunctionReward:
         self.function, self.weight = function, weight
         self.name = name or getattr(function, "__name__", type(function).__name__)
 
+    def check_columns(self, names: Collection[str]) -> None:
+        """Refuse data with a column that is called as the function calls the prompts or the responses.
+
+        Args:
+            names: of the columns.
+
+        Raises:
+            UserError: there is one.
+        """
+        if taken := [name for name in _first_two(self.function) if name in names]:
+            raise UserError(
+                f"the prompts' rows have a column {taken[0]!r}, but reward {self.name} calls what it scores so: rename "
+                "the column"
+            )
+
     def __call__(self, texts: Texts) -> Tensor:
         """Scores `[B]`.
 
         Raises:
-            UserError: the function fails, gives the wrong count, or what is not a finite number.
+            UserError: a column has a name that is taken; the function fails, gives the wrong count, or what is not a
+                finite number.
         """
+        self.check_columns(texts.columns)
         try:
             scores = self.function(texts.prompts, texts.responses, **texts.columns)
             scores = list(scores) if isinstance(scores, Iterator) else scores  # a generator runs only now
@@ -99,6 +117,15 @@ def function_from(path: str, folder: str = "") -> RewardFunction:
     """
     function: RewardFunction = find_own(path, "reward", folder=folder)
     return function
+
+
+def _first_two(function: RewardFunction) -> list[str]:
+    """What a function calls the prompts and the responses."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())[:2]
+    except (TypeError, ValueError):  # it is not written in Python
+        return []
+    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
 
 
 def _checked(name: str, numbers: list[float], texts: Texts) -> Tensor:

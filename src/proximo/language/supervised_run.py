@@ -105,8 +105,11 @@ def open_stage(config: Any, call: Call) -> Opening:
     """What is in a stage's output folder, beside what is asked for.
 
     Raises:
-        UserError: no folder is named, another training is there, or a model that it was made from is another by now.
+        UserError: no data or no folder is named, another training is there, or a model that it was made from is another
+            by now.
     """
+    if not config.data:
+        raise UserError("no data is named: give --data, a .jsonl or .parquet file or a folder saved by datasets")
     if not config.output:
         raise UserError("no output folder is named: give --output")
     opening = Opening(RunFolder(config.output), config, "model", call, resolved=resolved)
