@@ -24,7 +24,7 @@ class Loaded(Generic[Item]):
     dropped: int
     """Over-long rows left out."""
     message: str
-    """One sentence on the dropped rows; empty when there are none."""
+    """One sentence on rows that were dropped, or cut; empty when there are none."""
 
 
 @dataclass(frozen=True)
