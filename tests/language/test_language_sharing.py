@@ -183,26 +183,6 @@ def test_top_layers_must_leave_a_trunk(layers):
         make_roles(llama(), SharingSettings(mode="top_layers", top_layers=layers))
 
 
-def test_a_model_that_caps_its_logits_is_refused():
-    from transformers import Gemma2Config, Gemma2ForCausalLM
-
-    config = Gemma2Config(
-        vocab_size=16,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        final_logit_softcapping=0.1,
-        pad_token_id=0,
-        eos_token_id=0,
-        bos_token_id=0,
-    )
-    with pytest.raises(UserError, match="does more to its logits than a linear head"):
-        make_roles(Gemma2ForCausalLM(config).eval(), SharingSettings())
-
-
 def test_a_critic_from_the_reward_model_needs_one():
     with pytest.raises(UserError, match="critic_from = reward needs"):
         make_roles(llama(), SharingSettings(mode="full", critic="separate", critic_from="reward"))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from proximo.core.divergences import kl_k1, kl_k3
 from proximo.language import rollout
+from proximo.language.linear_head import linear_head
 from proximo.language.policy import LanguagePolicy
 from proximo.language.rewards import Texts
 from proximo.language.rollout import Prompt
@@ -29,9 +30,13 @@ class Answers:
 def answer(
     model: Any, tokenizer: Any, prompts: Sequence[Prompt], parameters: SamplingParameters, *, seed: int, batch: int = 64
 ) -> Answers:
-    """Responses of a model; row i's are drawn with the same random numbers for every model of one seed."""
+    """Responses of a model; row i's are drawn with the same random numbers for every model of one seed.
+
+    Raises:
+        UserError: the model does more to its logits than a linear head.
+    """
     generator = torch.Generator().manual_seed(seed)
-    stack, head = Stack([model.get_decoder()]), model.get_output_embeddings()
+    stack, head = Stack([model.get_decoder()]), linear_head(model)
     parts = []
     for start in range(0, len(prompts), batch):
         rows = [p.tokens for p in prompts[start : start + batch]]
@@ -54,6 +59,7 @@ def divergence(
     batch = rollout.to_batch(prompts, answers.samples)
     log_probs = []
     for model in (policy, reference):
+        linear_head(model)  # or the log-probs would be those of another model
         roles = _Scoring(model)
         log_probs.append(LanguagePolicy(roles, temperature=temperature).scored(batch)[0])  # type: ignore[arg-type]
     real = batch.weight > 0

@@ -13,6 +13,7 @@ from proximo.language.configuration import SFTConfig
 from proximo.language.context import context_of
 from proximo.language.data import Example, load_examples
 from proximo.language.head import token_log_probs
+from proximo.language.linear_head import linear_head
 from proximo.language.model_folder import save_folder
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.stack import check_freeze
@@ -88,13 +89,13 @@ class SFTTraining(SupervisedTraining):
         examples: what to learn.
 
     Raises:
-        UserError: there is no layer left to train.
+        UserError: there is no layer left to train, or the model does more to its logits than a linear head.
     """
 
     def __init__(self, config: SFTConfig, model: Any, tokenizer: Any, examples: Sequence[Example]) -> None:
         self.model, self.tokenizer, self.examples = model, tokenizer, examples
         _freeze(model, config.freeze)
-        self.head, self.decoder = model.get_output_embeddings(), model.get_decoder()
+        self.head, self.decoder = linear_head(model), model.get_decoder()
         self.device = self.head.weight.device
         optimizer = Optimizer([(model.parameters(), config.learning_rate)], config)
         super().__init__(config, optimizer, len(examples), shuffled_batches)

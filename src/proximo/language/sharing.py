@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from proximo.language.head import token_log_probs
+from proximo.language.linear_head import linear_head
 from proximo.language.ppo_configuration import SharingSettings
 from proximo.language.stack import Stack, split_decoder
 from proximo.runs.errors import UserError
@@ -34,7 +34,7 @@ class Roles(ABC, nn.Module):
     def __init__(self, model: Any, settings: SharingSettings) -> None:
         super().__init__()
         self.model, self.settings = model, settings
-        self.head = _checked_head(model)
+        self.head = linear_head(model)
         width = self.head.weight.shape[1]
         self.value_head = nn.Linear(width, 1, device=self.head.weight.device)
         # 0: before it has learnt, a value that shares the policy's states says nothing (N details, 11).
@@ -311,23 +311,3 @@ def make_roles(model: Any, settings: SharingSettings, reward_decoder: nn.Module 
     if settings.mode == "full":
         return FullRoles(model, settings, reward_decoder)
     return LoraRoles(model, settings) if settings.mode == "lora" else TopLayerRoles(model, settings)
-
-
-@torch.no_grad()
-def _checked_head(model: Any) -> nn.Linear:
-    """The language-model head, if log-probs from it are the model's own (some models cap or scale their logits)."""
-    head = model.get_output_embeddings()
-    name = type(model).__name__
-    if not isinstance(head, nn.Linear):
-        raise UserError(f"{name} has no linear language-model head: use a causal language model")
-    tokens = torch.arange(6, device=head.weight.device).unsqueeze(0)
-    hidden, _ = Stack([model.get_decoder()])(tokens)
-    expected = model(input_ids=tokens, use_cache=False).logits[0, :-1].float().log_softmax(-1)
-    targets = tokens[0, 1:]
-    mine, _ = token_log_probs(hidden[0, :-1], head.weight, targets, bias=head.bias)
-    if not torch.allclose(mine, expected.gather(1, targets.unsqueeze(1)).squeeze(1), rtol=1e-3, atol=1e-3):
-        raise UserError(
-            f"{name} does more to its logits than a linear head (a cap or a scale), which is not supported: "
-            "use another model"
-        )
-    return head
