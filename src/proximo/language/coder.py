@@ -1,7 +1,8 @@
 """Text to tokens, in one way for fine-tuning, reward models and PPO."""
 
-from typing import Any
+from typing import Any, Literal
 
+from proximo.language.continuation import Continuation
 from proximo.language.models import check_eos
 from proximo.runs.errors import UserError
 
@@ -21,7 +22,8 @@ class Coder:
     def __init__(self, tokenizer: Any) -> None:
         check_eos(tokenizer)
         self.tokenizer = tokenizer
-        self._known: dict[tuple[str, bool], list[int]] = {}
+        self._continuation = Continuation(tokenizer)
+        self._known: dict[tuple[str, str], list[int]] = {}
 
     def prompt_text(self, prompt: Text) -> str:
         """The prompt as the model reads it; chat messages through the tokenizer's template."""
@@ -30,7 +32,7 @@ class Coder:
     def prompt_ids(self, prompt: Text) -> list[int]:
         """Tokens of a prompt, with the tokenizer's own start (BOS) and without an end."""
         # A template writes its own special tokens.
-        ids = self._encode(self.prompt_text(prompt), special=isinstance(prompt, str))
+        ids = self._encode(self.prompt_text(prompt), "text" if isinstance(prompt, str) else "rendered")
         eos = self.tokenizer.eos_token_id
         ends_itself = (
             isinstance(prompt, str) and ids and ids[-1] == eos and not prompt.endswith(self.tokenizer.eos_token)
@@ -41,9 +43,9 @@ class Coder:
         """Tokens of a response, with EOS at the end if it is finished."""
         eos = self.tokenizer.eos_token_id
         if isinstance(prompt, str):
-            ids = list(self._encode(response, special=False))
+            ids = list(self._encode(response, "following"))
         else:
-            ids = list(self._encode(self._answer(prompt, response, finished=finished), special=False))
+            ids = list(self._encode(self._answer(prompt, response, finished=finished), "following"))
             if finished and eos in ids:  # templates put a line break behind it
                 ids = ids[: len(ids) - 1 - ids[::-1].index(eos)]
         if not finished:
@@ -69,11 +71,16 @@ class Coder:
         ended = self._render([*prompt, {"role": "assistant", "content": _MARK}], answered=True)
         return answer.removesuffix(ended.rpartition(_MARK)[2])
 
-    def _encode(self, text: str, *, special: bool) -> list[int]:
-        key = (text, special)
+    def _encode(self, text: str, place: Literal["text", "rendered", "following"]) -> list[int]:
+        """Tokens of a whole text, own ones included, of one that a template wrote, or of one that follows another."""
+        key = (text, place)
         if key not in self._known:
-            # Without the warning about the length that the model was made for: limits are checked by us.
-            self._known[key] = self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+            if place == "following":
+                self._known[key] = self._continuation.encode(text)
+            else:
+                # Without the warning about the length that the model was made for: limits are checked by us.
+                ids = self.tokenizer(text, add_special_tokens=place == "text", verbose=False)["input_ids"]
+                self._known[key] = ids
         return self._known[key]
 
     def _render(self, messages: list[dict[str, str]], *, answered: bool) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from proximo.language.context import context_of
+from proximo.language.continuation import Continuation
 from proximo.language.head import token_log_probs
 from proximo.language.ppo import PARITY
 from proximo.language.ppo_setup import RATIO_TOLERANCE
@@ -76,14 +77,12 @@ def responses_end(flight: Flight) -> Check:
 
 
 def tokens_survive_text(flight: Flight) -> Check:
-    """Prompt and answer as text give their tokens back: rewards read text, what is trained are the sampled tokens."""
-    tokenizer = flight.training.tokenizer
+    """Answers as text give their tokens back: rewards read text, what is trained are the sampled tokens."""
+    continuation = Continuation(flight.training.tokenizer)
     lengths = (flight.samples.lengths - flight.samples.finished.long()).tolist()
     answers = [row[:n] for row, n in zip(flight.samples.tokens.tolist(), lengths, strict=True)]
-    sampled = [p.tokens + row for p, row in zip(flight.prompts, answers, strict=True)]
-    again = [tokenizer(tokenizer.decode(row), add_special_tokens=False)["input_ids"] for row in sampled]
-    kept = sum(a == b for a, b in zip(sampled, again, strict=True)) / len(sampled)
-    name, seen = "text gives its tokens back", f"{kept:.0%} of {len(sampled)} prompts with their answers"
+    kept = sum(continuation.encode(continuation.decode(row)) == row for row in answers) / len(answers)
+    name, seen = "text gives its tokens back", f"{kept:.0%} of {len(answers)} answers"
     remedy = "reward models read other tokens than were sampled; if that is all of them, the tokenizer rewrites text"
     return Check(name, "pass", seen) if kept >= ROUND_TRIP else Check(name, "warn", seen, remedy)
 

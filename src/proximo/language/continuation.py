@@ -1,0 +1,59 @@
+"""Tokens of a text that follows another, and the text of tokens that do.
+
+Tokenizers of the SentencePiece family (Llama 2, Mistral) put a space before what they take for the beginning of a text,
+and take one away from what they decode first. A response is no beginning: it is encoded and decoded behind an anchor,
+which is then taken off again. Elsewhere a text's tokens do not depend on what stands before it, and nothing is done.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+_SPACE = "▁"  # as these tokenizers write a space
+# The first one is of Unicode's private use: no merge has it. The others are for vocabularies that can not write it.
+_ANCHORS = ("\ue000", "\n", "=", "a")
+_LETTER = "a"  # to decode behind: the bytes of an anchor would become one text with a response's broken ones
+
+
+class Continuation:
+    """Encodes and decodes what follows a prompt.
+
+    Args:
+        tokenizer: of `transformers`.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.anchors: list[tuple[str, list[int]]] = []
+        self.letter: tuple[str, list[int]] = ("", [])
+        if _marks_spaces(tokenizer):
+            each = [(text, self._encode(text)) for text in _ANCHORS]
+            self.anchors = [(text, ids) for text, ids in each if tokenizer.decode(ids).endswith(text)]
+            ids = self._encode(_LETTER)
+            self.letter = (tokenizer.decode(ids), ids)
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text that follows another, without any of the tokenizer's own."""
+        for anchor, ids in self.anchors:
+            whole = self._encode(anchor + text)
+            if whole[: len(ids)] == ids:  # no token reaches over the anchor's end
+                return whole[len(ids) :]
+        return self._encode(text)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of tokens that follow others; special tokens are left out."""
+        before, ids = self.letter
+        whole = str(self.tokenizer.decode([*ids, *tokens], skip_special_tokens=True))
+        if whole.startswith(before):
+            return whole[len(before) :]
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    def _encode(self, text: str) -> list[int]:
+        # Without the warning about the length that the model was made for: limits are checked by us.
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+
+def _marks_spaces(tokenizer: Any) -> bool:
+    """Whether the vocabulary has a token for a space as the SentencePiece family writes it."""
+    place = tokenizer.convert_tokens_to_ids(_SPACE)
+    return place is not None and tokenizer.convert_ids_to_tokens(place) == _SPACE
