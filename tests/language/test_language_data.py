@@ -4,10 +4,14 @@ import json
 
 import datasets
 import pytest
+import torch
 
 from proximo.language.coder import Coder
 from proximo.language.data import load_examples, load_pairs, load_prompts
+from proximo.language.ppo_setup import stop_tokens
+from proximo.language.rollout import to_texts
 from proximo.language.rows import read_rows
+from proximo.language.sampler import Samples
 from proximo.runs.errors import UserError
 
 CHAT = [{"role": "user", "content": "w4 w5"}]
@@ -69,6 +73,46 @@ def test_a_response_that_was_cut_off_has_no_end_of_turn(make_tokenizer, template
     assert cut == [*begins, 6, 7, 6]
     assert whole == [*cut, *begins, 60, 0]
     assert coder.prompt_ids(CHAT)[-1] == 3, "the assistant's turn begins in the prompt"
+
+
+def chat_tokenizer_ending(make_tokenizer, ending):
+    """Its template ends a turn with `ending`, of which w60 is a special token and not the tokenizer's EOS."""
+    turns = "{% for m in messages %}{{ m.role }} {{ m.content }} " + ending + " {% endfor %}"
+    made = make_tokenizer(template=turns + "{% if add_generation_prompt %}assistant {% endif %}")
+    made.add_special_tokens({"extra_special_tokens": ["w60"]})
+    return made
+
+
+@pytest.mark.parametrize(
+    ("ending", "end"), [("w60 w61", 60), ("w60", 60), ("w61 w60", 60), ("w60 </s>", 0), ("w61", 0), ("", 0)]
+)
+def test_a_response_to_chat_messages_ends_where_the_template_says_so(make_tokenizer, ending, end, tiny_model):
+    """With a special token of its own (w60) where it writes no EOS: the base models of Qwen2.5 are like that."""
+    tokenizer = chat_tokenizer_ending(make_tokenizer, ending)
+    row = {"prompt": CHAT, "response": "w6 w7"}
+    learnt = load_examples([row], tokenizer, 50).items[0]
+    asked = load_prompts([row, {"prompt": "w4"}], tokenizer, 50).items
+    stop = stop_tokens(tiny_model, tokenizer, asked)
+    assert learnt.response[-1] == end == stop[0]
+    assert learnt.response.count(end) == 1
+    assert set(stop) == {end, 0}
+    assert stop_tokens(tiny_model, tokenizer, asked[1:]) == (0,), "text ends with EOS alone"
+    assert load_examples([{"prompt": "w4", "response": "w6"}], tokenizer, 50).items[0].response == [6, 0]
+
+
+@pytest.mark.parametrize("ending", ["w60 w61", "w60"])
+def test_an_answer_as_it_was_learnt_is_read_as_it_was_written(make_tokenizer, tiny_model, ending):
+    """Sampled up to the first token that stops it, PPO's answer is the text of the pairs, and is scored as they are."""
+    tokenizer = chat_tokenizer_ending(make_tokenizer, ending)
+    learnt = load_examples([{"prompt": CHAT, "response": "w6 w7"}], tokenizer, 50).items[0].response
+    asked = load_prompts([{"prompt": CHAT}], tokenizer, 50).items
+    stop = stop_tokens(tiny_model, tokenizer, asked)
+    sampled = learnt[: next(i for i, token in enumerate(learnt) if token in stop) + 1]
+    assert sampled == learnt
+    tokens = torch.tensor([sampled])
+    zeros = torch.zeros(tokens.shape)
+    samples = Samples(tokens, zeros, torch.tensor([len(sampled)]), torch.tensor([True]), zeros, [])
+    assert to_texts(asked, samples, tokenizer).responses == ["w6 w7"]
 
 
 def test_a_template_that_refuses_messages_is_one_sentence_with_the_line(tmp_path, make_tokenizer):

@@ -169,6 +169,19 @@ def test_a_tokenizer_with_no_other_special_token_gets_a_padding_of_its_own(tmp_p
     assert reward.score(ROWS).isfinite().all()
 
 
+@pytest.mark.parametrize("pad", ["</s>", "w60"])
+def test_padding_is_never_what_a_chat_template_ends_with(tmp_path, tiny_model, make_tokenizer, pad):
+    """Plain `transformers` reads the score before padding: it would read it before the end."""
+    tokenizer = make_tokenizer(pad=pad, template="{% for m in messages %}{{ m.content }} w60 {% endfor %}")
+    tokenizer.unk_token = None
+    tokenizer.add_special_tokens({"extra_special_tokens": ["w60", "w61"]})
+    tiny_model.save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    reward = RewardModel.from_language_model(str(tmp_path / "m"))
+    assert reward.tokens([{"role": "user", "content": "w4"}], "w5")[-1] == 60
+    assert reward.tokenizer.pad_token_id == 61
+
+
 def test_the_head_starts_as_n_of_one_over_root_d_plus_one():
     head = torch.nn.Linear(99_999, 1)
     initialise_head(head, torch.Generator().manual_seed(0))

@@ -24,6 +24,7 @@ class Coder:
         self.tokenizer = tokenizer
         self._continuation = Continuation(tokenizer)
         self._known: dict[tuple[str, str], list[int]] = {}
+        self._chat_end: int | None = None
 
     def prompt_text(self, prompt: Text) -> str:
         """The prompt as the model reads it; chat messages through the tokenizer's template."""
@@ -40,17 +41,29 @@ class Coder:
         return ids[:-1] if ends_itself else list(ids)
 
     def response_ids(self, prompt: Text, response: str, *, finished: bool = True) -> list[int]:
-        """Tokens of a response, with EOS at the end if it is finished."""
-        eos = self.tokenizer.eos_token_id
+        """Tokens of a response, with the token that ends it (see `end`) if it is finished."""
         if isinstance(prompt, str):
             ids = list(self._encode(response, "following"))
         else:
             ids = list(self._encode(self._answer(prompt, response, finished=finished), "following"))
-            if finished and eos in ids:  # templates put a line break behind it
-                ids = ids[: len(ids) - 1 - ids[::-1].index(eos)]
         if not finished:
             return ids
-        return ids if ids and ids[-1] == eos else [*ids, eos]
+        end = self.end(prompt)
+        if not isinstance(prompt, str) and end in ids:  # templates put a line break behind it
+            ids = ids[: len(ids) - 1 - ids[::-1].index(end)]
+        return ids if ids and ids[-1] == end else [*ids, end]
+
+    def end(self, prompt: Text) -> int:
+        """The token that ends a response to this prompt.
+
+        EOS; but for chat messages whose template ends a turn with another special token and without EOS, as those of
+        many base models do, that token: nothing that the template writes behind it is learnt as part of the answer.
+        """
+        if isinstance(prompt, str):
+            return int(self.tokenizer.eos_token_id)
+        if self._chat_end is None:  # a template ends all answers alike: one is enough to know it
+            self._chat_end = self._special_end(self._encode(self._end_of_turn(prompt), "following"))
+        return self._chat_end
 
     def whole(self, prompt: Text, response: str, *, finished: bool = True) -> list[int]:
         """Tokens of prompt and response together."""
@@ -68,8 +81,19 @@ class Coder:
         answer = whole[len(before) :]
         if finished:
             return answer
-        ended = self._render([*prompt, {"role": "assistant", "content": _MARK}], answered=True)
-        return answer.removesuffix(ended.rpartition(_MARK)[2])
+        return answer.removesuffix(self._end_of_turn(prompt))
+
+    def _end_of_turn(self, prompt: list[dict[str, str]]) -> str:
+        """What the template writes behind an answer."""
+        return self._render([*prompt, {"role": "assistant", "content": _MARK}], answered=True).rpartition(_MARK)[2]
+
+    def _special_end(self, ids: list[int]) -> int:
+        """The token that says the end among those that a template writes behind an answer."""
+        eos, added = int(self.tokenizer.eos_token_id), self.tokenizer.added_tokens_decoder
+        if eos in ids:
+            return eos
+        special = [i for i in ids if i in added and added[i].special and i != self.tokenizer.unk_token_id]
+        return special[0] if special else eos
 
     def _encode(self, text: str, place: Literal["text", "rendered", "following"]) -> list[int]:
         """Tokens of a whole text, own ones included, of one that a template wrote, or of one that follows another."""
@@ -98,3 +122,11 @@ class Coder:
                 "them, or take another template"
             ) from error
         return str(text)
+
+
+def end_of_chat(tokenizer: Any, messages: list[dict[str, str]]) -> int:
+    """The token that ends a response to chat messages, see `Coder.end`; EOS where no template can say."""
+    try:
+        return Coder(tokenizer).end(messages)
+    except UserError:  # there is no template, or it refuses these messages with an answer
+        return int(tokenizer.eos_token_id)

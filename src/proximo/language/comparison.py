@@ -113,7 +113,8 @@ def before_and_after(run: Path, prompts: Any = (), count: int = 5, seed: int = 1
     before = load_causal_model(config.policy, **settings)
     # An adapter names the base's place in training, which may have been elsewhere.
     after = load_causal_model(str(folder / "policy"), adapters_base=config.policy, **settings)
-    parameters = SamplingParameters(config.response_limit, stop_tokens(before, tokenizer), config.temperature)
+    stop = stop_tokens(before, tokenizer, rows)
+    parameters = SamplingParameters(config.response_limit, stop, config.temperature)
     answers = [answer(model, tokenizer, rows, parameters, seed=seed) for model in (before, after)]
     return BeforeAndAfter(config, rows, (before, after), (answers[0], answers[1]), tuple(notes))
 

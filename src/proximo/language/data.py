@@ -29,7 +29,7 @@ class Loaded(Generic[Item]):
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and the response to learn, ending with EOS; prompt + response is what the model reads."""
+    """A prompt and the response to learn, with the token that ends it; prompt + response is what the model reads."""
 
     prompt: list[int]
     response: list[int]
@@ -37,7 +37,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two responses to one prompt, each as prompt + response + EOS."""
+    """Two responses to one prompt, each as prompt + response + the token that ends it."""
 
     chosen: list[int]
     rejected: list[int]

@@ -93,7 +93,8 @@ class PPOTraining:
         self.prompts = PromptSource(prompts, config.seed)
         self.noise = torch.Generator().manual_seed(config.seed * 2 + 1)
         self.shuffle = torch.Generator().manual_seed(config.seed * 2 + 2)
-        self.parameters = SamplingParameters(config.response_limit, stop_tokens(model, tokenizer), config.temperature)
+        stop = stop_tokens(model, tokenizer, prompts)
+        self.parameters = SamplingParameters(config.response_limit, stop, config.temperature)
         self.kl = kl_controller(config)
         self.progress = Progress()
         self.ended: str | None = None

@@ -9,6 +9,7 @@ import torch
 from proximo.core.divergences import AdaptiveKLController, FixedKLController
 from proximo.core.schedules import Schedule
 from proximo.core.update import check_minibatch_size
+from proximo.language.coder import end_of_chat
 from proximo.language.context import context_of
 from proximo.language.dropout import without_dropout
 from proximo.language.policy import LanguagePolicy
@@ -69,11 +70,19 @@ def entropy_counts(config: PPOConfig) -> bool:
     return schedule.start != 0 or schedule.end != 0
 
 
-def stop_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """The tokenizer's EOS, and what else the model's generation settings end with."""
+def stop_tokens(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> tuple[int, ...]:
+    """What ends a response: what fine-tuning teaches to end with, EOS, and what the model's generation settings name.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer, with an EOS token.
+        prompts: what is responded to; chat messages may have an end of their own, see `Coder.end`.
+    """
+    chat = next((p.source for p in prompts if isinstance(p.source, list)), None)
+    taught = [] if chat is None else [end_of_chat(tokenizer, chat)]
     others = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     others = others if isinstance(others, list) else [] if others is None else [others]
-    return (tokenizer.eos_token_id, *[t for t in others if t != tokenizer.eos_token_id])
+    return tuple(dict.fromkeys([*taught, tokenizer.eos_token_id, *others]))  # each once
 
 
 def check_fit(

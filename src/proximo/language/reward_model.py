@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from proximo.language.batching import right_padded, token_budget_batches
-from proximo.language.coder import Coder, Text
+from proximo.language.coder import Coder, Text, end_of_chat
 from proximo.language.context import context_of
 from proximo.language.model_folder import read_json, save_folder
 from proximo.language.models import load_sequence_classifier, load_tokenizer, locate, new_sequence_classifier
@@ -244,7 +244,7 @@ class RewardModel:
         """
         about = {
             "format": 1,
-            "template": "prompt + response + EOS; chat messages through the tokenizer's chat template",
+            "template": "prompt + response + EOS; chat messages by the tokenizer's template, up to its end of turn",
             "score": "at the last token; standardised = (raw - mean) / std is folded into score.weight",
             **self.about,
             "mean": self.mean,
@@ -280,9 +280,10 @@ def separate_padding(model: Any, tokenizer: Any) -> None:
     is taken that no text ends with, else a new one is added.
     """
     eos = tokenizer.eos_token_id
-    if tokenizer.pad_token_id in (None, eos):
+    ends = {eos, end_of_chat(tokenizer, [{"role": "user", "content": "?"}])}
+    if tokenizer.pad_token_id in (None, *ends):
         others = [tokenizer.unk_token, tokenizer.bos_token, *tokenizer.all_special_tokens]
-        usable = [t for t in others if t is not None and tokenizer.convert_tokens_to_ids(t) != eos]
+        usable = [t for t in others if t is not None and tokenizer.convert_tokens_to_ids(t) not in ends]
         if usable:
             tokenizer.pad_token = usable[0]
         else:

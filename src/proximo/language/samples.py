@@ -49,7 +49,7 @@ def sample_rows(
     context = context_of(model) or 1 << 30
     response_limit = min(response_limit, context // 2)
     asked = load_prompts(different_prompts(prompts, count), tokenizer, min(prompt_limit, context - response_limit))
-    parameters = SamplingParameters(response_limit, stop_tokens(model, tokenizer), temperature)
+    parameters = SamplingParameters(response_limit, stop_tokens(model, tokenizer, asked.items), temperature)
     texts = answer(model, tokenizer, list(islice(cycle(asked.items), count)), parameters, seed=seed).texts
     rows = [
         {"prompt": prompt, "response": response, "finished": ended}
