@@ -5,8 +5,10 @@ import time
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -15,14 +17,18 @@ from transformers import (
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
+    PreTrainedTokenizerFast,
 )
 
+from proximo.core.settings import UpdateSettings
 from proximo.language.configuration import RewardConfig
 from proximo.language.data import Pair
 from proximo.language.frozen_trunk import FrozenTrunk
 from proximo.language.judge import Judge, train_judge
 from proximo.language.models import load_causal_model
 from proximo.language.movies import ceiling, pairs, preference, snippets
+from proximo.language.ppo import PPOTraining
+from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.preferences import bradley_terry, calibration, preference_report
 from proximo.language.reward_model import RewardModel, initialise_head
 from proximo.language.reward_training import (
@@ -31,6 +37,7 @@ from proximo.language.reward_training import (
     train_reward,
     unique_texts,
 )
+from proximo.language.rewards import ModelReward
 from proximo.runs.errors import UserError
 
 ROWS = [[4, 0, 5, 0], [6, 0], [7, 8, 9, 10, 11, 0], [12]]  # EOS = pad = 0, within a prompt too; the last did not end
@@ -209,6 +216,47 @@ def test_what_is_no_reward_model_and_what_is_too_long(tiny_folder, reward):
         reward.head.weight.zero_()
     with pytest.raises(UserError, match="gives all 4 texts the same score"):
         reward.standardise(ROWS)
+
+
+def spelling(context):
+    """A reward model that reads letter by letter, BOS first."""
+    names = {x: i for i, x in enumerate(["</s>", "<s>", "<unk>", " ", "w", *"0123456789"])}
+    inner = Tokenizer(models.WordLevel(names, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    inner.post_processor = processors.TemplateProcessing("<s> $A", "<s> $A $B", [("<s>", 1)])
+    own = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    size = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(**size, vocab_size=16, max_position_embeddings=context, num_labels=1, pad_token_id=2)
+    return RewardModel(AutoModelForSequenceClassification.from_config(config).eval(), own)
+
+
+def test_of_a_prompt_that_does_not_fit_the_end_is_read_and_the_whole_response():
+    scorer = spelling(context=12)
+    letters = {name: i for name, i in scorer.tokenizer.get_vocab().items() if len(name) == 1}
+
+    def ids(text):
+        return [letters[x] for x in text]
+
+    assert scorer.tokens("w12", " w34") == [1, *ids("w12 w34"), 0]
+    assert scorer.tokens("w12 w56", " w34") == [1, *ids("12 w56 w34"), 0]
+    assert scorer.tokens("w12 w56", " w3456 w789", finished=False) == [1, *ids(" w3456 w789")]
+    assert scorer.tokens("w12 w56", " w34567 w789", finished=False) == ids(" w34567 w789")
+    with pytest.raises(UserError, match=r"response ' w34567 w789' has 13 of the reward .*, its context is 12: lower"):
+        scorer.tokens("w12", " w34567 w789")
+    cut = scorer.score_texts(["w12 w56", "w1"], [" w34", " w2"])
+    torch.testing.assert_close(cut, scorer.score([scorer.tokens("w12 w56", " w34"), scorer.tokens("w1", " w2")]))
+    assert scorer.cut_share == 0.5
+
+
+def test_a_run_goes_on_where_a_response_has_more_of_the_reward_models_tokens_than_of_the_policys():
+    """A prompt of 3 tokens, EOS and 3 more would fit, but three words have up to 11 letters."""
+    config = PPOConfig(batch=8, response_limit=3, update=UpdateSettings(minibatch_size=4))
+    seen = []
+    for context in (64, 11):
+        terms = [ModelReward(spelling(context), name="r")]
+        seen.append(PPOTraining(config, tiny.llama(), tiny.tokenizer(), tiny.prompts([3]), terms).iterate())
+    assert "reward_cut/r" not in seen[0]
+    assert 0 < seen[1]["reward_cut/r"] < 1
 
 
 def damaged(folder, change):

@@ -234,6 +234,11 @@ class PPOTraining:
                 for term in self.rewards
                 if hasattr(term, "model") and hasattr(term.model, "std")
             },
+            **{
+                f"reward_cut/{term.name}": term.model.cut_share
+                for term in self.rewards
+                if hasattr(term, "model") and hasattr(term.model, "cut_share") and term.model.cut_share > 0
+            },
             **rollout.kl_statistics(batch, seen.ref_log_prob),
             "kl_coefficient": self.kl.coefficient,
             **report.values,

@@ -61,6 +61,8 @@ class RewardModel:
         self.mean, self.std = mean, std
         self.token_budget, self.compute = token_budget, compute
         self.about: dict[str, Any] = {}
+        self.cut_share = 0.0
+        """Share of the texts scored last whose prompt did not fit in whole, see `tokens`."""
         self._coder = Coder(tokenizer)
 
     @classmethod
@@ -150,10 +152,18 @@ class RewardModel:
 
         Returns:
             `[n]`, float32, on the CPU.
+
+        Raises:
+            UserError: a response is longer than the context, see `tokens`.
         """
         ended = [True] * len(responses) if finished is None else finished
         coder = Coder(self.tokenizer)  # its memory of texts lives as long as this call
-        rows = [coder.whole(p, r, finished=bool(f)) for p, r, f in zip(prompts, responses, ended, strict=True)]
+        rows, cut = [], 0
+        for prompt, response, end in zip(prompts, responses, ended, strict=True):
+            before, after = coder.prompt_ids(prompt), coder.response_ids(prompt, response, finished=bool(end))
+            rows.append(self._fitting(before, after, response))
+            cut += len(rows[-1]) < len(before) + len(after)
+        self.cut_share = cut / max(1, len(rows))
         return self.score(rows)
 
     def prompt_length(self, prompt: Text) -> int:
@@ -161,8 +171,30 @@ class RewardModel:
         return len(self._coder.prompt_ids(prompt))
 
     def tokens(self, prompt: Text, response: str, *, finished: bool = True) -> list[int]:
-        """Prompt, response and (if it ended) EOS as this model reads them."""
-        return self._coder.whole(prompt, response, finished=finished)
+        """Prompt, response and (if it ended) EOS as this model reads them.
+
+        Of a prompt that does not fit into the context with its response, only the end is read: how many tokens a
+        response of another tokenizer's has here is known only once it is there.
+
+        Raises:
+            UserError: the response alone is longer than the context.
+        """
+        before = self._coder.prompt_ids(prompt)
+        return self._fitting(before, self._coder.response_ids(prompt, response, finished=finished), response)
+
+    def _fitting(self, before: list[int], after: list[int], response: str) -> list[int]:
+        """Tokens of prompt and response, without the prompt's first ones if there is no room; BOS stays."""
+        limit = self.context
+        if limit is None or len(before) + len(after) <= limit:
+            return before + after
+        if len(after) > limit:
+            raise UserError(
+                f"response {response[:50]!r} has {len(after)} of the reward model's tokens, its context is {limit}: "
+                "lower response_limit, or take a reward model with a longer context"
+            )
+        room = limit - len(after)
+        start = before[:1] if room and before[:1] == [self.tokenizer.bos_token_id] else []
+        return [*start, *before[len(before) - room + len(start) :], *after]
 
     @torch.no_grad()
     def score(self, rows: Sequence[Sequence[int]]) -> Tensor:
