@@ -11,6 +11,7 @@ from test_language_sharing import PROMPTS, training
 from tiny import prompts
 from transformers import AutoModelForCausalLM
 
+from proximo.language.models import load_causal_model
 from proximo.language.policy import response_positions
 from proximo.language.ppo_configuration import SharingSettings
 from proximo.language.rollout import to_batch
@@ -79,3 +80,15 @@ def test_sampler_and_trainer_are_one_model_before_and_after_an_update(family, mo
         log_p = start(input_ids=tokens).logits.log_softmax(-1)
         theirs = log_p[rows, columns].gather(1, samples.tokens[rows, steps].unsqueeze(1)).squeeze(1)
     torch.testing.assert_close(reference[rows, steps], theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("family", "attention"), [("Qwen2", "sdpa"), ("GPTJ", "eager"), ("Bloom", "eager")])
+def test_attention_is_sdpa_where_the_architecture_has_it(tmp_path, family, attention):
+    random_model(family, FAMILIES[family]).save_pretrained(tmp_path)
+    assert load_causal_model(str(tmp_path)).config._attn_implementation == attention
+
+
+def test_a_model_with_a_state_in_place_of_a_cache_is_refused(tmp_path):
+    random_model("Mamba", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="MambaForCausalLM, which remembers a state instead of keys and values"):
+        load_causal_model(str(tmp_path))

@@ -99,6 +99,11 @@ def load_causal_model(
     base = (adapters_base or base_of(adapter)) if adapter.is_file() else name
     model, report = _load(AutoModelForCausalLM, base, dtype, device, trust_remote_code)
     check_whole(base, report)
+    if getattr(model, "_is_stateful", False):
+        raise UserError(
+            f"{base} is a {type(model).__name__}, which remembers a state instead of keys and values, so it can not be "
+            "sampled here: use a model with attention in all its layers"
+        )
     return merged(model, adapter.parent) if adapter.is_file() else model
 
 
@@ -167,8 +172,7 @@ def load_encoder(name: str, *, device: torch.device | str = "cpu", trust_remote_
     from transformers import AutoModel
 
     with quiet():  # what transformers would warn of is refused, or is a pooler
-        # Not every encoder has SDPA.
-        model, report = _load(AutoModel, name, torch.float32, device, trust_remote_code, attn_implementation=None)
+        model, report = _load(AutoModel, name, torch.float32, device, trust_remote_code)
     check_encoder(name, report)
     return model
 
@@ -206,7 +210,7 @@ def _load(
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
-            **({"attn_implementation": "sdpa"} | settings),
+            **settings,  # no attn_implementation: transformers takes SDPA where the architecture has it
         )
     if getattr(model, "_hf_peft_config_loaded", False):  # put beside the weights, where it is overlooked
         raise UserError(f"{name} is a PEFT adapter, which can not be used here: merge it into its base and save that")
