@@ -5,6 +5,7 @@ import json
 import datasets
 import pytest
 import torch
+from tokenizers import normalizers
 
 from proximo.language.coder import Coder
 from proximo.language.data import load_examples, load_pairs, load_prompts
@@ -168,6 +169,15 @@ def test_missing_and_empty_fields_are_named_by_file_and_line(tmp_path, tiny_toke
         f"{path}, line 3 and 5: 2 of 4 rows without a 'chosen' that is text (the first has prompt, chosen, rejected): "
         "fill or remove them"
     )
+
+
+@pytest.mark.parametrize("load", [load_prompts, load_examples])
+def test_a_prompt_that_comes_to_no_token_is_named(tiny_tokenizer, load):
+    """As of a tokenizer that drops what it does not know."""
+    tiny_tokenizer.backend_tokenizer.normalizer = normalizers.Replace("w9", "")
+    rows = [{"prompt": "w5", "response": "w6"}, {"prompt": "w9", "response": "w6"}]
+    with pytest.raises(UserError, match="row 2: the tokenizer makes no token of this prompt"):
+        load(rows, tiny_tokenizer, 10)
 
 
 def test_many_bad_rows_name_the_first_and_count_the_rest(tmp_path, tiny_tokenizer):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from proximo.language.coder import Coder
+from proximo.language.coder import Coder, Text
 from proximo.language.rollout import Prompt
 from proximo.language.rows import Rows, check_numbers, read_fields
 from proximo.runs.errors import UserError
@@ -68,7 +68,7 @@ def load_prompts(source: Any, tokenizer: Any, token_limit: int, *, rows_limit: i
 
     def prompt(row: Mapping[str, Any]) -> Prompt:
         columns = {name: value for name, value in row.items() if name != "prompt"}
-        return Prompt(coder.prompt_ids(row["prompt"]), coder.prompt_text(row["prompt"]), columns, row["prompt"])
+        return Prompt(_asked(coder, row["prompt"]), coder.prompt_text(row["prompt"]), columns, row["prompt"])
 
     return _short_enough(_each(rows, prompt), lambda item: len(item.tokens), rows, "prompts", token_limit)
 
@@ -92,7 +92,7 @@ def load_examples(
     coder = Coder(tokenizer)
 
     def example(row: Mapping[str, Any]) -> Example:
-        return Example(coder.prompt_ids(row["prompt"]), coder.response_ids(row["prompt"], row["response"]))
+        return Example(_asked(coder, row["prompt"]), coder.response_ids(row["prompt"], row["response"]))
 
     def length(item: Example) -> int:
         return len(item.prompt) + len(item.response)
@@ -154,6 +154,18 @@ def as_pair(row: Mapping[str, Any], chosen: list[int], rejected: list[int]) -> P
 def _or(row: Mapping[str, Any], name: str, default: Any) -> Any:
     value = row.get(name)
     return default if value is None else value
+
+
+def _asked(coder: Coder, prompt: Text) -> list[int]:
+    """A prompt's tokens: at least one, as a response follows something.
+
+    Raises:
+        UserError: the tokenizer makes none of it.
+    """
+    tokens = coder.prompt_ids(prompt)
+    if not tokens:
+        raise UserError("the tokenizer makes no token of this prompt: give another, or check the tokenizer's folder")
+    return tokens
 
 
 def _each(rows: Rows, make: Callable[[Mapping[str, Any]], Item]) -> list[Item]:
