@@ -98,7 +98,7 @@ def _require_libraries() -> None:
 
 
 def _all(arguments: list[str]) -> int:
-    from proximo.language.stages import CONFIGS, find_preset, presets
+    from proximo.language.stages import CONFIGS, check_files, find_preset, presets
 
     preset, run = option(arguments, "--preset", ""), option(arguments, "--run", "")
     if not preset or not run:
@@ -118,6 +118,7 @@ def _all(arguments: list[str]) -> int:
             "stages one by one"
         )
     quiet += ["--seed", seed] if seed else []
+    check_files(preset)
     measured = "judge" in find_preset(preset).stages
     done: dict[str, dict[str, Any]] = {}
     code = 0

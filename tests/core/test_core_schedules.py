@@ -62,3 +62,9 @@ def test_the_rate_stays_within_its_bounds(rate, kls):
     for _ in range(20):
         rate = rule.next(rate, 0.0)
     assert rate == 1e-2
+
+
+@pytest.mark.parametrize("value", ["nan", "inf -> 0", "1 -> nan", float("inf"), float("nan")])
+def test_what_is_not_finite_is_refused_by_name(value):
+    with pytest.raises(ValueError, match=r"^clip = .* must be finite$"):
+        Schedule.parse(value, "clip")

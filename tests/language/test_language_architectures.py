@@ -88,7 +88,17 @@ def test_attention_is_sdpa_where_the_architecture_has_it(tmp_path, family, atten
     assert load_causal_model(str(tmp_path)).config._attn_implementation == attention
 
 
-def test_a_model_with_a_state_in_place_of_a_cache_is_refused(tmp_path):
-    random_model("Mamba", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="MambaForCausalLM, which remembers a state instead of keys and values"):
-        load_causal_model(str(tmp_path))
+OTHERS = {
+    "Mamba": ({"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}, "can not be sampled with left padding and"),
+    "Lfm2": (LIKE_LLAMA | {"layer_types": ["conv", "full_attention", "conv"]}, "can not be sampled with left padding"),
+    "MiniMax": (LIKE_LLAMA | {"num_local_experts": 2}, "can not be sampled with left padding"),
+    "OpenAIGPT": (LIKE_GPT2, "can not be sampled with left padding"),
+    "Llama4Text": (LIKE_LLAMA | {"head_dim": 8, "num_local_experts": 2}, "has no decoder apart from its head"),
+}
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_a_model_that_remembers_in_another_way_is_refused_in_one_sentence(family):
+    settings, said = OTHERS[family]
+    with pytest.raises(UserError, match=f"^{family.removesuffix('Text')}.* {said}"):
+        training(SharingSettings(mode="full"), random_model(family, settings))

@@ -284,6 +284,19 @@ def test_a_printed_preset_is_one_to_start_from(capsys, tmp_path, preset):
     assert (code, "presets takes the name of one preset, or none for all of them, not also my.toml" in err) == (2, True)
 
 
+def test_all_looks_for_every_stages_files_before_the_first_begins(capsys, preset, files, tmp_path):
+    preset.write_text(preset.read_text().replace(f'prompts = "{files}/prompts.jsonl"', 'prompts = "promptz.jsonl"'))
+    code, _, err = run(capsys, "all", "--preset", preset, "--run", tmp_path / "r")
+    assert (code, "[ppo]: prompts = promptz.jsonl is not there: paths count from" in err) == (2, True), err
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_folder_that_is_not_there_is_said_to_be(capsys, tmp_path):
+    for asked in ("chat", "evaluate"):
+        code, _, err = run(capsys, asked, tmp_path / "none")
+        assert (code, f"there is no folder {tmp_path / 'none'}" in err) == (2, True), err
+
+
 def test_all_without_a_preset_names_one_that_is_shipped_and_the_way_to_an_own(capsys, tmp_path):
     for given in ([], ["--run", tmp_path], ["--preset", "movie-sentiment"]):
         code, _, err = run(capsys, "all", *given)
@@ -343,3 +356,45 @@ def test_a_run_on_chat_messages_is_asked_by_a_message(capsys, chat_tokenizer, pp
         assert code == 0, err
         assert [row["prompt"] for row in json.loads(out)["answers"]] == ["user w9 </s> assistant "]
         rows.unlink(missing_ok=True)
+
+
+def test_a_run_of_before_says_by_its_prompts_that_it_learnt_from_chat(
+    capsys, chat_tokenizer, ppo_config, tiny_folder, tmp_path
+):
+    chat_tokenizer.save_pretrained(tiny_folder)
+    rows = tmp_path / "chat.jsonl"
+    rows.write_text(json.dumps({"prompt": [{"role": "user", "content": "w4"}]}) + "\n")
+    config = replace(ppo_config, prompts=str(rows), run=str(tmp_path / "r"), responses=8, rewards={COUNT: 1.0})
+    train.run_ppo(config, mode="quiet")
+    file = tmp_path / "r" / "results.json"
+    results = json.loads(file.read_text())
+    assert results.pop("prompts") == "chat messages"
+    file.write_text(json.dumps(results))
+    code, out, err = run(capsys, "chat", tmp_path / "r", "--prompt", "w9", "--json")
+    assert (code, [row["prompt"] for row in json.loads(out)["answers"]]) == (0, ["user w9 </s> assistant "]), err
+
+
+def test_chat_models_end_under_plain_transformers_where_they_were_taught_to(
+    capsys, make_tokenizer, ppo_config, tiny_folder, tmp_path
+):
+    """The template's end of turn (w60) is not the tokenizer's EOS."""
+    turns = "{% for m in messages %}{{ m.role }} {{ m.content }} w60 {% endfor %}"
+    tokenizer = make_tokenizer(template=turns + "{% if add_generation_prompt %}assistant {% endif %}")
+    tokenizer.add_special_tokens({"extra_special_tokens": ["w60"]})
+    tokenizer.save_pretrained(tiny_folder)
+    rows = tmp_path / "chat.jsonl"
+    row = {"prompt": [{"role": "user", "content": "w4"}], "response": "w6 w7"}
+    rows.write_text(8 * (json.dumps(row) + "\n"))
+    settings = ["--epochs", "60", "--batch", "8", "--learning-rate", "1e-2", "--quiet"]
+    code, _, err = run(capsys, "sft", "--model", tiny_folder, "--data", rows, "--run", tmp_path / "r", *settings)
+    assert code == 0, err
+    asked = tmp_path / "prompts.jsonl"
+    asked.write_text(json.dumps({"prompt": row["prompt"]}) + "\n")
+    policy, output = (str(tmp_path / "r" / stage) for stage in ("sft", "ppo"))
+    config = replace(ppo_config, policy=policy, prompts=str(asked), run=output, responses=8, rewards={COUNT: 1.0})
+    train.run_ppo(replace(config, learning_rate=0.0), mode="quiet", preflight="off")
+    read = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_tensors="pt")["input_ids"]
+    for folder in ("sft", "ppo/policy"):
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "r" / folder)
+        answer = model.generate(read, max_new_tokens=20, do_sample=False)[0, read.shape[1] :].tolist()
+        assert answer == [6, 7, 60], folder

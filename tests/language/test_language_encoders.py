@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     BertConfig,
+    CLIPConfig,
     DebertaV2Config,
     DistilBertConfig,
     GPT2Config,
@@ -15,9 +16,11 @@ from transformers import (
     MPNetConfig,
     RobertaConfig,
     T5Config,
+    ViTConfig,
 )
 
 from proximo.language.configuration import RewardConfig
+from proximo.language.encoder import check_encoder
 from proximo.language.judge import Judge, train_judge
 from proximo.language.models import load_encoder
 from proximo.runs.errors import UserError
@@ -77,6 +80,17 @@ def test_what_reads_in_one_direction_is_no_judge(tmp_path, make_tokenizer, tiny_
     config = judging(tmp_path, OTHERS.get(kind, tiny_model.config), make_tokenizer())
     with pytest.raises(UserError, match="encoder is no encoder: give the judge one, as builtin:minilm"):
         train_judge(config, console="quiet")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16), CLIPConfig()],
+)
+def test_what_reads_no_text_is_no_judge(tmp_path, make_tokenizer, config):
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    with pytest.raises(UserError, match="it is no encoder"):
+        check_encoder(model, make_tokenizer(), "it")
 
 
 def test_an_encoder_that_lacks_weights_is_refused_unless_they_are_the_poolers(tiny_encoder):

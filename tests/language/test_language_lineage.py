@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from safetensors.torch import load_file, save_file
 from test_language_cli import run
 
 from proximo.language.lineage import weights_id
@@ -21,29 +22,90 @@ def again(capsys, preset, folder, stage, *more):
     return run(capsys, stage, "--preset", preset, "--run", folder, "--quiet", *more)
 
 
-def weights(folder):
-    return json.loads((folder / "results.json").read_text())["weights"]
+def stale(capsys, preset, folder, stage, *more):
+    """The refusal to go on with a stage, without its folder's name and what to do."""
+    code, _, err = again(capsys, preset, folder, stage, *more)
+    assert code == 2, err
+    return err.partition(" was made from another ")[2]
+
+
+def trained_anew(capsys, preset, folder):
+    preset.write_text(preset.read_text().replace("[sft]\n", "[sft]\nseed = 5\n"))
+    assert again(capsys, preset, folder, "sft", "--fresh", "--yes")[0] == 0
 
 
 def test_later_stages_of_a_model_that_was_trained_anew_are_neither_done_nor_gone_on_with(capsys, preset, made):
-    before = weights(made / "sft")
-    assert before == weights_id(made / "sft")
+    before = weights_id(made / "sft")
     assert again(capsys, preset, made, "all")[0] == 0, "nothing has changed"
     assert again(capsys, preset, made, "sft", "--fresh", "--yes")[0] == 0
-    assert weights(made / "sft") == before, "the same settings make the same model"
-    assert again(capsys, preset, made, "all")[0] == 0
-    preset.write_text(preset.read_text().replace("[sft]", "[sft]\nseed = 5"))
-    assert again(capsys, preset, made, "sft", "--fresh", "--yes")[0] == 0
-    assert weights(made / "sft") != before
-    for stage in ("reward", "judge", "ppo", "all"):
-        code, _, err = again(capsys, preset, made, stage)
-        stale = made / ("reward" if stage == "all" else stage)
-        assert (code, f"{stale} was made from another {made / 'sft'} than there is now" in err) == (2, True), err
+    assert weights_id(made / "sft") == before, "the same settings make the same model"
+    assert again(capsys, preset, made, "reward")[0] == 0
+    trained_anew(capsys, preset, made)
+    for stage in ("reward", "judge", "ppo"):
+        told = stale(capsys, preset, made, stage)
+        assert told.startswith(f"{made / 'sft'} than there is now, which was trained anew")
+        assert "with --fresh, or keep it with --allow-change" in told
     assert (made / "ppo" / "policy").is_dir()
     assert again(capsys, preset, made, "judge", "--allow-change")[0] == 0
     assert again(capsys, preset, made, "judge")[0] == 0, "kept once, it counts as made from this one"
     assert again(capsys, preset, made, "reward", "--fresh", "--yes")[0] == 0
-    code, _, err = again(capsys, preset, made, "ppo")
-    assert (code, f"another {made / 'sft'} and {made / 'reward'}" in err) == (2, True), err
+    assert stale(capsys, preset, made, "ppo").startswith(f"{made / 'sft'} and {made / 'reward'} than there is now")
+
+
+def test_all_starts_over_or_keeps_what_is_there(capsys, preset, made):
+    trained_anew(capsys, preset, made)
+    models = [made / part / "model.safetensors" for part in ("reward", "ppo/policy")]
+    before = [file.stat().st_mtime_ns for file in models]
+    code, _, err = again(capsys, preset, made, "all", "--allow-change")
+    assert code == 0, err
+    assert [file.stat().st_mtime_ns for file in models] == before, "kept"
     assert again(capsys, preset, made, "all", "--fresh", "--yes")[0] == 0
+    assert all(file.stat().st_mtime_ns > time for file, time in zip(models, before, strict=True)), "made anew"
     assert again(capsys, preset, made, "all")[0] == 0
+
+
+def test_a_stage_that_is_finished_is_not_trained_over(capsys, preset, made):
+    """It keeps no checkpoint: to go on with other settings would be to start over, and to lose it."""
+    before = weights_id(made / "sft")
+    preset.write_text(preset.read_text().replace("[sft]\n", "[sft]\nepochs = 2.0\n"))
+    for more in ([], ["--allow-change"]):
+        code, _, err = again(capsys, preset, made, "sft", *more)
+        assert code == 2
+        assert "holds another run, which is finished: epochs is 1.0 there and 2.0 here" in err
+        assert err.strip().endswith(
+            "choose another folder with --run, give the same settings, or start over with --fresh"
+        )
+    assert weights_id(made / "sft") == before
+
+
+def test_what_ppo_started_from_can_not_be_exchanged_under_it(capsys, preset, made):
+    assert again(capsys, preset, made, "ppo", "--fresh", "--yes", "--stop-at", "8")[0] == 0
+    trained_anew(capsys, preset, made)
+    told = stale(capsys, preset, made, "ppo", "--allow-change")
+    assert "anew too with --fresh" in told
+    assert "--allow-change" not in told
+
+
+def test_a_model_that_is_no_longer_what_ppo_started_from_is_no_before(capsys, preset, made):
+    assert run(capsys, "evaluate", made, "--count", "4")[0] == 0
+    file = made / "reward" / "model.safetensors"
+    save_file({name: 1.01 * x for name, x in load_file(file).items()}, file, metadata={"format": "pt"})
+    code, out, err = run(capsys, "chat", made, "--count", "2", "--json")
+    assert code == 0, err
+    assert f"{made / 'reward'} was trained anew since: it is not the reward of this run" in json.loads(out)["notes"]
+    trained_anew(capsys, preset, made)
+    for asked in ("evaluate", "chat"):
+        code, _, err = run(capsys, asked, made)
+        assert (code, "so there is no before to compare with" in err) == (2, True), err
+
+
+def test_ppo_on_what_ppo_made_knows_it_too(capsys, preset, made, tmp_path):
+    """A policy folder lies within its run; the base model's own results.json is none of ours."""
+    (made / "ppo" / "policy" / "results.json").write_text('[{"task": "arc"}]')
+    more = "--policy", made / "ppo" / "policy", "--rewards", made / "reward", "1"
+    assert again(capsys, preset, tmp_path / "second", "ppo", *more)[0] == 0
+    assert again(capsys, preset, tmp_path / "second", "ppo", *more)[0] == 0
+    file = made / "ppo" / "policy" / "model.safetensors"
+    save_file({name: 1.5 * x for name, x in load_file(file).items()}, file, metadata={"format": "pt"})
+    told = stale(capsys, preset, tmp_path / "second", "ppo", *more)
+    assert told.startswith(f"{made / 'ppo' / 'policy'} than there is now")

@@ -92,6 +92,11 @@ def test_a_reward_function_is_found_again_from_another_folder_or_asked_for(here,
     code = "def brevity(prompts, responses):\n    return [-len(r) for r in responses]\n"
     (here / "mine_only.py").write_text(code)
     done(capsys, rewards=("mine_only:brevity", "1.0"))
+    monkeypatch.chdir(here / "elsewhere")  # the same command goes on, where no such module is
+    spelt = {"tiny": "../tiny", "prompts.jsonl": "../prompts.jsonl", "r": "../r"}
+    settings = [spelt.get(word, word) for word in SETTINGS.split()]
+    assert main(["rlhf", "ppo", *settings, "--rewards", "mine_only:brevity", "1"]) == 0, capsys.readouterr().err
+    capsys.readouterr()
     code, said = asked(here / "elsewhere", "../r")
     assert code == 0, said.err
     answers = json.loads(said.out)["answers"]

@@ -37,7 +37,7 @@ from proximo.language.reward_training import (
     train_reward,
     unique_texts,
 )
-from proximo.language.rewards import ModelReward
+from proximo.language.rewards import ModelReward, cut_prompts
 from proximo.runs.errors import UserError
 
 ROWS = [[4, 0, 5, 0], [6, 0], [7, 8, 9, 10, 11, 0], [12]]  # EOS = pad = 0, within a prompt too; the last did not end
@@ -246,6 +246,7 @@ def test_of_a_prompt_that_does_not_fit_the_end_is_read_and_the_whole_response():
     cut = scorer.score_texts(["w12 w56", "w1"], [" w34", " w2"])
     torch.testing.assert_close(cut, scorer.score([scorer.tokens("w12 w56", " w34"), scorer.tokens("w1", " w2")]))
     assert scorer.cut_share == 0.5
+    assert cut_prompts([ModelReward(scorer, name="r")]) == ["reward r read only the end of 50% of the prompts"]
 
 
 def test_a_run_goes_on_where_a_response_has_more_of_the_reward_models_tokens_than_of_the_policys():

@@ -1,6 +1,7 @@
 """Values that change with progress, as data: no lambdas, so a schedule can be written to a file and read back."""
 
 from dataclasses import dataclass
+from math import isfinite
 
 
 @dataclass(frozen=True)
@@ -23,18 +24,19 @@ class Schedule:
             name: of the setting, for the error.
 
         Raises:
-            ValueError: the text is neither.
+            ValueError: the text is neither, or a number is not finite.
         """
         if isinstance(value, Schedule):
             return value
+        start, _, end = value.partition("->") if isinstance(value, str) else (value, "", value)
+        setting = f"{name} = " if name else ""
         try:
-            if isinstance(value, str):
-                start, _, end = value.partition("->")
-                return cls(float(start), float(end or start))
-            return cls(float(value), float(value))
+            parsed = cls(float(start), float(end or start))
         except ValueError:
-            setting = f"{name} = " if name else ""
             raise ValueError(f"{setting}{value!r} is neither a number nor 'start -> end' (as in '3e-4 -> 0')") from None
+        if not (isfinite(parsed.start) and isfinite(parsed.end)):
+            raise ValueError(f"{setting}{value!r} must be finite")
+        return parsed
 
     def at(self, progress: float) -> float:
         """The value at `progress` in [0, 1]; beyond, the nearer end."""

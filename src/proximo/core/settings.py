@@ -1,6 +1,7 @@
 """What an update can be told. No torch here: the command line reads this before torch is loaded."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from proximo.core.schedules import Schedule
@@ -52,7 +53,7 @@ class UpdateSettings:
             "clip": (clip is None or min(clip.start, clip.end) >= 0, "at least 0"),
             "dual_clip": (self.dual_clip is None or self.dual_clip > 1, "more than 1"),
             "value_clip": (self.value_clip is None or self.value_clip > 0, "positive"),
-            "value_coefficient": (self.value_coefficient >= 0, "at least 0"),
+            "value_coefficient": (0 <= self.value_coefficient < inf, "at least 0, and finite"),
             "max_grad_norm": (self.max_grad_norm is None or self.max_grad_norm > 0, "positive"),
             "normalize_advantages": (
                 self.normalize_advantages in ("batch", "minibatch", "off"),

@@ -6,7 +6,8 @@ from typing import Any
 
 from proximo.language.comparison import before_and_after, ppo_folder
 from proximo.language.reward_terms import make_rewards
-from proximo.language.rewards import combine
+from proximo.language.rewards import combine, cut_prompts
+from proximo.language.rows import read_rows
 from proximo.language.train import CHAT
 from proximo.runs.opening import read_results
 
@@ -38,13 +39,17 @@ def side_by_side(run: Path, prompts: Sequence[str] = (), count: int = 5, seed: i
         "answers": seen.rows(scores),
         "before_score": means[0],
         "after_score": means[1],
-        "notes": list(seen.notes),
+        "notes": [*seen.notes, *cut_prompts(terms)],
     }
 
 
 def _learnt_from_chat(run: Path) -> bool:
-    results = read_results(ppo_folder(run)[0] / "results.json") or {}
-    return results.get("prompts") == CHAT
+    folder, config = ppo_folder(run)
+    results = read_results(folder / "results.json") or {}
+    if "prompts" in results:
+        return bool(results["prompts"] == CHAT)
+    source = config.prompts  # of a run from before this was stored
+    return Path(source).exists() and isinstance(read_rows(source, 1).values[0].get("prompt"), list)
 
 
 def _as_messages(text: str) -> list[dict[str, str]]:

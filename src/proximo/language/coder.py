@@ -126,7 +126,8 @@ class Coder:
 
 def end_of_chat(tokenizer: Any, messages: list[dict[str, str]]) -> int:
     """The token that ends a response to chat messages, see `Coder.end`; EOS where no template can say."""
+    coder = Coder(tokenizer)
     try:
-        return Coder(tokenizer).end(messages)
+        return coder.end(messages)
     except UserError:  # there is no template, or it refuses these messages with an answer
         return int(tokenizer.eos_token_id)

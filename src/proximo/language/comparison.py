@@ -11,15 +11,17 @@ from torch import Tensor
 from proximo.language.data import load_prompts
 from proximo.language.evaluation import Answers, answer, divergence
 from proximo.language.judge import ABOUT, Judge, whole_text
+from proximo.language.lineage import trained_anew
 from proximo.language.models import asking_device, load_causal_model, load_tokenizer
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.ppo_setup import stop_tokens
 from proximo.language.reward_terms import make_rewards
-from proximo.language.rewards import combine
+from proximo.language.rewards import combine, cut_prompts
 from proximo.language.rollout import Prompt
 from proximo.language.sampler import SamplingParameters
 from proximo.runs.configuration import from_mapping, read_toml
 from proximo.runs.errors import UserError
+from proximo.runs.folder import RunFolder
 
 EXAMPLES = 5
 
@@ -64,6 +66,8 @@ def ppo_folder(run: Path) -> tuple[Path, PPOConfig]:
         UserError: there is no finished PPO run.
     """
     folder = run / "ppo" if (run / "ppo" / "config.toml").exists() else run
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {run}: check the path, which counts from the folder you are in")
     if not (folder / "policy").is_dir():
         raise UserError(f"{run} holds no finished PPO run (no policy folder in {folder}): run `proximo rlhf ppo` first")
     config = from_mapping(PPOConfig, read_toml(folder / "config.toml"), where=str(folder / "config.toml"))
@@ -96,12 +100,19 @@ def before_and_after(run: Path, prompts: Any = (), count: int = 5, seed: int = 1
         seed: of the sampling.
 
     Raises:
-        UserError: there is no finished PPO run, or no prompt.
+        UserError: there is no finished PPO run, its starting model is another by now, or there is no prompt.
     """
     folder, config = ppo_folder(run)
+    anew = trained_anew(RunFolder(folder), config)
+    if "policy" in anew:
+        raise UserError(
+            f"{folder} was made from another {config.policy} than there is now, which was trained anew, so there is no "
+            "before to compare with: run `proximo rlhf ppo` anew with --fresh"
+        )
     tokenizer = load_tokenizer(config.policy, trust_remote_code=config.trust_remote_code)
     loaded = load_prompts(prompts or config.held_out or config.prompts, tokenizer, config.prompt_limit)
     rows, notes = loaded.items[:count], [loaded.message] if loaded.message else []
+    notes += [f"{name} was trained anew since: it is not the reward of this run" for name in anew.values()]
     if not prompts and not config.held_out:
         notes.append(f"the run names no held-out prompts: these are of {config.prompts}, which it was trained on")
     if not rows:
@@ -140,8 +151,8 @@ def compare(
     Raises:
         UserError: run or judge are not there.
     """
-    place = judge if judge is not None else _judge_beside(run)
-    scorer = Judge.load(place, device=asking_device(ppo_folder(run)[1].device))
+    device = asking_device(ppo_folder(run)[1].device)
+    scorer = Judge.load(judge if judge is not None else _judge_beside(run), device=device)
     seen = before_and_after(run, prompts, count, seed)
     if len(seen.prompts) < 2:
         raise UserError("one prompt has no spread to measure a rise on: give a file with more prompts")
@@ -166,7 +177,7 @@ def compare(
         **{f"judge_{side}": float(j.mean()) for side, (_, j, _) in sides.items()},
         **{f"reward_{side}": float(r.mean()) for side, (_, _, r) in sides.items()},
         **{f"{name}_{side}": x for side, (a, _, _) in sides.items() for name, x in a.statistics.items()},
-        "notes": list(seen.notes),
+        "notes": [*seen.notes, *cut_prompts(terms)],
         "examples": seen.rows(judged, EXAMPLES),
     }
 

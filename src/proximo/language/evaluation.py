@@ -9,6 +9,7 @@ from torch import Tensor
 
 from proximo.core.divergences import kl_k1, kl_k3
 from proximo.language import rollout
+from proximo.language.cache_check import check_cache
 from proximo.language.linear_head import linear_head
 from proximo.language.policy import LanguagePolicy
 from proximo.language.rewards import Texts
@@ -33,10 +34,11 @@ def answer(
     """Responses of a model; row i's are drawn with the same random numbers for every model of one seed.
 
     Raises:
-        UserError: the model does more to its logits than a linear head.
+        UserError: the model does more to its logits than a linear head, or can not be sampled with a cache.
     """
     generator = torch.Generator().manual_seed(seed)
     stack, head = Stack([model.get_decoder()]), linear_head(model)
+    check_cache(model)
     parts = []
     for start in range(0, len(prompts), batch):
         rows = [p.tokens for p in prompts[start : start + batch]]

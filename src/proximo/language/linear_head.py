@@ -31,7 +31,10 @@ def linear_head(model: Any) -> nn.Linear:
     if not isinstance(head, nn.Linear):
         raise UserError(f"{name} has no linear language-model head: use a causal language model")
     tokens = torch.arange(6, device=head.weight.device).unsqueeze(0)
-    hidden, _ = Stack([model.get_decoder()])(tokens)
+    try:
+        hidden, _ = Stack([model.get_decoder()])(tokens)
+    except (AttributeError, TypeError) as error:
+        raise UserError(f"{name} has no decoder apart from its head: use another causal language model") from error
     read: list[Tensor] = []
     said = torch.linspace(-_FAR, _FAR, head.out_features).to(head.weight).expand(1, 6, -1)
 

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,17 @@ def save_folder(folder: Path | str, model: Any, tokenizer: Any, extra: Mapping[s
         raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def stops_at(model: Any, tokens: Iterable[int]) -> None:
+    """Have plain `generate` end at these tokens too: what a model was taught to end with stands in its settings."""
+    settings = getattr(model, "generation_config", None)
+    if settings is None:
+        return
+    there = settings.eos_token_id
+    there = there if isinstance(there, list) else [] if there is None else [there]
+    if more := [token for token in dict.fromkeys(tokens) if token not in there]:
+        settings.eos_token_id = [*there, *more]
 
 
 def read_json(path: Path) -> dict[str, Any]:

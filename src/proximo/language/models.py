@@ -99,11 +99,6 @@ def load_causal_model(
     base = (adapters_base or base_of(adapter)) if adapter.is_file() else name
     model, report = _load(AutoModelForCausalLM, base, dtype, device, trust_remote_code)
     check_whole(base, report)
-    if getattr(model, "_is_stateful", False):
-        raise UserError(
-            f"{base} is a {type(model).__name__}, which remembers a state instead of keys and values, so it can not be "
-            "sampled here: use a model with attention in all its layers"
-        )
     return merged(model, adapter.parent) if adapter.is_file() else model
 
 

@@ -105,6 +105,12 @@ def combine(terms: Sequence[RewardTerm], texts: Texts) -> tuple[Tensor, dict[str
     return total, each
 
 
+def cut_prompts(terms: Sequence[RewardTerm]) -> list[str]:
+    """A sentence for each reward model that, in its last scores, read only the end of some prompts."""
+    cut = {term.name: term.model.cut_share for term in terms if isinstance(term, ModelReward)}
+    return [f"reward {name} read only the end of {share:.0%} of the prompts" for name, share in cut.items() if share]
+
+
 def function_from(path: str, folder: str = "") -> RewardFunction:
     """The function that `module:function` names.
 

@@ -14,7 +14,7 @@ from proximo.language.context import context_of
 from proximo.language.data import Example, load_examples
 from proximo.language.head import token_log_probs
 from proximo.language.linear_head import linear_head
-from proximo.language.model_folder import save_folder
+from proximo.language.model_folder import save_folder, stops_at
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.stack import check_freeze
 from proximo.language.supervised import Optimizer, check_finite, computing, on, shuffled_batches
@@ -74,6 +74,7 @@ def train_sft(config: SFTConfig, *, console: Mode = "auto", call: Call | None = 
         )
         if stopped := _train(training, session, held_out):
             return stopped
+        stops_at(model, (example.response[-1] for example in loaded.items))
         save_folder(config.output, model, tokenizer)
         result = training.seen | {"steps": training.done, "seconds": round(training.clock.seconds, 1)}
         return finish_stage(session.folder, result | {"rows": len(loaded.items), "dropped_rows": loaded.dropped})

@@ -97,6 +97,20 @@ def configure(stage: str, preset: str, run: str) -> Any:
     return config
 
 
+def check_files(preset: str) -> None:
+    """Look whether the data that a preset names are there, before any of its stages takes its time.
+
+    Raises:
+        UserError: names stage, setting and file.
+    """
+    for stage, table in find_preset(preset).stages.items():
+        for name in _DATA:
+            file = built_in_file(str(table.get(name, "")))
+            if file and not os.path.exists(file):
+                where = f"preset {preset} [{stage}]"
+                raise UserError(f"{where}: {name} = {file} is not there: paths count from {os.getcwd()}")
+
+
 def _table(preset: Preset, stage: str) -> Mapping[str, Any]:
     """A stage's settings. Reward models and judges are standardised on samples like PPO's if they name no others."""
     table, ppo = preset.stages.get(stage, {}), preset.stages.get("ppo", {})

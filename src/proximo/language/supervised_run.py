@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from proximo.language.lineage import WEIGHTS, check_made_from, note_made_from, weights_id
+from proximo.language.lineage import check_made_from, note_made_from
 from proximo.language.memory import FreedMemory
 from proximo.language.stages import resolved
 from proximo.language.supervised import Clock, Optimizer, steps_of
@@ -112,7 +112,7 @@ def open_stage(config: Any, call: Call) -> Opening:
         raise UserError("no data is named: give --data, a .jsonl or .parquet file or a folder saved by datasets")
     if not config.output:
         raise UserError("no output folder is named: give --output")
-    opening = Opening(RunFolder(config.output), config, "model", call, resolved=resolved)
+    opening = Opening(RunFolder(config.output), config, "model", call, resolved=resolved, final=True)
     check_made_from(opening)
     return opening
 
@@ -167,6 +167,7 @@ def run_steps(
         with suppress(Interrupted):  # by a stop that can not wait for a look, which is then taken later
             _step_to_the_end(training, session, look, first_look)
         training.clock.stop()
+        _say_why_it_ended(training, session)
         session.save()  # what is left to do, a last evaluation and writing the model, may be killed
         if session.stop.requested is None and training.clock.ended:
             return None
@@ -174,6 +175,13 @@ def run_steps(
             f"{session.stopped}: saved in {session.folder.path}; the same command goes on"
         )
         return {"stopped": session.stopped, "steps": training.done}
+
+
+def _say_why_it_ended(training: SupervisedTraining, session: Session) -> None:
+    clock = training.clock
+    if clock.ended and clock.done < clock.steps:
+        over = f"{clock.minutes:g} minutes of training are over: {clock.done:,} of {clock.steps:,} steps"
+        session.recorder.progress.message(over)
 
 
 def _step_to_the_end(training: SupervisedTraining, session: Session, look: Look, first_look: Look | None) -> None:
@@ -206,7 +214,6 @@ def _record(session: Session, step: int, values: Mapping[str, Any]) -> None:
 
 def finish_stage(folder: RunFolder, results: dict[str, Any]) -> dict[str, Any]:
     """Write what the training came to; its model is in the folder, so that its checkpoints can go."""
-    results = results | {WEIGHTS: weights_id(folder.path)}
     write_atomically(folder.results, json.dumps(results, indent=1).encode())
     _forget(folder.checkpoints)
     return results

@@ -12,13 +12,14 @@ from proximo.language.critic import save_critic
 from proximo.language.data import load_prompts
 from proximo.language.lineage import check_made_from, note_made_from
 from proximo.language.memory import FreedMemory
-from proximo.language.model_folder import save_folder
+from proximo.language.model_folder import save_folder, stops_at
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.reward_terms import make_rewards, reward_decoder
 from proximo.language.rewards import RewardTerm
 from proximo.language.stages import located, resolved
+from proximo.runs.configuration import read_toml
 from proximo.runs.console import HEALTH, Column, Mode, Progress
 from proximo.runs.errors import UserError
 from proximo.runs.files import append, parse_json, user_error, write_atomically
@@ -85,7 +86,7 @@ def run_ppo(
     """
     call = call or Call()
     folder = RunFolder(config.run or f"runs/ppo-{Path(config.policy).name}-{config.seed}")
-    config = replace(located(config), run=str(folder.path))
+    config = replace(located(_with_modules(config, folder, call)), run=str(folder.path))
     opening = Opening(folder, config, "policy", call, resolved=resolved)
     check_made_from(opening)
     if finished := opening.results:
@@ -128,6 +129,13 @@ def run_ppo(
     return LanguageRun(folder.path, folder.path / "policy", results)
 
 
+def _with_modules(config: PPOConfig, folder: RunFolder, call: Call) -> PPOConfig:
+    """The settings with the folder of modules that a run goes on with, wherever its command is given again."""
+    if config.modules or call.fresh or not folder.exists:
+        return config
+    return replace(config, modules=str(read_toml(folder.config).get("modules", "")))
+
+
 def _checked(training: PPOTraining, *, stop: bool) -> list[str]:
     """The preflight's sentences: one on all checks, one for each that did not pass.
 
@@ -150,8 +158,10 @@ def make_training(config: PPOConfig, rewards: Sequence[RewardTerm] | None = None
     Raises:
         UserError: something can not be read or does not fit.
     """
-    if not config.policy or not config.prompts:
-        raise UserError("PPO needs a model and prompts: give --policy FOLDER and --prompts FILE")
+    if not config.policy:
+        raise UserError("PPO needs a model: give --policy FOLDER, or make RUN/sft first (proximo rlhf sft)")
+    if not config.prompts:
+        raise UserError("PPO needs prompts: give --prompts FILE")
     trust = config.trust_remote_code
     tokenizer = load_tokenizer(config.policy, trust_remote_code=trust)
     prompts = load_prompts(config.prompts, tokenizer, config.prompt_limit)
@@ -191,6 +201,7 @@ def _ending(training: PPOTraining, kl: float, seconds: float) -> str | None:
 
 
 def _finish(training: PPOTraining, folder: RunFolder) -> dict[str, Any]:
+    stops_at(training.roles.model, training.parameters.stop)
     save_folder(folder.path / "policy", training.roles, training.tokenizer)
     done = training.progress
     results: dict[str, Any] = {"responses": done.responses, "iterations": done.iterations, "ended": training.ended}

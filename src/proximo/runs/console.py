@@ -203,7 +203,7 @@ def format_line(now: Snapshot) -> str:
     percent = 100 * now.step // now.total if now.total else 100
     parts = [f"{now.unit} {now.step:,}/{now.total:,}  {percent}%"]
     if now.rate is not None:
-        parts.append(f"{now.rate:,.0f} {now.unit}/s")
+        parts.append(f"{now.rate:,.{0 if now.rate >= 10 else 1}f} {now.unit}/s")
     for column in now.columns:
         value = now.values.get(column.key)
         if column.short and value is not None:

@@ -41,6 +41,7 @@ class Opening:
         subject: name of the setting that the run is about.
         call: how this call begins.
         resolved: gives settings that mean the same one spelling; only the comparison is of these.
+        final: a finished run keeps nothing to go on from, so that its settings can not change any more.
 
     Raises:
         UserError: another run is there.
@@ -54,9 +55,10 @@ class Opening:
         call: Call,
         *,
         resolved: Callable[[Any], Any] = lambda config: config,
+        final: bool = False,
     ) -> None:
         self.folder, self.config, self.call = folder, config, call
-        self._resolved = resolved
+        self._resolved, self._final = resolved, final
         self.resumed = folder.exists and not call.fresh
         self.changes = self._changes(subject) if self.resumed else []
 
@@ -108,11 +110,14 @@ class Opening:
             raise UserError(f"{path} holds a run of {old}, not of {new}; choose another folder with --run")
         # Where the folder is may differ.
         changes = [change for change in difference(there, here) if change[0] not in ("run", "output")]
-        if changes and not self.call.allow_change:
+        done = self._final and self.folder.results.exists()
+        if changes and (done or not self.call.allow_change):
             listed = ", ".join(f"{key} is {old!r} there and {new!r} here" for key, old, new in changes)
+            other = "" if done else ", go on with these by --allow-change"
+            finished = ", which is finished" if done else ""
             raise UserError(
-                f"{path} holds another run: {listed}; choose another folder with --run, give the same settings, or go "
-                "on with these by --allow-change"
+                f"{path} holds another run{finished}: {listed}; choose another folder with --run, give the same "
+                f"settings{other}, or start over with --fresh"
             )
         return changes
 
