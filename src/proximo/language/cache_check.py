@@ -25,9 +25,10 @@ def check_cache(model: Any) -> None:
         UserError: it is one of these.
     """
     decoder = model.get_decoder()
-    tokens = torch.arange(1, 7, device=model.device).repeat(2, 1)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    tokens = (torch.arange(1, 7, device=model.device) % vocabulary).repeat(2, 1)
     try:
-        whole, _ = Stack([decoder])(tokens[:, :6])
+        whole, _ = Stack([decoder])(tokens)
         short, _ = Stack([decoder])(tokens[1:, 2:6])  # the second row without what will be its padding
         stepped = _stepped(decoder, tokens)
     except Exception as error:  # whatever an architecture of its own kind stumbles over

@@ -183,7 +183,7 @@ class PPOConfig:
             "score_clip": (self.score_clip is None or self.score_clip > 0, "positive"),
             "gamma": (0 <= self.gamma <= 1, "in [0, 1]"),
             "lam": (0 <= self.lam <= 1, "in [0, 1]"),
-            "learning_rate": (all(0 <= x < math.inf for x in (rate.start, rate.end)), "at least 0, and finite"),
+            "learning_rate": (min(rate.start, rate.end) >= 0, "at least 0"),
             "warmup": (0 <= self.warmup < 1, "in [0, 1)"),
             "token_budget": (self.token_budget >= 1, "positive"),
             "minutes": (self.minutes is None or self.minutes > 0, "positive"),
