@@ -118,7 +118,7 @@ def _all(arguments: list[str]) -> int:
             "stages one by one"
         )
     quiet += ["--seed", seed] if seed else []
-    check_files(preset)
+    check_files(preset, "" if "--fresh" in begin else run)
     measured = "judge" in find_preset(preset).stages
     done: dict[str, dict[str, Any]] = {}
     code = 0

@@ -291,6 +291,15 @@ def test_all_looks_for_every_stages_files_before_the_first_begins(capsys, preset
     assert not (tmp_path / "r").exists()
 
 
+def test_all_does_not_miss_the_data_of_a_stage_that_is_done(capsys, preset, files, tmp_path):
+    for stage in ("sft", "reward"):
+        assert run(capsys, stage, "--preset", preset, "--run", tmp_path / "r", "--quiet")[0] == 0
+    (files / "sft.jsonl").rename(files / "kept.jsonl")
+    preset.write_text(preset.read_text().replace("sft.jsonl", "kept.jsonl").replace("/kept", "/sft", 1))
+    code, _, err = run(capsys, "all", "--preset", preset, "--run", tmp_path / "r", "--quiet")
+    assert code == 0, err
+
+
 def test_a_folder_that_is_not_there_is_said_to_be(capsys, tmp_path):
     for asked in ("chat", "evaluate"):
         code, _, err = run(capsys, asked, tmp_path / "none")

@@ -1,6 +1,7 @@
 """A stage that was made from a model which was trained anew since is out of date: it is said, and nothing is lost."""
 
 import json
+import shutil
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -27,6 +28,10 @@ def stale(capsys, preset, folder, stage, *more):
     code, _, err = again(capsys, preset, folder, stage, *more)
     assert code == 2, err
     return err.partition(" was made from another ")[2]
+
+
+def scale(file, factor):
+    save_file({name: factor * x for name, x in load_file(file).items()}, file, metadata={"format": "pt"})
 
 
 def trained_anew(capsys, preset, folder):
@@ -64,6 +69,52 @@ def test_all_starts_over_or_keeps_what_is_there(capsys, preset, made):
     assert again(capsys, preset, made, "all")[0] == 0
 
 
+def test_a_stage_that_is_kept_is_still_of_the_models_that_it_was_made_from(capsys, preset, made):
+    """Else `evaluate` would measure a rise from a model that PPO did not start from, and PPO go on from it."""
+    trained_anew(capsys, preset, made)
+    assert again(capsys, preset, made, "all", "--allow-change")[0] == 0
+    assert again(capsys, preset, made, "all")[0] == 0, "kept once is kept"
+    for asked in ("evaluate", "chat"):
+        code, _, err = run(capsys, asked, made)
+        assert (code, "so there is no before to compare with" in err) == (2, True), err
+    assert "anew too with --fresh" in stale(capsys, preset, made, "ppo", "--responses", "40", "--allow-change")
+
+
+def test_rewards_may_be_named_in_any_order(capsys, preset, made, tmp_path):
+    rewards = [[made / "reward", "1", tmp_path / "other", "1"], [tmp_path / "other", "1", made / "reward", "1"]]
+    shutil.copytree(made / "reward", tmp_path / "other")
+    scale(tmp_path / "other" / "model.safetensors", 2)
+    for given in rewards:
+        assert again(capsys, preset, tmp_path / "second", "ppo", "--policy", made / "sft", "--rewards", *given)[0] == 0
+
+
+def test_the_base_of_an_adapter_counts(capsys, preset, made, tmp_path):
+    preset.write_text(preset.read_text() + '[ppo.sharing]\nmode = "lora"\n')
+    assert again(capsys, preset, made, "ppo", "--fresh", "--yes")[0] == 0
+    more = "--policy", made / "ppo" / "policy", "--rewards", made / "reward", "1"
+    assert again(capsys, preset, tmp_path / "second", "ppo", *more, "--stop-at", "8")[0] == 0
+    scale(made / "sft" / "model.safetensors", 1.5)
+    told = stale(capsys, preset, tmp_path / "second", "ppo", *more)
+    assert told.startswith(f"{made / 'ppo' / 'policy'} than there is now")
+
+
+def test_a_copy_is_compared_with_what_was_copied_beside_it(capsys, preset, made, tmp_path):
+    shutil.copytree(made, tmp_path / "copy")
+    before = run(capsys, "chat", made, "--count", "2", "--json")[1]
+    trained_anew(capsys, preset, made)
+    code, out, err = run(capsys, "chat", tmp_path / "copy", "--count", "2", "--json")
+    assert (code, out) == (0, before), err
+
+
+def test_a_model_that_can_not_be_read_is_one_sentence(capsys, preset, made):
+    (made / "sft" / "lost.safetensors").symlink_to(made / "nowhere")
+    code, _, err = run(capsys, "chat", made)
+    assert (code, "lost.safetensors" in err) == (2, True), err
+    (made / "ppo" / "made_from.json").write_text("[]")
+    code, _, err = run(capsys, "chat", made)
+    assert (code, "made_from.json can not be read" in err, err.strip().endswith("delete it")) == (2, True, True), err
+
+
 def test_a_stage_that_is_finished_is_not_trained_over(capsys, preset, made):
     """It keeps no checkpoint: to go on with other settings would be to start over, and to lose it."""
     before = weights_id(made / "sft")
@@ -88,8 +139,7 @@ def test_what_ppo_started_from_can_not_be_exchanged_under_it(capsys, preset, mad
 
 def test_a_model_that_is_no_longer_what_ppo_started_from_is_no_before(capsys, preset, made):
     assert run(capsys, "evaluate", made, "--count", "4")[0] == 0
-    file = made / "reward" / "model.safetensors"
-    save_file({name: 1.01 * x for name, x in load_file(file).items()}, file, metadata={"format": "pt"})
+    scale(made / "reward" / "model.safetensors", 1.01)
     code, out, err = run(capsys, "chat", made, "--count", "2", "--json")
     assert code == 0, err
     assert f"{made / 'reward'} was trained anew since: it is not the reward of this run" in json.loads(out)["notes"]
@@ -105,7 +155,6 @@ def test_ppo_on_what_ppo_made_knows_it_too(capsys, preset, made, tmp_path):
     more = "--policy", made / "ppo" / "policy", "--rewards", made / "reward", "1"
     assert again(capsys, preset, tmp_path / "second", "ppo", *more)[0] == 0
     assert again(capsys, preset, tmp_path / "second", "ppo", *more)[0] == 0
-    file = made / "ppo" / "policy" / "model.safetensors"
-    save_file({name: 1.5 * x for name, x in load_file(file).items()}, file, metadata={"format": "pt"})
+    scale(made / "ppo" / "policy" / "model.safetensors", 1.5)
     told = stale(capsys, preset, tmp_path / "second", "ppo", *more)
     assert told.startswith(f"{made / 'ppo' / 'policy'} than there is now")

@@ -80,7 +80,7 @@ def _where_it_is(config: PPOConfig, folder: Path) -> PPOConfig:
 
     def found(name: str) -> str:
         path = Path(name)
-        if path.exists() or not path.is_relative_to(old):
+        if not path.is_relative_to(old):
             return name
         moved = new / path.relative_to(old)
         return str(moved) if moved.exists() else name

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from proximo.language.model_folder import read_json
+from proximo.language.adapters import base_of
+from proximo.language.transformers_calls import ADAPTER
 from proximo.runs.errors import UserError
-from proximo.runs.files import write_atomically
+from proximo.runs.files import parse_json, read_error, write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.opening import Opening
 
@@ -16,54 +18,87 @@ _STARTS = ("model", "policy")
 
 
 def weights_id(folder: Path) -> str:
-    """What tells the weights in a folder from any others: 16 hexadecimal digits of their SHA-256; "" if it has none."""
-    digest = hashlib.sha256()
+    """What tells the weights in a folder from any others: 16 hexadecimal digits of their SHA-256; "" if it has none.
+
+    An adapter's are half of a model: those of its base count too.
+
+    Raises:
+        UserError: a file can not be read.
+    """
     files = sorted(folder.glob("*.safetensors"))
+    digest = hashlib.sha256()
     for path in files:
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        try:
+            status = path.stat()
+            digest.update(_sha256(path, status.st_size, status.st_mtime_ns))
+        except OSError as error:
+            raise read_error(error, path) from error
+    if (folder / ADAPTER).is_file():
+        digest.update(weights_id(Path(base_of(folder / ADAPTER))).encode())
     return digest.hexdigest()[:16] if files else ""
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, changed: int) -> bytes:
+    """Of a file, read once for as long as size and time of its last change stay."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def note_made_from(folder: RunFolder, config: Any) -> None:
     """Write down the weights of each folder that the settings name; of hub names nothing is known."""
-    made_from = {place: {"folder": name, "weights": weights} for place, (name, weights) in _models(config).items()}
-    write_atomically(folder.made_from, (json.dumps(made_from, indent=1) + "\n").encode())
+    _write(folder, {place: {"folder": name, "weights": weights} for place, (name, weights) in _models(config).items()})
 
 
-def trained_anew(folder: RunFolder, config: Any) -> dict[str, str]:
+def trained_anew(folder: RunFolder, config: Any, *, kept: bool = False) -> dict[str, str]:
     """Models with other weights now than when the stage was made: by their place in the settings, their folders.
 
+    Args:
+        folder: of the stage.
+        config: its settings.
+        kept: those count as the same with which the stage was kept, see `check_made_from`.
+
     Raises:
-        UserError: what was written down can not be read.
+        UserError: what was written down, or a model, can not be read.
     """
-    if not folder.made_from.exists():
-        return {}
-    before = read_json(folder.made_from)
-    return {
-        place: name
-        for place, (name, weights) in _models(config).items()
-        if place in before and before[place].get("weights") != weights
-    }
+    before = _read(folder)
+    rewards = {was.get("weights") for place, was in before.items() if place not in _STARTS}  # in whatever order
+
+    def same(place: str, weights: str) -> bool:
+        made_from = {before[place].get("weights")} if place in _STARTS else rewards
+        return weights in made_from or (kept and weights == before[place].get("kept"))
+
+    models = _models(config) if before else {}
+    return {p: name for p, (name, weights) in models.items() if p in before and not same(p, weights)}
 
 
 def check_made_from(opening: Opening) -> None:
     """Refuses to go on with a stage, or to take it as done, if a model that it was made from was trained anew.
 
+    With `allow_change` a stage that is done is kept with what is there now, which does not make it the stage's own; one
+    that is not done goes on with another reward, but not from another start.
+
     Raises:
-        UserError: names the model; with `allow_change` a stage that is done is kept, and counts as made from what is
-            there now, and one that is not goes on with another reward, but not from another start.
+        UserError: names the model.
     """
-    if not opening.resumed or not (anew := trained_anew(opening.folder, opening.config)):
+    done = opening.results is not None
+    anew = trained_anew(opening.folder, opening.config, kept=done) if opening.resumed else {}
+    if not anew:
         return
-    other_start = opening.results is None and any(place in _STARTS for place in anew)
+    other_start = not done and any(place in _STARTS for place in anew)
     if other_start or not opening.call.allow_change:
-        kept = "" if other_start else ", or keep it with --allow-change"
-        raise UserError(
-            f"{opening.folder.path} was made from another {' and '.join(anew.values())} than there is now, which was "
-            f"trained anew: make this stage anew too with --fresh{kept}"
+        names, kept = (
+            " and ".join(dict.fromkeys(anew.values())),
+            "" if other_start else ", or keep it with --allow-change",
         )
-    note_made_from(opening.folder, opening.config)
+        raise UserError(
+            f"{opening.folder.path} was made from another {names} than there is now, which was trained anew: make this "
+            f"stage anew too with --fresh{kept}"
+        )
+    if done:
+        now = _models(opening.config)
+        before = _read(opening.folder)
+        _write(opening.folder, {p: was | ({"kept": now[p][1]} if p in now else {}) for p, was in before.items()})
 
 
 def _models(config: Any) -> dict[str, tuple[str, str]]:
@@ -72,3 +107,19 @@ def _models(config: Any) -> dict[str, tuple[str, str]]:
     named |= {f"rewards {i}": name for i, name in enumerate(getattr(config, "rewards", {}), 1)}
     found = {place: (name, weights_id(Path(name))) for place, name in named.items() if name}
     return {place: (name, weights) for place, (name, weights) in found.items() if weights}
+
+
+def _read(folder: RunFolder) -> dict[str, dict[str, str]]:
+    """What was written down, by place; nothing if nothing was."""
+    file = folder.made_from
+    if not file.exists():
+        return {}
+    try:
+        there = parse_json(file.read_text("utf-8"))
+        return {place: dict(was) for place, was in there.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} can not be read ({error}): delete it") from error
+
+
+def _write(folder: RunFolder, made_from: dict[str, dict[str, str]]) -> None:
+    write_atomically(folder.made_from, (json.dumps(made_from, indent=1) + "\n").encode())

@@ -97,13 +97,19 @@ def configure(stage: str, preset: str, run: str) -> Any:
     return config
 
 
-def check_files(preset: str) -> None:
+def check_files(preset: str, run: str) -> None:
     """Look whether the data that a preset names are there, before any of its stages takes its time.
+
+    Args:
+        preset: name, or path of a TOML file.
+        run: folder of all stages: one that is done there needs its data no more; "" if all are to be done.
 
     Raises:
         UserError: names stage, setting and file.
     """
     for stage, table in find_preset(preset).stages.items():
+        if run and (Path(run) / stage / "results.json").exists():
+            continue
         for name in _DATA:
             file = built_in_file(str(table.get(name, "")))
             if file and not os.path.exists(file):
