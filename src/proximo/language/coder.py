@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from proximo.language.continuation import Continuation
+from proximo.language.continuation import Continuation, token_ids
 from proximo.language.models import check_eos
 from proximo.runs.errors import UserError
 
@@ -102,9 +102,7 @@ class Coder:
             if place == "following":
                 self._known[key] = self._continuation.encode(text)
             else:
-                # Without the warning about the length that the model was made for: limits are checked by us.
-                ids = self.tokenizer(text, add_special_tokens=place == "text", verbose=False)["input_ids"]
-                self._known[key] = ids
+                self._known[key] = token_ids(self.tokenizer, text, special=place == "text")
         return self._known[key]
 
     def _render(self, messages: list[dict[str, str]], *, answered: bool) -> str:

@@ -48,9 +48,14 @@ class Continuation:
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def _encode(self, text: str) -> list[int]:
-        # Without the warning about the length that the model was made for: limits are checked by us.
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
+        return token_ids(self.tokenizer, text)
+
+
+def token_ids(tokenizer: Any, text: str, *, special: bool = False) -> list[int]:
+    """Tokens of a text; `special` adds those of the tokenizer's own that begin and end one."""
+    # Without the warning about the length that the model was made for: limits are checked by us.
+    ids: list[int] = tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+    return ids
 
 
 def _marks_spaces(tokenizer: Any) -> bool:

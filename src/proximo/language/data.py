@@ -21,9 +21,9 @@ class Loaded(Generic[Item]):
     """What was read, and what was not."""
 
     items: list[Item]
-    dropped: int
+    dropped: int = 0
     """Over-long rows left out."""
-    message: str
+    message: str = ""
     """One sentence on rows that were dropped, or cut; empty when there are none."""
 
 

@@ -193,10 +193,7 @@ def train_judge(
     )
     initialise_head(judge.head, torch.Generator().manual_seed(config.seed))
     loaded = judge_pairs(config.data, judge)
-    held_out, unseen = [], ""
-    if config.validation:
-        validation = judge_pairs(config.validation, judge)
-        held_out, unseen = validation.items, validation.message
+    held_out = judge_pairs(config.validation, judge) if config.validation else Loaded([])
     standard = standard_texts(config, config.policy)
     scorer = _RowScorer(judge)
     training = RewardTraining(config, scorer, loaded.items)
@@ -209,13 +206,13 @@ def train_judge(
             columns=COLUMNS,
             console=console,
             call=call,
-            messages=(loaded.message, unseen, standard.message),
+            messages=(loaded.message, held_out.message, standard.message),
         )
-        if stopped := run_training(training, session, held_out):
+        if stopped := run_training(training, session, held_out.items):
             return stopped
         result = timing(training) | standardise(judge, standard, lambda row: whole_text(row["prompt"], row["response"]))
-        if held_out:
-            result |= evaluate(scorer, held_out, scale=judge.about["std"])
+        if held_out.items:
+            result |= evaluate(scorer, held_out.items, scale=judge.about["std"])
             result |= {f"human/{name}": x for name, x in (human_ceiling or {}).items()}
             record_final(session, result)
         judge.about |= {"report": result}
@@ -242,7 +239,7 @@ def judge_pairs(source: Any, judge: Judge) -> Loaded[Pair]:
         f"{full} of {len(texts)} texts of {rows.name} have {limit} tokens or more, of which the judge reads the last "
         f"{limit}: raise token_limit if its encoder reads more"
     )
-    return Loaded(pairs, 0, message if full else "")
+    return Loaded(pairs, message=message if full else "")
 
 
 def whole_text(prompt: Text, response: str) -> str:

@@ -87,17 +87,14 @@ def check_made_from(opening: Opening) -> None:
         return
     other_start = not done and any(place in _STARTS for place in anew)
     if other_start or not opening.call.allow_change:
-        names, kept = (
-            " and ".join(dict.fromkeys(anew.values())),
-            "" if other_start else ", or keep it with --allow-change",
-        )
+        names = " and ".join(dict.fromkeys(anew.values()))
+        kept = "" if other_start else ", or keep it with --allow-change"
         raise UserError(
             f"{opening.folder.path} was made from another {names} than there is now, which was trained anew: make this "
             f"stage anew too with --fresh{kept}"
         )
     if done:
-        now = _models(opening.config)
-        before = _read(opening.folder)
+        now, before = _models(opening.config), _read(opening.folder)
         _write(opening.folder, {p: was | ({"kept": now[p][1]} if p in now else {}) for p, was in before.items()})
 
 

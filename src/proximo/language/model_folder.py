@@ -50,13 +50,16 @@ def save_folder(folder: Path | str, model: Any, tokenizer: Any, extra: Mapping[s
 
 def stops_at(model: Any, tokens: Iterable[int]) -> None:
     """Have plain `generate` end at these tokens too: what a model was taught to end with stands in its settings."""
-    settings = getattr(model, "generation_config", None)
-    if settings is None:
-        return
-    there = settings.eos_token_id
-    there = there if isinstance(there, list) else [] if there is None else [there]
-    if more := [token for token in dict.fromkeys(tokens) if token not in there]:
-        settings.eos_token_id = [*there, *more]
+    there = generation_stops(model)
+    more = [token for token in dict.fromkeys(tokens) if token not in there]
+    if more and getattr(model, "generation_config", None) is not None:
+        model.generation_config.eos_token_id = [*there, *more]
+
+
+def generation_stops(model: Any) -> list[int]:
+    """The tokens that a model's generation settings name as ends."""
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return named if isinstance(named, list) else [] if named is None else [named]
 
 
 def read_json(path: Path) -> dict[str, Any]:

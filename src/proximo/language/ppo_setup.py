@@ -12,6 +12,7 @@ from proximo.core.update import check_minibatch_size
 from proximo.language.coder import end_of_chat
 from proximo.language.context import context_of
 from proximo.language.dropout import without_dropout
+from proximo.language.model_folder import generation_stops
 from proximo.language.policy import LanguagePolicy
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.rewards import FunctionReward, ModelReward, RewardTerm
@@ -80,9 +81,7 @@ def stop_tokens(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> tuple[
     """
     chat = next((p.source for p in prompts if isinstance(p.source, list)), None)
     taught = [] if chat is None else [end_of_chat(tokenizer, chat)]
-    others = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    others = others if isinstance(others, list) else [] if others is None else [others]
-    return tuple(dict.fromkeys([*taught, tokenizer.eos_token_id, *others]))  # each once
+    return tuple(dict.fromkeys([*taught, tokenizer.eos_token_id, *generation_stops(model)]))  # each once
 
 
 def check_fit(

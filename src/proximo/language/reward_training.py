@@ -11,7 +11,7 @@ from torch import Tensor
 
 from proximo.language.batching import padded_share, token_budget_batches
 from proximo.language.configuration import RewardConfig
-from proximo.language.data import Pair, load_pairs
+from proximo.language.data import Loaded, Pair, load_pairs
 from proximo.language.frozen_trunk import FrozenTrunk
 from proximo.language.models import choose_device
 from proximo.language.preferences import agreement, bradley_terry, preference_report
@@ -70,10 +70,7 @@ def train_reward(
     )
     limits: dict[str, Any] = {"token_limit": config.token_limit, "context": reward.context}
     loaded = load_pairs(config.data, reward.tokenizer, **limits)
-    held_out, unseen = [], ""
-    if config.validation:
-        validation = load_pairs(config.validation, reward.tokenizer, **limits)
-        held_out, unseen = validation.items, validation.message
+    held_out = load_pairs(config.validation, reward.tokenizer, **limits) if config.validation else Loaded([])
     standard = standard_texts(config, config.policy or config.model)
     training = RewardTraining(config, reward, loaded.items, freeze=config.freeze)
     with ExitStack() as stack:
@@ -85,15 +82,15 @@ def train_reward(
             columns=COLUMNS,
             console=console,
             call=call,
-            messages=(loaded.message, unseen, standard.message),
+            messages=(loaded.message, held_out.message, standard.message),
         )
-        if stopped := run_training(training, session, held_out):
+        if stopped := run_training(training, session, held_out.items):
             return stopped
         result = timing(training) | standardise(
             reward, standard, lambda row: reward.tokens(row["prompt"], row["response"], finished=row["finished"])
         )
-        if held_out:
-            report = evaluate(reward, held_out, scale=reward.std)
+        if held_out.items:
+            report = evaluate(reward, held_out.items, scale=reward.std)
             result |= report | {f"human/{name}": x for name, x in (human_ceiling or {}).items()}
             record_final(session, result)
             reward.about |= {"report": result}

@@ -11,7 +11,7 @@ from torch import Tensor
 from proximo.language.batching import padded_share, right_padded, token_budget_batches
 from proximo.language.configuration import SFTConfig
 from proximo.language.context import context_of
-from proximo.language.data import Example, load_examples
+from proximo.language.data import Example, Loaded, load_examples
 from proximo.language.head import token_log_probs
 from proximo.language.linear_head import linear_head
 from proximo.language.model_folder import save_folder, stops_at
@@ -56,10 +56,9 @@ def train_sft(config: SFTConfig, *, console: Mode = "auto", call: Call | None = 
     )
     limits: dict[str, Any] = {"token_limit": config.token_limit, "context": context_of(model)}
     loaded = load_examples(config.data, tokenizer, **limits)
-    held_out, unseen = [], ""
+    held_out: Loaded[Example] = Loaded([])
     if config.validation:
-        validation = load_examples(config.validation, tokenizer, rows_limit=config.validation_rows, **limits)
-        held_out, unseen = validation.items, validation.message
+        held_out = load_examples(config.validation, tokenizer, rows_limit=config.validation_rows, **limits)
     training = SFTTraining(config, model, tokenizer, loaded.items)
     with ExitStack() as stack:
         session = begin_stage(
@@ -70,9 +69,9 @@ def train_sft(config: SFTConfig, *, console: Mode = "auto", call: Call | None = 
             columns=COLUMNS,
             console=console,
             call=call,
-            messages=(loaded.message, unseen),
+            messages=(loaded.message, held_out.message),
         )
-        if stopped := _train(training, session, held_out):
+        if stopped := _train(training, session, held_out.items):
             return stopped
         stops_at(model, (example.response[-1] for example in loaded.items))
         save_folder(config.output, model, tokenizer)

@@ -67,6 +67,11 @@ class Snapshot:
     phases: dict[str, float] = field(default_factory=dict)
 
     @property
+    def speed(self) -> str:
+        """`rate` as it is shown, with a decimal where it is small; "" before it is known."""
+        return "" if self.rate is None else f"{self.rate:,.{0 if self.rate >= 10 else 1}f} {self.unit}/s"
+
+    @property
     def remaining(self) -> float | None:
         """Seconds until the end at the present rate."""
         return max(self.total - self.step, 0) / self.rate if self.rate else None
@@ -202,8 +207,8 @@ def format_line(now: Snapshot) -> str:
     """One line: `steps 204,800/1,000,000  20% | 15,300 steps/s | return 1,234.5 (last 100) | … | env 55%`."""
     percent = 100 * now.step // now.total if now.total else 100
     parts = [f"{now.unit} {now.step:,}/{now.total:,}  {percent}%"]
-    if now.rate is not None:
-        parts.append(f"{now.rate:,.{0 if now.rate >= 10 else 1}f} {now.unit}/s")
+    if now.speed:
+        parts.append(now.speed)
     for column in now.columns:
         value = now.values.get(column.key)
         if column.short and value is not None:

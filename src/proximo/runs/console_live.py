@@ -55,9 +55,8 @@ def _head(now: Snapshot) -> Table:
     grid.add_column()
     grid.add_column(justify="center")
     grid.add_column(justify="right")
-    rate = f"{now.rate:,.{0 if now.rate >= 10 else 1}f} {now.unit}/s" if now.rate is not None else ""
     clock = f"{format_seconds(now.elapsed)} elapsed, {format_seconds(now.remaining)} left"
-    grid.add_row(f"{now.step:,} / {now.total:,} {now.unit}  {percent}%", Text(rate, style="bold"), clock)
+    grid.add_row(f"{now.step:,} / {now.total:,} {now.unit}  {percent}%", Text(now.speed, style="bold"), clock)
     return grid
 
 
