@@ -16,6 +16,9 @@ from proximo.language.memory import keep_freed_memory
 from proximo.runs.errors import UserError, nearest
 from proximo.runs.opening import Call
 
+_NAMES = {"reward": "reward model", "judge": "judge"}
+"""Stages that a result is judged by."""
+
 _OVERRIDE_HELP = """
   --override-preflight  begin although a check before the first step failed
 """
@@ -98,6 +101,7 @@ def _require_libraries() -> None:
 
 
 def _all(arguments: list[str]) -> int:
+    from proximo.language.chance import BETTER, no_better_than_chance
     from proximo.language.stages import CONFIGS, check_files, find_preset, presets
 
     preset, run = option(arguments, "--preset", ""), option(arguments, "--run", "")
@@ -128,9 +132,15 @@ def _all(arguments: list[str]) -> int:
         more = override if name == "ppo" else []
         folder, results = _train(name, ["--preset", preset, "--run", run, *quiet, *begin, *more])
         done[name] = {"folder": str(folder), **results}
+        weak = "" if override or name not in _NAMES else no_better_than_chance(results)
         code = exit_code(results.get("stopped")) if as_json else _told(name, folder, results, as_json)
         if code:
             break
+        if weak:
+            raise UserError(
+                f"the {_NAMES[name]} in {folder} ends all that follows: {weak}; {BETTER}, then give the same command "
+                "with --fresh; --override-preflight goes on all the same"
+            )
     if as_json:
         print(json.dumps({"stages": done}))
     elif not code:
@@ -253,9 +263,11 @@ def _show(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> No
         return
     from proximo.runs.console import print_results
 
-    plain = {k: v for k, v in results.items() if isinstance(v, int | float | str)}
+    plain = {k: v for k, v in results.items() if isinstance(v, int | float | str) and k != "cut_by_clock"}
     nested = {f"{k} {n}": v for k, d in results.items() if isinstance(d, dict) for n, v in d.items()}
     print_results(plain | {k: v for k, v in nested.items() if isinstance(v, int | float)}, f"{name} in {folder}")
+    if cut := results.get("cut_by_clock"):
+        print(f"WARNING: {cut}")
 
 
 def _chat(arguments: list[str]) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proximo.language.chance import BETTER, no_better_than_chance
 from proximo.language.data import load_prompts
 from proximo.language.evaluation import Answers, answer, divergence
 from proximo.language.judge import ABOUT, Judge, whole_text
@@ -22,6 +23,7 @@ from proximo.language.sampler import SamplingParameters
 from proximo.runs.configuration import from_mapping, read_toml
 from proximo.runs.errors import UserError
 from proximo.runs.folder import RunFolder
+from proximo.runs.opening import read_results
 
 EXAMPLES = 5
 
@@ -152,7 +154,10 @@ def compare(
         UserError: run or judge are not there.
     """
     device = asking_device(ppo_folder(run)[1].device)
-    scorer = Judge.load(judge if judge is not None else _judge_beside(run), device=device)
+    folder = judge if judge is not None else _judge_beside(run)
+    scorer = Judge.load(folder, device=device)
+    if weak := no_better_than_chance(scorer.about.get("report", {})):
+        raise UserError(f"the judge {folder} can not judge: {weak}; {BETTER}")
     seen = before_and_after(run, prompts, count, seed)
     if len(seen.prompts) < 2:
         raise UserError("one prompt has no spread to measure a rise on: give a file with more prompts")
@@ -177,9 +182,24 @@ def compare(
         **{f"judge_{side}": float(j.mean()) for side, (_, j, _) in sides.items()},
         **{f"reward_{side}": float(r.mean()) for side, (_, _, r) in sides.items()},
         **{f"{name}_{side}": x for side, (a, _, _) in sides.items() for name, x in a.statistics.items()},
-        "notes": [*seen.notes, *cut_prompts(terms)],
+        "notes": [*seen.notes, *cut_prompts(terms), *cut_stages(ppo_folder(run)[0], folder)],
         "examples": seen.rows(judged, EXAMPLES),
     }
+
+
+def cut_stages(ppo: Path, judge: Path) -> list[str]:
+    """A sentence for each stage of a run that the clock ended before its steps were done.
+
+    Args:
+        ppo: folder of the PPO stage, beside which the others may be.
+        judge: folder of the judge.
+    """
+    notes = []
+    for stage in dict.fromkeys((ppo.parent / "sft", ppo.parent / "reward", judge, ppo)):
+        cut = (read_results(stage / "results.json") or {}).get("cut_by_clock")
+        if cut:
+            notes.append(f"{stage.name}: {cut}")
+    return notes
 
 
 def _whole_texts(answers: Answers) -> list[str]:

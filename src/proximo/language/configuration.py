@@ -26,8 +26,11 @@ class SFTConfig:
     """Of the order of rows."""
     epochs: float = 1.0
     """Passes over the data; 0.5 sees half of it."""
+    steps: int | None = None
+    """Gradient steps at most, the learning rate falls over them; None is all of `epochs`."""
     minutes: float | None = None
-    """Training time at most; the learning rate then falls with the time. None is no limit."""
+    """Training time at most, beside `steps`; what it cuts is said, and the learning rate then falls with the time. None
+    is no limit."""
     batch: int = 32
     """Rows per step."""
     learning_rate: float = 5e-5
@@ -52,8 +55,9 @@ class SFTConfig:
     """Steps between two checkpoints to go on from; they are removed when the training is done."""
     keep: int = 1
     """How many of them stay until then."""
-    compute: Literal["float32", "bfloat16"] = "float32"
-    """Type of the matrix products; weights, log-probs and losses stay float32."""
+    compute: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Type of the matrix products: auto takes bfloat16 where the processor has instructions for it, or else float32;
+    weights, log-probs and losses stay float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it runs; auto takes a GPU that is there."""
     trust_remote_code: bool = False
@@ -93,8 +97,11 @@ class RewardConfig:
     """Of the order of pairs and of the head's initialisation."""
     epochs: float = 1.0
     """Passes over the pairs."""
+    steps: int | None = None
+    """Gradient steps at most, the learning rate falls over them; None is all of `epochs`."""
     minutes: float | None = None
-    """Training time at most; the learning rate then falls with the time. None is no limit."""
+    """Training time at most, beside `steps`; what it cuts is said, and the learning rate then falls with the time. None
+    is no limit."""
     batch: int = 64
     """Pairs per step. A text that stands in several of them goes through the network once; where there are fewer texts
     than pairs, a step therefore takes neighbours of the file, and pairs that share texts should follow each other."""
@@ -137,8 +144,9 @@ class RewardConfig:
     """Steps between two checkpoints to go on from; they are removed when the training is done."""
     keep: int = 1
     """How many of them stay until then."""
-    compute: Literal["float32", "bfloat16"] = "float32"
-    """Type of the matrix products; weights, scores and losses stay float32."""
+    compute: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Type of the matrix products: auto takes bfloat16 where the processor has instructions for it, or else float32;
+    weights, scores and losses stay float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it runs; auto takes a GPU that is there."""
     trust_remote_code: bool = False
@@ -169,6 +177,7 @@ class RewardConfig:
 def _training_rules(config: SFTConfig | RewardConfig) -> dict[str, tuple[bool, str]]:
     return {
         "epochs": (0 < config.epochs < math.inf, "positive and finite"),
+        "steps": (config.steps is None or config.steps >= 1, "positive"),
         "minutes": (config.minutes is None or config.minutes > 0, "positive"),
         "batch": (config.batch >= 1, "positive"),
         "learning_rate": (_is_rate(config.learning_rate), "at least 0, and finite"),

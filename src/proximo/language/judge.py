@@ -21,6 +21,7 @@ from proximo.language.data import Loaded, Pair, as_pair, read_pair_rows
 from proximo.language.encoder import check_encoder, context_of_encoder
 from proximo.language.model_folder import read_json, save_folder
 from proximo.language.models import choose_device, load_encoder, load_text_tokenizer
+from proximo.language.precision import computing
 from proximo.language.reward_model import initialise_head
 from proximo.language.reward_training import (
     COLUMNS,
@@ -28,11 +29,9 @@ from proximo.language.reward_training import (
     evaluate,
     record_final,
     run_training,
-    timing,
 )
 from proximo.language.scale import mean_and_std
 from proximo.language.standard_texts import standard_texts, standardise
-from proximo.language.supervised import computing
 from proximo.language.supervised_run import begin_stage, finish_stage, open_stage
 from proximo.runs.console import Mode
 from proximo.runs.errors import UserError
@@ -176,9 +175,10 @@ def train_judge(
         UserError: model, data or output can not be used, or the loss is not finite.
     """
     call = call or Call()
-    opening = open_stage(config, call)
+    opening, remark = open_stage(config, call)
     if done := opening.results:
         return done
+    config = opening.config
     encoder = load_encoder(
         config.model, device=choose_device(config.device), trust_remote_code=config.trust_remote_code
     )
@@ -206,11 +206,11 @@ def train_judge(
             columns=COLUMNS,
             console=console,
             call=call,
-            messages=(loaded.message, held_out.message, standard.message),
+            messages=(remark, loaded.message, held_out.message, standard.message),
         )
         if stopped := run_training(training, session, held_out.items):
             return stopped
-        result = timing(training) | standardise(judge, standard, lambda row: whole_text(row["prompt"], row["response"]))
+        result = training.summary | standardise(judge, standard, lambda row: whole_text(row["prompt"], row["response"]))
         if held_out.items:
             result |= evaluate(scorer, held_out.items, scale=judge.about["std"])
             result |= {f"human/{name}": x for name, x in (human_ceiling or {}).items()}

@@ -9,8 +9,8 @@ from torch import Tensor
 from proximo.core.batch import Batch, Evaluation
 from proximo.language.batching import token_budget_batches
 from proximo.language.head import token_log_probs
+from proximo.language.precision import computing
 from proximo.language.sharing import Roles
-from proximo.language.supervised import computing
 
 
 class LanguagePolicy:

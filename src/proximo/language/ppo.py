@@ -23,6 +23,7 @@ from proximo.language.ppo_setup import (
     make_policy,
     stop_tokens,
 )
+from proximo.language.precision import chosen_type
 from proximo.language.rewards import RewardTerm, Texts, combine
 from proximo.language.rollout import Prompt, PromptSource
 from proximo.language.sampler import Samples, SamplingParameters, generate
@@ -86,6 +87,7 @@ class PPOTraining:
     ) -> None:
         self.config, self.tokenizer, self.rewards = config, tokenizer, list(rewards)
         check_fit(config, model, tokenizer, prompts, self.rewards)
+        self.config = config = replace(config, compute=chosen_type(config.compute, next(model.parameters()).device))
         self.policy = make_policy(config, model, reward_decoder)
         self.roles = self.policy.roles
         self.device = self.roles.head.weight.device

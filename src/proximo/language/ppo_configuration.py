@@ -136,8 +136,9 @@ class PPOConfig:
     )
     token_budget: int = 4096
     """Tokens, padding included, that go through a network at once; changes no gradient."""
-    compute: Literal["float32", "bfloat16"] = "float32"
-    """Type of the matrix products; weights, log-probs and losses stay float32."""
+    compute: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Type of the matrix products: auto takes bfloat16 where the processor has instructions for it, or else float32;
+    weights, log-probs and losses stay float32."""
     old_log_probs: Literal["auto", "sampler", "rescore"] = "auto"
     """Whose log-probs are the ratio's denominator: auto takes the sampler's if they agree with the trainer's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

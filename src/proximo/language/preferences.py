@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from proximo.language.chance import standard_error
 from proximo.language.data import Pair
 
 _EDGES = (0.0, 0.5, 1.0, 2.0)  # of the buckets by difference; the last one is open
@@ -55,8 +56,9 @@ def preference_report(pairs: Sequence[Pair], chosen: Tensor, rejected: Tensor, s
         scale: scores times this are on the scale on which the loss was taken.
 
     Returns:
-        loss, accuracy, accuracy by difference (`accuracy/difference>1`) and by source (`accuracy/source/NAME`), the
-        calibration error, and `calibration`: per tenth of the predicted P(chosen), count, mean prediction and label.
+        loss, accuracy, accuracy_se (a coin's on these pairs, see `standard_error`), accuracy by difference
+        (`accuracy/difference>1`) and by source (`accuracy/source/NAME`), the calibration error, and `calibration`: per
+        tenth of the predicted P(chosen), count, mean prediction and label.
     """
     label = np.array([p.label for p in pairs])
     delta = (chosen - rejected).double().cpu().numpy()
@@ -72,6 +74,10 @@ def preference_report(pairs: Sequence[Pair], chosen: Tensor, rejected: Tensor, s
         groups[f"accuracy/source/{source}"] = decided & np.array([p.source == source for p in pairs])
     report: dict[str, Any] = {"pairs": len(pairs)}
     report |= {name: float(told[group].mean()) for name, group in groups.items() if group.any()}
+    if decided.any():
+        judged = [pair for pair, counts in zip(pairs, decided, strict=True) if counts]
+        texts = {tuple(side) for pair in judged for side in (pair.chosen, pair.rejected)}
+        report["accuracy_se"] = standard_error(len(judged), len(texts))
     margin = torch.tensor([p.margin for p in pairs], dtype=torch.float64)
     scaled = torch.from_numpy(delta) * scale
     report["loss"] = float(bradley_terry(scaled, torch.zeros_like(scaled), torch.from_numpy(label), margin).mean())

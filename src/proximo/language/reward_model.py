@@ -14,8 +14,8 @@ from proximo.language.coder import Coder, Text, end_of_chat
 from proximo.language.context import context_of
 from proximo.language.model_folder import read_json, save_folder
 from proximo.language.models import load_sequence_classifier, load_tokenizer, locate, new_sequence_classifier
+from proximo.language.precision import computing
 from proximo.language.scale import mean_and_std
-from proximo.language.supervised import computing
 from proximo.runs.errors import UserError
 
 ABOUT = "proximo_reward.json"

@@ -56,9 +56,10 @@ def train_reward(
         UserError: model, data or output can not be used, or the loss is not finite.
     """
     call = call or Call()
-    opening = open_stage(config, call)
+    opening, remark = open_stage(config, call)
     if done := opening.results:
         return done
+    config = opening.config
     reward = RewardModel.from_language_model(
         config.model,
         layers=config.layers,
@@ -82,11 +83,11 @@ def train_reward(
             columns=COLUMNS,
             console=console,
             call=call,
-            messages=(loaded.message, held_out.message, standard.message),
+            messages=(remark, loaded.message, held_out.message, standard.message),
         )
         if stopped := run_training(training, session, held_out.items):
             return stopped
-        result = timing(training) | standardise(
+        result = training.summary | standardise(
             reward, standard, lambda row: reward.tokens(row["prompt"], row["response"], finished=row["finished"])
         )
         if held_out.items:
@@ -201,11 +202,6 @@ def run_training(training: RewardTraining, session: Session, held_out: Sequence[
         return {f"validation/{name}": x for name, x in report.items() if name != "calibration"}
 
     return run_steps(training, session, look)
-
-
-def timing(training: RewardTraining) -> dict[str, Any]:
-    """Steps and seconds of a training that has ended."""
-    return {"steps": training.done, "seconds": round(training.clock.seconds, 1)}
 
 
 def record_final(session: Session, result: dict[str, Any]) -> None:

@@ -16,8 +16,9 @@ from proximo.language.head import token_log_probs
 from proximo.language.linear_head import linear_head
 from proximo.language.model_folder import save_folder, stops_at
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
+from proximo.language.precision import computing
 from proximo.language.stack import check_freeze
-from proximo.language.supervised import Optimizer, check_finite, computing, on, shuffled_batches
+from proximo.language.supervised import Optimizer, check_finite, on, shuffled_batches
 from proximo.language.supervised_run import SupervisedTraining, begin_stage, finish_stage, open_stage, run_steps
 from proximo.runs.console import Column, Mode
 from proximo.runs.opening import Call
@@ -47,9 +48,10 @@ def train_sft(config: SFTConfig, *, console: Mode = "auto", call: Call | None = 
         UserError: model, data or output can not be used, or the loss is not finite.
     """
     call = call or Call()
-    opening = open_stage(config, call)
+    opening, remark = open_stage(config, call)
     if done := opening.results:
         return done
+    config = opening.config
     tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     model = load_causal_model(
         config.model, device=choose_device(config.device), trust_remote_code=config.trust_remote_code
@@ -69,13 +71,13 @@ def train_sft(config: SFTConfig, *, console: Mode = "auto", call: Call | None = 
             columns=COLUMNS,
             console=console,
             call=call,
-            messages=(loaded.message, held_out.message),
+            messages=(remark, loaded.message, held_out.message),
         )
         if stopped := _train(training, session, held_out.items):
             return stopped
         stops_at(model, (example.response[-1] for example in loaded.items))
         save_folder(config.output, model, tokenizer)
-        result = training.seen | {"steps": training.done, "seconds": round(training.clock.seconds, 1)}
+        result = training.seen | training.summary
         return finish_stage(session.folder, result | {"rows": len(loaded.items), "dropped_rows": loaded.dropped})
 
 

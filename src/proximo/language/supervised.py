@@ -59,6 +59,16 @@ class Clock:
         return min(1.0, max(by_steps, by_time))
 
     @property
+    def cut(self) -> str:
+        """What the time limit took away from a training that has ended, in a sentence; "" if it took nothing."""
+        if self.done >= self.steps:
+            return ""
+        return (
+            f"the clock cut this stage: {self.minutes:g} minutes were over after {self.done:,} of {self.steps:,} "
+            "steps; raise minutes to train it to its end"
+        )
+
+    @property
     def ended(self) -> bool:
         """Whether steps or minutes are used up."""
         return self.done >= self.steps or (self.minutes is not None and self.seconds >= 60.0 * self.minutes)
@@ -170,11 +180,6 @@ def check_finite(loss: float, norm: float, output: str, texts: Callable[[], Sequ
         f"step {step} has loss {loss} and gradient norm {norm}: its batch is in {path}; lower learning_rate, or look "
         "at that batch"
     )
-
-
-def computing(device: torch.device, compute: str) -> torch.autocast:
-    """The precision of matrix products."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=compute == "bfloat16")
 
 
 def on(device: torch.device, tensors: Iterable[Tensor]) -> list[Tensor]:

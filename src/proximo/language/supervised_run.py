@@ -13,6 +13,8 @@ from torch import Tensor
 
 from proximo.language.lineage import check_made_from, note_made_from
 from proximo.language.memory import FreedMemory
+from proximo.language.models import choose_device
+from proximo.language.precision import settled
 from proximo.language.stages import resolved
 from proximo.language.supervised import Clock, Optimizer, steps_of
 from proximo.runs import random_state
@@ -46,7 +48,8 @@ class SupervisedTraining(ABC):
         self.batches = self._order()
         self.steps = 0
         per_epoch = steps_of(rows, config.batch, 1.0)
-        self.clock = Clock(steps_of(rows, config.batch, config.epochs), config.minutes, per_epoch)
+        steps = steps_of(rows, config.batch, config.epochs)
+        self.clock = Clock(min(steps, config.steps or steps), config.minutes, per_epoch)
         self.seen: dict[str, float | None] = {}
         """What looks at held-out rows gave."""
         self.unrecorded: dict[str, Any] | None = None
@@ -63,6 +66,12 @@ class SupervisedTraining(ABC):
     def done(self) -> int:
         """Steps so far."""
         return self.steps
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Steps and seconds of a training that has ended, and what the time limit took from it."""
+        cut = {"cut_by_clock": self.clock.cut} if self.clock.cut else {}
+        return {"steps": self.steps, "seconds": round(self.clock.seconds, 1), **cut}
 
     def iterate(self) -> dict[str, Any]:
         """The next step; what was seen, by name."""
@@ -101,8 +110,8 @@ class SupervisedTraining(ABC):
         self.rewind()
 
 
-def open_stage(config: Any, call: Call) -> Opening:
-    """What is in a stage's output folder, beside what is asked for.
+def open_stage(config: Any, call: Call) -> tuple[Opening, str]:
+    """What is in a stage's output folder, beside what is asked for; and a sentence on the type it computes in.
 
     Raises:
         UserError: no data or no folder is named, another training is there, or a model that it was made from is another
@@ -112,9 +121,11 @@ def open_stage(config: Any, call: Call) -> Opening:
         raise UserError("no data is named: give --data, a .jsonl or .parquet file or a folder saved by datasets")
     if not config.output:
         raise UserError("no output folder is named: give --output")
-    opening = Opening(RunFolder(config.output), config, "model", call, resolved=resolved, final=True)
+    folder = RunFolder(config.output)
+    config, remark = settled(config, folder, call, choose_device(config.device))
+    opening = Opening(folder, config, "model", call, resolved=resolved, final=True)
     check_made_from(opening)
-    return opening
+    return opening, remark
 
 
 def begin_stage(
@@ -178,10 +189,8 @@ def run_steps(
 
 
 def _say_why_it_ended(training: SupervisedTraining, session: Session) -> None:
-    clock = training.clock
-    if clock.ended and clock.done < clock.steps:
-        over = f"{clock.minutes:g} minutes of training are over: {clock.done:,} of {clock.steps:,} steps"
-        session.recorder.progress.message(over)
+    if training.clock.ended and (cut := training.clock.cut):
+        session.recorder.progress.warning(f"WARNING: {cut}")
 
 
 def _step_to_the_end(training: SupervisedTraining, session: Session, look: Look, first_look: Look | None) -> None:

@@ -16,6 +16,7 @@ from proximo.language.model_folder import save_folder, stops_at
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import PPOConfig
+from proximo.language.precision import settled
 from proximo.language.reward_terms import make_rewards, reward_decoder
 from proximo.language.rewards import RewardTerm
 from proximo.language.stages import located, resolved
@@ -87,6 +88,7 @@ def run_ppo(
     call = call or Call()
     folder = RunFolder(config.run or f"runs/ppo-{Path(config.policy).name}-{config.seed}")
     config = replace(located(_with_modules(config, folder, call)), run=str(folder.path))
+    config, remark = settled(config, folder, call, choose_device(config.device))
     opening = Opening(folder, config, "policy", call, resolved=resolved)
     check_made_from(opening)
     if finished := opening.results:
@@ -114,7 +116,7 @@ def run_ppo(
                 columns=COLUMNS,
             )
         )
-        for text in [message, *warnings]:
+        for text in [remark, message, *warnings]:
             progress.message(text)
         if changed := opening.settle(f"{training.done:,} responses"):
             progress.message(changed)
@@ -125,6 +127,8 @@ def run_ppo(
             kept = "as it was at its last checkpoint, if there is one," if session.lost else "saved"
             progress.message(f"{stopped}: {kept} in {folder.path}; the same command goes on")
             return LanguageRun(folder.path, folder.path / "policy", {"responses": training.done}, stopped)
+        if cut := _cut(training):
+            progress.warning(f"WARNING: {cut}")
         results = _finish(training, folder)
     return LanguageRun(folder.path, folder.path / "policy", results)
 
@@ -195,9 +199,26 @@ def _ending(training: PPOTraining, kl: float, seconds: float) -> str | None:
     config = training.config
     if config.kl.budget is not None and kl > config.kl.budget:
         return f"KL of {kl:.1f} nats per response is over the budget of {config.kl.budget}"
+    if training.done >= config.responses:
+        return "all responses done"
     if config.minutes is not None and seconds > config.minutes * 60:
-        return f"{config.minutes:g} minutes are over"
-    return "all responses done" if training.done >= config.responses else None
+        return _time_is_over(config.minutes)
+    return None
+
+
+def _time_is_over(minutes: float) -> str:
+    return f"{minutes:g} minutes are over"
+
+
+def _cut(training: PPOTraining) -> str:
+    """What the time limit took away from a run that has ended, in a sentence; "" if it took nothing."""
+    config = training.config
+    if config.minutes is None or training.ended != _time_is_over(config.minutes):
+        return ""
+    return (
+        f"the clock cut this stage: {config.minutes:g} minutes were over after {training.done:,} of "
+        f"{config.responses:,} responses; raise minutes to train it to its end"
+    )
 
 
 def _finish(training: PPOTraining, folder: RunFolder) -> dict[str, Any]:
@@ -205,6 +226,8 @@ def _finish(training: PPOTraining, folder: RunFolder) -> dict[str, Any]:
     save_folder(folder.path / "policy", training.roles, training.tokenizer)
     done = training.progress
     results: dict[str, Any] = {"responses": done.responses, "iterations": done.iterations, "ended": training.ended}
+    if cut := _cut(training):
+        results["cut_by_clock"] = cut
     chat = all(isinstance(prompt.source, list) for prompt in training.prompts.prompts)
     results["prompts"] = CHAT if chat else "text"
     if not save_critic(folder.path / "critic", training.roles, training.tokenizer):

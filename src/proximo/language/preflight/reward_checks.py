@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from proximo.language.chance import BETTER, no_better_than_chance
 from proximo.language.coder import Coder
 from proximo.language.data import Pair, load_pairs
 from proximo.language.preflight.check import Check
@@ -72,6 +73,9 @@ def _same_template(term: ModelReward, flight: Flight) -> Check:
 def _against_people(term: ModelReward, flight: Flight) -> list[Check]:
     """Whether it agrees with people on held-out pairs, and whether it was trained with the EOS that it is shown."""
     file = flight.training.config.held_out_pairs
+    if weak := no_better_than_chance(term.model.about.get("report", {})):
+        remedy = f"PPO would please nobody: {BETTER}"
+        return [Check(f"{term.name} agrees with people", "fail", weak, remedy)]
     names = f"{term.name} agrees with people", f"{term.name} was trained with EOS"
     if not file:
         remedy = "set held_out_pairs to pairs that it was not trained on"
@@ -97,7 +101,7 @@ def _agreement(name: str, share: float, count: int) -> Check:
     seen = f"{share:.0%} of {count} held-out pairs"
     if share >= GOOD:
         return Check(name, "pass", seen)
-    remedy = "PPO would please nobody: check that chosen and rejected are not swapped, and train it longer"
+    remedy = f"PPO would please nobody: {BETTER}"
     return Check(name, "fail" if share <= CHANCE else "warn", seen, remedy)
 
 
