@@ -152,13 +152,21 @@ def _three_numbers(results: Any) -> dict[str, str]:
     """The three numbers that stand everywhere a result is printed, and what they are."""
     recent = results.get("last_100_training_return")
     unfinished = results.get("unfinished_episodes")
+
+    def task(name: str) -> str:
+        value = results.get(f"{name}_task")
+        return "" if value is None else f"; the task's own, below its wrappers: {value:,.1f}"
+
     return {
-        "last-100 training return": "no episode ended" if recent is None else f"{recent:,.1f}",
+        "last-100 training return": "no episode ended"
+        if recent is None
+        else f"{recent:,.1f}{task('last_100_training_return')}",
         "final deterministic": f"{results['final_deterministic']:,.1f} ± {results['final_deterministic_std']:,.1f}"
         f" ({results['episodes']} episodes; sampled: {results['final_sampled']:,.1f})"
+        f"{task('final_deterministic')}"
         f"{f'; {unfinished} were cut, for they do not end' if unfinished else ''}",
         "best checkpoint": f"{results['best_checkpoint']:,.1f} ± {results['best_checkpoint_std']:,.1f}"
-        f" (deterministic; chosen by {results.get('best_chosen_by', 'training return')})",
+        f" (deterministic; chosen by {results.get('best_chosen_by', 'training return')}){task('best_checkpoint')}",
     }
 
 

@@ -152,5 +152,5 @@ def test_reset_rows_are_not_counted_as_steps():
     training, rollout, _ = collected(NEXT)
     assert rollout.steps == 2 * STEPS
     assert len(rollout.episodes) == 2 * EPISODES
-    assert sorted(length for _, length in rollout.episodes) == [3, 3, 4, 4, 5, 5]
+    assert sorted(episode.length for episode in rollout.episodes) == [3, 3, 4, 4, 5, 5]
     assert training.progress.steps == 2 * STEPS  # of the rollout that started the normalisers

@@ -125,6 +125,18 @@ def test_sound_runs_have_no_finding():
             ("P042", "red"),  # the task pays 1 for a step, a wrapper makes it cost 1
             control(lambda i: {"return": 60.0 - i, "episode_length": 60.0 - i, "reward_mean": -1.0, "truncations": 0}),
         ),
+        (
+            ("P042", "red"),  # the same, with both returns
+            control(
+                lambda i: {
+                    "return": i - 60.0,
+                    "task_return": 60.0 - i,
+                    "episode_length": 60.0 - i,
+                    "reward_mean": -1.0,
+                    "truncations": 0,
+                }
+            ),
+        ),
         (("P043", "red"), control(lambda i: {"return": 10.0 + i if i < 30 else 5.0})),
         (("P044", "red"), control(lambda i: {"episodes": 0}, environments=4)),
         (("P050", "red"), language(lambda i: {"score": 0.1 * i, "distinct_2": 0.8 - 0.015 * i})),

@@ -1,4 +1,4 @@
-"""Whole episodes with a fixed policy, on seeds that training never sees; raw returns from the innermost layer."""
+"""Whole episodes with a fixed policy, on seeds that training never sees; returns of the environment as it was given."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from proximo.control import seeds
 from proximo.control.configuration import TrainConfig
-from proximo.control.environments import make_environments
+from proximo.control.environments import Episode, make_environments
 from proximo.control.environments.base import VectorEnvironment
 from proximo.control.policy import ControlPolicy
 from proximo.control.rollout import Collector
@@ -28,13 +28,20 @@ class Evaluation:
     deterministic: bool
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
+    task_returns: tuple[float, ...]
+    """Of the task itself, below the user's wrappers."""
     unfinished: int = 0
     """Episodes among them that had not ended after `LONGEST` steps and count with what they had returned by then."""
 
     @property
     def mean(self) -> float:
-        """Mean raw return."""
+        """Mean return."""
         return float(np.mean(self.returns))
+
+    @property
+    def task_mean(self) -> float | None:
+        """Mean return of the task itself; None where no wrapper makes another of it."""
+        return None if self.task_returns == self.returns else float(np.mean(self.task_returns))
 
     @property
     def std(self) -> float:
@@ -98,7 +105,7 @@ def evaluate(
     generator = torch.Generator(device).manual_seed(seeds.derive(seed, seeds.EVALUATION, 1, 1)[0])
     collector = Collector(environments, policy, Deterministic(policy) if deterministic else policy, 1, generator)
     collector.restart(seeds.derive(seed, seeds.EVALUATION, 0, count))
-    results: list[list[tuple[float, int]]] = [[] for _ in range(count)]
+    results: list[list[Episode]] = [[] for _ in range(count)]
     steps = 0
     while min(map(len, results)) < rounds:
         if steps == rounds * LONGEST:
@@ -113,14 +120,15 @@ def evaluate(
 
 
 def _of(
-    deterministic: bool, results: list[list[tuple[float, int]]], rounds: int, episodes: int, unfinished: int = 0
+    deterministic: bool, results: list[list[Episode]], rounds: int, episodes: int, unfinished: int = 0
 ) -> Evaluation:
     flat = [result[i] for i in range(rounds) for result in results][:episodes]
-    return Evaluation(deterministic, tuple(r for r, _ in flat), tuple(length for _, length in flat), unfinished)
+    values, lengths, task_values = zip(*flat, strict=True)
+    return Evaluation(deterministic, values, lengths, task_values, unfinished)
 
 
 def _cut(
-    deterministic: bool, results: list[list[tuple[float, int]]], collector: Collector, rounds: int, episodes: int
+    deterministic: bool, results: list[list[Episode]], collector: Collector, rounds: int, episodes: int
 ) -> Evaluation:
     """A task without an end and without a time limit: what its episodes have returned so far stands for them."""
     missing = sum(rounds - len(result) for result in results)

@@ -184,7 +184,7 @@ def _explore(
         seen.steps += int(step.valid.sum())
         seen.terminated += int((step.terminated & step.valid).sum())
         seen.truncated += int((step.truncated & ~step.terminated & step.valid).sum())
-        seen.lengths += [length for _, length in counter.update(step)]
+        seen.lengths += [episode.length for episode in counter.update(step)]
         rewards.append(step.reward[step.valid])
         numbers.append(_numbers(step.final_observation, environments.count))
         if time.perf_counter() - begun > seconds:

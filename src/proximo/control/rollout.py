@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
-from proximo.control.environments.episodes import EpisodeCounter
+from proximo.control.environments.episodes import Episode, EpisodeCounter
 from proximo.control.masks import opened
 from proximo.control.policy import ControlPolicy
 from proximo.core.batch import Action
@@ -63,8 +63,8 @@ class Rollout:
     memory: Tensor | None
     """`[N, S]` before the first step."""
     finals: Sequence[FinalObservation]
-    episodes: Sequence[tuple[float, int]]
-    """Raw return and length of the episodes that ended."""
+    episodes: Sequence[Episode]
+    """Those that ended."""
     clipped_fraction: float
     """Share of continuous action columns at their bounds."""
 
@@ -137,14 +137,14 @@ class Collector:
         """The policy's memory before its next action, `[N, S]`."""
         return self._memory
 
-    def unfinished(self) -> list[tuple[float, int]]:
-        """Raw return and length so far of the episode in progress in each environment."""
+    def unfinished(self) -> list[Episode]:
+        """What there is so far of the episode in progress in each environment."""
         return self._counter.unfinished()
 
     def collect(self) -> Rollout:
         """Take `length` steps in every environment."""
         finals: list[FinalObservation] = []
-        episodes: list[tuple[float, int]] = []
+        episodes: list[Episode] = []
         before = None if self._memory is None else self._memory.clone()
         clock = time.perf_counter
         unwritten: list[tuple[int, Step, Tensor | None]] = []
@@ -202,7 +202,7 @@ class Collector:
         self,
         steps: list[tuple[int, Step, Tensor | None]],
         finals: list[FinalObservation],
-        episodes: list[tuple[float, int]],
+        episodes: list[Episode],
     ) -> None:
         for t, step, memory in steps:
             self._note(t, step, memory, finals)
@@ -246,9 +246,7 @@ class Collector:
         # environments' guard has refused it anywhere else.
         return opened(mask, self.policy.actions.choices)
 
-    def _rollout(
-        self, before: Tensor | None, finals: list[FinalObservation], episodes: list[tuple[float, int]]
-    ) -> Rollout:
+    def _rollout(self, before: Tensor | None, finals: list[FinalObservation], episodes: list[Episode]) -> Rollout:
         arrays, tensors = self._arrays, self._tensors
         valid = arrays["valid"]
         action = tensors["action"]

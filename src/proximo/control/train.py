@@ -42,7 +42,8 @@ class Run:
     config: TrainConfig
     results: Mapping[str, Any]
     """`last_100_training_return`, `final_deterministic`, `final_sampled`, `best_checkpoint`, `steps`, `seconds`,
-    `exact_resume` (False if environments once did not come back where the run went on)..."""
+    `exact_resume` (False if environments once did not come back where the run went on)... Where wrappers change the
+    reward, also each of the returns as the task itself pays it, with `_task` after its name; else these are None."""
     stopped: str | None = None
     """What ended it early, a signal's name or `stop-at`; the same command goes on."""
     finished_before: bool = False
@@ -170,6 +171,7 @@ def _iterate(training: Training, session: Session, selection: Selection) -> str 
             values["evaluation_return"] = training.progress.evaluation_return
         values |= {
             "return": training.mean_return,
+            "task_return": training.mean_task_return,
             "episodes": training.progress.episodes,
             "memory_mb": resident_memory(),
         }
@@ -224,6 +226,7 @@ def _finish(
         return None  # schedulers send their signal to the environments' processes too
     results = {
         "last_100_training_return": training.mean_return,
+        "last_100_training_return_task": training.mean_task_return,
         **evaluations,
         "best_chosen_by": selection.criterion,
         "episodes": config.episodes,
@@ -248,9 +251,12 @@ def _evaluate_both(training: Training, source: Source) -> dict[str, Any]:
     return {
         "final_deterministic": final.mean,
         "final_deterministic_std": final.std,
+        "final_deterministic_task": final.task_mean,
         "final_sampled": sampled.mean,
+        "final_sampled_task": sampled.task_mean,
         "best_checkpoint": chosen.mean,
         "best_checkpoint_std": chosen.std,
+        "best_checkpoint_task": chosen.task_mean,
         "unfinished_episodes": final.unfinished,
     }
 

@@ -94,6 +94,7 @@ class Training:
         """Entered around what `rewind` can undo, by whoever may want to stop there."""
         self.ring = Ring(self.before, self.optimizer, config.replay_mb, self._described)
         self.returns: deque[float] = deque(maxlen=RECENT)
+        self.task_returns: deque[float] = deque(maxlen=RECENT)
         self.lengths: deque[int] = deque(maxlen=RECENT)
         self.best_return = -np.inf
         self.best_weights: dict[str, Tensor] = {}
@@ -183,8 +184,13 @@ class Training:
 
     @property
     def mean_return(self) -> float | None:
-        """Mean raw return of the last 100 training episodes; None before the first has ended."""
+        """Mean return of the last 100 training episodes; None before the first has ended."""
         return float(np.mean(self.returns)) if self.returns else None
+
+    @property
+    def mean_task_return(self) -> float | None:
+        """The same of the task itself, below the user's wrappers; None where it is the same number."""
+        return None if self.task_returns == self.returns else float(np.mean(self.task_returns))
 
     @property
     def _normalizes(self) -> bool:
@@ -232,8 +238,9 @@ class Training:
     def _count(self, rollout: Rollout) -> None:
         self.progress.steps += rollout.steps
         self.progress.episodes += len(rollout.episodes)
-        self.returns.extend(value for value, _ in rollout.episodes)
-        self.lengths.extend(length for _, length in rollout.episodes)
+        self.returns.extend(episode.value for episode in rollout.episodes)
+        self.task_returns.extend(episode.task_value for episode in rollout.episodes)
+        self.lengths.extend(episode.length for episode in rollout.episodes)
 
     def _measure(self, rollout: Rollout, batch: Batch, report: UpdateReport) -> dict[str, Any]:
         explained = explained_variance(batch.value, batch.returns, batch.weight)
@@ -280,6 +287,7 @@ class Training:
             "progress": vars(self.progress).copy(),
             "learning_rate": self.optimizer.learning_rate,
             "returns": list(self.returns),
+            "task_returns": list(self.task_returns),
             "lengths": list(self.lengths),
             "best_return": None if np.isinf(self.best_return) else self.best_return,
             "environments": environments,
@@ -306,6 +314,7 @@ class Training:
         self.log.load(_group(tensors, "environments"), state["environments"])
         self.progress = Progress(**state["progress"])
         self.returns.extend(state["returns"])
+        self.task_returns.extend(state.get("task_returns", state["returns"]))  # runs of before had one return
         self.lengths.extend(state["lengths"])
         self.best_return = -np.inf if state["best_return"] is None else state["best_return"]
         random_state.restore(tensors, state["random"], {"noise": self.noise, "shuffle": self.shuffle})

@@ -38,6 +38,7 @@ HEALTH = Column("verdict", "health", "health", "s")
 
 COLUMNS = (
     Column("return", "return", "return", ",.1f", " (last 100)"),
+    Column("task_return", "the task's own return", "the task's own", ",.1f"),
     Column("episode_length", "episode length", "", ",.1f"),
     Column("approx_kl", "KL", "KL", ".3f"),
     Column("clip_fraction", "clip fraction", "clip", ".2f"),

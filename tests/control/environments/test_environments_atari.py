@@ -54,4 +54,4 @@ def test_the_time_limit_counts_steps_and_truncates():
         truncated += step.truncated.sum()
         ended += counter.update(step)
     assert truncated == len(ended) >= 2
-    assert all(length <= 50 for _, length in ended)
+    assert all(episode.length <= 50 for episode in ended)

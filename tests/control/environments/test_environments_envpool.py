@@ -134,7 +134,7 @@ def test_lives_and_clipped_rewards_leave_the_task_its_own_account():
     for ended in games.values():
         # Five lives of random play last longer than one, and at most as long as the time limit.
         assert len(ended) >= 4
-        assert all(60 < length <= 130 for _, length in ended)
+        assert all(60 < episode.length <= 130 for episode in ended)
 
 
 def test_raw_reward_is_what_clipping_takes_away():

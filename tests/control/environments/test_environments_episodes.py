@@ -20,7 +20,7 @@ def test_every_episode_is_counted_once_and_whole(mode, seed):
     lengths = [1 + (seed + 2 * episode) % 4 for episode in range(len(counted))]
     returns = [sum(100.0 * episode + now for now in range(1, n + 1)) for episode, n in enumerate(lengths)]
     assert len(counted) >= 10
-    assert counted == list(zip(returns, lengths, strict=True))
+    assert counted == list(zip(returns, lengths, returns, strict=True))
 
 
 def test_environments_are_counted_apart():
@@ -29,7 +29,7 @@ def test_environments_are_counted_apart():
     counter = EpisodeCounter(2)
     counted = [counter.update(environments.step(np.zeros(2, np.int64))) for _ in range(4)]
     # Seed 0 has episodes of 1 and 3 steps, seed 3 of 4.
-    assert counted == [[(1.0, 1)], [], [], [(306.0, 3), (10.0, 4)]]
+    assert counted == [[(1.0, 1, 1.0)], [], [], [(306.0, 3, 306.0), (10.0, 4, 10.0)]]
 
 
 @pytest.mark.parametrize("backend", ["envpool", "gymnasium"])
@@ -39,7 +39,7 @@ def test_the_return_of_cartpole_is_its_length(backend):
     counter = EpisodeCounter(4)
     ended = [episode for t in range(100) for episode in counter.update(environments.step(np.full(4, int(t % 3 == 0))))]
     assert len(ended) > 10
-    assert all(value == length for value, length in ended)
+    assert all(episode.value == episode.length for episode in ended)
 
 
 class Paid(gymnasium.Env):
@@ -89,7 +89,7 @@ def hundredth(env):
 
 @pytest.mark.parametrize("backend", ["gymnasium", "subprocess"])
 @pytest.mark.parametrize(
-    ("wrappers", "learnt", "counted"),
+    ("wrappers", "given", "paid"),
     [
         ([], 21.0, 21.0),
         ([lambda env: gymnasium.wrappers.TimeLimit(env, 4)], 10.0, 10.0),
@@ -101,7 +101,7 @@ def hundredth(env):
     ],
     ids=["bare", "limited", "scaled", "twice", "skipping", "around"],
 )
-def test_returns_are_what_the_task_itself_pays(backend, wrappers, learnt, counted):
+def test_returns_are_those_of_the_given_environment_and_of_the_task_below(backend, wrappers, given, paid):
     environments = make_environments(lambda: wrapped(wrappers), 2, backend=backend)
     environments.reset([0, 1])
     counter, rewards, ended = EpisodeCounter(2), 0.0, []
@@ -110,8 +110,9 @@ def test_returns_are_what_the_task_itself_pays(backend, wrappers, learnt, counte
         rewards += step.reward[0]
         ended = counter.update(step)
     environments.close()
-    assert rewards == pytest.approx(learnt)
-    assert [value for value, _ in ended] == pytest.approx([counted] * 2)
+    assert rewards == pytest.approx(given)
+    assert [episode.value for episode in ended] == pytest.approx([given] * 2)
+    assert [episode.task_value for episode in ended] == pytest.approx([paid] * 2)
 
 
 def test_restart_forgets_the_episodes_in_progress():
@@ -124,7 +125,7 @@ def test_restart_forgets_the_episodes_in_progress():
         for _ in range(3):
             counter.update(environments.step(np.zeros(1, np.int64)))
     for _ in range(30):
-        lengths += [length for _, length in counter.update(environments.step(np.zeros(1, np.int64)))]
+        lengths += [episode.length for episode in counter.update(environments.step(np.zeros(1, np.int64)))]
     assert lengths[0] < 12  # a pole that is only pushed to the left falls within about ten steps
 
 
@@ -132,7 +133,7 @@ def test_raw_rewards_of_valid_rows_are_summed_across_lost_lives():
     counter = EpisodeCounter(2)
     no = np.zeros(2, bool)
 
-    def update(valid, life_lost, over, raw):
+    def update(valid, life_lost, over, raw, task):
         observation = np.zeros((2, 1))
         return counter.update(
             Step(
@@ -144,11 +145,12 @@ def test_raw_rewards_of_valid_rows_are_summed_across_lost_lives():
                 valid=np.array(valid),
                 started=~np.array(valid),
                 raw_reward=np.array(raw),
+                task_reward=np.array(task),
                 episode_over=np.array(over),
                 mask=None,
             )
         )
 
-    assert update([True, True], [True, False], [False, False], [10.0, 1.0]) == []
-    assert update([False, True], [False, False], [False, True], [99.0, 2.0]) == [(3.0, 2)]
-    assert update([True, False], [False, False], [True, False], [20.0, 99.0]) == [(30.0, 2)]
+    assert update([True, True], [True, False], [False, False], [10.0, 1.0], [1.0, 2.0]) == []
+    assert update([False, True], [False, False], [False, True], [99.0, 2.0], [9.0, 4.0]) == [(3.0, 2, 6.0)]
+    assert update([True, False], [False, False], [True, False], [20.0, 99.0], [8.0, 9.0]) == [(30.0, 2, 9.0)]

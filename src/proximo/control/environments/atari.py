@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from proximo.control.environments.reporting import EPISODE_OVER
+from proximo.control.environments.reporting import EPISODE_OVER, RAW_REWARD
 from proximo.runs.errors import UserError
 
 
@@ -98,6 +98,7 @@ class AtariEpisodes(gymnasium.Wrapper):
         lives = self._lives_left()
         terminated = bool(terminated or (self._episodic_life and lives < self._lives))
         self._lives = lives
-        learnt = float(reward)
-        learnt = float(np.sign(learnt)) if self._reward_clip else learnt
-        return observation, learnt, terminated, bool(truncated), info
+        paid = float(reward)
+        if self._reward_clip:
+            info[RAW_REWARD] = paid
+        return observation, float(np.sign(paid)) if self._reward_clip else paid, terminated, bool(truncated), info

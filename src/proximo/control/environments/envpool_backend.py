@@ -126,6 +126,7 @@ class EnvPoolEnvironments(VectorEnvironment):
             valid=valid,
             started=started,
             raw_reward=raw_reward,
+            task_reward=raw_reward,
             episode_over=over,
             mask=self._mask(info),
         )

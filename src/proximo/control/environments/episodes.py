@@ -1,10 +1,23 @@
-"""Returns and lengths of episodes, counted once, from the task's own rewards."""
+"""Returns and lengths of episodes, counted once, from the rewards of the environment that was given."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from proximo.control.environments.base import Step
+
+
+class Episode(NamedTuple):
+    """One episode, or what there is of it so far."""
+
+    value: float
+    """Its return, undiscounted: of the environment as it was given."""
+    length: int
+    """Steps."""
+    task_value: float
+    """The return of the task itself, below the user's wrappers: another number where one of them changes the reward."""
 
 
 class EpisodeCounter:
@@ -14,30 +27,35 @@ class EpisodeCounter:
     """
 
     def __init__(self, count: int) -> None:
-        self._returns = np.zeros(count, dtype=np.float64)
+        self._returns, self._task_returns = np.zeros((2, count), dtype=np.float64)
         self._lengths = np.zeros(count, dtype=np.int64)
 
-    def update(self, step: Step) -> list[tuple[float, int]]:
+    def update(self, step: Step) -> list[Episode]:
         """Adds one step.
 
         Returns:
-            (return, length in steps) of each episode that this step ended, in the order of the environments.
+            The episodes that this step ended, in the order of the environments.
         """
         self._returns += np.where(step.valid, step.raw_reward, 0.0)
+        self._task_returns += np.where(step.valid, step.task_reward, 0.0)
         self._lengths += step.valid
         over = step.episode_over & step.valid
         if not over.any():
             return []
-        ended = [(float(self._returns[i]), int(self._lengths[i])) for i in np.flatnonzero(over)]
-        self._returns[over] = 0.0
+        ended = self._episodes(np.flatnonzero(over))
+        self._returns[over] = self._task_returns[over] = 0.0
         self._lengths[over] = 0
         return ended
 
-    def unfinished(self) -> list[tuple[float, int]]:
-        """(return, length in steps) so far of the episode in progress in each environment."""
-        return [(float(value), int(length)) for value, length in zip(self._returns, self._lengths, strict=True)]
+    def unfinished(self) -> list[Episode]:
+        """What there is so far of the episode in progress in each environment."""
+        return self._episodes(np.arange(len(self._lengths)))
 
     def restart(self) -> None:
         """Forgets the episodes in progress, as a reset of the environments does."""
-        self._returns[:] = 0.0
+        self._returns[:] = self._task_returns[:] = 0.0
         self._lengths[:] = 0
+
+    def _episodes(self, rows: np.ndarray) -> list[Episode]:
+        columns = (self._returns[rows], self._lengths[rows], self._task_returns[rows])
+        return [Episode(float(value), int(length), float(task)) for value, length, task in zip(*columns, strict=True)]

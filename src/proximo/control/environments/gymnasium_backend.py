@@ -11,9 +11,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
 from proximo.control.environments.problems import space_problem
+from proximo.control.environments.recording import RewardRecorder
 from proximo.control.environments.reporting import (
     EPISODE_OVER,
     RAW_REWARD,
+    TASK_REWARD,
     RemoteEnvironment,
     ReportingEnvironment,
 )
@@ -38,6 +40,7 @@ class GymnasiumEnvironments(VectorEnvironment):
         self.name, self.backend, self.count = name, backend, vector.num_envs
         self.observation_space, self.action_space = vector.single_observation_space, vector.single_action_space
         self._vector = vector
+        self._recorder = RewardRecorder(vector)
         self._take = {
             AutoresetMode.NEXT_STEP: self._take_next_step,
             AutoresetMode.SAME_STEP: self._take_same_step,
@@ -55,6 +58,8 @@ class GymnasiumEnvironments(VectorEnvironment):
         observation, infos = self._vector.reset(seed=self._seed(seeds))
         self._over = np.zeros(self.count, dtype=bool)
         self._steps = 0
+        self._recorder.follow()
+        self._recorder.take(0.0)
         return self._owned(observation), self._mask(infos)
 
     def _seed(self, seeds: Sequence[int]) -> int | list[int]:
@@ -80,6 +85,7 @@ class GymnasiumEnvironments(VectorEnvironment):
 
     def close(self) -> None:
         """See `VectorEnvironment.close`."""
+        self._recorder.close()
         self._vector.close()
 
     def _take_next_step(
@@ -125,6 +131,8 @@ class GymnasiumEnvironments(VectorEnvironment):
         infos: dict[str, Any],
         mask: np.ndarray | None,
     ) -> Step:
+        raw = _reported(infos, RAW_REWARD, reward)
+        paid = np.where(valid, self._recorder.take(raw), 0.0)
         return Step(
             observation=observation,
             final_observation=final,
@@ -133,7 +141,8 @@ class GymnasiumEnvironments(VectorEnvironment):
             truncated=truncated,
             valid=valid,
             started=started,
-            raw_reward=_reported(infos, RAW_REWARD, reward),
+            raw_reward=raw,
+            task_reward=_reported(infos, TASK_REWARD, raw if np.array_equal(paid, raw) else paid),
             episode_over=_reported(infos, EPISODE_OVER, terminated | truncated),
             mask=mask,
         )

@@ -1,50 +1,133 @@
-"""The task's own rewards, below whatever wrappers make of them."""
+"""The task's own rewards, below whatever wrappers make of them, without a wrapper of ours among the user's."""
 
 from __future__ import annotations
 
-import math
+import functools
+import inspect
+import threading
+import weakref
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import gymnasium
+import numpy as np
+from gymnasium.vector import VectorWrapper
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 _PASS_ON = (OrderEnforcing, PassiveEnvChecker, TimeLimit)
 """What `gymnasium.make` puts around every task: none of them touches a reward."""
+_RECORDERS = "_proximo_recorders"
+"""The attribute of a class's `step` that holds who records which instance."""
+_LOCK = threading.Lock()
 
 
-class RewardRecorder(gymnasium.Wrapper):
-    """Sits directly around the task and adds up what it pays, also over several of its steps (frame skip)."""
+class RewardRecorder:
+    """Adds up what the innermost environment pays, also over several of its steps (frame skip).
 
-    def __init__(self, env: gymnasium.Env) -> None:
-        super().__init__(env)
-        self._total: float | None = None
+    A wrapper may read, set, copy and compare the environment inside it. So nothing is put between the two, and the
+    environment stays as it is: its class notes the rewards of the instances that are recorded, until the last of them
+    is let go.
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """See `gymnasium.Env.step`."""
-        result = self.env.step(action)
+    Args:
+        env: The environment as it was given. Nothing is recorded where no wrapper could change a reward.
+    """
+
+    def __init__(self, env: Any) -> None:
+        self._env, self._task = env, None
+        self._total: np.ndarray | None = None
+        self._within = False
+        self._let_go: Callable[[], Any] = lambda: None
+        self.follow()
+
+    def follow(self) -> None:
+        """Look for the innermost environment again: a wrapper may make a new one in its reset."""
+        task = _task_below(self._env)
+        if task is self._task:
+            return
+        self._let_go()
+        self._task = task
+        if task is not None and (recorders := _recorders_of(type(task))) is not None:
+            recorders[id(task)] = self
+            self._let_go = weakref.finalize(self, _let_go, type(task), recorders, id(task))
+
+    def call(self, step: Callable[[], Any]) -> Any:
+        """A step of the innermost environment; one that it takes within another belongs to that one's reward."""
+        if self._within:
+            return step()
+        self._within = True
         try:
-            self._total = (self._total or 0.0) + float(result[1])
-        except (TypeError, ValueError):  # no number yet: a wrapper above makes one of it
-            self._total = math.nan
+            result = step()
+        finally:
+            self._within = False
+        try:
+            paid = np.asarray(result[1], np.float64)
+            self._total = paid if self._total is None else self._total + paid
+        except (TypeError, ValueError, LookupError):  # no number yet: a wrapper above makes one of it
+            self._total = np.asarray(np.nan)
         return result
 
-    def take(self, given: float) -> float:
-        """What was paid since the last call; `given` where nothing passed here, or no finite number did."""
+    def take(self, given: np.ndarray | float) -> Any:
+        """What was paid since the last call.
+
+        Args:
+            given: What the outermost environment paid; returned where nothing was recorded that it could stand for.
+        """
         total, self._total = self._total, None
-        return given if total is None or not math.isfinite(total) else total
+        if total is None or total.size != np.size(given) or not np.isfinite(total).all():
+            return given
+        return total.reshape(np.shape(given))
+
+    def close(self) -> None:
+        """Record no more."""
+        self._let_go()
 
 
-def record_rewards(env: gymnasium.Env) -> RewardRecorder | None:
-    """Puts a recorder below all wrappers of `env`; None where none of them could change a reward."""
-    outer = env
+def _task_below(env: Any) -> Any:
+    """The innermost environment; None where no wrapper around it could change a reward."""
     touched = False
-    while isinstance(outer, gymnasium.Wrapper):
-        touched = touched or type(outer) not in _PASS_ON
-        if not isinstance(outer.env, gymnasium.Wrapper):
-            break
-        outer = outer.env
-    if not touched or not isinstance(outer, gymnasium.Wrapper):
-        return None
-    recorder = RewardRecorder(outer.env)
-    outer.env = recorder
-    return recorder
+    while isinstance(env, gymnasium.Wrapper | VectorWrapper):
+        touched = touched or type(env) not in _PASS_ON
+        env = env.env
+    return env if touched else None
+
+
+def _recorders_of(kind: type) -> MutableMapping[int, RewardRecorder] | None:
+    """Who records which instance of a class, by the instance's id; None where the class can not be changed."""
+    with _LOCK:
+        known: MutableMapping[int, RewardRecorder] | None = getattr(vars(kind).get("step"), _RECORDERS, None)
+        if known is not None:
+            return known
+        recorders: MutableMapping[int, RewardRecorder] = weakref.WeakValueDictionary()
+        own = vars(kind).get("step")
+        step = inspect.getattr_static(kind, "step", None)
+        if not hasattr(step, "__get__"):
+            return None
+
+        @functools.wraps(step)
+        def recorded(self: Any, *arguments: Any, **named: Any) -> Any:
+            # Asked anew where it is inherited, as Python would.
+            inner = super(kind, self).step if own is None else own.__get__(self, type(self))  # type: ignore[arg-type]
+            recorder = recorders.get(id(self))
+            if recorder is None:
+                return inner(*arguments, **named)
+            return recorder.call(lambda: inner(*arguments, **named))
+
+        setattr(recorded, _RECORDERS, recorders)
+        try:
+            kind.step = recorded  # type: ignore[attr-defined]
+        except (TypeError, AttributeError):  # written in C
+            return None
+        return recorders
+
+
+def _let_go(kind: type, recorders: MutableMapping[int, RewardRecorder], instance: int) -> None:
+    """Record an instance no more; with the last one the class is again as it was written."""
+    with _LOCK:
+        recorders.pop(instance, None)
+        step: Any = vars(kind).get("step")
+        if recorders or getattr(step, _RECORDERS, None) is not recorders:
+            return
+        inner = step.__wrapped__
+        del kind.step  # type: ignore[attr-defined]
+        if getattr(kind, "step", None) is not inner:  # it was the class's own, not inherited
+            kind.step = inner  # type: ignore[attr-defined]

@@ -8,11 +8,11 @@ import gymnasium
 import numpy as np
 
 from proximo.control.environments.problems import failure, space_problem
-from proximo.control.environments.recording import record_rewards
+from proximo.control.environments.recording import RewardRecorder
 from proximo.runs.errors import UserError
 
-RAW_REWARD, EPISODE_OVER = "proximo.raw_reward", "proximo.episode_over"
-"""Keys of the infos under which the task's own word travels where a wrapper changes rewards or cuts episodes."""
+RAW_REWARD, TASK_REWARD, EPISODE_OVER = "proximo.raw_reward", "proximo.task_reward", "proximo.episode_over"
+"""Keys of the infos under which travels what `Step` has under these names, where it is not what was learnt from."""
 FAILURE = "proximo.failure"
 """The key of a subprocess's infos under which a failure travels to the parent."""
 
@@ -20,13 +20,13 @@ FAILURE = "proximo.failure"
 class ReportingEnvironment(gymnasium.Wrapper):
     """Turns whatever goes wrong inside one environment into a UserError with its index, step, action and traceback.
 
-    Where wrappers change the reward, it says in the infos what the task itself paid.
+    Where the user's wrappers change the reward, it says in the infos what the task itself paid.
     """
 
     def __init__(self, env: gymnasium.Env, name: str, index: int) -> None:
         super().__init__(env)
         self._name, self._index, self._steps = name, index, 0
-        self._recorder = record_rewards(env)
+        self._recorder = RewardRecorder(env)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """See `gymnasium.Env.reset`."""
@@ -34,8 +34,8 @@ class ReportingEnvironment(gymnasium.Wrapper):
             observation, info = self.env.reset(seed=seed, options=options)
         except Exception as error:  # anything may come out of a user's code, and all of it is reported
             raise self._failed(f"in the reset after its step {self._steps}", error) from error
-        if self._recorder is not None:
-            self._recorder.take(0.0)  # what was paid on the way to the first observation is nobody's
+        self._recorder.follow()
+        self._recorder.take(0.0)  # what was paid on the way to the first observation is nobody's
         self._check(observation)
         return observation, info
 
@@ -45,12 +45,18 @@ class ReportingEnvironment(gymnasium.Wrapper):
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
             reward = float(reward)
-            if self._recorder is not None and (paid := self._recorder.take(reward)) != reward:
-                info = {**info, RAW_REWARD: paid}
+            given = info.get(RAW_REWARD, reward)
+            if (paid := float(self._recorder.take(given))) != given:
+                info = {**info, TASK_REWARD: paid}
         except Exception as error:
             raise self._failed(f"at its step {self._steps} (last action {shown(action)})", error) from error
         self._check(observation)
         return observation, reward, bool(terminated), bool(truncated), info
+
+    def close(self) -> None:
+        """See `gymnasium.Env.close`."""
+        self._recorder.close()
+        super().close()
 
     def _check(self, observation: Any) -> None:
         problem = space_problem(self.observation_space, observation)

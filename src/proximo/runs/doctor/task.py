@@ -22,10 +22,11 @@ def ending_pays(run: Record) -> Iterator[Diagnosis]:
     """Every step costs, no episode is ever cut, and they become shorter and shorter.
 
     A task that is solved by ending early looks the same from here, unless its first episodes ran into a time limit:
-    amber, and the page says how to tell. Where the task itself pays (returns are its own) and what is learnt from
-    costs, a wrapper has turned the sign: red.
+    amber, and the page says how to tell. Where the task itself pays and what is learnt from costs, a wrapper has turned
+    the sign: red.
     """
-    lengths, returns = run.column("episode_length"), run.column("return")
+    lengths = run.column("episode_length")
+    returns = run.column("task_return" if len(run.measured("task_return")) else "return")
     known = np.isfinite(lengths) & np.isfinite(returns)
     if known.sum() < 5 or run.measured("truncations").any() or (run.measured("reward_mean") >= 0).any():
         return
