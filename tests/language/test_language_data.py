@@ -57,22 +57,22 @@ def test_chat_messages_go_through_the_template_and_end_at_eos(chat_tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("template", "begins"),
+    ("template", "closes"),
     [
         # Its end of a turn is not the tokenizer's EOS, as in many base models with a chat template.
-        ("{% for m in messages %}{{ m.role }} {{ m.content | trim }} w60 {% endfor %}", []),
-        # A mark before every answer, and an end that says what a response may say too.
-        ("{% for m in messages %}{{ m.role }} w6 {{ m.content }} w6 w60 {% endfor %}", [6]),
+        ("{% for m in messages %}{{ m.role }} {{ m.content | trim }} w60 {% endfor %}", [60, 0]),
+        # An end that says what a response may say too; and a mark before every answer that the generation prompt lacks.
+        ("{% for m in messages %}{{ m.role }} w6 {{ m.content }} w6 w60 {% endfor %}", [6, 60, 0]),
     ],
 )
-def test_a_response_that_was_cut_off_has_no_end_of_turn(make_tokenizer, template, begins):
+def test_a_response_that_was_cut_off_has_no_end_of_turn(make_tokenizer, template, closes):
     """PPO scores it so; with the end of a turn the reward model would take it for a whole answer."""
     start = "{% if add_generation_prompt %}assistant {% endif %}"
     coder = Coder(make_tokenizer(template=template + start))
     whole = coder.response_ids(CHAT, "w6 w7 w6")
     cut = coder.response_ids(CHAT, "w6 w7 w6", finished=False)
-    assert cut == [*begins, 6, 7, 6]
-    assert whole == [*cut, *begins, 60, 0]
+    assert cut == [6, 7, 6], "its own tokens, behind the generation prompt"
+    assert whole == [*cut, *closes]
     assert coder.prompt_ids(CHAT)[-1] == 3, "the assistant's turn begins in the prompt"
 
 

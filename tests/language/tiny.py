@@ -1,7 +1,7 @@
 """Language models small enough to enumerate, and tokenizers to go with them."""
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from proximo.language.rollout import Prompt
@@ -43,3 +43,25 @@ def per_word(prompts, responses):
 def prompts(*rows):
     """Prompts of these token ids."""
     return [Prompt(list(row), " ".join(f"w{i}" for i in row), {}) for row in rows]
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def byte_tokenizer(template=CHATML, *, special=("<|im_start|>", "<|im_end|>"), bos=None):
+    """Bytes and special tokens: any text goes in and comes out."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<|endoftext|>": 0} | {letter: i + 1 for i, letter in enumerate(alphabet)}
+    inner = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|endoftext|>", bos_token=bos)
+    made.add_special_tokens({"additional_special_tokens": list(special)})
+    if bos:
+        start = [(bos, made.convert_tokens_to_ids(bos))]
+        made.backend_tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=start)
+    made.chat_template = template
+    return made

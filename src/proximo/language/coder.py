@@ -4,16 +4,19 @@ from typing import Any, Literal
 
 from proximo.language.continuation import Continuation, token_ids
 from proximo.language.models import check_eos
+from proximo.language.template import ChatTemplate, Messages
 from proximo.runs.errors import UserError
 
-Text = str | list[dict[str, str]]
+Text = str | Messages
 """A prompt: text, or chat messages."""
-
-_MARK = "\ue000"  # of Unicode's private use: stands in no text, so what follows it is the template's
 
 
 class Coder:
     """Text to tokens, each text once.
+
+    What people and models say, chat messages and responses, is tokenised without special tokens (`split_special_tokens`
+    of `transformers`), so that nobody forges a turn by spelling one. A prompt that is text is the whole of what the
+    model reads, as the user wrote it: special tokens that it spells are meant.
 
     Args:
         tokenizer: with an EOS token.
@@ -22,36 +25,37 @@ class Coder:
     def __init__(self, tokenizer: Any) -> None:
         check_eos(tokenizer)
         self.tokenizer = tokenizer
+        self._template = ChatTemplate(tokenizer)
         self._continuation = Continuation(tokenizer)
         self._known: dict[tuple[str, str], list[int]] = {}
-        self._chat_end: int | None = None
+        self._frame: tuple[str, str, int] | None = None
 
     def prompt_text(self, prompt: Text) -> str:
         """The prompt as the model reads it; chat messages through the tokenizer's template."""
-        return prompt if isinstance(prompt, str) else self._render(prompt, answered=False)
+        return prompt if isinstance(prompt, str) else self._template.text(prompt)
 
     def prompt_ids(self, prompt: Text) -> list[int]:
-        """Tokens of a prompt, with the tokenizer's own start (BOS) and without an end."""
-        # A template writes its own special tokens.
-        ids = self._encode(self.prompt_text(prompt), "text" if isinstance(prompt, str) else "rendered")
-        eos = self.tokenizer.eos_token_id
-        ends_itself = (
-            isinstance(prompt, str) and ids and ids[-1] == eos and not prompt.endswith(self.tokenizer.eos_token)
-        )
-        return ids[:-1] if ends_itself else list(ids)
+        """Tokens of a prompt, with the tokenizer's own start (BOS), once, and without an end."""
+        if not isinstance(prompt, str):
+            return self._template.ids(prompt)  # a template writes its own start
+        ids = list(self._encode(prompt, "text"))
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        if bos is not None and ids[:2] == [bos, bos] and prompt.lstrip().startswith(self.tokenizer.bos_token):
+            ids = ids[1:]  # the text had one already, as what a template wrote has
+        ends_itself = ids and ids[-1] == eos and not prompt.endswith(self.tokenizer.eos_token)
+        return ids[:-1] if ends_itself else ids
 
     def response_ids(self, prompt: Text, response: str, *, finished: bool = True) -> list[int]:
-        """Tokens of a response, with the token that ends it (see `end`) if it is finished."""
-        if isinstance(prompt, str):
-            ids = list(self._encode(response, "following"))
-        else:
-            ids = list(self._encode(self._answer(prompt, response, finished=finished), "following"))
+        """Tokens of a response, with what the template writes up to the token that ends it (see `end`), if it ended."""
+        lead, behind, end = (
+            ("", "", int(self.tokenizer.eos_token_id)) if isinstance(prompt, str) else self._ends(prompt)
+        )
+        text = response if response.startswith(lead) else lead + response
         if not finished:
-            return ids
-        end = self.end(prompt)
-        if not isinstance(prompt, str) and end in ids:  # templates put a line break behind it
-            ids = ids[: len(ids) - 1 - ids[::-1].index(end)]
-        return ids if ids and ids[-1] == end else [*ids, end]
+            return list(self._encode(text, "said"))
+        if self._encode(behind, "said") == self._encode(behind, "template"):  # text alone: as it is in one text
+            return [*self._encode(text + behind, "said"), end]
+        return [*self._encode(text, "said"), *self._encode(behind, "template"), end]
 
     def end(self, prompt: Text) -> int:
         """The token that ends a response to this prompt.
@@ -59,33 +63,28 @@ class Coder:
         EOS; but for chat messages whose template ends a turn with another special token and without EOS, as those of
         many base models do, that token: nothing that the template writes behind it is learnt as part of the answer.
         """
-        if isinstance(prompt, str):
-            return int(self.tokenizer.eos_token_id)
-        if self._chat_end is None:  # a template ends all answers alike: one is enough to know it
-            self._chat_end = self._special_end(self._encode(self._end_of_turn(prompt), "following"))
-        return self._chat_end
+        return self._ends(prompt)[2]
+
+    def without_end(self, prompt: Text, response: str) -> str:
+        """A response of a file without the end of answers that it spells itself, as some files' do: it is put there."""
+        spelled = self.tokenizer.convert_ids_to_tokens(self.end(prompt))
+        ended = response.rstrip()
+        return ended.removesuffix(spelled) if ended.endswith(spelled) else response
 
     def whole(self, prompt: Text, response: str, *, finished: bool = True) -> list[int]:
         """Tokens of prompt and response together."""
         return self.prompt_ids(prompt) + self.response_ids(prompt, response, finished=finished)
 
-    def _answer(self, prompt: list[dict[str, str]], response: str, *, finished: bool) -> str:
-        """A response as the template writes it behind the prompt; without the template's end if it is not finished."""
-        whole = self._render([*prompt, {"role": "assistant", "content": response}], answered=True)
-        before = self.prompt_text(prompt)
-        if not whole.startswith(before):
-            raise UserError(
-                "the tokenizer's chat template changes the prompt when an answer follows, so prompt and response "
-                "can not be told apart: give prompts as text"
-            )
-        answer = whole[len(before) :]
-        if finished:
-            return answer
-        return answer.removesuffix(self._end_of_turn(prompt))
-
-    def _end_of_turn(self, prompt: list[dict[str, str]]) -> str:
-        """What the template writes behind an answer."""
-        return self._render([*prompt, {"role": "assistant", "content": _MARK}], answered=True).rpartition(_MARK)[2]
+    def _ends(self, prompt: Text) -> tuple[str, str, int]:
+        """White space before an answer, what the template writes between it and its end, and the end's token."""
+        if isinstance(prompt, str):
+            return "", "", int(self.tokenizer.eos_token_id)
+        if self._frame is None:  # a template frames all answers alike: one is enough to know it
+            lead, behind = self._template.frame(prompt)
+            end = self._special_end(self._encode(behind, "template"))
+            spelled = self.tokenizer.convert_ids_to_tokens(end)
+            self._frame = lead, behind.partition(spelled)[0] if spelled in behind else behind, end
+        return self._frame
 
     def _special_end(self, ids: list[int]) -> int:
         """The token that says the end among those that a template writes behind an answer."""
@@ -95,34 +94,18 @@ class Coder:
         special = [i for i in ids if i in added and added[i].special and i != self.tokenizer.unk_token_id]
         return special[0] if special else eos
 
-    def _encode(self, text: str, place: Literal["text", "rendered", "following"]) -> list[int]:
-        """Tokens of a whole text, own ones included, of one that a template wrote, or of one that follows another."""
+    def _encode(self, text: str, place: Literal["text", "template", "said"]) -> list[int]:
+        """Tokens of a whole text, own ones included; of what a template writes behind an answer; of an answer."""
         key = (text, place)
         if key not in self._known:
-            if place == "following":
-                self._known[key] = self._continuation.encode(text)
+            if place == "text":
+                self._known[key] = token_ids(self.tokenizer, text, special=True)
             else:
-                self._known[key] = token_ids(self.tokenizer, text, special=place == "text")
+                self._known[key] = self._continuation.encode(text, split=place == "said")
         return self._known[key]
 
-    def _render(self, messages: list[dict[str, str]], *, answered: bool) -> str:
-        if not self.tokenizer.chat_template:
-            raise UserError(
-                "the prompts are chat messages, but the tokenizer has no chat template: give prompts as text, or a "
-                "tokenizer with tokenizer.chat_template"
-            )
-        try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not answered)
-        except Exception as error:  # the template is a program of the tokenizer's: whatever it raises, say whose it is
-            roles = ", ".join(message["role"] for message in messages)
-            raise UserError(
-                f"the tokenizer's chat template refuses messages of {roles} ({' '.join(str(error).split())}): change "
-                "them, or take another template"
-            ) from error
-        return str(text)
 
-
-def end_of_chat(tokenizer: Any, messages: list[dict[str, str]]) -> int:
+def end_of_chat(tokenizer: Any, messages: Messages) -> int:
     """The token that ends a response to chat messages, see `Coder.end`; EOS where no template can say."""
     coder = Coder(tokenizer)
     try:

@@ -111,7 +111,7 @@ def before_and_after(run: Path, prompts: Any = (), count: int = 5, seed: int = 1
             f"{folder} was made from another {config.policy} than there is now, which was trained anew, so there is no "
             "before to compare with: run `proximo rlhf ppo` anew with --fresh"
         )
-    tokenizer = load_tokenizer(config.policy, trust_remote_code=config.trust_remote_code)
+    tokenizer = load_tokenizer(config.policy, trust_remote_code=config.trust_remote_code, day=config.date)
     loaded = load_prompts(prompts or config.held_out or config.prompts, tokenizer, config.prompt_limit)
     rows, notes = loaded.items[:count], [loaded.message] if loaded.message else []
     notes += [f"{name} was trained anew since: it is not the reward of this run" for name in anew.values()]

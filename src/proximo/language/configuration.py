@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, Literal
 
 BUILTIN = "builtin:"
@@ -60,6 +61,8 @@ class SFTConfig:
     weights, log-probs and losses stay float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it runs; auto takes a GPU that is there."""
+    date: str = ""
+    """Day that a chat template writes if it writes the date, as 2026-11-28. Empty: the day the run begins on."""
     trust_remote_code: bool = False
     """Whether the model may bring Python code of its own."""
 
@@ -149,6 +152,8 @@ class RewardConfig:
     weights, scores and losses stay float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it runs; auto takes a GPU that is there."""
+    date: str = ""
+    """Day that a chat template writes if it writes the date, as 2026-11-28. Empty: the day the run begins on."""
     trust_remote_code: bool = False
     """Whether the model may bring Python code of its own."""
 
@@ -188,7 +193,16 @@ def _training_rules(config: SFTConfig | RewardConfig) -> dict[str, tuple[bool, s
         "token_budget": (config.token_budget >= 1, "positive"),
         "checkpoint_every": (config.checkpoint_every >= 1, "positive"),
         "keep": (config.keep >= 1, "positive"),
+        "date": (is_day(config.date), "a day as 2026-11-28, or empty"),
     }
+
+
+def is_day(text: str) -> bool:
+    """Whether a date is a day (YYYY-MM-DD), or empty."""
+    try:
+        return not text or date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 def _is_rate(value: float) -> bool:

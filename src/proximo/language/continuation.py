@@ -26,18 +26,24 @@ class Continuation:
         self.anchors: list[tuple[str, list[int]]] = []
         self.letter: tuple[str, list[int]] = ("", [])
         if _marks_spaces(tokenizer):
-            each = [(text, self._encode(text)) for text in _ANCHORS]
+            each = [(text, token_ids(tokenizer, text)) for text in _ANCHORS]
             self.anchors = [(text, ids) for text, ids in each if tokenizer.decode(ids).endswith(text)]
-            ids = self._encode(_LETTER)
+            ids = token_ids(tokenizer, _LETTER)
             self.letter = (tokenizer.decode(ids), ids)
 
-    def encode(self, text: str) -> list[int]:
-        """Tokens of a text that follows another, without any of the tokenizer's own."""
+    def encode(self, text: str, *, split: bool = True) -> list[int]:
+        """Tokens of a text that follows another, without any that the tokenizer would add.
+
+        Args:
+            text: what follows.
+            split: special tokens that it spells are text too, as of what somebody said; if not, as of what a template
+                writes, they are those tokens.
+        """
         for anchor, ids in self.anchors:
-            whole = self._encode(anchor + text)
+            whole = token_ids(self.tokenizer, anchor + text, split=split)
             if whole[: len(ids)] == ids:  # no token reaches over the anchor's end
                 return whole[len(ids) :]
-        return self._encode(text)
+        return token_ids(self.tokenizer, text, split=split)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens that follow others; special tokens are left out."""
@@ -47,14 +53,19 @@ class Continuation:
             return whole[len(before) :]
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
-    def _encode(self, text: str) -> list[int]:
-        return token_ids(self.tokenizer, text)
 
+def token_ids(tokenizer: Any, text: str, *, special: bool = False, split: bool = False) -> list[int]:
+    """Tokens of a text.
 
-def token_ids(tokenizer: Any, text: str, *, special: bool = False) -> list[int]:
-    """Tokens of a text; `special` adds those of the tokenizer's own that begin and end one."""
+    Args:
+        tokenizer: of `transformers`.
+        text: any.
+        special: adds those of the tokenizer's own that begin and end a text.
+        split: special tokens that the text spells are text, whatever it says.
+    """
     # Without the warning about the length that the model was made for: limits are checked by us.
-    ids: list[int] = tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+    coded = tokenizer(text, add_special_tokens=special, split_special_tokens=split, verbose=False)
+    ids: list[int] = coded["input_ids"]
     return ids
 
 

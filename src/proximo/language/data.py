@@ -92,7 +92,8 @@ def load_examples(
     coder = Coder(tokenizer)
 
     def example(row: Mapping[str, Any]) -> Example:
-        return Example(_asked(coder, row["prompt"]), coder.response_ids(row["prompt"], row["response"]))
+        asked, said = row["prompt"], row["response"]
+        return Example(_asked(coder, asked), coder.response_ids(asked, coder.without_end(asked, said)))
 
     def length(item: Example) -> int:
         return len(item.prompt) + len(item.response)
@@ -120,7 +121,9 @@ def load_pairs(
     coder = Coder(tokenizer)
 
     def pair(row: Mapping[str, Any]) -> Pair:
-        return as_pair(row, coder.whole(row["prompt"], row["chosen"]), coder.whole(row["prompt"], row["rejected"]))
+        asked = row["prompt"]
+        chosen, rejected = (coder.whole(asked, coder.without_end(asked, row[side])) for side in ("chosen", "rejected"))
+        return as_pair(row, chosen, rejected)
 
     def length(item: Pair) -> int:
         return max(len(item.chosen), len(item.rejected))

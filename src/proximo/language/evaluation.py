@@ -9,7 +9,7 @@ from torch import Tensor
 
 from proximo.core.divergences import kl_k1, kl_k3
 from proximo.language import rollout
-from proximo.language.cache_check import check_cache
+from proximo.language.caches import usable_cache
 from proximo.language.linear_head import linear_head
 from proximo.language.policy import LanguagePolicy
 from proximo.language.rewards import Texts
@@ -38,7 +38,7 @@ def answer(
     """
     generator = torch.Generator().manual_seed(seed)
     stack, head = Stack([model.get_decoder()]), linear_head(model)
-    check_cache(model)
+    usable_cache(model)
     parts = []
     for start in range(0, len(prompts), batch):
         rows = [p.tokens for p in prompts[start : start + batch]]

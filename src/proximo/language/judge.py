@@ -92,7 +92,8 @@ class Judge:
         """Token ids with the encoder's own special tokens; too long a text loses its beginning."""
         if not texts:
             return []
-        coded = self.tokenizer(list(texts), return_special_tokens_mask=True, verbose=False)
+        # What a text says is text: a response that spells [SEP] does not end there.
+        coded = self.tokenizer(list(texts), return_special_tokens_mask=True, split_special_tokens=True, verbose=False)
         rows = zip(coded["input_ids"], coded["special_tokens_mask"], strict=True)
         return [_end_of(row, special, self.token_limit) for row, special in rows]
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,33 @@ def trained_anew(folder: RunFolder, config: Any, *, kept: bool = False) -> dict[
 
     models = _models(config) if before else {}
     return {p: name for p, (name, weights) in models.items() if p in before and not same(p, weights)}
+
+
+def digest_of(rows: Iterable[Sequence[int]]) -> str:
+    """What tells rows of tokens from any others: 16 hexadecimal digits of their SHA-256."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(array("q", [len(row), *row]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def check_read(state: Mapping[str, Any], name: str, now: str, *, allowed: bool) -> None:
+    """Refuses to go on with rows whose tokens are others than those that a checkpoint was trained on.
+
+    Args:
+        state: of the checkpoint.
+        name: under which it has their digest; older ones have none.
+        now: digest of the rows as they are.
+        allowed: whether other rows are meant.
+
+    Raises:
+        UserError: they are others.
+    """
+    if not allowed and state.get(name, now) != now:
+        raise UserError(
+            "the data are read as other tokens than in the run so far: the file, the tokenizer or its chat template "
+            "was changed; bring them back, go on with the new ones by --allow-change, or start over with --fresh"
+        )
 
 
 def check_made_from(opening: Opening) -> None:

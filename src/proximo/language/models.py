@@ -12,6 +12,7 @@ from proximo.language.downloads import minilm_folder, smollm2_folder
 from proximo.language.dropout import without_dropout
 from proximo.language.loaded_weights import check_body, check_classifier, check_encoder, check_whole
 from proximo.language.products import use_products
+from proximo.language.template import freeze_day
 from proximo.language.transformers_calls import ADAPTER, explained, no_bars, quiet, refuse_remote_code
 from proximo.runs.errors import UserError, nearest
 
@@ -36,15 +37,20 @@ def locate(name: str) -> str:
     return str(_BUILTIN[short]())
 
 
-def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(name: str, *, trust_remote_code: bool = False, day: str = "") -> Any:
     """The tokenizer of a language model.
+
+    Args:
+        name: folder, hub name or `builtin:smollm2`.
+        trust_remote_code: whether Python code in the folder may run.
+        day: what a chat template writes as the date, YYYY-MM-DD; "" is whatever day it is.
 
     Raises:
         UserError: there is none, it has no EOS token, or it would run code of its own.
     """
     tokenizer = load_text_tokenizer(name, trust_remote_code=trust_remote_code)
     check_eos(tokenizer, name)
-    return tokenizer
+    return freeze_day(tokenizer, day)
 
 
 def load_text_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:

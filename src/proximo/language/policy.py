@@ -8,6 +8,7 @@ from torch import Tensor
 
 from proximo.core.batch import Batch, Evaluation
 from proximo.language.batching import token_budget_batches
+from proximo.language.caches import Kind
 from proximo.language.head import token_log_probs
 from proximo.language.precision import computing
 from proximo.language.sharing import Roles
@@ -25,6 +26,7 @@ class LanguagePolicy:
         need_entropy: whether the entropy has a gradient.
         compute: type of the matrix products, float32 or bfloat16.
         token_budget: tokens, padding included, that go through a network at once.
+        cache: what the policy is sampled with, see `usable_cache`.
     """
 
     def __init__(
@@ -35,7 +37,9 @@ class LanguagePolicy:
         need_entropy: bool = False,
         compute: str = "float32",
         token_budget: int = 4096,
+        cache: Kind = "dynamic",
     ) -> None:
+        self.cache = cache
         self.roles, self.temperature, self.need_entropy = roles, temperature, need_entropy
         self.compute, self.token_budget = compute, token_budget
         self.tokens_read = self.tokens_paid = 0

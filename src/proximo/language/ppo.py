@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from proximo.core.optimizer import FlatAdam
 from proximo.core.statistics import explained_variance, root_mean_square, weighted_mean, weighted_moments
 from proximo.core.update import UpdateReport, autograd_gradient, update
 from proximo.language import repeat, rollout
+from proximo.language.lineage import check_read, digest_of
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.ppo_setup import (
     RATIO_TOLERANCE,
@@ -114,6 +116,8 @@ class PPOTraining:
         self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
         """Entered around what `rewind` can undo, by whoever may want to stop there."""
         self.seconds: dict[str, float] = {}
+        self.other_rows = False
+        """Whether `load` takes a checkpoint of other prompts."""
 
     def iterate(self) -> dict[str, Any]:
         """One rollout and one update; what was seen, by name.
@@ -188,7 +192,6 @@ class PPOTraining:
         parameters = self.parameters
         if longest is not None and longest < parameters.max_tokens:
             parameters = replace(parameters, max_tokens=longest)
-        static = self.device.type == "cuda"  # fixed shapes there; on a CPU finished rows leave the batch
         with self.roles.as_sampler() as stack:
             return generate(
                 stack,
@@ -196,7 +199,7 @@ class PPOTraining:
                 prompts,
                 parameters,
                 generator=noise or self.noise,
-                cache="static" if static else "dynamic",
+                cache=self.policy.cache,
             )
 
     def _rewarded(self, scores: Tensor, finished: Tensor) -> Tensor:
@@ -279,12 +282,17 @@ class PPOTraining:
             "progress": dict(vars(self.progress)),
             "ended": self.ended,
             "prompts_taken": self.prompts.taken,
+            "prompts_read": self._prompts_read,
             "kl_coefficient": self.kl.coefficient,
             "learning_rate": self.optimizer.learning_rate,
             "sampler_log_probs": self.sampler_log_probs,
             "parity": self.parity,
             "random": generators,
         }
+
+    @cached_property
+    def _prompts_read(self) -> str:
+        return digest_of(prompt.tokens for prompt in self.prompts.prompts)
 
     @property
     def done(self) -> int:
@@ -315,8 +323,9 @@ class PPOTraining:
         """Take over what `state` gave.
 
         Raises:
-            UserError: it is of other roles.
+            UserError: it is of other roles, or of prompts that are read as other tokens.
         """
+        check_read(state, "prompts_read", self._prompts_read, allowed=self.other_rows)
         self.roles.load_trained(_under("trained/", tensors))
         self.optimizer.load_state(_under("optimizer/", tensors))
         random_state.restore(tensors, state["random"], self._generators)

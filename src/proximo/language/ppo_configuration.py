@@ -6,6 +6,7 @@ from typing import Literal
 
 from proximo.core.schedules import Schedule
 from proximo.core.settings import UpdateSettings
+from proximo.language.configuration import is_day
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,8 @@ class PPOConfig:
     undone on the spot; without it the run goes back to its last checkpoint."""
     samples: int = 4
     """Sample texts kept per iteration."""
+    date: str = ""
+    """Day that a chat template writes if it writes the date, as 2026-11-28. Empty: the day the run begins on."""
     trust_remote_code: bool = False
     """Whether models may bring Python code of their own."""
 
@@ -191,6 +194,7 @@ class PPOConfig:
             "checkpoint_every": (self.checkpoint_every >= 1, "positive"),
             "replay_mb": (self.replay_mb >= 0, "at least 0"),
             "keep": (self.keep >= 1, "positive"),
+            "date": (is_day(self.date), "a day as 2026-11-28, or empty"),
         }
         for name, (holds, bound) in rules.items():
             if not holds:

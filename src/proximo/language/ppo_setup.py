@@ -9,9 +9,11 @@ import torch
 from proximo.core.divergences import AdaptiveKLController, FixedKLController
 from proximo.core.schedules import Schedule
 from proximo.core.update import check_minibatch_size
+from proximo.language.caches import usable_cache
 from proximo.language.coder import end_of_chat
 from proximo.language.context import context_of
 from proximo.language.dropout import without_dropout
+from proximo.language.linear_head import linear_head
 from proximo.language.model_folder import generation_stops
 from proximo.language.policy import LanguagePolicy
 from proximo.language.ppo_configuration import PPOConfig
@@ -39,9 +41,13 @@ def make_policy(config: PPOConfig, model: Any, reward_decoder: Any = None) -> La
     Raises:
         UserError: the model can not be shared like this.
     """
+    linear_head(without_dropout(model).eval())
+    fixed = next(model.parameters()).device.type == "cuda"  # on a CPU finished rows leave the batch
+    cache = usable_cache(model, "static" if fixed else "dynamic", config.compute)
     torch.manual_seed(config.seed)  # adapters and heads are initialised from torch's own stream
     return LanguagePolicy(
-        make_roles(without_dropout(model).eval(), config.sharing, reward_decoder).eval(),
+        make_roles(model, config.sharing, reward_decoder).eval(),
+        cache=cache,
         temperature=config.temperature,
         need_entropy=entropy_counts(config),
         compute=config.compute,
@@ -78,10 +84,20 @@ def stop_tokens(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> tuple[
         model: a causal language model.
         tokenizer: its tokenizer, with an EOS token.
         prompts: what is responded to; chat messages may have an end of their own, see `Coder.end`.
+
+    Raises:
+        UserError: one of them is no token of the model's.
     """
     chat = next((p.source for p in prompts if isinstance(p.source, list)), None)
     taught = [] if chat is None else [end_of_chat(tokenizer, chat)]
-    return tuple(dict.fromkeys([*taught, tokenizer.eos_token_id, *generation_stops(model)]))  # each once
+    stop = tuple(dict.fromkeys([*taught, tokenizer.eos_token_id, *generation_stops(model)]))  # each once
+    size = model.get_input_embeddings().num_embeddings
+    if outside := [token for token in stop if not 0 <= token < size]:
+        raise UserError(
+            f"a response should end with token {outside[0]}, but the model has tokens 0 to {size - 1}: correct "
+            "eos_token_id in its generation_config.json and config.json, or take the tokenizer that belongs to it"
+        )
+    return stop
 
 
 def check_fit(

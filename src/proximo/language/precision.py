@@ -1,16 +1,11 @@
 """The type of the matrix products: bfloat16 where the processor multiplies in it, float32 elsewhere."""
 
 import os
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import torch
-
-from proximo.runs.configuration import read_toml
-from proximo.runs.folder import RunFolder
-from proximo.runs.opening import Call
 
 Type = Literal["float32", "bfloat16"]
 """What matrix products can be computed in."""
@@ -55,25 +50,8 @@ def processor_flags() -> frozenset[str]:
     return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
 
 
-def settled(config: Any, folder: RunFolder, call: Call, device: torch.device) -> tuple[Any, str]:
-    """Settings whose `compute` is no longer `auto`, and a sentence about the type.
-
-    A run keeps the type that it was begun with, so that it resumes bit for bit on a machine of another kind.
-
-    Args:
-        config: settings of a stage.
-        folder: of the stage.
-        call: how it begins.
-        device: where it computes.
-    """
-    there = str(read_toml(folder.config).get("compute", "")) if folder.exists and not call.fresh else ""
-    asked, kept = config.compute, there if there in get_args(Type) else ""
-    config = replace(config, compute=kept if asked == "auto" and kept else chosen_type(asked, device))
-    return config, _sentence(config.compute, device, chosen=asked == "auto", kept=bool(kept))
-
-
-def _sentence(compute: str, device: torch.device, *, chosen: bool, kept: bool) -> str:
-    """What is to be known of the type: how it was chosen, or that it is slow here; "" if neither."""
+def said_of(compute: str, device: torch.device, *, chosen: bool, kept: bool) -> str:
+    """What is to be known of the type in a sentence: how it was chosen, or that it is slow here; "" if neither."""
     name = "GPU" if device.type == "cuda" else "processor"
     fast = multiplies_bfloat16(device)
     if compute == "bfloat16" and not fast:

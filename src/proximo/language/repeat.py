@@ -57,7 +57,7 @@ def make_learner(entry: Entry, config: PPOConfig) -> Learner:
         UserError: a model is not where it was, or settings that do not fit.
     """
     trust, device = config.trust_remote_code, choose_device(config.device)
-    tokenizer = load_tokenizer(config.policy, trust_remote_code=trust)
+    tokenizer = load_tokenizer(config.policy, trust_remote_code=trust, day=config.date)
     model = load_causal_model(config.policy, device=device, trust_remote_code=trust)
     # Only a critic that began as one has a reward model's shape; its weights are those that were trained.
     terms = make_rewards(config) if config.sharing.critic_from == "reward" else []

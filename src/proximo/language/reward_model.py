@@ -16,6 +16,7 @@ from proximo.language.model_folder import read_json, save_folder
 from proximo.language.models import load_sequence_classifier, load_tokenizer, locate, new_sequence_classifier
 from proximo.language.precision import computing
 from proximo.language.scale import mean_and_std
+from proximo.language.template import reads_alike
 from proximo.runs.errors import UserError
 
 ABOUT = "proximo_reward.json"
@@ -74,6 +75,7 @@ class RewardModel:
         seed: int = 0,
         device: torch.device | str = "cpu",
         trust_remote_code: bool = False,
+        day: str = "",
         **settings: Any,
     ) -> "RewardModel":
         """A reward model with a new head on (the lowest `layers` of) a language model.
@@ -84,12 +86,13 @@ class RewardModel:
             seed: of the head.
             device: where to put it.
             trust_remote_code: whether Python code in the model's folder may run.
+            day: see `load_tokenizer`.
             settings: token_budget and compute.
 
         Raises:
             UserError: it can not be loaded, or has fewer layers.
         """
-        tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(name, trust_remote_code=trust_remote_code, day=day)
         cut: dict[str, Any] = {} if layers is None else {"num_hidden_layers": _layers(name, layers)}
         model = new_sequence_classifier(name, device=device, trust_remote_code=trust_remote_code, **cut)
         separate_padding(model, tokenizer)
@@ -99,7 +102,13 @@ class RewardModel:
 
     @classmethod
     def load(
-        cls, folder: str, *, device: torch.device | str = "cpu", trust_remote_code: bool = False, **settings: Any
+        cls,
+        folder: str,
+        *,
+        device: torch.device | str = "cpu",
+        trust_remote_code: bool = False,
+        day: str = "",
+        **settings: Any,
     ) -> "RewardModel":
         """A reward model from the folder that `save` (or anyone) wrote.
 
@@ -107,6 +116,7 @@ class RewardModel:
             folder: of a sequence-classification model with one label.
             device: where to put it.
             trust_remote_code: whether Python code in the folder may run.
+            day: see `load_tokenizer`.
             settings: token_budget and compute.
 
         Raises:
@@ -119,7 +129,7 @@ class RewardModel:
                 raise UserError(
                     f"{folder} holds a {kinds[0]}, not a reward model: train one from it (proximo rlhf reward)"
                 )
-        tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code, day=day)
         model = load_sequence_classifier(folder, device=device, trust_remote_code=trust_remote_code)
         about = read_json(place / ABOUT) if (place / ABOUT).is_file() else {}
         reward = cls(model, tokenizer, mean=about.get("mean", 0.0), std=about.get("std", 1.0), **settings)
@@ -158,11 +168,54 @@ class RewardModel:
         """
         ended = [True] * len(responses) if finished is None else finished
         coder = Coder(self.tokenizer)  # its memory of texts lives as long as this call
-        rows, cut = [], 0
-        for prompt, response, end in zip(prompts, responses, ended, strict=True):
-            before, after = coder.prompt_ids(prompt), coder.response_ids(prompt, response, finished=bool(end))
-            rows.append(self._fitting(before, after, response))
-            cut += len(rows[-1]) < len(before) + len(after)
+        return self._score_parts(
+            [
+                (coder.prompt_ids(prompt), coder.response_ids(prompt, response, finished=bool(end)))
+                for prompt, response, end in zip(prompts, responses, ended, strict=True)
+            ]
+        )
+
+    def reads_as(self, tokenizer: Any) -> bool:
+        """Whether it makes the same tokens of the same texts as a tokenizer does, chat messages included."""
+        return reads_alike(tokenizer, self.tokenizer)
+
+    def score_sampled(
+        self,
+        prompts: Sequence[Text],
+        prompt_tokens: Sequence[Sequence[int]],
+        response_tokens: Sequence[Sequence[int]],
+        finished: Sequence[bool],
+    ) -> Tensor:
+        """Scores of responses as they were sampled by a policy that reads as this model does, see `reads_as`.
+
+        Args:
+            prompts: texts, or chat messages: they say with what a response ends.
+            prompt_tokens: of the prompts.
+            response_tokens: without the token that ended them; what ends a response here is put behind those that did.
+            finished: whether the response ended.
+
+        Returns:
+            `[n]`, float32, on the CPU.
+
+        Raises:
+            UserError: a response is longer than the context.
+        """
+        ends = [[self._coder.end(prompt)] if end else [] for prompt, end in zip(prompts, finished, strict=True)]
+        responses = [[*tokens, *end] for tokens, end in zip(response_tokens, ends, strict=True)]
+        return self._score_parts([(list(p), r) for p, r in zip(prompt_tokens, responses, strict=True)])
+
+    def sampled_tokens(self, prompt: Text, before: Sequence[int], after: Sequence[int], *, finished: bool) -> list[int]:
+        """What `score_sampled` reads of one prompt and its response.
+
+        Raises:
+            UserError: the response alone is longer than the context.
+        """
+        return self.fitting(list(before), [*after, *([self._coder.end(prompt)] if finished else [])])
+
+    def _score_parts(self, parts: Sequence[tuple[list[int], list[int]]]) -> Tensor:
+        """Scores of prompts with their responses, and how many prompts did not fit in whole."""
+        rows = [self.fitting(before, after) for before, after in parts]
+        cut = sum(len(row) < len(before) + len(after) for row, (before, after) in zip(rows, parts, strict=True))
         self.cut_share = cut / max(1, len(rows))
         return self.score(rows)
 
@@ -180,16 +233,21 @@ class RewardModel:
             UserError: the response alone is longer than the context.
         """
         before = self._coder.prompt_ids(prompt)
-        return self._fitting(before, self._coder.response_ids(prompt, response, finished=finished), response)
+        return self.fitting(before, self._coder.response_ids(prompt, response, finished=finished))
 
-    def _fitting(self, before: list[int], after: list[int], response: str) -> list[int]:
-        """Tokens of prompt and response, without the prompt's first ones if there is no room; BOS stays."""
+    def fitting(self, before: list[int], after: list[int]) -> list[int]:
+        """Tokens of prompt and response, without the prompt's first ones if there is no room; BOS stays.
+
+        Raises:
+            UserError: the response alone is longer than the context.
+        """
         limit = self.context
         if limit is None or len(before) + len(after) <= limit:
             return before + after
         if len(after) > limit:
+            response = self.tokenizer.decode(after)[:50]
             raise UserError(
-                f"response {response[:50]!r} has {len(after)} of the reward model's tokens, its context is {limit}: "
+                f"response {response!r} has {len(after)} of the reward model's tokens, its context is {limit}: "
                 "lower response_limit, or take a reward model with a longer context"
             )
         room = limit - len(after)
@@ -276,7 +334,8 @@ class RewardModel:
         """
         about = {
             "format": 1,
-            "template": "prompt + response + EOS; chat messages by the tokenizer's template, up to its end of turn",
+            "template": "prompt + response + EOS; chat messages by the template with its generation prompt, then the "
+            "response and the template's end of turn",
             "score": "at the last token; standardised = (raw - mean) / std is folded into score.weight",
             **self.about,
             "mean": self.mean,

@@ -56,6 +56,7 @@ def _reward(name: str, weight: float, shown: str, config: PPOConfig, device: tor
         token_budget=config.token_budget,
         compute=config.compute,
         trust_remote_code=config.trust_remote_code,
+        day=config.date,
     )
     return ModelReward(model, weight, shown)
 

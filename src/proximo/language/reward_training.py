@@ -1,7 +1,7 @@
 """Trains a reward model on preference pairs; every text of a step goes through the network once."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -13,10 +13,11 @@ from proximo.language.batching import padded_share, token_budget_batches
 from proximo.language.configuration import RewardConfig
 from proximo.language.data import Loaded, Pair, load_pairs
 from proximo.language.frozen_trunk import FrozenTrunk
+from proximo.language.lineage import digest_of
 from proximo.language.models import choose_device
 from proximo.language.preferences import agreement, bradley_terry, preference_report
 from proximo.language.reward_model import RewardModel
-from proximo.language.standard_texts import standard_texts, standardise
+from proximo.language.standard_texts import StandardTexts, standard_texts, standardise
 from proximo.language.supervised import Optimizer, check_finite, shuffled_batches, shuffled_runs
 from proximo.language.supervised_run import SupervisedTraining, begin_stage, finish_stage, open_stage, run_steps
 from proximo.runs.console import Column, Mode
@@ -66,6 +67,7 @@ def train_reward(
         seed=config.seed,
         device=choose_device(config.device),
         trust_remote_code=config.trust_remote_code,
+        day=config.date,
         token_budget=config.token_budget,
         compute=config.compute,
     )
@@ -87,9 +89,7 @@ def train_reward(
         )
         if stopped := run_training(training, session, held_out.items):
             return stopped
-        result = training.summary | standardise(
-            reward, standard, lambda row: reward.tokens(row["prompt"], row["response"], finished=row["finished"])
-        )
+        result = training.summary | standardise(reward, standard, reader(reward, standard))
         if held_out.items:
             report = evaluate(reward, held_out.items, scale=reward.std)
             result |= report | {f"human/{name}": x for name, x in (human_ceiling or {}).items()}
@@ -97,6 +97,18 @@ def train_reward(
             reward.about |= {"report": result}
         reward.save(config.output)
         return finish_stage(session.folder, result | {"rows": len(loaded.items), "dropped_rows": loaded.dropped})
+
+
+def reader(reward: RewardModel, texts: StandardTexts) -> Callable[[Mapping[str, Any]], list[int]]:
+    """How a reward model reads rows as it reads them in PPO: as sampled where it reads as their model, or as text."""
+    alike = texts.tokenizer is not None and reward.reads_as(texts.tokenizer)
+
+    def read(row: Mapping[str, Any]) -> list[int]:
+        if alike:
+            return reward.sampled_tokens(row["prompt"], *row["tokens"], finished=row["finished"])
+        return reward.tokens(row["prompt"], row["response"], finished=row["finished"])
+
+    return read
 
 
 class RewardTraining(SupervisedTraining):
@@ -145,6 +157,10 @@ class RewardTraining(SupervisedTraining):
         tokens = sum(len(self.texts[i]) for i in used)
         speed = tokens / (time.perf_counter() - started)
         return values | {"learning_rate": rate, "grad_norm": norm, "texts": len(used), "tokens_per_second": speed}
+
+    def rows_read(self) -> str:
+        """See `SupervisedTraining`."""
+        return digest_of(part for pair in self.pairs for part in (pair.chosen, pair.rejected))
 
     def _decoded(self, texts: Sequence[int]) -> list[str]:
         return [self.scorer.tokenizer.decode(self.texts[i]) for i in texts]

@@ -16,6 +16,17 @@ RewardFunction = Callable[..., Sequence[float]]
 
 
 @dataclass(frozen=True)
+class Sampled:
+    """The tokens behind some texts, for reward models that read as the policy does."""
+
+    tokenizer: Any
+    """The policy's."""
+    prompts: list[list[int]]
+    responses: list[list[int]]
+    """Without the token that ended them."""
+
+
+@dataclass(frozen=True)
 class Texts:
     """Prompts and responses as text, with what the prompts' rows hold beside the prompt: what a reward term reads."""
 
@@ -25,6 +36,8 @@ class Texts:
     finished: list[bool]
     sources: list[Any] = field(default_factory=list)
     """The prompts as their rows have them: text or chat messages."""
+    sampled: Sampled | None = None
+    """The tokens as they were sampled, where they were."""
 
 
 class RewardTerm(Protocol):
@@ -80,10 +93,15 @@ class FunctionReward:
 
 
 class ModelReward:
-    """A reward model as a reward term; it reads text through its own tokenizer and template."""
+    """A reward model as a reward term.
+
+    It reads the tokens that were sampled where its tokenizer and template are the policy's, or else the text through
+    its own.
+    """
 
     def __init__(self, model: Any, weight: float = 1.0, name: str = "reward_model") -> None:
         self.model, self.weight, self.name = model, weight, name
+        self._alike: tuple[Any, bool] = (None, False)
 
     def __call__(self, texts: Texts) -> Tensor:
         """Scores `[B]`, standardised as the model was saved.
@@ -91,11 +109,22 @@ class ModelReward:
         Raises:
             UserError: a text is too long for the model, or a score is not a finite number.
         """
+        asked = texts.sources or texts.prompts
         try:
-            scores = self.model.score_texts(texts.sources or texts.prompts, texts.responses, finished=texts.finished)
+            if texts.sampled is not None and self._reads_as(texts.sampled.tokenizer):
+                sampled = texts.sampled
+                scores = self.model.score_sampled(asked, sampled.prompts, sampled.responses, texts.finished)
+            else:
+                scores = self.model.score_texts(asked, texts.responses, finished=texts.finished)
         except UserError as error:
             raise UserError(f"reward {self.name}: {error}") from error
         return _checked(self.name, scores.tolist(), texts)
+
+    def _reads_as(self, tokenizer: Any) -> bool:
+        if self._alike[0] is not tokenizer:
+            reads_as = getattr(self.model, "reads_as", None)
+            self._alike = tokenizer, reads_as is not None and reads_as(tokenizer)
+        return self._alike[1]
 
 
 def combine(terms: Sequence[RewardTerm], texts: Texts) -> tuple[Tensor, dict[str, Tensor]]:

@@ -13,7 +13,7 @@ from proximo.core.advantages import gae
 from proximo.core.batch import Batch
 from proximo.core.divergences import kl_k1, kl_k3
 from proximo.language.continuation import Continuation
-from proximo.language.rewards import Texts
+from proximo.language.rewards import Sampled, Texts
 from proximo.language.sampler import Samples
 
 
@@ -62,14 +62,16 @@ def to_texts(prompts: Sequence[Prompt], samples: Samples, tokenizer: Any) -> Tex
     """Prompts and responses as text, without the token that ends a response."""
     lengths = (samples.lengths - samples.finished.long()).tolist()
     tokens = samples.tokens.tolist()
+    responses = [row[:n] for row, n in zip(tokens, lengths, strict=True)]
     continuation = Continuation(tokenizer)
     names = sorted({name for p in prompts for name in p.columns})
     return Texts(
         prompts=[p.text for p in prompts],
-        responses=[continuation.decode(row[:n]) for row, n in zip(tokens, lengths, strict=True)],
+        responses=[continuation.decode(row) for row in responses],
         columns={name: [p.columns.get(name) for p in prompts] for name in names},
         finished=samples.finished.tolist(),
         sources=[p.given for p in prompts],
+        sampled=Sampled(tokenizer, [p.tokens for p in prompts], responses),
     )
 
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, StaticCache
 
+from proximo.language.caches import Kind, make_cache
 from proximo.language.products import product
 from proximo.language.stack import Stack
 from proximo.runs.errors import UserError
@@ -25,6 +24,18 @@ class SamplingParameters:
     """Token ids that end a response; the token itself belongs to it."""
     temperature: float = 1.0
     """Logits are divided by it, here and wherever the tokens are scored; 0 takes the likeliest token."""
+
+    def __post_init__(self) -> None:
+        """Refuse stop ids that no token has: on a GPU they would end the process.
+
+        Raises:
+            UserError: names one, or there is none.
+        """
+        if not self.stop or min(self.stop) < 0:
+            raise UserError(
+                f"stop = {self.stop} must name at least one token, and ids from 0 on: correct eos_token_id in the "
+                "model's generation_config.json, or the tokenizer's EOS token"
+            )
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,7 @@ def generate(
     parameters: SamplingParameters,
     *,
     generator: torch.Generator | None = None,
-    cache: Literal["dynamic", "static"] = "dynamic",
+    cache: Kind = "dynamic",
 ) -> Samples:
     """Sample one response to each prompt.
 
@@ -108,7 +119,7 @@ class _Session:
         prompts: Sequence[Sequence[int]],
         parameters: SamplingParameters,
         device: torch.device,
-        cache: Literal["dynamic", "static"],
+        cache: Kind,
     ) -> None:
         self.stack, self.parameters, self.prompts, self.static = stack, parameters, prompts, cache == "static"
         batch, longest = len(prompts), max(map(len, prompts))
@@ -124,7 +135,7 @@ class _Session:
         self.mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
         positions = (self.mask.cumsum(1) - 1).clamp_min(0)
         self.next_position = positions[:, -1] + 1
-        self.caches = [_cache(part, cache, longest + parameters.max_tokens) for part in stack.parts]
+        self.caches = [make_cache(part, cache, longest + parameters.max_tokens) for part in stack.parts]
         hidden, states = stack.step(torch.tensor(padded, device=device), self.mask, positions, self.caches)
         self.hidden = hidden[:, -1]
         self.prompt_states = states if len(stack.parts) > 1 else None
@@ -170,7 +181,3 @@ class _Session:
                 states.append(torch.cat([self.prompt_states[row, -len(prompt) :], self.all_states[row, :read]]))
         cut = [x[:, :longest] for x in (self.tokens, self.log_probs, self.all_hidden)]
         return Samples(cut[0], cut[1], self.lengths, self.finished, cut[2], states)
-
-
-def _cache(part: Any, kind: str, length: int) -> Any:
-    return StaticCache(config=part.config, max_cache_len=length) if kind == "static" else DynamicCache()

@@ -24,6 +24,7 @@ def sample_rows(
     seed: int = 0,
     device: str = "auto",
     trust_remote_code: bool = False,
+    day: str = "",
 ) -> Loaded[dict[str, Any]]:
     """Responses of a model to some prompts, as PPO would draw them.
 
@@ -37,23 +38,27 @@ def sample_rows(
         seed: of the sampling.
         device: where it runs, see `choose_device`.
         trust_remote_code: whether the model may bring Python code of its own.
+        day: see `load_tokenizer`.
 
     Returns:
-        Rows with prompt (as given: text or chat messages), response and finished; and what prompts were left out.
+        Rows with prompt (as given: text or chat messages), response, finished and tokens (of both, as sampled); and
+        what prompts were left out.
 
     Raises:
         UserError: model or prompts can not be used.
     """
-    tokenizer = load_tokenizer(policy, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(policy, trust_remote_code=trust_remote_code, day=day)
     model = load_causal_model(policy, device=choose_device(device), trust_remote_code=trust_remote_code)
     context = context_of(model) or 1 << 30
     response_limit = min(response_limit, context // 2)
     asked = load_prompts(different_prompts(prompts, count), tokenizer, min(prompt_limit, context - response_limit))
     parameters = SamplingParameters(response_limit, stop_tokens(model, tokenizer, asked.items), temperature)
     texts = answer(model, tokenizer, list(islice(cycle(asked.items), count)), parameters, seed=seed).texts
+    assert texts.sampled is not None, "an answer is sampled"
+    tokens = zip(texts.sampled.prompts, texts.sampled.responses, strict=True)
     rows = [
-        {"prompt": prompt, "response": response, "finished": ended}
-        for prompt, response, ended in zip(texts.sources, texts.responses, texts.finished, strict=True)
+        {"prompt": prompt, "response": response, "finished": ended, "tokens": both}
+        for prompt, response, ended, both in zip(texts.sources, texts.responses, texts.finished, tokens, strict=True)
     ]
     return Loaded(rows, asked.dropped, asked.message)
 

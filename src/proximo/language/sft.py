@@ -13,6 +13,7 @@ from proximo.language.configuration import SFTConfig
 from proximo.language.context import context_of
 from proximo.language.data import Example, Loaded, load_examples
 from proximo.language.head import token_log_probs
+from proximo.language.lineage import digest_of
 from proximo.language.linear_head import linear_head
 from proximo.language.model_folder import save_folder, stops_at
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
@@ -52,7 +53,7 @@ def train_sft(config: SFTConfig, *, console: Mode = "auto", call: Call | None = 
     if done := opening.results:
         return done
     config = opening.config
-    tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+    tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code, day=config.date)
     model = load_causal_model(
         config.model, device=choose_device(config.device), trust_remote_code=config.trust_remote_code
     )
@@ -127,6 +128,10 @@ class SFTTraining(SupervisedTraining):
             "padded_share": padded_share(lengths, token_budget_batches(lengths, self.config.token_budget)),
             "tokens_per_second": sum(lengths) / (time.perf_counter() - started),
         }
+
+    def rows_read(self) -> str:
+        """See `SupervisedTraining`."""
+        return digest_of(part for example in self.examples for part in (example.prompt, example.response))
 
     def _texts(self, batch: Sequence[Example]) -> list[str]:
         return [self.tokenizer.decode(e.prompt + e.response) for e in batch]

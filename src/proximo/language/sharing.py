@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from proximo.language.cache_check import check_cache
 from proximo.language.linear_head import linear_head
 from proximo.language.ppo_configuration import SharingSettings
 from proximo.language.stack import Stack, split_decoder
@@ -36,7 +35,6 @@ class Roles(ABC, nn.Module):
         super().__init__()
         self.model, self.settings = model, settings
         self.head = linear_head(model)
-        check_cache(model)
         width = self.head.weight.shape[1]
         self.value_head = nn.Linear(width, 1, device=self.head.weight.device)
         # 0: before it has learnt, a value that shares the policy's states says nothing (N details, 11).

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proximo.language.configuration import RewardConfig
+from proximo.language.models import load_tokenizer
 from proximo.language.rows import read_fields
 from proximo.language.samples import sample_rows
 
@@ -17,6 +18,8 @@ class StandardTexts:
     about: str
     message: str = ""
     """What was left out, in a sentence."""
+    tokenizer: Any = None
+    """Of the model that sampled them, as `tokens` in the rows; None where people wrote them."""
 
 
 def standard_texts(config: RewardConfig, policy: str) -> StandardTexts:
@@ -45,8 +48,10 @@ def standard_texts(config: RewardConfig, policy: str) -> StandardTexts:
             seed=config.seed,
             device=config.device,
             trust_remote_code=config.trust_remote_code,
+            day=config.date,
         )
-        return StandardTexts(samples.items, f"{len(samples.items)} samples of {policy}", samples.message)
+        tokenizer = load_tokenizer(policy, trust_remote_code=config.trust_remote_code, day=config.date)
+        return StandardTexts(samples.items, f"{len(samples.items)} samples of {policy}", samples.message, tokenizer)
     source, name = (config.standardise_on, "response") if config.standardise_on else (config.data, "chosen")
     read = read_fields(source, ("prompt", name), count)
     rows = [{"prompt": row["prompt"], "response": row[name], "finished": True} for row in read.values]

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from proximo.language.lineage import check_made_from, note_made_from
+from proximo.language.begun import settled
+from proximo.language.lineage import check_made_from, check_read, note_made_from
 from proximo.language.memory import FreedMemory
 from proximo.language.models import choose_device
-from proximo.language.precision import settled
 from proximo.language.stages import resolved
 from proximo.language.supervised import Clock, Optimizer, steps_of
 from proximo.runs import random_state
@@ -55,12 +55,18 @@ class SupervisedTraining(ABC):
         self.unrecorded: dict[str, Any] | None = None
         """What the last step gave, while the look that belongs to it has not been taken."""
         self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.other_rows = False
+        """Whether `load` takes a checkpoint of other rows."""
         self.ring = None
         """No updates are kept: a failing step is found before it is taken, and keeps its texts."""
 
     @abstractmethod
     def step(self, progress: float) -> dict[str, float]:
         """One gradient step on the next batch, at `progress` in [0, 1] of the training."""
+
+    @abstractmethod
+    def rows_read(self) -> str:
+        """The digest of all rows as tokens, see `digest_of`."""
 
     @property
     def done(self) -> int:
@@ -91,6 +97,7 @@ class SupervisedTraining(ABC):
         progress = {"steps": self.steps, "seconds": self.clock.seconds}
         return self.optimizer.state() | tensors, {
             "progress": progress,
+            "rows_read": self.rows_read(),
             "seen": dict(self.seen),
             "unrecorded": self.unrecorded,
             "random": generators,
@@ -101,7 +108,9 @@ class SupervisedTraining(ABC):
 
         Raises:
             ValueError: it is of other weights.
+            UserError: it is of rows that are read as other tokens.
         """
+        check_read(state, "rows_read", self.rows_read(), allowed=self.other_rows)
         self.optimizer.load_state(tensors)
         self.steps = self.clock.done = int(state["progress"]["steps"])
         self.clock.spent = float(state["progress"]["seconds"])
@@ -143,6 +152,7 @@ def begin_stage(
     folder = stack.enter_context(opening.open())
     note_made_from(folder, opening.config)
     metrics = stack.enter_context(MetricsWriter(folder.path, tensorboard=False))
+    training.other_rows = call.allow_change
     if opening.resumed:
         resume(training, folder, metrics)
     progress = stack.enter_context(

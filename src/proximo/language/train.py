@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from proximo.language import preflight as flight
+from proximo.language.begun import settled
 from proximo.language.critic import save_critic
 from proximo.language.data import load_prompts
 from proximo.language.lineage import check_made_from, note_made_from
@@ -16,7 +17,6 @@ from proximo.language.model_folder import save_folder, stops_at
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import PPOConfig
-from proximo.language.precision import settled
 from proximo.language.reward_terms import make_rewards, reward_decoder
 from proximo.language.rewards import RewardTerm
 from proximo.language.stages import located, resolved
@@ -99,6 +99,7 @@ def run_ppo(
         stack.enter_context(opening.open())
         note_made_from(folder, config)
         metrics = stack.enter_context(MetricsWriter(folder.path))
+        training.other_rows = call.allow_change
         if opening.resumed:
             resume(training, folder, metrics)
             _cut_texts(folder.path / "samples.jsonl", training.done)
@@ -167,7 +168,7 @@ def make_training(config: PPOConfig, rewards: Sequence[RewardTerm] | None = None
     if not config.prompts:
         raise UserError("PPO needs prompts: give --prompts FILE")
     trust = config.trust_remote_code
-    tokenizer = load_tokenizer(config.policy, trust_remote_code=trust)
+    tokenizer = load_tokenizer(config.policy, trust_remote_code=trust, day=config.date)
     prompts = load_prompts(config.prompts, tokenizer, config.prompt_limit)
     model = load_causal_model(config.policy, device=choose_device(config.device), trust_remote_code=trust)
     terms = list(rewards) if rewards is not None else make_rewards(config)
