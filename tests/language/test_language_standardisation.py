@@ -82,7 +82,8 @@ def test_a_reward_model_is_standardised_on_samples_of_the_model_it_starts_from(t
     assert results["standardised_on"] == f"256 samples of {tiny_folder}"
     rows = sample_rows(str(tiny_folder), config.data, 256).items
     model = RewardModel.load(str(output))
-    scores = model.score_texts(*(([r[k] for r in rows]) for k in ("prompt", "response", "finished")))
+    # It reads as the model does: the tokens that were sampled, not what is left of them in a text.
+    scores = model.score([model.sampled_tokens(r["prompt"], *r["tokens"], finished=r["finished"]) for r in rows])
     assert abs(float(scores.mean())) < 1e-3
     assert abs(float(scores.std(unbiased=False)) - 1) < 1e-3
 

@@ -1,5 +1,6 @@
 """Everything a control run can be told, as frozen data. No torch here: `proximo --help` reads this."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -105,6 +106,8 @@ class TrainConfig:
     """Key of a Dict observation that holds the action mask (`action_mask` is found by itself)."""
     learning_rate: float | str = "3e-4 -> 0"
     """Adam's step size, a number or 'start -> end' over the run."""
+    adam_epsilon: float = 1e-5
+    """Adam's ε (1e-5: Huang et al. 2022, detail 3). Far below a gradient's root mean square it changes nothing."""
     gamma: float = 0.99
     """Discount per step."""
     lam: float = 0.95
@@ -145,6 +148,8 @@ class TrainConfig:
         schedule = Schedule.parse(self.learning_rate, "learning_rate")
         if not (0 <= schedule.start < float("inf") and 0 <= schedule.end < float("inf")):
             raise ValueError(f"learning_rate = {self.learning_rate} must be finite and at least 0")
+        if not 0 <= self.adam_epsilon < math.inf:
+            raise ValueError(f"adam_epsilon = {self.adam_epsilon} must be finite and at least 0")
 
     @property
     def rollout_size(self) -> int:

@@ -104,7 +104,7 @@ def make_learner(run: Mapping[str, Any], entry: Entry, config: TrainConfig) -> L
     policy.to(device)
     for name, x in under("buffers/", entry.learnt).items():
         policy.get_buffer(name).copy_(x)
-    optimizer = FlatAdam(policy.parameters_by_layer(), 0.0)
+    optimizer = FlatAdam(policy.parameters_by_layer(), 0.0, config.adam_epsilon)
     closed_form = ClosedForm(policy) if run["closed_form"] else None
     shuffle = torch.Generator()
     entry.before.put_back(optimizer, {"shuffle": shuffle})

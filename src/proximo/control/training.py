@@ -77,7 +77,7 @@ class Training:
         self.settings = update_settings(config)
         self.policy = fresh_policy(config, observations, actions).to(self.device)
         learning_rate = self._learning_rate(0.0)
-        self.optimizer = FlatAdam(self.policy.parameters_by_layer(), learning_rate)
+        self.optimizer = FlatAdam(self.policy.parameters_by_layer(), learning_rate, config.adam_epsilon)
         self.closed_form = ClosedForm(self.policy) if closed_form and supports(self.policy) else None
         actor = self.closed_form or self.policy
         self.graphed = self._graphed()

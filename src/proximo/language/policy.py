@@ -11,6 +11,7 @@ from proximo.language.batching import token_budget_batches
 from proximo.language.caches import Kind
 from proximo.language.head import token_log_probs
 from proximo.language.precision import computing
+from proximo.language.recomputing import recomputing
 from proximo.language.sharing import Roles
 
 
@@ -53,7 +54,7 @@ class LanguagePolicy:
         """Log-prob, entropy and value of every response token, each `[B, R]`, 0 on padding."""
         tokens, states = batch.inputs["tokens"], batch.inputs.get("states")
         rows, steps, columns = response_positions(batch)
-        with self.computing():
+        with self.computing(), recomputing(self.roles):
             hidden, _ = self.roles.policy(tokens, states)
             critic = self.roles.value_states(hidden, tokens, states)
             log_prob, entropy = token_log_probs(
@@ -96,6 +97,18 @@ class LanguagePolicy:
             log_prob[index, : part.action.shape[1]] = evaluation.log_prob
             value[index, : part.action.shape[1]] = evaluation.value
         return log_prob, value
+
+    @torch.no_grad()
+    def values(self, batch: Batch) -> Tensor:
+        """Values of a critic with layers of its own, `[B, R]`; the policy is not run."""
+        value = torch.zeros_like(batch.log_prob)
+        for index, part in self.parts(batch):
+            rows, steps, columns = response_positions(part)
+            with self.computing():
+                hidden = self.roles.critic_hidden(part.inputs["tokens"], part.inputs.get("states"))
+            seen = self.roles.value_head(hidden[rows, columns].float()).squeeze(1)
+            value[index, : part.action.shape[1]] = _spread(seen, rows, steps, part.action)
+        return value
 
     def parts(self, batch: Batch) -> Iterator[tuple[Tensor, Batch]]:
         """The batch by rows of like length, each part cut to its longest row and within the token budget.

@@ -23,6 +23,7 @@ from proximo.language.ppo_setup import (
     kl_controller,
     learning_rate,
     make_policy,
+    refers,
     stop_tokens,
 )
 from proximo.language.precision import chosen_type
@@ -58,8 +59,8 @@ class Rollout:
     """`[B]`, after clip and floor: what is optimised beside the KL."""
     each: Mapping[str, Tensor]
     """Per reward term, `[B]`."""
-    ref_log_prob: Tensor
-    """`[B, R]`."""
+    ref_log_prob: Tensor | None
+    """`[B, R]`; None where there is no reference, see `refers`."""
 
 
 class PPOTraining:
@@ -72,6 +73,7 @@ class PPOTraining:
         prompts: what is responded to.
         rewards: what scores the responses.
         reward_decoder: what a separate critic starts from (`critic_from = reward`).
+        reward_head: what reads its first values off that; None starts with values of 0.
 
     Raises:
         UserError: settings, model and data that do not fit together.
@@ -86,14 +88,15 @@ class PPOTraining:
         rewards: Sequence[RewardTerm],
         *,
         reward_decoder: Any = None,
+        reward_head: Any = None,
     ) -> None:
         self.config, self.tokenizer, self.rewards = config, tokenizer, list(rewards)
         check_fit(config, model, tokenizer, prompts, self.rewards)
         self.config = config = replace(config, compute=chosen_type(config.compute, next(model.parameters()).device))
-        self.policy = make_policy(config, model, reward_decoder)
+        self.policy = make_policy(config, model, reward_decoder, reward_head)
         self.roles = self.policy.roles
         self.device = self.roles.head.weight.device
-        self.optimizer = FlatAdam(self.roles.trainable(), learning_rate(config, 0.0))
+        self.optimizer = FlatAdam(self.roles.trainable(), learning_rate(config, 0.0), config.adam_epsilon)
         self.prompts = PromptSource(prompts, config.seed)
         self.noise = torch.Generator().manual_seed(config.seed * 2 + 1)
         self.shuffle = torch.Generator().manual_seed(config.seed * 2 + 2)
@@ -152,7 +155,8 @@ class PPOTraining:
                 )
         self.ring.end(report)
         values = self._statistics(batch, collected, report)
-        self.kl.observe(values["kl"], len(batch))
+        if values["kl"] is not None:
+            self.kl.observe(values["kl"], len(batch))
         self.progress.responses += len(batch)
         self.progress.iterations += 1
         self.progress.gradient_steps += report.steps
@@ -172,7 +176,7 @@ class PPOTraining:
             rewarded = self._rewarded(scores, samples.finished.cpu())
         with self._phase("score"):
             batch = self._with_old(batch, samples)
-            reference = self.policy.reference_log_probs(batch)
+            reference = self.policy.reference_log_probs(batch) if refers(self.config) else None
         rewards = rollout.token_rewards(
             rewarded.to(self.device), batch.log_prob, reference, samples.lengths, self.kl.coefficient
         )
@@ -218,13 +222,14 @@ class PPOTraining:
             self.parity = self.gap = float((self.policy.evaluate(part).log_prob - part.log_prob)[real].abs().mean())
             if self.sampler_log_probs is None:
                 self.sampler_log_probs = self.parity <= PARITY
-        shared = self.config.sharing.critic == "shared"
-        if self.sampler_log_probs and shared:
+        if self.sampler_log_probs and self.roles.separate:
+            return batch.replace(value=self.policy.values(batch))
+        if self.sampler_log_probs:
             # The sampler kept the states that predicted each token: the values need no pass of their own.
             return batch.replace(value=self.roles.value_head(samples.hidden.float()).squeeze(-1) * batch.weight)
         log_prob, value = self.policy.scored(batch)
         self.gap = float(weighted_mean((log_prob - batch.log_prob).abs(), batch.weight))
-        return batch.replace(value=value, log_prob=batch.log_prob if self.sampler_log_probs else log_prob)
+        return batch.replace(value=value, log_prob=log_prob)
 
     def _statistics(self, batch: Batch, seen: Rollout, report: UpdateReport) -> dict[str, Any]:
         lengths = seen.samples.lengths.float().cpu()

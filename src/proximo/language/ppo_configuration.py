@@ -14,7 +14,8 @@ class KLSettings:
     """How far the policy may go from the reference."""
 
     coefficient: float = 0.05
-    """β: the price of one nat, in units of the standardised score."""
+    """β: the price of one nat, in units of the standardised score. At 0, without a budget, there is no reference: it is
+    neither held nor run, and no KL to it is measured."""
     target: float | None = None
     """KL to hold, nats per response: β adapts to it (Ziegler et al. 2019); None keeps β."""
     horizon: int = 2048
@@ -126,6 +127,9 @@ class PPOConfig:
     """λ of generalised advantage estimation."""
     learning_rate: float | str = "1e-5 -> 0"
     """Step size, a number or 'start -> end'."""
+    adam_epsilon: float = 1e-8
+    """Adam's ε. A gradient of norm 1 over n trained numbers has a root mean square of 1 / sqrt(n): ε has to be far
+    below that, or the steps of large models shrink (1e-5 halves those of 7 billion numbers)."""
     warmup: float = 0.03
     """Share of the run over which the learning rate rises from 0."""
     kl: KLSettings = field(default_factory=KLSettings)
@@ -188,6 +192,7 @@ class PPOConfig:
             "gamma": (0 <= self.gamma <= 1, "in [0, 1]"),
             "lam": (0 <= self.lam <= 1, "in [0, 1]"),
             "learning_rate": (min(rate.start, rate.end) >= 0, "at least 0"),
+            "adam_epsilon": (0 <= self.adam_epsilon < math.inf, "at least 0, and finite"),
             "warmup": (0 <= self.warmup < 1, "in [0, 1)"),
             "token_budget": (self.token_budget >= 1, "positive"),
             "minutes": (self.minutes is None or self.minutes > 0, "positive"),

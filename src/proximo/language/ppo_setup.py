@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from proximo.core.divergences import AdaptiveKLController, FixedKLController
 from proximo.core.schedules import Schedule
@@ -30,29 +31,47 @@ _LONGEST = 64
 """Prompts, the longest as text, whose length in a reward model's own tokens is looked at before the first step."""
 
 
-def make_policy(config: PPOConfig, model: Any, reward_decoder: Any = None) -> LanguagePolicy:
+def make_policy(
+    config: PPOConfig, model: Any, reward_decoder: nn.Module | None = None, reward_head: nn.Linear | None = None
+) -> LanguagePolicy:
     """The policy with its roles.
 
     Args:
         config: what to do.
         model: `transformers` causal language model, on its device; it is changed.
         reward_decoder: what a separate critic starts from (`critic_from = reward`).
+        reward_head: see `FullRoles`.
 
     Raises:
-        UserError: the model can not be shared like this.
+        UserError: the model can not be shared like this, or can not be sampled.
     """
-    linear_head(without_dropout(model).eval())
+    model = _in_full(without_dropout(model).eval(), config)
+    linear_head(model)
     fixed = next(model.parameters()).device.type == "cuda"  # on a CPU finished rows leave the batch
     cache = usable_cache(model, "static" if fixed else "dynamic", config.compute)
     torch.manual_seed(config.seed)  # adapters and heads are initialised from torch's own stream
     return LanguagePolicy(
-        make_roles(model, config.sharing, reward_decoder).eval(),
+        make_roles(model, config.sharing, reward_decoder, reward_head, reference=refers(config)).eval(),
         cache=cache,
         temperature=config.temperature,
         need_entropy=entropy_counts(config),
         compute=config.compute,
         token_budget=config.token_budget,
     )
+
+
+def _in_full(model: Any, config: PPOConfig) -> Any:
+    """A model in half precision with weights of float32 where they are trained: a step is far below their rounding.
+
+    Adapters are of float32 anyhow, and their base may stay as it is.
+    """
+    half = any(p.dtype in (torch.bfloat16, torch.float16) for p in model.parameters())
+    return model.float() if half and config.sharing.mode != "lora" else model
+
+
+def refers(config: PPOConfig) -> bool:
+    """Whether the policy is compared with a reference: a KL that costs nothing and ends nothing is not computed."""
+    return config.kl.coefficient > 0 or config.kl.budget is not None
 
 
 def learning_rate(config: PPOConfig, progress: float) -> float:

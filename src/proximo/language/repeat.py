@@ -11,8 +11,8 @@ from proximo.core.optimizer import FlatAdam
 from proximo.core.update import autograd_gradient, check_minibatch_size
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.ppo_configuration import PPOConfig
-from proximo.language.ppo_setup import RATIO_TOLERANCE, learning_rate, make_policy
-from proximo.language.reward_terms import make_rewards, reward_decoder
+from proximo.language.ppo_setup import RATIO_TOLERANCE, learning_rate, make_policy, refers
+from proximo.language.reward_terms import make_rewards, reward_start
 from proximo.language.rollout import estimate, token_rewards
 from proximo.runs.errors import UserError
 from proximo.runs.replay.change import settable
@@ -24,16 +24,17 @@ _OWN = ("action", "log_prob", "value", "weight")
 _SHOWN_CHARACTERS = 60
 
 
-def to_tensors(batch: Batch, rewarded: Tensor, ref_log_prob: Tensor) -> dict[str, Tensor]:
+def to_tensors(batch: Batch, rewarded: Tensor, ref_log_prob: Tensor | None) -> dict[str, Tensor]:
     """What an update learns from; advantages and returns follow from it.
 
     Args:
         batch: of the update.
         rewarded: `[B]`, the scores that are optimised beside the KL.
-        ref_log_prob: `[B, R]`, of the reference.
+        ref_log_prob: `[B, R]`, of the reference; None where there is none.
     """
     tensors = {f"inputs/{name}": x for name, x in batch.inputs.items()} | {name: getattr(batch, name) for name in _OWN}
-    return tensors | {"rewarded": rewarded, "ref_log_prob": ref_log_prob}
+    reference = {} if ref_log_prob is None else {"ref_log_prob": ref_log_prob}
+    return tensors | {"rewarded": rewarded, **reference}
 
 
 def to_batch(tensors: Mapping[str, Tensor], coefficient: float, gamma: float, lam: float) -> Batch:
@@ -42,7 +43,7 @@ def to_batch(tensors: Mapping[str, Tensor], coefficient: float, gamma: float, la
     zeros = torch.zeros_like(own["weight"])
     batch = Batch(inputs=inputs, **own, advantages=zeros, returns=zeros)
     lengths = batch.weight.sum(1).long()
-    rewards = token_rewards(tensors["rewarded"], batch.log_prob, tensors["ref_log_prob"], lengths, coefficient)
+    rewards = token_rewards(tensors["rewarded"], batch.log_prob, tensors.get("ref_log_prob"), lengths, coefficient)
     return estimate(batch, rewards, gamma, lam)
 
 
@@ -61,8 +62,8 @@ def make_learner(entry: Entry, config: PPOConfig) -> Learner:
     model = load_causal_model(config.policy, device=device, trust_remote_code=trust)
     # Only a critic that began as one has a reward model's shape; its weights are those that were trained.
     terms = make_rewards(config) if config.sharing.critic_from == "reward" else []
-    policy = make_policy(config, model, reward_decoder(config, tokenizer, terms))
-    optimizer = FlatAdam(policy.roles.trainable(), 0.0)
+    policy = make_policy(config, model, *reward_start(config, tokenizer, terms))
+    optimizer = FlatAdam(policy.roles.trainable(), 0.0, config.adam_epsilon)
     shuffle = torch.Generator()
     entry.before.put_back(optimizer, {"shuffle": shuffle})
     if config.update.adaptive_kl is None:
@@ -106,4 +107,5 @@ def replay_world(kept: Kept) -> World:
     """
     config = kept.config(PPOConfig)
     names = settable(config, without=("micro_batches", "recompute_advantages"))
-    return World(config, names + (["kl.coefficient"] if config.kl.target is None else []), make_learner)
+    fixed = config.kl.target is None and refers(config)  # without a reference nothing is known of another price
+    return World(config, names + (["kl.coefficient"] if fixed else []), make_learner)

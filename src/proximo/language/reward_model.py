@@ -15,6 +15,7 @@ from proximo.language.context import context_of
 from proximo.language.model_folder import read_json, save_folder
 from proximo.language.models import load_sequence_classifier, load_tokenizer, locate, new_sequence_classifier
 from proximo.language.precision import computing
+from proximo.language.recomputing import recomputing
 from proximo.language.scale import mean_and_std
 from proximo.language.template import reads_alike
 from proximo.runs.errors import UserError
@@ -210,11 +211,11 @@ class RewardModel:
         Raises:
             UserError: the response alone is longer than the context.
         """
-        return self.fitting(list(before), [*after, *([self._coder.end(prompt)] if finished else [])])
+        return self._fitting(list(before), [*after, *([self._coder.end(prompt)] if finished else [])])
 
     def _score_parts(self, parts: Sequence[tuple[list[int], list[int]]]) -> Tensor:
         """Scores of prompts with their responses, and how many prompts did not fit in whole."""
-        rows = [self.fitting(before, after) for before, after in parts]
+        rows = [self._fitting(before, after) for before, after in parts]
         cut = sum(len(row) < len(before) + len(after) for row, (before, after) in zip(rows, parts, strict=True))
         self.cut_share = cut / max(1, len(rows))
         return self.score(rows)
@@ -233,19 +234,15 @@ class RewardModel:
             UserError: the response alone is longer than the context.
         """
         before = self._coder.prompt_ids(prompt)
-        return self.fitting(before, self._coder.response_ids(prompt, response, finished=finished))
+        return self._fitting(before, self._coder.response_ids(prompt, response, finished=finished), response)
 
-    def fitting(self, before: list[int], after: list[int]) -> list[int]:
-        """Tokens of prompt and response, without the prompt's first ones if there is no room; BOS stays.
-
-        Raises:
-            UserError: the response alone is longer than the context.
-        """
+    def _fitting(self, before: list[int], after: list[int], response: str = "") -> list[int]:
+        """Tokens of prompt and response, without the prompt's first ones if there is no room; BOS stays."""
         limit = self.context
         if limit is None or len(before) + len(after) <= limit:
             return before + after
         if len(after) > limit:
-            response = self.tokenizer.decode(after)[:50]
+            response = (response or self.tokenizer.decode(after, skip_special_tokens=True))[:50]
             raise UserError(
                 f"response {response!r} has {len(after)} of the reward model's tokens, its context is {limit}: "
                 "lower response_limit, or take a reward model with a longer context"
@@ -281,7 +278,7 @@ class RewardModel:
     def last_states(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Hidden state at the last token of each row, `[n, d]`."""
         tokens, lengths = right_padded(rows)
-        with computing(self.device, self.compute):
+        with computing(self.device, self.compute), recomputing(self.decoder):
             hidden = self.decoder(input_ids=tokens.to(self.device), use_cache=False).last_hidden_state
         return hidden[torch.arange(len(rows)), lengths - 1]
 

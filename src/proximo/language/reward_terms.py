@@ -1,10 +1,12 @@
 """The reward terms that a PPO run's configuration names, loaded; and what of them its critic may start from."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from proximo.language.models import choose_device
 from proximo.language.ppo_configuration import PPOConfig
@@ -61,18 +63,32 @@ def _reward(name: str, weight: float, shown: str, config: PPOConfig, device: tor
     return ModelReward(model, weight, shown)
 
 
-def reward_decoder(config: PPOConfig, tokenizer: Any, terms: Sequence[RewardTerm]) -> Any:
-    """What a separate critic starts from where that is to be a reward model; None if it is not, or none fits.
+def reward_start(
+    config: PPOConfig, tokenizer: Any, terms: Sequence[RewardTerm]
+) -> tuple[nn.Module | None, nn.Linear | None]:
+    """What a separate critic starts from where that is to be a reward model: its decoder and its head.
+
+    The head is weighted as the reward is, so that values begin as what the reward model would add to the return.
 
     Args:
         config: what to do.
         tokenizer: the policy's.
         terms: all of the run.
+
+    Returns:
+        None for both if it is not to be one, or none fits.
     """
     if config.sharing.critic_from != "reward":
-        return None
-    models = [t.model for t in terms if isinstance(t, ModelReward)]
+        return None, None
+    models = [t for t in terms if isinstance(t, ModelReward) and isinstance(t.model, RewardModel)]
     # A reward model may have one more token, to pad with.
     mine = tokenizer.get_vocab().items()
-    same = [m for m in models if mine <= m.tokenizer.get_vocab().items()]
-    return same[0].model.get_decoder() if same else None
+    same = [term for term in models if mine <= term.model.tokenizer.get_vocab().items()]
+    if not same:
+        return None, None
+    model, weight = same[0].model, same[0].weight
+    head = copy.deepcopy(model.head)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.mul_(weight)
+    return model.decoder, head

@@ -98,14 +98,14 @@ def to_batch(prompts: Sequence[Prompt], samples: Samples) -> Batch:
 
 
 def token_rewards(
-    scores: Tensor, log_prob: Tensor, ref_log_prob: Tensor, lengths: Tensor, coefficient: float
+    scores: Tensor, log_prob: Tensor, ref_log_prob: Tensor | None, lengths: Tensor, coefficient: float
 ) -> Tensor:
     """-β k1 at every token, and the score at the last one (Ziegler et al. 2019, eq. 2).
 
     Args:
         scores: `[B]`.
         log_prob: `[B, R]`, of the policy that sampled.
-        ref_log_prob: `[B, R]`.
+        ref_log_prob: `[B, R]`; None where nothing is paid for divergence.
         lengths: `[B]`; the last token of a response is its EOS where it has one.
         coefficient: β.
 
@@ -113,7 +113,9 @@ def token_rewards(
         `[B, R]`, 0 on padding.
     """
     real = torch.arange(log_prob.shape[1], device=log_prob.device) < lengths.unsqueeze(1)
-    rewards = torch.where(real, -coefficient * kl_k1(log_prob, ref_log_prob), 0.0)
+    rewards = torch.zeros_like(log_prob)
+    if ref_log_prob is not None:
+        rewards = torch.where(real, -coefficient * kl_k1(log_prob, ref_log_prob), 0.0)
     last = (lengths - 1).unsqueeze(1)
     return rewards.scatter_add(1, last, scores.to(rewards).unsqueeze(1))
 
@@ -138,8 +140,13 @@ def text_statistics(samples: Samples) -> dict[str, float]:
     return values
 
 
-def kl_statistics(batch: Batch, ref_log_prob: Tensor) -> dict[str, float | None]:
-    """KL(policy, reference) by k1 and k3, nats per response, and the standard error of k1; None of one response."""
+def kl_statistics(batch: Batch, ref_log_prob: Tensor | None) -> dict[str, float | None]:
+    """KL(policy, reference) by k1 and k3, nats per response, and the standard error of k1.
+
+    All are None without a reference, the last one of one response.
+    """
+    if ref_log_prob is None:
+        return {"kl": None, "kl_k3": None, "kl_se": None}
     real = batch.weight > 0
     k1, k3 = (torch.where(real, each(batch.log_prob, ref_log_prob), 0.0).sum(1) for each in (kl_k1, kl_k3))
     error = float(k1.std()) / math.sqrt(len(k1)) if len(k1) > 1 else None

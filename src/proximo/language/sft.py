@@ -18,6 +18,7 @@ from proximo.language.linear_head import linear_head
 from proximo.language.model_folder import save_folder, stops_at
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.precision import computing
+from proximo.language.recomputing import recomputing
 from proximo.language.stack import check_freeze
 from proximo.language.supervised import Optimizer, check_finite, on, shuffled_batches
 from proximo.language.supervised_run import SupervisedTraining, begin_stage, finish_stage, open_stage, run_steps
@@ -154,7 +155,7 @@ class SFTTraining(SupervisedTraining):
         columns = [len(e.prompt) - 1 + i for e in batch for i in range(len(e.response))]
         targets = torch.tensor([t for e in batch for t in e.response])
         tokens, targets = on(self.device, (tokens, targets))
-        with computing(self.device, self.config.compute):
+        with computing(self.device, self.config.compute), recomputing(self.decoder):
             hidden = self.decoder(input_ids=tokens, use_cache=False).last_hidden_state
             log_prob, _ = token_log_probs(hidden[rows, columns], self.head.weight, targets, bias=self.head.bias)
         return -log_prob.sum()

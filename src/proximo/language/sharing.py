@@ -7,6 +7,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from proximo.language.linear_head import linear_head
 from proximo.language.ppo_configuration import SharingSettings
-from proximo.language.stack import Stack, split_decoder
+from proximo.language.recomputing import again_within
+from proximo.language.stack import Stack, split_decoder, upper_part
 from proximo.runs.errors import UserError
 
 
@@ -29,6 +31,7 @@ class Roles(ABC, nn.Module):
 
     policy: Stack
     reference: Stack
+    """Of full copies only if one was asked for."""
     reference_head: nn.Linear
 
     def __init__(self, model: Any, settings: SharingSettings) -> None:
@@ -42,13 +45,18 @@ class Roles(ABC, nn.Module):
         nn.init.zeros_(self.value_head.bias)
         self.requires_grad_(False)
 
+    @property
+    def separate(self) -> bool:
+        """Whether the critic has layers of its own."""
+        return self.settings.critic == "separate"
+
     def trainable(self) -> list[nn.Parameter]:
         """What the optimiser moves."""
         return [p for p in self.parameters() if p.requires_grad]
 
     def value_states(self, hidden: Tensor, tokens: Tensor, states: Tensor | None) -> Tensor:
         """What the value head reads, `[b, L, d]`: the policy's hidden states, or those of a separate critic."""
-        return hidden if self.settings.critic == "shared" else self.critic_hidden(tokens, states)
+        return self.critic_hidden(tokens, states) if self.separate else hidden
 
     @contextmanager
     def as_reference(self) -> Iterator[Stack]:
@@ -97,24 +105,38 @@ class Roles(ABC, nn.Module):
 
 
 class FullRoles(Roles):
-    """Separate copies: the whole policy is trained, the reference is a frozen copy."""
+    """Separate copies: the whole policy is trained, the reference is a frozen copy.
 
-    def __init__(self, model: Any, settings: SharingSettings, reward_decoder: nn.Module | None = None) -> None:
+    Args:
+        model: see `Roles`.
+        settings: see `Roles`.
+        reward_decoder: what a separate critic starts from; the policy's if None.
+        reward_head: what reads values off it at the start; None starts with values of 0.
+        reference: whether there is one.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        settings: SharingSettings,
+        reward_decoder: nn.Module | None = None,
+        reward_head: nn.Linear | None = None,
+        *,
+        reference: bool = True,
+    ) -> None:
         super().__init__(model, settings)
         decoder = model.get_decoder()
-        frozen = copy.deepcopy(model)
-        self.reference_model = frozen
-        self.policy, self.reference = Stack([decoder]), Stack([frozen.get_decoder()])
-        self.reference_head = frozen.get_output_embeddings()
-        if settings.critic == "separate":
-            self.critic = copy.deepcopy(reward_decoder or decoder).to(self.head.weight.device)
-            widths = [m.get_input_embeddings().weight.shape[1] for m in (self.critic, decoder)]  # type: ignore[operator]
-            if widths[0] != widths[1]:
-                raise UserError(
-                    f"the reward model's states have {widths[0]} numbers and the policy's {widths[1]}: use "
-                    "sharing.critic_from = policy"
-                )
+        self.policy = Stack([decoder])
+        if reference:
+            self.reference_model = copy.deepcopy(model)
+            self.reference = Stack([self.reference_model.get_decoder()])
+            self.reference_head = self.reference_model.get_output_embeddings()
+        if self.separate:
+            self.critic = copy.deepcopy(reward_decoder or decoder).to(self.head.weight)
+            _check_widths(self.critic, decoder)
             self.critic.requires_grad_(True)
+            if reward_head is not None:  # values begin as the scores of what is there so far
+                self.value_head.load_state_dict(_with_bias(reward_head))
         model.requires_grad_(True)
         self.value_head.requires_grad_(True)
 
@@ -155,7 +177,7 @@ class LoraRoles(Roles):
         lora._register_custom_module({nn.Linear: FusedLoraLinear})
         self.adapted = get_peft_model(model, lora)
         _check_adapted(self.adapted, type(model).__name__)
-        if settings.critic == "separate":
+        if self.separate:
             self.adapted.add_adapter("critic", lora)
         for name, p in self.adapted.named_parameters():
             p.requires_grad_(".lora_" in name)
@@ -195,7 +217,8 @@ class LoraRoles(Roles):
 
     def critic_hidden(self, tokens: Tensor, states: Tensor | None) -> Tensor:
         """See `Roles`."""
-        with self._adapter("critic"):
+        as_critic = partial(self._adapter, "critic")
+        with as_critic(), again_within(as_critic, self.adapted):
             return self.policy(tokens)[0]
 
     def critic_weights(self) -> dict[str, Tensor]:
@@ -240,6 +263,19 @@ class LoraRoles(Roles):
             whole.merge_and_unload(adapter_names=["default"]).save_pretrained(folder)
 
 
+def _check_widths(critic: Any, decoder: Any) -> None:
+    widths = [m.get_input_embeddings().weight.shape[1] for m in (critic, decoder)]
+    if widths[0] != widths[1]:
+        raise UserError(
+            f"the reward model's states have {widths[0]} numbers and the policy's {widths[1]}: use "
+            "sharing.critic_from = policy"
+        )
+
+
+def _with_bias(head: nn.Linear) -> dict[str, Tensor]:
+    return {"weight": head.weight, "bias": torch.zeros(1) if head.bias is None else head.bias}
+
+
 def _check_adapted(adapted: nn.Module, name: str) -> None:
     """Adapters on anything but a weight (peft puts some on stacked experts) could not be merged for sampling."""
     from peft.tuners.lora import LoraLayer
@@ -259,13 +295,11 @@ class TopLayerRoles(Roles):
         super().__init__(model, settings)
         decoder = model.get_decoder()
         trunk, self.top = split_decoder(decoder, settings.top_layers)
-        _, reference_top = split_decoder(decoder, settings.top_layers)
-        reference_top.requires_grad_(False)
-        self.reference_top = reference_top
-        self.policy, self.reference = Stack([trunk, self.top]), Stack([trunk, reference_top])
+        # The model's own upper layers stay as they are: they are the reference's.
+        self.policy, self.reference = Stack([trunk, self.top]), Stack([trunk, upper_part(decoder, settings.top_layers)])
         self.reference_head = self.head
         self.top.requires_grad_(True)
-        if settings.critic == "separate":
+        if self.separate:
             self.critic_top = copy.deepcopy(self.top)
             self.critic_stack = Stack([trunk, self.critic_top])
         self.value_head.requires_grad_(True)
@@ -297,8 +331,22 @@ class TopLayerRoles(Roles):
         whole.save_pretrained(folder)
 
 
-def make_roles(model: Any, settings: SharingSettings, reward_decoder: nn.Module | None = None) -> Roles:
+def make_roles(
+    model: Any,
+    settings: SharingSettings,
+    reward_decoder: nn.Module | None = None,
+    reward_head: nn.Linear | None = None,
+    *,
+    reference: bool = True,
+) -> Roles:
     """The roles that `settings` asks for.
+
+    Args:
+        model: see `Roles`.
+        settings: what is shared.
+        reward_decoder: what a separate critic starts from with `critic_from = reward`.
+        reward_head: see `FullRoles`.
+        reference: whether full copies hold one; elsewhere it costs nothing.
 
     Raises:
         UserError: the model can not be shared like this.
@@ -309,5 +357,5 @@ def make_roles(model: Any, settings: SharingSettings, reward_decoder: nn.Module 
             "use critic_from = policy"
         )
     if settings.mode == "full":
-        return FullRoles(model, settings, reward_decoder)
+        return FullRoles(model, settings, reward_decoder, reward_head, reference=reference)
     return LoraRoles(model, settings) if settings.mode == "lora" else TopLayerRoles(model, settings)

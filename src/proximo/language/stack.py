@@ -97,28 +97,41 @@ def split_decoder(decoder: nn.Module, top_layers: int) -> tuple[nn.Module, nn.Mo
             f"top_layers = {top_layers} must be between 1 and {len(layers) - 1}, as {name} has {len(layers)}"
         )
     cut = len(layers) - top_layers
-    trunk = _part(decoder, slice(0, cut), shared=True)
+    trunk = _part(decoder, slice(0, cut), list(layers[:cut]))
     trunk.norm = nn.Identity()
-    top = _part(decoder, slice(cut, len(layers)), shared=False)
+    top = _part(decoder, slice(cut, len(layers)), list(copy.deepcopy(layers[cut:])))
+    top.norm = copy.deepcopy(norm)
+    top._modules.pop("embed_tokens", None)
+    # The cache of a part counts its own layers.
+    for index, layer in enumerate(top.layers):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = index
     _check_parts(decoder, trunk, top)
     return trunk, top
 
 
-def _part(decoder: nn.Module, span: slice, *, shared: bool) -> Any:
-    """A decoder of the same class with some of the layers; copies of them unless shared."""
+def upper_part(decoder: nn.Module, top_layers: int) -> nn.Module:
+    """A decoder's own upper layers and final norm as a part, for reading only: its layers count from the whole's first,
+    so it can not be given a cache.
+
+    Args:
+        decoder: one that `split_decoder` has cut.
+        top_layers: how many.
+    """
+    layers: Any = decoder.layers
+    span = slice(len(layers) - top_layers, len(layers))
+    part = _part(decoder, span, list(layers[span]))
+    part._modules.pop("embed_tokens", None)
+    return part
+
+
+def _part(decoder: nn.Module, span: slice, layers: list[nn.Module]) -> Any:
+    """A decoder of the same class with these layers, which stand (or of which copies stand) at `span` in it."""
     part: Any = copy.copy(decoder)
     part._modules = dict(decoder._modules)
     part.config = copy.deepcopy(decoder.config)
-    layers: Any = decoder.layers
-    part.layers = nn.ModuleList(layers[span] if shared else copy.deepcopy(layers[span]))
-    if not shared:
-        part.norm = copy.deepcopy(decoder.norm)
-        part._modules.pop("embed_tokens", None)
-        # The cache of a part counts its own layers.
-        for index, layer in enumerate(part.layers):
-            for module in layer.modules():
-                if hasattr(module, "layer_idx"):
-                    module.layer_idx = index
+    part.layers = nn.ModuleList(layers)
     part.config.num_hidden_layers = len(part.layers)
     if getattr(part.config, "layer_types", None):
         part.config.layer_types = list(part.config.layer_types)[span]

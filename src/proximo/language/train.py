@@ -17,7 +17,7 @@ from proximo.language.model_folder import save_folder, stops_at
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import PPOConfig
-from proximo.language.reward_terms import make_rewards, reward_decoder
+from proximo.language.reward_terms import make_rewards, reward_start
 from proximo.language.rewards import RewardTerm
 from proximo.language.stages import located, resolved
 from proximo.runs.configuration import read_toml
@@ -172,8 +172,8 @@ def make_training(config: PPOConfig, rewards: Sequence[RewardTerm] | None = None
     prompts = load_prompts(config.prompts, tokenizer, config.prompt_limit)
     model = load_causal_model(config.policy, device=choose_device(config.device), trust_remote_code=trust)
     terms = list(rewards) if rewards is not None else make_rewards(config)
-    decoder = reward_decoder(config, tokenizer, terms)
-    training = PPOTraining(config, model, tokenizer, prompts.items, terms, reward_decoder=decoder)
+    decoder, head = reward_start(config, tokenizer, terms)
+    training = PPOTraining(config, model, tokenizer, prompts.items, terms, reward_decoder=decoder, reward_head=head)
     return training, prompts.message or f"{len(prompts.items):,} prompts"
 
 
@@ -195,10 +195,10 @@ def _iterate(training: PPOTraining, session: Session) -> str | None:
     return None
 
 
-def _ending(training: PPOTraining, kl: float, seconds: float) -> str | None:
+def _ending(training: PPOTraining, kl: float | None, seconds: float) -> str | None:
     """Why the training ends here; None if it does not."""
     config = training.config
-    if config.kl.budget is not None and kl > config.kl.budget:
+    if config.kl.budget is not None and kl is not None and kl > config.kl.budget:
         return f"KL of {kl:.1f} nats per response is over the budget of {config.kl.budget}"
     if training.done >= config.responses:
         return "all responses done"

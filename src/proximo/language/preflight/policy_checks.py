@@ -11,7 +11,7 @@ from proximo.language.context import context_of
 from proximo.language.continuation import Continuation
 from proximo.language.head import token_log_probs
 from proximo.language.ppo import PARITY
-from proximo.language.ppo_setup import RATIO_TOLERANCE
+from proximo.language.ppo_setup import RATIO_TOLERANCE, refers
 from proximo.language.preflight.check import Check
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def starts_at_the_reference(flight: Flight) -> Check:
     name = f"KL to the reference is 0 ({training.config.sharing.mode})"
     if training.progress.iterations:
         return Check(name, "skip", f"the policy has learnt for {training.progress.iterations} iterations")
+    if not refers(training.config):
+        return Check(name, "skip", "nothing is paid for divergence, so there is no reference")
     off = float((flight.log_prob - training.policy.reference_log_probs(flight.batch))[real].abs().max())
     seen = f"log-probs differ by {off:.1e} nats at most"
     if off == 0:
