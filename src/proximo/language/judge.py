@@ -19,7 +19,7 @@ from proximo.language.coder import Text
 from proximo.language.configuration import RewardConfig
 from proximo.language.data import Loaded, Pair, as_pair, read_pair_rows
 from proximo.language.encoder import check_encoder, context_of_encoder
-from proximo.language.model_folder import read_json, save_folder
+from proximo.language.model_folder import check_savable, read_json, save_folder
 from proximo.language.models import choose_device, load_encoder, load_text_tokenizer
 from proximo.language.precision import computing
 from proximo.language.reward_model import initialise_head
@@ -198,6 +198,7 @@ def train_judge(
     standard = standard_texts(config, config.policy)
     scorer = _RowScorer(judge)
     training = RewardTraining(config, scorer, loaded.items)
+    check_savable(encoder, tokenizer)
     with ExitStack() as stack:
         session = begin_stage(
             stack,

@@ -2,13 +2,15 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from proximo.language.transformers_calls import no_bars
+from proximo.language.transformers_calls import no_bars, quiet
 from proximo.runs.errors import UserError
 from proximo.runs.files import parse_json, sync_folder, user_error, write_atomically
+from proximo.runs.own_module import on_one_line
 
 
 def save_folder(folder: Path | str, model: Any, tokenizer: Any, extra: Mapping[str, str] | None = None) -> None:
@@ -48,18 +50,52 @@ def save_folder(folder: Path | str, model: Any, tokenizer: Any, extra: Mapping[s
         shutil.rmtree(part, ignore_errors=True)
 
 
-def stops_at(model: Any, tokens: Iterable[int]) -> None:
-    """Have plain `generate` end at these tokens too: what a model was taught to end with stands in its settings."""
-    there = generation_stops(model)
-    more = [token for token in dict.fromkeys(tokens) if token not in there]
-    if more and getattr(model, "generation_config", None) is not None:
-        model.generation_config.eos_token_id = [*there, *more]
+def generates(model: Any, stops: Iterable[int], temperature: float = 1.0) -> None:
+    """Have plain `generate` sample as the model was trained: at a temperature, uncut, up to these tokens.
+
+    What else the base's settings ask for (cut-offs, penalties, suppressed tokens, shortest lengths) is another
+    distribution than the one that was trained, and goes. Its own ends, padding and start stay.
+
+    Args:
+        model: of `transformers`; one without generation settings is left alone.
+        stops: tokens that it was taught to end with.
+        temperature: of the sampling in training; 1 is that of fine-tuning.
+    """
+    from transformers import GenerationConfig
+
+    before = getattr(model, "generation_config", None)
+    if before is None:
+        return
+    names = ("bos_token_id", "pad_token_id", "decoder_start_token_id")
+    kept = {name: x for name in names if (x := getattr(before, name, None)) is not None}
+    ends = list(dict.fromkeys([*generation_stops(model), *stops]))
+    cut: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    model.generation_config = GenerationConfig(**cut, eos_token_id=ends[0] if len(ends) == 1 else ends, **kept)
+
+
+def check_savable(model: Any, tokenizer: Any) -> None:
+    """Writes all of a model's folder but its weights to a place that is thrown away, before the first step.
+
+    Raises:
+        UserError: `transformers` would refuse to save it; a training must not end in that.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder, no_bars(), quiet():
+            model.save_pretrained(folder, state_dict={})
+            tokenizer.save_pretrained(folder)
+    except OSError as error:
+        raise user_error(error, Path(tempfile.gettempdir())) from error
+    except Exception as error:  # of whatever kind: the settings are the user's
+        raise UserError(
+            f"{type(model).__name__} could not be saved after its training ({on_one_line(error)}): correct its "
+            "config.json, generation_config.json or tokenizer files"
+        ) from error
 
 
 def generation_stops(model: Any) -> list[int]:
     """The tokens that a model's generation settings name as ends."""
     named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    return named if isinstance(named, list) else [] if named is None else [named]
+    return list(named) if isinstance(named, list) else [] if named is None else [named]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -105,7 +105,17 @@ def load_causal_model(
     base = (adapters_base or base_of(adapter)) if adapter.is_file() else name
     model, report = _load(AutoModelForCausalLM, base, dtype, device, trust_remote_code)
     check_whole(base, report)
-    return merged(model, adapter.parent) if adapter.is_file() else model
+    return _with_settings(merged(model, adapter.parent), adapter.parent) if adapter.is_file() else model
+
+
+def _with_settings(model: Any, adapter: Path) -> Any:
+    """A model with the generation settings that stand beside its adapter, if any do."""
+    from transformers import GenerationConfig
+
+    if (adapter / "generation_config.json").is_file():
+        with explained(str(adapter), "generation settings"):
+            model.generation_config = GenerationConfig.from_pretrained(str(adapter))
+    return model
 
 
 def load_sequence_classifier(

@@ -12,7 +12,7 @@ from proximo.core.schedules import Schedule
 from proximo.core.update import check_minibatch_size
 from proximo.language.caches import usable_cache
 from proximo.language.coder import end_of_chat
-from proximo.language.context import context_of
+from proximo.language.context import context_of, why_not_longer
 from proximo.language.dropout import without_dropout
 from proximo.language.linear_head import linear_head
 from proximo.language.model_folder import generation_stops
@@ -140,7 +140,8 @@ def check_fit(
         check_minibatch_size(config.batch, config.update.minibatch_size)
     except ValueError as error:
         raise UserError(str(error).replace("samples of a rollout", "responses of an iteration (batch)")) from error
-    _check_context("the model", context_of(model), max(len(p.tokens) for p in prompts), config.response_limit)
+    longest = max(len(p.tokens) for p in prompts)
+    _check_context("the model", context_of(model), longest, config.response_limit, why_not_longer(model))
     _check_rewards(config, prompts, rewards)
 
 
@@ -155,7 +156,8 @@ def _check_rewards(config: PPOConfig, prompts: Sequence[Prompt], rewards: Sequen
         if isinstance(term, ModelReward) and term.model.context is not None:
             tokens = _longest_in(term, longest)
             # What ends the response is one token more.
-            _check_context(f"reward {term.name}", term.model.context, tokens, config.response_limit + 1)
+            why = why_not_longer(term.model.model)
+            _check_context(f"reward {term.name}", term.model.context, tokens, config.response_limit + 1, why)
 
 
 def _longest_in(term: ModelReward, prompts: Sequence[Prompt]) -> int:
@@ -164,9 +166,9 @@ def _longest_in(term: ModelReward, prompts: Sequence[Prompt]) -> int:
     return max(map(term.model.prompt_length, readable), default=0)
 
 
-def _check_context(reader: str, context: int | None, prompt: int, response: int) -> None:
+def _check_context(reader: str, context: int | None, prompt: int, response: int, why: str) -> None:
     if context is not None and prompt + response > context:
         raise UserError(
-            f"{reader} reads up to {context} tokens, but a prompt of {prompt} with a response of up to {response} has "
-            f"{prompt + response}: lower prompt_limit or response_limit"
+            f"{reader} reads up to {context} tokens{why}, but a prompt of {prompt} with a response of up to {response} "
+            f"has {prompt + response}: lower prompt_limit or response_limit"
         )

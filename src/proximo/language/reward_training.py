@@ -14,6 +14,7 @@ from proximo.language.configuration import RewardConfig
 from proximo.language.data import Loaded, Pair, load_pairs
 from proximo.language.frozen_trunk import FrozenTrunk
 from proximo.language.lineage import digest_of
+from proximo.language.model_folder import check_savable
 from proximo.language.models import choose_device
 from proximo.language.preferences import agreement, bradley_terry, preference_report
 from proximo.language.reward_model import RewardModel
@@ -76,6 +77,7 @@ def train_reward(
     held_out = load_pairs(config.validation, reward.tokenizer, **limits) if config.validation else Loaded([])
     standard = standard_texts(config, config.policy or config.model)
     training = RewardTraining(config, reward, loaded.items, freeze=config.freeze)
+    check_savable(reward.model, reward.tokenizer)
     with ExitStack() as stack:
         session = begin_stage(
             stack,

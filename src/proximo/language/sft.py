@@ -15,7 +15,7 @@ from proximo.language.data import Example, Loaded, load_examples
 from proximo.language.head import token_log_probs
 from proximo.language.lineage import digest_of
 from proximo.language.linear_head import linear_head
-from proximo.language.model_folder import save_folder, stops_at
+from proximo.language.model_folder import check_savable, generates, save_folder
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.precision import computing
 from proximo.language.recomputing import recomputing
@@ -64,6 +64,8 @@ def train_sft(config: SFTConfig, *, console: Mode = "auto", call: Call | None = 
     if config.validation:
         held_out = load_examples(config.validation, tokenizer, rows_limit=config.validation_rows, **limits)
     training = SFTTraining(config, model, tokenizer, loaded.items)
+    generates(model, (example.response[-1] for example in loaded.items))
+    check_savable(model, tokenizer)
     with ExitStack() as stack:
         session = begin_stage(
             stack,
@@ -77,7 +79,6 @@ def train_sft(config: SFTConfig, *, console: Mode = "auto", call: Call | None = 
         )
         if stopped := _train(training, session, held_out.items):
             return stopped
-        stops_at(model, (example.response[-1] for example in loaded.items))
         save_folder(config.output, model, tokenizer)
         result = training.seen | training.summary
         return finish_stage(session.folder, result | {"rows": len(loaded.items), "dropped_rows": loaded.dropped})

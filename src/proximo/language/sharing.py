@@ -258,6 +258,8 @@ class LoraRoles(Roles):
         """See `Roles`: a PEFT adapter, which names its base; the whole model where there is no base to name."""
         if self.model.name_or_path:
             self.adapted.save_pretrained(str(folder), selected_adapters=["default"])
+            if getattr(self.model, "generation_config", None) is not None:  # its ends are not the base's alone
+                self.model.generation_config.save_pretrained(str(folder))
         else:
             whole: Any = copy.deepcopy(self.adapted)
             whole.merge_and_unload(adapter_names=["default"]).save_pretrained(folder)

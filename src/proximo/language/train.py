@@ -13,7 +13,7 @@ from proximo.language.critic import save_critic
 from proximo.language.data import load_prompts
 from proximo.language.lineage import check_made_from, note_made_from
 from proximo.language.memory import FreedMemory
-from proximo.language.model_folder import save_folder, stops_at
+from proximo.language.model_folder import check_savable, generates, save_folder
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import PPOConfig
@@ -94,6 +94,8 @@ def run_ppo(
     if finished := opening.results:
         return LanguageRun(folder.path, folder.path / "policy", finished)
     training, message = make_training(config, rewards)
+    generates(training.roles.model, training.parameters.stop, config.temperature)
+    check_savable(training.roles.model, training.tokenizer)
     warnings = [] if opening.resumed or preflight == "off" else _checked(training, stop=preflight == "stop")
     with ExitStack() as stack:
         stack.enter_context(opening.open())
@@ -223,7 +225,6 @@ def _cut(training: PPOTraining) -> str:
 
 
 def _finish(training: PPOTraining, folder: RunFolder) -> dict[str, Any]:
-    stops_at(training.roles.model, training.parameters.stop)
     save_folder(folder.path / "policy", training.roles, training.tokenizer)
     done = training.progress
     results: dict[str, Any] = {"responses": done.responses, "iterations": done.iterations, "ended": training.ended}
