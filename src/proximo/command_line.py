@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, suppress
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ Of this call, not of the run:
 
 
 def _whole(arguments: list[str]) -> int:
-    value = float(arguments[0])
-    if not value.is_integer():
+    try:  # not by way of a float, which has no room for every digit of a long number
+        value = Decimal(arguments[0])
+    except InvalidOperation:
+        raise ValueError(f"{arguments[0]} is not a whole number") from None
+    if not value.is_finite() or value != value.to_integral_value():
         raise ValueError(f"{arguments[0]} is not a whole number")
     return int(value)
 

@@ -63,7 +63,7 @@ def test_a_policy_trained_with_masks_does_not_act_without():
 @pytest.mark.parametrize("mask", [np.ones(4), np.ones((1, 5)), np.ones((2, 5)), np.bool_(True)])
 def test_a_mask_of_another_shape_is_refused(mask):
     policy = untrained(VECTOR, spaces.MultiDiscrete([2, 3]))
-    with pytest.raises(UserError, match=r"the mask has the shape .* must have \(5,\)"):
+    with pytest.raises(UserError, match=r"given is a mask (with|that can not be read).* each of its 5 choices"):
         policy.act(np.zeros(3), mask=mask)
     with pytest.raises(UserError, match=r"must have \(3, 5\)"):
         policy.act(np.zeros((3, 3)), mask=mask)
@@ -122,3 +122,47 @@ def test_a_stack_is_the_one_that_was_trained_on(k):
     inputs = {name: torch.from_numpy(x) for name, x in stacked.items()}
     expected = policy.policy.act(inputs, deterministic=True).action.numpy()
     assert np.array_equal(action, policy.policy.actions.to_environment(expected)[0])
+
+
+@pytest.mark.parametrize(
+    "answer", [lambda x: (x, {}), lambda x: (x, 1.0, False, False, {}), lambda x: (x, 1.0, False, {})]
+)
+@pytest.mark.parametrize(
+    ("space", "observation"),
+    [
+        (VECTOR, np.zeros(3)),
+        (spaces.Tuple((VECTOR, spaces.Discrete(2))), (np.zeros(3), 1)),
+        (spaces.Dict({"speed": VECTOR}), {"speed": np.zeros(3)}),
+    ],
+)
+def test_all_that_reset_or_step_returned_is_no_observation(space, observation, answer):
+    policy = untrained(space)
+    for method in (policy.act, policy.value):
+        with pytest.raises(UserError, match="info and all: give the observation only") as caught:
+            method(answer(observation))
+        assert "\n" not in str(caught.value)
+    policy.act(observation)
+
+
+def test_a_tuple_that_ends_with_a_dict_is_an_observation():
+    policy = untrained(spaces.Tuple((VECTOR, spaces.Dict({"a": VECTOR}))))
+    policy.act((np.zeros(3), {"a": np.zeros(3)}))
+
+
+@pytest.mark.parametrize("bad", ["abc", None, [None] * 3, np.array(["1", "2", "3"]), {"a": 1}])
+def test_what_is_no_array_of_numbers_is_refused(bad):
+    with pytest.raises(UserError):
+        untrained(VECTOR).act(bad)
+
+
+def test_a_loaded_policy_reads_masks_as_training_does():
+    policy = untrained(spaces.Box(-1, 1, (3,)), spaces.MultiDiscrete([2, 3]))
+    only = [[0, 1], [0, 0, 1]]
+    assert policy.act(np.zeros(3), mask=only).tolist() == [1, 2]
+    assert policy.act(np.zeros((2, 3)), mask=[only, [1, 0, 1, 0, 0]]).tolist() == [[1, 2], [0, 0]]
+    with pytest.raises(UserError, match="given is a mask with 2 entries"):
+        policy.act(np.zeros(3), mask=[0, 1])
+    with pytest.raises(UserError, match=r"the masks of 2 observations must have \(2, 5\)"):
+        policy.act(np.zeros((2, 3)), mask=[only])
+    policy.seed(10**30)
+    policy.seed(-1)

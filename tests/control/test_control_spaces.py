@@ -283,7 +283,7 @@ class Masking(gymnasium.Env):
 
 
 @pytest.mark.parametrize(
-    ("options", "words"), [({"size": 4}, ["(4,)", "3 choices"]), ({"where": ("step",)}, ["mask", "reset"])]
+    ("options", "words"), [({"size": 4}, ["4 entries", "3 choices"]), ({"where": ("step",)}, ["mask", "reset"])]
 )
 def test_a_mask_that_does_not_fit_is_refused(options, words):
     with pytest.raises(UserError) as caught, running(lambda: Masking(**options)) as training:

@@ -82,7 +82,7 @@ class TrainConfig:
     steps: int = 1_000_000
     """Environment steps to train for."""
     seed: int = 0
-    """Everything random follows from it."""
+    """Everything random follows from it; any whole number."""
     run: str = ""
     """Folder of the run; the same command on the same folder goes on. Empty: runs/ENVIRONMENT-PRESET-SEED."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

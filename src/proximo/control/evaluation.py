@@ -1,8 +1,7 @@
 """Whole episodes with a fixed policy, on seeds that training never sees; returns of the environment as it was given."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from proximo.control import seeds
 from proximo.control.configuration import TrainConfig
-from proximo.control.environments import Episode, make_environments
+from proximo.control.environments import Episode, Source, make_environments
 from proximo.control.environments.base import VectorEnvironment
 from proximo.control.policy import ControlPolicy
 from proximo.control.rollout import Collector
@@ -70,7 +69,7 @@ class Deterministic:
         return self.policy.value(inputs, memory)
 
 
-def evaluation_environments(config: TrainConfig, source: str | Callable[..., Any], episodes: int) -> VectorEnvironment:
+def evaluation_environments(config: TrainConfig, source: Source, episodes: int) -> VectorEnvironment:
     """Environments of the run's task without the help that training gives (lost lives, clipped rewards)."""
     options = {k: v for k, v in config.options.items() if k not in _LESSONS}
     return make_environments(

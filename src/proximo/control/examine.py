@@ -1,7 +1,7 @@
 """An environment before it is trained on: random actions, and what they show."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +10,10 @@ import numpy as np
 
 from proximo.control import seeds
 from proximo.control.actions import ActionSpec
-from proximo.control.environments import EpisodeCounter, make_environments
+from proximo.control.environments import EpisodeCounter, Source, make_environments
 from proximo.control.environments.base import Observation, VectorEnvironment
 from proximo.control.environments.trees import named_leaves
 from proximo.control.spaces import leaves
-
-Source = str | Callable[..., Any]
 
 COUNT = 4  # environments stepped together
 REPEATED = 60  # steps in which two copies are compared
@@ -148,7 +146,7 @@ def _trace(
     seconds: float = float("inf"),
 ) -> list[list[np.ndarray]]:
     """Everything that the reset and some steps after it have shown, one list for each."""
-    generator, begun = np.random.default_rng(seed), time.perf_counter()
+    generator, begun = np.random.default_rng(abs(seed)), time.perf_counter()
     observation, mask = environments.reset(started)
     shown = [[np.array(x) for _, x in named_leaves(observation)]]
     while len(shown) <= steps and time.perf_counter() - begun < seconds:
@@ -169,7 +167,7 @@ def _explore(
     environments: VectorEnvironment, spec: ActionSpec, started: list[int], seed: int, steps: int, seconds: float
 ) -> Observed:
     seen = Observed(environments.name, environments.backend, str(environments.action_space), _bounds(spec))
-    generator, counter = np.random.default_rng(seed + 1), EpisodeCounter(environments.count)
+    generator, counter = np.random.default_rng(abs(seed) + 1), EpisodeCounter(environments.count)
     observation, mask = environments.reset(started)
     seen.images = any(_is_image(np.asarray(x)) for _, x in named_leaves(observation))
     seen.scaled = _scaled(environments.observation_space, observation, environments.count)

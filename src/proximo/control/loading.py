@@ -1,7 +1,7 @@
 """A trained policy as numpy in, numpy out."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from proximo.control.environments.problems import fits_float32
 from proximo.control.images import as_frame, stack_axis
-from proximo.control.masks import closed_columns
+from proximo.control.masks import MaskReader, closed_columns
 from proximo.control.observations import Part
 from proximo.control.policy import ControlPolicy
 from proximo.control.spaces import place
@@ -28,6 +28,8 @@ class LoadedPolicy:
 
     def __init__(self, policy: ControlPolicy) -> None:
         self.policy = policy.eval()
+        choices = [(part.path, part.choices) for part in policy.actions.parts if part.choices]
+        self._masks = MaskReader(choices, "the policy's action")
         self._memory: Tensor | None = None
         self._frames: list[np.ndarray] = []
         self._generator = torch.Generator().manual_seed(0)
@@ -37,17 +39,17 @@ class LoadedPolicy:
         self._memory, self._frames = None, []
 
     def seed(self, seed: int) -> None:
-        """Fix the noise of sampled actions."""
-        self._generator.manual_seed(seed)
+        """Fix the noise of sampled actions; any whole number."""
+        self._generator.manual_seed(seed if -(2**63) <= seed < 2**64 else seed % 2**64)
 
-    def act(self, observation: Any, *, deterministic: bool = True, mask: np.ndarray | None = None) -> Any:
+    def act(self, observation: Any, *, deterministic: bool = True, mask: Any = None) -> Any:
         """The action for one observation, or for a batch of them.
 
         Args:
             observation: as the environment's `reset` and `step` give it; or a batch, every leaf with a leading axis
                 `[N]`. With a frame stack, one frame: the last ones are remembered here.
             deterministic: the most probable action instead of a sample.
-            mask: allowed choices, bool `[K]` or `[N, K]`; needed where the environment gives them in `info`.
+            mask: allowed choices, bool `[K]` or `[N, K]`, or as the environment gives them in `info`, where it does so.
 
         Returns:
             An action of the environment's action space (or a batch of them).
@@ -88,6 +90,7 @@ class LoadedPolicy:
 
     def _batch(self, observation: Any) -> tuple[Any, bool]:
         """The observation with a leading axis, and whether it had none."""
+        _refuse_answer(self.policy.observations.parts, observation)
         extra = set()
         for part in self.policy.observations.parts:
             leaf = _leaf(part, observation)
@@ -123,21 +126,35 @@ class LoadedPolicy:
             batch = np.concatenate(frames, stack_axis(self._shape_of(self.policy.observations.parts[0])))
         return self.policy.observations.encode(batch)
 
-    def _add_mask(self, encoded: dict[str, np.ndarray], mask: np.ndarray | None, single: bool) -> None:
+    def _add_mask(self, encoded: dict[str, np.ndarray], mask: Any, single: bool) -> None:
         """Put the mask beside the observation, if there is one, and refuse one that can not be obeyed."""
         if mask is None and self.policy.masked and "mask" not in encoded:
             raise UserError("this policy was trained with action masks: give mask=info['action_mask']")
         if mask is not None:
-            mask = np.asarray(mask).astype(bool)
-            size, count = self.policy.actions.mask_size, len(next(iter(encoded.values())))
-            expected = (size,) if single else (count, size)
-            if mask.shape != expected:
-                raise UserError(f"the mask has the shape {mask.shape} and must have {expected}, one entry per choice")
-            encoded["mask"] = mask.reshape(count, size)
+            count = len(next(iter(encoded.values())))
+            rows = [mask] if single else list(mask) if np.iterable(mask) else []
+            if len(rows) != count or (isinstance(mask, Mapping) and not single):
+                raise UserError(
+                    f"the masks of {count} observations must have {(count, self._masks.size)}, or be a list"
+                )
+            try:
+                encoded["mask"] = np.stack([self._masks.read(row) for row in rows])
+            except ValueError as error:
+                raise UserError(f"given is {error}") from None
         if "mask" in encoded and closed_columns(encoded["mask"], self.policy.actions.choices).any():
             raise UserError(
                 "the mask leaves nothing to choose: reset the environment if its episode is over, or mend its mask"
             )
+
+
+def _refuse_answer(parts: Sequence[Part], observation: Any) -> None:
+    """See that it is not all of what a reset (observation, info) or a step returned."""
+    if not isinstance(observation, tuple) or len(observation) not in (2, 4, 5) or not isinstance(observation[-1], dict):
+        return
+    last = len(observation) - 1
+    if not any(part.path[:1] == (last,) and isinstance((*part.path, 0)[1], str) for part in parts):
+        call = "reset" if last == 1 else "step"
+        raise UserError(f"this is all of what {call} returned, info and all: give the observation only, its first part")
 
 
 def _leaf(part: Part, observation: Any) -> np.ndarray:
@@ -149,7 +166,13 @@ def _leaf(part: Part, observation: Any) -> np.ndarray:
         raise UserError(
             f"the observation has no part{place(part.path)}, which the policy was trained on: give it the whole one"
         ) from error
-    return np.asarray(leaf)
+    array = np.asarray(leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf)
+    if array.dtype.kind not in "biuf":
+        raise UserError(
+            f"the observation{place(part.path)} is a {type(leaf).__name__}, and the policy reads numbers: give it what "
+            "the environment's reset and step give as observation"
+        )
+    return array
 
 
 def _extra_axes(part: Part, shape: tuple[int, ...], expected: tuple[int, ...]) -> int:

@@ -1,10 +1,8 @@
 """The best policy of a run by evaluation, on episodes that neither training nor the final numbers see."""
 
-from collections.abc import Callable
-from typing import Any
-
 from proximo.control import seeds
 from proximo.control.configuration import TrainConfig
+from proximo.control.environments import Source
 from proximo.control.environments.base import VectorEnvironment
 from proximo.control.evaluation import evaluate, evaluation_environments
 from proximo.control.loading import policy_from
@@ -22,7 +20,7 @@ class Selection:
         folder: of the run.
     """
 
-    def __init__(self, config: TrainConfig, source: str | Callable[..., Any], folder: RunFolder) -> None:
+    def __init__(self, config: TrainConfig, source: Source, folder: RunFolder) -> None:
         self._config, self._source, self._folder = config, source, folder
         self._environments: VectorEnvironment | None = None
         self._seed = seeds.derive(config.seed, seeds.SELECTION, 0, 1)[0]

@@ -11,7 +11,7 @@ from typing import Any
 
 from proximo.control.configuration import TrainConfig
 from proximo.control.device import limit_threads
-from proximo.control.environments import make_environments
+from proximo.control.environments import Source, copies, make_environments, name_of, task_of
 from proximo.control.evaluation import Evaluation, evaluate, evaluation_environments
 from proximo.control.loading import policy_from, require_final
 from proximo.control.observations import ObservationSpec
@@ -30,8 +30,6 @@ from proximo.runs.recorder import Recorder
 from proximo.runs.session import Session, resume
 from proximo.runs.signals import Interrupted, StopRequest
 from proximo.runs.system import resident_memory
-
-Source = str | Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,8 @@ def train(
     """Train a policy.
 
     Args:
-        environment: a task of EnvPool or Gymnasium, `module:function`, or a callable that makes an environment.
+        environment: a task of EnvPool or Gymnasium, `module:function`, a callable that makes an environment, or an
+            environment, which is trained in alone (a rollout is then as much longer) and left open.
         preset: tuned, paper, or the path of a TOML file.
         progress: live, plain, quiet, or auto.
         stop_at: end early, with a checkpoint, once this many environment steps are done.
@@ -78,8 +77,8 @@ def train(
     Raises:
         UserError: something you can mend; the message says what, where and how.
     """
-    name = environment if isinstance(environment, str) else _name_of(environment)
-    base, _ = configure(name, preset)
+    base, _ = configure(task_of(environment), preset)
+    base = _for_copies(replace(base, environment=name_of(environment)), copies(environment), settings)
     if isinstance(settings.get("run"), Path):
         settings["run"] = str(settings["run"])
     if isinstance(settings.get("options"), Mapping):
@@ -103,7 +102,12 @@ def run_training(
         UserError: something the user can mend.
     """
     started = time.monotonic()
-    source, call = source or config.environment, call or Call()
+    source, call = config.environment if source is None else source, call or Call()
+    if copies(source) is not None and config.evaluate_every is not None:
+        raise UserError(
+            "evaluate_every needs environments beside those that are trained in, and this one is made already: give a "
+            "function that makes one"
+        )
     folder = RunFolder(config.run or default_run(config))
     config = replace(config, run=str(folder.path))
     opening = Opening(folder, config, "environment", call)
@@ -137,6 +141,11 @@ def run_training(
             Progress(title, config.steps, mode=mode, folder=folder.path, start=training.progress.steps)
         )
         progress.message(f"device {training.device.type}: {training.why_device}")
+        if copies(source) is not None:
+            progress.message(
+                f"an environment that is made already is stepped alone, {config.rollout_size:,} steps in each "
+                "iteration: give a function that makes one, as `lambda: MyEnv()`, for more copies"
+            )
         if resumed:
             _bring_back(training, progress, opening)
         if changed := opening.settle(f"{training.progress.steps:,} steps"):
@@ -299,5 +308,9 @@ def _bring_back(training: Training, progress: Progress, opening: Opening) -> Non
         )
 
 
-def _name_of(maker: Callable[..., Any]) -> str:
-    return f"{getattr(maker, '__module__', '?')}:{getattr(maker, '__qualname__', type(maker).__name__)}"
+def _for_copies(base: TrainConfig, count: int | None, settings: Mapping[str, Any]) -> TrainConfig:
+    """The preset for an environment that is made already: its copies, and a rollout of the same size."""
+    if count is None or "environments" in settings:
+        return base
+    length = base.rollout_length if "rollout_length" in settings else max(1, base.rollout_size // count)
+    return replace(base, environments=count, rollout_length=length)

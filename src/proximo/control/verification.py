@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from proximo.control.configuration import TrainConfig
-from proximo.control.environments import make_environments
+from proximo.control.environments import Source, make_environments
 from proximo.control.environments.base import VectorEnvironment
-from proximo.control.train import Source, run_training
+from proximo.control.train import run_training
 from proximo.control.training import Training
 from proximo.runs.configuration import from_mapping, read_toml
 from proximo.runs.opening import Call
@@ -32,7 +32,7 @@ def verify_control(config: TrainConfig, iterations: int, source: Source | None =
     Raises:
         UserError: the run can not be trained at all.
     """
-    source = source or config.environment
+    source = config.environment if source is None else source
     size = config.rollout_size
     end = 2 * iterations * size
     short = replace(

@@ -6,6 +6,12 @@ from collections.abc import Iterable
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What building something from a stranger's description runs into where that is not what it should be."""
 
+FOREIGN = (Exception, SystemExit)
+"""What is caught of code that is not ours and reported with its name: anything that it raises.
+
+Some simulators and scripts end the whole process with SystemExit. Ctrl-C and our own signals are none of theirs.
+"""
+
 
 class UserError(Exception):
     """Something the user can mend. The message is one sentence: what is wrong, where, and what to do.

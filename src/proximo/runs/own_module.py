@@ -8,7 +8,7 @@ from collections.abc import Collection
 from types import ModuleType
 from typing import Any
 
-from proximo.runs.errors import UserError, nearest
+from proximo.runs.errors import FOREIGN, UserError, nearest
 
 
 def find_own(
@@ -33,7 +33,7 @@ def find_own(
     wanted = f"{kind} {path}"
     try:
         module = _import(place, folder)
-    except Exception as error:  # it is the user's own code: whatever it raises, say whose it is
+    except FOREIGN as error:  # it is the user's own code: whatever it raises, say whose it is
         if _is_missing(place, error):
             where = f" in {folder}" if folder else ""
             raise UserError(
@@ -54,7 +54,7 @@ def find_own(
     return found
 
 
-def on_one_line(error: Exception) -> str:
+def on_one_line(error: BaseException) -> str:
     """Kind and message of somebody else's error."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
@@ -67,6 +67,6 @@ def _import(name: str, folder: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def _is_missing(name: str, error: Exception) -> bool:
+def _is_missing(name: str, error: BaseException) -> bool:
     """Whether `_import` failed since there is no such module, rather than one that it imports itself."""
     return isinstance(error, ModuleNotFoundError) and bool(error.name) and f"{name}.".startswith(f"{error.name}.")

@@ -2,15 +2,20 @@
 
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
 from proximo.control.environments.episodes import Episode, EpisodeCounter
+from proximo.control.environments.lent import Source, copies, name_of, task_of
 from proximo.control.environments.sources import UnknownEnvironmentError, list_environments, make_environments
 
 __all__ = [
     "Episode",
     "EpisodeCounter",
     "Observation",
+    "Source",
     "Step",
     "UnknownEnvironmentError",
     "VectorEnvironment",
+    "copies",
     "list_environments",
     "make_environments",
+    "name_of",
+    "task_of",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from proximo.control.environments.reporting import EPISODE_OVER, RAW_REWARD
+from proximo.control.environments.answers import EPISODE_OVER, RAW_REWARD
 from proximo.runs.errors import UserError
 
 

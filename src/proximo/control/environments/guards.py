@@ -12,7 +12,7 @@ from proximo.control.environments.problems import LARGEST_FLOAT32, failure, fits
 from proximo.control.environments.trees import named_leaves
 from proximo.control.masks import choices_of, closed_columns
 from proximo.control.spaces import leaves
-from proximo.runs.errors import UserError
+from proximo.runs.errors import FOREIGN, UserError
 
 if TYPE_CHECKING:
     import gymnasium
@@ -90,7 +90,7 @@ class GuardedEnvironments(VectorEnvironment):
             return method(*arguments)
         except UserError:
             raise
-        except Exception as error:  # anything may come out of a user's code, and all of it is reported
+        except FOREIGN as error:
             raise failure(self.name, self._now(), error) from error
 
     def _check_form(self, observation: Observation) -> None:

@@ -9,18 +9,14 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from proximo.control.environments.answers import ACTION_MASK, EPISODE_OVER, RAW_REWARD, TASK_REWARD
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
 from proximo.control.environments.problems import space_problem
 from proximo.control.environments.recording import RewardRecorder
-from proximo.control.environments.reporting import (
-    EPISODE_OVER,
-    RAW_REWARD,
-    TASK_REWARD,
-    RemoteEnvironment,
-    ReportingEnvironment,
-)
+from proximo.control.environments.reporting import LentEnvironment, RemoteEnvironment, ReportingEnvironment
 from proximo.control.environments.subprocesses import WatchedSubprocesses
-from proximo.control.environments.trees import map_leaves, replace_rows
+from proximo.control.environments.trees import map_leaves, replace_rows, take_row
+from proximo.control.masks import MaskReader
 from proximo.runs.errors import UserError
 
 
@@ -49,15 +45,16 @@ class GymnasiumEnvironments(VectorEnvironment):
         # A VectorEnv made with copy=False writes over the observations it has given away.
         self._gives_copies = bool(getattr(vector, "copy", isinstance(vector, WatchedSubprocesses)))
         self._over = np.zeros(self.count, dtype=bool)
-        self._mask_width = self._steps = 0
+        self._steps = 0
+        self._masks, self._masked = MaskReader.of(self.action_space), False
 
     def reset(self, seeds: Sequence[int]) -> tuple[Observation, np.ndarray | None]:
         """See `VectorEnvironment.reset`."""
         if len(seeds) != self.count:
             raise ValueError(f"{len(seeds)} seeds for {self.count} environments")
-        observation, infos = self._vector.reset(seed=self._seed(seeds))
         self._over = np.zeros(self.count, dtype=bool)
         self._steps = 0
+        observation, infos = self._vector.reset(seed=self._seed(seeds))
         self._recorder.follow()
         self._recorder.take(0.0)
         return self._owned(observation), self._mask(infos)
@@ -177,17 +174,35 @@ class GymnasiumEnvironments(VectorEnvironment):
 
     def _mask(self, infos: Mapping[str, Any]) -> np.ndarray | None:
         """The mask of every row; a row that reports none may do everything."""
-        reported = infos.get("action_mask")
-        if reported is None:
-            return np.ones((self.count, self._mask_width), dtype=bool) if self._mask_width else None
-        mask = np.array(reported, dtype=bool)
-        self._mask_width = mask.shape[-1]
-        mask[~np.asarray(infos.get("_action_mask", True))] = True
+        if not isinstance(infos, Mapping):
+            raise UserError(
+                f"{self.name} returned a {type(infos).__name__} as infos at its step {self._steps}: make it return a "
+                "dict, which may be empty"
+            )
+        reported = infos.get(ACTION_MASK)
+        self._masked = self._masked or reported is not None
+        if not self._masked:
+            return None
+        mask = np.ones((self.count, self._masks.size), dtype=bool)
+        given = np.asarray(infos.get(f"_{ACTION_MASK}", np.full(self.count, reported is not None)))
+        try:
+            for index in np.flatnonzero(given):
+                mask[index] = self._masks.read(take_row(reported, int(index)))
+        except (ValueError, LookupError, TypeError) as error:
+            raise UserError(
+                f"{self.name} returned in infos['action_mask'] at its step {self._steps} {error}; one such mask is due "
+                f"for each of its {self.count} environments"
+            ) from None
         return mask
 
 
 def vectorise(
-    factories: Sequence[Callable[[], gymnasium.Env]], name: str, *, subprocess: bool = False, timeout: float = 60.0
+    factories: Sequence[Callable[[], gymnasium.Env]],
+    name: str,
+    *,
+    subprocess: bool = False,
+    timeout: float = 60.0,
+    lent: bool = False,
 ) -> GymnasiumEnvironments:
     """Single environments as a batch, stepped in turn in this process or each in its own.
 
@@ -196,11 +211,13 @@ def vectorise(
         name: What the user calls the task.
         subprocess: Give each environment a process.
         timeout: Seconds that a subprocess may take for one call.
+        lent: Whether the environments are somebody else's, and are left open.
 
     Raises:
         UserError: When an environment cannot be made.
     """
-    wrapper = RemoteEnvironment if subprocess else ReportingEnvironment
+    own = RemoteEnvironment if subprocess else ReportingEnvironment
+    wrapper = LentEnvironment if lent else own
 
     def reporting(factory: Callable[[], gymnasium.Env], index: int) -> Callable[[], gymnasium.Env]:
         return lambda: wrapper(factory(), name, index)

@@ -19,7 +19,7 @@ def fits_float32(numbers: np.ndarray) -> np.ndarray:
     return fine
 
 
-def failure(who: str, when: str, error: Exception) -> UserError:
+def failure(who: str, when: str, error: BaseException) -> UserError:
     """What a user's code raised: one sentence, and its traceback below it."""
     report = "".join(traceback.format_exception(error)).rstrip()
     return UserError(f"{who} failed {when}: {type(error).__name__}: {error}\n{report}")

@@ -7,12 +7,19 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from proximo.control.environments.answers import (
+    RAW_REWARD,
+    TASK_REWARD,
+    WrongAnswerError,
+    old_signature,
+    read_reset,
+    read_step,
+)
 from proximo.control.environments.problems import failure, space_problem
 from proximo.control.environments.recording import RewardRecorder
-from proximo.runs.errors import UserError
+from proximo.control.masks import MaskReader
+from proximo.runs.errors import FOREIGN, UserError
 
-RAW_REWARD, TASK_REWARD, EPISODE_OVER = "proximo.raw_reward", "proximo.task_reward", "proximo.episode_over"
-"""Keys of the infos under which travels what `Step` has under these names, where it is not what was learnt from."""
 FAILURE = "proximo.failure"
 """The key of a subprocess's infos under which a failure travels to the parent."""
 
@@ -20,20 +27,28 @@ FAILURE = "proximo.failure"
 class ReportingEnvironment(gymnasium.Wrapper):
     """Turns whatever goes wrong inside one environment into a UserError with its index, step, action and traceback.
 
-    Where the user's wrappers change the reward, it says in the infos what the task itself paid.
+    Where the user's wrappers change the reward, it says in the infos what the task itself paid. Of the user's own infos
+    it passes on what is used.
     """
 
     def __init__(self, env: gymnasium.Env, name: str, index: int) -> None:
         super().__init__(env)
         self._name, self._index, self._steps = name, index, 0
-        self._recorder = RewardRecorder(env)
+        self._recorder, self._masks = RewardRecorder(env), MaskReader.of(env.action_space)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """See `gymnasium.Env.reset`."""
+        when = f"in the reset after its step {self._steps}"
         try:
-            observation, info = self.env.reset(seed=seed, options=options)
-        except Exception as error:  # anything may come out of a user's code, and all of it is reported
-            raise self._failed(f"in the reset after its step {self._steps}", error) from error
+            # Many people's reset takes no options, and nobody here gives any.
+            answer = self.env.reset(seed=seed, **({} if options is None else {"options": options}))
+            observation, info = read_reset(answer, self._masks)
+        except WrongAnswerError as wrong:
+            raise self._wrong(wrong, when) from None
+        except FOREIGN as error:
+            if old := old_signature(error):
+                raise self._wrong(old, when) from error
+            raise self._failed(when, error) from error
         self._recorder.follow()
         self._recorder.take(0.0)  # what was paid on the way to the first observation is nobody's
         self._check(observation)
@@ -42,16 +57,18 @@ class ReportingEnvironment(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """See `gymnasium.Env.step`."""
         self._steps += 1
+        when = f"at its step {self._steps}"
         try:
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            reward = float(reward)
-            given = info.get(RAW_REWARD, reward)
-            if (paid := float(self._recorder.take(given))) != given:
-                info = {**info, TASK_REWARD: paid}
-        except Exception as error:
-            raise self._failed(f"at its step {self._steps} (last action {shown(action)})", error) from error
+            observation, reward, terminated, truncated, info = read_step(self.env.step(action), self._masks)
+        except WrongAnswerError as wrong:
+            raise self._wrong(wrong, when) from None
+        except FOREIGN as error:
+            raise self._failed(f"{when} (last action {shown(action)})", error) from error
+        given = info.get(RAW_REWARD, reward)
+        if (paid := float(self._recorder.take(given))) != given:
+            info[TASK_REWARD] = paid
         self._check(observation)
-        return observation, reward, bool(terminated), bool(truncated), info
+        return observation, reward, terminated, truncated, info
 
     def close(self) -> None:
         """See `gymnasium.Env.close`."""
@@ -66,8 +83,19 @@ class ReportingEnvironment(gymnasium.Wrapper):
                 f"{self._steps}: make it return what its observation space says"
             )
 
-    def _failed(self, when: str, error: Exception) -> UserError:
+    def _failed(self, when: str, error: BaseException) -> UserError:
         return failure(f"environment {self._index} of {self._name}", when, error)
+
+    def _wrong(self, answer: WrongAnswerError, when: str) -> UserError:
+        return UserError(f"environment {self._index} of {self._name}, {when}, {answer}")
+
+
+class LentEnvironment(ReportingEnvironment):
+    """One that somebody else made and goes on using: it is left open."""
+
+    def close(self) -> None:
+        """See `gymnasium.Env.close`."""
+        self._recorder.close()
 
 
 class RemoteEnvironment(ReportingEnvironment):

@@ -13,14 +13,15 @@ from proximo.control.environments.base import VectorEnvironment
 from proximo.control.environments.envpool_backend import EnvPoolEnvironments, import_envpool
 from proximo.control.environments.frame_stack import FrameStack
 from proximo.control.environments.guards import GuardedEnvironments
-from proximo.runs.errors import UserError, nearest
+from proximo.control.environments.lent import Source, copies, lent, name_of
+from proximo.runs.errors import FOREIGN, UserError, nearest
 from proximo.runs.own_module import find_own
 
 BACKENDS = ("auto", "envpool", "gymnasium", "subprocess")
 
 
 def make_environments(
-    source: str | Callable[..., Any],
+    source: Source,
     count: int,
     *,
     backend: str = "auto",
@@ -35,7 +36,8 @@ def make_environments(
 
     Args:
         source: A task of EnvPool or an id of Gymnasium; or `module:function`, or a callable, that returns a
-            gymnasium.Env (it is called `count` times), a VectorEnv of `count`, or a VectorEnvironment of ours.
+            gymnasium.Env (it is called `count` times), a VectorEnv of `count`, or a VectorEnvironment of ours; or one
+            of these that is made already, which is left open.
         count: How many.
         backend: "envpool"; "gymnasium", in this process; "subprocess", a process each; or "auto", which is EnvPool
             where it has the task and else this process.
@@ -57,7 +59,7 @@ def make_environments(
         raise UserError(f"there is no backend {backend!r}: choose one of {', '.join(BACKENDS)}")
     environments = _resolve(source, count, backend, dict(options or {}), threads, timeout)
     if not any_count:
-        _require_count(environments.name, environments.count, count)
+        _require_count(environments.name, environments.count, count, made=copies(source) is not None)
     guarded = GuardedEnvironments(environments, mask_key or "action_mask")
     return FrameStack(guarded, frame_stack) if frame_stack > 1 else guarded
 
@@ -76,20 +78,22 @@ def list_environments(pattern: str = "") -> list[tuple[str, str]]:
 
 
 def _resolve(
-    source: str | Callable[..., Any],
+    source: Source,
     count: int,
     backend: str,
     options: dict[str, Any],
     threads: int | None,
     timeout: float,
 ) -> VectorEnvironment:
+    if copies(source) is not None:
+        return lent(source, options, backend)
     if isinstance(source, str):
         # EnvPool's names have no colon, so what has one is somebody's own.
         if ":" not in source and (backend == "envpool" or (backend == "auto" and source in _envpool_names())):
             return EnvPoolEnvironments(source, count, options=options, threads=threads)
         function, name = _function_of(source), source
     else:
-        function, name = source, f"{source.__module__}:{getattr(source, '__qualname__', type(source).__name__)}"
+        function, name = source, name_of(source)
     if backend == "envpool":
         raise UserError(f"{name} is not a task of EnvPool: choose backend 'gymnasium' or 'subprocess'")
     if function is None:
@@ -126,17 +130,14 @@ def _called(
 
     make = _reporting_making(partial(function, **options), name, options)
     first = make()
+    if not isinstance(first, VectorEnvironment | gymnasium.vector.VectorEnv | gymnasium.Env):
+        raise _no_environment(name, first)
     if backend == "subprocess" and not isinstance(first, gymnasium.Env):
         raise UserError(f"{name} returned a whole {type(first).__name__}, which runs itself: choose backend 'auto'")
     if isinstance(first, VectorEnvironment):
         return first
     if isinstance(first, gymnasium.vector.VectorEnv):
         return GymnasiumEnvironments(first, name, "gymnasium")
-    if not isinstance(first, gymnasium.Env):
-        raise UserError(
-            f"{name} returned a {type(first).__name__}: it must return a gymnasium.Env, a gymnasium.vector.VectorEnv "
-            "or a VectorEnvironment"
-        )
     if backend == "subprocess":
         first.close()
         return vectorise([make] * count, name, subprocess=True, timeout=timeout)
@@ -153,7 +154,7 @@ def _reporting_making(make: Callable[[], Any], name: str, options: Mapping[str, 
             raise
         except DependencyNotInstalled as error:
             raise _missing(name, str(error)) from error
-        except Exception as error:  # anything may come out of a user's code, and all of it is reported
+        except FOREIGN as error:
             report = "".join(traceback.format_exception(error)).rstrip()
             raise UserError(
                 f"{name} could not be made{f' with {dict(options)}' if options else ''}: {type(error).__name__}: "
@@ -184,9 +185,33 @@ def _function_of(source: str) -> Callable[..., Any] | None:
     return function
 
 
-def _require_count(name: str, found: int, count: int) -> None:
-    if found != count:
-        raise UserError(f"{name} made {found} environments where {count} are asked for: make the two numbers equal")
+def _no_environment(name: str, made: Any) -> UserError:
+    """What a function returned that should make an environment."""
+    kinds = "a gymnasium.Env, a gymnasium.vector.VectorEnv or a VectorEnvironment"
+    if made is None:
+        return UserError(f"{name} returned None: it must return {kinds}, so see that it ends with `return`")
+    if isinstance(made, list | tuple):
+        return UserError(
+            f"{name} returned a {type(made).__name__}: it must return one environment, and is called for each"
+        )
+    if hasattr(made, "reset") and hasattr(made, "step"):
+        return UserError(
+            f"{name} returned a {type(made).__name__} that is no gymnasium.Env, as those of the older gym are: wrap it "
+            "with the package shimmy (shimmy.GymV21CompatibilityV0(env=...)), or let it inherit from gymnasium.Env"
+        )
+    return UserError(f"{name} returned a {type(made).__name__}: it must return {kinds}")
+
+
+def _require_count(name: str, found: int, count: int, *, made: bool) -> None:
+    if found == count:
+        return
+    if made:
+        copies = "one environment" if found == 1 else f"{found} environments"
+        raise UserError(
+            f"{name} is {copies}, and {count} are asked for: set environments = {found}, or give a function that makes "
+            "one, as `lambda: MyEnv()`, for more copies"
+        )
+    raise UserError(f"{name} made {found} environments where {count} are asked for: make the two numbers equal")
 
 
 class UnknownEnvironmentError(UserError):

@@ -1,0 +1,127 @@
+"""An environment that is made already: it stays its owner's, who may go on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any, TypeAlias
+
+from proximo.control.environments.base import Observation, Step, VectorEnvironment
+from proximo.runs.errors import UserError
+
+Source: TypeAlias = str | Callable[..., Any] | Any
+"""A name, what makes an environment, or an environment (of Gymnasium, a vector of them, or one of ours)."""
+
+
+class LentBatch(VectorEnvironment):
+    """A batch that is left open."""
+
+    def __init__(self, batch: VectorEnvironment) -> None:
+        self._batch = batch
+        self.name, self.backend, self.count = batch.name, batch.backend, batch.count
+        self.observation_space, self.action_space = batch.observation_space, batch.action_space
+
+    def reset(self, seeds: Sequence[int]) -> tuple[Observation, Any]:
+        """See `VectorEnvironment.reset`."""
+        return self._batch.reset(seeds)
+
+    def step(self, actions: Any) -> Step:
+        """See `VectorEnvironment.step`."""
+        return self._batch.step(actions)
+
+    def send(self, actions: Any) -> None:
+        """See `VectorEnvironment.send`."""
+        self._batch.send(actions)
+
+    def receive(self) -> Step:
+        """See `VectorEnvironment.receive`."""
+        return self._batch.receive()
+
+    def close(self) -> None:
+        """Leaves it to its owner."""
+
+
+def copies(source: Source) -> int | None:
+    """How many environments an object is that is made already; None for a name and for what makes them."""
+    if isinstance(source, str | type) or source is None:
+        return None
+    import gymnasium
+
+    if isinstance(source, gymnasium.Env):
+        return 1
+    if isinstance(source, gymnasium.vector.VectorEnv):
+        return int(source.num_envs)
+    return source.count if isinstance(source, VectorEnvironment) else None
+
+
+def name_of(source: Source) -> str:
+    """What a run calls its environment: a name as it is, and what it can be called where it has none.
+
+    Raises:
+        UserError: It is neither a name, nor makes an environment, nor is one.
+    """
+    if isinstance(source, str):
+        return source
+    if copies(source) is not None:
+        return f"object:{_classes(source)}"
+    if isinstance(source, ModuleType):
+        raise UserError(
+            f"{source.__name__} is a module and no environment: name the function in it that makes one, as in "
+            f"{source.__name__.rpartition('.')[2]}.make or '{source.__name__}:make'"
+        )
+    if not callable(source):
+        kind = type(source).__name__
+        what = "None" if source is None else f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+        several = isinstance(source, list | tuple | set | Mapping)
+        raise UserError(
+            f"{what} is no environment: give "
+            + (
+                "one function that makes one; `environments` says how many of them are stepped together"
+                if several
+                else "a name, a function that makes one, or a gymnasium.Env"
+            )
+        )
+    return f"{getattr(source, '__module__', '?')}:{getattr(source, '__qualname__', type(source).__name__)}"
+
+
+def task_of(source: Source) -> str:
+    """What an environment is called where its presets are listed: by its id, where Gymnasium made it."""
+    spec = getattr(source, "spec", None) if copies(source) is not None else None
+    return str(spec.id) if spec is not None else name_of(source)
+
+
+def lent(source: Any, options: Mapping[str, Any], backend: str) -> VectorEnvironment:
+    """An environment that is made already, as a batch.
+
+    Raises:
+        UserError: It can not be had in this way.
+    """
+    import gymnasium
+
+    from proximo.control.environments.gymnasium_backend import GymnasiumEnvironments, vectorise
+
+    name = name_of(source)
+    if options:
+        raise UserError(
+            f"options = {dict(options)} are for what makes an environment, and {name} is made already: give a function"
+        )
+    if backend in ("envpool", "subprocess"):
+        raise UserError(
+            f"{name} is an object of this process and can not run on backend {backend!r}: give a function that makes it"
+        )
+    if isinstance(source, gymnasium.Env):
+        return vectorise([lambda: source], name, lent=True)
+    if isinstance(source, gymnasium.vector.VectorEnv):
+        return LentBatch(GymnasiumEnvironments(source, name))
+    return LentBatch(source)
+
+
+def _classes(env: Any) -> str:
+    """The classes of an environment and its wrappers, from the inside out."""
+    import gymnasium
+
+    names = [type(env).__name__]
+    while isinstance(env, gymnasium.Wrapper | gymnasium.vector.VectorWrapper):
+        env = env.env
+        names.insert(0, type(env).__name__)
+    return ".".join(names)
