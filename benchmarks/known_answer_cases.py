@@ -278,6 +278,12 @@ BROKEN = [
         control("Pendulum-v1", 60_000, update={"entropy_coefficient": 1.0}),
     ),
     Case(
+        "std-at-bound",
+        "a bonus holds the deviation at its upper bound (Pendulum-v1)",
+        ("P028",),
+        control("Pendulum-v1", 60_000, update={"entropy_coefficient": 1.0}, network={"log_std_range": (-5.0, 0.0)}),
+    ),
+    Case(
         "never-ends",
         "an environment that never ends (Pendulum-v1)",
         ("P044",),

@@ -153,6 +153,7 @@ def test_memory_must_grow_by_a_fifth_and_100_mb(start, step, expected):
         ("P015", 5, lambda i: {"kl": -1.0}),
         ("P017", 4, lambda i: {"episode_length_std": 0.0, "truncations": 0}),
         ("P023", 6, lambda i: {"grad_norm": 500.0}),
+        ("P028", 16, lambda i: {"std_stuck": 2, "std": 0.3, "learning_rate": 1e-3}),
         ("P030", 21, lambda i: {"explained_variance": -0.5}),
         ("P045", 33, lambda i: {"memory_mb": 500.0 + 10 * i}),
         ("P045", 258, lambda i: {"memory_mb": 500.0 + 2 * i}),
@@ -174,6 +175,8 @@ def test_what_takes_some_iterations_is_seen_then_and_not_before(number, iteratio
         lambda i: {"memory_mb": 5000.0 + 0.5 * i},  # a fifth is far
         lambda i: {"explained_variance": -0.5, "return_std": 0.01},  # nothing to explain
         lambda i: {"explained_variance": None},
+        lambda i: {"std_stuck": int(i % 16 > 0), "std": 0.3, "learning_rate": 1e-3},  # it moved now and then
+        lambda i: {"std_stuck": 2, "std": 0.3, "learning_rate": 0.0},  # nothing moves
         lambda i: {"kl": -0.1 if i % 2 else 0.1},
     ],
 )

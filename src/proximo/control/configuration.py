@@ -33,7 +33,7 @@ class NetworkSettings:
     log_std: float = 0.0
     """Initial log standard deviation, in units of half the action range."""
     log_std_range: tuple[float, float] = (-5.0, 2.0)
-    """Bounds within which the log standard deviation is clamped."""
+    """Bounds of the log standard deviation: after each step it is put back to the nearest, from where it can return."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that can not mean anything.

@@ -87,6 +87,15 @@ class ControlPolicy(nn.Module):
         """Over the actions, from the head's outputs `[..., outputs]`."""
         return self.actions.distribution(outputs, self.log_std.clamp(*self.settings.log_std_range), mask)
 
+    @torch.no_grad()
+    def project(self) -> None:
+        """Put the free log standard deviation back into its range, in place.
+
+        A clamp has no gradient outside its bounds, so a step that left them could never be taken back (projected
+        gradient: Bertsekas 1976, eq. 2).
+        """
+        self.log_std.clamp_(*self.settings.log_std_range)
+
     def evaluate(self, batch: Batch) -> Evaluation:
         """Log-prob, entropy and value of a batch, with gradient."""
         features = self._features(batch.inputs)

@@ -23,7 +23,7 @@ from proximo.control.observations import ObservationSpec
 from proximo.control.replay import ActionLog
 from proximo.control.rollout import Collector, Rollout
 from proximo.control.setup import fresh_policy, update_settings
-from proximo.control.vital_signs import fingerprint, vital_signs
+from proximo.control.vital_signs import fingerprint, still_deviations, vital_signs
 from proximo.core.batch import Batch
 from proximo.core.graphed import GraphedGradient
 from proximo.core.optimizer import FlatAdam
@@ -152,6 +152,7 @@ class Training:
             rewards = torch.from_numpy(self._rewards(rollout))
             self.ring.begin(self.progress.iterations, fraction, repeat.to_tensors(self.policy, rollout, rewards))
             batch = self.estimator.batch(rollout, rewards)
+            log_std = self.policy.log_std.detach().clone()
             report = update(
                 self.policy,
                 batch,
@@ -163,7 +164,7 @@ class Training:
                 reestimate=self.estimator.reestimate,
             )
         self.ring.end(report)
-        metrics = self._measure(rollout, batch, report)
+        metrics = self._measure(rollout, batch, report) | still_deviations(self.policy, log_std)
         after = fingerprint(self.policy, self.scaler)
         metrics["normalizers_moved"] = float((after - before).abs().max())
         self._absorb(rollout, batch)
@@ -307,6 +308,7 @@ class Training:
                 "the environment back, or choose another folder with --run"
             )
         self.policy.load_state_dict(_group(tensors, "policy"))
+        self.policy.project()
         self.best_weights = _group(tensors, "best")
         self.optimizer.load_state(_group(tensors, "optimizer"))
         self.optimizer.learning_rate = state["learning_rate"]

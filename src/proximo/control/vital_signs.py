@@ -53,6 +53,21 @@ def vital_signs(policy: ControlPolicy, rollout: Rollout, batch: Batch) -> dict[s
     return signs if vector is None else signs | _observations(policy, vector)
 
 
+def still_deviations(policy: ControlPolicy, before: Tensor) -> dict[str, int]:
+    """`std_stuck`: how many of the actions' deviations an update has left where they were.
+
+    Empty without continuous actions, and where the range is a single value, which asks for it.
+
+    Args:
+        policy: after the update.
+        before: its `log_std` before, `[continuous]`.
+    """
+    low, high = policy.settings.log_std_range
+    if not len(before) or low == high:
+        return {}
+    return {"std_stuck": int((policy.log_std.detach() == before).sum())}
+
+
 def _truncations(rollout: Rollout) -> dict[str, int]:
     """A truncated row needs the state it reached: it is a `FinalObservation`, or else what is observed next."""
     cut = rollout.truncated & ~rollout.terminated & rollout.valid

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,6 +21,14 @@ class Policy(Protocol):
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """Log-probs, entropies and values of the batch's actions, with gradient."""
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A policy with parameters that have a range of their own."""
+
+    def project(self) -> None:
+        """Put them back into it: beyond a clamp in the forward pass they would have no gradient, for ever."""
 
 
 Gradient = Callable[[Batch, Objective], LossStatistics]
@@ -118,7 +126,8 @@ def update(
     One epoch over one minibatch without a clip is the policy-gradient step of REINFORCE and A2C.
 
     Args:
-        policy: evaluated through autograd, unless `gradient` is given.
+        policy: evaluated through autograd, unless `gradient` is given; one that is `Bounded` is projected after each
+            step.
         batch: `minibatch_size` counts samples of its leading axis.
         optimizer: holds the parameters, their gradients and the learning rate.
         settings: what to do.
@@ -137,6 +146,7 @@ def update(
     check_batch(batch)
     objective = objective_at(settings, progress)
     gradient = gradient or autograd_gradient(policy, lambda batch: batch.split(settings.micro_batches))
+    project = policy.project if isinstance(policy, Bounded) else None
     adaptive = AdaptiveLearningRate(settings.adaptive_kl) if settings.adaptive_kl else None
     statistics: list[LossStatistics] = []
     norms: list[Tensor] = []
@@ -160,6 +170,8 @@ def update(
             if adaptive is not None and statistics:
                 optimizer.learning_rate = adaptive.next(optimizer.learning_rate, float(seen.approx_kl))
             norms.append(optimizer.step(settings.max_grad_norm))
+            if project is not None:
+                project()
             statistics.append(seen)
         if stopped:
             break

@@ -144,6 +144,12 @@ _RUN = (
         "lower update.entropy_coefficient",
     ),
     Code(
+        "P028",
+        "std-stuck",
+        "the deviation of actions does not move any more",
+        "widen network.log_std_range on the side where it stands, or set both bounds equal if it is meant to stand",
+    ),
+    Code(
         "P025",
         "entropy-collapsed",
         "the policy has stopped trying anything new",

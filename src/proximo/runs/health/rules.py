@@ -157,6 +157,26 @@ def entropy(row: Row, history: History) -> Iterator[Finding]:
         yield found("P025", "amber", f"{name} {now:.2g}, {first:.2g} at first")
 
 
+STILL = 16  # iterations in which a deviation has not moved by one bit
+
+
+def deviations(row: Row, history: History) -> Iterator[Finding]:
+    """A deviation that no update moves: it stands at its bound, or nothing reaches it.
+
+    Any gradient moves it by more than float32's spacing (5e-7 at the lowest bound) unless the rate is below 1e-7, so
+    standing still in 16 iterations in a row, of many steps each, is no chance.
+    """
+    stuck = number(row.get("std_stuck"))
+    before = history.recent("std_stuck", STILL - 1)
+    if not stuck or len(before) < STILL - 1 or not row.get("learning_rate"):
+        return
+    if (still := min(stuck, *before)) > 0:
+        std = number(row.get("std"))
+        mean = "" if std is None else f", mean std {std:.2g}"
+        which = "one deviation has" if still == 1 else f"{still:.0f} deviations have"
+        yield found("P028", "amber", f"{which} not moved in {STILL} iterations{mean}")
+
+
 def bounds(row: Row, history: History) -> Iterator[Finding]:
     """Share of action columns beyond the bounds; a deviation of half the range, the default, cuts 32 %."""
     cut = number(row.get("clipped_actions"))
@@ -244,6 +264,7 @@ RULES: tuple[Rule, ...] = (
     ends,
     step_size,
     entropy,
+    deviations,
     bounds,
     critic,
     gradient,
