@@ -190,7 +190,8 @@ def _part(path: Path, space: gymnasium.Space) -> Part:
         return Part(path, "binary", tuple(space.shape), str(space.dtype))
     raise UserError(
         f"the action space {space}{place(path)} is not supported; supported are Box, Discrete, MultiDiscrete, "
-        "MultiBinary and Dict or Tuple of these, so wrap the environment to give one of them"
+        "MultiBinary and Dict or Tuple of these: make one of them of it with gymnasium.wrappers.TransformAction(env, "
+        "function, space)"
     )
 
 

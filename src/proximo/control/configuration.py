@@ -102,6 +102,9 @@ class TrainConfig:
     """Seconds that an environment in a process of its own may take for one step or reset before the run gives it up."""
     frame_stack: int = 1
     """Observations shown together, the last one last."""
+    observation_keys: tuple[str, ...] = ()
+    """Parts of a Dict or Tuple observation that the policy sees, by name (`state`, `camera.depth`) or pattern, or
+    `not:NAME` for what it does not see; all but text if not given, and what looks privileged asks for a decision."""
     mask_key: str | None = None
     """Key of a Dict observation that holds the action mask (`action_mask` is found by itself)."""
     learning_rate: float | str = "3e-4 -> 0"

@@ -81,7 +81,9 @@ def examine(
     """
 
     def make() -> VectorEnvironment:
-        return make_environments(source, COUNT, backend=backend, options=options, any_count=True)
+        return make_environments(
+            source, COUNT, backend=backend, options=options, any_count=True, observation_keys=("*",)
+        )
 
     first = make()
     try:

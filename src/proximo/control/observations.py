@@ -138,7 +138,8 @@ def _part(path: Path, space: gymnasium.Space) -> Part:
         return Part(path, "vector", tuple(space.shape))
     raise UserError(
         f"the observation space {space}{place(path)} is not supported; supported are Box, Discrete, MultiDiscrete, "
-        "MultiBinary and Dict or Tuple of these, so wrap the environment to give one of them"
+        "MultiBinary and Dict or Tuple of these: make one of them of it with gymnasium.wrappers.TransformObservation("
+        f"env, function, space){', or leave it out with observation_keys' if path else ''}"
     )
 
 

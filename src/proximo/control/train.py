@@ -124,6 +124,7 @@ def run_training(
             timeout=config.environment_timeout,
             frame_stack=config.frame_stack,
             mask_key=config.mask_key,
+            observation_keys=config.observation_keys,
         )
         stack.callback(environments.close)
         images = bool(ObservationSpec.of(environments.observation_space).images)
@@ -141,6 +142,8 @@ def run_training(
             Progress(title, config.steps, mode=mode, folder=folder.path, start=training.progress.steps)
         )
         progress.message(f"device {training.device.type}: {training.why_device}")
+        for note in environments.notes:
+            progress.message(note)
         if copies(source) is not None:
             progress.message(
                 f"an environment that is made already is stepped alone, {config.rollout_size:,} steps in each "

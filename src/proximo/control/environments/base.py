@@ -60,6 +60,8 @@ class VectorEnvironment(ABC):
         observation_space: The space of one environment's observations. Its bounds are not to be trusted: EnvPool
             states wrong ones for some tasks.
         action_space: The space of one environment's actions.
+        text: Names of parts of an observation that are text, though their space says numbers.
+        notes: What a person who trains in them has to know, a sentence each.
     """
 
     name: str
@@ -67,6 +69,8 @@ class VectorEnvironment(ABC):
     count: int
     observation_space: gymnasium.Space
     action_space: gymnasium.Space
+    notes: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
 
     @abstractmethod
     def reset(self, seeds: Sequence[int]) -> tuple[Observation, np.ndarray | None]:

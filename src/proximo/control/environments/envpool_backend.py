@@ -60,6 +60,7 @@ class EnvPoolEnvironments(VectorEnvironment):
     """
 
     backend = "envpool"
+    text = ("mission",)  # the letters of a sentence, as bytes (MiniGrid, BabyAI)
 
     def __init__(
         self, name: str, count: int, *, options: Mapping[str, Any] | None = None, threads: int | None = None

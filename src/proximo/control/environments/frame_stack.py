@@ -33,10 +33,11 @@ class FrameStack(VectorEnvironment):
         if not isinstance(space, spaces.Box) or len(space.shape) not in (1, 2, 3):
             raise UserError(
                 f"frames of {environments.name} cannot be stacked, because its observation is {space}: "
-                "leave frame_stack at 1"
+                "leave frame_stack at 1, or make one Box of it with gymnasium.wrappers.FlattenObservation"
             )
         self._environments, self._k = environments, k
         self.name, self.backend, self.count = environments.name, environments.backend, environments.count
+        self.notes = environments.notes
         self.action_space = environments.action_space
         self._is_plane = len(space.shape) == 2
         self._axis = stack_axis(space.shape)

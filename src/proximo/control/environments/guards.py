@@ -38,6 +38,7 @@ class GuardedEnvironments(VectorEnvironment):
     def __init__(self, environments: VectorEnvironment, mask_key: str = "action_mask") -> None:
         self._environments = environments
         self.name, self.backend, self.count = environments.name, environments.backend, environments.count
+        self.notes = environments.notes
         self.observation_space, self.action_space = environments.observation_space, environments.action_space
         self._steps = np.zeros(self.count, dtype=np.int64)
         self._calls = 0

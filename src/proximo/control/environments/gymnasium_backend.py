@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from proximo.control.environments.answers import ACTION_MASK, EPISODE_OVER, RAW_REWARD, TASK_REWARD
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
+from proximo.control.environments.leaves import ALL_KEYS, ObservationKeys
 from proximo.control.environments.problems import space_problem
 from proximo.control.environments.recording import RewardRecorder
 from proximo.control.environments.reporting import LentEnvironment, RemoteEnvironment, ReportingEnvironment
@@ -27,14 +28,17 @@ class GymnasiumEnvironments(VectorEnvironment):
         vector: The vector environment; its metadata must state its autoreset mode.
         name: What the user calls the task.
         backend: Who runs it.
+        keys: What of its observations is kept.
 
     Raises:
         UserError: When the autoreset mode is unknown, or same-step autoreset hides the final observations.
     """
 
-    def __init__(self, vector: Any, name: str, backend: str = "gymnasium") -> None:
+    def __init__(self, vector: Any, name: str, backend: str = "gymnasium", keys: ObservationKeys = ALL_KEYS) -> None:
         self.name, self.backend, self.count = name, backend, vector.num_envs
-        self.observation_space, self.action_space = vector.single_observation_space, vector.single_action_space
+        self._kept = keys.kept(vector.single_observation_space, name)
+        self.observation_space, self.action_space = self._kept.space, vector.single_action_space
+        self.notes = self._kept.notes
         self._vector = vector
         self._recorder = RewardRecorder(vector)
         self._take = {
@@ -109,6 +113,7 @@ class GymnasiumEnvironments(VectorEnvironment):
         if over.any():
             # Gymnasium takes the mask out of the options it is given, and may keep the array.
             first, reset_infos = self._vector.reset(options={"reset_mask": over.copy()})
+            first = self._kept.take(first)
             self._check("first observations", first, (self.count,))
             observation = replace_rows(final, over, first)
             first_mask = self._mask(reset_infos)
@@ -145,7 +150,8 @@ class GymnasiumEnvironments(VectorEnvironment):
         )
 
     def _owned(self, observation: Any) -> Any:
-        return observation if self._gives_copies else map_leaves(np.array, observation)
+        kept = self._kept.take(observation)
+        return kept if self._gives_copies else map_leaves(np.array, kept)
 
     def _with_final(self, observation: Any, infos: Mapping[str, Any], over: np.ndarray) -> Any:
         finals = infos.get("final_obs")
@@ -155,12 +161,14 @@ class GymnasiumEnvironments(VectorEnvironment):
                 "bootstrapped: return the final observations there, or use next-step autoreset"
             )
         if not (isinstance(finals, np.ndarray) and finals.dtype == object):
+            finals = self._kept.take(finals)
             self._check("final observations", finals, (self.count,))
             return replace_rows(observation, over, finals)
         final = map_leaves(np.array, observation)
         for index in np.flatnonzero(over):
-            self._check("a final observation", finals[index])
-            map_leaves(lambda leaf, row, i=index: leaf.__setitem__(i, row), final, finals[index])
+            reached = self._kept.take(finals[index])
+            self._check("a final observation", reached)
+            map_leaves(lambda leaf, row, i=index: leaf.__setitem__(i, row), final, reached)
         return final
 
     def _check(self, what: str, observation: Any, batch: tuple[int, ...] = ()) -> None:
@@ -199,6 +207,7 @@ class GymnasiumEnvironments(VectorEnvironment):
 def vectorise(
     factories: Sequence[Callable[[], gymnasium.Env]],
     name: str,
+    keys: ObservationKeys,
     *,
     subprocess: bool = False,
     timeout: float = 60.0,
@@ -209,6 +218,7 @@ def vectorise(
     Args:
         factories: What makes each environment.
         name: What the user calls the task.
+        keys: What of their observations is kept.
         subprocess: Give each environment a process.
         timeout: Seconds that a subprocess may take for one call.
         lent: Whether the environments are somebody else's, and are left open.
@@ -219,14 +229,26 @@ def vectorise(
     own = RemoteEnvironment if subprocess else ReportingEnvironment
     wrapper = LentEnvironment if lent else own
 
+    notes: dict[str, None] = {}  # of the first one, which is always made in this process too
+
     def reporting(factory: Callable[[], gymnasium.Env], index: int) -> Callable[[], gymnasium.Env]:
-        return lambda: wrapper(factory(), name, index)
+        def made() -> gymnasium.Env:
+            env = wrapper(factory(), name, index, keys)
+            notes.update(dict.fromkeys(env.kept.notes))
+            return env
+
+        return made
 
     reporters = [reporting(factory, index) for index, factory in enumerate(factories)]
     try:
+        vector: Any
         if subprocess:
-            return GymnasiumEnvironments(WatchedSubprocesses(reporters, name, timeout), name, "subprocess")
-        return GymnasiumEnvironments(SyncVectorEnv(reporters, autoreset_mode=AutoresetMode.SAME_STEP), name)
+            vector = WatchedSubprocesses(reporters, name, timeout)
+        else:
+            vector = SyncVectorEnv(reporters, autoreset_mode=AutoresetMode.SAME_STEP)
+        batch = GymnasiumEnvironments(vector, name, "subprocess" if subprocess else "gymnasium")
+        batch.notes = tuple(notes)
+        return batch
     except (RuntimeError, ValueError) as error:  # their spaces differ, or cannot be batched
         raise UserError(f"{name} cannot be made a batch of {len(factories)}: {error}") from error
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
 from proximo.runs.errors import UserError
+
+if TYPE_CHECKING:
+    from proximo.control.environments.leaves import ObservationKeys
 
 Source: TypeAlias = str | Callable[..., Any] | Any
 """A name, what makes an environment, or an environment (of Gymnasium, a vector of them, or one of ours)."""
@@ -19,7 +22,7 @@ class LentBatch(VectorEnvironment):
     def __init__(self, batch: VectorEnvironment) -> None:
         self._batch = batch
         self.name, self.backend, self.count = batch.name, batch.backend, batch.count
-        self.observation_space, self.action_space = batch.observation_space, batch.action_space
+        self.observation_space, self.action_space, self.notes = batch.observation_space, batch.action_space, batch.notes
 
     def reset(self, seeds: Sequence[int]) -> tuple[Observation, Any]:
         """See `VectorEnvironment.reset`."""
@@ -90,7 +93,7 @@ def task_of(source: Source) -> str:
     return str(spec.id) if spec is not None else name_of(source)
 
 
-def lent(source: Any, options: Mapping[str, Any], backend: str) -> VectorEnvironment:
+def lent(source: Any, options: Mapping[str, Any], backend: str, keys: ObservationKeys) -> VectorEnvironment:
     """An environment that is made already, as a batch.
 
     Raises:
@@ -110,10 +113,18 @@ def lent(source: Any, options: Mapping[str, Any], backend: str) -> VectorEnviron
             f"{name} is an object of this process and can not run on backend {backend!r}: give a function that makes it"
         )
     if isinstance(source, gymnasium.Env):
-        return vectorise([lambda: source], name, lent=True)
+        return vectorise([lambda: source], name, keys, lent=True)
     if isinstance(source, gymnasium.vector.VectorEnv):
-        return LentBatch(GymnasiumEnvironments(source, name))
-    return LentBatch(source)
+        return LentBatch(GymnasiumEnvironments(source, name, keys=keys))
+    return LentBatch(kept(source, keys))
+
+
+def kept(batch: VectorEnvironment, keys: ObservationKeys) -> VectorEnvironment:
+    """A batch with what is kept of its observations."""
+    from proximo.control.environments.leaves import KeptEnvironments
+
+    leaves = keys.kept(batch.observation_space, batch.name, batch.text)
+    return batch if leaves.space is batch.observation_space else KeptEnvironments(batch, leaves)
 
 
 def _classes(env: Any) -> str:

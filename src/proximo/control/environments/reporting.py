@@ -15,6 +15,7 @@ from proximo.control.environments.answers import (
     read_reset,
     read_step,
 )
+from proximo.control.environments.leaves import ALL_KEYS, ObservationKeys
 from proximo.control.environments.problems import failure, space_problem
 from proximo.control.environments.recording import RewardRecorder
 from proximo.control.masks import MaskReader
@@ -31,8 +32,10 @@ class ReportingEnvironment(gymnasium.Wrapper):
     it passes on what is used.
     """
 
-    def __init__(self, env: gymnasium.Env, name: str, index: int) -> None:
+    def __init__(self, env: gymnasium.Env, name: str, index: int, keys: ObservationKeys = ALL_KEYS) -> None:
         super().__init__(env)
+        self.kept = keys.kept(env.observation_space, name)
+        self.observation_space = self.kept.space
         self._name, self._index, self._steps = name, index, 0
         self._recorder, self._masks = RewardRecorder(env), MaskReader.of(env.action_space)
 
@@ -51,8 +54,7 @@ class ReportingEnvironment(gymnasium.Wrapper):
             raise self._failed(when, error) from error
         self._recorder.follow()
         self._recorder.take(0.0)  # what was paid on the way to the first observation is nobody's
-        self._check(observation)
-        return observation, info
+        return self._checked(observation), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """See `gymnasium.Env.step`."""
@@ -67,21 +69,22 @@ class ReportingEnvironment(gymnasium.Wrapper):
         given = info.get(RAW_REWARD, reward)
         if (paid := float(self._recorder.take(given))) != given:
             info[TASK_REWARD] = paid
-        self._check(observation)
-        return observation, reward, terminated, truncated, info
+        return self._checked(observation), reward, terminated, truncated, info
 
     def close(self) -> None:
         """See `gymnasium.Env.close`."""
         self._recorder.close()
         super().close()
 
-    def _check(self, observation: Any) -> None:
+    def _checked(self, observation: Any) -> Any:
+        observation = self.kept.take(observation)
         problem = space_problem(self.observation_space, observation)
         if problem is not None:
             raise UserError(
                 f"environment {self._index} of {self._name} returned an observation {problem} at its step "
                 f"{self._steps}: make it return what its observation space says"
             )
+        return observation
 
     def _failed(self, when: str, error: BaseException) -> UserError:
         return failure(f"environment {self._index} of {self._name}", when, error)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import importlib.util
 import re
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proximo.control.environments.base import VectorEnvironment
 from proximo.control.environments.envpool_backend import EnvPoolEnvironments, import_envpool
 from proximo.control.environments.frame_stack import FrameStack
 from proximo.control.environments.guards import GuardedEnvironments
-from proximo.control.environments.lent import Source, copies, lent, name_of
+from proximo.control.environments.lent import Source, copies, kept, lent, name_of
 from proximo.runs.errors import FOREIGN, UserError, nearest
 from proximo.runs.own_module import find_own
+
+if TYPE_CHECKING:
+    from proximo.control.environments.leaves import ObservationKeys
 
 BACKENDS = ("auto", "envpool", "gymnasium", "subprocess")
 
@@ -31,6 +34,7 @@ def make_environments(
     frame_stack: int = 1,
     any_count: bool = False,
     mask_key: str | None = None,
+    observation_keys: Sequence[str] = (),
 ) -> VectorEnvironment:
     """Makes `count` environments, guarded against non-finite and misshapen observations.
 
@@ -47,6 +51,8 @@ def make_environments(
         frame_stack: How many observations the policy sees at once.
         any_count: Whether a function that makes all of them at once may make another number.
         mask_key: Key of a Dict observation that holds the action mask; None finds `action_mask`.
+        observation_keys: Names or patterns of the parts of a Dict or Tuple observation that the policy sees, `not:NAME`
+            for what it does not; () takes all but text, and refuses what looks privileged.
 
     Raises:
         UserError: When the environment is unknown or cannot be made so.
@@ -57,7 +63,10 @@ def make_environments(
         raise UserError(f"{threads} threads cannot step environments: give at least 1, or none for one per CPU")
     if backend not in BACKENDS:
         raise UserError(f"there is no backend {backend!r}: choose one of {', '.join(BACKENDS)}")
-    environments = _resolve(source, count, backend, dict(options or {}), threads, timeout)
+    from proximo.control.environments.leaves import ObservationKeys
+
+    keys = ObservationKeys(tuple(observation_keys), mask_key)
+    environments = _resolve(source, count, backend, dict(options or {}), threads, timeout, keys)
     if not any_count:
         _require_count(environments.name, environments.count, count, made=copies(source) is not None)
     guarded = GuardedEnvironments(environments, mask_key or "action_mask")
@@ -84,24 +93,27 @@ def _resolve(
     options: dict[str, Any],
     threads: int | None,
     timeout: float,
+    keys: ObservationKeys,
 ) -> VectorEnvironment:
     if copies(source) is not None:
-        return lent(source, options, backend)
+        return lent(source, options, backend, keys)
     if isinstance(source, str):
         # EnvPool's names have no colon, so what has one is somebody's own.
         if ":" not in source and (backend == "envpool" or (backend == "auto" and source in _envpool_names())):
-            return EnvPoolEnvironments(source, count, options=options, threads=threads)
+            return kept(EnvPoolEnvironments(source, count, options=options, threads=threads), keys)
         function, name = _function_of(source), source
     else:
         function, name = source, name_of(source)
     if backend == "envpool":
         raise UserError(f"{name} is not a task of EnvPool: choose backend 'gymnasium' or 'subprocess'")
     if function is None:
-        return _registered(name, count, backend, options, timeout)
-    return _called(function, name, count, backend, options, timeout)
+        return _registered(name, count, backend, options, timeout, keys)
+    return _called(function, name, count, backend, options, timeout, keys)
 
 
-def _registered(name: str, count: int, backend: str, options: dict[str, Any], timeout: float) -> VectorEnvironment:
+def _registered(
+    name: str, count: int, backend: str, options: dict[str, Any], timeout: float, keys: ObservationKeys
+) -> VectorEnvironment:
     """Environments of a Gymnasium id."""
     import gymnasium
 
@@ -117,11 +129,17 @@ def _registered(name: str, count: int, backend: str, options: dict[str, Any], ti
     if ":" not in name and name not in gymnasium.registry:
         raise _unknown(name)
     with_report = _reporting_making(make, name, options)
-    return vectorise([with_report] * count, name, subprocess=backend == "subprocess", timeout=timeout)
+    return vectorise([with_report] * count, name, keys, subprocess=backend == "subprocess", timeout=timeout)
 
 
 def _called(
-    function: Callable[..., Any], name: str, count: int, backend: str, options: dict[str, Any], timeout: float
+    function: Callable[..., Any],
+    name: str,
+    count: int,
+    backend: str,
+    options: dict[str, Any],
+    timeout: float,
+    keys: ObservationKeys,
 ) -> VectorEnvironment:
     """Environments of a user's function; the type of its first result decides."""
     import gymnasium
@@ -135,13 +153,13 @@ def _called(
     if backend == "subprocess" and not isinstance(first, gymnasium.Env):
         raise UserError(f"{name} returned a whole {type(first).__name__}, which runs itself: choose backend 'auto'")
     if isinstance(first, VectorEnvironment):
-        return first
+        return kept(first, keys)
     if isinstance(first, gymnasium.vector.VectorEnv):
-        return GymnasiumEnvironments(first, name, "gymnasium")
+        return GymnasiumEnvironments(first, name, keys=keys)
     if backend == "subprocess":
         first.close()
-        return vectorise([make] * count, name, subprocess=True, timeout=timeout)
-    return vectorise([lambda: first, *[make] * (count - 1)], name)
+        return vectorise([make] * count, name, keys, subprocess=True, timeout=timeout)
+    return vectorise([lambda: first, *[make] * (count - 1)], name, keys)
 
 
 def _reporting_making(make: Callable[[], Any], name: str, options: Mapping[str, Any]) -> Callable[[], Any]:
