@@ -6,6 +6,7 @@ import torch
 from control_runs import running
 
 from proximo.core.invariants import InvariantError, ratio_tolerance
+from proximo.runs.health import TruthMeter
 
 BOTH = {"observations": True, "rewards": "scale"}
 CASES = {
@@ -83,3 +84,38 @@ def test_the_statistics_stand_still_from_the_first_step_to_the_last_minibatch():
         training.iterate()
     assert set(seen) == {before}
     assert float(moments.count) == before[0] + training.config.rollout_size
+
+
+@pytest.mark.parametrize("kind", ["closed form", "autograd", "masked", "gru", "hybrid"])
+@pytest.mark.parametrize("target_kl", [None, 0.03])
+def test_a_step_that_is_far_too_large_is_seen_in_the_metrics(kind, target_kl):
+    source, settings = {**CASES, **RECURRENT}[kind]
+    settings = {"learning_rate": 1.0, "update": {"target_kl": target_kl, "epochs": 1 if target_kl is None else 4}}
+    settings |= {"count": 4, **{**CASES, **RECURRENT}[kind][1]}
+    if target_kl is None:
+        settings["update"]["minibatch_size"] = 64  # one step, which no minibatch looks back at
+    with running(source, **settings) as training:
+        row = training.iterate()
+    assert row["approx_kl"] < 1e-6, "all that is stepped on is the policy that acted"
+    assert row["final_approx_kl"] > 0.3
+    assert row.get("stopping_kl") == (row["final_approx_kl"] if target_kl else None)
+    assert row["last_approx_kl"] == (row["final_approx_kl"] if target_kl else row["approx_kl"])
+    assert "P020 step-too-large" in TruthMeter().judge(row).row["findings"]
+
+
+@pytest.mark.parametrize("closed_form", [True, False])
+def test_the_divergence_after_the_last_step_is_the_one_of_the_last_minibatch(closed_form, monkeypatch):
+    options = {"number": 5, "actions": "masked"}
+    update = {"minibatch_size": 128, "epochs": 2}  # the last minibatch is the whole batch
+    with running(control_tasks.probe, options=options, closed_form=closed_form, update=update) as training:
+        batches = []
+        estimate = training.estimator.batch
+        monkeypatch.setattr(
+            training.estimator, "batch", lambda *arguments: batches.append(estimate(*arguments)) or batches[-1]
+        )
+        row = training.iterate()
+        with torch.no_grad():
+            log_ratio = (training.policy.evaluate(batches[0]).log_prob - batches[0].log_prob).double()
+    expected = float((log_ratio.exp() - 1 - log_ratio).mean())
+    assert expected > 1e-4
+    assert row["final_approx_kl"] == pytest.approx(expected, rel=1e-3)

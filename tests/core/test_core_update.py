@@ -361,7 +361,32 @@ def test_target_kl_stops_before_the_step():
     assert not torch.equal(before[-1], before[-2])
     assert kl[-1] > 0.02 >= max(kl[:-1])
     assert report.values["approx_kl"] == pytest.approx(sum(kl[:-1]) / report.steps, rel=1e-4)
-    assert report.values["last_approx_kl"] == pytest.approx(kl[-2], rel=1e-4)
+    assert report.values["last_approx_kl"] == report.values["stopping_kl"] == report.final_kl == kl[-1]
+
+
+def k3_of_the_whole_batch(policy, batch):
+    """Mean of r - 1 - log r over the samples, by the definition (Schulman 2020)."""
+    with torch.no_grad():
+        log_ratio = policy.evaluate(batch).log_prob - batch.log_prob
+    return float(((log_ratio.exp() - 1 - log_ratio) * batch.weight).sum() / batch.weight.sum())
+
+
+@pytest.mark.parametrize("target_kl", [None, 1e6])
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_the_divergence_after_the_last_step_is_known(micro_batches, target_kl):
+    policy = SmallPolicy()
+    batch = rollout(policy, 32)
+    batch = batch.replace(weight=torch.arange(32, dtype=F64) % 3)
+    settings = UpdateSettings(epochs=1, minibatch_size=32, micro_batches=micro_batches, target_kl=target_kl)
+    report = update(policy, batch, FlatAdam(policy.parameters(), 0.3), settings)
+    assert report.values["approx_kl"] == report.values["last_approx_kl"] < 1e-12
+    assert "stopping_kl" not in report.values
+    assert report.final_kl == pytest.approx(k3_of_the_whole_batch(policy, batch), rel=1e-9)
+    assert report.final_kl > 0.01
+
+
+def test_a_gradient_that_can_not_measure_is_not_asked():
+    assert run(UpdateSettings(epochs=1, minibatch_size=8), gradient=Spy())[1].final_kl is None
 
 
 def test_a_target_that_is_not_reached_stops_nothing():

@@ -78,6 +78,8 @@ def test_sound_rows_are_green():
         ("P016", "red", {"sampler_gap": 0.3}),
         ("P020", "amber", {"approx_kl": 0.5}),
         ("P020", "red", {"approx_kl": 5.0}),
+        ("P020", "amber", {"approx_kl": 0.0, "final_approx_kl": 0.5}),
+        ("P020", "red", {"approx_kl": 0.0, "final_approx_kl": 5.0}),
         ("P020", "amber", {"stopped_by_kl": 1, "gradient_steps": 1}),
         ("P020", "amber", {"clip_fraction": 0.8}),
         ("P031", "amber", {"value_rms": 1e3}),
@@ -105,6 +107,7 @@ def test_one_iteration_is_enough_to_see(number, severity, changes):
     ("name", "number", "amber", "red"),
     [
         ("approx_kl", "P020", 0.1, 1.0),
+        ("final_approx_kl", "P020", 0.3, 3.0),
         ("clip_fraction", "P020", 0.7, None),
         ("sampler_gap", "P016", 0.02, 0.1),
         ("observation_rms", "P040", 30.0, 300.0),

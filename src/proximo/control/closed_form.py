@@ -107,6 +107,19 @@ class ClosedForm:
         return torch.from_numpy(values).reshape(inputs["vector"].shape[:-1])
 
     @_UNWARNED
+    def divergence(self, minibatch: Batch) -> float:
+        """k3 estimate of KL(old policy, policy), nats (a `core.update.Measuring`)."""
+        share, real = _shares(minibatch.weight.numpy())
+        output = _allowed(self.networks.actor(self._observed(minibatch.inputs)), minibatch.inputs)
+        log_prob = self.head.score(output, minibatch.action.numpy()).log_prob
+        log_ratio = log_prob - minibatch.log_prob.numpy()
+        return _kl(log_ratio if real is None else np.where(real, log_ratio, 0.0), share)
+
+    def __call__(self, minibatch: Batch, objective: Objective) -> LossStatistics:
+        """As `gradient`."""
+        return self.gradient(minibatch, objective)
+
+    @_UNWARNED
     def gradient(self, minibatch: Batch, objective: Objective) -> LossStatistics:
         """Add the gradient of `ppo_loss` to the parameters' gradients (a `core.update.Gradient`)."""
         x = self._observed(minibatch.inputs)
@@ -159,10 +172,15 @@ def _surrogate(
         floor = objective.dual_clip * advantages
         floored = (advantages < 0) & (floor > gain)
         gain, slope = np.where(floored, floor, gain), np.where(floored, 0.0, slope)
+    statistics = (-float(gain @ share), _kl(log_ratio, share), clip_fraction, float(np.maximum.reduce(deviation)))
+    return slope * -share, statistics
+
+
+def _kl(log_ratio: np.ndarray, share: np.ndarray) -> float:
+    """The k3 estimate of `core.divergences.kl_k3`, mean under `share`."""
     divergence = np.expm1(log_ratio)
     divergence -= log_ratio
-    approx_kl = float(np.maximum(divergence, 0.0, out=divergence) @ share)
-    return slope * -share, (-float(gain @ share), approx_kl, clip_fraction, float(np.maximum.reduce(deviation)))
+    return float(np.maximum(divergence, 0.0, out=divergence) @ share)
 
 
 def _value(

@@ -160,7 +160,7 @@ class Training:
                 self.settings,
                 progress=fraction,
                 generator=self.shuffle,
-                gradient=self.graphed or (self.closed_form.gradient if self.closed_form else None),
+                gradient=self.graphed or self.closed_form,
                 reestimate=self.estimator.reestimate,
             )
         self.ring.end(report)
@@ -251,6 +251,7 @@ class Training:
             "learning_rate": self.optimizer.learning_rate,
             "gradient_steps": report.steps,
             "stopped_by_kl": int(report.stopped_by_kl),
+            "final_approx_kl": report.final_kl,
             "reset_rows": int((~rollout.valid).sum()),
             **vital_signs(self.policy, rollout, batch),
         }

@@ -3,6 +3,7 @@
 The update has static shapes (equal minibatches, weights instead of gaps), which is what a CUDA graph asks for.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from proximo.core.batch import Batch
 from proximo.core.objectives import LossStatistics, Objective
-from proximo.core.update import Gradient
+from proximo.core.update import Gradient, Measuring
 
 Work = Callable[[], LossStatistics]
 Recorder = Callable[[Work], tuple[Callable[[], None], LossStatistics]]
@@ -30,6 +31,10 @@ class GraphedGradient:
         self._gradient, self._accumulated = gradient, accumulated
         self._record = record or record_cuda_graph
         self._key: object = None
+
+    def divergence(self, minibatch: Batch) -> float:
+        """See `core.update.Measuring`; once in an update, so it is not recorded. NaN where the gradient can not say."""
+        return self._gradient.divergence(minibatch) if isinstance(self._gradient, Measuring) else math.nan
 
     def __call__(self, minibatch: Batch, objective: Objective) -> LossStatistics:
         """Add the minibatch's gradient."""

@@ -1,7 +1,7 @@
 """THE on-policy update: epochs x minibatches over any batch, used by robots and language models alike."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -9,11 +9,13 @@ from torch import Tensor
 
 from proximo.core.advantages import whiten
 from proximo.core.batch import Batch, Evaluation
+from proximo.core.divergences import kl_k3
 from proximo.core.invariants import InvariantError, check_batch, check_first_ratio, ratio_tolerance
 from proximo.core.objectives import LossStatistics, Objective, ppo_loss
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import AdaptiveLearningRate, Schedule
 from proximo.core.settings import UpdateSettings
+from proximo.core.statistics import weighted_mean
 
 
 class Policy(Protocol):
@@ -33,7 +35,15 @@ class Bounded(Protocol):
 
 Gradient = Callable[[Batch, Objective], LossStatistics]
 """Adds the gradient of one minibatch's loss to the parameters' `.grad`; a policy that knows it in closed form may
-supply one for speed."""
+supply one for speed. One that is also `Measuring` is asked for the divergence after the last step."""
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A gradient that can say how far the policy is from the one that acted without differentiating anything."""
+
+    def divergence(self, minibatch: Batch) -> float:
+        """k3 estimate of KL(old policy, policy) over the minibatch's samples, nats."""
 
 
 @dataclass(frozen=True)
@@ -41,26 +51,29 @@ class UpdateReport:
     """One update in numbers."""
 
     values: Mapping[str, float]
-    """Means over the minibatches that were stepped on, by name; `ratio_deviation` is the first minibatch's."""
+    """Means over the minibatches that were stepped on, by name; `ratio_deviation` is the first minibatch's,
+    `last_approx_kl` that of the last one looked at, and `stopping_kl`, where there is one, of the one stopped at."""
     steps: int
     """Gradient steps taken."""
     stopped_by_kl: bool
     """Whether `target_kl` ended the update before its last minibatch."""
+    final_kl: float | None = field(default=None, compare=False)
+    """k3 estimate of KL(old policy, policy) after the last step, nats: over the minibatch that `target_kl` stopped at,
+    else over the last one. None where it was not measured (`update`, `Measuring`)."""
 
 
-def autograd_gradient(policy: Policy, split: Callable[[Batch], Iterable[Batch]] = lambda batch: [batch]) -> Gradient:
-    """The reference gradient: autograd, in the parts that `split` makes, which share the minibatch's denominator.
+class AutogradGradient:
+    """The reference gradient, see `autograd_gradient`."""
 
-    Args:
-        policy: what is evaluated.
-        split: gives the minibatch in parts, to save memory; however it splits, the gradient is the same.
-    """
+    def __init__(self, policy: Policy, split: Callable[[Batch], Iterable[Batch]]) -> None:
+        self._policy, self._split = policy, split
 
-    def gradient(minibatch: Batch, objective: Objective) -> LossStatistics:
+    def __call__(self, minibatch: Batch, objective: Objective) -> LossStatistics:
+        """Add the minibatch's gradient."""
         total_weight = minibatch.weight.sum()
         parts = []
-        for part in split(minibatch):
-            evaluation = policy.evaluate(part)
+        for part in self._split(minibatch):
+            evaluation = self._policy.evaluate(part)
             loss, statistics = ppo_loss(
                 evaluation.log_prob,
                 evaluation.entropy,
@@ -81,7 +94,27 @@ def autograd_gradient(policy: Policy, split: Callable[[Batch], Iterable[Batch]] 
         columns = [torch.stack(column) for column in zip(*parts, strict=True)]
         return LossStatistics(*[column.sum() for column in columns])._replace(ratio_deviation=columns[-1].max())
 
-    return gradient
+    @torch.no_grad()
+    def divergence(self, minibatch: Batch) -> float:
+        """See `Measuring`."""
+        total_weight = minibatch.weight.sum()
+        parts = [
+            weighted_mean(kl_k3(part.log_prob, self._policy.evaluate(part).log_prob), part.weight, total_weight)
+            for part in self._split(minibatch)
+        ]
+        return float(torch.stack(parts).sum())
+
+
+def autograd_gradient(
+    policy: Policy, split: Callable[[Batch], Iterable[Batch]] = lambda batch: [batch]
+) -> AutogradGradient:
+    """The reference gradient: autograd, in the parts that `split` makes, which share the minibatch's denominator.
+
+    Args:
+        policy: what is evaluated.
+        split: gives the minibatch in parts, to save memory; however it splits, the gradient is the same.
+    """
+    return AutogradGradient(policy, split)
 
 
 def objective_at(settings: UpdateSettings, progress: float) -> Objective:
@@ -120,6 +153,7 @@ def update(
     gradient: Gradient | None = None,
     reestimate: Callable[[Batch], Batch] | None = None,
     tolerance: float | None = None,
+    measure: bool = True,
 ) -> UpdateReport:
     """Improve `policy` on `batch` (Schulman et al. 2017, algorithm 1, the inner loop).
 
@@ -136,6 +170,8 @@ def update(
         gradient: see `Gradient`.
         reestimate: gives the batch advantages and returns anew; called before each epoch after the first if
             `settings.recompute_advantages`.
+        measure: whether the KL after the last step is worth a pass of its own, without gradient, over one minibatch;
+            False takes it only where there was one step, of which nothing else is seen.
         tolerance: how far the first ratio may be off 1; that of rounding in the log-probs' type if None.
 
     Raises:
@@ -150,7 +186,7 @@ def update(
     adaptive = AdaptiveLearningRate(settings.adaptive_kl) if settings.adaptive_kl else None
     statistics: list[LossStatistics] = []
     norms: list[Tensor] = []
-    stopped = False
+    stopping: float | None = None
     prepared = _normalized(batch, settings, "batch")
     for epoch in range(settings.epochs):
         if epoch and settings.recompute_advantages and reestimate is not None:
@@ -165,7 +201,7 @@ def update(
                 check_first_ratio(float(seen.ratio_deviation), tolerance or ratio_tolerance(batch.log_prob.dtype))
             # Both rules read a number before the step; without them nothing waits for the device.
             elif settings.target_kl is not None and float(seen.approx_kl) > settings.target_kl:
-                stopped = True
+                stopping = float(seen.approx_kl)
                 break
             if adaptive is not None and statistics:
                 optimizer.learning_rate = adaptive.next(optimizer.learning_rate, float(seen.approx_kl))
@@ -173,9 +209,13 @@ def update(
             if project is not None:
                 project()
             statistics.append(seen)
-        if stopped:
+        if stopping is not None:
             break
-    return _report(statistics, norms, settings, stopped)
+    report = _report(statistics, norms, settings, stopping)
+    if stopping is None and isinstance(gradient, Measuring) and (measure or report.steps == 1):
+        # Every minibatch is looked at before its step, so nobody has seen yet what the last step did.
+        return replace(report, final_kl=gradient.divergence(minibatch))
+    return report
 
 
 def _normalized(batch: Batch, settings: UpdateSettings, over: str) -> Batch:
@@ -189,7 +229,7 @@ def _normalized(batch: Batch, settings: UpdateSettings, over: str) -> Batch:
 
 
 def _report(
-    statistics: list[LossStatistics], norms: list[Tensor], settings: UpdateSettings, stopped: bool
+    statistics: list[LossStatistics], norms: list[Tensor], settings: UpdateSettings, stopping: float | None
 ) -> UpdateReport:
     # The only transfer from the device: one tensor of all minibatches' numbers.
     if isinstance(statistics[0].policy_loss, float):  # a closed form works with plain numbers
@@ -210,4 +250,8 @@ def _report(
     limit = settings.max_grad_norm
     values["grad_clip_fraction"] = 0.0 if limit is None else float((table[:, -1] > limit).float().mean())
     values["last_approx_kl"] = float(table[-1, names.index("approx_kl")])
-    return UpdateReport(values, len(statistics), stopped)
+    if stopping is None:
+        return UpdateReport(values, len(statistics), False)
+    # It was not stepped on, so it is in no mean; left out altogether, a step far too large would read as none.
+    values["stopping_kl"] = values["last_approx_kl"] = stopping
+    return UpdateReport(values, len(statistics), True, stopping)

@@ -152,6 +152,7 @@ class PPOTraining:
                     generator=self.shuffle,
                     gradient=autograd_gradient(self.policy, self.policy.split),
                     tolerance=RATIO_TOLERANCE[self.config.compute],
+                    measure=False,  # a pass through a language model costs too much for a number
                 )
         self.ring.end(report)
         values = self._statistics(batch, collected, report)
@@ -254,6 +255,7 @@ class PPOTraining:
             **report.values,
             "gradient_steps": report.steps,
             "stopped_by_kl": float(report.stopped_by_kl),
+            "final_approx_kl": report.final_kl,
             "explained_variance": float(explained_variance(batch.value[real], batch.returns[real])),
             "value_rms": float(root_mean_square(batch.value, batch.weight)),
             "return_rms": float(root_mean_square(batch.returns, batch.weight)),

@@ -39,6 +39,7 @@ COLUMNS = (
     Column("response_length", "response length", "length", ".1f"),
     Column("finished", "finished", "finished", ".0%"),
     Column("approx_kl", "KL of the update", "", ".4f"),
+    Column("final_approx_kl", "KL after the last step", "", ".4f"),
     Column("clip_fraction", "clip fraction", "clip", ".2f"),
     Column("explained_variance", "explained variance", "EV", ".2f"),
     Column("entropy", "entropy", "", ".3f"),

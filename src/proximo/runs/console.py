@@ -41,6 +41,7 @@ COLUMNS = (
     Column("task_return", "the task's own return", "the task's own", ",.1f"),
     Column("episode_length", "episode length", "", ",.1f"),
     Column("approx_kl", "KL", "KL", ".3f"),
+    Column("final_approx_kl", "KL after the last step", "KL end", ".3f"),
     Column("clip_fraction", "clip fraction", "clip", ".2f"),
     Column("explained_variance", "explained variance", "EV", ".2f"),
     Column("entropy", "entropy", "", ".3f"),

@@ -41,7 +41,9 @@ def epochs(run: Record) -> Iterator[Diagnosis]:
 
 def too_large(run: Record) -> Iterator[Diagnosis]:
     """KL that no limit in use allows: 0.1 nats as a habit; or 5 once (e^-5: the old policy did that 1 time in 150)."""
-    kl, std = np.nan_to_num(run.column("approx_kl")), run.column("std")
+    # After the last step, a third: KL grows with the square of the way, and the mean of a square is a third of its end.
+    kl = np.fmax(np.nan_to_num(run.column("approx_kl")), run.column("final_approx_kl") / 3)
+    std = run.column("std")
     if std[0] < SMALLEST_STD:  # KL = (change of the mean)^2 / (2 std^2): it is the deviation that is too small
         return
     worst, habit = int(kl.argmax()), float(np.median(kl))
@@ -112,6 +114,9 @@ def _cliff(run: Record, iteration: int) -> str:
     """What happened there: KL, clip fraction, and what became of the return in the iterations after it."""
     row = run.rows[iteration]
     said = [f"at iteration {iteration}: KL {number(row.get('approx_kl')) or 0.0:.2g} nats"]
+    final = number(row.get("final_approx_kl")) or 0.0
+    if final > 3 * (number(row.get("approx_kl")) or 0.0):
+        said.append(f"{final:.2g} after its last step")
     said.append(f"clip fraction {number(row.get('clip_fraction')) or 0.0:.2g}")
     name = "score" if run.language else "return"
     returns = run.column(name)

@@ -136,11 +136,15 @@ def ends(row: Row, history: History) -> Iterator[Finding]:
 def step_size(row: Row, history: History) -> Iterator[Finding]:
     """KL(old policy, policy), mean over minibatches.
 
-    Limits in use lie between 0.01 and 0.05 (Spinning Up 0.015, SB3's zoo 0.01 to 0.04); healthy: up to 0.03.
+    Limits in use lie between 0.01 and 0.05 (Spinning Up 0.015, SB3's zoo 0.01 to 0.04); healthy: up to 0.03. After the
+    last step three times as much is as unusual: KL grows with the square of the way, whose mean is a third of its end.
     """
     kl, fraction = number(row.get("approx_kl")) or 0.0, number(row.get("clip_fraction")) or 0.0
+    final = number(row.get("final_approx_kl")) or 0.0
     severity = _level(kl, 0.1, 1.0)
-    if severity or fraction > 0.7:  # healthy: up to 0.5, in single iterations
+    if (end := _level(final, 0.3, 3.0)) and severity != "red":
+        yield found("P020", end, f"KL {final:.2g} nats after the last step")
+    elif severity or fraction > 0.7:  # healthy: up to 0.5, in single iterations
         yield found("P020", severity or "amber", f"KL {kl:.2g} nats, clip fraction {fraction:.2g}")
     elif row.get("stopped_by_kl") and number(row.get("gradient_steps")) == 1:
         yield found("P020", "amber", "one gradient step was enough to pass target_kl")
