@@ -86,6 +86,65 @@ def test_every_action_is_one_of_the_space(space, squashed, seed):
     assert distribution.log_prob(distribution.sample(generator)).shape == (6,)
 
 
+LARGEST = np.finfo(np.float32).max
+
+
+@pytest.mark.parametrize(
+    ("space", "given", "command"),
+    [
+        (spaces.Box(-np.inf, np.inf, (2,)), [-700.0, 3.5], [-700.0, 3.5]),
+        (spaces.Box(-LARGEST, LARGEST, (2,)), [-700.0, 3.5], [-700.0, 3.5]),
+        # One unit inside the only bound: 0 stands for 11 and for 2, and -1 and 1 for the bounds 10 and 3.
+        (spaces.Box(10.0, np.inf, (2,)), [0.0, -5.0], [11.0, 10.0]),
+        (spaces.Box(-np.inf, 3.0, (2,)), [0.0, 5.0], [2.0, 3.0]),
+        (spaces.Box(np.float32([-np.inf, 2]), np.float32([4, 8])), [-9.0, 0.0], [-6.0, 5.0]),
+        (spaces.Box(-np.inf, np.inf, (2,), np.int64), [-700.2, 3.7], [-700, 4]),
+    ],
+    ids=str,
+)
+def test_actions_without_bounds_are_taken_at_unit_scale(space, given, command):
+    spec = ActionSpec.of(space)
+    taken = spec.to_environment(np.array([given]))[0]
+    assert taken.tolist() == command
+    assert space.contains(taken)
+
+
+def test_only_actions_at_a_bound_count_as_clipped():
+    spec = ActionSpec.of(spaces.Box(np.float32([-np.inf, 0, -1]), np.float32([np.inf, np.inf, 1])))
+    assert spec.clipped_fraction(np.array([[5.0, 5.0, 5.0], [-5.0, -5.0, 0.0]])) == pytest.approx(2 / 6)
+
+
+def test_what_has_no_bounds_can_not_be_squashed():
+    with pytest.raises(UserError, match="no bounds that actions could be squashed to"):
+        ActionSpec.of(spaces.Box(0, np.inf, (1,)), squashed=True)
+
+
+class Aim(gymnasium.Env):
+    """Pays minus the square of the distance to 2.5, which lies outside of -1 and 1."""
+
+    def __init__(self, low=-np.inf, high=np.inf):
+        self.observation_space = spaces.Box(0, 1, (1,), np.float32)
+        self.action_space = spaces.Box(low, high, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        return np.ones(1, np.float32), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        return np.ones(1, np.float32), -float((action[0] - 2.5) ** 2), True, False, {}
+
+
+@pytest.mark.parametrize("bounds", [(-np.inf, np.inf), (0.0, np.inf), (-np.inf, 3.0)])
+def test_what_lies_outside_the_unit_interval_is_learnt_without_bounds(bounds):
+    update = {"minibatch_size": 128, "epochs": 4}
+    with running(lambda: Aim(*bounds), count=8, length=32, learning_rate=1e-2, update=update) as training:
+        for _ in range(80):
+            training.iterate()
+        policy = LoadedPolicy(ControlPolicy.build(training.policy.describe()))
+        policy.policy.load_state_dict(training.policy.state_dict())
+    assert abs(policy.act(np.ones(1))[0] - 2.5) < 0.3
+
+
 @pytest.mark.parametrize("kind", ACTIONS)
 def test_every_choice_can_be_made(kind):
     """The environment's whole range is reached, no more and no less."""
@@ -233,7 +292,6 @@ def test_everything_at_once_runs(backend):
 @pytest.mark.parametrize(
     ("space", "words"),
     [
-        (spaces.Box(-np.inf, 1, (2,)), ["infinite bounds", "RescaleAction"]),
         (spaces.Dict({"a": spaces.Dict({"b": spaces.Text(4)})}), ["Text", "a.b", "not supported", "wrap"]),
         (spaces.Tuple(()), ["empty"]),
     ],

@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 from torch import Tensor
 
+from proximo.control.environments.problems import LARGEST_FLOAT32
 from proximo.control.spaces import Path, leaves, place
 from proximo.core.distributions import Bernoulli, Categorical, Distribution, Gaussian, Product, SquashedGaussian
 from proximo.runs.errors import UserError
@@ -29,7 +30,11 @@ class Part:
     """choice: the smallest value of each column."""
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
-    """box: the bounds of each column."""
+    """box: what -1 and 1 stand for in each column: its bounds. Where one is missing they are 2 apart: an untrained
+    policy acts at unit scale, around 0 or one unit within the only bound."""
+    open_low: tuple[bool, ...] = ()
+    open_high: tuple[bool, ...] = ()
+    """box: the columns without that bound; () if all have it."""
 
     # Computed once: these are asked for at every step.
     @cached_property
@@ -39,18 +44,28 @@ class Part:
 
     @cached_property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Low and high of each column, `[width]`."""
-        return np.asarray(self.low), np.asarray(self.high)
+        """Low and high of each column, `[width]`; infinite where there is none."""
+        return self._where_bounded(np.asarray(self.low), np.asarray(self.high))
+
+    @cached_property
+    def stored_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same in the units of stored actions: -1 and 1, or infinite."""
+        return self._where_bounded(np.full(self.width, -1.0), np.full(self.width, 1.0))
+
+    def _where_bounded(self, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.open_low:
+            low, high = np.where(self.open_low, -np.inf, low), np.where(self.open_high, np.inf, high)
+        return low, high
 
     @cached_property
     def middle(self) -> tuple[np.ndarray, np.ndarray]:
         """Centre and half the width of each column's interval, `[width]`."""
-        low, high = self.bounds
+        low, high = np.asarray(self.low), np.asarray(self.high)
         return 0.5 * (low + high), 0.5 * (high - low)
 
     @cached_property
     def unit(self) -> bool:
-        """Box: whether all bounds are -1 and 1 already."""
+        """Box: whether a stored action needs no rescaling."""
         return set(self.low) == {-1.0} and set(self.high) == {1.0}
 
     @cached_property
@@ -80,9 +95,14 @@ class ActionSpec:
         """The encoding of an action space of one environment.
 
         Raises:
-            UserError: a space that is not supported, or Box bounds that are not finite.
+            UserError: a space that is not supported, or has no bounds to squash to.
         """
         parts = tuple(_part(path, leaf) for path, leaf in leaves(space))
+        if squashed and any(part.open_low for part in parts):
+            raise UserError(
+                f"the action space {space} has no bounds that actions could be squashed to: set network.actions to "
+                "gaussian, or bound it with gymnasium.wrappers.TransformAction(env, function, space)"
+            )
         if not sum(part.width for part in parts):
             raise UserError(f"the action space {space} is empty; an agent needs something to decide")
         return cls(parts, squashed)
@@ -149,7 +169,8 @@ class ActionSpec:
     def _leaf(self, part: Part, columns: np.ndarray) -> np.ndarray:
         if part.kind == "box":
             # minimum and maximum, since ndarray.clip takes three times as long on arrays this small
-            columns = np.tanh(columns) if self.squashed else np.minimum(np.maximum(columns, -1.0), 1.0)
+            first, last = part.stored_bounds
+            columns = np.tanh(columns) if self.squashed else np.minimum(np.maximum(columns, first), last)
             if not part.unit:
                 (low, high), (centre, half) = part.bounds, part.middle
                 # Rounding of the affine map may step over a bound, which some environments refuse.
@@ -161,10 +182,15 @@ class ActionSpec:
 
     def clipped_fraction(self, actions: np.ndarray) -> float:
         """Share of continuous columns of `[..., width]` at the bounds: |a| > 1, or |tanh a| > 0.99 where squashed."""
-        bound = np.arctanh(0.99) if self.squashed else 1.0
+        scale = np.arctanh(0.99) if self.squashed else 1.0
         columns = [np.full(part.width, part.kind == "box") for part in self.parts]
         continuous = actions[..., np.concatenate(columns)]
-        return float((np.abs(continuous) > bound).mean()) if continuous.size else 0.0
+        if not continuous.size:
+            return 0.0
+        low, high = (
+            np.concatenate(b) for b in zip(*(p.stored_bounds for p in self.parts if p.kind == "box"), strict=True)
+        )
+        return float(((continuous < scale * low) | (continuous > scale * high)).mean())
 
 
 def _split_mask(mask: Tensor | None, choices: Sequence[int]) -> Iterator[Tensor | None]:
@@ -174,13 +200,7 @@ def _split_mask(mask: Tensor | None, choices: Sequence[int]) -> Iterator[Tensor 
 def _part(path: Path, space: gymnasium.Space) -> Part:
     spaces = gymnasium.spaces
     if isinstance(space, spaces.Box):
-        low, high = space.low.reshape(-1).astype(float), space.high.reshape(-1).astype(float)
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):
-            raise UserError(
-                f"the action space {space}{place(path)} has infinite bounds; wrap the environment in "
-                "gymnasium.wrappers.RescaleAction or give its Box finite low and high"
-            )
-        return Part(path, "box", space.shape, str(space.dtype), low=tuple(low), high=tuple(high))
+        return _box(path, space)
     if isinstance(space, spaces.Discrete):
         return Part(path, "choice", (), str(space.dtype), (int(space.n),), (int(space.start),))
     if isinstance(space, spaces.MultiDiscrete):
@@ -193,6 +213,21 @@ def _part(path: Path, space: gymnasium.Space) -> Part:
         "MultiBinary and Dict or Tuple of these: make one of them of it with gymnasium.wrappers.TransformAction(env, "
         "function, space)"
     )
+
+
+def _box(path: Path, space: gymnasium.spaces.Box) -> Part:
+    low, high = space.low.reshape(-1).astype(float), space.high.reshape(-1).astype(float)
+    # Gymnasium gives whole numbers without bounds those of their type; people write float32's largest for infinity.
+    open_low = ~space.bounded_below.reshape(-1) | (low <= -LARGEST_FLOAT32)
+    open_high = ~space.bounded_above.reshape(-1) | (high >= LARGEST_FLOAT32)
+    low, high = (
+        np.where(open_low, np.where(open_high, -1.0, high - 2.0), low),
+        np.where(open_high, np.where(open_low, 1.0, low + 2.0), high),
+    )
+    ends = {"low": tuple(low.tolist()), "high": tuple(high.tolist())}
+    if (open_low | open_high).any():
+        ends |= {"open_low": tuple(open_low.tolist()), "open_high": tuple(open_high.tolist())}
+    return Part(path, "box", space.shape, str(space.dtype), **ends)
 
 
 def _assemble(leaves: dict[Path, Any]) -> Any:

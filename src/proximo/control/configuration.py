@@ -31,7 +31,7 @@ class NetworkSettings:
     actions: Literal["gaussian", "squashed"] = "gaussian"
     """Continuous actions: a Gaussian clipped to the bounds, or a tanh-squashed one."""
     log_std: float = 0.0
-    """Initial log standard deviation, in units of half the action range."""
+    """Initial log standard deviation, in units of half the action range (of 1 where the action has no bounds)."""
     log_std_range: tuple[float, float] = (-5.0, 2.0)
     """Bounds of the log standard deviation: after each step it is put back to the nearest, from where it can return."""
 

@@ -27,7 +27,7 @@ class Observed:
     backend: str
     action_space: str
     bounds: tuple[float, float] | None
-    """Smallest and largest width of a continuous action's range; None without one."""
+    """Smallest and largest width of a continuous action's range; None without one that has bounds."""
     steps: int = 0
     """Of all environments together."""
     seconds: float = 0.0
@@ -196,5 +196,6 @@ def _explore(
 
 
 def _bounds(spec: ActionSpec) -> tuple[float, float] | None:
-    widths = [part.bounds[1] - part.bounds[0] for part in spec.parts if part.kind == "box"]
-    return (float(np.concatenate(widths).min()), float(np.concatenate(widths).max())) if widths else None
+    widths = np.concatenate([np.subtract(*part.bounds[::-1]) for part in spec.parts if part.kind == "box"] or [[]])
+    bounded = widths[np.isfinite(widths)]
+    return (float(bounded.min()), float(bounded.max())) if bounded.size else None

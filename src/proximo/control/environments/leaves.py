@@ -74,8 +74,8 @@ class KeptLeaves:
             text: Names of leaves that are text though their space does not say so.
 
         Raises:
-            UserError: A name that is not there, a text that is asked for, nothing that is left, or what only a simulator
-                knows and nobody has decided about.
+            UserError: A name that is not there, a text that is asked for, nothing that is left, or a part that looks
+                privileged and nobody has decided about.
         """
         every = {".".join(map(str, path)): path for path, _ in leaves(space)}
         if "" in every:
