@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import llama
 
-from proximo.language import comparison
+from proximo.language import comparison, reward_loading
 from proximo.language.chat import side_by_side
 from proximo.language.comparison import compare
 from proximo.language.evaluation import _Scoring
@@ -40,8 +40,9 @@ def asked(monkeypatch):
         return recorded
 
     monkeypatch.setattr(comparison, "load_causal_model", recording("model", comparison.load_causal_model))
-    for cls in (RewardModel, Judge):
-        monkeypatch.setattr(cls, "load", recording(cls.__name__, cls.load))
+    load = reward_loading.load_labelled_classifier
+    monkeypatch.setattr(reward_loading, "load_labelled_classifier", recording("reward model", load))
+    monkeypatch.setattr(Judge, "load", recording("Judge", Judge.load))
     return seen
 
 
@@ -62,7 +63,7 @@ def test_everything_is_loaded_where_the_run_was_trained_if_that_is_there(
     file.write_text(file.read_text().replace('device = "auto"', f'device = "{trained}"'))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     side_by_side(finished, count=2)
-    models = {("model", "tiny"): where, ("model", "policy"): where, ("RewardModel", "reward"): where}
+    models = {("model", "tiny"): where, ("model", "policy"): where, ("reward model", "reward"): where}
     assert asked == models
     compare(finished, count=5)
     assert asked == {**models, ("Judge", "judge"): where}

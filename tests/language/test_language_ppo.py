@@ -223,7 +223,7 @@ def test_a_reward_function_may_be_a_generator_and_is_named_where_it_fails():
 
     texts = Texts(["p", "p"], ["a", "bb"], {}, [True, True])
     assert FunctionReward(halves)(texts).tolist() == [0.5, 1.0]
-    with pytest.raises(UserError, match=r"reward halves failed \(ValueError: boom and more\): correct the function"):
+    with pytest.raises(UserError, match=r"reward halves failed at .*, line \d+ \(ValueError: boom and more\): correct"):
         FunctionReward(halves)(replace(texts, responses=["a", "bad"]))
 
 

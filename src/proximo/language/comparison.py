@@ -20,6 +20,7 @@ from proximo.language.reward_terms import make_rewards
 from proximo.language.rewards import combine, cut_prompts
 from proximo.language.rollout import Prompt
 from proximo.language.sampler import SamplingParameters
+from proximo.language.stages import without_label
 from proximo.runs.configuration import from_mapping, read_toml
 from proximo.runs.errors import UserError
 from proximo.runs.folder import RunFolder
@@ -89,7 +90,12 @@ def _where_it_is(config: PPOConfig, folder: Path) -> PPOConfig:
 
     places = ("policy", "prompts", "held_out", "modules")
     names: dict[str, Any] = {name: found(getattr(config, name)) for name in places}
-    return replace(config, rewards={found(name): weight for name, weight in config.rewards.items()}, **names)
+
+    def moved(reward: str) -> str:
+        place, label = without_label(reward)
+        return found(place) + (f"@{label}" if label else "")
+
+    return replace(config, rewards={moved(name): weight for name, weight in config.rewards.items()}, **names)
 
 
 def before_and_after(run: Path, prompts: Any = (), count: int = 5, seed: int = 1) -> BeforeAndAfter:

@@ -1,11 +1,11 @@
 """Rows of text -> rows of tokens: what is trained is what is tokenised here, once.
 
-Rows come from JSONL or Parquet files, a saved `datasets` folder, a `Dataset` object or a list of dictionaries. A prompt
-is text or a list of chat messages `{"role", "content"}`; a response is text or one message of the assistant.
+Rows come from files (see `row_files`), a `Dataset` object or a list of dictionaries. A prompt is text or a list of chat
+messages `{"role", "content"}`; a response is text or one message of the assistant; `row_shapes` has what else is taken.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from proximo.language.coder import Coder, Text
@@ -117,7 +117,7 @@ def load_pairs(
         UserError: rows with missing or empty fields, or numbers out of range (file, lines, how many), or every pair is
             too long.
     """
-    rows = read_pair_rows(source, rows_limit)
+    rows, equal = different_sides(read_pair_rows(source, rows_limit))
     coder = Coder(tokenizer)
 
     def pair(row: Mapping[str, Any]) -> Pair:
@@ -128,7 +128,8 @@ def load_pairs(
     def length(item: Pair) -> int:
         return max(len(item.chosen), len(item.rejected))
 
-    return _short_enough(_each(rows, pair), length, rows, "pairs", token_limit, context)
+    kept = _short_enough(_each(rows, pair), length, rows, "pairs", token_limit, context)
+    return replace(kept, message="; ".join(filter(None, (equal, kept.message))))
 
 
 def read_pair_rows(source: Any, rows_limit: int | None = None) -> Rows:
@@ -140,6 +141,23 @@ def read_pair_rows(source: Any, rows_limit: int | None = None) -> Rows:
     rows = read_fields(source, ("prompt", "chosen", "rejected"), rows_limit)
     check_numbers(rows)
     return rows
+
+
+def different_sides(rows: Rows) -> tuple[Rows, str]:
+    """Pairs without those whose two sides are the same text, of which nothing can be learnt; and a sentence on these.
+
+    Raises:
+        UserError: no pair is left.
+    """
+    kept = [i for i, row in enumerate(rows.values) if row["chosen"] != row["rejected"]]
+    left_out = len(rows.values) - len(kept)
+    if not kept:
+        raise UserError(f"{rows.name}: chosen and rejected are the same text in all {left_out} pairs: give others")
+    if not left_out:
+        return rows, ""
+    values, numbers = [rows.values[i] for i in kept], [rows.numbers[i] for i in kept]
+    message = f"left out {left_out} of {len(rows.values)} pairs of {rows.name}: chosen and rejected are the same text"
+    return replace(rows, values=values, numbers=numbers), message
 
 
 def as_pair(row: Mapping[str, Any], chosen: list[int], rejected: list[int]) -> Pair:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from proximo.language.batching import right_padded, token_budget_batches
 from proximo.language.coder import Text
 from proximo.language.configuration import RewardConfig
-from proximo.language.data import Loaded, Pair, as_pair, read_pair_rows
+from proximo.language.data import Loaded, Pair, as_pair, different_sides, read_pair_rows
 from proximo.language.encoder import check_encoder, context_of_encoder
 from proximo.language.model_folder import check_savable, read_json, save_folder
 from proximo.language.models import choose_device, load_encoder, load_text_tokenizer
@@ -230,7 +230,7 @@ def judge_pairs(source: Any, judge: Judge) -> Loaded[Pair]:
     Raises:
         UserError: rows with missing or empty fields, or numbers out of range.
     """
-    rows = read_pair_rows(source)
+    rows, equal = different_sides(read_pair_rows(source))
     both = [[whole_text(row["prompt"], row[side]) for side in ("chosen", "rejected")] for row in rows.values]
     texts = sorted({text for pair in both for text in pair})
     tokens = dict(zip(texts, judge.encode(texts), strict=True))
@@ -241,14 +241,15 @@ def judge_pairs(source: Any, judge: Judge) -> Loaded[Pair]:
         f"{full} of {len(texts)} texts of {rows.name} have {limit} tokens or more, of which the judge reads the last "
         f"{limit}: raise token_limit if its encoder reads more"
     )
-    return Loaded(pairs, message=message if full else "")
+    return Loaded(pairs, message="; ".join(filter(None, (equal, message if full else ""))))
 
 
 def whole_text(prompt: Text, response: str) -> str:
     """Prompt and response as the judge reads them: text as it is, chat messages line by line, each behind its role."""
     if isinstance(prompt, str):
         return prompt + response
-    return "".join(f"{message['role']}: {message['content']}\n" for message in prompt) + f"assistant: {response}"
+    said = "".join(f"{message['role']}: {message.get('content') or ''}\n" for message in prompt)
+    return said + f"assistant: {response}"
 
 
 def _end_of(row: list[int], special: Sequence[int], limit: int) -> list[int]:

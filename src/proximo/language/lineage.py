@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from proximo.language.adapters import base_of
+from proximo.language.stages import without_label
 from proximo.language.transformers_calls import ADAPTER
 from proximo.runs.errors import UserError
 from proximo.runs.files import parse_json, read_error, write_atomically
@@ -131,7 +132,7 @@ def _models(config: Any) -> dict[str, tuple[str, str]]:
     """Folder and weights of each model that the settings name, by its place in them."""
     named = {place: getattr(config, place, "") for place in _STARTS}
     named |= {f"rewards {i}": name for i, name in enumerate(getattr(config, "rewards", {}), 1)}
-    found = {place: (name, weights_id(Path(name))) for place, name in named.items() if name}
+    found = {place: (name, weights_id(Path(without_label(name)[0]))) for place, name in named.items() if name}
     return {place: (name, weights) for place, (name, weights) in found.items() if weights}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from proximo.language.adapters import base_of, merged
+from proximo.language.adapters import base_of, labels_of, merged, tokenizer_of
 from proximo.language.configuration import BUILTIN
 from proximo.language.downloads import minilm_folder, smollm2_folder
 from proximo.language.dropout import without_dropout
@@ -61,7 +61,7 @@ def load_text_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoTokenizer
 
-    place = locate(name)
+    place = tokenizer_of(locate(name))
     with explained(name, "tokenizer"):
         return AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
 
@@ -142,6 +142,34 @@ def load_sequence_classifier(
         model, report = _load(AutoModelForSequenceClassification, name, dtype, device, trust_remote_code, num_labels=1)
     check_classifier(name, report)
     return model
+
+
+def load_labelled_classifier(name: str, *, device: torch.device | str = "cpu", trust_remote_code: bool = False) -> Any:
+    """A sequence classifier with as many outputs as its folder holds; the folder of a PEFT adapter is merged into its
+    base.
+
+    Args:
+        name: folder or hub name.
+        device: where to put it.
+        trust_remote_code: whether Python code in the model's folder may run.
+
+    Raises:
+        UserError: it can not be loaded, or its folder holds other weights than its architecture has.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    adapter = Path(locate(name)) / ADAPTER
+    with quiet():  # what transformers would warn of is refused
+        if not adapter.is_file():
+            model, report = _load(AutoModelForSequenceClassification, name, torch.float32, device, trust_remote_code)
+            check_classifier(name, report)
+            return model
+        base, labels = base_of(adapter), labels_of(adapter)
+        model, report = _load(
+            AutoModelForSequenceClassification, base, torch.float32, device, trust_remote_code, num_labels=labels
+        )
+    check_body(base, report, model.base_model_prefix)
+    return merged(model, adapter.parent).eval()
 
 
 def new_sequence_classifier(

@@ -1,7 +1,7 @@
 """Roles as the policy that `core.update` trains: log-probs, entropies and values of response tokens only."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ class LanguagePolicy:
         """Log-prob, entropy and value of every response token, each `[B, R]`, 0 on padding."""
         tokens, states = batch.inputs["tokens"], batch.inputs.get("states")
         rows, steps, columns = response_positions(batch)
-        with self.computing(), recomputing(self.roles):
+        with self.computing(), recomputing(self.roles) if torch.is_grad_enabled() else nullcontext():
             hidden, _ = self.roles.policy(tokens, states)
             critic = self.roles.value_states(hidden, tokens, states)
             log_prob, entropy = token_log_probs(

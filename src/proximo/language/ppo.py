@@ -239,7 +239,12 @@ class PPOTraining:
             "score": float(seen.scores.mean()),
             "score_std": float(seen.scores.std(unbiased=False)),
             "rewarded": float(seen.rewarded.mean()),
-            **{f"reward/{term.name}": float(seen.each[term.name].mean()) for term in self.rewards},
+            **{f"reward/{term.name}": _mean_where_it_applies(seen.each[term.name]) for term in self.rewards},
+            **{
+                f"unrewarded/{term.name}": float(seen.each[term.name].isnan().float().mean())
+                for term in self.rewards
+                if bool(seen.each[term.name].isnan().any())
+            },
             **{
                 f"reward_raw/{term.name}": float(seen.each[term.name].mean()) * term.model.std + term.model.mean
                 for term in self.rewards
@@ -349,6 +354,11 @@ class PPOTraining:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def _mean_where_it_applies(scores: Tensor) -> float | None:
+    """Of a reward term; None where it applies to no response."""
+    return None if bool(scores.isnan().all()) else float(scores.nanmean())
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

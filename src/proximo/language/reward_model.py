@@ -123,16 +123,10 @@ class RewardModel:
         Raises:
             UserError: it can not be loaded, or is no reward model.
         """
-        place = Path(locate(folder))
-        if (place / "config.json").is_file():
-            kinds = read_json(place / "config.json").get("architectures") or []
-            if kinds and not any("SequenceClassification" in kind for kind in kinds):
-                raise UserError(
-                    f"{folder} holds a {kinds[0]}, not a reward model: train one from it (proximo rlhf reward)"
-                )
+        refuse_other_kinds(folder)
         tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code, day=day)
         model = load_sequence_classifier(folder, device=device, trust_remote_code=trust_remote_code)
-        about = read_json(place / ABOUT) if (place / ABOUT).is_file() else {}
+        about = about_of(folder)
         reward = cls(model, tokenizer, mean=about.get("mean", 0.0), std=about.get("std", 1.0), **settings)
         reward.about = about
         return reward
@@ -350,6 +344,24 @@ class RewardModel:
                     f"text {i} has {len(row)} tokens, but the reward model's context is {limit}: shorten prompts or "
                     "responses"
                 )
+
+
+def refuse_other_kinds(folder: str) -> None:
+    """Refuses the folder of another model than a sequence classifier.
+
+    Raises:
+        UserError: it is one.
+    """
+    config = Path(locate(folder)) / "config.json"
+    kinds = (read_json(config).get("architectures") or []) if config.is_file() else []
+    if kinds and not any("SequenceClassification" in kind for kind in kinds):
+        raise UserError(f"{folder} holds a {kinds[0]}, not a reward model: train one from it (proximo rlhf reward)")
+
+
+def about_of(folder: str) -> dict[str, Any]:
+    """What our own training wrote beside a reward model: its scale and its report; nothing beside others."""
+    file = Path(locate(folder)) / ABOUT
+    return read_json(file) if file.is_file() else {}
 
 
 @torch.no_grad()

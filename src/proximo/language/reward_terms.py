@@ -10,6 +10,7 @@ from torch import nn
 
 from proximo.language.models import choose_device
 from proximo.language.ppo_configuration import PPOConfig
+from proximo.language.reward_loading import load_reward_term
 from proximo.language.reward_model import RewardModel
 from proximo.language.rewards import FunctionReward, ModelReward, RewardTerm, function_from
 from proximo.language.stages import is_function
@@ -52,15 +53,16 @@ def _candidates(name: str) -> list[str]:
 def _reward(name: str, weight: float, shown: str, config: PPOConfig, device: torch.device) -> RewardTerm:
     if is_function(name):
         return FunctionReward(function_from(name, config.modules), weight, shown)
-    model = RewardModel.load(
+    return load_reward_term(
         name,
+        weight,
+        shown,
         device=device,
         token_budget=config.token_budget,
         compute=config.compute,
         trust_remote_code=config.trust_remote_code,
         day=config.date,
     )
-    return ModelReward(model, weight, shown)
 
 
 def reward_start(

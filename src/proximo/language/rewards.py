@@ -1,17 +1,17 @@
 """What scores responses: reward models and Python functions, weighted and logged one by one."""
 
-import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from proximo.language.reward_calls import RewardCall, scores_of
 from proximo.runs.errors import UserError
-from proximo.runs.own_module import find_own, on_one_line
+from proximo.runs.own_module import find_own
 
-RewardFunction = Callable[..., Sequence[float]]
+RewardFunction = Callable[..., Any]
 """f(prompts, responses, **columns) -> one number per response; columns are the prompts' other fields, as lists."""
 
 
@@ -51,45 +51,37 @@ class RewardTerm(Protocol):
 
 
 class FunctionReward:
-    """A Python function as a reward term."""
+    """A Python function as a reward term; see `RewardCall` for what it is given.
+
+    Args:
+        function: gives one number per response, or None where it does not apply to one, which counts 0.
+        weight: of its scores.
+        name: in metrics and messages; the function's own if empty.
+    """
 
     def __init__(self, function: RewardFunction, weight: float = 1.0, name: str = "") -> None:
         self.function, self.weight = function, weight
         self.name = name or getattr(function, "__name__", type(function).__name__)
+        self._call = RewardCall(function, self.name)
 
     def check_columns(self, names: Collection[str]) -> None:
-        """Refuse data with a column that is called as the function calls the prompts or the responses.
-
-        Args:
-            names: of the columns.
+        """Refuse columns that the function can not be given, or lacks; see `RewardCall.check_columns`.
 
         Raises:
             UserError: there is one.
         """
-        if taken := [name for name in _first_two(self.function) if name in names]:
-            raise UserError(
-                f"the prompts' rows have a column {taken[0]!r}, but reward {self.name} calls what it scores so: rename "
-                "the column"
-            )
+        self._call.check_columns(names)
 
     def __call__(self, texts: Texts) -> Tensor:
-        """Scores `[B]`.
+        """Scores `[B]`, NaN where the function gives None.
 
         Raises:
             UserError: a column has a name that is taken; the function fails, gives the wrong count, or what is not a
                 finite number.
         """
         self.check_columns(texts.columns)
-        try:
-            scores = self.function(texts.prompts, texts.responses, **texts.columns)
-            scores = list(scores) if isinstance(scores, Iterator) else scores  # a generator runs only now
-        except Exception as error:  # it is the user's own code: whatever it raises, say whose it is
-            raise UserError(f"reward {self.name} failed ({on_one_line(error)}): correct the function") from error
-        try:
-            numbers = [float(x) for x in scores]
-        except (TypeError, ValueError, OverflowError) as error:
-            raise UserError(f"reward {self.name} must give one number per response ({error})") from error
-        return _checked(self.name, numbers, texts)
+        result = self._call(texts.prompts, texts.responses, texts.sources, texts.columns)
+        return checked(self.name, scores_of(result, self.name), texts)
 
 
 class ModelReward:
@@ -118,7 +110,7 @@ class ModelReward:
                 scores = self.model.score_texts(asked, texts.responses, finished=texts.finished)
         except UserError as error:
             raise UserError(f"reward {self.name}: {error}") from error
-        return _checked(self.name, scores.tolist(), texts)
+        return checked(self.name, scores.tolist(), texts)
 
     def _reads_as(self, tokenizer: Any) -> bool:
         if self._alike[0] is not tokenizer:
@@ -128,15 +120,18 @@ class ModelReward:
 
 
 def combine(terms: Sequence[RewardTerm], texts: Texts) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of all reward terms `[B]`, and each term's own scores by name."""
+    """The weighted sum of all reward terms `[B]`, and each term's own scores by name.
+
+    NaN says that a term does not apply to a response, where it adds nothing.
+    """
     each = {term.name: term(texts) for term in terms}
-    total = torch.stack([term.weight * each[term.name] for term in terms]).sum(0)
+    total = torch.stack([term.weight * each[term.name] for term in terms]).nan_to_num(0.0).sum(0)
     return total, each
 
 
 def cut_prompts(terms: Sequence[RewardTerm]) -> list[str]:
     """A sentence for each reward model that, in its last scores, read only the end of some prompts."""
-    cut = {term.name: term.model.cut_share for term in terms if isinstance(term, ModelReward)}
+    cut = {term.name: term.model.cut_share for term in terms if hasattr(term, "model")}
     return [f"reward {name} read only the end of {share:.0%} of the prompts" for name, share in cut.items() if share]
 
 
@@ -154,25 +149,23 @@ def function_from(path: str, folder: str = "") -> RewardFunction:
     return function
 
 
-def _first_two(function: RewardFunction) -> list[str]:
-    """What a function calls the prompts and the responses."""
-    try:
-        parameters = list(inspect.signature(function).parameters.values())[:2]
-    except (TypeError, ValueError):  # it is not written in Python
-        return []
-    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+def checked(name: str, numbers: Sequence[float | None], texts: Texts) -> Tensor:
+    """Scores `[B]`, float32, if there is one for each response; NaN where there is None.
 
-
-def _checked(name: str, numbers: list[float], texts: Texts) -> Tensor:
+    Raises:
+        UserError: there are more or fewer, or one is not finite.
+    """
     if len(numbers) != len(texts.responses):
         raise UserError(
             f"reward {name} gave {len(numbers)} scores for {len(texts.responses)} responses: it must give one for each"
         )
-    scores = torch.tensor(numbers, dtype=torch.float32)  # in which 1e300 is infinite
+    applies = [number is not None for number in numbers]
+    scores = torch.tensor([0.0 if x is None else x for x in numbers], dtype=torch.float32)  # in which 1e300 is infinite
     for i, finite in enumerate(scores.isfinite().tolist()):
         if not finite:
             raise UserError(
                 f"reward {name} gave {numbers[i]} for response {i} ({texts.responses[i][:60]!r} to "
-                f"{texts.prompts[i][:40]!r}): it must give finite numbers, below 3.4e38 in size"
+                f"{texts.prompts[i][:40]!r}): it must give finite numbers, below 3.4e38 in size, or None where it does "
+                "not apply"
             )
-    return scores
+    return torch.where(torch.tensor(applies, dtype=torch.bool), scores, torch.nan)

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from proximo.language.row_files import read_file
+from proximo.language.row_shapes import shaped
 from proximo.runs.errors import UserError, nearest
-from proximo.runs.files import parse_json, read_error
 
 _SHOWN = 5  # row numbers in a message
 
@@ -39,7 +40,7 @@ def read_rows(source: Any, limit: int | None = None) -> Rows:
     """Reads rows.
 
     Args:
-        source: path of a `.jsonl`, `.parquet` file or of a saved `datasets` folder, a `Dataset`, dictionaries, or rows
+        source: path of a file or folder or name of a data set (see `read_file`), a `Dataset`, dictionaries, or rows
             that were read before.
         limit: rows to read at most, the first ones.
 
@@ -49,7 +50,8 @@ def read_rows(source: Any, limit: int | None = None) -> Rows:
     if isinstance(source, Rows):
         return source
     if isinstance(source, str | Path):
-        rows = _read_path(Path(source), limit)
+        read = read_file(Path(source), limit)
+        rows = Rows(read.values, read.numbers, str(source), read.unit)
     else:
         values = [dict(row) for row in islice(source, limit)]
         rows = Rows(values, list(range(1, len(values) + 1)), f"the {type(source).__name__} given")
@@ -61,8 +63,7 @@ def read_rows(source: Any, limit: int | None = None) -> Rows:
 def read_fields(source: Any, names: Sequence[str], limit: int | None = None) -> Rows:
     """Reads rows whose fields `names` are text; a prompt may be chat messages too.
 
-    Rows as other trainers have them are put into that shape: a list of one assistant message becomes its text, and
-    what two whole conversations `chosen` and `rejected` begin with becomes the prompt where there is none.
+    Rows as other trainers have them are put into that shape, see `shaped`.
 
     Args:
         source: see `read_rows`.
@@ -70,16 +71,31 @@ def read_fields(source: Any, names: Sequence[str], limit: int | None = None) -> 
         limit: see `read_rows`.
 
     Raises:
-        UserError: see `read_rows`; or a field is missing or empty (file, lines, how many).
+        UserError: see `read_rows`; or a field is missing or empty, or prompts are text in some rows and messages in
+            others (file, lines, how many).
     """
     rows = read_rows(source, limit)
-    rows = replace(rows, values=[_with_texts(_with_prompt(row), names) for row in rows.values])
+    rows = replace(rows, values=[shaped(row, names) for row in rows.values])
     for name in names:
         bad = [i for i, row in enumerate(rows.values) if not _is_text(row.get(name), chat=name == "prompt")]
         if bad:
             count = f"{len(bad)} of {len(rows.values)} rows" if len(bad) > 1 else "1 row"
             raise UserError(f"{rows.where(bad)}: {count} {_fault(rows.values[bad[0]], name)}")
+    _check_alike(rows)
     return rows
+
+
+def _check_alike(rows: Rows) -> None:
+    """Text is read as it is and messages through a template: a file of both would train two kinds of answers."""
+    chats = [i for i, row in enumerate(rows.values) if isinstance(row["prompt"], list)]
+    if not chats or len(chats) == len(rows.values):
+        return
+    texts = [i for i in range(len(rows.values)) if i not in set(chats)]
+    few, what = (chats, "messages") if len(chats) < len(texts) else (texts, "text")
+    raise UserError(
+        f"{rows.where(few)}: the prompt is {what} here and {'text' if what == 'messages' else 'messages'} in the other "
+        "rows: give all of them alike"
+    )
 
 
 def check_numbers(rows: Rows) -> None:
@@ -105,43 +121,52 @@ def check_numbers(rows: Rows) -> None:
             )
 
 
-def _with_prompt(row: dict[str, Any]) -> dict[str, Any]:
-    """A pair of whole conversations without a prompt, split where they part; any other row as it is."""
-    chosen, rejected = row.get("chosen"), row.get("rejected")
-    if row.get("prompt") is not None or not (isinstance(chosen, list) and isinstance(rejected, list)):
-        return row
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen[:-1], rejected[:-1], strict=False)))
-    split = {"prompt": chosen[:shared], "chosen": chosen[shared:], "rejected": rejected[shared:]}
-    return row | split if shared else row
-
-
-def _with_texts(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The row with responses that are one assistant message as text."""
-    return row | {name: row[name][0]["content"] for name in names if name != "prompt" and _is_answer(row.get(name))}
-
-
-def _is_answer(value: Any) -> bool:
-    if not (isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping)):
-        return False
-    return value[0].get("role") == "assistant" and isinstance(value[0].get("content"), str)
-
-
 def _fault(row: Mapping[str, Any], name: str) -> str:
     """What is wrong with a field of a row, and what to do."""
-    if name != "prompt" and isinstance(row.get(name), list):
+    value = row.get(name)
+    if name != "prompt" and isinstance(value, list):
         return (
-            f"whose {name!r} is a list, but not of one assistant message (the first has {len(row[name])}): give the "
+            f"whose {name!r} is a list, but not of one assistant message (the first has {len(value)}): give the "
             "last answer alone, and what was said before it as 'prompt'"
+        )
+    if name == "prompt" and isinstance(value, list):
+        return (
+            f"without a 'prompt' that is text or messages (the first's {_message_fault(value)}): correct or remove them"
         )
     have = ", ".join(row) or "nothing"
     like = "" if name in row else nearest(name, row)
     hint = f"; did you mean {like} to be {name}?" if like else ""
-    if name == "prompt" and row.get("prompt") is None and not like and "chosen" in row:
+    if name == "prompt" and value is None and not like and "chosen" in row:
         return (
             f"without a 'prompt' that is text or messages (the first has {have}): what chosen and rejected begin with "
             "alike is the prompt, give it apart from them"
         )
-    return f"without a {name!r} that is text (the first has {have}){hint}: fill or remove them"
+    what = f"it is {_kind(value)} in the first" if name in row else f"the first has {have}"
+    return f"without a {name!r} that is text ({what}){hint}: fill or remove them"
+
+
+def _kind(value: Any) -> str:
+    """What stands where text should."""
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return "text with half a character (a lone surrogate)" if value.strip() else "blank"
+    if isinstance(value, bool | int | float):
+        return f"the number {value}" if not isinstance(value, bool) else str(value).lower()
+    return "an object" if isinstance(value, Mapping) else f"a {type(value).__name__}"
+
+
+def _message_fault(messages: list[Any]) -> str:
+    if not messages:
+        return "is an empty list"
+    number, message = next((i, m) for i, m in enumerate(messages, 1) if not (isinstance(m, Mapping) and _is_message(m)))
+    if not isinstance(message, Mapping):
+        return f"message {number} is no object with role and content"
+    if not _is_valid(message.get("role")):
+        return f"message {number} has no role"
+    content = message.get("content")
+    what = "parts that are not all text" if isinstance(content, list) else _kind(content)
+    return f"message {number} ({message['role']}) has content that is {what}"
 
 
 def _is_text(value: Any, *, chat: bool) -> bool:
@@ -151,7 +176,9 @@ def _is_text(value: Any, *, chat: bool) -> bool:
 
 
 def _is_message(message: Mapping[str, Any]) -> bool:
-    return _is_valid(message.get("role")) and _is_valid(message.get("content"))
+    content = message.get("content")
+    called = content is None and bool(message.get("tool_calls"))  # what a call of tools says beside them may be nothing
+    return _is_valid(message.get("role")) and (called or _is_valid(content))
 
 
 def _is_valid(text: Any) -> bool:
@@ -163,71 +190,3 @@ def _is_valid(text: Any) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _read_path(path: Path, limit: int | None) -> Rows:
-    if path.is_dir():
-        return _read_saved(path, limit)
-    if path.suffix == ".parquet":
-        return _read_parquet(path, limit)
-    if path.suffix in (".jsonl", ".json", ".ndjson"):
-        return _read_jsonl(path, limit)
-    raise UserError(f"cannot tell what {path} is: give a .jsonl or .parquet file, or a folder saved by datasets")
-
-
-def _read_jsonl(path: Path, limit: int | None) -> Rows:
-    rows = Rows([], [], str(path), "line")
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                if limit is not None and len(rows.values) >= limit:
-                    break
-                if line.strip():
-                    rows.values.append(_parsed(line, path, number))
-                    rows.numbers.append(number)
-    except OSError as error:
-        raise read_error(error, path) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason}): convert it") from error
-    return rows
-
-
-def _parsed(line: str, path: Path, number: int) -> dict[str, Any]:
-    try:
-        row = parse_json(line)
-    except ValueError as error:
-        raise UserError(f"{path}, line {number} is not JSON ({error}): correct or remove it") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{path}, line {number} is not a JSON object: write {{...}} with the fields' names")
-    return row
-
-
-def _read_parquet(path: Path, limit: int | None) -> Rows:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError(f"reading {path} needs the package pyarrow: pip install pyarrow") from error
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except OSError as error:
-        raise read_error(error, path) from error
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{path} is not a Parquet file ({error}): check it") from error
-    values = (table if limit is None else table.slice(0, limit)).to_pylist()
-    return Rows(values, list(range(1, len(values) + 1)), str(path))
-
-
-def _read_saved(path: Path, limit: int | None) -> Rows:
-    try:
-        from datasets import Dataset, load_from_disk
-    except ImportError as error:
-        raise UserError(f"reading {path} needs the package datasets: pip install datasets") from error
-    try:
-        data = load_from_disk(str(path))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no folder saved by datasets ({error}): check the path") from error
-    if not isinstance(data, Dataset):
-        raise UserError(f"{path} holds several splits ({', '.join(data)}): give the folder of one of them")
-    values = [dict(row) for row in islice(data, limit)]
-    return Rows(values, list(range(1, len(values) + 1)), str(path))

@@ -11,6 +11,7 @@ from proximo.language.models import choose_device, load_causal_model, load_token
 from proximo.language.ppo_setup import stop_tokens
 from proximo.language.rows import Rows, read_fields
 from proximo.language.sampler import SamplingParameters
+from proximo.runs.errors import UserError
 
 
 def sample_rows(
@@ -51,16 +52,24 @@ def sample_rows(
     model = load_causal_model(policy, device=choose_device(device), trust_remote_code=trust_remote_code)
     context = context_of(model) or 1 << 30
     response_limit = min(response_limit, context // 2)
-    asked = load_prompts(different_prompts(prompts, count), tokenizer, min(prompt_limit, context - response_limit))
-    parameters = SamplingParameters(response_limit, stop_tokens(model, tokenizer, asked.items), temperature)
-    texts = answer(model, tokenizer, list(islice(cycle(asked.items), count)), parameters, seed=seed).texts
+    asked = load_prompts(different_prompts(prompts, count), tokenizer, prompt_limit)
+    room = context - response_limit
+    fitting = [prompt for prompt in asked.items if len(prompt.tokens) <= room]
+    if not fitting:
+        raise UserError(
+            f"the context of {policy} has {context} tokens: beside samples of {response_limit} tokens (response_limit) "
+            f"it has room for prompts of {room}, and all {len(asked.items)} are longer: lower response_limit, name "
+            "shorter prompts as standardise_on, or take a model with a longer context"
+        )
+    parameters = SamplingParameters(response_limit, stop_tokens(model, tokenizer, fitting), temperature)
+    texts = answer(model, tokenizer, list(islice(cycle(fitting), count)), parameters, seed=seed).texts
     assert texts.sampled is not None, "an answer is sampled"
     tokens = zip(texts.sampled.prompts, texts.sampled.responses, strict=True)
     rows = [
         {"prompt": prompt, "response": response, "finished": ended, "tokens": both}
         for prompt, response, ended, both in zip(texts.sources, texts.responses, texts.finished, tokens, strict=True)
     ]
-    return Loaded(rows, asked.dropped, asked.message)
+    return Loaded(rows, asked.dropped + len(asked.items) - len(fitting), asked.message)
 
 
 def different_prompts(source: Any, count: int) -> Rows:

@@ -9,6 +9,7 @@ from typing import Any
 
 from proximo.language.configuration import BUILTIN, RewardConfig, SFTConfig
 from proximo.language.ppo_configuration import PPOConfig
+from proximo.language.row_files import is_hub_name
 from proximo.runs.configuration import from_mapping, read_toml
 from proximo.runs.errors import UserError, nearest
 
@@ -112,7 +113,7 @@ def check_files(preset: str, run: str) -> None:
             continue
         for name in _DATA:
             file = built_in_file(str(table.get(name, "")))
-            if file and not os.path.exists(file):
+            if file and not os.path.exists(file) and not is_hub_name(file):
                 where = f"preset {preset} [{stage}]"
                 raise UserError(f"{where}: {name} = {file} is not there: paths count from {os.getcwd()}")
 
@@ -165,15 +166,36 @@ def _respelled(config: Any, spell: Callable[[str], str]) -> Any:
 
 
 def _respelled_rewards(rewards: Mapping[str, float], spell: Callable[[str], str]) -> dict[str, float]:
-    names = {name: spell(name) if _is_folder(name) else name for name in rewards}
+    names = {name: _respelled_reward(name, spell) for name in rewards}
     if len(set(names.values())) < len(names):
         raise UserError(f"two of the rewards {', '.join(rewards)} are the same folder: name it once")
     return {names[name]: weight for name, weight in rewards.items()}
 
 
+def _respelled_reward(name: str, spell: Callable[[str], str]) -> str:
+    """The same reward by the folder's one spelling, with the label that may stand behind it."""
+    folder, label = without_label(name)
+    return spell(folder) + (f"@{label}" if label else "") if _is_folder(folder) else name
+
+
+def without_label(name: str) -> tuple[str, str]:
+    """The folder or hub name of a reward model, and the label behind its last @; "" where there is none."""
+    place, mark, label = name.rpartition("@")
+    return (place, label) if mark and place and not os.path.exists(name) else (name, "")
+
+
 def is_function(reward: str) -> bool:
-    """Whether a reward's name is `module:function` rather than a folder's or a hub's."""
-    return ":" in reward and not os.path.exists(reward)
+    """Whether a reward's name is `module:function` rather than a folder's or a hub's.
+
+    Raises:
+        UserError: it is an address.
+    """
+    if "://" in reward:
+        raise UserError(
+            f"reward {reward} is an address: rewards are folders of models and functions as module:function; call a "
+            "server from a function of your own"
+        )
+    return ":" in reward and not os.path.exists(without_label(reward)[0])
 
 
 def _folder_of_modules(rewards: Mapping[str, float]) -> str:

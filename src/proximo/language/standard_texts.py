@@ -8,6 +8,7 @@ from proximo.language.configuration import RewardConfig
 from proximo.language.models import load_tokenizer
 from proximo.language.rows import read_fields
 from proximo.language.samples import sample_rows
+from proximo.runs.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,20 @@ def standardise(scorer: Any, texts: StandardTexts, read: Callable[[Mapping[str, 
     Args:
         scorer: a reward model or a judge.
         texts: see `standard_texts`.
-        read: a row as `scorer.standardise` takes it.
+        read: a row as `scorer.standardise` takes it; one that it refuses is left out, and that is said.
+
+    Raises:
+        UserError: fewer than two texts are left, or their scores do not differ.
     """
-    said = scorer.standardise([read(row) for row in texts.rows]) | {"standardised_on": texts.about}
+    rows, left_out = [], ""
+    for row in texts.rows:
+        try:
+            rows.append(read(row))
+        except UserError as error:  # longer than the scorer's context
+            left_out = str(error)
+    if len(rows) < 2:
+        raise UserError(f"there are fewer than two texts to standardise the scores on: {left_out}")
+    about = texts.about if not left_out else f"{len(rows)} of {texts.about}; the others are too long"
+    said = scorer.standardise(rows) | {"standardised_on": about}
     scorer.about |= said
     return said

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.rewards import RewardTerm
 from proximo.language.train import make_training, run_ppo
@@ -65,5 +68,10 @@ def _causes(config: PPOConfig, rewards: Sequence[RewardTerm] | None) -> list[str
     pairs = zip(one.texts.responses, two.texts.responses, strict=True)
     if other := [i for i, (a, b) in enumerate(pairs) if a != b]:
         return [f"sampling on {training.device.type} does not follow from the seed: response {other[0]} differs"]
-    differing = [name for name in one.each if not bool((one.each[name] == two.each[name]).all())]
+    differing = [name for name in one.each if not _same(one.each[name], two.each[name])]
     return [f"reward {name} does not give the same responses the same score twice" for name in differing]
+
+
+def _same(one: Tensor, two: Tensor) -> bool:
+    """Also where a term applies to neither response."""
+    return torch.equal(one.nan_to_num(torch.inf), two.nan_to_num(torch.inf))

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from proximo.language.classifier_reward import ClassifierReward
 from proximo.language.head import CHUNK_BYTES, KEPT_BYTES
 from proximo.language.ppo import PPOTraining
 from proximo.language.preflight.check import Check
@@ -23,7 +24,7 @@ def predicted(training: PPOTraining) -> dict[str, int]:
     """
     config, roles = training.config, training.roles
     trained = training.optimizer.flat
-    models = [term.model.model for term in training.rewards if isinstance(term, ModelReward)]
+    models = [term.model.model for term in training.rewards if isinstance(term, ModelReward | ClassifierReward)]
     shape = roles.model.config.get_text_config()
     heads = getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads
     head_width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads

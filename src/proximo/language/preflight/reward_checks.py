@@ -37,6 +37,10 @@ def reward_checks(flight: Flight) -> list[Check]:
 
 def _spread(term: RewardTerm, flight: Flight) -> Check:
     scores = term(flight.texts)
+    scores = scores[~scores.isnan()]
+    if not len(scores):
+        seen = f"it applies to none of {len(flight.prompts)} responses"
+        return Check(f"{term.name} tells responses apart", "warn", seen, "check when it gives None")
     mean, std = float(scores.mean()), float(scores.std(unbiased=False))
     limit = flight.training.config.score_clip
     clipped = 0.0 if limit is None else float((term.weight * scores).abs().ge(limit).float().mean())

@@ -1,0 +1,80 @@
+"""Rows as other trainers and data sets have them, put into ours: a prompt, and a response or two to choose from."""
+
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from typing import Any
+
+_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
+_ROLES |= {"tool": "tool", "function": "function", "function_call": "assistant", "observation": "tool"}
+
+
+def shaped(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """A row with the fields that are wanted of it, where another shape holds them.
+
+    `messages` (or ShareGPT's `conversations`) is a conversation: its last answer is the response, what stands before it
+    the prompt. `completion` is TRL's name of a response. `chosen` and `rejected` may be whole conversations, beside a
+    prompt or without: what both begin with is the prompt. One assistant message is its text.
+
+    Args:
+        row: as read.
+        names: prompt, and what else has to be there.
+    """
+    row = {name: _conversation(value) for name, value in row.items()}
+    if "prompt" not in row or row["prompt"] is None:
+        row = _from_messages(row, names)
+    if "response" in names and "response" not in row and "completion" in row:
+        row["response"] = row["completion"]
+    row = _from_pair(row)
+    return row | {name: row[name][0]["content"] for name in names if name != "prompt" and _is_answer(row.get(name))}
+
+
+def _conversation(value: Any) -> Any:
+    """Messages with `role` and `content`, and text instead of parts that are all text; anything else as it is."""
+    if not (isinstance(value, list) and value and all(isinstance(x, Mapping) for x in value)):
+        return value
+    if all("from" in x and "value" in x and "role" not in x for x in value):
+        value = [{"role": _ROLES.get(x["from"], x["from"]), "content": x["value"]} for x in value]
+    return [_whole_text(x) if isinstance(x.get("content"), list) else x for x in value]
+
+
+def _whole_text(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    parts = message["content"]
+    if all(isinstance(part, Mapping) and part.get("type") == "text" and "text" in part for part in parts):
+        return {**message, "content": "".join(str(part["text"]) for part in parts)}
+    return message
+
+
+def _from_messages(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    messages = next((row[name] for name in ("messages", "conversations") if isinstance(row.get(name), list)), None)
+    if not messages or not all(isinstance(x, Mapping) for x in messages):
+        return row
+    answered = messages[-1].get("role") == "assistant"
+    before = messages[:-1] if answered else messages
+    response = {"response": [messages[-1]]} if answered and "response" in names and "response" not in row else {}
+    return {**row, "prompt": before, **response}
+
+
+def _from_pair(row: dict[str, Any]) -> dict[str, Any]:
+    """A pair of whole conversations, split where they part.
+
+    Beside a prompt they are split only if the prompt is what they begin with, or the text that they end with before.
+    """
+    chosen, rejected = row.get("chosen"), row.get("rejected")
+    if not (isinstance(chosen, list) and isinstance(rejected, list)):
+        return row
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen[:-1], rejected[:-1], strict=False)))
+    prompt, begins = row.get("prompt"), chosen[:shared]
+    fits = (
+        prompt is None
+        or prompt == begins
+        or (begins and isinstance(begins[-1], Mapping) and prompt == begins[-1].get("content"))
+    )
+    if not shared or not fits:
+        return row
+    return {**row, "prompt": begins, "chosen": chosen[shared:], "rejected": rejected[shared:]}
+
+
+def _is_answer(value: Any) -> bool:
+    if not (isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping)):
+        return False
+    return value[0].get("role") == "assistant" and isinstance(value[0].get("content"), str)
