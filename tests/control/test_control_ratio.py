@@ -119,3 +119,35 @@ def test_the_divergence_after_the_last_step_is_the_one_of_the_last_minibatch(clo
     expected = float((log_ratio.exp() - 1 - log_ratio).mean())
     assert expected > 1e-4
     assert row["final_approx_kl"] == pytest.approx(expected, rel=1e-3)
+
+
+def precise(training, size, log_std=-5.0):
+    """Its policy means actions far outside of the bounds and hardly strays from them, as one that is saturated does."""
+    policy = training.policy
+    with torch.no_grad():
+        policy.network.actor_head.bias.fill_(size)
+        policy.log_std.fill_(log_std)
+
+
+@pytest.mark.parametrize("kind", ["box", "autograd box", "gru box", "hybrid"])
+def test_a_policy_that_is_precise_and_saturated_is_no_fault(kind):
+    source = control_tasks.hybrid if kind == "hybrid" else control_tasks.probe
+    options = {} if kind == "hybrid" else {"number": 5, "actions": "box"}
+    network = {"memory": "gru" if kind == "gru box" else "none", "hidden": (256, 256)}
+    with running(source, options=options, closed_form=kind == "box", network=network, learning_rate=1e-6) as training:
+        precise(training, 100.0)
+        estimate, head = training.estimator.batch, training.policy.network.actor_head
+
+        def meddling(rollout, rewards):
+            batch = estimate(rollout, rewards)
+            with torch.no_grad():
+                head.weight.mul_(scale)
+                head.bias.mul_(scale).add_(shift)
+            return batch
+
+        training.estimator.batch = meddling
+        scale, shift = 1 + 2**-20, 0.0  # a few more roundings of every sum, on whatever processor
+        assert training.iterate()["ratio_deviation"] > ratio_tolerance(torch.float32)
+        scale, shift = 1.0, 0.05  # and a policy that really is another one
+        with pytest.raises(InvariantError, match="ratio-not-one"):
+            training.iterate()

@@ -537,3 +537,33 @@ def test_the_caller_keeps_its_batch():
     run(UpdateSettings(epochs=2, minibatch_size=8, normalize_advantages="minibatch"), batch)
     for name in ("action", "log_prob", "value", "advantages", "returns", "weight"):
         assert torch.equal(getattr(batch, name), getattr(kept, name))
+
+
+class Outliers:
+    """A policy whose log-probs are off where it is told, whatever its parameters are."""
+
+    def __init__(self, off):
+        self.off, self.parameter = off, torch.nn.Parameter(torch.zeros((), dtype=F64))
+
+    def evaluate(self, batch):
+        log_prob = batch.log_prob + self.off[batch.inputs["row"]] + self.parameter
+        return Evaluation(log_prob, torch.zeros_like(log_prob), None)
+
+
+@pytest.mark.parametrize("parts", [1, 10])
+@pytest.mark.parametrize(("count", "stops"), [(0, False), (10, False), (11, True)])
+def test_a_few_tokens_that_are_far_off_are_no_other_policy(count, stops, parts):
+    """1,000 samples, of which `count` are off by a nat: 1 % are let through, wherever they lie."""
+    off = torch.zeros(1000, dtype=F64)
+    off[:count] = 1.0
+    tensors = torch.zeros(5, 1000, dtype=F64)
+    batch = Batch({"row": torch.arange(1000)}, torch.zeros(1000), *tensors[:4], weight=tensors[4] + 1)
+    policy = Outliers(off)
+    gradient = autograd_gradient(policy, lambda batch: batch.split(parts), quantile=0.99)
+    settings = one_step(minibatch_size=1000)
+    optimizer = FlatAdam([policy.parameter], 1e-3)
+    if stops:
+        with pytest.raises(InvariantError, match=r"ratio-not-one.* off by 1\.72"):
+            update(policy, batch, optimizer, settings, gradient=gradient, tolerance=1e-2)
+        return
+    assert update(policy, batch, optimizer, settings, gradient=gradient, tolerance=1e-2).values["ratio_deviation"] == 0

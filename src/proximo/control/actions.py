@@ -123,6 +123,16 @@ class ActionSpec:
         return sum(part.width for part in self.parts if part.kind == "box")
 
     @property
+    def continuous_columns(self) -> list[int]:
+        """Where these lie among the columns of a stored action."""
+        found: list[int] = []
+        start = 0
+        for part in self.parts:
+            found += range(start, start + part.width) if part.kind == "box" else ()
+            start += part.width
+        return found
+
+    @property
     def choices(self) -> tuple[int, ...]:
         """How many there are in each choice column of all parts."""
         return tuple(n for part in self.parts for n in part.choices)

@@ -16,6 +16,7 @@ from proximo.control.normalizers import ObservationNormalizer, ValueNormalizer
 from proximo.control.observations import ObservationSpec
 from proximo.core.batch import Action, Batch, Evaluation
 from proximo.core.distributions import Distribution
+from proximo.core.invariants import gaussian_ratio_tolerance, ratio_tolerance
 from proximo.runs.configuration import from_mapping
 from proximo.runs.errors import UserError
 
@@ -95,6 +96,18 @@ class ControlPolicy(nn.Module):
         gradient: Bertsekas 1976, eq. 2).
         """
         self.log_std.clamp_(*self.settings.log_std_range)
+
+    @torch.no_grad()
+    def ratio_tolerance(self, batch: Batch) -> float:
+        """How far rounding alone may take the first ratio of `batch` from 1, see `core.invariants`."""
+        dtype = batch.log_prob.dtype
+        columns = self.actions.continuous_columns
+        if not columns:
+            return ratio_tolerance(dtype)
+        actions = batch.action[..., columns][batch.weight > 0]
+        width = max((p[0].numel() for p in self.network.parameters() if p.dim() > 1), default=1)
+        std = float(self.log_std.clamp(*self.settings.log_std_range).min().exp())
+        return gaussian_ratio_tolerance(dtype, width, float(actions.abs().max()), std)
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """Log-prob, entropy and value of a batch, with gradient."""

@@ -1,5 +1,7 @@
 """Weighted means, running moments and explained variance."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -50,6 +52,16 @@ def weighted_moments(x: Tensor, weight: Tensor | None = None, *, rows: bool = Fa
     # Samples that were meant to be equal differ by a few (mean * machine epsilon): that is no variance.
     rounding = (mean.abs() * torch.finfo(x.dtype).eps * 4) ** 2
     return mean, torch.where(variance <= rounding, 0.0, variance)
+
+
+def high_quantile(x: Tensor, share: float) -> Tensor:
+    """The smallest entry of `x` that at least `share` of all entries do not exceed, a scalar; 1 is the maximum.
+    0 of nothing.
+    """
+    x = x.reshape(-1)
+    if not len(x):
+        return x.new_zeros(())
+    return x.kthvalue(max(1, math.ceil(share * len(x)))).values
 
 
 def root_mean_square(x: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -15,7 +15,7 @@ from proximo.core.objectives import LossStatistics, Objective, ppo_loss
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import AdaptiveLearningRate, Schedule
 from proximo.core.settings import UpdateSettings
-from proximo.core.statistics import weighted_mean
+from proximo.core.statistics import high_quantile, weighted_mean
 
 
 class Policy(Protocol):
@@ -31,6 +31,14 @@ class Bounded(Protocol):
 
     def project(self) -> None:
         """Put them back into it: beyond a clamp in the forward pass they would have no gradient, for ever."""
+
+
+@runtime_checkable
+class Rounding(Protocol):
+    """A policy that knows how far rounding alone may take its ratios from 1."""
+
+    def ratio_tolerance(self, batch: Batch) -> float:
+        """The largest |ratio - 1| over `batch` that says nothing."""
 
 
 Gradient = Callable[[Batch, Objective], LossStatistics]
@@ -65,15 +73,18 @@ class UpdateReport:
 class AutogradGradient:
     """The reference gradient, see `autograd_gradient`."""
 
-    def __init__(self, policy: Policy, split: Callable[[Batch], Iterable[Batch]]) -> None:
-        self._policy, self._split = policy, split
+    def __init__(self, policy: Policy, split: Callable[[Batch], Iterable[Batch]], quantile: float) -> None:
+        self._policy, self._split, self._quantile = policy, split, quantile
 
     def __call__(self, minibatch: Batch, objective: Objective) -> LossStatistics:
         """Add the minibatch's gradient."""
         total_weight = minibatch.weight.sum()
-        parts = []
+        parts, deviations = [], []
         for part in self._split(minibatch):
             evaluation = self._policy.evaluate(part)
+            if self._quantile < 1:
+                log_ratio = (evaluation.log_prob.detach() - part.log_prob)[part.weight > 0]
+                deviations.append((log_ratio.exp() - 1).abs())
             loss, statistics = ppo_loss(
                 evaluation.log_prob,
                 evaluation.entropy,
@@ -88,11 +99,11 @@ class AutogradGradient:
             )
             loss.backward()
             parts.append(statistics)
-        if len(parts) == 1:
-            return parts[0]
         # Each part is a share of the minibatch's mean, so shares add up; the deviation is a maximum.
         columns = [torch.stack(column) for column in zip(*parts, strict=True)]
-        return LossStatistics(*[column.sum() for column in columns])._replace(ratio_deviation=columns[-1].max())
+        deviation = high_quantile(torch.cat(deviations), self._quantile) if deviations else columns[-1].max()
+        sums = parts[0] if len(parts) == 1 else LossStatistics(*[column.sum() for column in columns])
+        return sums._replace(ratio_deviation=deviation)
 
     @torch.no_grad()
     def divergence(self, minibatch: Batch) -> float:
@@ -106,15 +117,18 @@ class AutogradGradient:
 
 
 def autograd_gradient(
-    policy: Policy, split: Callable[[Batch], Iterable[Batch]] = lambda batch: [batch]
+    policy: Policy,
+    split: Callable[[Batch], Iterable[Batch]] = lambda batch: [batch],
+    quantile: float = 1.0,
 ) -> AutogradGradient:
     """The reference gradient: autograd, in the parts that `split` makes, which share the minibatch's denominator.
 
     Args:
         policy: what is evaluated.
         split: gives the minibatch in parts, to save memory; however it splits, the gradient is the same.
+        quantile: which quantile of |ratio - 1| is the minibatch's `ratio_deviation`; 1 is the maximum.
     """
-    return AutogradGradient(policy, split)
+    return AutogradGradient(policy, split, quantile)
 
 
 def objective_at(settings: UpdateSettings, progress: float) -> Objective:
@@ -172,7 +186,8 @@ def update(
             `settings.recompute_advantages`.
         measure: whether the KL after the last step is worth a pass of its own, without gradient, over one minibatch;
             False takes it only where there was one step, of which nothing else is seen.
-        tolerance: how far the first ratio may be off 1; that of rounding in the log-probs' type if None.
+        tolerance: how far the first ratio may be off 1; what rounding explains if None (`Rounding`, or else that of
+            the log-probs' type).
 
     Raises:
         ValueError: the minibatch size does not divide the batch.
@@ -182,6 +197,7 @@ def update(
     check_batch(batch)
     objective = objective_at(settings, progress)
     gradient = gradient or autograd_gradient(policy, lambda batch: batch.split(settings.micro_batches))
+    allowed = tolerance or _rounding(policy, batch)  # now: a step changes the policy
     project = policy.project if isinstance(policy, Bounded) else None
     adaptive = AdaptiveLearningRate(settings.adaptive_kl) if settings.adaptive_kl else None
     statistics: list[LossStatistics] = []
@@ -198,7 +214,7 @@ def update(
             optimizer.zero_grad()
             seen = gradient(minibatch, objective)
             if not statistics:
-                check_first_ratio(float(seen.ratio_deviation), tolerance or ratio_tolerance(batch.log_prob.dtype))
+                check_first_ratio(float(seen.ratio_deviation), allowed)
             # Both rules read a number before the step; without them nothing waits for the device.
             elif settings.target_kl is not None and float(seen.approx_kl) > settings.target_kl:
                 stopping = float(seen.approx_kl)
@@ -216,6 +232,10 @@ def update(
         # Every minibatch is looked at before its step, so nobody has seen yet what the last step did.
         return replace(report, final_kl=gradient.divergence(minibatch))
     return report
+
+
+def _rounding(policy: Policy, batch: Batch) -> float:
+    return policy.ratio_tolerance(batch) if isinstance(policy, Rounding) else ratio_tolerance(batch.log_prob.dtype)
 
 
 def _normalized(batch: Batch, settings: UpdateSettings, over: str) -> Batch:

@@ -18,6 +18,7 @@ from proximo.language import repeat, rollout
 from proximo.language.lineage import check_read, digest_of
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.ppo_setup import (
+    RATIO_QUANTILE,
     RATIO_TOLERANCE,
     check_fit,
     kl_controller,
@@ -150,7 +151,7 @@ class PPOTraining:
                     self.config.update,
                     progress=done,
                     generator=self.shuffle,
-                    gradient=autograd_gradient(self.policy, self.policy.split),
+                    gradient=autograd_gradient(self.policy, self.policy.split, RATIO_QUANTILE),
                     tolerance=RATIO_TOLERANCE[self.config.compute],
                     measure=False,  # a pass through a language model costs too much for a number
                 )

@@ -27,6 +27,10 @@ RATIO_TOLERANCE = {"float32": 1e-2, "bfloat16": 0.25}
 """How far the first ratio may be off 1. Sampler and trainer add in another order; over thousands of tokens the largest
 gap seen with SmolLM2-135M is 1e-4 in float32; bfloat16 has three digits."""
 
+RATIO_QUANTILE = 0.99
+"""The share of a minibatch's tokens that must lie within. Of thousands of tokens a few improbable ones are far off by
+rounding alone; a temperature, a head or a mask that differs moves most of them, a wrong end one in each response."""
+
 _LONGEST = 64
 """Prompts, the longest as text, whose length in a reward model's own tokens is looked at before the first step."""
 

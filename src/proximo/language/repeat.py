@@ -11,7 +11,7 @@ from proximo.core.optimizer import FlatAdam
 from proximo.core.update import autograd_gradient, check_minibatch_size
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.ppo_configuration import PPOConfig
-from proximo.language.ppo_setup import RATIO_TOLERANCE, learning_rate, make_policy, refers
+from proximo.language.ppo_setup import RATIO_QUANTILE, RATIO_TOLERANCE, learning_rate, make_policy, refers
 from proximo.language.reward_terms import make_rewards, reward_start
 from proximo.language.rollout import estimate, token_rewards
 from proximo.runs.errors import UserError
@@ -93,7 +93,7 @@ def make_learner(entry: Entry, config: PPOConfig) -> Learner:
         settings=config.update,
         progress=entry.progress,
         generator=shuffle,
-        gradient=autograd_gradient(policy, policy.split),
+        gradient=autograd_gradient(policy, policy.split, RATIO_QUANTILE),
         where=where,
         tolerance=RATIO_TOLERANCE[config.compute],
     )
