@@ -46,7 +46,21 @@ _WHOLE = PrimitiveConstructorSpec(
 _REGISTRY = tyro.constructors.ConstructorRegistry()
 
 
+def _truth(arguments: list[str]) -> bool:
+    words = {"true": True, "false": False}
+    if arguments[0].lower() not in words:
+        raise ValueError(f"{arguments[0]} is neither true nor false")
+    return words[arguments[0].lower()]
+
+
 # As config.toml writes it, and as Python does.
+_TRUTH = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="true|false",
+    instance_from_str=_truth,
+    is_instance=lambda x: isinstance(x, bool),
+    str_from_instance=lambda x: [str(x).lower()],
+)
 _NONE = PrimitiveConstructorSpec(
     nargs=1,
     metavar="none",
@@ -60,6 +74,11 @@ _NONE = PrimitiveConstructorSpec(
 @_REGISTRY.primitive_rule
 def _unset(info: tyro.constructors.PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     return _NONE if info.type is type(None) else None
+
+
+@_REGISTRY.primitive_rule
+def _truths(info: tyro.constructors.PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    return _TRUTH if info.type is bool else None
 
 
 @_REGISTRY.primitive_rule

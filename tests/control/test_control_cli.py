@@ -113,6 +113,52 @@ def test_options_add_to_those_of_the_preset_or_override_them(prompt):
     assert not Path("t").exists()
 
 
+@pytest.mark.parametrize(
+    ("word", "value"), [("true", True), ("True", True), ("FALSE", False), ("yes", None), ("1", None)]
+)
+def test_a_truth_is_written_as_in_a_file_or_as_in_python(prompt, word, value):
+    answer = prompt(
+        "train", "CartPole-v1", "--run", "r", "--quiet", *SMALL, "--normalizers.observations", word, "--stop-at", "64"
+    )
+    if value is None:
+        refused(answer, f"{word} is neither true nor false")
+    else:
+        assert answer[0] == 0
+        assert read_toml(Path("r/config.toml"))["normalizers"]["observations"] is value
+
+
+@pytest.mark.parametrize(("normalised", "steps"), [("false", 1024), ("true", 2048)])
+def test_many_more_steps_than_were_asked_for_are_told_before_they_are_taken(prompt, normalised, steps):
+    asked = [
+        "--backend",
+        "gymnasium",
+        "--environments",
+        "4",
+        "--rollout-length",
+        "256",
+        "--steps",
+        "500",
+        "--episodes",
+        "1",
+    ]
+    asked += ["--update.minibatch-size", "256", "--update.epochs", "1", "--normalizers.observations", normalised]
+    code, out, err = prompt("train", "CartPole-v1", "--run", "r", "--quiet", *asked)
+    assert code == 0
+    assert err.startswith(f"proximo: about {steps:,} steps will be taken instead of 500, since an iteration has 1,024")
+    assert f"CartPole-v1, {steps:,} steps" in out
+    code, _, err = prompt(
+        "train", "CartPole-v1", "--run", "s", "--quiet", *asked, "--steps", str(steps), "--stop-at", "1"
+    )
+    assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize("digits", ["99999999999999999999", "-1", "-99999999999999999999", "1_000", "1e3"])
+def test_a_seed_keeps_every_digit(prompt, digits):
+    assert prompt("train", "CartPole-v1", "--run", "r", "--quiet", *SMALL, "--seed", digits, "--stop-at", "64")[0] == 0
+    assert read_toml(Path("r/config.toml"))["seed"] == int(float(digits) if "e" in digits else digits)
+    assert prompt("doctor", "CartPole-v1", "--seed", digits)[0] in (0, 1)
+
+
 @pytest.mark.parametrize("none", ["none", "None"])
 def test_what_is_not_set_is_written_as_in_a_file_or_as_in_python(prompt, none):
     given = ["--update.clip", none, "--update.max-grad-norm", none]

@@ -80,7 +80,7 @@ class TrainConfig:
     preset: str = "tuned"
     """Where the numbers below come from: paper, tuned, or the path of a TOML file."""
     steps: int = 1_000_000
-    """Environment steps to train for."""
+    """Environment steps to train for, in whole iterations of `environments` x `rollout_length`."""
     seed: int = 0
     """Everything random follows from it; any whole number."""
     run: str = ""

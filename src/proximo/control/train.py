@@ -135,13 +135,13 @@ def run_training(
         metrics = stack.enter_context(MetricsWriter(folder.path))
         resumed = opening.resumed and resume(training, folder, metrics)
         started -= metrics.seconds  # those of earlier calls
-        if not resumed:
-            training.start()
         title = f"{config.environment} · {config.preset} · seed {config.seed} · {environments.backend}"
         progress = stack.enter_context(
             Progress(title, config.steps, mode=mode, folder=folder.path, start=training.progress.steps)
         )
         progress.message(f"device {training.device.type}: {training.why_device}")
+        if not resumed and (rounded := _rounded(training)):
+            progress.warning(rounded)
         for note in environments.notes:
             progress.message(note)
         if copies(source) is not None:
@@ -151,6 +151,8 @@ def run_training(
             )
         if resumed:
             _bring_back(training, progress, opening)
+        else:
+            training.start()
         if changed := opening.settle(f"{training.progress.steps:,} steps"):
             progress.message(changed)
         with StopRequest() as stop:
@@ -309,6 +311,19 @@ def _bring_back(training: Training, progress: Progress, opening: Opening) -> Non
             f"{differs}, for they do not follow from their seeds and actions alone: they start anew, and it is another "
             "run from here"
         )
+
+
+def _rounded(training: Training) -> str | None:
+    """How far beyond its steps a run will go by a tenth of them or more; None where it does not."""
+    config, size = training.config, training.config.rollout_size
+    # At least one iteration, after the rollout that the normalisers start from.
+    rollouts = max(-(-config.steps // size), 1 + training.normalizes)
+    if rollouts * size < 1.1 * config.steps:
+        return None
+    return (
+        f"about {rollouts * size:,} steps will be taken instead of {config.steps:,}, since an iteration has {size:,} "
+        f"(environments {config.environments} x rollout_length {config.rollout_length}): lower these two for fewer"
+    )
 
 
 def _for_copies(base: TrainConfig, count: int | None, settings: Mapping[str, Any]) -> TrainConfig:

@@ -102,7 +102,7 @@ class Training:
     def start(self) -> None:
         """Start the environments, and give the normalisers something to go by."""
         self.restart()
-        if self._normalizes:
+        if self.normalizes:
             # Before the first rollout that is learnt from, one that only shows what the numbers look like: without
             # it the first update would see raw observations and rewards, the second scaled ones.
             rollout = self.collector.collect()
@@ -168,7 +168,7 @@ class Training:
         after = fingerprint(self.policy, self.scaler)
         metrics["normalizers_moved"] = float((after - before).abs().max())
         self._absorb(rollout, batch)
-        if self._normalizes:
+        if self.normalizes:
             metrics["normalizers_still"] = int(torch.equal(after, fingerprint(self.policy, self.scaler)))
         self._count(rollout)
         self.log.record(rollout.action, self.collector)
@@ -194,7 +194,8 @@ class Training:
         return None if self.task_returns == self.returns else float(np.mean(self.task_returns))
 
     @property
-    def _normalizes(self) -> bool:
+    def normalizes(self) -> bool:
+        """Whether statistics move, so that a first rollout only shows what the numbers look like."""
         return self.policy.normalizer is not None or self.config.normalizers.rewards != "off"
 
     def _described(self) -> dict[str, Any]:
