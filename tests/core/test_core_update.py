@@ -567,3 +567,40 @@ def test_a_few_tokens_that_are_far_off_are_no_other_policy(count, stops, parts):
             update(policy, batch, optimizer, settings, gradient=gradient, tolerance=1e-2)
         return
     assert update(policy, batch, optimizer, settings, gradient=gradient, tolerance=1e-2).values["ratio_deviation"] == 0
+
+
+@pytest.mark.parametrize(("normalize", "size", "samples"), [("minibatch", 1, 8), ("batch", 1, 1), ("minibatch", 4, 8)])
+def test_a_sample_that_is_alone_keeps_its_advantage(normalize, size, samples):
+    """Less its own mean it would be 0: the vanilla step on it is that of an update without normalisation."""
+    batch = rollout(SmallPolicy(), samples)
+    if size > 1:  # alone among rows that count nothing
+        batch = batch.replace(weight=(torch.arange(samples) % 5 == 0).to(F64))
+    spies = {how: Spy() for how in (normalize, "off")}
+    for how, spy in spies.items():
+        settings = UpdateSettings(epochs=1, minibatch_size=size, normalize_advantages=how)
+        run(settings, batch, seed=3, gradient=spy)
+    counted = 0
+    for ours, plain in zip(*(spy.seen for spy in spies.values()), strict=True):
+        real = plain.weight > 0
+        if real.sum() == 1:
+            counted += 1
+            assert torch.equal(ours.advantages[real], plain.advantages[real])
+            assert ours.advantages[real].abs().min() > 0
+    assert counted > 0
+
+
+@pytest.mark.parametrize("normalize", ["minibatch", "batch", "off"])
+def test_a_bandit_is_learnt_one_sample_at_a_time(normalize):
+    """Action 1 pays 1, the others -1: each sample's policy-gradient step raises what action 1 is chosen with."""
+    policy = SmallPolicy()
+    states = rollout(policy, 200, seed=99)
+    right = states.replace(action=torch.ones_like(states.action))
+    with torch.no_grad():
+        before = policy.evaluate(right).log_prob.exp().mean()
+    optimizer = FlatAdam(policy.parameters(), 3e-3)
+    for seed in range(40):
+        batch = rollout(policy, 1 if normalize == "batch" else 4, seed=seed)
+        batch = batch.replace(advantages=torch.where(batch.action == 1, 1.0, -1.0).to(F64))
+        update(policy, batch, optimizer, UpdateSettings(epochs=1, minibatch_size=1, normalize_advantages=normalize))
+    with torch.no_grad():
+        assert policy.evaluate(right).log_prob.exp().mean() > before + 0.2

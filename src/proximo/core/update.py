@@ -242,10 +242,17 @@ def _normalized(batch: Batch, settings: UpdateSettings, over: str) -> Batch:
     if settings.normalize_advantages != over:
         return batch
     if over == "batch":
-        return batch.replace(advantages=whiten(batch.advantages, batch.weight))
+        return batch.replace(advantages=_whitened(batch.advantages, batch.weight))
     size = settings.minibatch_size
     advantages, weight = (x.unflatten(0, (-1, size)) for x in (batch.advantages, batch.weight))
-    return batch.replace(advantages=whiten(advantages, weight, rows=True).flatten(0, 1))
+    return batch.replace(advantages=_whitened(advantages, weight, rows=True).flatten(0, 1))
+
+
+def _whitened(advantages: Tensor, weight: Tensor, *, rows: bool = False) -> Tensor:
+    """As `whiten`, but a sample that counts alone is left as it is: less its own mean it would be 0, and never learnt."""
+    real = weight > 0
+    counted = real.sum(list(range(1, weight.dim())), keepdim=True) if rows else real.sum()
+    return torch.where(counted > 1, whiten(advantages, weight, rows=rows), advantages)
 
 
 def _report(
