@@ -598,8 +598,9 @@ def test_a_bandit_is_learnt_one_sample_at_a_time(normalize):
     with torch.no_grad():
         before = policy.evaluate(right).log_prob.exp().mean()
     optimizer = FlatAdam(policy.parameters(), 3e-3)
-    for seed in range(40):
-        batch = rollout(policy, 1 if normalize == "batch" else 4, seed=seed)
+    samples = 1 if normalize == "batch" else 4
+    for seed in range(200 // samples):
+        batch = rollout(policy, samples, seed=seed)
         batch = batch.replace(advantages=torch.where(batch.action == 1, 1.0, -1.0).to(F64))
         update(policy, batch, optimizer, UpdateSettings(epochs=1, minibatch_size=1, normalize_advantages=normalize))
     with torch.no_grad():

@@ -249,7 +249,7 @@ def _normalized(batch: Batch, settings: UpdateSettings, over: str) -> Batch:
 
 
 def _whitened(advantages: Tensor, weight: Tensor, *, rows: bool = False) -> Tensor:
-    """As `whiten`, but a sample that counts alone is left as it is: less its own mean it would be 0, and never learnt."""
+    """As `whiten`, but a sample that counts alone is left as it is: less its own mean it would be 0, never learnt."""
     real = weight > 0
     counted = real.sum(list(range(1, weight.dim())), keepdim=True) if rows else real.sum()
     return torch.where(counted > 1, whiten(advantages, weight, rows=rows), advantages)
