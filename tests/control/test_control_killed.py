@@ -18,7 +18,7 @@ PLAN |= {"episodes": 1, "update": {"epochs": 1, "minibatch_size": 32}, "network"
 PLAN |= {"normalizers": {"observations": True, "rewards": "scale"}, "backend": "gymnasium", "progress": "quiet"}
 survive(
     lambda folder: proximo.train("CartPole-v1", run=str(folder), **PLAN),
-    Path(sys.argv[1]), kills=50, every=64, longest=0.25,
+    Path(sys.argv[1]), kills=50, every=64,
     first=128,  # a rollout that only shows the normalisers what numbers look like, and an iteration
 )
 """

@@ -27,7 +27,7 @@ config = PPOConfig(
 reward = FunctionReward(lambda prompts, responses: [0.1 * len(r) for r in responses], name="length")
 survive(
     lambda folder: run_ppo(replace(config, run=str(folder)), mode="quiet", rewards=[reward]),
-    Path(home), kills=10, every=8, longest=0.6,
+    Path(home), kills=10, every=8,
 )
 """
 

@@ -1,7 +1,7 @@
 """Reward models: the score is at the last token by length, pairs teach as Bradley and Terry say, folders are plain."""
 
 import json
-import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from proximo.core.settings import UpdateSettings
+from proximo.language import supervised
 from proximo.language.configuration import RewardConfig
 from proximo.language.data import Pair
 from proximo.language.frozen_trunk import FrozenTrunk
@@ -352,9 +353,20 @@ def test_the_frozen_layers_states_are_no_training_time(tmp_path, tiny_folder, mo
     data = tmp_path / "pairs.jsonl"
     data.write_text('{"prompt": "w4", "chosen": "w5", "rejected": "w6"}\n' * 8)
     config = RewardConfig(str(tiny_folder), str(data), output=str(tmp_path / "rm"), batch=8, freeze=1)
-    states = FrozenTrunk._all_states
-    monkeypatch.setattr(FrozenTrunk, "_all_states", lambda self: time.sleep(1.0) or states(self))
+    states, passed = FrozenTrunk._all_states, [0.0]
+
+    def clock():  # a thousandth of a second at each look; the states take an hour
+        passed[0] += 0.001
+        return passed[0]
+
+    def an_hour(self):
+        passed[0] += 3600.0
+        return states(self)
+
+    monkeypatch.setattr(supervised, "time", SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr(FrozenTrunk, "_all_states", an_hour)
     assert train_reward(config, console="quiet")["seconds"] < 1.0
+    assert passed[0] > 3600.0
 
 
 def test_a_judge_is_another_architecture_and_comes_back_as_saved(tmp_path, make_tokenizer):
