@@ -40,6 +40,8 @@ class EvaluateArguments:
     """How many for each number."""
     seed: int | None = None
     """Of the episodes; the run's own if not given."""
+    episode_limit: int | None = None
+    """Steps after which an episode is cut; the run's own if not given."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
@@ -151,7 +153,7 @@ def _print_run(run: Any) -> None:
 def _three_numbers(results: Any) -> dict[str, str]:
     """The three numbers that stand everywhere a result is printed, and what they are."""
     recent = results.get("last_100_training_return")
-    unfinished = results.get("unfinished_episodes")
+    unfinished, limit = results.get("unfinished_episodes"), results.get("episode_limit", 30_000)
 
     def task(name: str) -> str:
         value = results.get(f"{name}_task")
@@ -164,7 +166,7 @@ def _three_numbers(results: Any) -> dict[str, str]:
         "final deterministic": f"{results['final_deterministic']:,.1f} ± {results['final_deterministic_std']:,.1f}"
         f" ({results['episodes']} episodes; sampled: {results['final_sampled']:,.1f})"
         f"{task('final_deterministic')}"
-        f"{f'; {unfinished} were cut, for they do not end' if unfinished else ''}",
+        f"{f'; {unfinished} were cut after {limit:,} steps, for they do not end' if unfinished else ''}",
         "best checkpoint": f"{results['best_checkpoint']:,.1f} ± {results['best_checkpoint_std']:,.1f}"
         f" (deterministic; chosen by {results.get('best_chosen_by', 'training return')}){task('best_checkpoint')}",
     }
@@ -175,7 +177,7 @@ def evaluate(arguments: list[str]) -> int:
     asked = parse(EvaluateArguments, json_flag(arguments), "evaluate")
     from proximo.control.results import evaluate_run
 
-    results = evaluate_run(asked.run, asked.episodes, asked.seed)
+    results = evaluate_run(asked.run, asked.episodes, asked.seed, asked.episode_limit)
     if asked.json:
         print(json.dumps(results))
         return 0

@@ -61,7 +61,7 @@ class Changing(gymnasium.Env):
 
 
 def interrupted_in_evaluation(tmp_path, monkeypatch, source):
-    def fails(*_):
+    def fails(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

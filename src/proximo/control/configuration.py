@@ -129,6 +129,9 @@ class TrainConfig:
     """Numbered checkpoints that are kept, beside the best and the final one."""
     episodes: int = 20
     """Episodes of each evaluation at the end."""
+    episode_limit: int | None = None
+    """Steps after which an episode of an evaluation is cut; none is 30,000, or, where no episode of training has ended,
+    as many as each environment was trained for (1,000 at least)."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that can not mean anything.
@@ -139,8 +142,9 @@ class TrainConfig:
         for name in ("steps", "environments", "rollout_length", "frame_stack", "checkpoint_every", "keep", "episodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
-        if self.evaluate_every is not None and self.evaluate_every < 1:
-            raise ValueError(f"evaluate_every = {self.evaluate_every} must be at least 1")
+        for name in ("evaluate_every", "episode_limit"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
         if not self.replay_mb >= 0:
             raise ValueError(f"replay_mb = {self.replay_mb} must be at least 0")
         if not self.environment_timeout > 0:

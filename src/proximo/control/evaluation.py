@@ -1,7 +1,10 @@
 """Whole episodes with a fixed policy, on seeds that training never sees; returns of the environment as it was given."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +15,13 @@ from proximo.control.configuration import TrainConfig
 from proximo.control.environments import Episode, Source, make_environments
 from proximo.control.environments.base import VectorEnvironment
 from proximo.control.policy import ControlPolicy
-from proximo.control.rollout import Collector
+from proximo.control.rollout import Actor, Collector
 from proximo.core.batch import Action
+from proximo.runs.signals import Interrupted
 
 MOST_TOGETHER = 32
 LONGEST = 30_000  # steps after which an episode is cut; Atari's longest have 27,000
+_FEWEST = 1_000  # steps that an episode is given at least
 _LESSONS = ("episodic_life", "reward_clip")  # what makes Atari easier to learn is no part of the task
 
 
@@ -30,7 +35,7 @@ class Evaluation:
     task_returns: tuple[float, ...]
     """Of the task itself, below the user's wrappers."""
     unfinished: int = 0
-    """Episodes among them that had not ended after `LONGEST` steps and count with what they had returned by then."""
+    """Episodes among them that were cut and count with what they had returned by then."""
 
     @property
     def mean(self) -> float:
@@ -69,6 +74,45 @@ class Deterministic:
         return self.policy.value(inputs, memory)
 
 
+class SideBySide:
+    """Several policies of the same spaces, the first of them in the first `each` rows, and so on.
+
+    The last one has the rest too.
+    """
+
+    def __init__(self, actors: Sequence[Actor], each: int) -> None:
+        self.actors, self.each = actors, each
+
+    def act(
+        self, inputs: Mapping[str, Tensor], memory: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> Action:
+        """As `ControlPolicy.act`."""
+        count = len(next(iter(inputs.values())))
+        ends = [i * self.each for i in range(len(self.actors))] + [count]
+        actions = []
+        for actor, start, end in zip(self.actors, ends[:-1], ends[1:], strict=True):
+            held = None if memory is None else memory[start:end]
+            rows = {name: x[start:end] for name, x in inputs.items()}
+            actions.append(actor.act(rows, held, generator=generator))
+        columns: dict[str, Any] = {}
+        for field in fields(Action):
+            parts = [getattr(action, field.name) for action in actions]
+            columns[field.name] = None if parts[0] is None else torch.cat(parts)
+        return Action(**columns)
+
+    def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
+        """Never asked for: an evaluation needs none.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError
+
+    def value(self, inputs: Mapping[str, Tensor], memory: Tensor | None = None) -> Tensor:
+        """As `log_prob`."""
+        raise NotImplementedError
+
+
 def evaluation_environments(config: TrainConfig, source: Source, episodes: int) -> VectorEnvironment:
     """Environments of the run's task without the help that training gives (lost lives, clipped rewards)."""
     options = {k: v for k, v in config.options.items() if k not in _LESSONS}
@@ -85,8 +129,45 @@ def evaluation_environments(config: TrainConfig, source: Source, episodes: int) 
     )
 
 
+@dataclass(frozen=True)
+class Watch:
+    """Who follows an evaluation, which may take longer than the training before it."""
+
+    tell: Callable[[str], None] = lambda _: None
+    """Told a line now and then."""
+    stopped: Callable[[], bool] = lambda: False
+    """Asked before each step; True leaves the evaluation."""
+    every: float = 5.0
+    """Seconds between two lines."""
+
+
+WATCHED_BY_NOBODY = Watch()
+
+
+def longest_episode(config: TrainConfig, episodes: int, steps: int) -> int:
+    """Steps after which an episode of an evaluation is cut.
+
+    Where no episode of training has ended, there is no reason to wait much longer for one here.
+
+    Args:
+        config: of the run.
+        episodes: that have ended in training.
+        steps: of training so far.
+    """
+    if config.episode_limit is not None:
+        return config.episode_limit
+    return LONGEST if episodes else min(LONGEST, max(_FEWEST, steps // config.environments))
+
+
 def evaluate(
-    policy: ControlPolicy, environments: VectorEnvironment, episodes: int, *, deterministic: bool, seed: int
+    policy: ControlPolicy,
+    environments: VectorEnvironment,
+    episodes: int,
+    *,
+    deterministic: bool,
+    seed: int,
+    limit: int = LONGEST,
+    watch: Watch = WATCHED_BY_NOBODY,
 ) -> Evaluation:
     """Run `episodes` episodes.
 
@@ -94,44 +175,112 @@ def evaluate(
 
     Args:
         policy: as it is; nothing of it moves.
-        environments: any number of them; surplus episodes are left out.
+        environments: any number of them; surplus ones are left out.
         episodes: how many.
         deterministic: the mode of the distribution instead of a sample.
         seed: of the run; the seeds used are apart from those of training.
+        limit: steps after which an episode is cut.
+        watch: told how far it is, and asked whether to stop.
+
+    Raises:
+        Interrupted: `watch` says so.
     """
+    return evaluate_all({"": (policy, deterministic)}, environments, episodes, seed=seed, limit=limit, watch=watch)[""]
+
+
+def evaluate_all(
+    policies: Mapping[str, tuple[ControlPolicy, bool]],
+    environments: VectorEnvironment,
+    episodes: int,
+    *,
+    seed: int,
+    limit: int = LONGEST,
+    watch: Watch = WATCHED_BY_NOBODY,
+) -> dict[str, Evaluation]:
+    """Evaluate several policies of the same spaces: on the same episodes, one after another.
+
+    Where a batch has environments for all of them at once, each policy has some of these to itself, on other seeds.
+
+    Args:
+        policies: by name, each with whether it takes the mode of its distribution.
+        environments: as for `evaluate`, and so are the rest.
+        episodes: for each policy.
+        seed: of the run.
+        limit: steps after which an episode is cut.
+        watch: told how far it is, and asked whether to stop.
+
+    Raises:
+        Interrupted: `watch` says so.
+    """
+    wide = environments.count >= len(policies) * episodes
+    groups = [list(policies)] if wide else [[name] for name in policies]
+    results: dict[str, Evaluation] = {}
+    for names in groups:
+        who = " and ".join(filter(None, names))
+        told = replace(watch, tell=partial(_tell, watch, f"evaluating {who}: " if who else "evaluating: "))
+        group = [policies[name] for name in names]
+        results |= zip(names, _run(group, environments, episodes, seed, limit, told), strict=True)
+    return results
+
+
+def _tell(watch: Watch, who: str, text: str) -> None:
+    watch.tell(who + text)
+
+
+def _run(
+    policies: Sequence[tuple[ControlPolicy, bool]],
+    environments: VectorEnvironment,
+    episodes: int,
+    seed: int,
+    limit: int,
+    watch: Watch,
+) -> list[Evaluation]:
+    """Episodes of policies that act side by side, each in rows of its own."""
     count = environments.count
-    rounds = -(-episodes // count)
-    device = next(policy.parameters()).device
+    each = min(episodes, count // len(policies))
+    rounds = -(-episodes // each)
+    device = next(policies[0][0].parameters()).device
     generator = torch.Generator(device).manual_seed(seeds.derive(seed, seeds.EVALUATION, 1, 1)[0])
-    collector = Collector(environments, policy, Deterministic(policy) if deterministic else policy, 1, generator)
+    actors: list[Actor] = [Deterministic(policy) if deterministic else policy for policy, deterministic in policies]
+    actor = actors[0] if len(actors) == 1 else SideBySide(actors, each)
+    collector = Collector(environments, policies[0][0], actor, 1, generator)
     collector.restart(seeds.derive(seed, seeds.EVALUATION, 0, count))
-    results: list[list[Episode]] = [[] for _ in range(count)]
-    steps = 0
-    while min(map(len, results)) < rounds:
-        if steps == rounds * LONGEST:
-            return _cut(deterministic, results, collector, rounds, episodes)
+    rows = each * len(policies)  # those that count
+    ended = _until_all_ended(collector, rows, rounds, limit, watch)
+    return [
+        _of(policies[i][1], ended[i * each : (i + 1) * each], collector.unfinished()[i * each :], rounds, episodes)
+        for i in range(len(policies))
+    ]
+
+
+def _until_all_ended(collector: Collector, rows: int, rounds: int, limit: int, watch: Watch) -> list[list[Episode]]:
+    """Step until each of the first rows has ended `rounds` episodes, or one of its episodes has `limit` steps."""
+    ended: list[list[Episode]] = [[] for _ in range(collector.environments.count)]
+    missing = np.full(rows, rounds)
+    steps, last = 0, time.monotonic()
+    while ((missing > 0) & (collector.lengths[:rows] < limit)).any():
+        if watch.stopped():
+            raise Interrupted
+        if time.monotonic() - last >= watch.every:
+            last = time.monotonic()
+            watch.tell(f"{rows * rounds - missing.clip(0).sum()} of {rows * rounds} episodes, {steps:,} steps of each")
         steps += 1
         rollout = collector.collect()
         assert collector.last_step is not None
-        ended = np.flatnonzero(collector.last_step.episode_over & collector.last_step.valid)
-        for row, episode in zip(ended, rollout.episodes, strict=True):
-            results[row].append(episode)
-    return _of(deterministic, results, rounds, episodes)
+        over = np.flatnonzero(collector.last_step.episode_over & collector.last_step.valid)
+        for row, episode in zip(over, rollout.episodes, strict=True):
+            ended[row].append(episode)
+        missing[over[over < rows]] -= 1
+    return ended
 
 
 def _of(
-    deterministic: bool, results: list[list[Episode]], rounds: int, episodes: int, unfinished: int = 0
+    deterministic: bool, ended: list[list[Episode]], unfinished: list[Episode], rounds: int, episodes: int
 ) -> Evaluation:
-    flat = [result[i] for i in range(rounds) for result in results][:episodes]
+    """What a task without an end has returned so far stands for the episodes that it did not end."""
+    table = [row[:rounds] + [cut] * (rounds - len(row)) for row, cut in zip(ended, unfinished, strict=False)]
+    whole = [[True] * min(len(row), rounds) + [False] * (rounds - len(row)) for row in ended]
+    flat = [row[i] for i in range(rounds) for row in table][:episodes]
+    cut = [not row[i] for i in range(rounds) for row in whole][:episodes]
     values, lengths, task_values = zip(*flat, strict=True)
-    return Evaluation(deterministic, values, lengths, task_values, unfinished)
-
-
-def _cut(
-    deterministic: bool, results: list[list[Episode]], collector: Collector, rounds: int, episodes: int
-) -> Evaluation:
-    """A task without an end and without a time limit: what its episodes have returned so far stands for them."""
-    missing = sum(rounds - len(result) for result in results)
-    for result, unfinished in zip(results, collector.unfinished(), strict=True):
-        result.extend([unfinished] * (rounds - len(result)))
-    return _of(deterministic, results, rounds, episodes, missing)
+    return Evaluation(deterministic, values, lengths, task_values, sum(cut))

@@ -4,26 +4,29 @@ from pathlib import Path
 from typing import Any
 
 from proximo.control.configuration import TrainConfig
-from proximo.control.evaluation import evaluate, evaluation_environments
-from proximo.control.loading import load_policy
+from proximo.control.evaluation import Watch, evaluate_all, evaluation_environments, longest_episode
+from proximo.control.loading import load_policy, tell
 from proximo.runs.configuration import from_mapping, read_toml
 from proximo.runs.errors import UserError
 from proximo.runs.metrics import read_metrics
 
 
-def evaluate_run(folder: Path, episodes: int, seed: int | None = None) -> dict[str, Any]:
+def evaluate_run(folder: Path, episodes: int, seed: int | None = None, limit: int | None = None) -> dict[str, Any]:
     """The three numbers of a run, with fresh episodes for the two that are evaluations.
 
     Args:
         folder: of the run.
         episodes: for each evaluation.
         seed: of the episodes; the run's own if None.
+        limit: steps after which an episode is cut; the run's own if None.
 
     Raises:
         UserError: there is no such run, or its environment can not be made.
     """
     if episodes < 1:
         raise UserError(f"{episodes} episodes can not be evaluated: give at least 1")
+    if limit is not None and limit < 1:
+        raise UserError(f"an episode can not be cut after {limit} steps: give at least 1")
     if not (folder / "config.toml").is_file():
         raise UserError(f"{folder} holds no run (no config.toml): check the path")
     config = from_mapping(TrainConfig, read_toml(folder / "config.toml"), where=str(folder / "config.toml"))
@@ -35,10 +38,8 @@ def evaluate_run(folder: Path, episodes: int, seed: int | None = None) -> dict[s
         final.require_spaces(environments.observation_space, environments.action_space, config.mask_key)
         chosen = config.seed if seed is None else seed
         plan = {"final_deterministic": (final, True), "final_sampled": (final, False), "best_checkpoint": (best, True)}
-        results = {
-            name: evaluate(policy, environments, episodes, deterministic=mode, seed=chosen)
-            for name, (policy, mode) in plan.items()
-        }
+        limit = limit or _limit(config, rows)
+        results = evaluate_all(plan, environments, episodes, seed=chosen, limit=limit, watch=Watch(tell))
     finally:
         environments.close()
     return {
@@ -53,5 +54,12 @@ def evaluate_run(folder: Path, episodes: int, seed: int | None = None) -> dict[s
         **{f"{name}_task": result.task_mean for name, result in results.items()},
         "best_chosen_by": "training return" if config.evaluate_every is None else "evaluation",
         "unfinished_episodes": results["final_deterministic"].unfinished,
+        "episode_limit": limit,
         "returns": {name: list(result.returns) for name, result in results.items()},
     }
+
+
+def _limit(config: TrainConfig, rows: list[dict[str, Any]]) -> int:
+    """Steps after which an episode is cut, from what the run's metrics say of those in training."""
+    known = next((row["episodes"] for row in reversed(rows) if row.get("episodes") is not None), 1)
+    return longest_episode(config, known, rows[-1]["step"] if rows else 0)

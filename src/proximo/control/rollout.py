@@ -141,6 +141,11 @@ class Collector:
         """What there is so far of the episode in progress in each environment."""
         return self._counter.unfinished()
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """Steps so far of the episode in progress in each environment, int64 `[N]`."""
+        return self._counter.lengths
+
     def collect(self) -> Rollout:
         """Take `length` steps in every environment."""
         finals: list[FinalObservation] = []

@@ -4,7 +4,7 @@ from proximo.control import seeds
 from proximo.control.configuration import TrainConfig
 from proximo.control.environments import Source
 from proximo.control.environments.base import VectorEnvironment
-from proximo.control.evaluation import evaluate, evaluation_environments
+from proximo.control.evaluation import WATCHED_BY_NOBODY, evaluate, evaluation_environments, longest_episode
 from proximo.control.loading import policy_from
 from proximo.control.training import Training
 from proximo.runs.checkpoint import save_checkpoint
@@ -23,6 +23,8 @@ class Selection:
     def __init__(self, config: TrainConfig, source: Source, folder: RunFolder) -> None:
         self._config, self._source, self._folder = config, source, folder
         self._environments: VectorEnvironment | None = None
+        self.watch = WATCHED_BY_NOBODY
+        """Told how far an evaluation is, and asked whether to stop."""
         self._seed = seeds.derive(config.seed, seeds.SELECTION, 0, 1)[0]
 
     def due(self, training: Training) -> bool:
@@ -34,13 +36,23 @@ class Selection:
         """Evaluate the policy and keep it if it is the best so far. Training does not notice.
 
         Raises:
-            Interrupted: by who may interrupt `training`; then nothing was looked at.
+            Interrupted: by who may interrupt `training`, or by `watch`; then nothing was looked at.
         """
         episodes = self._config.episodes
         if self._environments is None:
             self._environments = evaluation_environments(self._config, self._source, episodes)
         with training.interruptible():
-            seen = evaluate(training.policy, self._environments, episodes, deterministic=True, seed=self._seed)
+            progress = training.progress
+            limit = longest_episode(self._config, progress.episodes, progress.steps)
+            seen = evaluate(
+                training.policy,
+                self._environments,
+                episodes,
+                deterministic=True,
+                seed=self._seed,
+                limit=limit,
+                watch=self.watch,
+            )
         if training.consider(seen.mean):
             self.save(training)
         training.progress.evaluated, training.progress.evaluation_return = training.done, seen.mean

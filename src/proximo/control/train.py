@@ -3,8 +3,8 @@
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from proximo.control.configuration import TrainConfig
 from proximo.control.device import limit_threads
 from proximo.control.environments import Source, copies, make_environments, name_of, task_of
-from proximo.control.evaluation import Evaluation, evaluate, evaluation_environments
+from proximo.control.evaluation import LONGEST, Watch, evaluate_all, evaluation_environments, longest_episode
 from proximo.control.loading import policy_from, require_final
 from proximo.control.observations import ObservationSpec
 from proximo.control.presets import configure
@@ -157,6 +157,7 @@ def run_training(
             progress.message(changed)
         with StopRequest() as stop:
             session = Session(training, folder, Recorder(metrics, progress), stop, call.stop_at)
+            selection.watch = _watch(session)
             stopped = _iterate(training, session, selection)
             results = None if stopped else _finish(training, session, selection, source, started)
         if results is None:
@@ -210,6 +211,11 @@ def _select(training: Training, session: Session, selection: Selection) -> None:
             selection.look(training)
 
 
+def _watch(session: Session) -> Watch:
+    """An evaluation is left at once by who asks to stop, for the same command does it again."""
+    return Watch(session.recorder.progress.message, lambda: session.stop.requested is not None)
+
+
 def _finish(
     training: Training, session: Session, selection: Selection, source: Source, started: float
 ) -> dict[str, Any] | None:
@@ -231,7 +237,7 @@ def _finish(
         if selection.due(training):
             selection.look(training)
         selection.save(training)
-        evaluations = _evaluate_both(training, source)
+        evaluations = _evaluate_both(training, source, selection.watch)
     except Interrupted:
         return None
     except UserError:
@@ -253,15 +259,31 @@ def _finish(
     return results
 
 
-def _evaluate_both(training: Training, source: Source) -> dict[str, Any]:
+def _evaluate_both(training: Training, source: Source, watch: Watch) -> dict[str, Any]:
     """The last policy, deterministic and sampled, and the best one.
 
     Raises:
-        Interrupted: by who may interrupt `training`.
+        Interrupted: by who may interrupt `training`, or by `watch`.
     """
+    config, progress = training.config, training.progress
+    limit = longest_episode(config, progress.episodes, progress.steps)
+    if limit < LONGEST:
+        why = "" if config.episode_limit is not None else ", for none has ended in training (episode_limit sets it)"
+        watch.tell(f"an episode of the evaluations is cut after {limit:,} steps{why}")
     last, best = training.policy, policy_from(*training.state(), "best")
-    policies = [(last, True), (last, False), (best, True)]
-    final, sampled, chosen = evaluate_all(training.config, source, policies, training.interruptible)
+    policies = {
+        "the last policy": (last, True),
+        "the last policy, sampled": (last, False),
+        "the best one": (best, True),
+    }
+    # Made outside of what may be interrupted: processes that are forked within would be interrupted too.
+    environments = evaluation_environments(config, source, config.episodes)
+    try:
+        with training.interruptible():
+            seen = evaluate_all(policies, environments, config.episodes, seed=config.seed, limit=limit, watch=watch)
+    finally:
+        environments.close()
+    final, sampled, chosen = seen.values()
     return {
         "final_deterministic": final.mean,
         "final_deterministic_std": final.std,
@@ -272,26 +294,8 @@ def _evaluate_both(training: Training, source: Source) -> dict[str, Any]:
         "best_checkpoint_std": chosen.std,
         "best_checkpoint_task": chosen.task_mean,
         "unfinished_episodes": final.unfinished,
+        "episode_limit": limit,
     }
-
-
-def evaluate_all(
-    config: TrainConfig,
-    source: Source,
-    policies: list[tuple[Any, bool]],
-    interruptible: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> list[Evaluation]:
-    """Evaluate several (policy, deterministic?) on the same episodes."""
-    # Made outside of what may be interrupted: processes that are forked within would be interrupted too.
-    environments = evaluation_environments(config, source, config.episodes)
-    try:
-        with interruptible():
-            return [
-                evaluate(policy, environments, config.episodes, deterministic=deterministic, seed=config.seed)
-                for policy, deterministic in policies
-            ]
-    finally:
-        environments.close()
 
 
 def _stopped(training: Training, folder: RunFolder, config: TrainConfig, stopped: str, progress: Progress) -> Run:

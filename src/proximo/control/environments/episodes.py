@@ -28,7 +28,8 @@ class EpisodeCounter:
 
     def __init__(self, count: int) -> None:
         self._returns, self._task_returns = np.zeros((2, count), dtype=np.float64)
-        self._lengths = np.zeros(count, dtype=np.int64)
+        self.lengths = np.zeros(count, dtype=np.int64)
+        """Of the episodes in progress, int64 [N]."""
 
     def update(self, step: Step) -> list[Episode]:
         """Adds one step.
@@ -38,24 +39,24 @@ class EpisodeCounter:
         """
         self._returns += np.where(step.valid, step.raw_reward, 0.0)
         self._task_returns += np.where(step.valid, step.task_reward, 0.0)
-        self._lengths += step.valid
+        self.lengths += step.valid
         over = step.episode_over & step.valid
         if not over.any():
             return []
         ended = self._episodes(np.flatnonzero(over))
         self._returns[over] = self._task_returns[over] = 0.0
-        self._lengths[over] = 0
+        self.lengths[over] = 0
         return ended
 
     def unfinished(self) -> list[Episode]:
         """What there is so far of the episode in progress in each environment."""
-        return self._episodes(np.arange(len(self._lengths)))
+        return self._episodes(np.arange(len(self.lengths)))
 
     def restart(self) -> None:
         """Forgets the episodes in progress, as a reset of the environments does."""
         self._returns[:] = self._task_returns[:] = 0.0
-        self._lengths[:] = 0
+        self.lengths[:] = 0
 
     def _episodes(self, rows: np.ndarray) -> list[Episode]:
-        columns = (self._returns[rows], self._lengths[rows], self._task_returns[rows])
+        columns = (self._returns[rows], self.lengths[rows], self._task_returns[rows])
         return [Episode(float(value), int(length), float(task)) for value, length, task in zip(*columns, strict=True)]
