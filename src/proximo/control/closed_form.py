@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from proximo.control.closed_form_heads import CategoricalHead, GaussianHead, Head
 from proximo.control.closed_form_networks import SLOPES, TwinMLP
+from proximo.control.derivation import is_derivable
 from proximo.control.policy import ControlPolicy
 from proximo.core.batch import Action, Batch
 from proximo.core.objectives import LossStatistics, Objective
@@ -21,7 +22,8 @@ from proximo.core.objectives import LossStatistics, Objective
 
 def supports(policy: ControlPolicy) -> bool:
     """Whether the closed form covers `policy`: vector observations, separate MLPs of tanh, relu or elu, no memory, and
-    one Box action (clipped Gaussian) or one Discrete action with or without a mask, all on the CPU.
+    one Box action (clipped Gaussian) or one Discrete action with or without a mask, all on the CPU; and everything that
+    takes part, loss included, is what it was derived from (`is_derivable`).
     """
     settings, actions = policy.settings, policy.actions
     one_part = len(actions.parts) == 1 and (
@@ -35,6 +37,7 @@ def supports(policy: ControlPolicy) -> bool:
         and not settings.shared
         and settings.activation in SLOPES
         and next(policy.parameters()).device.type == "cpu"
+        and is_derivable(policy)
     )
 
 
@@ -63,7 +66,13 @@ class ClosedForm:
         self.networks = TwinMLP(actor, critic, activation)
         self.head: Head = GaussianHead(policy) if policy.actions.continuous else CategoricalHead(policy)
         self.normalizer = policy.normalizer
+        self._policy, self._modules = policy, list(policy.modules())
         self.freeze()
+
+    @property
+    def holds(self) -> bool:
+        """Whether the policy and the loss are still what they were when the arrays were taken from them."""
+        return supports(self._policy) and list(self._policy.modules()) == self._modules
 
     def freeze(self) -> None:
         """Read the normaliser; call it whenever the statistics have moved."""

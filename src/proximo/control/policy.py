@@ -69,9 +69,10 @@ class ControlPolicy(nn.Module):
         """All parameters; where actor and critic are separate, their layers of one depth follow each other, so that a
         flat vector of them has the two as one array (`closed_form`).
         """
-        network = self.network
-        layers = [] if self.settings.shared else list(zip(network.actor, network.critic, strict=True))
-        paired = [p for pair in layers for both in zip(*(m.parameters() for m in pair), strict=True) for p in both]
+        networks = (self.network.actor, self.network.critic)
+        both = [[*network.parameters()] for network in networks]
+        alike = not self.settings.shared and [p.shape for p in both[0]] == [p.shape for p in both[1]]
+        paired = [p for pair in zip(*both, strict=True) for p in pair] if alike else []
         known = {id(p) for p in paired}
         return [*paired, *(p for p in self.parameters() if id(p) not in known)]
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proximo.control.closed_form import ClosedForm
+from proximo.control.closed_form import ClosedForm, supports
 from proximo.control.configuration import TrainConfig
 from proximo.control.device import choose_device, limit_threads
 from proximo.control.estimation import Estimator
@@ -105,7 +105,7 @@ def make_learner(run: Mapping[str, Any], entry: Entry, config: TrainConfig) -> L
     for name, x in under("buffers/", entry.learnt).items():
         policy.get_buffer(name).copy_(x)
     optimizer = FlatAdam(policy.parameters_by_layer(), 0.0, config.adam_epsilon)
-    closed_form = ClosedForm(policy) if run["closed_form"] else None
+    closed_form = ClosedForm(policy) if run["closed_form"] and supports(policy) else None
     shuffle = torch.Generator()
     entry.before.put_back(optimizer, {"shuffle": shuffle})
     if settings.adaptive_kl is None:

@@ -104,6 +104,13 @@ class Collector:
         self._arrays["reward"] = np.zeros(self.shape, np.float64)
         self.last_step: Step | None = None
 
+    def use(self, actor: Actor) -> None:
+        """Let another one act; what only the former one told is forgotten."""
+        self.actor = actor
+        for name in ("log_prob", "value", "output"):
+            self._tensors.pop(name, None)
+            self._arrays.pop(name, None)
+
     def restart(self, seeds: Sequence[int]) -> None:
         """Start every environment anew, with one seed each."""
         observation, mask = self.environments.reset(seeds)

@@ -15,6 +15,7 @@ from proximo.control import repeat, seeds
 from proximo.control.actions import ActionSpec
 from proximo.control.closed_form import ClosedForm, supports
 from proximo.control.configuration import TrainConfig
+from proximo.control.derivation import evaluation_code
 from proximo.control.device import choose_device
 from proximo.control.environments.base import VectorEnvironment
 from proximo.control.estimation import Estimator
@@ -78,7 +79,9 @@ class Training:
         self.policy = fresh_policy(config, observations, actions).to(self.device)
         learning_rate = self._learning_rate(0.0)
         self.optimizer = FlatAdam(self.policy.parameters_by_layer(), learning_rate, config.adam_epsilon)
-        self.closed_form = ClosedForm(self.policy) if closed_form and supports(self.policy) else None
+        self._derived = ClosedForm(self.policy) if closed_form and supports(self.policy) else None
+        self.closed_form = self._derived
+        """In use as long as everything is what it was derived from."""
         actor = self.closed_form or self.policy
         self.graphed = self._graphed()
         noise, shuffle = seeds.derive(config.seed, seeds.NOISE, 0, 2)
@@ -101,6 +104,7 @@ class Training:
 
     def start(self) -> None:
         """Start the environments, and give the normalisers something to go by."""
+        self._choose_path()
         self.restart()
         if self.normalizes:
             # Before the first rollout that is learnt from, one that only shows what the numbers look like: without
@@ -139,6 +143,7 @@ class Training:
     def iterate(self) -> dict[str, Any]:
         """One iteration; returns its metrics."""
         clock = time.perf_counter
+        self._choose_path()
         self.ring.forget()
         self.before.remember()
         fraction = min(self.progress.steps / self.config.steps, 1.0)
@@ -203,6 +208,17 @@ class Training:
         described = {"world": "control", "config": to_toml(self.config), "policy": self.policy.describe()}
         return {**described, "closed_form": self.closed_form is not None}
 
+    def _choose_path(self) -> None:
+        """The closed form only for what it was derived from: a policy or loss that was patched since takes autograd."""
+        usable = self._derived if self._derived is not None and self._derived.holds else None
+        if usable is self.closed_form:
+            return
+        self.closed_form = usable
+        self.estimator.actor = actor = usable or self.policy
+        self.collector.use(actor)
+        if usable is not None:
+            usable.freeze()
+
     def _graphed(self) -> GraphedGradient | None:
         if not self.config.cuda_graph:
             return None
@@ -214,7 +230,11 @@ class Training:
                 "cuda_graph to false"
             )
         parts = self.settings.micro_batches
-        return GraphedGradient(autograd_gradient(self.policy, lambda b: b.split(parts)), self.optimizer.gradient)
+        return GraphedGradient(
+            autograd_gradient(self.policy, lambda b: b.split(parts)),
+            self.optimizer.gradient,
+            code=lambda: evaluation_code(self.policy),
+        )
 
     def _learning_rate(self, fraction: float) -> float:
         return Schedule.parse(self.config.learning_rate).at(fraction)

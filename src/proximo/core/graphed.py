@@ -25,10 +25,18 @@ class GraphedGradient:
         gradient: what is recorded; it must not ask for a tensor's number or shape its work by one.
         accumulated: what it adds to (a `FlatAdam`'s `gradient`).
         record: how; a CUDA graph by default.
+        code: what the work consists of beside numbers; where it has changed, the work is recorded anew.
     """
 
-    def __init__(self, gradient: Gradient, accumulated: Tensor, record: Recorder | None = None) -> None:
-        self._gradient, self._accumulated = gradient, accumulated
+    def __init__(
+        self,
+        gradient: Gradient,
+        accumulated: Tensor,
+        record: Recorder | None = None,
+        *,
+        code: Callable[[], object] = tuple,
+    ) -> None:
+        self._gradient, self._accumulated, self._code = gradient, accumulated, code
         self._record = record or record_cuda_graph
         self._key: object = None
 
@@ -38,7 +46,7 @@ class GraphedGradient:
 
     def __call__(self, minibatch: Batch, objective: Objective) -> LossStatistics:
         """Add the minibatch's gradient."""
-        key = objective, [(name, x.shape, x.dtype) for name, x in minibatch.named_tensors()]
+        key = objective, self._code(), [(name, x.shape, x.dtype) for name, x in minibatch.named_tensors()]
         if key != self._key:
             self._prepare(minibatch, objective)
             self._key = key

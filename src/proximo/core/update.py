@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from proximo.core import objectives
 from proximo.core.advantages import whiten
 from proximo.core.batch import Batch, Evaluation
 from proximo.core.divergences import kl_k3
@@ -70,6 +71,14 @@ class UpdateReport:
     else over the last one. None where it was not measured (`update`, `Measuring`)."""
 
 
+_STANDARD_LOSS = ppo_loss
+
+
+def _loss() -> Callable[..., tuple[Tensor, LossStatistics]]:
+    """The loss as it is now: someone who puts another one in its place, there or here, means it to be used."""
+    return objectives.ppo_loss if ppo_loss is _STANDARD_LOSS else ppo_loss
+
+
 class AutogradGradient:
     """The reference gradient, see `autograd_gradient`."""
 
@@ -85,7 +94,7 @@ class AutogradGradient:
             if self._quantile < 1:
                 log_ratio = (evaluation.log_prob.detach() - part.log_prob)[part.weight > 0]
                 deviations.append((log_ratio.exp() - 1).abs())
-            loss, statistics = ppo_loss(
+            loss, statistics = _loss()(
                 evaluation.log_prob,
                 evaluation.entropy,
                 evaluation.value,
