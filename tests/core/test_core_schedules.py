@@ -64,6 +64,29 @@ def test_the_rate_stays_within_its_bounds(rate, kls):
     assert rate == 1e-2
 
 
+@settings(deadline=None)
+@given(rate=st.floats(1e-12, 1e3), kl=st.floats(0, 100), configured=st.sampled_from([1e-7, 1e-3, 1.0, None]))
+def test_no_bound_turns_the_rule_round(rate, kl, configured):
+    plain = AdaptiveLearningRate(target_kl=0.01)
+    rule = plain if configured is None else AdaptiveLearningRate.around(0.01, configured)
+    after = rule.next(rate, kl)
+    if kl > 0.02:
+        assert after < rate or after == rate == rule.minimum
+    elif kl < 0.005:
+        assert after > rate or after == rate == rule.maximum
+    else:
+        assert after == rate
+
+
+@pytest.mark.parametrize("configured", [1e-6, 3e-4, 1.0])
+def test_the_bounds_lie_around_the_configured_rate(configured):
+    rule = AdaptiveLearningRate.around(0.01, configured)
+    down = up = configured
+    for _ in range(20):
+        down, up = rule.next(down, 1.0), rule.next(up, 0.0)
+    assert (down, up) == pytest.approx((configured / 100, configured * 10))
+
+
 @pytest.mark.parametrize("value", ["nan", "inf -> 0", "1 -> nan", float("inf"), float("nan")])
 def test_what_is_not_finite_is_refused_by_name(value):
     with pytest.raises(ValueError, match=r"^clip = .* must be finite$"):

@@ -413,6 +413,14 @@ def test_the_adaptive_rate_moves_against_the_divergence_from_the_second_minibatc
     assert fixed.learning_rate == 1e-3
 
 
+@pytest.mark.parametrize("configured", [1e-6, 1e-2])
+@pytest.mark.parametrize(("kl", "end"), [(9.0, 1 / 100), (0.0, 10.0)])
+def test_the_adaptive_rate_ends_at_its_bounds_around_the_configured_one(configured, kl, end):
+    settings = UpdateSettings(epochs=10, minibatch_size=8, adaptive_kl=0.01)
+    _, _, optimizer = run(settings, gradient=Spy(approx_kl=[kl] * 40), learning_rate=configured)
+    assert optimizer.learning_rate == pytest.approx(configured * end)
+
+
 def test_the_adaptive_rate_changes_the_step_whose_divergence_it_read():
     # A constant gradient of 1: the first step of Adam is lr / (1 + eps), and so is every further one.
     policy = SmallPolicy()

@@ -104,12 +104,13 @@ def make_learner(run: Mapping[str, Any], entry: Entry, config: TrainConfig) -> L
     policy.to(device)
     for name, x in under("buffers/", entry.learnt).items():
         policy.get_buffer(name).copy_(x)
-    optimizer = FlatAdam(policy.parameters_by_layer(), 0.0, config.adam_epsilon)
+    rate = Schedule.parse(config.learning_rate)
+    optimizer = FlatAdam(policy.parameters_by_layer(), 0.0, config.adam_epsilon, configured_rate=rate.start)
     closed_form = ClosedForm(policy) if run["closed_form"] and supports(policy) else None
     shuffle = torch.Generator()
     entry.before.put_back(optimizer, {"shuffle": shuffle})
     if settings.adaptive_kl is None:
-        optimizer.learning_rate = Schedule.parse(config.learning_rate).at(entry.progress)
+        optimizer.learning_rate = rate.at(entry.progress)
     rollout = to_rollout(entry.learnt, device)
     estimator = Estimator(policy, closed_form or policy, config.gamma, config.lam)
     batch = estimator.batch(rollout, entry.learnt["rewards"])

@@ -16,13 +16,21 @@ class FlatAdam:
     Args:
         parameters: of one type on one device.
         learning_rate: changed between steps through the attribute of that name.
+        configured_rate: what the settings say, which bounds an adaptive rate; `learning_rate` if None.
         epsilon: 1e-5 (Huang et al. 2022, detail 3).
 
     Raises:
         ValueError: no parameters, or of several types or devices.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, epsilon: float = 1e-5) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        learning_rate: float,
+        epsilon: float = 1e-5,
+        *,
+        configured_rate: float | None = None,
+    ) -> None:
         parameters = list(parameters)
         if len({(p.dtype, p.device) for p in parameters}) != 1:
             raise ValueError("FlatAdam needs at least one parameter, and all of one type on one device")
@@ -37,6 +45,7 @@ class FlatAdam:
         assert start == self.flat.numel(), "every parameter has its place in the flat vector"
         self.learning_rate = learning_rate
         """Step size of the next step."""
+        self.configured_rate = learning_rate if configured_rate is None else configured_rate
         self._epsilon = epsilon
         self._moments: dict[str, Tensor] = {}
 

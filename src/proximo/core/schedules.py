@@ -48,7 +48,8 @@ class Schedule:
 class AdaptiveLearningRate:
     """Learning rate steered by the KL of each update (Schulman et al. 2017, section 4's rule applied to the step).
 
-    Outside [target / 2, 2 * target] the rate is divided or multiplied by `factor`, within [minimum, maximum].
+    Outside [target / 2, 2 * target] the rate is divided or multiplied by `factor`, within [minimum, maximum]. A bound
+    never turns the rule round: a rate that lies beyond it already still falls where the KL is too high.
     """
 
     target_kl: float
@@ -56,10 +57,20 @@ class AdaptiveLearningRate:
     minimum: float = 1e-5
     maximum: float = 1e-2
 
+    @classmethod
+    def around(cls, target_kl: float, configured: float) -> "AdaptiveLearningRate":
+        """The rule with bounds of 1/100 and 10 times the configured rate.
+
+        For a robot's usual 1e-3 these are the 1e-5 and 1e-2 of rsl_rl; a language model's 1e-6 has as much room.
+        """
+        return cls(target_kl, minimum=configured / 100, maximum=configured * 10)
+
     def next(self, learning_rate: float, kl: float) -> float:
         """The learning rate after a minibatch of divergence `kl` (nats)."""
         if kl > 2.0 * self.target_kl:
-            return max(self.minimum, learning_rate / self.factor)
+            lowered = learning_rate / self.factor
+            return lowered if learning_rate < self.minimum else max(self.minimum, lowered)
         if kl < 0.5 * self.target_kl:
-            return min(self.maximum, learning_rate * self.factor)
+            raised = learning_rate * self.factor
+            return raised if learning_rate > self.maximum else min(self.maximum, raised)
         return learning_rate

@@ -32,7 +32,8 @@ class UpdateSettings:
     target_kl: float | None = None
     """The update stops before a step whose minibatch shows a larger approximate KL to the old policy (nats)."""
     adaptive_kl: float | None = None
-    """KL (nats) that the learning rate is steered towards; replaces the learning-rate schedule; None is off."""
+    """KL (nats) that the learning rate is steered towards, between 1/100 and 10 times where it starts; replaces the
+    learning-rate schedule; None is off."""
     micro_batches: int = 1
     """Parts in which each minibatch goes through the network, to save memory; changes no gradient."""
     recompute_advantages: bool = False

@@ -208,7 +208,7 @@ def update(
     gradient = gradient or autograd_gradient(policy, lambda batch: batch.split(settings.micro_batches))
     allowed = tolerance or _rounding(policy, batch)  # now: a step changes the policy
     project = policy.project if isinstance(policy, Bounded) else None
-    adaptive = AdaptiveLearningRate(settings.adaptive_kl) if settings.adaptive_kl else None
+    adaptive = _adaptive(settings, optimizer)
     statistics: list[LossStatistics] = []
     norms: list[Tensor] = []
     stopping: float | None = None
@@ -241,6 +241,12 @@ def update(
         # Every minibatch is looked at before its step, so nobody has seen yet what the last step did.
         return replace(report, final_kl=gradient.divergence(minibatch))
     return report
+
+
+def _adaptive(settings: UpdateSettings, optimizer: FlatAdam) -> AdaptiveLearningRate | None:
+    if settings.adaptive_kl is None:
+        return None
+    return AdaptiveLearningRate.around(settings.adaptive_kl, optimizer.configured_rate)
 
 
 def _rounding(policy: Policy, batch: Batch) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from proximo.core.batch import Batch
 from proximo.core.optimizer import FlatAdam
+from proximo.core.schedules import Schedule
 from proximo.core.statistics import explained_variance, root_mean_square, weighted_mean, weighted_moments
 from proximo.core.update import UpdateReport, autograd_gradient, update
 from proximo.language import repeat, rollout
@@ -97,7 +98,12 @@ class PPOTraining:
         self.policy = make_policy(config, model, reward_decoder, reward_head)
         self.roles = self.policy.roles
         self.device = self.roles.head.weight.device
-        self.optimizer = FlatAdam(self.roles.trainable(), learning_rate(config, 0.0), config.adam_epsilon)
+        self.optimizer = FlatAdam(
+            self.roles.trainable(),
+            learning_rate(config, 0.0),
+            config.adam_epsilon,
+            configured_rate=Schedule.parse(config.learning_rate).start,  # without the warm-up
+        )
         self.prompts = PromptSource(prompts, config.seed)
         self.noise = torch.Generator().manual_seed(config.seed * 2 + 1)
         self.shuffle = torch.Generator().manual_seed(config.seed * 2 + 2)

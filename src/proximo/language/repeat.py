@@ -8,6 +8,7 @@ from torch import Tensor
 
 from proximo.core.batch import Batch
 from proximo.core.optimizer import FlatAdam
+from proximo.core.schedules import Schedule
 from proximo.core.update import autograd_gradient, check_minibatch_size
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.ppo_configuration import PPOConfig
@@ -63,7 +64,8 @@ def make_learner(entry: Entry, config: PPOConfig) -> Learner:
     # Only a critic that began as one has a reward model's shape; its weights are those that were trained.
     terms = make_rewards(config) if config.sharing.critic_from == "reward" else []
     policy = make_policy(config, model, *reward_start(config, tokenizer, terms))
-    optimizer = FlatAdam(policy.roles.trainable(), 0.0, config.adam_epsilon)
+    configured = Schedule.parse(config.learning_rate).start
+    optimizer = FlatAdam(policy.roles.trainable(), 0.0, config.adam_epsilon, configured_rate=configured)
     shuffle = torch.Generator()
     entry.before.put_back(optimizer, {"shuffle": shuffle})
     if config.update.adaptive_kl is None:
