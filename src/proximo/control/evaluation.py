@@ -212,7 +212,8 @@ def evaluate_all(
     Raises:
         Interrupted: `watch` says so.
     """
-    wide = environments.count >= len(policies) * episodes
+    carried = any(policy.wrappers for policy, _ in policies.values())  # each policy its own, into all of the copies
+    wide = environments.count >= len(policies) * episodes and not carried
     groups = [list(policies)] if wide else [[name] for name in policies]
     results: dict[str, Evaluation] = {}
     for names in groups:
@@ -236,6 +237,8 @@ def _run(
     watch: Watch,
 ) -> list[Evaluation]:
     """Episodes of policies that act side by side, each in rows of its own."""
+    if carried := policies[0][0].wrappers:
+        environments.take_statistics(carried, fixed=True)
     count = environments.count
     each = min(episodes, count // len(policies))
     rounds = -(-episodes // each)

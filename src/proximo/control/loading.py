@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from proximo.control.environments import statistics
 from proximo.control.environments.problems import fits_float32
 from proximo.control.images import as_frame, stack_axis
 from proximo.control.masks import MaskReader, closed_columns
@@ -37,6 +38,22 @@ class LoadedPolicy:
     def reset(self) -> None:
         """Forget the past: call it when an episode starts (it matters with a memory or a frame stack)."""
         self._memory, self._frames = None, []
+
+    def carry_into(self, env: Any) -> None:
+        """Put into an environment what its wrappers had learnt in training, and let them learn no more.
+
+        Args:
+            env: made like those of the training; `NormalizeObservation` is such a wrapper.
+
+        Raises:
+            UserError: its wrappers are not those of the training.
+        """
+        if self.policy.wrappers.keys() - statistics.read(env).keys():
+            needed = ", ".join(sorted({name.split(".")[1] for name in self.policy.wrappers}))
+            raise UserError(
+                f"this environment is not wrapped as in training, where {needed} learnt: make it the same way"
+            )
+        statistics.write(env, self.policy.wrappers, 0, fixed=True)
 
     def seed(self, seed: int) -> None:
         """Fix the noise of sampled actions; any whole number."""
@@ -259,6 +276,10 @@ def policy_from(tensors: Mapping[str, Tensor], state: Mapping[str, Any], prefix:
     try:
         policy = ControlPolicy.build(state["policy"])
         policy.load_state_dict(weights)
+        learnt = f"wrappers/{prefix}/"
+        policy.wrappers = {
+            name.removeprefix(learnt): x.numpy() for name, x in tensors.items() if name.startswith(learnt)
+        }
     except MALFORMED as error:
         raise UserError(
             f"the weights in this checkpoint do not fit its description ({error}); it was altered"

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import Space
 from torch import Tensor, nn
@@ -52,6 +53,8 @@ class ControlPolicy(nn.Module):
         masked: bool = False,
     ) -> None:
         super().__init__()
+        self.wrappers: dict[str, np.ndarray] = {}
+        """What wrappers of the user's own have learnt of the observations that it was trained on; none in most."""
         self.masked = masked
         """Whether it was trained with action masks from `info`, which it then has to be given."""
         self.frame_stack = frame_stack

@@ -1,5 +1,7 @@
 """The best policy of a run by evaluation, on episodes that neither training nor the final numbers see."""
 
+import torch
+
 from proximo.control import seeds
 from proximo.control.configuration import TrainConfig
 from proximo.control.environments import Source
@@ -43,6 +45,7 @@ class Selection:
             self._environments = evaluation_environments(self._config, self._source, episodes)
         with training.interruptible():
             progress = training.progress
+            training.note_wrappers()
             limit = longest_episode(self._config, progress.episodes, progress.steps)
             seen = evaluate(
                 training.policy,
@@ -62,6 +65,7 @@ class Selection:
         tensors, state = training.state()
         best = policy_from(tensors, state, "best")
         weights = {f"policy/{name}": x for name, x in best.state_dict().items()}
+        weights |= {f"wrappers/policy/{name}": torch.from_numpy(x) for name, x in best.wrappers.items()}
         about = {"policy": best.describe(), "mean_return": state["best_return"], "chosen_by": self.criterion}
         save_checkpoint(self._folder.checkpoints, "best", weights, about)
 

@@ -18,6 +18,7 @@ from proximo.control.configuration import TrainConfig
 from proximo.control.derivation import evaluation_code
 from proximo.control.device import choose_device
 from proximo.control.environments.base import VectorEnvironment
+from proximo.control.environments.statistics import pooled
 from proximo.control.estimation import Estimator
 from proximo.control.normalizers import RewardScaler
 from proximo.control.observations import ObservationSpec
@@ -101,6 +102,9 @@ class Training:
         self.lengths: deque[int] = deque(maxlen=RECENT)
         self.best_return = -np.inf
         self.best_weights: dict[str, Tensor] = {}
+        self.best_wrappers: dict[str, np.ndarray] = {}
+        self._learnt_at_restart = environments.statistics()
+        """By the user's wrappers, before the environments last started anew; none in most runs."""
 
     def start(self) -> None:
         """Start the environments, and give the normalisers something to go by."""
@@ -117,6 +121,8 @@ class Training:
     def restart(self) -> None:
         """Start every environment anew, with seeds that follow from the run's seed and the iteration."""
         count = self.environments.count
+        if self._learnt_at_restart:
+            self._learnt_at_restart = self.environments.statistics()
         self.collector.restart(seeds.derive(self.config.seed, seeds.TRAINING, self.progress.iterations, count))
         self.scaler.restart()
         self.log.restart(self.progress.iterations, self.collector)
@@ -129,6 +135,8 @@ class Training:
             have all started anew, and it is another run from here.
         """
         count = self.environments.count
+        if self._learnt_at_restart:
+            self.environments.take_statistics(self._learnt_at_restart, fixed=False)
         self.collector.restart(seeds.derive(self.config.seed, seeds.TRAINING, self.log.restarted_at, count))
         differing = self.log.bring_back(self.collector)
         if differing:
@@ -294,15 +302,26 @@ class Training:
         if better := mean_return > self.best_return:
             self.best_return = mean_return
             self.best_weights = {name: x.detach().clone() for name, x in self.policy.state_dict().items()}
+            self.note_wrappers()
+            self.best_wrappers = self.policy.wrappers
         return better
+
+    def note_wrappers(self) -> None:
+        """Note in the policy what the user's wrappers have learnt by now, all copies together."""
+        if self._learnt_at_restart:
+            self.policy.wrappers = pooled(self.environments.statistics())
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that a resumed run needs, as tensors and JSON."""
+        self.note_wrappers()
         tensors, generators = random_state.capture({"noise": self.noise, "shuffle": self.shuffle})
         tensors |= {f"policy/{name}": x for name, x in self.policy.state_dict().items()}
         tensors |= {f"best/{name}": x for name, x in self.best_weights.items()}
         tensors |= {f"optimizer/{name}": x for name, x in self.optimizer.state().items()}
         tensors |= {f"scaler/{name}": x for name, x in self.scaler.state_dict().items()}
+        tensors |= {f"wrappers/policy/{name}": torch.from_numpy(x) for name, x in self.policy.wrappers.items()}
+        tensors |= {f"wrappers/best/{name}": torch.from_numpy(x) for name, x in self.best_wrappers.items()}
+        tensors |= {f"environments/learnt/{name}": torch.from_numpy(x) for name, x in self._learnt_at_restart.items()}
         shown, environments = self.log.state()
         tensors |= {f"environments/{name}": x for name, x in shown.items()}
         state = {
@@ -332,6 +351,8 @@ class Training:
         self.policy.load_state_dict(_group(tensors, "policy"))
         self.policy.project()
         self.best_weights = _group(tensors, "best")
+        self.best_wrappers = {name: x.numpy() for name, x in _group(tensors, "wrappers/best").items()}
+        self._learnt_at_restart = {name: x.numpy() for name, x in _group(tensors, "environments/learnt").items()}
         self.optimizer.load_state(_group(tensors, "optimizer"))
         self.optimizer.learning_rate = state["learning_rate"]
         self.scaler.load_state_dict(_group(tensors, "scaler"))

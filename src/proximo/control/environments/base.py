@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -107,3 +107,54 @@ class VectorEnvironment(ABC):
     @abstractmethod
     def close(self) -> None:
         """Frees what the environments hold; never hangs, and may be called twice."""
+
+    def statistics(self) -> dict[str, np.ndarray]:
+        """What the user's own wrappers have learnt, float64 arrays by name with an axis for copies; none in most."""
+        return {}
+
+    def take_statistics(self, statistics: Mapping[str, np.ndarray], *, fixed: bool) -> None:  # noqa: B027
+        """Gives the user's wrappers what `statistics` gave; does nothing where there are none.
+
+        Args:
+            statistics: With an axis for the copies, or one of 1 for all of them.
+            fixed: Whether they learn no more from now on, where they can be told so.
+        """
+
+
+class AroundEnvironments(VectorEnvironment):
+    """Environments around others: whatever is not overridden is theirs."""
+
+    def __init__(self, environments: VectorEnvironment) -> None:
+        self._environments = environments
+        self.name, self.backend, self.count = environments.name, environments.backend, environments.count
+        self.observation_space, self.action_space = environments.observation_space, environments.action_space
+        self.notes, self.text = environments.notes, environments.text
+
+    def reset(self, seeds: Sequence[int]) -> tuple[Observation, np.ndarray | None]:
+        """See `VectorEnvironment.reset`."""
+        return self._environments.reset(seeds)
+
+    def step(self, actions: Any) -> Step:
+        """See `VectorEnvironment.step`."""
+        self.send(actions)
+        return self.receive()
+
+    def send(self, actions: Any) -> None:
+        """See `VectorEnvironment.send`."""
+        self._environments.send(actions)
+
+    def receive(self) -> Step:
+        """See `VectorEnvironment.receive`."""
+        return self._environments.receive()
+
+    def close(self) -> None:
+        """See `VectorEnvironment.close`."""
+        self._environments.close()
+
+    def statistics(self) -> dict[str, np.ndarray]:
+        """See `VectorEnvironment.statistics`."""
+        return self._environments.statistics()
+
+    def take_statistics(self, statistics: Mapping[str, np.ndarray], *, fixed: bool) -> None:
+        """See `VectorEnvironment.take_statistics`."""
+        self._environments.take_statistics(statistics, fixed=fixed)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from proximo.control.environments.base import Observation, Step, VectorEnvironment
+from proximo.control.environments.base import AroundEnvironments, Observation, Step, VectorEnvironment
 from proximo.control.environments.trees import replace_rows
 from proximo.runs.errors import UserError
 
 
-class FrameStack(VectorEnvironment):
+class FrameStack(AroundEnvironments):
     """Joins the last k observations, oldest first; an episode starts with k copies of its first one.
 
     Vectors [D] become [k·D]. Images are joined along their channels, wherever those are: [C, H, W] becomes
@@ -35,10 +35,8 @@ class FrameStack(VectorEnvironment):
                 f"frames of {environments.name} cannot be stacked, because its observation is {space}: "
                 "leave frame_stack at 1, or make one Box of it with gymnasium.wrappers.FlattenObservation"
             )
-        self._environments, self._k = environments, k
-        self.name, self.backend, self.count = environments.name, environments.backend, environments.count
-        self.notes = environments.notes
-        self.action_space = environments.action_space
+        super().__init__(environments)
+        self._k = k
         self._is_plane = len(space.shape) == 2
         self._axis = stack_axis(space.shape)
         self._width = 1 if self._is_plane else space.shape[self._axis]
@@ -51,15 +49,6 @@ class FrameStack(VectorEnvironment):
         self._stack = self._repeated(self._frames(observation))
         return self._stack, mask
 
-    def step(self, actions: Any) -> Step:
-        """See `VectorEnvironment.step`."""
-        self.send(actions)
-        return self.receive()
-
-    def send(self, actions: Any) -> None:
-        """See `VectorEnvironment.send`."""
-        self._environments.send(actions)
-
     def receive(self) -> Step:
         """See `VectorEnvironment.receive`."""
         step = self._environments.receive()
@@ -70,10 +59,6 @@ class FrameStack(VectorEnvironment):
             self._stack = reached
         final = self._stack if step.final_observation is step.observation else reached
         return dataclasses.replace(step, observation=self._stack, final_observation=final)
-
-    def close(self) -> None:
-        """See `VectorEnvironment.close`."""
-        self._environments.close()
 
     def _frames(self, observation: Any) -> np.ndarray:
         return observation[:, None] if self._is_plane else observation

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from proximo.control.environments.base import Observation, Step, VectorEnvironment
+from proximo.control.environments.base import AroundEnvironments, Observation, Step, VectorEnvironment
 from proximo.control.environments.problems import LARGEST_FLOAT32, failure, fits_float32, space_problem
 from proximo.control.environments.trees import named_leaves
 from proximo.control.masks import choices_of, closed_columns
@@ -21,7 +21,7 @@ _DIVERGED = "mend the environment, or end its episode before it diverges"
 _TOO_LARGE = f"a policy reads float32, which ends at {LARGEST_FLOAT32:.1e}, so scale it down"
 
 
-class GuardedEnvironments(VectorEnvironment):
+class GuardedEnvironments(AroundEnvironments):
     """Refuses what can not be learnt from before it reaches a statistic or a gradient.
 
     That is NaN, infinities, shapes, types and choices that the space does not have, masks that allow nothing, and
@@ -36,10 +36,7 @@ class GuardedEnvironments(VectorEnvironment):
     """
 
     def __init__(self, environments: VectorEnvironment, mask_key: str = "action_mask") -> None:
-        self._environments = environments
-        self.name, self.backend, self.count = environments.name, environments.backend, environments.count
-        self.notes = environments.notes
-        self.observation_space, self.action_space = environments.observation_space, environments.action_space
+        super().__init__(environments)
         self._steps = np.zeros(self.count, dtype=np.int64)
         self._calls = 0
         self._forms: list[tuple[tuple[int, ...], np.dtype]] | None = None
@@ -56,11 +53,6 @@ class GuardedEnvironments(VectorEnvironment):
         self._check_values(observation)
         self._check_masks(observation, mask, np.zeros(self.count, bool))
         return observation, mask
-
-    def step(self, actions: Any) -> Step:
-        """See `VectorEnvironment.step`."""
-        self.send(actions)
-        return self.receive()
 
     def send(self, actions: Any) -> None:
         """See `VectorEnvironment.send`."""
@@ -81,10 +73,6 @@ class GuardedEnvironments(VectorEnvironment):
         # Where the next step only reports a reset, nothing is chosen in the state that ended the episode.
         self._check_masks(step.observation, step.mask, (step.terminated | step.truncated) & ~step.started)
         return step
-
-    def close(self) -> None:
-        """See `VectorEnvironment.close`."""
-        self._environments.close()
 
     def _asked(self, method: Callable[..., Any], *arguments: Any) -> Any:
         try:

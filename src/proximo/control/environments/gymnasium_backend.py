@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from proximo.control.environments import statistics as learnt
 from proximo.control.environments.answers import ACTION_MASK, EPISODE_OVER, RAW_REWARD, TASK_REWARD
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
 from proximo.control.environments.leaves import ALL_KEYS, ObservationKeys
@@ -38,7 +39,11 @@ class GymnasiumEnvironments(VectorEnvironment):
         self.name, self.backend, self.count = name, backend, vector.num_envs
         self._kept = keys.kept(vector.single_observation_space, name)
         self.observation_space, self.action_space = self._kept.space, vector.single_action_space
-        self.notes = self._kept.notes
+        self.notes = (*self._kept.notes, *learnt.notes(vector))
+        # Those who step single environments ask each of them, wherever it lives.
+        self._reporters = isinstance(vector, WatchedSubprocesses) or isinstance(
+            (getattr(vector, "envs", None) or [None])[0], ReportingEnvironment
+        )
         self._vector = vector
         self._recorder = RewardRecorder(vector)
         self._take = {
@@ -83,6 +88,19 @@ class GymnasiumEnvironments(VectorEnvironment):
                 f"{truncated.shape} at its step {self._steps}: make it return {self.count} of each"
             )
         return self._take(self._owned(observation), reward, terminated, truncated, infos)
+
+    def statistics(self) -> dict[str, np.ndarray]:
+        """See `VectorEnvironment.statistics`."""
+        if self._reporters:
+            return learnt.stacked(self._vector.call("proximo_statistics"))
+        return learnt.stacked([learnt.read(self._vector)])
+
+    def take_statistics(self, statistics: Mapping[str, np.ndarray], *, fixed: bool) -> None:
+        """See `VectorEnvironment.take_statistics`."""
+        if self._reporters:
+            self._vector.call("proximo_take_statistics", dict(statistics), fixed)
+        else:
+            learnt.write(self._vector, statistics, 0, fixed=fixed)
 
     def close(self) -> None:
         """See `VectorEnvironment.close`."""
@@ -234,7 +252,7 @@ def vectorise(
     def reporting(factory: Callable[[], gymnasium.Env], index: int) -> Callable[[], gymnasium.Env]:
         def made() -> gymnasium.Env:
             env = wrapper(factory(), name, index, keys)
-            notes.update(dict.fromkeys(env.kept.notes))
+            notes.update(dict.fromkeys(env.sentences))
             return env
 
         return made

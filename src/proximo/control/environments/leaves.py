@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from proximo.control.environments.base import Observation, Step, VectorEnvironment
+from proximo.control.environments.base import AroundEnvironments, Observation, Step, VectorEnvironment
 from proximo.control.spaces import Path, leaves
 from proximo.runs.errors import UserError, nearest
 
@@ -120,40 +120,26 @@ class KeptLeaves:
         )
 
 
-class KeptEnvironments(VectorEnvironment):
+class KeptEnvironments(AroundEnvironments):
     """A batch of environments whose observations lose what is not kept."""
 
-    def __init__(self, batch: VectorEnvironment, kept: KeptLeaves) -> None:
-        self._batch, self._kept = batch, kept
-        self.name, self.backend, self.count = batch.name, batch.backend, batch.count
-        self.observation_space, self.action_space = kept.space, batch.action_space
-        self.notes = (*batch.notes, *kept.notes)
+    def __init__(self, environments: VectorEnvironment, kept: KeptLeaves) -> None:
+        super().__init__(environments)
+        self._kept, self.observation_space = kept, kept.space
+        self.notes = (*environments.notes, *kept.notes)
 
     def reset(self, seeds: Sequence[int]) -> tuple[Observation, np.ndarray | None]:
         """See `VectorEnvironment.reset`."""
-        observation, mask = self._batch.reset(seeds)
+        observation, mask = self._environments.reset(seeds)
         return self._kept.take(observation), mask
-
-    def step(self, actions: Any) -> Step:
-        """See `VectorEnvironment.step`."""
-        self.send(actions)
-        return self.receive()
-
-    def send(self, actions: Any) -> None:
-        """See `VectorEnvironment.send`."""
-        self._batch.send(actions)
 
     def receive(self) -> Step:
         """See `VectorEnvironment.receive`."""
-        step = self._batch.receive()
+        step = self._environments.receive()
         seen = self._kept.take(step.observation)
         same = step.final_observation is step.observation
         final = seen if same else self._kept.take(step.final_observation)
         return replace(step, observation=seen, final_observation=final)
-
-    def close(self) -> None:
-        """See `VectorEnvironment.close`."""
-        self._batch.close()
 
 
 def is_text(space: gymnasium.Space) -> bool:

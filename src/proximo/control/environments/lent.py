@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from proximo.control.environments.base import Observation, Step, VectorEnvironment
+import numpy as np
+
+from proximo.control.environments.base import AroundEnvironments, VectorEnvironment
 from proximo.runs.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,32 +18,16 @@ Source: TypeAlias = str | Callable[..., Any] | Any
 """A name, what makes an environment, or an environment (of Gymnasium, a vector of them, or one of ours)."""
 
 
-class LentBatch(VectorEnvironment):
-    """A batch that is left open."""
-
-    def __init__(self, batch: VectorEnvironment) -> None:
-        self._batch = batch
-        self.name, self.backend, self.count = batch.name, batch.backend, batch.count
-        self.observation_space, self.action_space, self.notes = batch.observation_space, batch.action_space, batch.notes
-
-    def reset(self, seeds: Sequence[int]) -> tuple[Observation, Any]:
-        """See `VectorEnvironment.reset`."""
-        return self._batch.reset(seeds)
-
-    def step(self, actions: Any) -> Step:
-        """See `VectorEnvironment.step`."""
-        return self._batch.step(actions)
-
-    def send(self, actions: Any) -> None:
-        """See `VectorEnvironment.send`."""
-        self._batch.send(actions)
-
-    def receive(self) -> Step:
-        """See `VectorEnvironment.receive`."""
-        return self._batch.receive()
+class LentBatch(AroundEnvironments):
+    """A batch that is left as it is and open."""
 
     def close(self) -> None:
         """Leaves it to its owner."""
+
+    def take_statistics(self, statistics: Mapping[str, np.ndarray], *, fixed: bool) -> None:
+        """See `VectorEnvironment.take_statistics`; what goes on after the training is not fixed."""
+        if not fixed:
+            super().take_statistics(statistics, fixed=fixed)
 
 
 def copies(source: Source) -> int | None:
@@ -113,7 +99,7 @@ def lent(source: Any, options: Mapping[str, Any], backend: str, keys: Observatio
             f"{name} is an object of this process and can not run on backend {backend!r}: give a function that makes it"
         )
     if isinstance(source, gymnasium.Env):
-        return vectorise([lambda: source], name, keys, lent=True)
+        return LentBatch(vectorise([lambda: source], name, keys, lent=True))
     if isinstance(source, gymnasium.vector.VectorEnv):
         return LentBatch(GymnasiumEnvironments(source, name, keys=keys))
     return LentBatch(kept(source, keys))

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from proximo.control.environments import statistics
 from proximo.control.environments.answers import (
     RAW_REWARD,
     TASK_REWARD,
@@ -70,6 +71,19 @@ class ReportingEnvironment(gymnasium.Wrapper):
         if (paid := float(self._recorder.take(given))) != given:
             info[TASK_REWARD] = paid
         return self._checked(observation), reward, terminated, truncated, info
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What a person who trains in it has to know."""
+        return (*self.kept.notes, *statistics.notes(self.env))
+
+    def proximo_statistics(self) -> dict[str, np.ndarray]:
+        """What the wrappers have learnt; see `statistics.read`."""
+        return statistics.read(self.env)
+
+    def proximo_take_statistics(self, learnt: statistics.Statistics, fixed: bool) -> None:
+        """Gives the wrappers what `proximo_statistics` gave, with an axis for copies."""
+        statistics.write(self.env, learnt, self._index, fixed=fixed)
 
     def close(self) -> None:
         """See `gymnasium.Env.close`."""

@@ -77,6 +77,19 @@ class WatchedSubprocesses:
         self._raise_failure(result[-1])
         return result
 
+    def call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
+        """A method of every environment; what each of them returned.
+
+        Raises:
+            UserError: A child dies or does not answer in time.
+        """
+        try:
+            self._vector.call_async(name, *arguments)
+            self._await_all()
+            return self._vector.call_wait()
+        except (EOFError, ConnectionError) as error:
+            raise self._died() from error
+
     def close(self) -> None:
         """Ends the children, politely at first."""
         if self._vector.closed:

@@ -1,0 +1,114 @@
+"""What a user's own wrappers learn while they run (means and variances of observations and rewards), carried on.
+
+Such are `NormalizeObservation` and `NormalizeReward` of Gymnasium, and whatever else holds an object with `mean`, `var`
+and `count`. Their numbers belong to the policy: without them it sees other observations than those it was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import VectorWrapper
+
+_FIELDS = ("mean", "var", "count")
+_RUNNING = ("discounted_reward", "accumulated_reward")  # which NormalizeReward does not forget at a reset
+Statistics = Mapping[str, np.ndarray]
+"""Float64 arrays by name; the leading axis is that of the copies, or 1 where one stands for all."""
+
+
+def read(env: Any) -> dict[str, np.ndarray]:
+    """The statistics of one environment and its wrappers, without an axis for copies; none in most."""
+    return {f"{name}.{field}": np.array(getattr(holder, field), np.float64) for name, holder, field in _numbers(env)}
+
+
+def write(env: Any, statistics: Statistics, copy: int, *, fixed: bool) -> None:
+    """Gives an environment what `read` gave.
+
+    Args:
+        env: It and its wrappers.
+        statistics: With an axis for copies.
+        copy: Which of them this one is.
+        fixed: Whether it learns no more from now on, where its wrappers can be told so.
+    """
+    for name, holder, field in _numbers(env):
+        if (values := statistics.get(f"{name}.{field}")) is not None:
+            _put(holder, field, values[copy if len(values) > 1 else 0])
+    for layer in _layers(env) if fixed else ():
+        if hasattr(type(layer), "update_running_mean"):
+            layer.update_running_mean = False
+
+
+def stacked(copies: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The statistics of several copies, with an axis for them."""
+    return {name: np.stack([copy[name] for copy in copies]) for name in copies[0]}
+
+
+def pooled(statistics: Statistics) -> dict[str, np.ndarray]:
+    """The statistics of all that the copies have seen together, with an axis of 1 (Chan et al. 1979, eq. 2.1)."""
+    together: dict[str, np.ndarray] = {}
+    for name in sorted(name.removesuffix(".mean") for name in statistics if name.endswith(".mean")):
+        mean, var, count = (statistics[f"{name}.{field}"] for field in _FIELDS)
+        share = (count / count.sum(0)).reshape(len(count), *[1] * (mean.ndim - 1))
+        whole = (share * mean).sum(0)
+        spread = (share * (var + (mean - whole) ** 2)).sum(0)
+        together |= {f"{name}.mean": whole[None], f"{name}.var": spread[None], f"{name}.count": count.sum(0)[None]}
+    return together
+
+
+def notes(env: Any) -> tuple[str, ...]:
+    """What a person has to know about what an environment learns of its observations: a sentence, or none."""
+    found = (name for name, moments in _moments(env) if np.size(moments.mean) > 1 or "obs" in name.split(".")[2])
+    classes = list(dict.fromkeys(name.split(".")[1] for name in found))
+    if not classes:
+        return ()
+    return (
+        f"{' and '.join(classes)} in the environment {'learn' if classes[1:] else 'learns'} statistics that a loaded "
+        "policy needs: they are saved with it and carried into evaluations, `policy.carry_into(env)` puts them into an "
+        "environment of yours, and normalizers.observations = true in its place keeps them in the policy",
+    )
+
+
+def _layers(env: Any) -> Iterator[Any]:
+    """An environment and what it wraps, from the outside in."""
+    yield env
+    while isinstance(env, gymnasium.Wrapper | VectorWrapper):
+        env = env.env
+        yield env
+
+
+def _moments(env: Any) -> Iterator[tuple[str, Any]]:
+    """Every running mean by `DEPTH.CLASS.ATTRIBUTE`, the depth counted from the inside."""
+    layers = list(_layers(env))[::-1]
+    for depth, layer in enumerate(layers):
+        for attribute, value in getattr(layer, "__dict__", {}).items():
+            if _is_moments(value):
+                yield f"{depth}.{type(layer).__name__}.{attribute.lstrip('_')}", value
+
+
+def _numbers(env: Any) -> Iterator[tuple[str, Any, str]]:
+    """Everything to carry: a name, and the attribute of an object that has it."""
+    for name, moments in _moments(env):
+        yield from ((name, moments, field) for field in _FIELDS)
+    for depth, layer in enumerate(list(_layers(env))[::-1]):
+        names = getattr(layer, "__dict__", {})
+        yield from ((f"{depth}.{type(layer).__name__}", layer, name) for name in _RUNNING if name in names)
+
+
+def _is_moments(value: Any) -> bool:
+    if isinstance(value, type) or not all(hasattr(value, field) for field in _FIELDS):
+        return False
+    parts = [getattr(value, field) for field in _FIELDS]
+    return all(isinstance(part, int | float | np.ndarray | np.number) for part in parts) and np.size(parts[2]) == 1
+
+
+def _put(moments: Any, field: str, value: np.ndarray) -> None:
+    old = getattr(moments, field)
+    with suppress(AttributeError):  # one that computes it from something else
+        if isinstance(old, np.ndarray):
+            setattr(moments, field, np.array(value, old.dtype).reshape(old.shape))
+        else:
+            setattr(moments, field, type(old)(value))
