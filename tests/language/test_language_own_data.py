@@ -32,6 +32,7 @@ from proximo.language.rows import read_rows
 from proximo.language.stages import is_function, located
 from proximo.language.train import run_ppo
 from proximo.runs.errors import UserError
+from proximo.runs.opening import Call
 
 ROWS = [{"prompt": "w4", "response": "w5"}, {"prompt": "w6", "response": "w7 w8"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
@@ -497,3 +498,26 @@ def test_a_label_stays_with_its_folder_wherever_the_run_is(kinds, ppo_config, mo
     assert main(["rlhf", "ppo", "--policy", "base", *options, "--rewards", "bert", "0.5"]) == 0
     row = json.loads((kinds / "run/ppo/metrics.jsonl").read_text().splitlines()[0])
     assert {"reward/two@GOOD", "reward/bert"} <= set(row)
+
+
+def test_an_edited_reward_function_is_another_run(ppo_config, tmp_path):
+    """From Python it gets the next free folder; half a run goes on with other code only if that is asked for."""
+    config = replace(ppo_config, responses=16, run=str(tmp_path / "run"))
+
+    def run(gain, **call):
+        def score(prompts, responses):
+            return [gain * len(r.split()) for r in responses]
+
+        return run_ppo(config, mode="quiet", rewards=[FunctionReward(score)], call=Call(**call), preflight="off")
+
+    first, second = run(0.1), run(0.5)
+    assert (first.path.name, second.path.name) == ("run", "run-2")
+    assert run(0.1).path == first.path
+    assert [json.loads(line)["reward/score"] for line in (first.path / "metrics.jsonl").open()] != [
+        json.loads(line)["reward/score"] for line in (second.path / "metrics.jsonl").open()
+    ]
+    config = replace(config, run=str(tmp_path / "half"))
+    run(0.1, stop_at=8)
+    with pytest.raises(UserError, match="holds a run of another reward score: its code was changed since; go on with"):
+        run(0.5)
+    run(0.5, allow_change=True)

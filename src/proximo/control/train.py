@@ -11,7 +11,7 @@ from typing import Any
 
 from proximo.control.configuration import TrainConfig
 from proximo.control.device import limit_threads
-from proximo.control.environments import Source, copies, make_environments, name_of, task_of
+from proximo.control.environments import Source, code_of, copies, make_environments, name_of, task_of
 from proximo.control.evaluation import LONGEST, Watch, evaluate_all, evaluation_environments, longest_episode
 from proximo.control.loading import policy_from, require_final
 from proximo.control.observations import ObservationSpec
@@ -19,13 +19,14 @@ from proximo.control.presets import configure
 from proximo.control.selection import Selection
 from proximo.control.training import Training
 from proximo.runs.checkpoint import save_checkpoint
+from proximo.runs.code_identity import identity
 from proximo.runs.configuration import from_mapping
 from proximo.runs.console import Mode, Progress
 from proximo.runs.errors import UserError
 from proximo.runs.files import write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.metrics import MetricsWriter
-from proximo.runs.opening import Call, Opening
+from proximo.runs.opening import Call, Opening, free_folder
 from proximo.runs.recorder import Recorder
 from proximo.runs.session import Session, resume
 from proximo.runs.signals import Interrupted, StopRequest
@@ -84,11 +85,16 @@ def train(
     if isinstance(settings.get("options"), Mapping):
         settings["options"] = {**base.options, **settings["options"]}
     config = from_mapping(TrainConfig, settings, where="the arguments of proximo.train", base=base)
-    return run_training(config, environment, progress, Call(stop_at, fresh, allow_change))
+    return run_training(config, environment, progress, Call(stop_at, fresh, allow_change), anew=True)
 
 
 def run_training(
-    config: TrainConfig, source: Source | None = None, mode: Mode = "auto", call: Call | None = None
+    config: TrainConfig,
+    source: Source | None = None,
+    mode: Mode = "auto",
+    call: Call | None = None,
+    *,
+    anew: bool = False,
 ) -> Run:
     """Train as `config` says: start, or go on where the folder's last checkpoint is.
 
@@ -97,6 +103,7 @@ def run_training(
         source: the environment's maker where `config.environment` is only its name.
         mode: how progress is shown.
         call: how this call begins and ends.
+        anew: whether a finished run of other code is passed over for the next free folder, instead of refused.
 
     Raises:
         UserError: something the user can mend.
@@ -108,9 +115,13 @@ def run_training(
             "evaluate_every needs environments beside those that are trained in, and this one is made already: give a "
             "function that makes one"
         )
-    folder = RunFolder(config.run or default_run(config))
+    folder, passed_over = RunFolder(config.run or default_run(config)), ""
+    code = identity({name_of(source): code_of(source)})
+    if anew and not call.fresh:
+        folder, passed_over = free_folder(folder, code)
     config = replace(config, run=str(folder.path))
     opening = Opening(folder, config, "environment", call)
+    opening.check_code(code)
     if finished := opening.results:
         require_final(folder)
         return Run(folder.path, config, finished, finished_before=True)
@@ -139,6 +150,8 @@ def run_training(
         progress = stack.enter_context(
             Progress(title, config.steps, mode=mode, folder=folder.path, start=training.progress.steps)
         )
+        if passed_over:
+            progress.warning(passed_over)
         progress.message(f"device {training.device.type}: {training.why_device}")
         if not resumed and (rounded := _rounded(training)):
             progress.warning(rounded)

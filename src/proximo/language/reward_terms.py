@@ -14,6 +14,7 @@ from proximo.language.reward_loading import load_reward_term
 from proximo.language.reward_model import RewardModel
 from proximo.language.rewards import FunctionReward, ModelReward, RewardTerm, function_from
 from proximo.language.stages import is_function
+from proximo.runs.code_identity import identity
 
 
 def make_rewards(config: PPOConfig, device: torch.device | None = None) -> list[RewardTerm]:
@@ -29,6 +30,19 @@ def make_rewards(config: PPOConfig, device: torch.device | None = None) -> list[
     shown = short_names(list(config.rewards))
     device = choose_device(config.device) if device is None else device
     return [_reward(name, weight, shown[name], config, device) for name, weight in config.rewards.items()]
+
+
+def code_of_rewards(config: PPOConfig, rewards: Sequence[RewardTerm] | None = None) -> dict[str, str]:
+    """What tells the code of a run's reward functions from any other's, see `identity`.
+
+    Args:
+        config: of the run.
+        rewards: terms made in Python; those that `config` names if None.
+    """
+    if rewards is not None:
+        return identity({f"reward {term.name}": getattr(term, "function", term) for term in rewards})
+    functions = [name for name in config.rewards if is_function(name)]
+    return identity({f"reward {name}": function_from(name, config.modules) for name in functions})
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from proximo.language.model_folder import check_savable, generates, save_folder
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import PPOConfig
-from proximo.language.reward_terms import make_rewards, reward_start
+from proximo.language.reward_terms import code_of_rewards, make_rewards, reward_start
 from proximo.language.rewards import RewardTerm
 from proximo.language.stages import located, resolved
 from proximo.runs.configuration import read_toml
@@ -26,7 +26,7 @@ from proximo.runs.errors import UserError
 from proximo.runs.files import append, parse_json, user_error, write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.metrics import MetricsWriter
-from proximo.runs.opening import Call, Opening
+from proximo.runs.opening import Call, Opening, free_folder
 from proximo.runs.recorder import Recorder
 from proximo.runs.session import Session, resume
 from proximo.runs.signals import StopRequest
@@ -87,10 +87,14 @@ def run_ppo(
         UserError: something the user can mend.
     """
     call = call or Call()
-    folder = RunFolder(config.run or f"runs/ppo-{Path(config.policy).name}-{config.seed}")
+    folder, passed_over = RunFolder(config.run or f"runs/ppo-{Path(config.policy).name}-{config.seed}"), ""
+    code = code_of_rewards(_with_modules(config, folder, call), rewards)
+    if rewards is not None and not call.fresh:
+        folder, passed_over = free_folder(folder, code)
     config = replace(located(_with_modules(config, folder, call)), run=str(folder.path))
     config, remark = settled(config, folder, call, choose_device(config.device))
     opening = Opening(folder, config, "policy", call, resolved=resolved)
+    opening.check_code(code)
     check_made_from(opening)
     if finished := opening.results:
         return LanguageRun(folder.path, folder.path / "policy", finished)
@@ -120,7 +124,7 @@ def run_ppo(
                 columns=COLUMNS,
             )
         )
-        for text in [remark, message, *warnings]:
+        for text in filter(None, [passed_over, remark, message, *warnings]):
             progress.message(text)
         if changed := opening.settle(f"{training.done:,} responses"):
             progress.message(changed)

@@ -1,10 +1,11 @@
 """How one call begins: a new run, the same one again, or one in another's place."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from proximo.runs.code_identity import note_code, other_code
 from proximo.runs.configuration import difference, from_mapping, read_toml, to_toml
 from proximo.runs.errors import UserError
 from proximo.runs.files import parse_json, write_atomically
@@ -61,6 +62,8 @@ class Opening:
         self._resolved, self._final = resolved, final
         self.resumed = folder.exists and not call.fresh
         self.changes = self._changes(subject) if self.resumed else []
+        self._code: Mapping[str, str] = {}
+        self._changed_code: list[str] = []
 
     @property
     def results(self) -> dict[str, Any] | None:
@@ -71,13 +74,46 @@ class Opening:
         """
         return None if self.changes or not self.resumed else read_results(self.folder.results)
 
+    def check_code(self, code: Mapping[str, str]) -> None:
+        """Refuses a run that was made with other code of the user's own, and remembers what is to be written down.
+
+        A half-done one goes on with the new code if `allow_change` says so; what it has learnt by then stays.
+
+        Args:
+            code: see `identity`.
+
+        Raises:
+            UserError: names what was changed, and the ways on.
+        """
+        self._code = code
+        other = other_code(self.folder, code) if self.resumed else []
+        done = self.folder.results.exists()
+        if other and (done or not self.call.allow_change):
+            what = " and ".join(other)
+            ways = "start over with --fresh, or choose another folder with --run"
+            if done:
+                raise UserError(
+                    f"{self.folder.path} holds a finished run of another {what}: its code was changed since, so its "
+                    f"results are not those of this one; {ways}"
+                )
+            raise UserError(
+                f"{self.folder.path} holds a run of another {what}: its code was changed since; go on with the new "
+                f"code by --allow-change, {ways}"
+            )
+        self._changed_code = other
+
     def open(self) -> RunFolder:
         """The folder, locked."""
         if self.resumed:
-            return self.folder.open()
-        if self.folder.exists:
-            return self.folder.replace(to_toml(self.config))
-        return self.folder.create(to_toml(self.config))
+            folder = self.folder.open()
+            if self._changed_code:
+                note_code(folder, self._code)
+                self.note(f"the code of {' and '.join(self._changed_code)} was changed")
+            return folder
+        new = self.folder.replace if self.folder.exists else self.folder.create
+        folder = new(to_toml(self.config))
+        note_code(folder, self._code)
+        return folder
 
     def settle(self, at: str) -> str | None:
         """Record the changed settings, once the run has proved to go on with them.
@@ -120,6 +156,29 @@ class Opening:
                 f"settings{other}, or start over with --fresh"
             )
         return changes
+
+
+def free_folder(folder: RunFolder, code: Mapping[str, str]) -> tuple[RunFolder, str]:
+    """The folder for a run of this code: the next that is free or its own, if one of other code is finished there.
+
+    Args:
+        folder: that was asked for.
+        code: see `identity`.
+
+    Returns:
+        The folder, and a sentence about the one that is passed over; "" if none is.
+    """
+    found, number = folder, 1
+    while found.exists and found.results.exists() and other_code(found, code):
+        number += 1
+        found = RunFolder(f"{folder.path}-{number}")
+    if found is folder:
+        return folder, ""
+    what = " and ".join(other_code(folder, code)) or "code"
+    return found, (
+        f"{folder.path} holds a finished run of another {what}, whose code was changed since: this one is in "
+        f"{found.path}"
+    )
 
 
 def read_results(file: Path) -> dict[str, Any] | None:

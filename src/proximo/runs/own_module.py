@@ -32,7 +32,7 @@ def find_own(
     place, _, name = path.partition(":")
     wanted = f"{kind} {path}"
     try:
-        module = _import(place, folder)
+        module = import_own(place, folder)
     except FOREIGN as error:  # it is the user's own code: whatever it raises, say whose it is
         if _is_missing(place, error):
             where = f" in {folder}" if folder else ""
@@ -59,7 +59,7 @@ def on_one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _import(name: str, folder: str) -> ModuleType:
+def import_own(name: str, folder: str = "") -> ModuleType:
     """The module of this name, of these folders too: a console script does not even look in the current one."""
     for place in (os.getcwd(), folder):
         if place and place not in sys.path:
@@ -68,5 +68,5 @@ def _import(name: str, folder: str) -> ModuleType:
 
 
 def _is_missing(name: str, error: BaseException) -> bool:
-    """Whether `_import` failed since there is no such module, rather than one that it imports itself."""
+    """Whether `import_own` failed since there is no such module, rather than one that it imports itself."""
     return isinstance(error, ModuleNotFoundError) and bool(error.name) and f"{name}.".startswith(f"{error.name}.")

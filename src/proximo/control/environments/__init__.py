@@ -3,6 +3,7 @@
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
 from proximo.control.environments.episodes import Episode, EpisodeCounter
 from proximo.control.environments.lent import Source, copies, name_of, task_of
+from proximo.control.environments.own_code import code_of
 from proximo.control.environments.sources import UnknownEnvironmentError, list_environments, make_environments
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Step",
     "UnknownEnvironmentError",
     "VectorEnvironment",
+    "code_of",
     "copies",
     "list_environments",
     "make_environments",

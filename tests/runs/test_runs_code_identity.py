@@ -1,0 +1,183 @@
+"""A run is what its settings and its code say: edited code is another run, whatever the names are."""
+
+import functools
+import importlib
+import json
+import subprocess
+import sys
+
+import gymnasium
+import pytest
+
+import proximo
+from proximo.runs.code_identity import code_digest
+from proximo.runs.errors import UserError
+
+TOY = """
+import gymnasium, numpy as np
+REWARD = {reward}
+class Toy(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return np.zeros(2, np.float32), {{}}
+    def step(self, action):
+        self.t += 1
+        return np.zeros(2, np.float32), REWARD, self.t == 8, False, {{}}
+def make():  {comment}
+    return Toy()
+"""
+SMALL = {"steps": 128, "environments": 2, "rollout_length": 32, "episodes": 1, "backend": "gymnasium"}
+SMALL |= {"update": {"epochs": 1, "minibatch_size": 32}, "progress": "quiet"}
+
+
+def cell(code, **names):
+    """What a notebook's cell defines: its functions have no file."""
+    space = {"__name__": "__main__", **names}
+    exec(compile(code, "<cell>", "exec"), space)
+    return space
+
+
+def digest_of(code, name="f", **names):
+    return code_digest(cell(code, **names)[name])
+
+
+def test_code_that_does_the_same_is_the_same():
+    assert digest_of("f = lambda x: x + 1") == digest_of("\n\nf = lambda x: (x +\n 1)  # a word\n")
+    assert digest_of("def f(x):\n    return g(x)\ndef g(x):\n    return x") != ""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "f = lambda x: x + 1",
+        "def f(x=1): return x",
+        # What it calls, and what that calls.
+        "def h(): return 1\ndef g(): return h()\ndef f(): return g()",
+        "def f():\n    def g(): return 1\n    return g",
+        # What it closes over, reads, and is a part of.
+        "def o(k):\n    return lambda: k\nf = o(1)",
+        "K = {'size': 1}\ndef f(): return K",
+        "class A:\n    def s(self): return 1\nclass B(A): pass\ndef f(): return B()",
+        "class A:\n    gain = 1\nf = A",
+        "class A:\n    @property\n    def s(self): return 1\nf = A",
+        "from functools import partial\ndef g(k): return k\nf = partial(g, 1)",
+        "class A:\n    def make(self): return 1\nf = A().make",
+    ],
+)
+def test_code_that_does_another_thing_is_another(code):
+    assert digest_of(code) == digest_of(code)
+    assert digest_of(code) != digest_of(code.replace("1", "2"))
+
+
+def test_another_function_that_is_called_is_another():
+    assert digest_of("f = lambda x: abs(x)") != digest_of("f = lambda x: len(x)")
+
+
+def test_what_is_gathered_while_a_program_runs_is_no_code():
+    seen = []
+
+    def f(x):
+        seen.append(x)
+
+    before = code_digest(f)
+    f(1)
+    assert code_digest(f) == before
+
+
+def test_libraries_have_no_code_of_the_users():
+    assert code_digest(gymnasium.make) == code_digest(len) == code_digest("gymnasium:make") == ""
+    assert code_digest(functools.partial(gymnasium.make, "CartPole-v1")) == ""
+    assert code_digest("CartPole-v1") == ""
+
+
+def test_functions_that_call_each_other_end():
+    assert digest_of("def f(n): return g(n)\ndef g(n): return f(n)")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_another_function_of_the_same_name_is_trained_anew_and_its_own_is_found_again(here):
+    """A lambda, and a cell that was edited and run again."""
+    made = {reward: cell(TOY.format(reward=reward, comment=""))["make"] for reward in (1.0, 5.0)}
+    first = proximo.train(made[1.0], **SMALL)
+    second = proximo.train(made[5.0], **SMALL)
+    assert (first.results["final_deterministic"], second.results["final_deterministic"]) == (8.0, 40.0)
+    assert second.path.name == f"{first.path.name}-2"
+    assert not second.finished_before
+    for run, reward in ((first, 1.0), (second, 5.0)):
+        again = proximo.train(cell(TOY.format(reward=reward, comment="# run again"))["make"], **SMALL)
+        assert (again.path, again.finished_before) == (run.path, True)
+    third = proximo.train(lambda: made[1.0](), **SMALL)
+    fourth = proximo.train(lambda: made[5.0](), **SMALL)
+    assert third.results["final_deterministic"] == 8.0
+    assert fourth.results["final_deterministic"] == 40.0
+
+
+def test_a_half_done_run_does_not_go_on_with_other_code_unasked(here):
+    made = {reward: cell(TOY.format(reward=reward, comment=""))["make"] for reward in (1.0, 5.0)}
+    proximo.train(made[1.0], stop_at=64, **SMALL)
+    with pytest.raises(UserError, match="holds a run of another __main__:make: its code was changed since; go"):
+        proximo.train(made[5.0], **SMALL)
+    run = proximo.train(made[5.0], allow_change=True, **SMALL)
+    assert "the code of __main__:make was changed" in (run.path / "config.toml").read_text()
+    assert proximo.train(made[5.0], **SMALL).finished_before
+    assert proximo.train(made[5.0], fresh=True, **SMALL).path == run.path
+
+
+def command(here, *more):
+    options = [
+        "--steps",
+        "128",
+        "--environments",
+        "2",
+        "--rollout-length",
+        "32",
+        "--episodes",
+        "1",
+        "--quiet",
+        "--json",
+    ]
+    options += ["--update.epochs", "1", "--update.minibatch-size", "32", "--run", "r", *more]
+    command = [sys.executable, "-m", "proximo.cli", "train", "my_env:make", *options]
+    return subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+
+
+def test_an_edited_module_is_told_on_the_command_line(here):
+    file = here / "my_env.py"
+    (here / "my_rewards.py").write_text("REWARD = 1.0\n")
+    code = TOY.replace("REWARD = {reward}", "from my_rewards import REWARD")
+    file.write_text(code.format(comment=""))
+    assert json.loads(command(here).stdout)["final_deterministic"] == 8.0
+    (here / "my_rewards.py").write_text("REWARD = 5.0\n")
+    refused = command(here)
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        "proximo: r holds a finished run of another my_env:make: its code was changed since, so its results are not "
+        "those of this one; start over with --fresh, or choose another folder with --run\n"
+    )
+    assert json.loads(command(here, "--fresh", "--yes").stdout)["final_deterministic"] == 40.0
+
+
+def test_an_environment_of_ones_own_registry_and_a_made_one_have_code_too(here):
+    (here / "own_toy.py").write_text(TOY.format(reward=1.0, comment=""))
+    own = importlib.import_module("own_toy")
+    gymnasium.register("OwnToy-v0", entry_point=own.make)
+    try:
+        first = proximo.train("OwnToy-v0", **SMALL)
+        (here / "own_toy.py").write_text(TOY.format(reward=50.0, comment=""))
+        own = importlib.reload(own)
+        gymnasium.register("OwnToy-v0", entry_point=own.make)
+        assert proximo.train("OwnToy-v0", **SMALL).path.name == f"{first.path.name}-2"
+    finally:
+        del gymnasium.registry["OwnToy-v0"]
+    alone = {**SMALL, "environments": 1, "rollout_length": 64}
+    one = proximo.train(cell(TOY.format(reward=1.0, comment=""))["Toy"](), **alone)
+    other = proximo.train(cell(TOY.format(reward=5.0, comment=""))["Toy"](), **alone)
+    assert (one.results["final_deterministic"], other.results["final_deterministic"]) == (8.0, 40.0)
