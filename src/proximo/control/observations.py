@@ -171,7 +171,9 @@ def _one_hot(values: np.ndarray, part: Part) -> np.ndarray:
                 f"an observation{place(part.path)} is {values[:, i].tolist()}, outside its space of {n} choices "
                 f"from {start}; correct the environment's space or its observations"
             )
-        columns.append(np.eye(n, dtype=np.float32)[index])
+        column = np.zeros((len(index), n), np.float32)
+        column[np.arange(len(index)), index] = 1.0
+        columns.append(column)
     return np.concatenate(columns, 1)
 
 

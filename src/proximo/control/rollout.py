@@ -206,7 +206,7 @@ class Collector:
         self._starts = step.started
         self._inputs = self._encode(step.observation, step.mask, None)
         if memory is not None:
-            started = torch.from_numpy(step.started).to(self.device)
+            started = torch.from_numpy(_plain(step.started)).to(self.device)
             memory = torch.where(started.unsqueeze(1), 0.0, memory)
         self._memory = memory
 
@@ -241,7 +241,7 @@ class Collector:
         if self._masked:
             encoded["mask"] = self._mask(encoded.get("mask", mask), len(next(iter(encoded.values()))))
         return {
-            name: torch.from_numpy(x if rows is None else x[rows]).to(self.device, non_blocking=True)
+            name: torch.from_numpy(_plain(x if rows is None else x[rows])).to(self.device, non_blocking=True)
             for name, x in encoded.items()
         }
 
@@ -281,3 +281,8 @@ class Collector:
             episodes=episodes,
             clipped_fraction=self.policy.actions.clipped_fraction(action.cpu().numpy()[valid]),
         )
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """As torch takes it: views with negative strides (a mirrored image) and read-only arrays (of JAX) are copied."""
+    return array if array.flags.c_contiguous and array.flags.writeable else np.array(array, order="C")

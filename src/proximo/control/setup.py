@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from proximo.control import seeds
@@ -12,6 +13,7 @@ from proximo.control.policy import ControlPolicy
 from proximo.core.settings import UpdateSettings
 from proximo.core.update import check_minibatch_size
 from proximo.runs.errors import UserError
+from proximo.runs.system import available_memory
 
 
 def fresh_policy(config: TrainConfig, observations: ObservationSpec, actions: ActionSpec) -> ControlPolicy:
@@ -48,3 +50,23 @@ def update_settings(config: TrainConfig) -> UpdateSettings:
         count, length = config.environments, config.rollout_length
         raise UserError(f"{error} (environments {count} x rollout_length {length} = {count * length})") from None
     return replace(config.update, minibatch_size=size // config.rollout_length)
+
+
+def require_room(config: TrainConfig, observations: ObservationSpec, actions: ActionSpec) -> None:
+    """Refuse a rollout that this machine's memory can not hold, before the system ends the process.
+
+    Raises:
+        UserError: it can not.
+    """
+    free = available_memory()
+    images = sum(int(np.prod(shape)) for shape in observations.images.values())
+    # The rollout, and once more of it in minibatches and in what is kept for a replay.
+    need = 2 * config.rollout_size * (4 * (observations.vector_size + actions.outputs) + images) / 2**20
+    if free is None or need <= free:
+        return
+    numbers = observations.vector_size + images
+    raise UserError(
+        f"a rollout of {config.rollout_size:,} steps with {numbers:,} numbers observed and {actions.outputs:,} outputs "
+        f"of the policy needs {need / 1024:,.1f} GB, and {free / 1024:,.1f} GB are free: lower environments or "
+        "rollout_length, or show less with gymnasium.wrappers.TransformObservation (a Discrete(n) is n numbers)"
+    )

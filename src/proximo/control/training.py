@@ -24,7 +24,7 @@ from proximo.control.normalizers import RewardScaler
 from proximo.control.observations import ObservationSpec
 from proximo.control.replay import ActionLog
 from proximo.control.rollout import Collector, Rollout
-from proximo.control.setup import fresh_policy, update_settings
+from proximo.control.setup import fresh_policy, require_room, update_settings
 from proximo.control.vital_signs import fingerprint, still_deviations, vital_signs
 from proximo.core.batch import Batch
 from proximo.core.graphed import GraphedGradient
@@ -75,6 +75,7 @@ class Training:
         self.config, self.environments = config, environments
         actions = ActionSpec.of(environments.action_space, config.network.actions == "squashed")
         observations = ObservationSpec.of(environments.observation_space, config.mask_key, actions.mask_size)
+        require_room(config, observations, actions)
         self.device, self.why_device = choose_device(config.device, observations, config.network.hidden)
         self.settings = update_settings(config)
         self.policy = fresh_policy(config, observations, actions).to(self.device)

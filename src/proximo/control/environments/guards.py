@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from proximo.control.environments.base import AroundEnvironments, Observation, Step, VectorEnvironment
-from proximo.control.environments.problems import LARGEST_FLOAT32, failure, fits_float32, space_problem
+from proximo.control.environments.problems import LARGEST_FLOAT32, closing_told, failure, fits_float32, space_problem
 from proximo.control.environments.trees import named_leaves
 from proximo.control.masks import choices_of, closed_columns
 from proximo.control.spaces import leaves
@@ -73,6 +73,11 @@ class GuardedEnvironments(AroundEnvironments):
         # Where the next step only reports a reset, nothing is chosen in the state that ended the episode.
         self._check_masks(step.observation, step.mask, (step.terminated | step.truncated) & ~step.started)
         return step
+
+    def close(self) -> None:
+        """See `VectorEnvironment.close`; one that fails is told."""
+        with closing_told(self.name):
+            super().close()
 
     def _asked(self, method: Callable[..., Any], *arguments: Any) -> Any:
         try:

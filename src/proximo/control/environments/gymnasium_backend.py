@@ -105,7 +105,11 @@ class GymnasiumEnvironments(VectorEnvironment):
     def close(self) -> None:
         """See `VectorEnvironment.close`."""
         self._recorder.close()
-        self._vector.close()
+        try:
+            self._vector.close()
+        except BaseException:
+            self._vector.closed = True  # else it is tried again when it is forgotten
+            raise
 
     def _take_next_step(
         self, observation: Any, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray, infos: dict[str, Any]
@@ -272,7 +276,8 @@ def vectorise(
 
 
 def _autoreset_mode(vector: Any, name: str) -> AutoresetMode:
-    mode = (getattr(vector, "metadata", None) or {}).get("autoreset_mode")
+    metadata = getattr(vector, "metadata", None)
+    mode = metadata.get("autoreset_mode") if isinstance(metadata, Mapping) else None
     try:
         return AutoresetMode(mode)
     except ValueError as error:

@@ -75,8 +75,8 @@ def name_of(source: Source) -> str:
 
 def task_of(source: Source) -> str:
     """What an environment is called where its presets are listed: by its id, where Gymnasium made it."""
-    spec = getattr(source, "spec", None) if copies(source) is not None else None
-    return str(spec.id) if spec is not None else name_of(source)
+    known = getattr(getattr(source, "spec", None), "id", None) if copies(source) is not None else None
+    return name_of(source) if known is None else str(known)
 
 
 def lent(source: Any, options: Mapping[str, Any], backend: str, keys: ObservationKeys) -> VectorEnvironment:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from proximo.runs.errors import UserError
+from proximo.runs.errors import FOREIGN, UserError
+from proximo.runs.own_module import on_one_line
 
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
@@ -23,6 +27,18 @@ def failure(who: str, when: str, error: BaseException) -> UserError:
     """What a user's code raised: one sentence, and its traceback below it."""
     report = "".join(traceback.format_exception(error)).rstrip()
     return UserError(f"{who} failed {when}: {type(error).__name__}: {error}\n{report}")
+
+
+@contextmanager
+def closing_told(who: str) -> Iterator[None]:
+    """Tells what fails while an environment is closed, and goes on: results wait to be written by then."""
+    try:
+        yield
+    except FOREIGN as error:
+        print(
+            f"proximo: {who} failed while it was closed, which costs nothing of the run: {on_one_line(error)}",
+            file=sys.stderr,
+        )
 
 
 def space_problem(space: Any, value: Any, batch: tuple[int, ...] = (), name: str = "") -> str | None:

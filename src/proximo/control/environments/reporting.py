@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -17,8 +19,9 @@ from proximo.control.environments.answers import (
     read_step,
 )
 from proximo.control.environments.leaves import ALL_KEYS, ObservationKeys
-from proximo.control.environments.problems import failure, space_problem
+from proximo.control.environments.problems import closing_told, failure, space_problem
 from proximo.control.environments.recording import RewardRecorder
+from proximo.control.environments.trees import map_leaves
 from proximo.control.masks import MaskReader
 from proximo.runs.errors import FOREIGN, UserError
 
@@ -35,6 +38,9 @@ class ReportingEnvironment(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env, name: str, index: int, keys: ObservationKeys = ALL_KEYS) -> None:
         super().__init__(env)
+        # A copy, since the vector environment writes into it; what is no dict says nothing.
+        said = env.metadata
+        self.metadata = dict(said) if isinstance(said, Mapping) else {}
         self.kept = keys.kept(env.observation_space, name)
         self.observation_space = self.kept.space
         self._name, self._index, self._steps = name, index, 0
@@ -86,12 +92,14 @@ class ReportingEnvironment(gymnasium.Wrapper):
         statistics.write(self.env, learnt, self._index, fixed=fixed)
 
     def close(self) -> None:
-        """See `gymnasium.Env.close`."""
+        """See `gymnasium.Env.close`; one that fails is told, for nothing that was learnt may be lost by it."""
         self._recorder.close()
-        super().close()
+        with closing_told(f"environment {self._index} of {self._name}"):
+            super().close()
 
     def _checked(self, observation: Any) -> Any:
-        observation = self.kept.take(observation)
+        # A copy: the environment may write into the same buffer again, also for the next episode or another copy of it.
+        observation = map_leaves(_copied, self.kept.take(observation))
         problem = space_problem(self.observation_space, observation)
         if problem is not None:
             raise UserError(
@@ -131,6 +139,10 @@ class RemoteEnvironment(ReportingEnvironment):
             return super().step(action)
         except UserError as error:
             return self.observation_space.sample(), 0.0, False, False, {FAILURE: str(error)}
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.copy() if isinstance(leaf, np.ndarray) else copy.copy(leaf)
 
 
 def shown(action: Any) -> str:

@@ -14,6 +14,7 @@ from proximo.control.environments.envpool_backend import EnvPoolEnvironments, im
 from proximo.control.environments.frame_stack import FrameStack
 from proximo.control.environments.guards import GuardedEnvironments
 from proximo.control.environments.lent import Source, copies, kept, lent, name_of
+from proximo.control.environments.problems import closing_told
 from proximo.runs.errors import FOREIGN, UserError, nearest
 from proximo.runs.own_module import find_own
 
@@ -157,7 +158,8 @@ def _called(
     if isinstance(first, gymnasium.vector.VectorEnv):
         return GymnasiumEnvironments(first, name, keys=keys)
     if backend == "subprocess":
-        first.close()
+        with closing_told(f"the first environment of {name}"):
+            first.close()
         return vectorise([make] * count, name, keys, subprocess=True, timeout=timeout)
     return vectorise([lambda: first, *[make] * (count - 1)], name, keys)
 
