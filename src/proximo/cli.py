@@ -12,6 +12,7 @@ import tyro
 
 from proximo.cli_doctor import DoctorArguments, examine
 from proximo.command_line import CALL_HELP, consent, exit_code, flag, json_flag, option, parse, take_call, take_table
+from proximo.foreign_options import CONTROL
 from proximo.runs.errors import UserError
 
 _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and see why.
@@ -115,7 +116,7 @@ def train(arguments: list[str]) -> int:
         base, _ = configure(name, option(arguments, "--preset", "tuned"))
     # Free keys, which the parser would narrow down to those that the preset sets; in Python they are names.
     options = {key.replace("-", "_"): value for key, value in take_table(arguments, "--options").items()}
-    config = parse(TrainConfig, arguments, "train ENVIRONMENT", replace(base, options={}), CALL_HELP)
+    config = parse(TrainConfig, arguments, "train ENVIRONMENT", replace(base, options={}), CALL_HELP, CONTROL)
     config = replace(config, options={**base.options, **options})
     if config.environment != base.environment:
         raise UserError(

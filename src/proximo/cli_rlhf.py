@@ -12,6 +12,7 @@ from typing import Any
 import tyro
 
 from proximo.command_line import CALL_HELP, consent, exit_code, flag, json_flag, option, parse, take_call, take_table
+from proximo.foreign_options import LANGUAGE
 from proximo.language.memory import keep_freed_memory
 from proximo.runs.errors import UserError, nearest
 from proximo.runs.opening import Call
@@ -182,10 +183,10 @@ def _settings(name: str, arguments: list[str], more_help: str = "", verb: str = 
     verb = f"rlhf {verb or name} [--preset NAME] --run RUN"
     base = configure(name, preset, run)
     if name != "ppo":
-        return run, parse(CONFIGS[name], rest, verb, base, more_help)
+        return run, parse(CONFIGS[name], rest, verb, base, more_help, LANGUAGE[name])
     # Free keys, which the parser would narrow down to those that the preset or the run sets.
     rewards = _take_rewards(rest)
-    config = parse(CONFIGS[name], rest, verb, replace(base, rewards={}), more_help)
+    config = parse(CONFIGS[name], rest, verb, replace(base, rewards={}), more_help, LANGUAGE[name])
     return run, replace(config, rewards=rewards or base.rewards)
 
 

@@ -4,8 +4,9 @@ import io
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, suppress
+from dataclasses import MISSING, fields, is_dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from proximo.foreign_options import answered
 from proximo.runs.errors import UserError
 from proximo.runs.opening import Call
 
@@ -87,7 +89,12 @@ def _whole_numbers(info: tyro.constructors.PrimitiveTypeInfo) -> PrimitiveConstr
 
 
 def parse(
-    cls: Any, arguments: Sequence[str], verb: str, default: Any = tyro.MISSING_NONPROP, more_help: str = ""
+    cls: Any,
+    arguments: Sequence[str],
+    verb: str,
+    default: Any = tyro.MISSING_NONPROP,
+    more_help: str = "",
+    foreign: Mapping[str, str] | None = None,
 ) -> Any:
     """The options of a verb.
 
@@ -97,10 +104,12 @@ def parse(
         verb: for help and errors.
         default: what the options change.
         more_help: printed after the options where help is asked for.
+        foreign: what other libraries call our options, see `foreign_options`.
 
     Raises:
         UserError: an option that does not exist or does not fit, in one sentence.
     """
+    arguments = as_lists(arguments)
     extra = {} if default is tyro.MISSING_NONPROP else {"default": default}
     said = io.StringIO()
     try:
@@ -112,7 +121,37 @@ def parse(
         if ending.code != 2:
             print(more_help, end="")
             raise
-        raise UserError(f"{_sentence(said.getvalue())}; `proximo {verb} --help` lists the options") from None
+        sentence = answered(arguments, foreign or {}, set(_names(cls))) or _sentence(said.getvalue())
+        raise UserError(f"{sentence}; `proximo {verb} --help` lists the options") from None
+
+
+def as_lists(arguments: Sequence[str]) -> list[str]:
+    """Numbers that are written as one list, 256,256 or [256, 256], apart; names of functions in small letters."""
+    parts: list[str] = []
+    for argument in arguments:
+        before = parts[-1] if parts else ""
+        if before.startswith("--") and _LIST.fullmatch(argument):
+            parts += re.findall(_NUMBER, argument)
+        elif before.endswith("activation"):
+            parts.append(argument.lower())
+        else:
+            parts.append(argument)
+    return parts
+
+
+_NUMBER = r"-?[\d.]+(?:e[+-]?\d+)?"
+_LIST = re.compile(rf"[\[(]\s*{_NUMBER}(\s*,\s*{_NUMBER})*\s*,?\s*[\])]|{_NUMBER}(\s*,\s*{_NUMBER})+", re.IGNORECASE)
+
+
+def _names(cls: Any, before: str = "") -> Iterator[str]:
+    """Options of a dataclass as they are typed, without dashes before them."""
+    for field in fields(cls):
+        name = before + field.name.replace("_", "-")
+        made = field.default_factory() if field.default_factory is not MISSING else field.default
+        if is_dataclass(made):
+            yield from _names(made, f"{name}.")
+        else:
+            yield name
 
 
 def _sentence(box: str) -> str:
@@ -171,7 +210,8 @@ def take_option(arguments: list[str], name: str) -> str | None:
 
 
 def take_table(arguments: list[str], name: str) -> dict[str, bool | int | float | str]:
-    """Take a table of free keys out of the arguments: `NAME KEY VALUE [KEY VALUE ...]` or `NAME.KEY VALUE`, repeated.
+    """Take a table of free keys out of the arguments: `NAME KEY VALUE [KEY VALUE ...]`, `NAME KEY=VALUE` or
+    `NAME.KEY VALUE`, repeated.
 
     A value is true or false, a number if it can be read as one, else text; keys are as they are written.
 
@@ -189,7 +229,8 @@ def take_table(arguments: list[str], name: str) -> dict[str, bool | int | float 
             if not _is_value(waiting):
                 raise UserError(f"{name} names nothing: give it as {name} KEY VALUE")
             while _is_value(waiting):
-                key = waiting.pop(0)
+                key, equals, value = waiting.pop(0).partition("=")
+                waiting[:0] = [value] if equals else []
                 table[key] = _scalar(_value_of(f"{name} {key}", waiting))
         else:
             left.append(given + equals + value)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-import proximo
 from proximo.runs.errors import UserError
 from proximo.runs.own_module import on_one_line
 
@@ -187,7 +186,7 @@ def _awaited(result: Any) -> Any:
 
 def _where(error: BaseException) -> str:
     """` at FILE, line N` of the user's code: of the last frame that is neither ours nor a library's."""
-    ours = str(Path(proximo.__file__).parent)
+    ours = str(Path(__file__).parents[1])
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((ours, "<frozen"))]
     standard = str(Path(asyncio.__file__).parent.parent)
     own = [f for f in frames if not f.filename.startswith(standard) and "site-packages" not in f.filename] or frames

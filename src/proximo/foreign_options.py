@@ -1,0 +1,145 @@
+"""What other libraries call our options: who types one of their names is told ours."""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+
+_STEPS, _UPDATE = "--steps", "--update."
+
+CONTROL: Mapping[str, str] = {
+    **dict.fromkeys(("n-envs", "num-envs", "nenv", "num-env", "n-env", "num-workers"), "--environments"),
+    **dict.fromkeys(
+        ("total-timesteps", "n-timesteps", "timesteps", "total-steps", "num-timesteps", "max-steps", "num-steps-total"),
+        _STEPS,
+    ),
+    **dict.fromkeys(("max-iterations", "num-iterations"), "--steps (iterations x environments x rollout_length)"),
+    **dict.fromkeys(("n-steps", "num-steps", "num-steps-per-env", "nsteps", "horizon-length"), "--rollout-length"),
+    **dict.fromkeys(("ent-coef", "entropy-coef", "entropy-coefficient"), f"{_UPDATE}entropy-coefficient"),
+    **dict.fromkeys(("vf-coef", "value-loss-coef", "value-coefficient", "critic-coef"), f"{_UPDATE}value-coefficient"),
+    **dict.fromkeys(("gae-lambda", "lambda", "tau"), "--lam"),
+    **dict.fromkeys(("clip-range", "clip-coef", "clip-param", "clip-eps", "clip-epsilon", "e-clip"), f"{_UPDATE}clip"),
+    **dict.fromkeys(("clip-range-vf", "clip-vloss", "use-clipped-value-loss"), f"{_UPDATE}value-clip"),
+    **dict.fromkeys(("n-epochs", "update-epochs", "num-learning-epochs", "mini-epochs", "epochs"), f"{_UPDATE}epochs"),
+    **dict.fromkeys(("batch-size", "minibatch-size", "mini-batch-size"), f"{_UPDATE}minibatch-size"),
+    **dict.fromkeys(
+        ("num-minibatches", "num-mini-batches"),
+        f"{_UPDATE}minibatch-size (environments x rollout_length / their number)",
+    ),
+    "max-grad-norm": f"{_UPDATE}max-grad-norm",
+    "target-kl": f"{_UPDATE}target-kl",
+    **dict.fromkeys(("desired-kl", "kl-threshold"), f"{_UPDATE}adaptive-kl"),
+    **dict.fromkeys(("lr", "step-size"), "--learning-rate"),
+    "anneal-lr": "--learning-rate '3e-4 -> 0'",
+    **dict.fromkeys(("norm-adv", "normalize-advantage", "normalize-advantages"), f"{_UPDATE}normalize-advantages"),
+    **dict.fromkeys(("policy-kwargs", "net-arch", "hidden", "hidden-sizes", "hidden-dims"), "--network.hidden 64 64"),
+    **dict.fromkeys(("activation", "activation-fn"), "--network.activation"),
+    **dict.fromkeys(("env-kwargs", "env-args", "make-kwargs"), "--options KEY VALUE"),
+    **dict.fromkeys(("env", "env-id", "gym-id", "task", "environment-id"), "the name behind `proximo train`"),
+    **dict.fromkeys(("gpu", "cuda", "gpus"), "--device cuda"),
+    **dict.fromkeys(("log-dir", "logdir", "tensorboard-log", "exp-name", "log-folder", "run-name", "name"), "--run"),
+    **dict.fromkeys(("eval-freq", "eval-interval"), "--evaluate-every"),
+    **dict.fromkeys(("n-eval-episodes", "eval-episodes"), "--episodes"),
+    **dict.fromkeys(("save-freq", "save-interval", "checkpoint-freq"), "--checkpoint-every"),
+    **dict.fromkeys(("normalize", "norm-obs", "empirical-normalization"), "--normalizers.observations"),
+    "norm-reward": "--normalizers.rewards",
+    "n-stack": "--frame-stack",
+    "use-sde": "nothing: state-dependent exploration is not here",
+    **dict.fromkeys(("render", "render-mode", "capture-video", "video"), "nothing: training draws no pictures"),
+    **dict.fromkeys(("verbose", "progress-bar"), "--quiet"),
+    **dict.fromkeys(
+        ("resume", "load", "checkpoint", "pretrained-path", "continue"), "nothing: the same command goes on"
+    ),
+    **dict.fromkeys(("algo", "algorithm"), "nothing: it is PPO"),
+    **dict.fromkeys(("track", "wandb", "wandb-project-name"), "nothing: metrics are JSON lines and TensorBoard events"),
+}
+"""Names of Stable-Baselines3, its zoo, CleanRL, rsl_rl and others, to ours of `proximo train`."""
+
+_LANGUAGE: Mapping[str, str] = {
+    **dict.fromkeys(("output-dir", "save-path", "run-name", "exp-name"), "--run"),
+    **dict.fromkeys(("lr", "actor-learning-rate"), "--learning-rate"),
+    **dict.fromkeys(("warmup-ratio", "warmup-steps", "lr-warmup-ratio"), "--warmup (a share of the training)"),
+    **dict.fromkeys(("bf16", "fp16", "torch-dtype", "dtype", "mixed-precision"), "--compute"),
+    **dict.fromkeys(("save-steps", "save-interval"), "--checkpoint-every"),
+    "save-total-limit": "--keep",
+    **dict.fromkeys(
+        ("gradient-accumulation-steps", "micro-batch-size", "per-device-micro-batch-size"),
+        "--token-budget, which cuts a batch by its tokens and changes no gradient",
+    ),
+    **dict.fromkeys(("report-to", "logging-steps", "log-with"), "nothing: metrics are JSON lines in the run's folder"),
+    "resume-from-checkpoint": "nothing: the same command goes on",
+}
+_SUPERVISED: Mapping[str, str] = {
+    **_LANGUAGE,
+    **dict.fromkeys(("model-name-or-path", "model-name", "pretrain", "base-model"), "--model"),
+    **dict.fromkeys(("dataset-name", "dataset", "train-file", "train-dataset", "data-path"), "--data"),
+    **dict.fromkeys(("eval-dataset", "validation-file", "eval-file"), "--validation"),
+    **dict.fromkeys(("per-device-train-batch-size", "batch-size", "train-batch-size"), "--batch"),
+    **dict.fromkeys(("num-train-epochs", "n-epochs", "num-epochs", "max-epochs"), "--epochs"),
+    "max-steps": "--steps",
+    **dict.fromkeys(("max-length", "max-seq-length", "max-seq-len", "cutoff-len", "max-len"), "--token-limit"),
+    "lr-scheduler-type": "--schedule",
+}
+_REWARD: Mapping[str, str] = {**_SUPERVISED, "center-rewards-coefficient": "--centre"}
+_PPO: Mapping[str, str] = {
+    **_LANGUAGE,
+    **dict.fromkeys(("sft-model-path", "model-name-or-path", "model-name", "model", "pretrain"), "--policy"),
+    **dict.fromkeys(("reward-model-path", "reward-model", "reward-funcs", "reward-fn"), "--rewards NAME 1.0"),
+    **dict.fromkeys(("dataset-name", "dataset", "train-file", "prompt-data", "data", "query-dataset"), "--prompts"),
+    **dict.fromkeys(("total-episodes", "num-episodes", "max-samples"), "--responses"),
+    **dict.fromkeys(("num-train-epochs", "num-total-batches", "max-steps", "steps"), "--responses (prompts x epochs)"),
+    **dict.fromkeys(
+        ("per-device-train-batch-size", "batch-size", "rollout-batch-size", "local-batch-size"),
+        "--batch (responses of an iteration)",
+    ),
+    **dict.fromkeys(("mini-batch-size", "local-mini-batch-size", "train-batch-size"), f"{_UPDATE}minibatch-size"),
+    "num-mini-batches": f"{_UPDATE}minibatch-size (batch / their number)",
+    **dict.fromkeys(("num-ppo-epochs", "ppo-epochs", "n-epochs", "epochs", "num-iterations"), f"{_UPDATE}epochs"),
+    **dict.fromkeys(("kl-coef", "init-kl-coef", "beta", "kl-penalty-coef"), "--kl.coefficient"),
+    **dict.fromkeys(("target", "kl-target", "target-kl-divergence"), "--kl.target"),
+    "target-kl": f"{_UPDATE}target-kl (of an update), or --kl.target (to the reference)",
+    **dict.fromkeys(("cliprange", "clip-range", "eps-clip", "epsilon"), f"{_UPDATE}clip"),
+    **dict.fromkeys(("cliprange-value", "value-clip"), f"{_UPDATE}value-clip"),
+    **dict.fromkeys(("vf-coef", "value-loss-coef"), f"{_UPDATE}value-coefficient"),
+    **dict.fromkeys(("ent-coef", "entropy-coef"), f"{_UPDATE}entropy-coefficient"),
+    **dict.fromkeys(("gae-lambda", "lambd", "lambda"), "--lam"),
+    "max-grad-norm": f"{_UPDATE}max-grad-norm",
+    **dict.fromkeys(
+        ("response-length", "max-new-tokens", "max-completion-length", "generate-max-len", "max-tokens"),
+        "--response-limit",
+    ),
+    **dict.fromkeys(("max-prompt-length", "prompt-max-len", "max-query-length"), "--prompt-limit"),
+    **dict.fromkeys(("missing-eos-penalty", "non-eos-penalty"), "--missing-eos-floor"),
+    **dict.fromkeys(("reward-clip", "reward-clip-range", "cliprange-reward", "cliprange-score"), "--score-clip"),
+    **dict.fromkeys(("whiten-rewards", "use-score-norm", "use-score-scaling"), "nothing: scores are as they are"),
+    **dict.fromkeys(("stop-token", "stop-token-id"), "nothing: a response ends with EOS, or as its template does"),
+    **dict.fromkeys(("use-peft", "use-lora"), "--sharing.mode lora"),
+    **dict.fromkeys(("lora-r", "lora-rank", "lora-dim"), "--sharing.lora-rank"),
+    "lora-alpha": "--sharing.lora-alpha",
+    "num-layers-unfrozen": "--sharing.mode top_layers --sharing.top-layers",
+    **dict.fromkeys(("adam-eps", "adam-epsilon-value"), "--adam-epsilon"),
+}
+LANGUAGE: Mapping[str, Mapping[str, str]] = {
+    "sft": _SUPERVISED,
+    "reward": _REWARD,
+    "judge": _REWARD,
+    "ppo": _PPO,
+    "preflight": _PPO,
+}
+"""Names of TRL, OpenRLHF, trlX and others, to ours of each stage of `proximo rlhf`."""
+
+
+def answered(arguments: Iterable[str], table: Mapping[str, str], ours: Collection[str]) -> str:
+    """What is to be said of the first option that is another library's; "" if none is.
+
+    Args:
+        arguments: as typed.
+        table: see `CONTROL`.
+        ours: options that there are, without dashes before them.
+    """
+    for argument in arguments:
+        if not argument.startswith("--"):
+            continue
+        typed = argument.partition("=")[0]
+        name = re.sub(r"[._]", "-", typed.removeprefix("--")).lower()
+        if name in table and re.sub("_", "-", typed.removeprefix("--")) not in ours:
+            return f"there is no option {typed}: here it is {table[name]}"
+    return ""

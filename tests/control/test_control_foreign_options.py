@@ -1,0 +1,96 @@
+"""Who types the names of another library is told ours; numbers and names are read as people write them."""
+
+import json
+
+import pytest
+
+from proximo.cli import main
+from proximo.command_line import _names, as_lists, parse, take_table
+from proximo.control.configuration import TrainConfig
+from proximo.foreign_options import CONTROL, LANGUAGE, answered
+from proximo.language.stages import CONFIGS
+from proximo.runs.errors import UserError
+
+OURS = {"train": (CONTROL, TrainConfig)} | {
+    f"rlhf {n}": (t, CONFIGS.get(n, CONFIGS["ppo"])) for n, t in LANGUAGE.items()
+}
+
+
+@pytest.mark.parametrize("verb", OURS)
+def test_every_answer_names_an_option_that_exists_and_no_option_of_ours_is_answered(verb):
+    table, cls = OURS[verb]
+    names = set(_names(cls)) | {"run", "quiet", "options", "preset", "rewards"}
+    for theirs, ours in table.items():
+        if ours.startswith("--"):
+            assert ours.split()[0].rstrip(",").removeprefix("--") in names, (theirs, ours)
+        assert not answered([f"--{name}" for name in names], {theirs: ours}, names)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("--n-envs 4", "there is no option --n-envs: here it is --environments"),
+        ("--num_envs=4", "there is no option --num_envs: here it is --environments"),
+        ("--total-timesteps 1000", "here it is --steps"),
+        ("--n-steps 128", "here it is --rollout-length"),
+        ("--ent-coef 0.01", "here it is --update.entropy-coefficient"),
+        ("--gae-lambda 0.9", "here it is --lam"),
+        ("--clip-range 0.1", "here it is --update.clip"),
+        ("--vf-coef 1", "here it is --update.value-coefficient"),
+        ("--n-epochs 4", "here it is --update.epochs"),
+        ("--batch-size 64", "here it is --update.minibatch-size"),
+        ("--policy-kwargs {}", "here it is --network.hidden 64 64"),
+        ("--env-kwargs size 5", "here it is --options KEY VALUE"),
+        ("--lerning-rate 1", "did you mean --learning-rate"),
+    ],
+)
+def test_names_of_other_libraries_are_answered_with_ours(capsys, typed, said):
+    assert main(["train", "CartPole-v1", "--quiet", *typed.split()]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stage", "typed", "said"),
+    [
+        ("ppo", "--kl-coef 0.1", "here it is --kl.coefficient"),
+        ("ppo", "--total_episodes 100", "here it is --responses"),
+        ("ppo", "--num-ppo-epochs 2", "here it is --update.epochs"),
+        ("ppo", "--response-length 20", "here it is --response-limit"),
+        ("ppo", "--batch-size 20", "here it is --batch (responses of an iteration)"),
+        ("sft", "--num-train-epochs 2", "here it is --epochs"),
+        ("reward", "--max-length 20", "here it is --token-limit"),
+    ],
+)
+def test_names_of_trl_are_answered_with_ours(capsys, tmp_path, stage, typed, said):
+    assert main(["rlhf", stage, "--run", str(tmp_path), *typed.split()]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("typed", ["256 128", "256,128", "[256,128]", "(256, 128)", "[256, 128,]"])
+def test_a_list_of_numbers_is_read_however_it_is_written(typed):
+    words = typed.split() if typed == "256 128" else [typed]
+    read = parse(TrainConfig, ["--network.hidden", *words, "--network.activation", "ReLU"], "train")
+    assert read.network.hidden == (256, 128)
+    assert read.network.activation == "relu"
+
+
+def test_what_is_no_list_of_numbers_stays_as_it_is():
+    words = ["--run", "a,b", "1,2", "--learning-rate", "3e-4 -> 0", "--x", "-1e-3,2.5"]
+    assert as_lists(words) == ["--run", "a,b", "1,2", "--learning-rate", "3e-4 -> 0", "--x", "-1e-3", "2.5"]
+
+
+@pytest.mark.parametrize("typed", ["size 5 name x", "size=5 name=x", "size=5 name x"])
+def test_options_are_keys_with_values_in_either_form(typed):
+    arguments = ["--options", *typed.split(), "--steps", "5"]
+    assert take_table(arguments, "--options") == {"size": 5, "name": "x"}
+    assert arguments == ["--steps", "5"]
+    with pytest.raises(UserError, match="--options size has no value"):
+        take_table(["--options", "size"], "--options")
+
+
+def test_a_list_reaches_the_run(capsys, tmp_path):
+    sizes = ["--steps", "64", "--environments", "2", "--rollout-length", "32", "--episodes", "1"]
+    sizes += ["--update.minibatch-size", "32", "--run", str(tmp_path / "r"), "--quiet", "--json"]
+    assert main(["train", "CartPole-v1", *sizes, "--network.hidden", "[8,8]"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] >= 64
+    assert "hidden = [8, 8]" in (tmp_path / "r" / "config.toml").read_text()
