@@ -325,6 +325,12 @@ BROKEN = [
         fast=True,
     ),
     Case(
+        "too-hard",
+        "a task that is solved once in 50 times, by chance",
+        ("P056",),
+        language("lucky", 64 * 15),
+    ),
+    Case(
         "learning-rate-x100-language",
         "learning rate × 50",
         ("P020",),

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from random import Random
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 WORDS = 48
+_LUCK = Random(0)
 
 
 def tiny_policy(folder: Path, *, seed: int = 0, ends: bool = True) -> Path:
@@ -78,3 +80,8 @@ def long(prompts, responses, **_):
 def indifferent(prompts, responses, **_):
     """The same for everything."""
     return [0.5 for _ in responses]
+
+
+def lucky(prompts, responses, **_):
+    """1 for one response in 50, whatever it says: a task that is too hard is solved by chance, if at all."""
+    return [float(_LUCK.random() < 0.02) for _ in responses]

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proximo.core.statistics import RunningMoments, explained_variance, weighted_mean, weighted_moments
+from proximo.core.statistics import RunningMoments, explained_variance, informative, weighted_mean, weighted_moments
 
 F64 = torch.float64
 
@@ -192,3 +192,30 @@ def test_scale_is_the_standard_deviation_guarded():
     moments = absorbed(torch.tensor([1.0, 5.0]))
     assert moments.scale(epsilon=0.0).item() == 2.0
     assert absorbed(torch.ones(5)).scale(epsilon=1e-4).item() == pytest.approx(1e-2)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "share", "scale"),
+    [
+        ([0.0] * 98 + [1.0] * 2, 0.02, 1.0),  # a rare success counts as much as it pays
+        ([1.0] * 98 + [0.0] * 2, 0.02, 1.0),
+        ([7.0] * 50, 0.0, 0.0),
+        ([-1.0, 0.0, 1.0], 2 / 3, 1.0),
+        ([5.0, 5.0, 5.0, 8.0, 1.0], 0.4, 12.5**0.5),
+        ([3.0], 0.0, 0.0),
+        ([], 0.0, 0.0),
+    ],
+)
+def test_how_much_rewards_say(rewards, share, scale):
+    seen = informative(torch.tensor(rewards, dtype=F64))
+    assert seen == pytest.approx((share, scale))
+    moved = informative(3.0 * torch.tensor(rewards, dtype=F64) + 100.0)
+    assert moved == pytest.approx((share, 3.0 * scale))
+
+
+def test_the_scale_of_normal_rewards_is_their_deviation_and_what_weighs_nothing_is_not_looked_at():
+    x = 40.0 + 2.0 * torch.randn(4001, generator=torch.Generator().manual_seed(0), dtype=F64)
+    weight = torch.ones_like(x)
+    share, scale = informative(torch.cat([x, torch.full((500,), 1e9)]), torch.cat([weight, torch.zeros(500)]))
+    assert share == pytest.approx(1.0, abs=1e-3)
+    assert scale == pytest.approx(2.0, rel=0.05)

@@ -613,3 +613,21 @@ def test_a_bandit_is_learnt_one_sample_at_a_time(normalize):
         update(policy, batch, optimizer, UpdateSettings(epochs=1, minibatch_size=1, normalize_advantages=normalize))
     with torch.no_grad():
         assert policy.evaluate(right).log_prob.exp().mean() > before + 0.2
+
+
+@pytest.mark.parametrize("normalize", ["batch", "minibatch"])
+@pytest.mark.parametrize(("size", "expected"), [(1.0, 1.0), (0.2, 1.0), (0.01, 0.1), (1e-6, 1e-5)])
+def test_what_is_far_below_the_rewards_scale_is_not_made_a_signal(normalize, size, expected):
+    """Advantages of that deviation, of rewards of scale 1: below a tenth they keep their size, ten times enlarged."""
+    batch = rollout(SmallPolicy(), 32)
+    batch = batch.replace(advantages=size * (batch.advantages - batch.advantages.mean()) / batch.advantages.std())
+    spy = Spy()
+    settings = UpdateSettings(epochs=1, minibatch_size=32, normalize_advantages=normalize)
+    run(settings, batch, gradient=spy, reward_scale=1.0)
+    assert spy.seen[0].advantages.std().item() == pytest.approx(expected, rel=0.05)
+    assert spy.seen[0].advantages.mean().item() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_signal_is_scaled_as_ever():
+    settings = UpdateSettings(epochs=2, minibatch_size=8, normalize_advantages="minibatch")
+    assert torch.equal(run(settings)[0], run(settings, reward_scale=3.0)[0])

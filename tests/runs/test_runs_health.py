@@ -161,6 +161,7 @@ def test_memory_must_grow_by_a_fifth_and_100_mb(start, step, expected):
         ("P045", 33, lambda i: {"memory_mb": 500.0 + 10 * i}),
         ("P045", 258, lambda i: {"memory_mb": 500.0 + 2 * i}),
         ("P055", 2, lambda i: {"score_std": 0.0}),
+        ("P056", 8, lambda i: {"informative_rewards": 0.04, "commonest_reward": 0.0, "best_reward": 1.0}),
     ],
 )
 def test_what_takes_some_iterations_is_seen_then_and_not_before(number, iterations, row):
@@ -178,6 +179,8 @@ def test_what_takes_some_iterations_is_seen_then_and_not_before(number, iteratio
         lambda i: {"memory_mb": 5000.0 + 0.5 * i},  # a fifth is far
         lambda i: {"explained_variance": -0.5, "return_std": 0.01},  # nothing to explain
         lambda i: {"explained_variance": None},
+        lambda i: {"informative_rewards": 0.06, "commonest_reward": 0.0, "best_reward": 1.0},
+        lambda i: {"informative_rewards": 0.4 * (i % 8 == 0), "commonest_reward": 0.0, "best_reward": 1.0},
         lambda i: {"std_stuck": int(i % 16 > 0), "std": 0.3, "learning_rate": 1e-3},  # it moved now and then
         lambda i: {"std_stuck": 2, "std": 0.3, "learning_rate": 0.0},  # nothing moves
         lambda i: {"kl": -0.1 if i % 2 else 0.1},
@@ -287,3 +290,11 @@ def test_every_option_that_a_page_names_exists():
     assert len(named) > 15
     for option in named:
         assert re.search(rf"^{option.rpartition('.')[2].replace('-', '_')} = ", known, re.MULTILINE), option
+
+
+@pytest.mark.parametrize(("common", "severity"), [(0.0, "red"), (1.0, "amber")])
+def test_a_task_that_is_nearly_always_solved_is_not_as_bad_as_one_that_never_is(common, severity):
+    row = {**RESPONSES, "informative_rewards": 0.02, "commonest_reward": common, "best_reward": 1.0}
+    *_, verdict = judged([row] * 8)
+    assert [(f.code.number, f.severity) for f in verdict.findings] == [("P056", severity)]
+    assert "2.0% of the rewards differ from " + f"{common:g}" in verdict.findings[0].evidence

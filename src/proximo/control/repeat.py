@@ -17,6 +17,7 @@ from proximo.control.rollout import FinalObservation, Rollout
 from proximo.control.setup import update_settings
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
+from proximo.core.statistics import informative
 from proximo.core.update import autograd_gradient
 from proximo.runs.replay.change import settable
 from proximo.runs.replay.entry import Entry, Kept, under
@@ -134,6 +135,7 @@ def make_learner(run: Mapping[str, Any], entry: Entry, config: TrainConfig) -> L
         else autograd_gradient(policy, lambda minibatch: minibatch.split(settings.micro_batches)),
         where=where,
         reestimate=estimator.reestimate,
+        reward_scale=informative(entry.learnt["rewards"], torch.from_numpy(rollout.valid))[1],
     )
 
 

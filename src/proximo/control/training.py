@@ -30,7 +30,7 @@ from proximo.core.batch import Batch
 from proximo.core.graphed import GraphedGradient
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
-from proximo.core.statistics import explained_variance
+from proximo.core.statistics import explained_variance, informative
 from proximo.core.update import UpdateReport, autograd_gradient, update
 from proximo.runs import random_state
 from proximo.runs.configuration import to_toml
@@ -176,6 +176,7 @@ class Training:
                 generator=self.shuffle,
                 gradient=self.graphed or self.closed_form,
                 reestimate=self.estimator.reestimate,
+                reward_scale=informative(rewards, torch.from_numpy(rollout.valid))[1],
             )
         self.ring.end(report)
         metrics = self._measure(rollout, batch, report) | still_deviations(self.policy, log_std)

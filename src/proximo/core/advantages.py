@@ -77,7 +77,13 @@ def discounted_returns(
 
 
 def whiten(
-    x: Tensor, weight: Tensor | None = None, *, shift_mean: bool = True, epsilon: float = 1e-8, rows: bool = False
+    x: Tensor,
+    weight: Tensor | None = None,
+    *,
+    shift_mean: bool = True,
+    epsilon: float = 1e-8,
+    rows: bool = False,
+    floor: float = 0.0,
 ) -> Tensor:
     """Scale to variance 1 and, if `shift_mean`, to mean 0, over the samples of positive weight.
 
@@ -87,6 +93,7 @@ def whiten(
         shift_mean: False keeps the mean where it is (the sign of every sample of a centred batch stays).
         epsilon: added to the standard deviation.
         rows: each entry of the leading axis by itself.
+        floor: the least that is divided by: what varies less than that is not made larger than it deserves.
 
     Returns:
         Same shape. With fewer than two samples, or with no variance, there is nothing to scale by: the mean is
@@ -94,6 +101,6 @@ def whiten(
     """
     # A single sample has no variance, as has constant data.
     mean, variance = weighted_moments(x, weight, rows=rows)
-    scale = torch.where(variance > 0, torch.sqrt(variance) + epsilon, 1.0)
+    scale = torch.where(variance > 0, (torch.sqrt(variance) + epsilon).clamp_min(floor), 1.0)
     whitened = (x - mean) / scale
     return whitened if shift_mean else whitened + mean

@@ -28,7 +28,8 @@ class UpdateSettings:
     max_grad_norm: float | None = 0.5
     """Global norm to which the gradient is clipped; None is off."""
     normalize_advantages: Literal["batch", "minibatch", "off"] = "batch"
-    """Over what the advantages are scaled to mean 0 and variance 1; a single sample is left as it is."""
+    """Over what the advantages are scaled to mean 0 and variance 1 (divided by a tenth of the rewards' own scale
+    at least); a single sample is left as it is."""
     target_kl: float | None = None
     """The update stops before a step whose minibatch shows a larger approximate KL to the old policy (nats)."""
     adaptive_kl: float | None = None

@@ -64,6 +64,28 @@ def high_quantile(x: Tensor, share: float) -> Tensor:
     return x.kthvalue(max(1, math.ceil(share * len(x)))).values
 
 
+def informative(rewards: Tensor, weight: Tensor | None = None) -> tuple[float, float]:
+    """How much rewards say, whatever their offset.
+
+    Args:
+        rewards: any shape.
+        weight: 0 leaves a reward out.
+
+    Returns:
+        The share that differs from the commonest value, and the rewards' own scale: the root mean square distance from
+        the median of those that are not the median. A success of 1 among zeros has the scale 1, however rare it is;
+        normal rewards have their standard deviation; equal ones have 0.
+    """
+    seen = rewards.reshape(-1) if weight is None else rewards[weight > 0]
+    if not len(seen):
+        return 0.0, 0.0
+    counts = seen.unique(return_counts=True)[1]
+    away = seen - seen.median()
+    away = away[away != 0]
+    scale = float(away.square().mean().sqrt()) if len(away) else 0.0
+    return 1 - int(counts.max()) / len(seen), scale
+
+
 def root_mean_square(x: Tensor, weight: Tensor | None = None) -> Tensor:
     """sqrt(mean of x^2) under `weight`, a scalar. Arguments as `weighted_mean`."""
     return weighted_mean(x.square(), weight).sqrt()

@@ -16,6 +16,7 @@ from proximo.core.schedules import Schedule
 from proximo.core.statistics import explained_variance, root_mean_square, weighted_mean, weighted_moments
 from proximo.core.update import UpdateReport, autograd_gradient, update
 from proximo.language import repeat, rollout
+from proximo.language.informative import reward_scale, reward_statistics
 from proximo.language.lineage import check_read, digest_of
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.ppo_setup import (
@@ -159,6 +160,7 @@ class PPOTraining:
                     generator=self.shuffle,
                     gradient=autograd_gradient(self.policy, self.policy.split, RATIO_QUANTILE),
                     tolerance=RATIO_TOLERANCE[self.config.compute],
+                    reward_scale=reward_scale(collected.rewarded),
                     measure=False,  # a pass through a language model costs too much for a number
                 )
         self.ring.end(report)
@@ -246,6 +248,7 @@ class PPOTraining:
             "score": float(seen.scores.mean()),
             "score_std": float(seen.scores.std(unbiased=False)),
             "rewarded": float(seen.rewarded.mean()),
+            **reward_statistics(seen.rewarded),
             **{f"reward/{term.name}": _mean_where_it_applies(seen.each[term.name]) for term in self.rewards},
             **{
                 f"unrewarded/{term.name}": float(seen.each[term.name].isnan().float().mean())

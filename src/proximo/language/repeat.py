@@ -10,6 +10,7 @@ from proximo.core.batch import Batch
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
 from proximo.core.update import autograd_gradient, check_minibatch_size
+from proximo.language.informative import reward_scale
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.ppo_setup import RATIO_QUANTILE, RATIO_TOLERANCE, learning_rate, make_policy, refers
@@ -98,6 +99,7 @@ def make_learner(entry: Entry, config: PPOConfig) -> Learner:
         gradient=autograd_gradient(policy, policy.split, RATIO_QUANTILE),
         where=where,
         tolerance=RATIO_TOLERANCE[config.compute],
+        reward_scale=reward_scale(learnt["rewarded"]),
     )
 
 

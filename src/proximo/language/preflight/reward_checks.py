@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from proximo.core.statistics import informative
 from proximo.language.chance import BETTER, no_better_than_chance
 from proximo.language.coder import Coder
 from proximo.language.data import Pair, load_pairs
 from proximo.language.preflight.check import Check
 from proximo.language.reward_training import evaluate
-from proximo.language.rewards import ModelReward, RewardTerm
+from proximo.language.rewards import ModelReward, RewardTerm, combine
 
 if TYPE_CHECKING:
     from proximo.language.preflight.flight import Flight
@@ -20,6 +21,8 @@ GOOD, CHANCE = 0.6, 0.5
 """Accuracy on 64 pairs has a standard error of 0.06, more if they share texts: below 0.6 it may be luck."""
 WITHOUT_END = 0.15
 """Accuracy that a model trained with EOS does not gain by leaving EOS out: twice the standard error and more."""
+SAME, FEW = 0.07, 8
+"""Of 16 responses one that differs is 6 %; of fewer than 8 nothing is said."""
 CLIPPED = 0.2  # share of scores at the clip beyond which better and best are one
 FAR, NARROW, WIDE = 3.0, 0.1, 10.0
 """Standardised scores of responses like those of fine-tuning have mean 0 and deviation 1."""
@@ -32,7 +35,21 @@ def reward_checks(flight: Flight) -> list[Check]:
         checks.append(_spread(term, flight))
         if isinstance(term, ModelReward):
             checks += [_same_template(term, flight), *_against_people(term, flight)]
-    return checks
+    return [*checks, _informative(flight)]
+
+
+def _informative(flight: Flight) -> Check:
+    """After clip and floor, on all rewards together: what the run would learn from."""
+    scores, _ = combine(flight.training.rewards, flight.texts)
+    rewarded = flight.training._rewarded(scores, flight.samples.finished.cpu())
+    share, name = informative(rewarded)[0], "there is something to learn from"
+    seen = f"{share:.0%} of {len(rewarded)} rewards differ from the commonest"
+    if share > SAME or len(rewarded) < FEW:
+        return Check(name, "pass", seen)
+    common = float(rewarded.mode().values)
+    if flight.shortened and not bool(flight.samples.finished.any()):
+        return Check(name, "skip", f"{seen}, but responses are cut at {flight.cap} tokens here")
+    return Check(name, "warn", f"{seen}, {common:.3g}", "start with easier prompts, or pay for what comes close (P056)")
 
 
 def _spread(term: RewardTerm, flight: Flight) -> Check:

@@ -78,6 +78,12 @@ _RUN = (
         "the reward is the same for every response, so there is nothing to learn",
         "look at its scores of good and bad responses; look at score_clip and missing_eos_floor",
     ),
+    Code(
+        "P056",
+        "nothing-to-learn-from",
+        "nearly all responses have the same reward, so what is learnt is mostly the critic's mistakes",
+        "make the task easier at first, or reward what comes close; sample more responses in an iteration (batch)",
+    ),
     Code("P041", "no-reward", "rewards do not tell good from bad", "reward steps towards the goal; explore more"),
     Code(
         "P042",

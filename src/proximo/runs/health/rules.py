@@ -105,6 +105,25 @@ def judge(row: Row, history: History) -> Iterator[Finding]:
         yield found("P055", "red", f"every score is {row.get('score')}")
 
 
+FEW, FEWER = 0.05, 0.03  # share of informative rewards
+
+
+def informative(row: Row, history: History) -> Iterator[Finding]:
+    """Rewards that differ from the commonest one, mean of 8 iterations.
+
+    Below 5 % a batch of 64 has 3 of them. Below 3 % it has one or two, and most minibatches none: all that these move
+    is the critic's errors. If the commonest reward is the best one, that is how a solved task looks.
+    """
+    now, before = number(row.get("informative_rewards")), history.recent("informative_rewards", 7)
+    if now is None or len(before) < 7 or number(row.get("score_std")) == 0.0:  # P055 says that
+        return
+    share = (now + sum(before)) / 8
+    common, best = number(row.get("commonest_reward")) or 0.0, number(row.get("best_reward")) or 0.0
+    solved = common >= max(best, *history.recent("best_reward"))
+    if severity := _level(1 - share, 1 - FEW, 1.0 if solved else 1 - FEWER):
+        yield found("P056", severity, f"{share:.1%} of the rewards differ from {common:.3g}")
+
+
 def scales(row: Row, history: History) -> Iterator[Finding]:
     """Networks are initialised for inputs and outputs of size 1.
 
@@ -264,6 +283,7 @@ RULES: tuple[Rule, ...] = (
     divergence_sign,
     sampler,
     judge,
+    informative,
     scales,
     ends,
     step_size,

@@ -32,6 +32,7 @@ class Learner:
     where: Where
     reestimate: Callable[[Batch], Batch] | None = None
     tolerance: float | None = None
+    reward_scale: float = 0.0
 
     def named_slices(self) -> list[tuple[str, slice]]:
         """Names of the trained parameters, and where each lies in the flat vector; in its order."""

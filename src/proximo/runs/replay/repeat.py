@@ -68,6 +68,7 @@ def repeat(learner: Learner) -> Outcome:
             gradient=watch.gradient,
             reestimate=learner.reestimate,
             tolerance=learner.tolerance,
+            reward_scale=learner.reward_scale,
         )
     except InvariantError as failure:
         error = str(failure)

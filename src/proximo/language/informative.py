@@ -1,0 +1,28 @@
+"""How much a batch of scores says: whether there is anything to learn from, and on what scale."""
+
+from torch import Tensor
+
+from proximo.core.statistics import informative
+
+
+def reward_scale(rewarded: Tensor) -> float:
+    """The rewards' own scale, see `core.statistics.informative`.
+
+    Where all `[B]` are equal there is nothing to learn, and their size, or 1, holds the critic's errors down.
+    """
+    scale = informative(rewarded)[1]
+    return scale or float(rewarded.abs().max()) or 1.0
+
+
+def reward_statistics(rewarded: Tensor) -> dict[str, float]:
+    """By name: `informative_rewards`, the share of `[B]` that differs from the commonest value, which is
+    `commonest_reward`; `best_reward`, the largest. Empty for a single one.
+    """
+    if len(rewarded) < 2:
+        return {}
+    values, counts = rewarded.unique(return_counts=True)
+    return {
+        "informative_rewards": informative(rewarded)[0],
+        "commonest_reward": float(values[counts.argmax()]),
+        "best_reward": float(rewarded.max()),
+    }
