@@ -213,3 +213,17 @@ def test_a_rollout_that_memory_can_not_hold_is_refused_before_it_is_begun(tmp_pa
     with pytest.raises(UserError, match=r"100,000 outputs of the policy needs 0\.1 GB, and 0\.0 GB are free"):
         proximo.train(Many, run=tmp_path / "run", progress="quiet", **SMALL)
     assert not (tmp_path / "run").exists()
+
+
+class Spaceless(gymnasium.Env):
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1), {}
+
+
+@pytest.mark.parametrize("spaces_", [{}, {"observation_space": None}, {"observation_space": [1]}])
+@BOTH
+def test_an_environment_says_what_it_takes_and_gives(spaces_, backend):
+    kind = type("Odd", (Spaceless,), spaces_)
+    with pytest.raises(UserError, match=r"has (no|a builtins.list as) observation_space: set it to a space") as caught:
+        make_environments(kind, 2, backend=backend)
+    assert "\n" not in str(caught.value)

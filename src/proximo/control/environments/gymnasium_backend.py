@@ -13,7 +13,7 @@ from proximo.control.environments import statistics as learnt
 from proximo.control.environments.answers import ACTION_MASK, EPISODE_OVER, RAW_REWARD, TASK_REWARD
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
 from proximo.control.environments.leaves import ALL_KEYS, ObservationKeys
-from proximo.control.environments.problems import space_problem
+from proximo.control.environments.problems import require_spaces, space_problem
 from proximo.control.environments.recording import RewardRecorder
 from proximo.control.environments.reporting import LentEnvironment, RemoteEnvironment, ReportingEnvironment
 from proximo.control.environments.subprocesses import WatchedSubprocesses
@@ -36,6 +36,7 @@ class GymnasiumEnvironments(VectorEnvironment):
     """
 
     def __init__(self, vector: Any, name: str, backend: str = "gymnasium", keys: ObservationKeys = ALL_KEYS) -> None:
+        require_spaces(vector, name, "single_")
         self.name, self.backend, self.count = name, backend, vector.num_envs
         self._kept = keys.kept(vector.single_observation_space, name)
         self.observation_space, self.action_space = self._kept.space, vector.single_action_space

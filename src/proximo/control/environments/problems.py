@@ -41,6 +41,21 @@ def closing_told(who: str) -> Iterator[None]:
         )
 
 
+def require_spaces(holder: Any, name: str, prefix: str = "") -> None:
+    """Sees that an environment says what it takes and gives.
+
+    Raises:
+        UserError: It does not, or in the words of another package.
+    """
+    import gymnasium
+
+    for space in (f"{prefix}observation_space", f"{prefix}action_space"):
+        found = getattr(holder, space, None)
+        if not isinstance(found, gymnasium.Space):
+            what = "no" if found is None else f"a {type(found).__module__}.{type(found).__name__} as"
+            raise UserError(f"{name} has {what} {space}: set it to a space of gymnasium.spaces when it is made")
+
+
 def space_problem(space: Any, value: Any, batch: tuple[int, ...] = (), name: str = "") -> str | None:
     """What is wrong with the shape or type of `value`, as the end of a sentence; None when it fits.
 

@@ -19,7 +19,7 @@ from proximo.control.environments.answers import (
     read_step,
 )
 from proximo.control.environments.leaves import ALL_KEYS, ObservationKeys
-from proximo.control.environments.problems import closing_told, failure, space_problem
+from proximo.control.environments.problems import closing_told, failure, require_spaces, space_problem
 from proximo.control.environments.recording import RewardRecorder
 from proximo.control.environments.trees import map_leaves
 from proximo.control.masks import MaskReader
@@ -38,6 +38,7 @@ class ReportingEnvironment(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env, name: str, index: int, keys: ObservationKeys = ALL_KEYS) -> None:
         super().__init__(env)
+        require_spaces(env, name)
         # A copy, since the vector environment writes into it; what is no dict says nothing.
         said = env.metadata
         self.metadata = dict(said) if isinstance(said, Mapping) else {}
