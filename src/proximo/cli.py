@@ -40,7 +40,7 @@ class EvaluateArguments:
     episodes: int = 20
     """How many for each number."""
     seed: int | None = None
-    """Of the episodes; the run's own if not given."""
+    """Seed of the episodes (default: one that neither training nor its own evaluations have used)."""
     episode_limit: int | None = None
     """Steps after which an episode is cut; the run's own if not given."""
     json: bool = False
@@ -168,9 +168,27 @@ def _three_numbers(results: Any) -> dict[str, str]:
         f" ({results['episodes']} episodes; sampled: {results['final_sampled']:,.1f})"
         f"{task('final_deterministic')}"
         f"{f'; {unfinished} were cut after {limit:,} steps, for they do not end' if unfinished else ''}",
+        **_sampled(results),
         "best checkpoint": f"{results['best_checkpoint']:,.1f} ± {results['best_checkpoint_std']:,.1f}"
         f" (deterministic; chosen by {results.get('best_chosen_by', 'training return')}){task('best_checkpoint')}",
+        "proximo.load gives": f"the final policy, which acts deterministically{_better_sampled(results)}",
     }
+
+
+def _sampled(results: Any) -> dict[str, str]:
+    """The number of the last policy when its actions are drawn; runs from before it had a spread have it elsewhere."""
+    if "final_sampled_std" not in results:
+        return {}
+    return {"final sampled": f"{results['final_sampled']:,.1f} ± {results['final_sampled_std']:,.1f}"}
+
+
+def _better_sampled(results: Any) -> str:
+    """What to do where the mode of the actions is worse than a sample, by more than chance explains."""
+    spreads = [results.get(f"{name}_std", 0.0) for name in ("final_deterministic", "final_sampled")]
+    error = (sum(x * x for x in spreads) / max(1, results["episodes"])) ** 0.5
+    if results["final_sampled"] - results["final_deterministic"] <= 2 * error:
+        return ""
+    return "; sampled actions are better here: act(observation, deterministic=False)"
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -184,7 +202,9 @@ def evaluate(arguments: list[str]) -> int:
         return 0
     from proximo.runs.console import print_results
 
-    print_results(_three_numbers(results), f"{results['environment']}, {asked.run}")
+    which = "that training never saw" if asked.seed is None else "as asked for"
+    episodes = f"{asked.episodes} episodes {which} (seed {results['seed']})"
+    print_results(_three_numbers(results), f"{results['environment']}, {asked.run}: {episodes}")
     return 0
 
 

@@ -228,9 +228,10 @@ def test_json_is_one_object_on_stdout(prompt, run):
         assert told[verb]
 
 
-def test_an_evaluation_repeats_the_results_of_the_run(prompt, run):
+def test_an_evaluation_with_the_runs_seed_repeats_its_results(prompt, run):
     results = json.loads((run / "results.json").read_text())
-    code, out, _ = prompt("evaluate", run, "--episodes", "2", "--json")
+    seed = read_toml(run / "config.toml")["seed"]
+    code, out, _ = prompt("evaluate", run, "--episodes", "2", "--json", "--seed", str(seed))
     assert code == 0
     told = json.loads(out)
     for name in ("final_deterministic", "final_sampled", "best_checkpoint", "steps", "last_100_training_return"):

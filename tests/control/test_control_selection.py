@@ -9,8 +9,10 @@ import torch
 from test_control_repeatable import PLAN, same_runs
 
 import proximo
-from proximo.control.evaluation import evaluate, evaluation_environments
+from proximo.cli import _three_numbers
+from proximo.control.evaluation import Evaluation, evaluate, evaluation_environments
 from proximo.control.loading import load_policy
+from proximo.control.results import evaluate_run
 from proximo.control.selection import Selection
 from proximo.runs.checkpoint import load_checkpoint
 from proximo.runs.metrics import read_metrics
@@ -52,6 +54,12 @@ def test_a_stopped_run_chooses_the_same(whole, tmp_path):
     same_runs(whole, proximo.train("CartPole-v1", run=str(tmp_path / "r"), **EVALUATED))
 
 
+class Flag:
+    """What happens, and has happened: no code of the environment's."""
+
+    evaluating, asked = False, True
+
+
 class Interrupting(gymnasium.Wrapper):
     """CartPole in which the process is asked to stop while it evaluates, and which then does not go on."""
 
@@ -60,8 +68,8 @@ class Interrupting(gymnasium.Wrapper):
         self.flag = flag
 
     def step(self, action):
-        if self.flag["evaluating"] and not self.flag["asked"]:
-            self.flag["asked"] = True
+        if self.flag.evaluating and not self.flag.asked:
+            self.flag.asked = True
             os.kill(os.getpid(), signal.SIGTERM)
             signal.pause()  # until the patience is over
         return self.env.step(action)
@@ -69,19 +77,58 @@ class Interrupting(gymnasium.Wrapper):
 
 def test_an_evaluation_is_given_up_for_a_stop_and_done_later(tmp_path, monkeypatch):
     monkeypatch.setattr("proximo.runs.signals.StopRequest.__init__.__defaults__", (0.2,))
-    flag = {"evaluating": False, "asked": True}
+    flag = Flag()
     look = Selection.look
 
     def looking(self, training):
-        flag["evaluating"] = True
+        flag.evaluating = True
         try:
             look(self, training)
         finally:
-            flag["evaluating"] = False
+            flag.evaluating = False
 
     monkeypatch.setattr(Selection, "look", looking)
     through = proximo.train(lambda: Interrupting(flag), run=str(tmp_path / "through"), **EVALUATED)
-    flag["asked"] = False
+    flag.asked = False
     stopped = proximo.train(lambda: Interrupting(flag), run=str(tmp_path / "r"), **EVALUATED)
     assert stopped.stopped == "SIGTERM"
     same_runs(through, proximo.train(lambda: Interrupting(flag), run=str(tmp_path / "r"), **EVALUATED))
+
+
+@pytest.mark.parametrize(("last", "best"), [(5.0, 3.0), (3.0, 5.0), (4.0, 4.0)])
+def test_the_best_policy_is_no_worse_than_the_last_one_in_the_evaluation_at_the_end(tmp_path, monkeypatch, last, best):
+    """The return of training is one of the past: a policy that gets better is better than that at the end."""
+    seen = dict(zip("abc", [Evaluation(True, (x,), (1,), (x,)) for x in (last, 1.0, best)], strict=True))
+    monkeypatch.setattr("proximo.control.train.evaluate_all", lambda *args, **settings: seen)
+    run = proximo.train("CartPole-v1", run=str(tmp_path / "r"), **{**PLAN, "steps": 64 * 8, "learning_rate": 0.03})
+    assert run.results["best_checkpoint"] == max(last, best)
+    by, about = run.results["best_chosen_by"], load_checkpoint(run.path / "checkpoints" / "best")[1]
+    assert by == about["chosen_by"] == ("evaluation at the end" if last > best else "training return")
+    assert evaluate_run(run.path, 1)["best_chosen_by"] == by
+    weights, final = (load_policy(run.path, name).state_dict() for name in ("best", "final"))
+    assert last <= best or all(torch.equal(weights[name], final[name]) for name in final)
+
+
+def test_an_evaluation_of_a_run_has_episodes_of_its_own(tmp_path):
+    settings = {**PLAN, "steps": 64 * 2, "episodes": 6}
+    run = proximo.train("Pendulum-v1", run=str(tmp_path / "r"), **settings)
+    fresh, again = evaluate_run(run.path, 6), evaluate_run(run.path, 6)
+    own = evaluate_run(run.path, 6, run.config.seed)
+    # Those of training, where they are asked for.
+    assert own["final_deterministic"] == pytest.approx(run.results["final_deterministic"])
+    assert fresh["returns"] == again["returns"]
+    assert not set(fresh["returns"]["final_deterministic"]) & set(own["returns"]["final_deterministic"])
+    assert fresh["seed"] != own["seed"] == run.config.seed
+
+
+@pytest.mark.parametrize(
+    ("deterministic", "sampled", "said"), [(0.49, 0.95, True), (0.95, 0.49, False), (0.9, 0.95, False)]
+)
+def test_the_headline_names_both_ways_to_act_and_which_one_is_loaded(deterministic, sampled, said):
+    both = {"final_deterministic": deterministic, "final_sampled": sampled, "best_checkpoint": deterministic}
+    spread = {f"{name}_std": 0.3 for name in both}
+    shown = _three_numbers({**both, **spread, "episodes": 20})
+    assert shown["final deterministic"].startswith(f"{deterministic:.1f} ±") or said
+    assert shown["final sampled"] == f"{sampled:,.1f} ± 0.3"
+    assert shown["proximo.load gives"].startswith("the final policy, which acts deterministically")
+    assert ("sampled actions are better here" in shown["proximo.load gives"]) == said

@@ -64,6 +64,8 @@ def test_code_that_does_the_same_is_the_same():
         "class A:\n    @property\n    def s(self): return 1\nf = A",
         "from functools import partial\ndef g(k): return k\nf = partial(g, 1)",
         "class A:\n    def make(self): return 1\nf = A().make",
+        "from types import SimpleNamespace\nK = SimpleNamespace(size=1)\ndef f(): return K",
+        "from dataclasses import dataclass\n@dataclass\nclass C:\n    size: int\nK = C(1)\ndef f(): return K",
     ],
 )
 def test_code_that_does_another_thing_is_another(code):

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from proximo.control import seeds
 from proximo.control.configuration import TrainConfig
 from proximo.control.evaluation import Watch, evaluate_all, evaluation_environments, longest_episode
 from proximo.control.loading import load_policy, tell
 from proximo.runs.configuration import from_mapping, read_toml
 from proximo.runs.errors import UserError
 from proximo.runs.metrics import read_metrics
+from proximo.runs.opening import read_results
 
 
 def evaluate_run(folder: Path, episodes: int, seed: int | None = None, limit: int | None = None) -> dict[str, Any]:
@@ -17,7 +19,8 @@ def evaluate_run(folder: Path, episodes: int, seed: int | None = None, limit: in
     Args:
         folder: of the run.
         episodes: for each evaluation.
-        seed: of the episodes; the run's own if None.
+        seed: of the episodes; if None, one that follows from the run's, and that neither training nor its own
+            evaluations have used.
         limit: steps after which an episode is cut; the run's own if None.
 
     Raises:
@@ -36,7 +39,7 @@ def evaluate_run(folder: Path, episodes: int, seed: int | None = None, limit: in
     environments = evaluation_environments(config, config.environment, episodes)
     try:
         final.require_spaces(environments.observation_space, environments.action_space, config.mask_key)
-        chosen = config.seed if seed is None else seed
+        chosen = seeds.derive(config.seed, seeds.FRESH, 0, 1)[0] if seed is None else seed
         plan = {"final_deterministic": (final, True), "final_sampled": (final, False), "best_checkpoint": (best, True)}
         limit = limit or _limit(config, rows)
         results = evaluate_all(plan, environments, episodes, seed=chosen, limit=limit, watch=Watch(tell))
@@ -52,11 +55,18 @@ def evaluate_run(folder: Path, episodes: int, seed: int | None = None, limit: in
         **{name: result.mean for name, result in results.items()},
         **{f"{name}_std": result.std for name, result in results.items()},
         **{f"{name}_task": result.task_mean for name, result in results.items()},
-        "best_chosen_by": "training return" if config.evaluate_every is None else "evaluation",
+        "best_chosen_by": _criterion(folder, config),
+        "seed": chosen,
         "unfinished_episodes": results["final_deterministic"].unfinished,
         "episode_limit": limit,
         "returns": {name: list(result.returns) for name, result in results.items()},
     }
+
+
+def _criterion(folder: Path, config: TrainConfig) -> str:
+    """What the best policy was chosen by."""
+    told = (read_results(folder / "results.json") or {}).get("best_chosen_by")
+    return str(told or ("training return" if config.evaluate_every is None else "evaluation"))
 
 
 def _limit(config: TrainConfig, rows: list[dict[str, Any]]) -> int:

@@ -8,9 +8,12 @@ from proximo.control.environments import Source
 from proximo.control.environments.base import VectorEnvironment
 from proximo.control.evaluation import WATCHED_BY_NOBODY, evaluate, evaluation_environments, longest_episode
 from proximo.control.loading import policy_from
+from proximo.control.policy import ControlPolicy
 from proximo.control.training import Training
 from proximo.runs.checkpoint import save_checkpoint
 from proximo.runs.folder import RunFolder
+
+BY_TRAINING, AT_THE_END = "training return", "evaluation at the end"
 
 
 class Selection:
@@ -28,6 +31,8 @@ class Selection:
         self.watch = WATCHED_BY_NOBODY
         """Told how far an evaluation is, and asked whether to stop."""
         self._seed = seeds.derive(config.seed, seeds.SELECTION, 0, 1)[0]
+        self.criterion = BY_TRAINING if config.evaluate_every is None else "evaluation"
+        """What the best policy is the best by."""
 
     def due(self, training: Training) -> bool:
         """Whether the policy as it is now is to be evaluated."""
@@ -63,16 +68,23 @@ class Selection:
     def save(self, training: Training) -> None:
         """Write the best policy so far as the checkpoint `best`."""
         tensors, state = training.state()
-        best = policy_from(tensors, state, "best")
-        weights = {f"policy/{name}": x for name, x in best.state_dict().items()}
-        weights |= {f"wrappers/policy/{name}": torch.from_numpy(x) for name, x in best.wrappers.items()}
-        about = {"policy": best.describe(), "mean_return": state["best_return"], "chosen_by": self.criterion}
-        save_checkpoint(self._folder.checkpoints, "best", weights, about)
+        self._write(policy_from(tensors, state, "best"), state["best_return"])
 
-    @property
-    def criterion(self) -> str:
-        """What the best policy is the best by."""
-        return "training return" if self._config.evaluate_every is None else "evaluation"
+    def prefer_last(self, training: Training, mean_return: float) -> None:
+        """Write the last policy as the checkpoint `best`: the return of training lags behind what it has learnt.
+
+        Args:
+            training: at its end.
+            mean_return: of the last policy in the evaluation at the end, above that of the best by training return.
+        """
+        self.criterion = AT_THE_END
+        self._write(training.policy, mean_return)
+
+    def _write(self, policy: ControlPolicy, mean_return: float | None) -> None:
+        weights = {f"policy/{name}": x for name, x in policy.state_dict().items()}
+        weights |= {f"wrappers/policy/{name}": torch.from_numpy(x) for name, x in policy.wrappers.items()}
+        about = {"policy": policy.describe(), "mean_return": mean_return, "chosen_by": self.criterion}
+        save_checkpoint(self._folder.checkpoints, "best", weights, about)
 
     def close(self) -> None:
         """Free the environments."""

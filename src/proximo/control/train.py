@@ -16,7 +16,7 @@ from proximo.control.evaluation import LONGEST, Watch, evaluate_all, evaluation_
 from proximo.control.loading import policy_from, require_final
 from proximo.control.observations import ObservationSpec
 from proximo.control.presets import configure
-from proximo.control.selection import Selection
+from proximo.control.selection import BY_TRAINING, Selection
 from proximo.control.training import Training
 from proximo.runs.checkpoint import save_checkpoint
 from proximo.runs.code_identity import identity
@@ -250,7 +250,7 @@ def _finish(
         if selection.due(training):
             selection.look(training)
         selection.save(training)
-        evaluations = _evaluate_both(training, source, selection.watch)
+        evaluations = _evaluate_both(training, source, selection)
     except Interrupted:
         return None
     except UserError:
@@ -272,12 +272,14 @@ def _finish(
     return results
 
 
-def _evaluate_both(training: Training, source: Source, watch: Watch) -> dict[str, Any]:
-    """The last policy, deterministic and sampled, and the best one.
+def _evaluate_both(training: Training, source: Source, selection: Selection) -> dict[str, Any]:
+    """The last policy, deterministic and sampled, and the best one; where only returns of training chose that, the last
+    one takes its place if it is better here.
 
     Raises:
-        Interrupted: by who may interrupt `training`, or by `watch`.
+        Interrupted: by who may interrupt `training`, or by the watch of `selection`.
     """
+    watch = selection.watch
     config, progress = training.config, training.progress
     limit = longest_episode(config, progress.episodes, progress.steps)
     if limit < LONGEST:
@@ -297,11 +299,15 @@ def _evaluate_both(training: Training, source: Source, watch: Watch) -> dict[str
     finally:
         environments.close()
     final, sampled, chosen = seen.values()
+    if selection.criterion == BY_TRAINING and final.mean > chosen.mean:
+        selection.prefer_last(training, final.mean)
+        chosen = final
     return {
         "final_deterministic": final.mean,
         "final_deterministic_std": final.std,
         "final_deterministic_task": final.task_mean,
         "final_sampled": sampled.mean,
+        "final_sampled_std": sampled.std,
         "final_sampled_task": sampled.task_mean,
         "best_checkpoint": chosen.mean,
         "best_checkpoint_std": chosen.std,

@@ -5,15 +5,17 @@ lambda, a notebook's cell, a module beside the command. Comments, layout and lin
 """
 
 import ast
+import dataclasses
 import functools
 import hashlib
 import json
 import platform
 import sys
 import sysconfig
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 from proximo.runs.errors import UserError
@@ -130,9 +132,11 @@ class _Seen:
             self.value(value.__func__)
         elif isinstance(value, functools._lru_cache_wrapper) or hasattr(value, "__wrapped__"):
             self.value(value.__wrapped__)
-        else:  # an object: what it does is its class's, and what it holds may move
+        else:  # an object: what it does is its class's, and what it holds may move, unless it is there to hold settings
             self._add("object", type(value).__qualname__)
             self.value(type(value))
+            if dataclasses.is_dataclass(value) or isinstance(value, SimpleNamespace | Namespace):
+                self.value(dict(vars(value)) if hasattr(value, "__dict__") else ())
 
     def _function(self, function: FunctionType) -> None:
         if not _is_own(function.__module__):
