@@ -23,6 +23,8 @@ from proximo.runs.files import parse_json, write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.own_module import import_own
 
+STANDS_FOR = "_proximo_stands_for"
+"""The attribute of a method that is ours for a while: the class's own that it stands for, None for an inherited one."""
 _FILE = "identity.json"
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...))
 
@@ -52,6 +54,18 @@ def code_digest(part: Any) -> str:
     else:
         seen.value(part)
     return seen.digest
+
+
+def _members(cls: type) -> dict[str, Any]:
+    """What a class's own code has put into it."""
+    members: dict[str, Any] = {}
+    for name, member in vars(cls).items():
+        ours = isinstance(member, FunctionType) and STANDS_FOR in vars(member)
+        if not ours:
+            members[name] = member
+        elif vars(member)[STANDS_FOR] is not None:
+            members[name] = vars(member)[STANDS_FOR]
+    return members
 
 
 def note_code(folder: RunFolder, now: Mapping[str, str]) -> None:
@@ -165,7 +179,7 @@ class _Seen:
         self._add("class", cls.__name__)
         for base in cls.__bases__:
             self.value(base)
-        for name, member in sorted(vars(cls).items()):
+        for name, member in sorted(_members(cls).items()):
             if not (name.startswith("__") and name.endswith("__")) or callable(member):
                 self._add("member", name)
                 self.value(member)

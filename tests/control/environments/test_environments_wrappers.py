@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import proximo
 from proximo.cli import _three_numbers
 from proximo.control.environments import EpisodeCounter, make_environments
+from proximo.runs.code_identity import code_digest
 
 LIMIT = 6
 
@@ -134,6 +135,16 @@ def test_a_reward_is_counted_once_and_the_class_is_left_as_it_was(kind):
     environments.close()
     assert episode(lambda: Checks(kind())) == (42, LIMIT, 21)
     assert {each: vars(each).get("step") for each in (Paying, kind)} == before
+
+
+@pytest.mark.parametrize("kind", [Paying, Inherited, Super])
+def test_the_identity_of_a_runs_code_does_not_depend_on_who_records(kind):
+    before = code_digest(kind)
+    environments = make_environments(lambda: Checks(kind()), 2)
+    assert "_proximo_stands_for" in vars(vars(kind)["step"])
+    assert code_digest(kind) == before != ""
+    environments.close()
+    assert code_digest(kind) == before
 
 
 def test_a_wrapper_may_make_a_new_task_in_its_reset():

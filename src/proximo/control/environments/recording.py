@@ -14,6 +14,8 @@ import numpy as np
 from gymnasium.vector import VectorWrapper
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
+from proximo.runs.code_identity import STANDS_FOR
+
 _PASS_ON = (OrderEnforcing, PassiveEnvChecker, TimeLimit)
 """What `gymnasium.make` puts around every task: none of them touches a reward."""
 _RECORDERS = "_proximo_recorders"
@@ -113,6 +115,7 @@ def _recorders_of(kind: type) -> MutableMapping[int, RewardRecorder] | None:
             return recorder.call(lambda: inner(*arguments, **named))
 
         setattr(recorded, _RECORDERS, recorders)
+        setattr(recorded, STANDS_FOR, own)
         try:
             kind.step = recorded  # type: ignore[attr-defined]
         except (TypeError, AttributeError):  # written in C
@@ -127,7 +130,8 @@ def _let_go(kind: type, recorders: MutableMapping[int, RewardRecorder], instance
         step: Any = vars(kind).get("step")
         if recorders or getattr(step, _RECORDERS, None) is not recorders:
             return
-        inner = step.__wrapped__
-        del kind.step  # type: ignore[attr-defined]
-        if getattr(kind, "step", None) is not inner:  # it was the class's own, not inherited
-            kind.step = inner  # type: ignore[attr-defined]
+        own = getattr(step, STANDS_FOR)
+        if own is None:
+            del kind.step  # type: ignore[attr-defined]
+        else:
+            kind.step = own  # type: ignore[attr-defined]
