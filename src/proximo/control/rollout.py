@@ -144,6 +144,11 @@ class Collector:
         """The policy's memory before its next action, `[N, S]`."""
         return self._memory
 
+    @property
+    def longest_unfinished(self) -> int:
+        """Steps so far of the longest episode in progress."""
+        return int(self._counter.lengths.max())
+
     def unfinished(self) -> list[Episode]:
         """What there is so far of the episode in progress in each environment."""
         return self._counter.unfinished()

@@ -1,5 +1,6 @@
 """One training run in memory: collect -> estimate advantages -> update -> move the statistics -> record."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from proximo.control import repeat, seeds
 from proximo.control.actions import ActionSpec
 from proximo.control.closed_form import ClosedForm, supports
 from proximo.control.configuration import TrainConfig
+from proximo.control.critic_window import CriticWindow
 from proximo.control.derivation import evaluation_code
 from proximo.control.device import choose_device
 from proximo.control.environments.base import VectorEnvironment
@@ -30,7 +32,7 @@ from proximo.core.batch import Batch
 from proximo.core.graphed import GraphedGradient
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
-from proximo.core.statistics import explained_variance, informative
+from proximo.core.statistics import informative
 from proximo.core.update import UpdateReport, autograd_gradient, update
 from proximo.runs import random_state
 from proximo.runs.configuration import to_toml
@@ -51,6 +53,8 @@ class Progress:
     iterations: int = 0
     episodes: int = 0
     gradient_steps: int = 0
+    longest: int = 0
+    """Steps of the longest episode seen, ended or in progress."""
     evaluated: int = 0
     """Steps at the last evaluation."""
     evaluation_return: float | None = None
@@ -101,6 +105,7 @@ class Training:
         self.returns: deque[float] = deque(maxlen=RECENT)
         self.task_returns: deque[float] = deque(maxlen=RECENT)
         self.lengths: deque[int] = deque(maxlen=RECENT)
+        self.critic = CriticWindow()
         self.best_return = -np.inf
         self.best_weights: dict[str, Tensor] = {}
         self.best_wrappers: dict[str, np.ndarray] = {}
@@ -275,10 +280,10 @@ class Training:
         self.lengths.extend(episode.length for episode in rollout.episodes)
 
     def _measure(self, rollout: Rollout, batch: Batch, report: UpdateReport) -> dict[str, Any]:
-        explained = explained_variance(batch.value, batch.returns, batch.weight)
+        self._look_at_the_critic(rollout, batch)
         values: dict[str, Any] = dict(report.values)
         values |= {
-            "explained_variance": float(explained),
+            **self.critic.measured(),
             "learning_rate": self.optimizer.learning_rate,
             "gradient_steps": report.steps,
             "stopped_by_kl": int(report.stopped_by_kl),
@@ -290,6 +295,13 @@ class Training:
             values["clipped_actions"] = rollout.clipped_fraction
             values["std"] = float(self.policy.log_std.detach().clamp(*self.policy.settings.log_std_range).exp().mean())
         return values
+
+    def _look_at_the_critic(self, rollout: Rollout, batch: Batch) -> None:
+        """In units of reward, since those of a critic that predicts normalised returns change."""
+        longest = max([self.progress.longest, self.collector.longest_unfinished, *(e.length for e in rollout.episodes)])
+        self.progress.longest = longest
+        values, returns = (self.policy.values.from_units(x).cpu() for x in (batch.value, batch.returns))
+        self.critic.add(values, returns, batch.weight.cpu(), math.ceil(longest / self.config.rollout_length))
 
     def _remember_best(self) -> None:
         if self.config.evaluate_every is not None:
@@ -334,6 +346,7 @@ class Training:
             "task_returns": list(self.task_returns),
             "lengths": list(self.lengths),
             "best_return": None if np.isinf(self.best_return) else self.best_return,
+            "critic": self.critic.state(),
             "environments": environments,
             "random": generators,
         }
@@ -363,6 +376,7 @@ class Training:
         self.returns.extend(state["returns"])
         self.task_returns.extend(state.get("task_returns", state["returns"]))  # runs of before had one return
         self.lengths.extend(state["lengths"])
+        self.critic.load(state.get("critic", []))
         self.best_return = -np.inf if state["best_return"] is None else state["best_return"]
         random_state.restore(tensors, state["random"], {"noise": self.noise, "shuffle": self.shuffle})
         if self.closed_form:

@@ -44,6 +44,7 @@ COLUMNS = (
     Column("final_approx_kl", "KL after the last step", "KL end", ".3f"),
     Column("clip_fraction", "clip fraction", "clip", ".2f"),
     Column("explained_variance", "explained variance", "EV", ".2f"),
+    Column("critic_error", "critic's error / returns' deviation", "err", ".2f"),
     Column("entropy", "entropy", "", ".3f"),
     Column("learning_rate", "learning rate", "", ".2e"),
     HEALTH,
