@@ -125,7 +125,8 @@ def test_a_stack_is_the_one_that_was_trained_on(k):
 
 
 @pytest.mark.parametrize(
-    "answer", [lambda x: (x, {}), lambda x: (x, 1.0, False, False, {}), lambda x: (x, 1.0, False, {})]
+    "answer",
+    [lambda x: (x, {}), lambda x: [x, {}], lambda x: (x, 1.0, False, False, {}), lambda x: (x, 1.0, False, {})],
 )
 @pytest.mark.parametrize(
     ("space", "observation"),
@@ -149,7 +150,9 @@ def test_a_tuple_that_ends_with_a_dict_is_an_observation():
     policy.act((np.zeros(3), {"a": np.zeros(3)}))
 
 
-@pytest.mark.parametrize("bad", ["abc", None, [None] * 3, np.array(["1", "2", "3"]), {"a": 1}])
+@pytest.mark.parametrize(
+    "bad", ["abc", None, [None] * 3, [[1.0], [1.0, 2.0], 3.0], np.array(["1", "2", "3"]), {"a": 1}]
+)
 def test_what_is_no_array_of_numbers_is_refused(bad):
     with pytest.raises(UserError):
         untrained(VECTOR).act(bad)

@@ -166,7 +166,11 @@ class LoadedPolicy:
 
 def _refuse_answer(parts: Sequence[Part], observation: Any) -> None:
     """See that it is not all of what a reset (observation, info) or a step returned."""
-    if not isinstance(observation, tuple) or len(observation) not in (2, 4, 5) or not isinstance(observation[-1], dict):
+    if (
+        not isinstance(observation, tuple | list)
+        or len(observation) not in (2, 4, 5)
+        or not isinstance(observation[-1], dict)
+    ):
         return
     last = len(observation) - 1
     if not any(part.path[:1] == (last,) and isinstance((*part.path, 0)[1], str) for part in parts):
@@ -183,7 +187,10 @@ def _leaf(part: Part, observation: Any) -> np.ndarray:
         raise UserError(
             f"the observation has no part{place(part.path)}, which the policy was trained on: give it the whole one"
         ) from error
-    array = np.asarray(leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf)
+    try:
+        array = np.asarray(leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf)
+    except ValueError:  # lists of different lengths
+        array = np.empty((), object)
     if array.dtype.kind not in "biuf":
         raise UserError(
             f"the observation{place(part.path)} is a {type(leaf).__name__}, and the policy reads numbers: give it what "

@@ -84,6 +84,28 @@ def _without_padding(flat: list[Any], columns: tuple[int, ...]) -> list[Any]:
     return [x for row, count in enumerate(columns) for x in flat[row * longest : row * longest + count]]
 
 
+def flat_masks(held: Any, columns: Sequence[int]) -> np.ndarray:
+    """The masks in a batch of observations, bool `[N, K]`.
+
+    Args:
+        held: `[N, ...]`: rows, tables (padded to the longest column, too), or a tuple or dict of these for each column.
+        columns: Choices of each column of the action.
+    """
+    if isinstance(held, Mapping | tuple):
+        parts = [flat_masks(part, ()) for part in (held.values() if isinstance(held, Mapping) else held)]
+        return np.concatenate(parts, 1)
+    held = np.asarray(held)
+    flat = held.reshape(len(held), -1).astype(bool)
+    if is_padded(held.shape[1:], columns):
+        flat = flat[:, np.concatenate([np.arange(max(columns)) < count for count in columns])]
+    return flat
+
+
+def is_padded(shape: tuple[int, ...], columns: Sequence[int]) -> bool:
+    """Whether a mask of a shape is a table whose shorter columns are padded."""
+    return len(shape) == 2 and len(set(columns)) > 1 and shape == (len(columns), max(columns))
+
+
 def _is_nested(mask: Any) -> bool:
     return np.ndim(mask[0]) > 0 if isinstance(mask, list | tuple) else np.ndim(mask) > 1
 

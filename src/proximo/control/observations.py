@@ -7,6 +7,7 @@ import gymnasium
 import numpy as np
 
 from proximo.control.images import Layout, StackedFrames, layout_of
+from proximo.control.masks import flat_masks, is_padded
 from proximo.control.spaces import Path, leaves, place
 from proximo.runs.errors import UserError
 
@@ -20,7 +21,7 @@ class Part:
     shape: tuple[int, ...]
     """Of the leaf; pixels: (channels, height, width)."""
     choices: tuple[int, ...] = ()
-    """one_hot: how many there are in each column."""
+    """one_hot: how many there are in each column; mask: of the action, where the mask is a padded table."""
     start: tuple[int, ...] = ()
     """one_hot: the smallest value of each column."""
     layout: Layout = ""
@@ -51,13 +52,20 @@ class ObservationSpec:
     parts: tuple[Part, ...]
 
     @classmethod
-    def of(cls, space: gymnasium.Space, mask_key: str | None = None, mask_size: int = 0) -> "ObservationSpec":
+    def of(
+        cls,
+        space: gymnasium.Space,
+        mask_key: str | None = None,
+        mask_size: int = 0,
+        columns: tuple[int, ...] | None = None,
+    ) -> "ObservationSpec":
         """The encoding of a space.
 
         Args:
             space: of one environment.
             mask_key: key of a Dict space that holds the action mask; None finds `action_mask`.
             mask_size: choices that a mask covers, to check it.
+            columns: the choices of each column of the action, where that is known.
 
         Raises:
             UserError: a space that can not be encoded, or a mask that is not there or not of that size.
@@ -67,13 +75,17 @@ class ObservationSpec:
             raise UserError(
                 f"mask_key = {mask_key!r} is not a key of the observation {space}; its keys: {sorted(keys)}"
             )
+        if columns == () and (mask_key or "action_mask") in keys:
+            raise UserError(
+                f"the observation has the action mask {mask_key or 'action_mask'!r}, and the action has no choices "
+                "that it could forbid: leave it out, or make the action Discrete or MultiDiscrete"
+            )
         mask_key = mask_key or ("action_mask" if "action_mask" in keys and mask_size else None)
-        parts = []
-        for path, leaf in leaves(space):
-            if path == (mask_key,):
-                parts.append(_mask_part(path, leaf, mask_size))
-            else:
-                parts.append(_part(path, leaf))
+        parts = [
+            _mask_part(path, leaf, columns or ()) if path[:1] == (mask_key,) else _part(path, leaf)
+            for path, leaf in leaves(space)
+        ]
+        _require_mask_size([part for part in parts if part.kind == "mask"], mask_size)
         if not any(part.kind != "mask" for part in parts):
             raise UserError(f"the observation space {space} is empty; an agent needs at least one number to look at")
         return cls(tuple(parts))
@@ -99,7 +111,8 @@ class ObservationSpec:
             leaf = np.asarray(_at(observation, self.parts[0].path), np.float32)
             return {"vector": leaf.reshape(len(leaf), -1)}
         encoded: dict[str, np.ndarray] = {}
-        columns = []
+        columns: list[np.ndarray] = []
+        masks: list[np.ndarray] = []
         for part in self.parts:
             leaf = np.asarray(_at(observation, part.path))
             if part.kind == "vector":
@@ -107,9 +120,11 @@ class ObservationSpec:
             elif part.kind == "one_hot":
                 columns.append(_one_hot(leaf.reshape(len(leaf), -1), part))
             elif part.kind == "mask":
-                encoded["mask"] = leaf.reshape(len(leaf), -1).astype(bool)
+                masks.append(flat_masks(leaf, part.choices))
             else:
                 encoded[_image_name(part)] = _channels_first(leaf, part.layout)
+        if masks:
+            encoded["mask"] = np.concatenate(masks, 1) if len(masks) > 1 else masks[0]
         if columns:
             encoded["vector"] = np.concatenate(columns, 1) if len(columns) > 1 else columns[0]
         return encoded
@@ -152,14 +167,18 @@ def _box_part(path: Path, space: gymnasium.spaces.Box) -> Part:
     return Part(path, "pixels", channels_first, layout=layout, frame=frame)
 
 
-def _mask_part(path: Path, space: gymnasium.Space, mask_size: int) -> Part:
-    size = int(np.prod(space.shape or (0,)))
-    if size != mask_size:
+def _mask_part(path: Path, space: gymnasium.Space, columns: tuple[int, ...]) -> Part:
+    shape = tuple(space.shape or ())
+    return Part(path, "mask", shape, choices=columns if is_padded(shape, columns) else ())
+
+
+def _require_mask_size(masks: list[Part], mask_size: int) -> None:
+    size = sum(sum(part.choices) or int(np.prod(part.shape or (0,))) for part in masks)
+    if masks and size != mask_size:
         raise UserError(
-            f"the action mask {'.'.join(map(str, path))!r} has {size} entries and the action space has "
-            f"{mask_size} choices; a mask needs one entry for each choice"
+            f"the action mask {masks[0].path[0]!r} has {size} entries and the action space has {mask_size} choices; a "
+            "mask needs one entry for each choice"
         )
-    return Part(path, "mask", tuple(space.shape or ()))
 
 
 def _one_hot(values: np.ndarray, part: Part) -> np.ndarray:

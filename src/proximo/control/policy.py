@@ -192,7 +192,8 @@ class ControlPolicy(nn.Module):
             UserError: they differ.
         """
         actions = ActionSpec.of(action, self.actions.squashed)
-        if (ObservationSpec.of(observation, mask_key, actions.mask_size), actions) != (self.observations, self.actions):
+        seen = ObservationSpec.of(observation, mask_key, actions.mask_size, actions.choices)
+        if (seen, actions) != (self.observations, self.actions):
             raise UserError(
                 f"the environment has changed since the run began: its observations are now {observation} and its "
                 f"actions {action}, which this policy was not made for; put it back, or train a new run"

@@ -78,7 +78,9 @@ class Training:
     def __init__(self, config: TrainConfig, environments: VectorEnvironment, *, closed_form: bool = True) -> None:
         self.config, self.environments = config, environments
         actions = ActionSpec.of(environments.action_space, config.network.actions == "squashed")
-        observations = ObservationSpec.of(environments.observation_space, config.mask_key, actions.mask_size)
+        observations = ObservationSpec.of(
+            environments.observation_space, config.mask_key, actions.mask_size, actions.choices
+        )
         require_room(config, observations, actions)
         self.device, self.why_device = choose_device(config.device, observations, config.network.hidden)
         self.settings = update_settings(config)

@@ -12,6 +12,7 @@ from environments_for_tests import step_often
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+import proximo
 from proximo.control.environments import make_environments
 from proximo.control.masks import MaskReader
 from proximo.runs.errors import UserError
@@ -192,6 +193,112 @@ def test_masks_of_a_vector_environment_are_read_alike():
     assert step.mask.tolist() == [[True, False, False, True, True]] * 2
 
 
+class Batch(SyncVectorEnv):
+    """Answers with what is made of an ordinary answer."""
+
+    made = staticmethod(lambda *answer: answer)
+    begun = staticmethod(lambda *answer: answer)
+
+    def step(self, actions):
+        return self.made(*super().step(actions))
+
+    def reset(self, **options):
+        return self.begun(*super().reset(**options))
+
+
+def batch(made=Batch.made, begun=Batch.begun):
+    kind = type("Made", (Batch,), {"made": staticmethod(made), "begun": staticmethod(begun)})
+    return lambda: kind([Answering] * 2, autoreset_mode=AutoresetMode.NEXT_STEP)
+
+
+@pytest.mark.parametrize(
+    "rewards",
+    [list, lambda r: r[:, None], torch.tensor, lambda r: torch.tensor(r, requires_grad=True), lambda r: r.astype(int)],
+)
+def test_one_number_for_each_environment_is_a_reward_of_a_batch(rewards):
+    step = first_step(batch(lambda o, r, *rest: (o, rewards(r), *rest)))
+    assert step.reward.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("made", "begun", "why"),
+    [
+        (lambda o, r, *rest: (o, None, *rest), Batch.begun, "returned rewards of shape ()"),
+        (
+            lambda o, r, te, tr, i: (o, r, te, i),
+            Batch.begun,
+            "returned a tuple of 4 at its step 1 where (observations, rew",
+        ),
+        (lambda o, r, te, tr, i: (o, r, te, tr, [{}, {}]), Batch.begun, "returned a list as infos at its step 1"),
+        (
+            Batch.made,
+            lambda o, i: o,
+            "returned a ndarray of shape (2, 2) at its step 0 where (observations, infos) is due",
+        ),
+    ],
+)
+def test_a_batch_that_answers_otherwise_is_told_in_one_sentence(made, begun, why):
+    message = refusal(batch(made, begun))
+    assert why in message
+    assert "\n" not in message
+
+
+def test_a_batch_may_have_no_infos():
+    assert first_step(batch(lambda *answer: (*answer[:4], None), lambda o, i: (o, None))).valid.all()
+
+
+class MaskShown(Answering):
+    """Shows its mask in the observation, in a form of the user's."""
+
+    def __init__(self, space, mask, action=PAIR):
+        super().__init__(action=action)
+        self.mask = mask
+        self.observation_space = spaces.Dict({"x": self.observation_space, "action_mask": space})
+
+    def reset(self, **options):
+        observation, info = super().reset()
+        return {"x": observation, "action_mask": self.mask}, info
+
+    def step(self, action):
+        assert tuple(action) == (0, 1) or tuple(action) == (0, 2), f"the mask forbids {action}"
+        observation, *rest = super().step(action)
+        return {"x": observation, "action_mask": self.mask}, *rest
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("space", "mask"),
+    [
+        (spaces.MultiBinary(5), np.array([1, 0, 0, 1, 1], np.int8)),
+        (spaces.Box(0, 1, (2, 3), np.int8), np.array([[1, 0, 1], [0, 1, 1]], np.int8)),  # what is padded says nothing
+        (spaces.Tuple((spaces.MultiBinary(2), spaces.MultiBinary(3))), (np.int8([1, 0]), np.int8([0, 1, 1]))),
+    ],
+    ids=["row", "table", "tuple"],
+)
+def test_a_mask_in_the_observation_is_obeyed_in_every_form(space, mask, backend, tmp_path):
+    small = {"environments": 2, "rollout_length": 32, "steps": 64, "episodes": 1, "episode_limit": 5}
+    run = proximo.train(
+        lambda: MaskShown(space, mask),
+        run=tmp_path / "run",
+        progress="quiet",
+        backend=backend,
+        update={"minibatch_size": 64},
+        **small,
+    )
+    action = proximo.load(run.path).act({"x": np.zeros(2, np.float32), "action_mask": mask}, deterministic=False)
+    assert tuple(action) in {(0, 1), (0, 2)}
+
+
+@pytest.mark.parametrize("action", [spaces.MultiBinary(2), spaces.Box(-1, 1, (2,))])
+def test_a_mask_in_the_observation_of_what_has_no_choices_is_refused(action, tmp_path):
+    with pytest.raises(UserError, match="the action has no choices that it could forbid: leave it out") as caught:
+        proximo.train(
+            lambda: MaskShown(spaces.MultiBinary(2), np.int8([1, 0]), action), run=tmp_path / "run", progress="quiet"
+        )
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
 class Ends(Answering):
     """Ends the process, or tries to."""
 
@@ -221,13 +328,7 @@ def test_an_environment_that_would_end_the_process_is_named(where, backend):
 
 
 def test_a_vector_environment_that_would_end_the_process_is_named():
-    class Batch(SyncVectorEnv):
-        def step(self, actions):
-            sys.exit("no licence")
-
-    assert "at its step 1: SystemExit: no licence" in refusal(
-        lambda: Batch([Answering] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
-    )
+    assert "at its step 1: SystemExit: no licence" in refusal(batch(lambda *_: sys.exit("no licence")))
 
 
 def test_a_module_that_would_end_the_process_is_named(tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ def read_reset(answer: Any, masks: MaskReader) -> tuple[Any, dict[str, Any]]:
         WrongAnswerError: it is no such pair.
     """
     if not (isinstance(answer, tuple | list) and len(answer) == 2 and _is_info(answer[1])):
-        raise WrongAnswerError(f"returned {_kind(answer)} where (observation, info) is due, which {_OLD}, or {_NEW}")
+        raise WrongAnswerError(f"returned {kind_of(answer)} where (observation, info) is due, which {_OLD}, or {_NEW}")
     observation, info = answer
     return observation, _read_info(info, masks)
 
@@ -54,12 +54,12 @@ def read_step(answer: Any, masks: MaskReader) -> tuple[Any, float, bool, bool, d
     if not isinstance(answer, tuple | list) or len(answer) != 5:
         old = isinstance(answer, tuple) and len(answer) == 4
         raise WrongAnswerError(
-            f"returned {_kind(answer)} where (observation, reward, terminated, truncated, info) is due, "
+            f"returned {kind_of(answer)} where (observation, reward, terminated, truncated, info) is due, "
             f"{f'which {_OLD}, or ' if old else 'so '}{_NEW}"
         )
     observation, reward, terminated, truncated, info = answer
     if not _is_info(info):
-        raise WrongAnswerError(f"returned {_kind(info)} as its info: return a dict, which may be empty")
+        raise WrongAnswerError(f"returned {kind_of(info)} as its info: return a dict, which may be empty")
     ends = _read_end("terminated", terminated), _read_end("truncated", truncated)
     return observation, read_reward(reward), *ends, _read_info(info, masks)
 
@@ -74,7 +74,7 @@ def read_reward(reward: Any) -> float:
         number = _one(reward)
         return float(number)
     except (TypeError, ValueError):
-        raise WrongAnswerError(f"returned {_kind(reward)} as its reward: return one number") from None
+        raise WrongAnswerError(f"returned {kind_of(reward)} as its reward: return one number") from None
 
 
 def _read_end(name: str, end: Any) -> bool:
@@ -85,7 +85,7 @@ def _read_end(name: str, end: Any) -> bool:
     except (TypeError, ValueError):
         entry = None
     if entry is None or isinstance(entry, str):
-        raise WrongAnswerError(f"returned {_kind(end)} as {name}: return True or False")
+        raise WrongAnswerError(f"returned {kind_of(end)} as {name}: return True or False")
     return bool(entry)
 
 
@@ -111,7 +111,7 @@ def _read_info(info: Mapping[str, Any] | None, masks: MaskReader) -> dict[str, A
     return kept
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     """What something is, for a sentence."""
     if value is None:
         return "None"

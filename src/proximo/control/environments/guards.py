@@ -10,7 +10,7 @@ import numpy as np
 from proximo.control.environments.base import AroundEnvironments, Observation, Step, VectorEnvironment
 from proximo.control.environments.problems import LARGEST_FLOAT32, closing_told, failure, fits_float32, space_problem
 from proximo.control.environments.trees import named_leaves
-from proximo.control.masks import choices_of, closed_columns
+from proximo.control.masks import choices_of, closed_columns, flat_masks
 from proximo.control.spaces import leaves
 from proximo.runs.errors import FOREIGN, UserError
 
@@ -116,7 +116,7 @@ class GuardedEnvironments(AroundEnvironments):
         if mask is not None:
             self._check_mask(mask, "info['action_mask']", unused)
         if self._mask_key is not None:
-            held = np.asarray(observation[self._mask_key]).reshape(self.count, -1).astype(bool)
+            held = flat_masks(observation[self._mask_key], self._choices)
             self._check_mask(held, f"observation[{self._mask_key!r}]", unused)
 
     def _check_mask(self, mask: np.ndarray, where: str, unused: np.ndarray) -> None:

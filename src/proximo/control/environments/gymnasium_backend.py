@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from proximo.control.environments import statistics as learnt
-from proximo.control.environments.answers import ACTION_MASK, EPISODE_OVER, RAW_REWARD, TASK_REWARD
+from proximo.control.environments.answers import ACTION_MASK, EPISODE_OVER, RAW_REWARD, TASK_REWARD, kind_of
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
 from proximo.control.environments.leaves import ALL_KEYS, ObservationKeys
 from proximo.control.environments.problems import require_spaces, space_problem
@@ -64,7 +64,9 @@ class GymnasiumEnvironments(VectorEnvironment):
             raise ValueError(f"{len(seeds)} seeds for {self.count} environments")
         self._over = np.zeros(self.count, dtype=bool)
         self._steps = 0
-        observation, infos = self._vector.reset(seed=self._seed(seeds))
+        answer = self._vector.reset(seed=self._seed(seeds))
+        self._require(answer, 2, "(observations, infos)")
+        observation, infos = answer
         self._recorder.follow()
         self._recorder.take(0.0)
         return self._owned(observation), self._mask(infos)
@@ -79,16 +81,30 @@ class GymnasiumEnvironments(VectorEnvironment):
 
     def step(self, actions: Any) -> Step:
         """See `VectorEnvironment.step`."""
-        observation, reward, terminated, truncated, infos = self._vector.step(actions)
-        reward = np.array(reward, dtype=np.float64)
-        terminated, truncated = np.array(terminated, dtype=bool), np.array(truncated, dtype=bool)
+        answer = self._vector.step(actions)
         self._steps += 1
+        self._require(answer, 5, "(observations, rewards, terminated, truncated, infos)")
+        observation, *rows, infos = answer
+        types = (np.float64, np.bool_, np.bool_)
+        reward, terminated, truncated = (self._row(row, kind) for row, kind in zip(rows, types, strict=True))
         if not reward.shape == terminated.shape == truncated.shape == (self.count,):
             raise UserError(
                 f"{self.name} returned rewards of shape {reward.shape}, terminated {terminated.shape} and truncated "
                 f"{truncated.shape} at its step {self._steps}: make it return {self.count} of each"
             )
-        return self._take(self._owned(observation), reward, terminated, truncated, infos)
+        return self._take(self._owned(observation), reward, terminated, truncated, {} if infos is None else infos)
+
+    def _require(self, answer: Any, count: int, due: str) -> None:
+        if not isinstance(answer, tuple | list) or len(answer) != count:
+            raise UserError(
+                f"{self.name} returned {kind_of(answer)} at its step {self._steps} where {due} is due: make it return "
+                "what gymnasium.vector.VectorEnv says"
+            )
+
+    def _row(self, values: Any, kind: type) -> np.ndarray:
+        """One value for each environment, whatever they come in."""
+        row: np.ndarray = np.array(values.detach().cpu() if hasattr(values, "detach") else values, dtype=kind)
+        return row.reshape(self.count) if row.shape == (self.count, 1) else row
 
     def statistics(self) -> dict[str, np.ndarray]:
         """See `VectorEnvironment.statistics`."""
@@ -205,6 +221,7 @@ class GymnasiumEnvironments(VectorEnvironment):
 
     def _mask(self, infos: Mapping[str, Any]) -> np.ndarray | None:
         """The mask of every row; a row that reports none may do everything."""
+        infos = {} if infos is None else infos  # of a reset
         if not isinstance(infos, Mapping):
             raise UserError(
                 f"{self.name} returned a {type(infos).__name__} as infos at its step {self._steps}: make it return a "

@@ -85,7 +85,7 @@ class KeptLeaves:
                     "leave them out"
                 )
             return cls(space)
-        mask = {leaf for leaf in every if leaf == (mask_key or "action_mask")}
+        mask = {leaf for leaf, path in every.items() if path[0] == (mask_key or "action_mask")}
         unread = {leaf for leaf, inner in zip(every, (x for _, x in leaves(space)), strict=True) if is_text(inner)}
         chosen = _chosen(set(every) - mask, keys, name)
         if spelt := unread & set(keys):
