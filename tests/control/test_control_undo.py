@@ -143,7 +143,7 @@ def test_sigterm_in_a_long_iteration_saves_what_was_before_it_and_loses_nothing_
     assert Slow.slowly < 56, "it did not wait for the end of its iteration at step 256"
     assert stopped.stopped == "SIGTERM"
     assert stopped.results["steps"] == 192
-    done = proximo.train(lambda: Slow(0), run=str(tmp_path / "stopped"), **plan)
+    done = proximo.train(lambda: Slow(0), run=str(tmp_path / "stopped"), allow_change=True, **plan)
     a, b = (load_checkpoint(run.path / "checkpoints" / "final")[0] for run in (whole, done))
     assert all(torch.equal(a[name], b[name]) for name in a if name.startswith(("policy", "optimizer", "scaler")))
 

@@ -18,6 +18,7 @@ from proximo.control.observations import ObservationSpec
 from proximo.control.presets import configure
 from proximo.control.selection import BY_TRAINING, Selection
 from proximo.control.training import Training
+from proximo.runs.alone import alone
 from proximo.runs.checkpoint import save_checkpoint
 from proximo.runs.code_identity import identity
 from proximo.runs.configuration import from_mapping
@@ -126,6 +127,7 @@ def run_training(
         require_final(folder)
         return Run(folder.path, config, finished, finished_before=True)
     with ExitStack() as stack:
+        stack.enter_context(alone(f"{config.environment} in {folder.path}"))
         # Made before the folder: an environment that can not be made leaves nothing behind.
         environments = make_environments(
             source,

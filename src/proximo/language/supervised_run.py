@@ -18,6 +18,7 @@ from proximo.language.models import choose_device
 from proximo.language.stages import resolved
 from proximo.language.supervised import Clock, Optimizer, steps_of
 from proximo.runs import random_state
+from proximo.runs.alone import alone
 from proximo.runs.console import Column, Mode, Progress
 from proximo.runs.errors import UserError
 from proximo.runs.files import write_atomically
@@ -149,6 +150,7 @@ def begin_stage(
     messages: Sequence[str] = (),
 ) -> Session:
     """Open the folder and go on where its last checkpoint is; everything closes with `stack`."""
+    stack.enter_context(alone(f"{title} in {opening.folder.path}"))
     folder = stack.enter_context(opening.open())
     note_made_from(folder, opening.config)
     metrics = stack.enter_context(MetricsWriter(folder.path, tensorboard=False))

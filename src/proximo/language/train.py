@@ -20,6 +20,7 @@ from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.reward_terms import code_of_rewards, make_rewards, reward_start
 from proximo.language.rewards import RewardTerm
 from proximo.language.stages import located, resolved
+from proximo.runs.alone import alone
 from proximo.runs.configuration import read_toml
 from proximo.runs.console import HEALTH, Column, Mode, Progress
 from proximo.runs.errors import UserError
@@ -98,6 +99,20 @@ def run_ppo(
     check_made_from(opening)
     if finished := opening.results:
         return LanguageRun(folder.path, folder.path / "policy", finished)
+    with alone(f"PPO in {folder.path}"):
+        return _train(config, opening, rewards, mode, preflight, [passed_over, remark])
+
+
+def _train(
+    config: PPOConfig,
+    opening: Opening,
+    rewards: Sequence[RewardTerm] | None,
+    mode: Mode,
+    preflight: Literal["stop", "warn", "off"],
+    messages: Sequence[str],
+) -> LanguageRun:
+    """The run of an opening that is not finished, up to its end or to what stops it."""
+    folder, call = opening.folder, opening.call
     training, message = make_training(config, rewards)
     generates(training.roles.model, training.parameters.stop, config.temperature)
     check_savable(training.roles.model, training.tokenizer)
@@ -124,7 +139,7 @@ def run_ppo(
                 columns=COLUMNS,
             )
         )
-        for text in filter(None, [passed_over, remark, message, *warnings]):
+        for text in filter(None, [*messages, message, *warnings]):
             progress.message(text)
         if changed := opening.settle(f"{training.done:,} responses"):
             progress.message(changed)

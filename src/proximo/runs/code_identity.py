@@ -14,6 +14,8 @@ import sys
 import sysconfig
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from importlib.util import resolve_name
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
@@ -164,12 +166,11 @@ class _Seen:
                 self.value(cell.cell_contents)
             except ValueError:  # not yet filled
                 self._add("cell", "")
+        read = self.module(sys.modules.get(function.__module__)) if function.__module__ != "__main__" else False
         for name in sorted(set(_names(function.__code__))):
             if name in function.__globals__:
                 self._add("global", name)
-                self.value(function.__globals__[name])
-        if function.__module__ != "__main__":
-            self.module(sys.modules.get(function.__module__))
+                self._named(function.__globals__[name], read=read)
 
     def _class(self, cls: type) -> None:
         if not _is_own(cls.__module__):
@@ -179,12 +180,19 @@ class _Seen:
         self._add("class", cls.__name__)
         for base in cls.__bases__:
             self.value(base)
+        read = self.module(sys.modules.get(cls.__module__)) if cls.__module__ != "__main__" else False
         for name, member in sorted(_members(cls).items()):
             if not (name.startswith("__") and name.endswith("__")) or callable(member):
                 self._add("member", name)
-                self.value(member)
-        if cls.__module__ != "__main__":
-            self.module(sys.modules.get(cls.__module__))
+                self._named(member, read=read)
+
+    def _named(self, value: Any, *, read: bool) -> None:
+        """What a global or a class's member is: code, or data.
+
+        The source of a module that was read says what data begin as; what has become of them is this process's state.
+        """
+        if not read or callable(value) or isinstance(value, property | staticmethod | classmethod | ModuleType):
+            self.value(value)
 
     def _code(self, code: CodeType) -> None:
         self._add("code", code.co_code.hex())
@@ -195,18 +203,22 @@ class _Seen:
             else:
                 self.value(constant)
 
-    def module(self, module: ModuleType | None) -> None:
-        """The source of a module of the user's own, and of those that it imports."""
-        if module is None or module.__name__ in self._read:
-            return
+    def module(self, module: ModuleType | None) -> bool:
+        """The source of a module of the user's own, and of those that it imports; whether it has one."""
+        if module is None:
+            return False
+        if module.__name__ in self._read:
+            return _own_file(module) is not None
         self._read.add(module.__name__)
         self._add("module", module.__name__)
         if (file := _own_file(module)) is not None:
             self._own = True
             status = file.stat()
-            self._add("source", _without_layout(file, status.st_size, status.st_mtime_ns))
-            for other in _modules_in(module):
+            program, imports = _program(file, status.st_size, status.st_mtime_ns)
+            self._add("source", program)
+            for other in _modules_in(module, imports):
                 self.module(other)
+        return file is not None
 
     def _add(self, kind: str, text: str) -> None:
         self._hash.update(f"{kind}\0{text}\0".encode("utf-8", "surrogatepass"))
@@ -220,12 +232,25 @@ def _names(code: CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def _modules_in(module: ModuleType) -> Iterator[ModuleType]:
-    """Modules of the user's own that a module imports, or takes something of."""
-    for _, value in sorted(vars(module).items(), key=lambda item: item[0]):
-        place = value if isinstance(value, ModuleType) else sys.modules.get(getattr(value, "__module__", None) or "")
-        if isinstance(place, ModuleType) and place is not module and _own_file(place) is not None:
+def _modules_in(module: ModuleType, imports: tuple[str, ...]) -> Iterator[ModuleType]:
+    """Modules of the user's own among the names that a module imports."""
+    for name in imports:
+        with suppress(ImportError, ValueError):  # a relative one out of nothing
+            absolute = resolve_name(name, getattr(module, "__package__", None) or "")
+            place = sys.modules.get(absolute)
+            if place is not None and place is not module and _own_file(place) is not None:
+                yield place
+
+
+def _imported_names(tree: ast.AST) -> Iterator[str]:
+    """What a program imports, `from a import b` as a and a.b; relative names keep their dots."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            place = "." * node.level + (node.module or "")
             yield place
+            yield from (f"{place}.{alias.name}" if node.module else place + alias.name for alias in node.names)
 
 
 def _is_own(module: str | None) -> bool:
@@ -255,19 +280,20 @@ def _own_file(module: ModuleType) -> Path | None:
 
 
 @functools.lru_cache(maxsize=256)
-def _without_layout(file: Path, size: int, changed: int) -> str:
-    """The program in a file, without comments and layout; its text where it can not be parsed.
+def _program(file: Path, size: int, changed: int) -> tuple[str, tuple[str, ...]]:
+    """The program in a file, without comments and layout, and what it imports; its text where it can not be parsed.
 
     Read once for as long as size and time of its last change stay.
     """
     try:
         text = file.read_text("utf-8")
     except (OSError, UnicodeDecodeError):
-        return ""
+        return "", ()
     try:
-        return ast.dump(ast.parse(text))
+        tree = ast.parse(text)
+        return ast.dump(tree), tuple(_imported_names(tree))
     except (SyntaxError, ValueError, RecursionError):
-        return text
+        return text, ()
 
 
 def _imported(name: str) -> ModuleType | None:
