@@ -13,6 +13,7 @@ import tyro
 
 from proximo.command_line import CALL_HELP, consent, exit_code, flag, json_flag, option, parse, take_call, take_table
 from proximo.foreign_options import LANGUAGE
+from proximo.language.configuration import require_seed
 from proximo.language.memory import keep_freed_memory
 from proximo.runs.errors import UserError, nearest
 from proximo.runs.opening import Call
@@ -60,6 +61,14 @@ class ChatArguments:
     json: bool = False
     """Print one JSON object instead of text."""
 
+    def __post_init__(self) -> None:
+        """Refuse a seed that torch has no room for.
+
+        Raises:
+            ValueError: it is one.
+        """
+        require_seed(self.seed)
+
 
 @dataclass(frozen=True)
 class EvaluateArguments:
@@ -77,6 +86,14 @@ class EvaluateArguments:
     """Of the sampling; the same random numbers before and after."""
     json: bool = False
     """Print one JSON object instead of text."""
+
+    def __post_init__(self) -> None:
+        """Refuse a seed that torch has no room for.
+
+        Raises:
+            ValueError: it is one.
+        """
+        require_seed(self.seed)
 
 
 def main(arguments: list[str]) -> int:

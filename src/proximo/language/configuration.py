@@ -181,6 +181,7 @@ class RewardConfig:
 
 def _training_rules(config: SFTConfig | RewardConfig) -> dict[str, tuple[bool, str]]:
     return {
+        "seed": (is_seed(config.seed), SEED_BOUND),
         "epochs": (0 < config.epochs < math.inf, "positive and finite"),
         "steps": (config.steps is None or config.steps >= 1, "positive"),
         "minutes": (config.minutes is None or config.minutes > 0, "positive"),
@@ -207,6 +208,24 @@ def is_day(text: str) -> bool:
 
 def _is_rate(value: float) -> bool:
     return 0 <= value < math.inf
+
+
+SEED_BOUND = "between -2^40 and 2^40, which torch's generators have room for"
+
+
+def is_seed(seed: int) -> bool:
+    """Whether torch's generators have room for a seed, and for those that are made of it for each epoch."""
+    return abs(seed) < 2**40
+
+
+def require_seed(seed: int) -> None:
+    """Refuse a seed that torch has no room for.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if not is_seed(seed):
+        raise ValueError(f"seed = {seed} must be {SEED_BOUND}")
 
 
 def _refuse(config: Any, rules: dict[str, tuple[bool, str]]) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from proximo.core.schedules import Schedule
 from proximo.core.settings import UpdateSettings
-from proximo.language.configuration import is_day
+from proximo.language.configuration import is_day, require_seed
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,7 @@ class PPOConfig:
         Raises:
             ValueError: names the setting, its value and what it must be.
         """
+        require_seed(self.seed)
         if self.top_k != 0 or self.top_p != 1.0:
             raise ValueError(
                 f"top_k = {self.top_k}, top_p = {self.top_p} must be 0 and 1: PPO's ratio is that of the distribution "
