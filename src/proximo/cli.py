@@ -112,7 +112,9 @@ def train(arguments: list[str]) -> int:
         if not {"-h", "--help"} & set(arguments):
             raise UserError("which environment? As in `proximo train CartPole-v1`; `proximo environments` lists them")
     else:
-        name = arguments.pop(0)
+        from proximo.control.environments import known_name
+
+        name = known_name(arguments.pop(0))
         base, _ = configure(name, option(arguments, "--preset", "tuned"))
     # Free keys, which the parser would narrow down to those that the preset sets; in Python they are names.
     options = {key.replace("-", "_"): value for key, value in take_table(arguments, "--options").items()}

@@ -11,7 +11,7 @@ from typing import Any
 
 from proximo.control.configuration import TrainConfig
 from proximo.control.device import limit_threads
-from proximo.control.environments import Source, code_of, copies, make_environments, name_of, task_of
+from proximo.control.environments import Source, code_of, copies, known_name, make_environments, name_of, task_of
 from proximo.control.evaluation import LONGEST, Watch, evaluate_all, evaluation_environments, longest_episode
 from proximo.control.loading import policy_from, require_final
 from proximo.control.observations import ObservationSpec
@@ -79,6 +79,7 @@ def train(
     Raises:
         UserError: something you can mend; the message says what, where and how.
     """
+    environment = known_name(environment) if isinstance(environment, str) else environment
     base, _ = configure(task_of(environment), preset)
     base = _for_copies(replace(base, environment=name_of(environment)), copies(environment), settings)
     if isinstance(settings.get("run"), Path):

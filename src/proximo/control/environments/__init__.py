@@ -3,8 +3,9 @@
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
 from proximo.control.environments.episodes import Episode, EpisodeCounter
 from proximo.control.environments.lent import Source, copies, name_of, task_of
+from proximo.control.environments.names import UnknownEnvironmentError, known_name, list_environments
 from proximo.control.environments.own_code import code_of
-from proximo.control.environments.sources import UnknownEnvironmentError, list_environments, make_environments
+from proximo.control.environments.sources import make_environments
 
 __all__ = [
     "Episode",
@@ -16,6 +17,7 @@ __all__ = [
     "VectorEnvironment",
     "code_of",
     "copies",
+    "known_name",
     "list_environments",
     "make_environments",
     "name_of",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -10,12 +9,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from proximo.control.environments.base import VectorEnvironment
-from proximo.control.environments.envpool_backend import EnvPoolEnvironments, import_envpool
+from proximo.control.environments.envpool_backend import EnvPoolEnvironments
 from proximo.control.environments.frame_stack import FrameStack
 from proximo.control.environments.guards import GuardedEnvironments
 from proximo.control.environments.lent import Source, copies, kept, lent, name_of
+from proximo.control.environments.names import envpool_names, gymnasium_names, is_atari, unknown
 from proximo.control.environments.problems import closing_told
-from proximo.runs.errors import FOREIGN, UserError, nearest
+from proximo.runs.errors import FOREIGN, UserError
 from proximo.runs.own_module import find_own
 
 if TYPE_CHECKING:
@@ -74,19 +74,6 @@ def make_environments(
     return FrameStack(guarded, frame_stack) if frame_stack > 1 else guarded
 
 
-def list_environments(pattern: str = "") -> list[tuple[str, str]]:
-    """(name, backend) of every environment whose name contains `pattern`, in any case, in alphabetical order.
-
-    The backend is "envpool", "gymnasium", or "envpool, gymnasium".
-    """
-    backends: dict[str, list[str]] = {}
-    for backend, names in (("envpool", _envpool_names()), ("gymnasium", _gymnasium_names())):
-        for name in names:
-            if pattern.lower() in name.lower():
-                backends.setdefault(name, []).append(backend)
-    return [(name, ", ".join(found)) for name, found in sorted(backends.items(), key=lambda item: item[0].lower())]
-
-
 def _resolve(
     source: Source,
     count: int,
@@ -100,7 +87,7 @@ def _resolve(
         return lent(source, options, backend, keys)
     if isinstance(source, str):
         # EnvPool's names have no colon, so what has one is somebody's own.
-        if ":" not in source and (backend == "envpool" or (backend == "auto" and source in _envpool_names())):
+        if ":" not in source and (backend == "envpool" or (backend == "auto" and source in envpool_names())):
             return kept(EnvPoolEnvironments(source, count, options=options, threads=threads), keys)
         function, name = _function_of(source), source
     else:
@@ -120,15 +107,15 @@ def _registered(
 
     from proximo.control.environments.gymnasium_backend import vectorise
 
-    if name.startswith("ALE/"):
+    if ":" not in name and name not in gymnasium.registry and name not in gymnasium_names():
+        raise unknown(name)
+    if is_atari(name):
         from proximo.control.environments.atari import make_atari, register_atari
 
         register_atari()
         make: Callable[[], gymnasium.Env] = partial(make_atari, name, **options)
     else:
         make = partial(gymnasium.make, name, disable_env_checker=True, **options)
-    if ":" not in name and name not in gymnasium.registry:
-        raise _unknown(name)
     with_report = _reporting_making(make, name, options)
     return vectorise([with_report] * count, name, keys, subprocess=backend == "subprocess", timeout=timeout)
 
@@ -232,34 +219,3 @@ def _require_count(name: str, found: int, count: int, *, made: bool) -> None:
             "one, as `lambda: MyEnv()`, for more copies"
         )
     raise UserError(f"{name} made {found} environments where {count} are asked for: make the two numbers equal")
-
-
-class UnknownEnvironmentError(UserError):
-    """No backend has an environment of that name."""
-
-
-def _unknown(name: str) -> UserError:
-    names = [*_envpool_names(), *_gymnasium_names()]
-    likely = nearest(name, names)
-    if name in _envpool_names():
-        return UserError(f"Gymnasium has no environment {name!r}, but EnvPool has: choose backend 'envpool'")
-    word = (nearest(name, names, 1) or name).rsplit("-v", 1)[0].lower()
-    return UnknownEnvironmentError(
-        f"no environment {name!r}: {f'did you mean {likely}? ' if likely else ''}`proximo environments {word}` lists "
-        "those alike; one of your own is named module:function"
-    )
-
-
-def _envpool_names() -> set[str]:
-    envpool = import_envpool()
-    return set() if envpool is None else set(envpool.list_all_envs())
-
-
-def _gymnasium_names() -> set[str]:
-    import gymnasium
-
-    if importlib.util.find_spec("ale_py") is not None:
-        from proximo.control.environments.atari import register_atari
-
-        register_atari()
-    return set(gymnasium.registry)

@@ -1,0 +1,121 @@
+"""How people name environments, and what the name means here."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from typing import Any
+
+from proximo.control.environments.envpool_backend import import_envpool
+from proximo.runs.errors import UserError, nearest
+
+_SUITE = re.compile(r"dm_control/(\w+)[-_](\w+?)(-v\d+)?", re.IGNORECASE)
+_PATH = re.compile(r"[./\\]*([\w./\\-]+?)(\.py)?", re.IGNORECASE)
+
+
+class UnknownEnvironmentError(UserError):
+    """No backend has an environment of that name."""
+
+
+def known_name(name: str) -> str:
+    """What is meant by a name: itself where it is known, or else the only one that differs in capitals, EnvPool's name
+    of a task of the DeepMind suite, or a module for the path of its file. One that means nothing stays as it is.
+
+    Args:
+        name: of a task or as `module:function`.
+    """
+    if ":" in name:
+        place, _, function = name.partition(":")
+        path = _PATH.fullmatch(place)
+        is_path = path is not None and (place.lower().endswith(".py") or "/" in place or "\\" in place)
+        if path is None or not is_path:
+            return name
+        module = re.sub(r"[/\\]", ".", path[1])
+        return f"{module}:{function}"
+    names = all_names()
+    if name in names or not name:
+        return name
+    if found := _SUITE.fullmatch(name):
+        domain, task = ("".join(word.capitalize() for word in part.split("_")) for part in found.groups()[:2])
+        name = f"{domain}{task}{found[3] or '-v1'}"
+        name = name if name in names else f"{domain}{task}-v1"
+    alike = [known for known in names if known.lower() == name.lower()]
+    return alike[0] if len(alike) == 1 else name
+
+
+def all_names() -> set[str]:
+    """Of EnvPool's tasks and Gymnasium's, Atari's among them where ale-py is installed."""
+    return envpool_names() | gymnasium_names()
+
+
+def envpool_names() -> set[str]:
+    """Of EnvPool's tasks; none where it is not installed."""
+    envpool = import_envpool()
+    return set() if envpool is None else set(envpool.list_all_envs())
+
+
+def gymnasium_names() -> set[str]:
+    """Of Gymnasium's registry."""
+    import gymnasium
+
+    if importlib.util.find_spec("ale_py") is not None:
+        from proximo.control.environments.atari import register_atari
+
+        register_atari()
+    return set(gymnasium.registry)
+
+
+def list_environments(pattern: str = "") -> list[tuple[str, str]]:
+    """(name, backend) of every environment whose name contains `pattern`, in any case, in alphabetical order.
+
+    The backend is "envpool", "gymnasium", or "envpool, gymnasium". Those that need packages which are not installed are
+    left out.
+    """
+    import gymnasium
+
+    backends: dict[str, list[str]] = {}
+    for backend, names in (("envpool", envpool_names()), ("gymnasium", gymnasium_names())):
+        for name in names:
+            if pattern.lower() in name.lower() and (backend == "envpool" or _is_whole(gymnasium.registry[name])):
+                backends.setdefault(name, []).append(backend)
+    return [(name, ", ".join(found)) for name, found in sorted(backends.items(), key=lambda item: item[0].lower())]
+
+
+def is_atari(name: str) -> bool:
+    """Whether a name of Gymnasium's registry is a game of the Arcade Learning Environment, old ids included."""
+    import gymnasium
+
+    if name.startswith("ALE/"):
+        return True
+    spec = gymnasium.registry.get(name)
+    return spec is not None and str(spec.entry_point).startswith("ale_py")
+
+
+def unknown(name: str) -> UserError:
+    """What is said of a name that nothing has."""
+    if name in envpool_names():
+        return UserError(f"Gymnasium has no environment {name!r}, but EnvPool has: choose backend 'envpool'")
+    if re.fullmatch(r"\w+NoFrameskip-v\d+|ALE/.*", name) and importlib.util.find_spec("ale_py") is None:
+        return UserError(f"{name} is a game of the Arcade Learning Environment: `pip install 'proximo[atari]'`")
+    names = all_names() - {name}
+    likely = nearest(name, names)
+    word = (nearest(name, names, 1) or name).rsplit("-v", 1)[0].lower()
+    return UnknownEnvironmentError(
+        f"no environment {name!r}: {f'did you mean {likely}? ' if likely else ''}`proximo environments {word}` lists "
+        "those alike; one of your own is named module:function"
+    )
+
+
+def _is_whole(spec: Any) -> bool:
+    """Whether what an entry of the registry is made from can be imported here."""
+    entry = spec.entry_point
+    if not isinstance(
+        entry, str
+    ):  # Gymnasium keeps the names of tasks that it has no more, with a function that raises
+        return not getattr(entry, "__name__", "").startswith("_raise")
+    try:
+        importlib.import_module(entry.partition(":")[0])
+    except Exception:  # what is missing is told where such a task is asked for
+        return False
+    return True
