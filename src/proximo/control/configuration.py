@@ -119,7 +119,11 @@ class TrainConfig:
     network: NetworkSettings = NetworkSettings()
     normalizers: NormalizerSettings = NormalizerSettings()
     checkpoint_every: int = 250_000
-    """Environment steps between checkpoints; at each, the environments start anew."""
+    """Environment steps between checkpoints."""
+    restart_every: int = 250_000
+    """Environment steps after which, at a checkpoint, the environments start anew even in the middle of their episodes,
+    so that a run that goes on has not more to repeat; before, they do so where hardly any step is lost to the returns.
+    """
     evaluate_every: int | None = None
     """Environment steps between evaluations of `episodes` episodes each, of which the best policy is kept apart; with
     none, the best is the one with the highest mean return of 100 training episodes."""
@@ -139,7 +143,16 @@ class TrainConfig:
         Raises:
             ValueError: names the setting, its value and what it must be.
         """
-        for name in ("steps", "environments", "rollout_length", "frame_stack", "checkpoint_every", "keep", "episodes"):
+        for name in (
+            "steps",
+            "environments",
+            "rollout_length",
+            "frame_stack",
+            "checkpoint_every",
+            "restart_every",
+            "keep",
+            "episodes",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
         for name in ("evaluate_every", "episode_limit"):

@@ -189,7 +189,7 @@ def default_run(config: TrainConfig) -> str:
 
 def _iterate(training: Training, session: Session, selection: Selection) -> str | None:
     """Iterate to the last step; what asked to stop before, or None."""
-    config = training.config
+    config, warned = training.config, False
     # At least once: the rollout that the normalisers start from counts, and may be all there is of a short run.
     while training.progress.steps < config.steps or not training.progress.iterations:
         before = training.progress.steps
@@ -204,6 +204,7 @@ def _iterate(training: Training, session: Session, selection: Selection) -> str 
             "return": training.mean_return,
             "task_return": training.mean_task_return,
             "episodes": training.progress.episodes,
+            "episodes_cut": training.progress.cut,
             "memory_mb": resident_memory(),
         }
         if training.lengths:
@@ -211,9 +212,11 @@ def _iterate(training: Training, session: Session, selection: Selection) -> str 
             values["episode_length_std"] = statistics.pstdev(training.lengths)
         session.recorder.iteration(steps, values)
         if session.due(before) and steps < config.steps:
-            # A checkpoint is a reset point: environments that can not give their state start anew here in every
-            # run, resumed or not, so that both are the same run and none has far to be brought back.
-            training.restart()
+            # Environments that can not give their state start anew here, in every run, resumed or not, so that both
+            # are the same run and none has far to be brought back.
+            if (cut := training.reset_point()) and not warned:
+                session.recorder.progress.warning(cut)
+                warned = True
             session.save()
     if session.stop.requested:  # what is left, an evaluation, may take longer than a scheduler waits
         session.save()

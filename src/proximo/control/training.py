@@ -41,6 +41,7 @@ from proximo.runs.replay.ring import Ring
 from proximo.runs.undo import Undo
 
 RECENT = 100  # episodes whose mean return is reported
+CUT = 0.1  # share of the steps whose episodes may be cut at a checkpoint: that many are missing from the returns
 FEWEST = 10  # episodes that a mean needs before a policy can be called the best so far
 
 
@@ -55,6 +56,8 @@ class Progress:
     gradient_steps: int = 0
     longest: int = 0
     """Steps of the longest episode seen, ended or in progress."""
+    cut: int = 0
+    """Episodes that were in progress when the environments started anew, and are in no return."""
     evaluated: int = 0
     """Steps at the last evaluation."""
     evaluation_return: float | None = None
@@ -134,6 +137,39 @@ class Training:
         self.collector.restart(seeds.derive(self.config.seed, seeds.TRAINING, self.progress.iterations, count))
         self.scaler.restart()
         self.log.restart(self.progress.iterations, self.collector)
+
+    def reset_point(self) -> str | None:
+        """Start the environments anew at a checkpoint, so that whoever goes on from it has nothing to repeat.
+
+        Not where that would cut a good part of what was done since they last started, as long as it can be repeated
+        instead: episodes in progress are in no return, and those that are cut are the long ones.
+
+        Returns:
+            What a person must know: that too much was cut all the same.
+        """
+        since, unfinished = self.log.steps, [e.length for e in self.collector.unfinished() if e.length]
+        share = sum(unfinished) / max(1, since)
+        if share > CUT and since + self.config.checkpoint_every <= self.config.restart_every:
+            return None
+        self.restart()
+        self.progress.cut += len(unfinished)
+        if share <= CUT:
+            return None
+        return self._cut(len(unfinished), share)
+
+    def _cut(self, count: int, share: float) -> str:
+        longest, every = self.progress.longest, self.config.restart_every
+        enough = (
+            f"the longest so far had {longest:,} steps, so set restart_every (now {every:,}) to some "
+            f"{10 * longest * self.environments.count:,}"
+            if self.progress.episodes
+            else f"none has ended so far, so raise restart_every (now {every:,}) to ten times what one takes, steps x "
+            "environments"
+        )
+        return (
+            f"{count} episodes in progress, {share:.0%} of the steps since the environments last started, were cut, as "
+            f"they start anew: long episodes are missing from the return; {enough}"
+        )
 
     def bring_back(self) -> list[str]:
         """Put the environments where they were at the checkpoint that was loaded.

@@ -40,6 +40,7 @@ def verify_control(config: TrainConfig, iterations: int, source: Source | None =
         steps=max(config.steps, end + size),  # the schedules' pace stays, and no evaluation comes at the end
         # Between the stop and the end, so that the stop is at no reset point.
         checkpoint_every=(3 * iterations * size) // 2,
+        restart_every=1,  # there, so that a reset that leaves something behind shows
         keep=2,
     )
 
