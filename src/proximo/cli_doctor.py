@@ -1,13 +1,14 @@
 """`proximo doctor`: a run or an environment, as text or JSON."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
-from proximo.runs.errors import UserError
+from proximo.runs.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class DoctorArguments:
     """
 
     what: tyro.conf.Positional[str]
-    """Folder of a run (control or language), or an environment as `proximo train` takes it."""
+    """Folder of a run (control or language), or an environment as `proximo train` takes it; or the code of a finding, as
+    P020, whose page is printed."""
     seed: int = 0
     """Of an environment and of the random actions."""
     backend: Literal["auto", "envpool", "gymnasium", "subprocess"] = "auto"
@@ -27,8 +29,19 @@ class DoctorArguments:
     """Print one JSON object instead of text."""
 
 
+def _page(number: str, *, as_json: bool) -> int:
+    """Print what a finding means."""
+    from proximo.runs.health.codes import CODES
+
+    if number not in CODES:
+        raise UserError(f"there is no finding {number}: did you mean {nearest(number, CODES) or 'P001'}?")
+    text = CODES[number].page.read_text("utf-8")
+    print(json.dumps({"code": number, "page": text}) if as_json else text, end="\n" if as_json else "")
+    return 0
+
+
 def examine(what: str, seed: int, backend: str, *, as_json: bool) -> int:
-    """Examine a run if `what` is a folder, else an environment.
+    """Examine a run if `what` is a folder, else an environment; print the page of a finding's code.
 
     Returns:
         1 if something is red, else 0.
@@ -38,6 +51,8 @@ def examine(what: str, seed: int, backend: str, *, as_json: bool) -> int:
     """
     folder = Path(what)
     if not folder.is_dir():
+        if found := re.fullmatch(r"([PE]\d{3})(-[\w-]+)?", what, re.IGNORECASE):
+            return _page(found[1].upper(), as_json=as_json)
         from proximo.control.environments import UnknownEnvironmentError
 
         try:

@@ -2,12 +2,12 @@
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from proximo.cli import main
 from proximo.control.configuration import TrainConfig
 from proximo.core.batch import Batch
 from proximo.core.invariants import InvariantError, check_batch, check_first_ratio
@@ -15,6 +15,7 @@ from proximo.language.ppo_configuration import PPOConfig
 from proximo.runs.configuration import to_toml
 from proximo.runs.console import HEALTH, Progress
 from proximo.runs.health import CODES, TruthMeter, found, verdict_on_error
+from proximo.runs.health.codes import PAGES
 from proximo.runs.metrics import MetricsWriter
 from proximo.runs.recorder import Recorder
 
@@ -204,7 +205,7 @@ def test_each_finding_is_told_once_and_again_when_it_turns_red():
     assert [len(sentences) for sentences in told] == [0, 1, 0, 1, 0, 0]
     assert told[3][0].startswith("red P020 step-too-large: ")
     assert "KL 5 nats" in told[3][0]
-    assert CODES["P020"].page in told[3][0]
+    assert CODES["P020"].more in told[3][0]
 
 
 def test_the_error_of_an_invariant_is_a_red_verdict():
@@ -267,26 +268,29 @@ def test_the_console_shows_the_verdict_and_says_why(tmp_path, capsys):
     )
 
 
-DOCS = Path(__file__).parents[2] / "docs/health"
-
-
 def test_every_code_has_its_page_and_every_page_its_code():
-    assert {f"docs/health/{page.name}" for page in DOCS.glob("*.md")} == {
-        "docs/health/README.md",
-        *(code.page for code in CODES.values()),
-    }
+    assert set(PAGES.glob("*.md")) == {PAGES / "README.md", *(code.page for code in CODES.values())}
     for code in CODES.values():
-        text = (DOCS.parents[1] / code.page).read_text()
+        text = code.page.read_text()
         assert text.startswith(f"# {code.label}\n")
         for part in ("What you see", "What it means", "Why it happens", "What to change first"):
             assert f"**{part}.**" in text, (code.label, part)
-    linked = re.findall(r"^\| \[(.+)\]\((.+)\) \| (.+) \|$", (DOCS / "README.md").read_text(), re.MULTILINE)
-    assert linked == [(code.label, Path(code.page).name, code.cause) for code in CODES.values()]
+    linked = re.findall(r"^\| \[(.+)\]\((.+)\) \| (.+) \|$", (PAGES / "README.md").read_text(), re.MULTILINE)
+    assert linked == [(code.label, code.page.name, code.cause) for code in CODES.values()]
+
+
+@pytest.mark.parametrize("typed", ["P020", "p020", "P020-step-too-large"])
+def test_the_doctor_prints_the_page_of_a_code(capsys, typed):
+    """Which a wheel holds too; the repository's documentation it does not."""
+    assert main(["doctor", typed]) == 0
+    assert capsys.readouterr().out == CODES["P020"].page.read_text()
+    assert main(["doctor", "P999"]) == 2
+    assert "there is no finding P999" in capsys.readouterr().err
 
 
 def test_every_option_that_a_page_names_exists():
     known = "\n".join(to_toml(config) for config in (TrainConfig(), PPOConfig()))
-    named = {option for page in DOCS.glob("*.md") for option in re.findall(r"--([a-z][\w.-]+)", page.read_text())}
+    named = {option for page in PAGES.glob("*.md") for option in re.findall(r"--([a-z][\w.-]+)", page.read_text())}
     assert len(named) > 15
     for option in named:
         assert re.search(rf"^{option.rpartition('.')[2].replace('-', '_')} = ", known, re.MULTILINE), option

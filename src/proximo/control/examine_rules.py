@@ -124,7 +124,7 @@ def format_examination(seen: Observed, wrong: list[Finding]) -> str:
     lines = [f"{wrong[0].severity if wrong else 'green'}  {seen.name}: {seen.steps:,} steps with random actions"]
     for finding in wrong:
         lines += ["", f"{finding.severity} {finding.code.label}: {finding.code.cause}"]
-        lines += [f"  seen    {finding.evidence}", f"  change  {finding.code.remedy}", f"  more    {finding.code.page}"]
+        lines += [f"  seen    {finding.evidence}", f"  change  {finding.code.remedy}", f"  more    {finding.code.more}"]
     return "\n".join([*lines, "", *(f"  {name:<12}{text}" for name, text in facts(seen).items())])
 
 

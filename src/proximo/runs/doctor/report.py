@@ -100,7 +100,7 @@ def format_report(report: Report) -> str:
         lines += ["", f"{finding.severity} {finding.code.label}: {finding.code.cause}", f"  seen    {finding.evidence}"]
         changes = [str(change) for change in diagnosis.changes] or [finding.code.remedy]
         lines += [f"  {'change' if i == 0 else '':<6}  {text}" for i, text in enumerate(changes)]
-        lines.append(f"  more    {finding.code.page}")
+        lines.append(f"  more    {finding.code.more}")
     if len(report.diagnoses) > SHOWN:
         lines += ["", f"and {len(report.diagnoses) - SHOWN} more; --json lists all"]
     if report.good:

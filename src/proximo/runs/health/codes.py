@@ -2,14 +2,17 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Severity = Literal["amber", "red"]
 
+PAGES = Path(__file__).parent / "pages"
+
 
 @dataclass(frozen=True)
 class Code:
-    """One kind of finding. Its page in `docs/health/` tells more, for someone who does not know PPO's inside."""
+    """One kind of finding. `proximo doctor CODE` prints its page, which is for someone who does not know PPO's inside."""
 
     number: str
     """`P012`: P of a run, E of an environment. Never given to another meaning."""
@@ -25,9 +28,14 @@ class Code:
         return f"{self.number} {self.slug}"
 
     @property
-    def page(self) -> str:
-        """Its page, from the repository's root."""
-        return f"docs/health/{self.number}-{self.slug}.md"
+    def page(self) -> Path:
+        """The file of its page, which is shipped with the package."""
+        return PAGES / f"{self.number}-{self.slug}.md"
+
+    @property
+    def more(self) -> str:
+        """The command that prints its page."""
+        return f"proximo doctor {self.number}"
 
 
 # From what makes every other number meaningless to what only wastes time: of two findings of one severity, the
@@ -238,7 +246,7 @@ class Finding:
             "cause": code.cause,
             "evidence": self.evidence,
             "remedy": code.remedy,
-            "page": code.page,
+            "more": code.more,
         }
 
     @property

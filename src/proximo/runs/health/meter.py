@@ -59,7 +59,7 @@ class TruthMeter:
             if self._told.get(code.number) not in (severity, "red"):
                 self._told[code.number] = severity
                 sentences.append(
-                    f"{severity} {code.label}: {code.cause} ({finding.evidence}); {code.remedy} ({code.page})"
+                    f"{severity} {code.label}: {code.cause} ({finding.evidence}); {code.remedy} ({code.more})"
                 )
         return sentences
 
