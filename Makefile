@@ -23,7 +23,7 @@ demo: $(READY)  ## train HalfCheetah to a return above 2,000, evaluate it, and s
 
 demo-language: $(READY)  ## teach a language model what people like, and have a judge compare before and after
 	$(BIN)/proximo rlhf all --preset movie-sentiment-demo --run runs/demo-language
-	$(BIN)/proximo rlhf evaluate runs/demo-language --count 96
+	$(BIN)/proximo rlhf evaluate runs/demo-language --count 192
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest

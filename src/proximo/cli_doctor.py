@@ -19,8 +19,8 @@ class DoctorArguments:
     """
 
     what: tyro.conf.Positional[str]
-    """Folder of a run (control or language), or an environment as `proximo train` takes it; or the code of a finding, as
-    P020, whose page is printed."""
+    """Folder of a run (control or language), or an environment as `proximo train` takes it; or the code of a finding,
+    whose page is printed: P020."""
     seed: int = 0
     """Of an environment and of the random actions."""
     backend: Literal["auto", "envpool", "gymnasium", "subprocess"] = "auto"

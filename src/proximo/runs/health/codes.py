@@ -12,7 +12,7 @@ PAGES = Path(__file__).parent / "pages"
 
 @dataclass(frozen=True)
 class Code:
-    """One kind of finding. `proximo doctor CODE` prints its page, which is for someone who does not know PPO's inside."""
+    """One kind of finding. `proximo doctor CODE` prints its page, for someone who does not know PPO's inside."""
 
     number: str
     """`P012`: P of a run, E of an environment. Never given to another meaning."""
