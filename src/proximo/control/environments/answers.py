@@ -51,7 +51,7 @@ def read_step(answer: Any, masks: MaskReader) -> tuple[Any, float, bool, bool, d
     Raises:
         WrongAnswerError: something of it is missing, or is not what it must be.
     """
-    if not isinstance(answer, tuple | list) or len(answer) != 5:
+    if (type(answer) is not tuple and not isinstance(answer, list)) or len(answer) != 5:
         old = isinstance(answer, tuple) and len(answer) == 4
         raise WrongAnswerError(
             f"returned {kind_of(answer)} where (observation, reward, terminated, truncated, info) is due, "
@@ -70,15 +70,16 @@ def read_reward(reward: Any) -> float:
     Raises:
         WrongAnswerError: it is no single number.
     """
+    if type(reward) is float:  # most are, and this is asked at every step
+        return reward
     try:
-        number = _one(reward)
-        return float(number)
+        return float(_one(reward))
     except (TypeError, ValueError):
         raise WrongAnswerError(f"returned {kind_of(reward)} as its reward: return one number") from None
 
 
 def _read_end(name: str, end: Any) -> bool:
-    if isinstance(end, bool):
+    if type(end) is bool:
         return end
     try:
         entry = _one(end)
@@ -97,12 +98,14 @@ def _one(value: Any) -> Any:
 
 
 def _is_info(info: Any) -> bool:
-    return info is None or isinstance(info, Mapping)
+    return type(info) is dict or info is None or isinstance(info, Mapping)
 
 
 def _read_info(info: Mapping[str, Any] | None, masks: MaskReader) -> dict[str, Any]:
     """What is used of it. The rest is the user's own: batching it would fail where it changes its shape or type."""
-    kept = {key: info[key] for key in _KEPT if info.get(key) is not None} if info else {}
+    if not info:
+        return {}
+    kept = {key: info[key] for key in _KEPT if info.get(key) is not None}
     if ACTION_MASK in kept:
         try:
             kept[ACTION_MASK] = masks.read(kept[ACTION_MASK])

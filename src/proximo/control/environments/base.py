@@ -40,10 +40,7 @@ class Step:
     raw_reward: np.ndarray
     """float64 [N]: the reward of the environment as it was given, before what Proximo makes of it (clipping)."""
     task_reward: np.ndarray
-    """float64 [N]: the innermost environment's reward, below the user's own wrappers.
-
-    The same object as `raw_reward` where no wrapper is known to change it.
-    """
+    """float64 [N]: the innermost environment's reward, below the user's own wrappers."""
     episode_over: np.ndarray
     """bool [N]: the task's own episode really ended; a lost life does not end it."""
     mask: np.ndarray | None

@@ -173,7 +173,7 @@ class GymnasiumEnvironments(VectorEnvironment):
         mask: np.ndarray | None,
     ) -> Step:
         raw = _reported(infos, RAW_REWARD, reward)
-        paid = np.where(valid, self._recorder.take(raw), 0.0)
+        paid = np.where(valid, self._recorder.take(raw), 0.0) if self._recorder.recording else raw
         return Step(
             observation=observation,
             final_observation=final,
@@ -183,7 +183,7 @@ class GymnasiumEnvironments(VectorEnvironment):
             valid=valid,
             started=started,
             raw_reward=raw,
-            task_reward=_reported(infos, TASK_REWARD, raw if np.array_equal(paid, raw) else paid),
+            task_reward=_reported(infos, TASK_REWARD, paid),
             episode_over=_reported(infos, EPISODE_OVER, terminated | truncated),
             mask=mask,
         )

@@ -37,7 +37,7 @@ class RewardRecorder:
     def __init__(self, env: Any) -> None:
         self._env, self._task = env, None
         self._total: np.ndarray | None = None
-        self._within = False
+        self._within = self.recording = False
         self._let_go: Callable[[], Any] = lambda: None
         self.follow()
 
@@ -47,8 +47,9 @@ class RewardRecorder:
         if task is self._task:
             return
         self._let_go()
-        self._task = task
+        self._task, self.recording = task, False
         if task is not None and (recorders := _recorders_of(type(task))) is not None:
+            self.recording = True
             recorders[id(task)] = self
             self._let_go = weakref.finalize(self, _let_go, type(task), recorders, id(task))
 

@@ -67,16 +67,16 @@ class ReportingEnvironment(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """See `gymnasium.Env.step`."""
         self._steps += 1
-        when = f"at its step {self._steps}"
         try:
             observation, reward, terminated, truncated, info = read_step(self.env.step(action), self._masks)
         except WrongAnswerError as wrong:
-            raise self._wrong(wrong, when) from None
+            raise self._wrong(wrong, f"at its step {self._steps}") from None
         except FOREIGN as error:
-            raise self._failed(f"{when} (last action {shown(action)})", error) from error
-        given = info.get(RAW_REWARD, reward)
-        if (paid := float(self._recorder.take(given))) != given:
-            info[TASK_REWARD] = paid
+            raise self._failed(f"at its step {self._steps} (last action {shown(action)})", error) from error
+        if self._recorder.recording:
+            given = info.get(RAW_REWARD, reward)
+            if (paid := float(self._recorder.take(given))) != given:
+                info[TASK_REWARD] = paid
         return self._checked(observation), reward, terminated, truncated, info
 
     @property
@@ -100,7 +100,8 @@ class ReportingEnvironment(gymnasium.Wrapper):
 
     def _checked(self, observation: Any) -> Any:
         # A copy: the environment may write into the same buffer again, also for the next episode or another copy of it.
-        observation = map_leaves(_copied, self.kept.take(observation))
+        observation = self.kept.take(observation)
+        observation = observation.copy() if type(observation) is np.ndarray else map_leaves(_copied, observation)
         problem = space_problem(self.observation_space, observation)
         if problem is not None:
             raise UserError(
