@@ -1,0 +1,7 @@
+"""`python -m proximo`: the command line."""
+
+import sys
+
+from proximo.cli import main
+
+sys.exit(main())
