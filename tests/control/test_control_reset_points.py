@@ -30,9 +30,9 @@ def train(folder, steps, **settings):
 
 @pytest.mark.parametrize("every", [160, 320, 10_000])
 def test_episodes_that_are_longer_than_from_checkpoint_to_checkpoint_still_end(every, tmp_path):
-    """Of four episodes in each of two environments at most a tenth is cut, so that one in each may not end."""
+    """Nothing is cut that is most of what there is: of four episodes in each of two environments half end at least."""
     results, last = train(tmp_path / "run", 800, checkpoint_every=every)
-    assert 6 <= last["episodes"] <= 8
+    assert 4 <= last["episodes"] <= 8
     assert last["episode_length"] == STEPS
     assert results["last_100_training_return"] == STEPS
 
@@ -47,8 +47,12 @@ def test_returns_are_those_of_all_episodes_and_not_of_the_short_ones(tmp_path):
 @pytest.mark.parametrize(
     ("limit", "environments", "said"),
     [
-        (100, 2, "the longest so far had 100 steps, so set restart_every (now 400) to some 2,000"),
-        (10_000, 2, "none has ended so far, so raise restart_every (now 400)"),
+        (
+            100,
+            2,
+            "the longest so far had 100 steps: raise checkpoint_every = 192 and restart_every = 400 to some 2,000",
+        ),
+        (10_000, 2, "none has ended so far: raise checkpoint_every = 192 and restart_every = 400 to some ten times"),
         (5, 2, None),  # of 400 steps a few are lost
     ],
 )

@@ -122,7 +122,7 @@ class TrainConfig:
     """Environment steps between checkpoints."""
     restart_every: int = 250_000
     """Environment steps after which, at a checkpoint, the environments start anew even in the middle of their episodes,
-    so that a run that goes on has not more to repeat; before, they do so where hardly any step is lost to the returns.
+    so that a run that goes on has not more to repeat; before, they do so where most steps are in episodes that ended.
     """
     evaluate_every: int | None = None
     """Environment steps between evaluations of `episodes` episodes each, of which the best policy is kept apart; with

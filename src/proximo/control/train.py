@@ -189,7 +189,7 @@ def default_run(config: TrainConfig) -> str:
 
 def _iterate(training: Training, session: Session, selection: Selection) -> str | None:
     """Iterate to the last step; what asked to stop before, or None."""
-    config, warned = training.config, False
+    config, told = training.config, -1
     # At least once: the rollout that the normalisers start from counts, and may be all there is of a short run.
     while training.progress.steps < config.steps or not training.progress.iterations:
         before = training.progress.steps
@@ -214,9 +214,11 @@ def _iterate(training: Training, session: Session, selection: Selection) -> str 
         if session.due(before) and steps < config.steps:
             # Environments that can not give their state start anew here, in every run, resumed or not, so that both
             # are the same run and none has far to be brought back.
-            if (cut := training.reset_point()) and not warned:
-                session.recorder.progress.warning(cut)
-                warned = True
+            if cut := training.reset_point():
+                progress, (said, most) = session.recorder.progress, cut
+                if most > told:  # once, and once more if it becomes serious
+                    (progress.warning if most else progress.message)(said)
+                    told = int(most)
             session.save()
     if session.stop.requested:  # what is left, an evaluation, may take longer than a scheduler waits
         session.save()

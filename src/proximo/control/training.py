@@ -41,7 +41,10 @@ from proximo.runs.replay.ring import Ring
 from proximo.runs.undo import Undo
 
 RECENT = 100  # episodes whose mean return is reported
-CUT = 0.1  # share of the steps whose episodes may be cut at a checkpoint: that many are missing from the returns
+CUT, MOST = (
+    0.1,
+    0.5,
+)  # shares of the steps whose episodes are cut at a checkpoint: from there on it is said, or not done
 FEWEST = 10  # episodes that a mean needs before a policy can be called the best so far
 
 
@@ -138,37 +141,32 @@ class Training:
         self.scaler.restart()
         self.log.restart(self.progress.iterations, self.collector)
 
-    def reset_point(self) -> str | None:
+    def reset_point(self) -> tuple[str, bool] | None:
         """Start the environments anew at a checkpoint, so that whoever goes on from it has nothing to repeat.
 
-        Not where that would cut a good part of what was done since they last started, as long as it can be repeated
-        instead: episodes in progress are in no return, and those that are cut are the long ones.
+        Not where that would cut most of what was done since they last started, as long as it can be repeated instead:
+        episodes in progress are in no return, and those that are cut are the long ones.
 
         Returns:
-            What a person must know: that too much was cut all the same.
+            What a person should know, that much was cut; and whether it was most of it.
         """
         since, unfinished = self.log.steps, [e.length for e in self.collector.unfinished() if e.length]
         share = sum(unfinished) / max(1, since)
-        if share > CUT and since + self.config.checkpoint_every <= self.config.restart_every:
+        if share > MOST and since + self.config.checkpoint_every <= self.config.restart_every:
             return None
         self.restart()
         self.progress.cut += len(unfinished)
-        if share <= CUT:
-            return None
-        return self._cut(len(unfinished), share)
+        return None if share <= CUT else (self._cut(len(unfinished), share), share > MOST)
 
     def _cut(self, count: int, share: float) -> str:
-        longest, every = self.progress.longest, self.config.restart_every
-        enough = (
-            f"the longest so far had {longest:,} steps, so set restart_every (now {every:,}) to some "
-            f"{10 * longest * self.environments.count:,}"
-            if self.progress.episodes
-            else f"none has ended so far, so raise restart_every (now {every:,}) to ten times what one takes, steps x "
-            "environments"
-        )
+        longest = self.progress.longest
+        known, size = "none has ended so far", "ten times what one takes (steps x environments)"
+        if self.progress.episodes:
+            known, size = f"the longest so far had {longest:,} steps", f"{10 * longest * self.environments.count:,}"
+        every = f"checkpoint_every = {self.config.checkpoint_every:,} and restart_every = {self.config.restart_every:,}"
         return (
-            f"{count} episodes in progress, {share:.0%} of the steps since the environments last started, were cut, as "
-            f"they start anew: long episodes are missing from the return; {enough}"
+            f"{count} episodes in progress, {share:.0%} of the steps since the environments started, were cut at a "
+            f"checkpoint: long episodes are missing from the return; {known}: raise {every} to some {size}"
         )
 
     def bring_back(self) -> list[str]:
