@@ -78,6 +78,7 @@ class ClosedForm:
         """Read the normaliser; call it whenever the statistics have moved."""
         if self.normalizer is not None:
             dtype = self.networks.dtype
+            self._far = self.normalizer.far
             self._mean = self.normalizer.moments.mean.numpy().astype(dtype)[:, None]
             self._scale = self.normalizer.moments.scale().numpy().astype(dtype)[:, None]
 
@@ -87,9 +88,15 @@ class ClosedForm:
         x = vector.reshape(-1, vector.shape[-1]).numpy().T
         if self.normalizer is None:
             return x
+        bound = self.normalizer.clip
+        if x.dtype != self.networks.dtype:
+            if self._far:  # the mean is taken off before digits are
+                moments = self.normalizer.moments
+                x = (x - moments.mean.numpy()[:, None]) / moments.scale().numpy()[:, None]
+                return np.ascontiguousarray(x.clip(-bound, bound), self.networks.dtype)
+            x = x.astype(self.networks.dtype)
         x = np.subtract(x, self._mean, order="C")
         x /= self._scale
-        bound = self.normalizer.clip
         return np.minimum(np.maximum(x, -bound, out=x), bound, out=x)
 
     @_UNWARNED

@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "el
 """Those whose slopes are known by hand."""
 
 _METHODS: dict[type, tuple[str, ...]] = {
-    ControlPolicy: ("evaluate", "act", "log_prob", "value", "distribution", "_features"),
+    ControlPolicy: ("evaluate", "act", "log_prob", "value", "distribution", "_features", "_normalized"),
     ActorCritic: ("features", "heads"),
     ActionSpec: ("distribution",),
     ObservationNormalizer: ("forward",),

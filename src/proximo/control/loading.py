@@ -141,7 +141,7 @@ class LoadedPolicy:
     def _encode(self, batch: Any, frames: list[np.ndarray]) -> dict[str, np.ndarray]:
         if frames:
             batch = np.concatenate(frames, stack_axis(self._shape_of(self.policy.observations.parts[0])))
-        return self.policy.observations.encode(batch)
+        return self.policy.observations.encode(batch, self.policy.exact_observations)
 
     def _add_mask(self, encoded: dict[str, np.ndarray], mask: Any, single: bool) -> None:
         """Put the mask beside the observation, if there is one, and refuse one that can not be obeyed."""

@@ -6,6 +6,15 @@ from torch import Tensor, nn
 
 from proximo.core.statistics import RunningMoments
 
+DIGITS = 1e-3
+"""Of a deviation: what rounding an observation to float32 may cost before it is normalised from float64 instead."""
+
+
+def far(moments: RunningMoments) -> bool:
+    """Whether a mean of these is so many deviations from 0 that float32 loses more than `DIGITS` of one."""
+    spacing = moments.mean.abs() * torch.finfo(torch.float32).eps
+    return bool((spacing > DIGITS * moments.scale()).any())
+
 
 class ObservationNormalizer(nn.Module):
     """(x - mean) / sqrt(variance + 1e-8), clipped to ±clip; part of the policy, so it can not be lost."""
@@ -14,9 +23,19 @@ class ObservationNormalizer(nn.Module):
         super().__init__()
         self.clip = clip
         self.moments = RunningMoments((size,))
+        self._known, self._far = (0, 0), False
+
+    @property
+    def far(self) -> bool:
+        """Whether something lies so far from 0 that float32 has no room for its digits: a clock, a place on Earth."""
+        mean = self.moments.mean
+        known = id(mean), mean._version  # asked at every step: only a statistic that moved is looked at again
+        if known != self._known:
+            self._known, self._far = known, far(self.moments)
+        return self._far
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., D]` -> `[..., D]`."""
+        """`[..., D]` -> `[..., D]`, computed in the type of `x`."""
         mean, scale = self.moments.mean.to(x.dtype), self.moments.scale().to(x.dtype)
         return ((x - mean) / scale).clamp(-self.clip, self.clip)
 

@@ -105,10 +105,16 @@ class ObservationSpec:
         """Whether the observation itself holds the action mask."""
         return any(part.kind == "mask" for part in self.parts)
 
-    def encode(self, observation: Any) -> dict[str, np.ndarray]:
-        """Encode a batch of observations; every leaf has a leading axis `[N]`."""
+    def encode(self, observation: Any, exact: bool = False) -> dict[str, np.ndarray]:
+        """Encode a batch of observations; every leaf has a leading axis `[N]`.
+
+        Args:
+            observation: as the environments give it.
+            exact: whether `vector` is float64 where the observation has digits that float32 has no room for.
+        """
         if len(self.parts) == 1 and self.parts[0].kind == "vector":  # most robots: nothing to take apart
-            leaf = np.asarray(_at(observation, self.parts[0].path), np.float32)
+            leaf = np.asarray(_at(observation, self.parts[0].path))
+            leaf = np.asarray(leaf, _number_type(leaf, exact))
             return {"vector": leaf.reshape(len(leaf), -1)}
         encoded: dict[str, np.ndarray] = {}
         columns: list[np.ndarray] = []
@@ -116,7 +122,7 @@ class ObservationSpec:
         for part in self.parts:
             leaf = np.asarray(_at(observation, part.path))
             if part.kind == "vector":
-                columns.append(leaf.reshape(len(leaf), -1).astype(np.float32))
+                columns.append(leaf.reshape(len(leaf), -1).astype(_number_type(leaf, exact)))
             elif part.kind == "one_hot":
                 columns.append(_one_hot(leaf.reshape(len(leaf), -1), part))
             elif part.kind == "mask":
@@ -128,6 +134,10 @@ class ObservationSpec:
         if columns:
             encoded["vector"] = np.concatenate(columns, 1) if len(columns) > 1 else columns[0]
         return encoded
+
+
+def _number_type(leaf: np.ndarray, exact: bool) -> type[np.floating]:
+    return np.float64 if exact and leaf.dtype.itemsize >= 4 and leaf.dtype != np.float32 else np.float32
 
 
 def _at(observation: Any, path: Path) -> Any:

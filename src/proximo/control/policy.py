@@ -182,8 +182,20 @@ class ControlPolicy(nn.Module):
 
     def _features(self, inputs: Mapping[str, Tensor]) -> Tensor:
         if self.normalizer is not None:
-            inputs = {**inputs, "vector": self.normalizer(inputs["vector"])}
+            inputs = {**inputs, "vector": self._normalized(self.normalizer, inputs["vector"])}
         return self.network.features(inputs)
+
+    def _normalized(self, normalizer: ObservationNormalizer, vector: Tensor) -> Tensor:
+        """In the networks' type; the mean is taken off before digits are, where these matter."""
+        dtype = self.network.value_head.weight.dtype
+        if vector.dtype != torch.float64 or dtype == torch.float64:
+            return normalizer(vector)
+        return normalizer(vector).to(dtype) if normalizer.far else normalizer(vector.to(dtype))
+
+    @property
+    def exact_observations(self) -> bool:
+        """Whether it must be shown observations in float64, see `ObservationNormalizer.far`."""
+        return self.normalizer is not None and self.normalizer.far
 
     def require_spaces(self, observation: Space, action: Space, mask_key: str | None) -> None:
         """Refuse an environment whose spaces are not those that the policy was made for.

@@ -103,6 +103,17 @@ class Collector:
             self._arrays[name] = np.zeros(self.shape, bool)
         self._arrays["reward"] = np.zeros(self.shape, np.float64)
         self.last_step: Step | None = None
+        self.exact = False
+        """Whether the policy is shown float64, see `see`."""
+        self._inputs: dict[str, Tensor] = {}
+
+    def see(self, exact: bool) -> None:
+        """Keep observations in float64, or not, from what the policy sees next on; see `ObservationSpec.encode`."""
+        self.exact = exact
+        if not exact and "vector" in self._inputs:
+            self._inputs = {**self._inputs, "vector": self._inputs["vector"].to(torch.float32)}
+        self._tensors.pop("inputs.vector", None)
+        self._arrays.pop("inputs.vector", None)
 
     def use(self, actor: Actor) -> None:
         """Let another one act; what only the former one told is forgotten."""
@@ -238,7 +249,7 @@ class Collector:
                 finals.append(FinalObservation(t, rows, inputs, None if memory is None else memory[index]))
 
     def _encode(self, observation: Observation, mask: np.ndarray | None, rows: np.ndarray | None) -> dict[str, Tensor]:
-        encoded = self.policy.observations.encode(observation)
+        encoded = self.policy.observations.encode(observation, self.exact)
         if mask is not None and not self._masked:
             raise UserError(
                 f"{self.environments.name} gives an action mask in a step and gave none in its reset; give one in both"

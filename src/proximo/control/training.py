@@ -22,7 +22,7 @@ from proximo.control.device import choose_device
 from proximo.control.environments.base import VectorEnvironment
 from proximo.control.environments.statistics import pooled
 from proximo.control.estimation import Estimator
-from proximo.control.normalizers import RewardScaler
+from proximo.control.normalizers import RewardScaler, far
 from proximo.control.observations import ObservationSpec
 from proximo.control.replay import ActionLog
 from proximo.control.rollout import Collector, Rollout
@@ -32,7 +32,7 @@ from proximo.core.batch import Batch
 from proximo.core.graphed import GraphedGradient
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
-from proximo.core.statistics import informative
+from proximo.core.statistics import RunningMoments, informative
 from proximo.core.update import UpdateReport, autograd_gradient, update
 from proximo.runs import random_state
 from proximo.runs.configuration import to_toml
@@ -123,14 +123,26 @@ class Training:
     def start(self) -> None:
         """Start the environments, and give the normalisers something to go by."""
         self._choose_path()
+        # In all their digits, until it is known how far from 0 they lie.
+        self.collector.see(self.policy.normalizer is not None)
         self.restart()
         if self.normalizes:
             # Before the first rollout that is learnt from, one that only shows what the numbers look like: without
             # it the first update would see raw observations and rewards, the second scaled ones.
             rollout = self.collector.collect()
             self._count(rollout)
+            self.collector.see(self._far(rollout))
             self._absorb(rollout, None)
             self.log.record(rollout.action, self.collector)
+
+    def _far(self, rollout: Rollout) -> bool:
+        """Whether observations lie so far from 0 that they are to be kept in float64."""
+        if self.policy.normalizer is None:
+            return False
+        vector = rollout.inputs["vector"]
+        moments = RunningMoments(tuple(vector.shape[-1:])).to(vector.device)
+        moments.absorb(vector, torch.from_numpy(rollout.valid).to(vector.device))
+        return far(moments)
 
     def restart(self) -> None:
         """Start every environment anew, with seeds that follow from the run's seed and the iteration."""
@@ -302,7 +314,10 @@ class Training:
             self.policy.values.absorb(returns, batch.weight, self.policy.network.value_head)
         weight = torch.from_numpy(rollout.valid).to(self.device)
         if self.policy.normalizer is not None:
-            self.policy.normalizer.moments.absorb(rollout.inputs["vector"], weight)
+            vector = rollout.inputs["vector"]
+            # The first rollout is in float64 whether or not it needs to be.
+            seen = vector if self.collector.exact else vector.to(torch.float32)
+            self.policy.normalizer.moments.absorb(seen, weight)
         if self.config.normalizers.rewards == "scale":
             self.scaler.absorb(rollout.reward, rollout.terminated | rollout.truncated, rollout.valid)
         if self.closed_form:
@@ -383,6 +398,7 @@ class Training:
             "lengths": list(self.lengths),
             "best_return": None if np.isinf(self.best_return) else self.best_return,
             "critic": self.critic.state(),
+            "exact_observations": self.collector.exact,
             "environments": environments,
             "random": generators,
         }
@@ -413,6 +429,7 @@ class Training:
         self.task_returns.extend(state.get("task_returns", state["returns"]))  # runs of before had one return
         self.lengths.extend(state["lengths"])
         self.critic.load(state.get("critic", []))
+        self.collector.see(state.get("exact_observations", False))
         self.best_return = -np.inf if state["best_return"] is None else state["best_return"]
         random_state.restore(tensors, state["random"], {"noise": self.noise, "shuffle": self.shuffle})
         if self.closed_form:
