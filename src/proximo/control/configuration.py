@@ -118,6 +118,9 @@ class TrainConfig:
     update: UpdateSettings = field(default_factory=UpdateSettings)
     network: NetworkSettings = NetworkSettings()
     normalizers: NormalizerSettings = NormalizerSettings()
+    random_phase: int = 0
+    """Cut each environment's first episode after a random number of steps, 1 to this many (an episode's length, as a
+    rule), so that not all of them start and end together for ever; 0 is off. Not with EnvPool."""
     checkpoint_every: int = 250_000
     """Environment steps between checkpoints."""
     restart_every: int = 250_000
@@ -158,6 +161,8 @@ class TrainConfig:
         for name in ("evaluate_every", "episode_limit"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        if self.random_phase < 0:
+            raise ValueError(f"random_phase = {self.random_phase} must be at least 0")
         if not self.replay_mb >= 0:
             raise ValueError(f"replay_mb = {self.replay_mb} must be at least 0")
         if not self.environment_timeout > 0:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
-from proximo.control.environments.episodes import Episode, EpisodeCounter
+from proximo.control.environments.episodes import Episode, EpisodeCounter, first_episode
 from proximo.control.masks import opened
 from proximo.control.policy import ControlPolicy
 from proximo.core.batch import Action
@@ -103,6 +103,8 @@ class Collector:
             self._arrays[name] = np.zeros(self.shape, bool)
         self._arrays["reward"] = np.zeros(self.shape, np.float64)
         self.last_step: Step | None = None
+        self.random_phase = 0
+        """Longest first episode, see `VectorEnvironment.stagger`; 0 for none that is cut."""
         self.exact = False
         """Whether the policy is shown float64, see `see`."""
         self._inputs: dict[str, Tensor] = {}
@@ -130,7 +132,7 @@ class Collector:
         self._starts = np.ones(self.environments.count, bool)
         self._inputs = self._encode(observation, mask, None)
         self._memory = self.policy.initial_memory(self.environments.count)
-        self._counter.restart()
+        self._counter.restart([first_episode(seed, self.random_phase) for seed in seeds])
 
     def repeat(self, actions: Tensor, memory: Tensor | None) -> None:
         """Take actions again that were taken before, without asking the policy.

@@ -102,6 +102,9 @@ class Training:
         self.noise = torch.Generator(self.device).manual_seed(noise)
         self.shuffle = torch.Generator().manual_seed(shuffle)
         self.collector = Collector(environments, self.policy, actor, config.rollout_length, self.noise)
+        if config.random_phase:
+            environments.stagger(config.random_phase)
+            self.collector.random_phase = config.random_phase
         self.estimator = Estimator(self.policy, actor, config.gamma, config.lam)
         self.scaler = RewardScaler(environments.count, config.gamma, config.normalizers.clip)
         self.progress = Progress()

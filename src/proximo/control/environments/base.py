@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from proximo.runs.errors import UserError
+
 if TYPE_CHECKING:
     import gymnasium
 
@@ -105,6 +107,17 @@ class VectorEnvironment(ABC):
     def close(self) -> None:
         """Frees what the environments hold; never hangs, and may be called twice."""
 
+    def stagger(self, longest: int) -> None:
+        """Cuts the first episode after each reset with seeds at a random step, 1 to `longest`, as a time limit would.
+
+        Raises:
+            UserError: Where all environments are stepped by somebody else, who can not be told so.
+        """
+        raise UserError(
+            f"random_phase needs environments that are stepped one by one, and those of {self.name} are not: choose "
+            "--backend gymnasium or subprocess, or set random_phase to 0"
+        )
+
     def statistics(self) -> dict[str, np.ndarray]:
         """What the user's own wrappers have learnt, float64 arrays by name with an axis for copies; none in most."""
         return {}
@@ -147,6 +160,10 @@ class AroundEnvironments(VectorEnvironment):
     def close(self) -> None:
         """See `VectorEnvironment.close`."""
         self._environments.close()
+
+    def stagger(self, longest: int) -> None:
+        """See `VectorEnvironment.stagger`."""
+        self._environments.stagger(longest)
 
     def statistics(self) -> dict[str, np.ndarray]:
         """See `VectorEnvironment.statistics`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,11 @@ class Episode(NamedTuple):
     """The return of the task itself, below the user's wrappers: another number where one of them changes the reward."""
 
 
+def first_episode(seed: int | None, longest: int) -> int:
+    """Steps after which the first episode of an environment with that seed is cut, 1 to `longest`; 0 for never."""
+    return 0 if seed is None or not longest else 1 + int(np.random.default_rng(seed).integers(longest))
+
+
 class EpisodeCounter:
     """Counts every episode of N environments from its first step to its real end.
 
@@ -30,6 +36,7 @@ class EpisodeCounter:
         self._returns, self._task_returns = np.zeros((2, count), dtype=np.float64)
         self.lengths = np.zeros(count, dtype=np.int64)
         """Of the episodes in progress, int64 [N]."""
+        self._firsts = np.zeros(count, dtype=np.int64)
 
     def update(self, step: Step) -> list[Episode]:
         """Adds one step.
@@ -43,7 +50,10 @@ class EpisodeCounter:
         over = step.episode_over & step.valid
         if not over.any():
             return []
-        ended = self._episodes(np.flatnonzero(over))
+        # An episode that was cut so that not all of them end together is none.
+        staggered = (self.lengths == self._firsts) & ~step.terminated
+        ended = self._episodes(np.flatnonzero(over & ~staggered))
+        self._firsts[over] = 0
         self._returns[over] = self._task_returns[over] = 0.0
         self.lengths[over] = 0
         return ended
@@ -52,8 +62,14 @@ class EpisodeCounter:
         """What there is so far of the episode in progress in each environment."""
         return self._episodes(np.arange(len(self.lengths)))
 
-    def restart(self) -> None:
-        """Forgets the episodes in progress, as a reset of the environments does."""
+    def restart(self, firsts: Sequence[int] = ()) -> None:
+        """Forgets the episodes in progress, as a reset of the environments does.
+
+        Args:
+            firsts: Steps after which the first episode of each is cut on purpose, see `first_episode`; none are by
+                default.
+        """
+        self._firsts[:] = firsts if len(firsts) else 0
         self._returns[:] = self._task_returns[:] = 0.0
         self.lengths[:] = 0
 

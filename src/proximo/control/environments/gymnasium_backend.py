@@ -106,6 +106,12 @@ class GymnasiumEnvironments(VectorEnvironment):
         row: np.ndarray = np.array(values.detach().cpu() if hasattr(values, "detach") else values, dtype=kind)
         return row.reshape(self.count) if row.shape == (self.count, 1) else row
 
+    def stagger(self, longest: int) -> None:
+        """See `VectorEnvironment.stagger`."""
+        if not self._reporters:
+            super().stagger(longest)
+        self._vector.call("proximo_stagger", longest)
+
     def statistics(self) -> dict[str, np.ndarray]:
         """See `VectorEnvironment.statistics`."""
         if self._reporters:

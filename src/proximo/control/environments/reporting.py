@@ -18,6 +18,7 @@ from proximo.control.environments.answers import (
     read_reset,
     read_step,
 )
+from proximo.control.environments.episodes import first_episode
 from proximo.control.environments.leaves import ALL_KEYS, ObservationKeys
 from proximo.control.environments.problems import closing_told, failure, require_spaces, space_problem
 from proximo.control.environments.recording import RewardRecorder
@@ -46,6 +47,7 @@ class ReportingEnvironment(gymnasium.Wrapper):
         self.observation_space = self.kept.space
         self._name, self._index, self._steps = name, index, 0
         self._recorder, self._masks = RewardRecorder(env), MaskReader.of(env.action_space)
+        self._longest_first, self._left = 0, 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """See `gymnasium.Env.reset`."""
@@ -60,6 +62,7 @@ class ReportingEnvironment(gymnasium.Wrapper):
             if old := old_signature(error):
                 raise self._wrong(old, when) from error
             raise self._failed(when, error) from error
+        self._left = first_episode(seed, self._longest_first)
         self._recorder.follow()
         self._recorder.take(0.0)  # what was paid on the way to the first observation is nobody's
         return self._checked(observation), info
@@ -77,7 +80,12 @@ class ReportingEnvironment(gymnasium.Wrapper):
             given = info.get(RAW_REWARD, reward)
             if (paid := float(self._recorder.take(given))) != given:
                 info[TASK_REWARD] = paid
-        return self._checked(observation), reward, terminated, truncated, info
+        self._left -= 1
+        return self._checked(observation), reward, terminated, truncated or self._left == 0, info
+
+    def proximo_stagger(self, longest: int) -> None:
+        """From the next reset with a seed on, see `VectorEnvironment.stagger`."""
+        self._longest_first = longest
 
     @property
     def sentences(self) -> tuple[str, ...]:
