@@ -25,8 +25,8 @@ demo-language: $(READY)  ## teach a language model what people like, and have a 
 	$(BIN)/proximo rlhf all --preset movie-sentiment-demo --run runs/demo-language
 	$(BIN)/proximo rlhf evaluate runs/demo-language --count 192
 
-test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## run the tests, in as many processes as there are cores (four at most), of one thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 check: $(READY)  ## what CI checks beside the tests: style, types, and which package may import which
 	$(BIN)/ruff check .
