@@ -88,11 +88,15 @@ def test_an_evaluation_is_given_up_for_a_stop_and_done_later(tmp_path, monkeypat
             flag.evaluating = False
 
     monkeypatch.setattr(Selection, "look", looking)
-    through = proximo.train(lambda: Interrupting(flag), run=str(tmp_path / "through"), **EVALUATED)
+
+    def make():
+        return Interrupting(flag)
+
+    through = proximo.train(make, run=str(tmp_path / "through"), **EVALUATED)
     flag.asked = False
-    stopped = proximo.train(lambda: Interrupting(flag), run=str(tmp_path / "r"), **EVALUATED)
+    stopped = proximo.train(make, run=str(tmp_path / "r"), **EVALUATED)
     assert stopped.stopped == "SIGTERM"
-    same_runs(through, proximo.train(lambda: Interrupting(flag), run=str(tmp_path / "r"), **EVALUATED))
+    same_runs(through, proximo.train(make, run=str(tmp_path / "r"), **EVALUATED))
 
 
 @pytest.mark.parametrize(("last", "best"), [(5.0, 3.0), (3.0, 5.0), (4.0, 4.0)])

@@ -10,6 +10,7 @@ import gymnasium
 import pytest
 
 import proximo
+from proximo.control.environments import code_of
 from proximo.runs.code_identity import code_digest
 from proximo.runs.errors import UserError
 
@@ -64,6 +65,12 @@ def test_code_that_does_the_same_is_the_same():
         "class A:\n    @property\n    def s(self): return 1\nf = A",
         "from functools import partial\ndef g(k): return k\nf = partial(g, 1)",
         "class A:\n    def make(self): return 1\nf = A().make",
+        "class A:\n    def __init__(self, k): self.k = k\n    def make(self): return self.k\nf = A(1).make",
+        "class A:\n    def __init__(self, k): self.k = k\n    def __call__(self): return self.k\nf = A(1)",
+        "K = [1, 3]\ndef f(): return K",
+        "K = {1, 3}\ndef f(): return K",
+        "import numpy as np\nK = np.array([1.0, 3.0])\ndef f(): return K",
+        "import torch\nK = torch.tensor([1.0, 3.0])\ndef f(): return K",
         "from types import SimpleNamespace\nK = SimpleNamespace(size=1)\ndef f(): return K",
         "from dataclasses import dataclass\n@dataclass\nclass C:\n    size: int\nK = C(1)\ndef f(): return K",
     ],
@@ -86,6 +93,33 @@ def test_what_is_gathered_while_a_program_runs_is_no_code():
     before = code_digest(f)
     f(1)
     assert code_digest(f) == before
+    space = cell("N, CACHE = 0, {}\ndef f():\n    global N\n    N += 1\n    CACHE[N] = f")
+    before = code_digest(space["f"])
+    space["f"]()
+    assert code_digest(space["f"]) == before
+
+
+def test_an_object_that_holds_itself_ends():
+    assert digest_of("K = {}\nK['me'] = K\nL = [K]\nL.append(L)\ndef f(): return K, L")
+
+
+def test_modules_that_are_imported_later_count_too(here):
+    """Within a function, and as the entry point of a registered task."""
+    package = here / "late_pkg"
+    (package / "envs").mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "import gymnasium\ngymnasium.register('Late-v0', entry_point='late_pkg.envs.grid:Toy')\n"
+    )
+    (package / "envs" / "__init__.py").write_text("")
+    (here / "late_maker.py").write_text("def make():\n    from late_helper import Toy\n    return Toy()\n")
+    digests = []
+    for reward in (1.0, 5.0):
+        for file in (package / "envs" / "grid.py", here / "late_helper.py"):
+            file.write_text(TOY.format(reward=reward, comment=""))
+        digests.append([code_digest(code_of(name)) for name in ("late_pkg:Late-v0", "late_maker:make")])
+    del gymnasium.registry["Late-v0"]
+    assert all(a and a != b for a, b in zip(*digests, strict=True))
+    assert "late_helper" not in sys.modules, "to look at a module is not to run it"
 
 
 def test_libraries_have_no_code_of_the_users():
@@ -180,6 +214,8 @@ def test_an_environment_of_ones_own_registry_and_a_made_one_have_code_too(here):
     finally:
         del gymnasium.registry["OwnToy-v0"]
     alone = {**SMALL, "environments": 1, "rollout_length": 64}
+    short, long = (gymnasium.make("CartPole-v1", max_episode_steps=n) for n in (5, 6))
+    assert proximo.train(short, **alone).path != proximo.train(long, **alone).path
     one = proximo.train(cell(TOY.format(reward=1.0, comment=""))["Toy"](), **alone)
     other = proximo.train(cell(TOY.format(reward=5.0, comment=""))["Toy"](), **alone)
     assert (one.results["final_deterministic"], other.results["final_deterministic"]) == (8.0, 40.0)

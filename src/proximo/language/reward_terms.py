@@ -40,7 +40,7 @@ def code_of_rewards(config: PPOConfig, rewards: Sequence[RewardTerm] | None = No
         rewards: terms made in Python; those that `config` names if None.
     """
     if rewards is not None:
-        return identity({f"reward {term.name}": getattr(term, "function", term) for term in rewards})
+        return identity({f"reward {x.name}": (getattr(x, "function", x), x.weight) for x in rewards})
     functions = [name for name in config.rewards if is_function(name)]
     return identity({f"reward {name}": function_from(name, config.modules) for name in functions})
 

@@ -12,13 +12,17 @@ import json
 import platform
 import sys
 import sysconfig
+import weakref
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from importlib.util import resolve_name
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
+
+import numpy as np
+import torch
 
 from proximo.runs.errors import UserError
 from proximo.runs.files import parse_json, write_atomically
@@ -28,6 +32,10 @@ from proximo.runs.own_module import import_own
 STANDS_FOR = "_proximo_stands_for"
 """The attribute of a method that is ours for a while: the class's own that it stands for, None for an inherited one."""
 _FILE = "identity.json"
+_LARGE = 1_000_000  # numbers of an array beyond which only its shape counts
+_WRAPPED = ("env", "_spec", "spec")  # of Gymnasium's wrappers and environments
+_FIRST: dict[int, tuple["weakref.ref[Any]", str]] = {}
+"""Digests of objects as they were first seen, by their ids."""
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...))
 
 
@@ -44,17 +52,39 @@ def identity(parts: Mapping[str, Any]) -> dict[str, str]:
 def code_digest(part: Any) -> str:
     """What tells the code behind a callable, its closure and the modules of one's own that it needs from any other's.
 
+    What an object is made of is looked at when it is first seen: what it has become by a later call, as a list that a
+    training has filled, is no other code.
+
+    Args:
+        part: a callable, an object, `module:function`, or a tuple of these and of numbers.
+
     Returns:
         "" where nothing of it is the user's own.
     """
+    if isinstance(part, tuple):
+        digests = [repr(each) if isinstance(each, int | float) else code_digest(each) for each in part]
+        return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16] if any(digests) else ""
+    if isinstance(part, str):
+        return _digest_of(part)
+    known = _FIRST.get(id(part))
+    if known is not None and known[0]() is part:
+        return known[1]
+    digest = _digest_of(part)
+    with suppress(TypeError):  # what can not be referred to weakly is looked at each time
+        _FIRST[id(part)] = weakref.ref(part), digest
+    return digest
+
+
+def _digest_of(part: Any) -> str:
     seen = _Seen()
     if isinstance(part, str):
         place, _, name = part.partition(":")
         if name and (module := _imported(place)) is not None:
-            seen.module(module)
+            seen.module(module.__name__)
             seen.value(getattr(module, name, None))
     else:
         seen.value(part)
+        seen.own = seen.own or not callable(part)  # an object is what its maker has made it, whoever wrote its class
     return seen.digest
 
 
@@ -91,9 +121,10 @@ def other_code(folder: RunFolder, now: Mapping[str, str]) -> list[str]:
         before = dict(parse_json(file.read_text("utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{file} can not be read ({error}): delete it") from error
-    if before.get("python") != now.get("python", before.get("python")):
+    if now and before.get("python") != now["python"]:
         return []
-    return [name for name, digest in now.items() if name != "python" and before.get(name, digest) != digest]
+    names = dict.fromkeys([*now, *before])
+    return [name for name in names if name != "python" and before.get(name) != now.get(name)]
 
 
 class _Seen:
@@ -105,35 +136,39 @@ class _Seen:
         self._kept: list[Any] = []  # an object that dies would leave its id to another
         self._read: set[str] = set()
         """Names of the modules whose source was read."""
-        self._own = False
+        self.own = False
 
     @property
     def digest(self) -> str:
-        return self._hash.hexdigest()[:16] if self._own else ""
+        return self._hash.hexdigest()[:16] if self.own else ""
 
     def value(self, value: Any) -> None:
         """A value that code refers to."""
         if isinstance(value, _PLAIN):
             self._add(type(value).__name__, repr(value))
-        elif isinstance(value, list | set):  # what is gathered while a program runs is no code
-            self._add(type(value).__name__, "")
         elif isinstance(value, tuple | frozenset):
-            self._add(type(value).__name__, str(len(value)))
-            for item in sorted(value, key=repr) if isinstance(value, frozenset) else value:
-                self.value(item)
-        elif isinstance(value, Mapping):
-            self._add("mapping", str(len(value)))
-            for key, item in value.items():
-                self.value(key)
-                self.value(item)
+            self._items(value)
         elif id(value) not in self._known:
             self._known.add(id(value))
             self._kept.append(value)
-            self._object(value)
+            if isinstance(value, list | set):
+                self._items(value)
+            elif isinstance(value, Mapping):
+                self._add("mapping", str(len(value)))
+                for key, item in list(value.items()):
+                    self.value(key)
+                    self.value(item)
+            else:
+                self._object(value)
+
+    def _items(self, value: Any) -> None:
+        self._add(type(value).__name__, str(len(value)))
+        for item in sorted(value, key=repr) if isinstance(value, set | frozenset) else list(value):
+            self.value(item)
 
     def _object(self, value: Any) -> None:
         if isinstance(value, ModuleType):
-            self.module(value)
+            self.module(value.__name__)
         elif isinstance(value, functools.partial):
             self.value((value.func, value.args, value.keywords))
         elif isinstance(value, MethodType):
@@ -148,17 +183,34 @@ class _Seen:
             self.value(value.__func__)
         elif isinstance(value, functools._lru_cache_wrapper) or hasattr(value, "__wrapped__"):
             self.value(value.__wrapped__)
-        else:  # an object: what it does is its class's, and what it holds may move, unless it is there to hold settings
+        elif isinstance(value, np.ndarray | np.generic | torch.Tensor):
+            self._array(value)
+        else:  # an object: what it does is its class's, and what it does it with is what it holds
             self._add("object", type(value).__qualname__)
             self.value(type(value))
-            if dataclasses.is_dataclass(value) or isinstance(value, SimpleNamespace | Namespace):
-                self.value(dict(vars(value)) if hasattr(value, "__dict__") else ())
+            self._held(value)
+
+    def _array(self, value: Any) -> None:
+        self._add("array", f"{value.dtype} {tuple(value.shape)}")
+        if (value.numel() if isinstance(value, torch.Tensor) else value.size) <= _LARGE:
+            numbers = value.detach().cpu().float().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+            self._add("numbers", numbers.tobytes().hex() if numbers.dtype != object else repr(numbers))
+
+    def _held(self, value: Any) -> None:
+        """What an object holds; of a library's, its settings and what it wraps."""
+        own = _is_own(type(value).__module__) or dataclasses.is_dataclass(value)
+        own = own or isinstance(value, SimpleNamespace | Namespace)
+        for name, item in sorted(getattr(value, "__dict__", {}).items()):
+            setting = isinstance(item, (*_PLAIN, tuple, list, Mapping)) or callable(item) or name in _WRAPPED
+            if own or setting:
+                self._add("held", name)
+                self.value(item)
 
     def _function(self, function: FunctionType) -> None:
         if not _is_own(function.__module__):
             self._add("library", f"{function.__module__}.{function.__qualname__}")
             return
-        self._own = True
+        self.own = True
         self._code(function.__code__)
         self.value((function.__defaults__, function.__kwdefaults__))
         for cell in function.__closure__ or ():
@@ -166,7 +218,7 @@ class _Seen:
                 self.value(cell.cell_contents)
             except ValueError:  # not yet filled
                 self._add("cell", "")
-        read = self.module(sys.modules.get(function.__module__)) if function.__module__ != "__main__" else False
+        read = self.module(function.__module__) if function.__module__ != "__main__" else False
         for name in sorted(set(_names(function.__code__))):
             if name in function.__globals__:
                 self._add("global", name)
@@ -176,11 +228,11 @@ class _Seen:
         if not _is_own(cls.__module__):
             self._add("library", f"{cls.__module__}.{cls.__qualname__}")
             return
-        self._own = True
+        self.own = True
         self._add("class", cls.__name__)
         for base in cls.__bases__:
             self.value(base)
-        read = self.module(sys.modules.get(cls.__module__)) if cls.__module__ != "__main__" else False
+        read = self.module(cls.__module__) if cls.__module__ != "__main__" else False
         for name, member in sorted(_members(cls).items()):
             if not (name.startswith("__") and name.endswith("__")) or callable(member):
                 self._add("member", name)
@@ -203,20 +255,20 @@ class _Seen:
             else:
                 self.value(constant)
 
-    def module(self, module: ModuleType | None) -> bool:
-        """The source of a module of the user's own, and of those that it imports; whether it has one."""
-        if module is None:
-            return False
-        if module.__name__ in self._read:
-            return _own_file(module) is not None
-        self._read.add(module.__name__)
-        self._add("module", module.__name__)
-        if (file := _own_file(module)) is not None:
-            self._own = True
+    def module(self, name: str) -> bool:
+        """The source of a module of the user's own, and of those that it imports, at once or later; if it has one."""
+        file = _own_source(name)
+        if name in self._read:
+            return file is not None
+        self._read.add(name)
+        self._add("module", name)
+        if file is not None:
+            self.own = True
             status = file.stat()
             program, imports = _program(file, status.st_size, status.st_mtime_ns)
             self._add("source", program)
-            for other in _modules_in(module, imports):
+            package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+            for other in _own_names(imports, package):
                 self.module(other)
         return file is not None
 
@@ -232,14 +284,29 @@ def _names(code: CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def _modules_in(module: ModuleType, imports: tuple[str, ...]) -> Iterator[ModuleType]:
-    """Modules of the user's own among the names that a module imports."""
+def _own_names(imports: tuple[str, ...], package: str) -> Iterator[str]:
+    """Modules of the user's own among the names that a module of a package imports."""
     for name in imports:
         with suppress(ImportError, ValueError):  # a relative one out of nothing
-            absolute = resolve_name(name, getattr(module, "__package__", None) or "")
-            place = sys.modules.get(absolute)
-            if place is not None and place is not module and _own_file(place) is not None:
-                yield place
+            absolute = resolve_name(name, package)
+            parent = absolute.rpartition(".")[0]
+            above = _own_source(parent) if parent else None
+            # To look for what is in a module that is no package, Python would run it.
+            if (not parent or (above is not None and above.name == "__init__.py")) and _own_source(
+                absolute
+            ) is not None:
+                yield absolute
+
+
+def _own_source(name: str) -> Path | None:
+    """The file of a module of the user's own, whether it has been imported yet or not; None of any other."""
+    if name in sys.modules:
+        return _own_file(getattr(sys.modules[name], "__file__", None))
+    try:
+        spec = find_spec(name)
+    except Exception:  # a parent that is no package, or fails: what that means is told where it is used
+        return None
+    return None if spec is None else _own_file(spec.origin)
 
 
 def _imported_names(tree: ast.AST) -> Iterator[str]:
@@ -257,8 +324,7 @@ def _is_own(module: str | None) -> bool:
     """Whether a module is the user's own: run as a script or in a notebook, or of a file outside of all libraries."""
     if module is None or module == "__main__":
         return True
-    there = sys.modules.get(module)
-    return there is None or _own_file(there) is not None
+    return module not in sys.modules or _own_source(module) is not None
 
 
 @functools.cache
@@ -270,9 +336,8 @@ def _libraries() -> tuple[str, ...]:
     return tuple(str(Path(place).resolve()) for place in (*places, str(Path(ast.__file__).parent), str(ours)))
 
 
-def _own_file(module: ModuleType) -> Path | None:
-    """The file of a module of the user's own; None of any other."""
-    file = getattr(module, "__file__", None)
+def _own_file(file: str | None) -> Path | None:
+    """A file of Python if it is the user's own."""
     if not isinstance(file, str) or not file.endswith(".py") or "site-packages" in file:
         return None
     path = Path(file).resolve()
