@@ -17,7 +17,8 @@ def reward_hacking(run: Record) -> Iterator[Diagnosis]:
         return
     variety, same = (start_and_end(run.measured(name)) for name in ("distinct_2", "duplicates"))
     lengths, kl = start_and_end(run.measured("response_length")), start_and_end(run.measured("kl"))[1]
-    said = [f"score {before:.2f} -> {after:.2f}", f"KL {kl:.0f} nats"]
+    unmeasured = bool(np.isnan(kl))  # nothing is paid for it, so there is no reference to measure it from
+    said = [f"score {before:.2f} -> {after:.2f}", "KL not measured" if unmeasured else f"KL {kl:.0f} nats"]
     said.append(f"distinct-2 {variety[0]:.2f} -> {variety[1]:.2f}")
     said.append(f"length {lengths[0]:.0f} -> {lengths[1]:.0f}")
     rise, error = number(run.evaluation.get("rise_sd")), number(run.evaluation.get("rise_se")) or 0.0
@@ -26,13 +27,10 @@ def reward_hacking(run: Record) -> Iterator[Diagnosis]:
         said.append(f"held-out judge {rise:+.2f} standard deviations")
     if worse or variety[1] < 0.6 * variety[0] or same[1] > same[0] + 0.3:
         now = run.amount("kl.coefficient")
-        yield diagnosis(
-            "P050",
-            "red",
-            ", ".join(said),
-            change("kl.coefficient", now, 4 * now if now else 0.05),
-            change("kl.budget", run.setting("kl.budget"), max(1.0, round(kl / 4))),
-        )
+        changes = [change("kl.coefficient", now, 4 * now if now else 0.05)]
+        if not unmeasured:
+            changes.append(change("kl.budget", run.setting("kl.budget"), max(1.0, round(kl / 4))))
+        yield diagnosis("P050", "red", ", ".join(said), *changes)
 
 
 def length_drift(run: Record) -> Iterator[Diagnosis]:
