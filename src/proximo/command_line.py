@@ -109,7 +109,7 @@ def parse(
     Raises:
         UserError: an option that does not exist or does not fit, in one sentence.
     """
-    arguments = as_lists(arguments)
+    arguments = as_lists(arguments, cls)
     extra = {} if default is tyro.MISSING_NONPROP else {"default": default}
     said = io.StringIO()
     try:
@@ -121,37 +121,53 @@ def parse(
         if ending.code != 2:
             print(more_help, end="")
             raise
-        sentence = answered(arguments, foreign or {}, set(_names(cls))) or _sentence(said.getvalue())
+        sentence = answered(arguments, foreign or {}, dict(_options(cls))) or _sentence(said.getvalue())
         raise UserError(f"{sentence}; `proximo {verb} --help` lists the options") from None
 
 
-def as_lists(arguments: Sequence[str]) -> list[str]:
-    """Numbers that are written as one list, 256,256 or [256, 256], apart; names of functions in small letters."""
+def as_lists(arguments: Sequence[str], cls: Any) -> list[str]:
+    """Numbers of an option that takes several, written as one list: 256,256 or [256, 256]; and names of activations in
+    small letters.
+
+    Args:
+        arguments: as typed.
+        cls: dataclass whose fields are the options.
+    """
+    kinds = dict(_options(cls))
     parts: list[str] = []
+    before = ""
     for argument in arguments:
-        before = parts[-1] if parts else ""
-        if before.startswith("--") and _LIST.fullmatch(argument):
+        name, equals, value = argument.partition("=")
+        several = isinstance(kinds.get(_plain(name if equals else before)), tuple)
+        if argument.startswith("--") and equals and several and _LIST.fullmatch(value):
+            parts += [name, *re.findall(_NUMBER, value)]
+        elif argument.startswith("--"):
+            parts.append(f"{name}={value.lower()}" if equals and name.endswith("activation") else argument)
+        elif several and _LIST.fullmatch(argument):
             parts += re.findall(_NUMBER, argument)
-        elif before.endswith("activation"):
-            parts.append(argument.lower())
         else:
-            parts.append(argument)
+            parts.append(argument.lower() if before.endswith("activation") else argument)
+        before = argument if argument.startswith("--") else ""
     return parts
+
+
+def _plain(option: str) -> str:
+    return option.removeprefix("--").replace("_", "-")
 
 
 _NUMBER = r"-?[\d.]+(?:e[+-]?\d+)?"
 _LIST = re.compile(rf"[\[(]\s*{_NUMBER}(\s*,\s*{_NUMBER})*\s*,?\s*[\])]|{_NUMBER}(\s*,\s*{_NUMBER})+", re.IGNORECASE)
 
 
-def _names(cls: Any, before: str = "") -> Iterator[str]:
-    """Options of a dataclass as they are typed, without dashes before them."""
+def _options(cls: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Options of a dataclass as they are typed, without dashes before them, and their defaults."""
     for field in fields(cls):
         name = before + field.name.replace("_", "-")
         made = field.default_factory() if field.default_factory is not MISSING else field.default
         if is_dataclass(made):
-            yield from _names(made, f"{name}.")
+            yield from _options(made, f"{name}.")
         else:
-            yield name
+            yield name, made
 
 
 def _sentence(box: str) -> str:
@@ -229,8 +245,10 @@ def take_table(arguments: list[str], name: str) -> dict[str, bool | int | float 
             if not _is_value(waiting):
                 raise UserError(f"{name} names nothing: give it as {name} KEY VALUE")
             while _is_value(waiting):
-                key, equals, value = waiting.pop(0).partition("=")
-                waiting[:0] = [value] if equals else []
+                key = waiting.pop(0)
+                before, equals, value = key.partition("=")
+                if equals and before.isidentifier():  # a folder's name may hold one too
+                    key, waiting[:0] = before, [value]
                 table[key] = _scalar(_value_of(f"{name} {key}", waiting))
         else:
             left.append(given + equals + value)

@@ -141,5 +141,7 @@ def answered(arguments: Iterable[str], table: Mapping[str, str], ours: Collectio
         typed = argument.partition("=")[0]
         name = re.sub(r"[._]", "-", typed.removeprefix("--")).lower()
         if name in table and re.sub("_", "-", typed.removeprefix("--")) not in ours:
-            return f"there is no option {typed}: here it is {table[name]}"
+            answer = table[name]
+            is_ours = not answer.startswith("nothing: ")
+            return f"there is no option {typed}: " + (f"here it is {answer}" if is_ours else answer.partition(": ")[2])
     return ""

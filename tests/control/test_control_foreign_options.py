@@ -5,7 +5,7 @@ import json
 import pytest
 
 from proximo.cli import main
-from proximo.command_line import _names, as_lists, parse, take_table
+from proximo.command_line import _options, as_lists, parse, take_table
 from proximo.control.configuration import TrainConfig
 from proximo.foreign_options import CONTROL, LANGUAGE, answered
 from proximo.language.stages import CONFIGS
@@ -19,7 +19,7 @@ OURS = {"train": (CONTROL, TrainConfig)} | {
 @pytest.mark.parametrize("verb", OURS)
 def test_every_answer_names_an_option_that_exists_and_no_option_of_ours_is_answered(verb):
     table, cls = OURS[verb]
-    names = set(_names(cls)) | {"run", "quiet", "options", "preset", "rewards"}
+    names = set(dict(_options(cls))) | {"run", "quiet", "options", "preset", "rewards"}
     for theirs, ours in table.items():
         if ours.startswith("--"):
             assert ours.split()[0].rstrip(",").removeprefix("--") in names, (theirs, ours)
@@ -72,11 +72,14 @@ def test_a_list_of_numbers_is_read_however_it_is_written(typed):
     read = parse(TrainConfig, ["--network.hidden", *words, "--network.activation", "ReLU"], "train")
     assert read.network.hidden == (256, 128)
     assert read.network.activation == "relu"
+    if typed != "256 128":
+        read = parse(TrainConfig, [f"--network.hidden={typed}", "--network.activation=ReLU"], "train")
+        assert (read.network.hidden, read.network.activation) == ((256, 128), "relu")
 
 
 def test_what_is_no_list_of_numbers_stays_as_it_is():
-    words = ["--run", "a,b", "1,2", "--learning-rate", "3e-4 -> 0", "--x", "-1e-3,2.5"]
-    assert as_lists(words) == ["--run", "a,b", "1,2", "--learning-rate", "3e-4 -> 0", "--x", "-1e-3", "2.5"]
+    words = ["--run", "2024,5", "1,2", "--learning-rate", "3e-4 -> 0", "--network.log-std-range", "-1e-3,2.5"]
+    assert as_lists(words, TrainConfig) == [*words[:-1], "-1e-3", "2.5"]
 
 
 @pytest.mark.parametrize("typed", ["size 5 name x", "size=5 name=x", "size=5 name x"])
@@ -84,6 +87,8 @@ def test_options_are_keys_with_values_in_either_form(typed):
     arguments = ["--options", *typed.split(), "--steps", "5"]
     assert take_table(arguments, "--options") == {"size": 5, "name": "x"}
     assert arguments == ["--steps", "5"]
+    folders = ["--rewards", "runs/lr=3e-4/reward", "1.0"]
+    assert take_table(folders, "--rewards") == {"runs/lr=3e-4/reward": 1.0}
     with pytest.raises(UserError, match="--options size has no value"):
         take_table(["--options", "size"], "--options")
 

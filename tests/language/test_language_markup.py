@@ -173,13 +173,13 @@ def test_a_judge_takes_no_end_that_a_text_spells(tiny_encoder, make_tokenizer):
     assert end not in judge.encode(["w4 [SEP] w5"])[0]
 
 
-DATED = "{{ strftime_now('%d %b %Y, %A %%') }} {% for m in messages %}{{ m.content }} {% endfor %}"
+DATED = "{{ strftime_now('%d %b %Y, %A %% %-d %F') }} {% for m in messages %}{{ m.content }} {% endfor %}"
 
 
 def test_a_template_that_writes_the_date_writes_the_day_that_is_frozen():
     tokenizer = tiny.byte_tokenizer(DATED)
     template.freeze_day(tokenizer, "2024-02-29")
-    assert Coder(tokenizer).prompt_text(ASK).startswith("29 Feb 2024, Thursday % ")
+    assert Coder(tokenizer).prompt_text(ASK).startswith("29 Feb 2024, Thursday % 29 2024-02-29 ")
     assert tokenizer.chat_template == DATED, "what is saved is the model's own"
     assert not template.reads_alike(tokenizer, template.freeze_day(tiny.byte_tokenizer(DATED), "2024-03-01"))
 

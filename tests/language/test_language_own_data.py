@@ -152,6 +152,27 @@ def test_a_prompt_beside_whole_conversations_is_what_they_begin_with(chat_tokeni
         load_pairs([other], chat_tokenizer, 50)
 
 
+def test_fields_that_are_no_texts_stay_as_they_are(chat_tokenizer):
+    edges = [{"from": "a", "to": "b", "value": 1}, {"from": [1], "value": 2}]
+    read = load_prompts([{"prompt": [u("w4")], "edges": edges}], chat_tokenizer, 50).items[0]
+    assert read.columns == {"edges": edges}
+
+
+def test_one_conversation_in_a_file_is_one_row(tmp_path, chat_tokenizer):
+    said = [{"from": "human", "value": "w4"}, {"from": "gpt", "value": "w5"}]
+    (tmp_path / "one.json").write_text(json.dumps({"conversations": said}, indent=1))
+    assert len(load_examples(tmp_path / "one.json", chat_tokenizer, 50).items) == 1
+
+
+def test_numbers_of_pairs_are_read_from_csv(tmp_path, tiny_tokenizer):
+    (tmp_path / "p.csv").write_text("prompt,chosen,rejected,label,margin\nw4,w5,w6,0.75,\nw4,w5,w7,1,0.5\n")
+    pairs = load_pairs(tmp_path / "p.csv", tiny_tokenizer, 50).items
+    assert [(pair.label, pair.margin) for pair in pairs] == [(0.75, 0.0), (1.0, 0.5)]
+    (tmp_path / "p.csv").write_text("prompt,chosen,rejected,label\nw4,w5,w6,most\n")
+    with pytest.raises(UserError, match="label = 'most' must be a share"):
+        load_pairs(tmp_path / "p.csv", tiny_tokenizer, 50)
+
+
 def test_messages_of_tools_and_calls_without_text_go_through_the_template(make_tokenizer):
     template = "{% for m in messages %}{{ m.role }} {{ m.content or m.tool_calls[0].function.name }} {% endfor %}"
     called = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "w9", "arguments": {}}}]}
@@ -254,6 +275,19 @@ FUNCTIONS = {
 def test_reward_functions_get_what_they_ask_for(name):
     assert FunctionReward(FUNCTIONS[name], name="mine")(TEXTS).tolist() == [1.0, 2.0]
     assert TEXTS.responses == ["a", "bb"], "what it does with its lists is its own"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda completions, solution, **_: [0.0, 0.0],
+        lambda responses, solution: [0.0, 0.0],
+        lambda prompts, completions, solution: [0.0, 0.0],
+    ],
+)
+def test_a_column_that_is_missing_is_named_and_not_filled_with_prompts(function):
+    with pytest.raises(UserError, match="reward mine asks for 'solution', which the prompts' rows do not have"):
+        FunctionReward(function, name="mine")(TEXTS)
 
 
 def test_a_coroutine_runs_within_a_running_loop_too():

@@ -1,4 +1,6 @@
-"""The best policy of a run by evaluation, on episodes that neither training nor the final numbers see."""
+"""The best policy of a run: by evaluations on episodes that neither training nor the final numbers see, or else by the
+return of training; the last one takes the place of such a one where it is better in the evaluation at the end.
+"""
 
 import torch
 

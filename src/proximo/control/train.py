@@ -349,7 +349,7 @@ def _rounded(training: Training) -> str | None:
     config, size = training.config, training.config.rollout_size
     # At least one iteration, after the rollout that the normalisers start from.
     rollouts = max(-(-config.steps // size), 1 + training.normalizes)
-    if rollouts * size < 1.1 * config.steps:
+    if 10 * rollouts * size < 11 * config.steps:  # in whole numbers, however long
         return None
     return (
         f"about {rollouts * size:,} steps will be taken instead of {config.steps:,}, since an iteration has {size:,} "

@@ -112,12 +112,17 @@ class RewardCall:
         return left[-1:] if len(left) == 2 and len(places) == 1 and not var else left
 
     def _slots(self, columns: Collection[str]) -> list[str]:
-        """Parameters of the function's own names that get prompts and responses: its first ones, or, beside one that is
-        called by its name, those that are no column's.
+        """Parameters of the function's own names that get prompts and responses: its first ones; or, beside one that is
+        called by its name, the one that stands where the other would, before the responses or behind the prompts.
         """
-        named = any(p.name in (_PROMPTS, *_SCORED) for p in self._parameters or [])
-        unknown = [p.name for p in self._required() if p.name not in (_PROMPTS, *_SCORED)]
-        return [name for name in unknown if not named or name not in columns][: len(self._left())]
+        required = [p.name for p in self._required()]
+        known = [name for name in required if name in (_PROMPTS, *_SCORED)]
+        unknown = [name for name in required if name not in (_PROMPTS, *_SCORED)]
+        if not any(p.name in (_PROMPTS, *_SCORED) for p in self._parameters or []):
+            return unknown[: len(self._left())]
+        place = 1 if _PROMPTS in known else 0
+        beside = required[place : place + 1] if len(known) == 1 and required[1 - place : 2 - place] == known else []
+        return [name for name in beside if self._left() and name not in columns]
 
     def _required(self) -> list[inspect.Parameter]:
         kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

@@ -5,11 +5,13 @@ import gzip
 import io
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from proximo.language.row_shapes import TEXTS
 from proximo.runs.errors import UserError
 from proximo.runs.files import parse_json, read_error
 from proximo.runs.own_module import on_one_line
@@ -18,6 +20,8 @@ _KINDS = (
     "a .jsonl, .json, .csv or .parquet file (.jsonl, .json and .csv also as .gz), a folder of Parquet shards or one "
 )
 _KINDS += "saved by datasets, or a data set of the hub as owner/name"
+_NUMBERS = ("label", "margin", "difference")
+"""Columns of pairs that are numbers: a CSV file has text only."""
 _LINES = (".jsonl", ".ndjson")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(:\w[\w.-]*)?")
 _SHARD = re.compile(r"(.*?)-\d+(-of-\d+)?")
@@ -127,9 +131,7 @@ def _whole_json(file: io.TextIOWrapper, path: Path, limit: int | None) -> Read |
         raise UserError(f"{path} is not JSON ({error}): correct it") from error
     if isinstance(value, dict):
         lists = [x for x in value.values() if isinstance(x, list) and x and all(isinstance(row, dict) for row in x)]
-        if len(lists) != 1 or "prompt" in value or "messages" in value:
-            return None  # a single row
-        value = lists[0]
+        value = lists[0] if len(lists) == 1 and not set(value) & set(TEXTS) else [value]  # else it is a row itself
     if not isinstance(value, list):
         return None
     for number, row in enumerate(value, 1):
@@ -148,10 +150,19 @@ def _from_csv(file: io.TextIOWrapper, path: Path, limit: int | None) -> Read:
                 raise UserError(
                     f"{path}, line {reader.line_num} has another number of columns than its first line: correct it"
                 )
-            values.append(dict(row))
+            values.append({name: _number(x) if name in _NUMBERS else x for name, x in row.items()})
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num} is not CSV ({error}): correct it") from error
     return _numbered(values)
+
+
+def _number(text: str) -> float | str | None:
+    """What stands in a column of numbers; None where nothing does, text where it is no number."""
+    if not text.strip():
+        return None
+    with suppress(ValueError):
+        return float(text)
+    return text
 
 
 def _read_folder(path: Path, limit: int | None) -> Read:

@@ -6,6 +6,8 @@ from typing import Any
 
 _ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
 _ROLES |= {"tool": "tool", "function": "function", "function_call": "assistant", "observation": "tool"}
+TEXTS = ("prompt", "messages", "conversations", "response", "completion", "chosen", "rejected")
+"""Fields that can be conversations; what else a row holds is for reward functions, as it is."""
 
 
 def shaped(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -19,7 +21,7 @@ def shaped(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         row: as read.
         names: prompt, and what else has to be there.
     """
-    row = {name: _conversation(value) for name, value in row.items()}
+    row = {name: _conversation(value) if name in TEXTS else value for name, value in row.items()}
     if "prompt" not in row or row["prompt"] is None:
         row = _from_messages(row, names)
     if "response" in names and "response" not in row and "completion" in row:
@@ -33,7 +35,7 @@ def _conversation(value: Any) -> Any:
     if not (isinstance(value, list) and value and all(isinstance(x, Mapping) for x in value)):
         return value
     if all("from" in x and "value" in x and "role" not in x for x in value):
-        value = [{"role": _ROLES.get(x["from"], x["from"]), "content": x["value"]} for x in value]
+        value = [{"role": _ROLES.get(str(x["from"]), x["from"]), "content": x["value"]} for x in value]
     return [_whole_text(x) if isinstance(x.get("content"), list) else x for x in value]
 
 

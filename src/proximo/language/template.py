@@ -13,7 +13,8 @@ Messages = list[dict[str, Any]]
 _MARK = "\ue000"  # of Unicode's private use: stands in no text, so what follows it is the template's
 _HIDDEN = 0xF0000  # so are these, one for each special token that a message spells
 _DAY = "_proximo_day"
-_DIRECTIVES = "aAbBcdfGHIjmMpSuUVwWxXyYzZ%"  # of strftime; %% last, as it makes a percent sign
+_DIRECTIVES = (*("-d", "-m", "-H", "-I", "-M", "-S", "-j"), *"aAbBcdDeFfGhHIjmMnpRSTuUVwWxXyYzZ%")
+"""Of strftime; %% last, as it makes a percent sign."""
 
 
 class ChatTemplate:

@@ -21,9 +21,6 @@ from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
-import numpy as np
-import torch
-
 from proximo.runs.errors import UserError
 from proximo.runs.files import parse_json, write_atomically
 from proximo.runs.folder import RunFolder
@@ -183,7 +180,7 @@ class _Seen:
             self.value(value.__func__)
         elif isinstance(value, functools._lru_cache_wrapper) or hasattr(value, "__wrapped__"):
             self.value(value.__wrapped__)
-        elif isinstance(value, np.ndarray | np.generic | torch.Tensor):
+        elif type(value).__module__.partition(".")[0] in ("numpy", "torch") and hasattr(value, "dtype"):
             self._array(value)
         else:  # an object: what it does is its class's, and what it does it with is what it holds
             self._add("object", type(value).__qualname__)
@@ -191,9 +188,10 @@ class _Seen:
             self._held(value)
 
     def _array(self, value: Any) -> None:
+        """An array or a scalar of numpy's, or a tensor. Neither library is imported here: the command line reads this."""
+        numbers = value.detach().cpu().float().numpy() if hasattr(value, "detach") else value
         self._add("array", f"{value.dtype} {tuple(value.shape)}")
-        if (value.numel() if isinstance(value, torch.Tensor) else value.size) <= _LARGE:
-            numbers = value.detach().cpu().float().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        if numbers.size <= _LARGE:
             self._add("numbers", numbers.tobytes().hex() if numbers.dtype != object else repr(numbers))
 
     def _held(self, value: Any) -> None:

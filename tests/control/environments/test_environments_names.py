@@ -24,6 +24,8 @@ from proximo.runs.errors import UserError
         ("pkg/envs/robot.py:make", "pkg.envs.robot:make"),
         ("pkg/envs/robot:make", "pkg.envs.robot:make"),
         ("pkg.envs.robot:make", "pkg.envs.robot:make"),
+        ("../x/foo.py:make", "../x/foo.py:make"),  # which is not x/foo.py
+        ("/abs/foo.py:make", "/abs/foo.py:make"),
         ("gymnasium:CartPole-v1", "gymnasium:CartPole-v1"),
         ("Nothing-v9", "Nothing-v9"),
         ("", ""),
