@@ -188,7 +188,7 @@ class _Seen:
             self._held(value)
 
     def _array(self, value: Any) -> None:
-        """An array or a scalar of numpy's, or a tensor. Neither library is imported here: the command line reads this."""
+        """An array or a scalar of numpy's, or a tensor; without importing either, for `proximo --help` reads this."""
         numbers = value.detach().cpu().float().numpy() if hasattr(value, "detach") else value
         self._add("array", f"{value.dtype} {tuple(value.shape)}")
         if numbers.size <= _LARGE:
