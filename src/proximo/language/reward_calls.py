@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from proximo.runs.errors import UserError
+from proximo.runs.errors import FOREIGN, UserError
 from proximo.runs.own_module import on_one_line
 
 _PROMPTS, _RESPONSES, _COMPLETIONS = "prompts", "responses", "completions"
@@ -78,7 +78,7 @@ class RewardCall:
                 result = self.function(*positional, **named)
             result = _awaited(result) if inspect.isawaitable(result) else result
             return list(result) if isinstance(result, Iterator) else result  # a generator runs only now
-        except (Exception, SystemExit) as error:  # it is the user's own code: whatever it raises, say whose it is
+        except FOREIGN as error:  # it is the user's own code: whatever it raises, say whose it is
             raise UserError(
                 f"reward {self.name} failed{_where(error)} ({on_one_line(error)}): correct the function"
             ) from error

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
-from proximo.runs.errors import UserError
+from proximo.runs.errors import FOREIGN, UserError
 from proximo.runs.files import parse_json, write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.own_module import import_own
@@ -40,7 +40,7 @@ def identity(parts: Mapping[str, Any]) -> dict[str, str]:
     """What tells the code of some callables from any other: 16 hexadecimal digits each, and Python's version.
 
     Args:
-        parts: by a name for messages, a callable, an object whose class counts, or `module:function`.
+        parts: by a name for messages, a callable, an object whose class and contents count, or `module:function`.
     """
     digests = {name: digest for name, part in parts.items() if (digest := code_digest(part))}
     return {"python": platform.python_version(), **digests} if digests else {}
@@ -290,9 +290,8 @@ def _own_names(imports: tuple[str, ...], package: str) -> Iterator[str]:
             parent = absolute.rpartition(".")[0]
             above = _own_source(parent) if parent else None
             # To look for what is in a module that is no package, Python would run it.
-            if (not parent or (above is not None and above.name == "__init__.py")) and _own_source(
-                absolute
-            ) is not None:
+            within = not parent or (above is not None and above.name == "__init__.py")
+            if within and _own_source(absolute) is not None:
                 yield absolute
 
 
@@ -363,5 +362,5 @@ def _imported(name: str) -> ModuleType | None:
     """A module that was imported for the run already, or can be."""
     try:
         return import_own(name)
-    except (Exception, SystemExit):  # whatever it raises is told where it is used
+    except FOREIGN:  # whatever it raises is told where it is used
         return None

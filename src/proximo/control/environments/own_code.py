@@ -4,6 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 from proximo.control.environments.lent import Source, copies
+from proximo.runs.errors import FOREIGN
 from proximo.runs.own_module import import_own
 
 
@@ -18,7 +19,7 @@ def code_of(source: Source) -> Any:
 
     place, _, name = source.rpartition(":")
     if place:
-        with suppress(Exception, SystemExit):  # what is wrong with it is told where it is made
+        with suppress(*FOREIGN):  # what is wrong with it is told where it is made
             import_own(place)
     spec = gymnasium.registry.get(name)
     entry = "" if spec is None or spec.entry_point is None else spec.entry_point
