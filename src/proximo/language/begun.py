@@ -1,5 +1,6 @@
 """Settings that a run takes from the machine and the day it begins on, and keeps from then on."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -7,15 +8,17 @@ import torch
 
 from proximo.language.precision import Type, chosen_type, said_of
 from proximo.language.template import today
+from proximo.language.threads import counted, free_threads
 from proximo.runs.configuration import read_toml
 from proximo.runs.folder import RunFolder
 from proximo.runs.opening import Call
 
 
 def settled(config: Any, folder: RunFolder, call: Call, device: torch.device) -> tuple[Any, str]:
-    """Settings with the type of the products instead of `auto` and with a date, and a sentence about the type.
+    """Settings with the type of the products instead of `auto`, with a number of threads and a date; and what is to be
+    known of these, in a sentence.
 
-    A run keeps both as it was begun with them, so that it resumes bit for bit on another machine and on another day.
+    A run keeps all three as it was begun with them, so that it resumes bit for bit at another time or place.
 
     Args:
         config: settings of a stage.
@@ -27,7 +30,26 @@ def settled(config: Any, folder: RunFolder, call: Call, device: torch.device) ->
     before = str((there or {}).get("compute", ""))
     asked, kept = config.compute, before if before in get_args(Type) else ""
     compute = kept if asked == "auto" and kept else chosen_type(asked, device)
-    # A run from before there were dates has none: it goes on as it was begun.
+    # A run from before there were dates has none, and none of threads: it goes on as it was begun.
     day = today() if there is None else str(there.get("date", ""))
-    config = replace(config, compute=compute, date=config.date or day)
-    return config, said_of(compute, device, chosen=asked == "auto", kept=bool(kept))
+    threads, of_threads = _threads(config.threads, there, device)
+    of_type = said_of(compute, device, chosen=asked == "auto", kept=bool(kept))
+    config = replace(config, compute=compute, threads=threads, date=config.date or day)
+    return config, "; ".join(filter(None, (of_type, of_threads)))
+
+
+def _threads(asked: int | None, there: Mapping[str, Any] | None, device: torch.device) -> tuple[int | None, str]:
+    """The number of threads of a run, and a sentence where it is not all there are."""
+    if asked is not None or device.type != "cpu":
+        return asked, ""
+    most = torch.get_num_threads()
+    if there is not None:
+        kept = there.get("threads")
+        if not isinstance(kept, int) or kept == most:
+            return kept, ""
+        return kept, f"{counted(kept)}, which the run was begun with"
+    free = free_threads()
+    return free, "" if free == most else (
+        f"{counted(free)}: {most} were slower just now, as other programs take some of the cores; the run keeps this "
+        f"number (a new one with --threads {most} takes all)"
+    )

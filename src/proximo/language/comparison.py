@@ -21,6 +21,7 @@ from proximo.language.rewards import combine, cut_prompts
 from proximo.language.rollout import Prompt
 from proximo.language.sampler import SamplingParameters
 from proximo.language.stages import without_label
+from proximo.language.threads import using_threads
 from proximo.runs.configuration import from_mapping, read_toml
 from proximo.runs.errors import UserError
 from proximo.runs.folder import RunFolder
@@ -159,8 +160,12 @@ def compare(
     Raises:
         UserError: run or judge are not there.
     """
+    with using_threads(ppo_folder(run)[1].threads):
+        return _compare(run, judge if judge is not None else _judge_beside(run), prompts, count, seed)
+
+
+def _compare(run: Path, folder: Path, prompts: Any, count: int, seed: int) -> dict[str, Any]:
     device = asking_device(ppo_folder(run)[1].device)
-    folder = judge if judge is not None else _judge_beside(run)
     scorer = Judge.load(folder, device=device)
     if weak := no_better_than_chance(scorer.about.get("report", {})):
         raise UserError(f"the judge {folder} can not judge: {weak}; {BETTER}")

@@ -61,6 +61,9 @@ class SFTConfig:
     weights, log-probs and losses stay float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it runs; auto takes a GPU that is there."""
+    threads: int | None = None
+    """Threads that compute on a CPU. None takes one per core, or fewer where other programs take some of the cores when
+    the run begins (then it says so)."""
     date: str = ""
     """Day that a chat template writes if it writes the date, as 2026-11-28. Empty: the day the run begins on."""
     trust_remote_code: bool = False
@@ -152,6 +155,9 @@ class RewardConfig:
     weights, scores and losses stay float32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it runs; auto takes a GPU that is there."""
+    threads: int | None = None
+    """Threads that compute on a CPU. None takes one per core, or fewer where other programs take some of the cores when
+    the run begins (then it says so)."""
     date: str = ""
     """Day that a chat template writes if it writes the date, as 2026-11-28. Empty: the day the run begins on."""
     trust_remote_code: bool = False
@@ -194,6 +200,7 @@ def _training_rules(config: SFTConfig | RewardConfig) -> dict[str, tuple[bool, s
         "token_budget": (config.token_budget >= 1, "positive"),
         "checkpoint_every": (config.checkpoint_every >= 1, "positive"),
         "keep": (config.keep >= 1, "positive"),
+        "threads": (config.threads is None or config.threads >= 1, "positive"),
         "date": (is_day(config.date), "a day as 2026-11-28, or empty"),
     }
 

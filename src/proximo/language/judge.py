@@ -33,6 +33,7 @@ from proximo.language.reward_training import (
 from proximo.language.scale import mean_and_std
 from proximo.language.standard_texts import standard_texts, standardise
 from proximo.language.supervised_run import begin_stage, finish_stage, open_stage
+from proximo.language.threads import using_threads
 from proximo.runs.console import Mode
 from proximo.runs.errors import UserError
 from proximo.runs.opening import Call
@@ -180,26 +181,26 @@ def train_judge(
     if done := opening.results:
         return done
     config = opening.config
-    encoder = load_encoder(
-        config.model, device=choose_device(config.device), trust_remote_code=config.trust_remote_code
-    )
-    tokenizer = load_text_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
-    check_encoder(encoder, tokenizer, config.model)
-    judge = Judge(
-        encoder,
-        tokenizer,
-        token_limit=config.token_limit,
-        token_budget=config.token_budget,
-        compute=config.compute,
-    )
-    initialise_head(judge.head, torch.Generator().manual_seed(config.seed))
-    loaded = judge_pairs(config.data, judge)
-    held_out = judge_pairs(config.validation, judge) if config.validation else Loaded([])
-    standard = standard_texts(config, config.policy)
-    scorer = _RowScorer(judge)
-    training = RewardTraining(config, scorer, loaded.items)
-    check_savable(encoder, tokenizer)
-    with ExitStack() as stack:
+    with using_threads(config.threads), ExitStack() as stack:
+        encoder = load_encoder(
+            config.model, device=choose_device(config.device), trust_remote_code=config.trust_remote_code
+        )
+        tokenizer = load_text_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+        check_encoder(encoder, tokenizer, config.model)
+        judge = Judge(
+            encoder,
+            tokenizer,
+            token_limit=config.token_limit,
+            token_budget=config.token_budget,
+            compute=config.compute,
+        )
+        initialise_head(judge.head, torch.Generator().manual_seed(config.seed))
+        loaded = judge_pairs(config.data, judge)
+        held_out = judge_pairs(config.validation, judge) if config.validation else Loaded([])
+        standard = standard_texts(config, config.policy)
+        scorer = _RowScorer(judge)
+        training = RewardTraining(config, scorer, loaded.items)
+        check_savable(encoder, tokenizer)
         session = begin_stage(
             stack,
             opening,

@@ -148,6 +148,9 @@ class PPOConfig:
     """Whose log-probs are the ratio's denominator: auto takes the sampler's if they agree with the trainer's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where everything runs; auto takes a GPU that is there."""
+    threads: int | None = None
+    """Threads that compute on a CPU. None takes one per core, or fewer where other programs take some of the cores when
+    the run begins (then it says so)."""
     checkpoint_every: int = 1024
     """Responses between two checkpoints."""
     replay_mb: float = 256
@@ -200,6 +203,7 @@ class PPOConfig:
             "checkpoint_every": (self.checkpoint_every >= 1, "positive"),
             "replay_mb": (self.replay_mb >= 0, "at least 0"),
             "keep": (self.keep >= 1, "positive"),
+            "threads": (self.threads is None or self.threads >= 1, "positive"),
             "date": (is_day(self.date), "a day as 2026-11-28, or empty"),
         }
         for name, (holds, bound) in rules.items():

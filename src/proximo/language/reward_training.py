@@ -21,6 +21,7 @@ from proximo.language.reward_model import RewardModel
 from proximo.language.standard_texts import StandardTexts, standard_texts, standardise
 from proximo.language.supervised import Optimizer, check_finite, shuffled_batches, shuffled_runs
 from proximo.language.supervised_run import SupervisedTraining, begin_stage, finish_stage, open_stage, run_steps
+from proximo.language.threads import using_threads
 from proximo.runs.console import Column, Mode
 from proximo.runs.opening import Call
 from proximo.runs.session import Session
@@ -62,23 +63,23 @@ def train_reward(
     if done := opening.results:
         return done
     config = opening.config
-    reward = RewardModel.from_language_model(
-        config.model,
-        layers=config.layers,
-        seed=config.seed,
-        device=choose_device(config.device),
-        trust_remote_code=config.trust_remote_code,
-        day=config.date,
-        token_budget=config.token_budget,
-        compute=config.compute,
-    )
-    limits: dict[str, Any] = {"token_limit": config.token_limit, "context": reward.context}
-    loaded = load_pairs(config.data, reward.tokenizer, **limits)
-    held_out = load_pairs(config.validation, reward.tokenizer, **limits) if config.validation else Loaded([])
-    standard = standard_texts(config, config.policy or config.model)
-    training = RewardTraining(config, reward, loaded.items, freeze=config.freeze)
-    check_savable(reward.model, reward.tokenizer)
-    with ExitStack() as stack:
+    with using_threads(config.threads), ExitStack() as stack:
+        reward = RewardModel.from_language_model(
+            config.model,
+            layers=config.layers,
+            seed=config.seed,
+            device=choose_device(config.device),
+            trust_remote_code=config.trust_remote_code,
+            day=config.date,
+            token_budget=config.token_budget,
+            compute=config.compute,
+        )
+        limits: dict[str, Any] = {"token_limit": config.token_limit, "context": reward.context}
+        loaded = load_pairs(config.data, reward.tokenizer, **limits)
+        held_out = load_pairs(config.validation, reward.tokenizer, **limits) if config.validation else Loaded([])
+        standard = standard_texts(config, config.policy or config.model)
+        training = RewardTraining(config, reward, loaded.items, freeze=config.freeze)
+        check_savable(reward.model, reward.tokenizer)
         session = begin_stage(
             stack,
             opening,

@@ -22,6 +22,7 @@ from proximo.language.recomputing import recomputing
 from proximo.language.stack import check_freeze
 from proximo.language.supervised import Optimizer, check_finite, on, shuffled_batches
 from proximo.language.supervised_run import SupervisedTraining, begin_stage, finish_stage, open_stage, run_steps
+from proximo.language.threads import using_threads
 from proximo.runs.console import Column, Mode
 from proximo.runs.opening import Call
 from proximo.runs.session import Session
@@ -54,19 +55,19 @@ def train_sft(config: SFTConfig, *, console: Mode = "auto", call: Call | None = 
     if done := opening.results:
         return done
     config = opening.config
-    tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code, day=config.date)
-    model = load_causal_model(
-        config.model, device=choose_device(config.device), trust_remote_code=config.trust_remote_code
-    )
-    limits: dict[str, Any] = {"token_limit": config.token_limit, "context": context_of(model)}
-    loaded = load_examples(config.data, tokenizer, **limits)
-    held_out: Loaded[Example] = Loaded([])
-    if config.validation:
-        held_out = load_examples(config.validation, tokenizer, rows_limit=config.validation_rows, **limits)
-    training = SFTTraining(config, model, tokenizer, loaded.items)
-    generates(model, (example.response[-1] for example in loaded.items))
-    check_savable(model, tokenizer)
-    with ExitStack() as stack:
+    with using_threads(config.threads), ExitStack() as stack:
+        tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code, day=config.date)
+        model = load_causal_model(
+            config.model, device=choose_device(config.device), trust_remote_code=config.trust_remote_code
+        )
+        limits: dict[str, Any] = {"token_limit": config.token_limit, "context": context_of(model)}
+        loaded = load_examples(config.data, tokenizer, **limits)
+        held_out: Loaded[Example] = Loaded([])
+        if config.validation:
+            held_out = load_examples(config.validation, tokenizer, rows_limit=config.validation_rows, **limits)
+        training = SFTTraining(config, model, tokenizer, loaded.items)
+        generates(model, (example.response[-1] for example in loaded.items))
+        check_savable(model, tokenizer)
         session = begin_stage(
             stack,
             opening,

@@ -20,6 +20,7 @@ from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.reward_terms import code_of_rewards, make_rewards, reward_start
 from proximo.language.rewards import RewardTerm
 from proximo.language.stages import located, resolved
+from proximo.language.threads import using_threads
 from proximo.runs.alone import alone
 from proximo.runs.configuration import read_toml
 from proximo.runs.console import HEALTH, Column, Mode, Progress
@@ -99,7 +100,7 @@ def run_ppo(
     check_made_from(opening)
     if finished := opening.results:
         return LanguageRun(folder.path, folder.path / "policy", finished)
-    with alone(f"PPO in {folder.path}"):
+    with alone(f"PPO in {folder.path}"), using_threads(config.threads):
         return _train(config, opening, rewards, mode, preflight, [passed_over, remark])
 
 

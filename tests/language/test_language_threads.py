@@ -1,0 +1,123 @@
+"""How many threads a stage computes with: chosen by what is fastest, kept by the run, given back afterwards."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+
+from proximo.language import begun
+from proximo.language.configuration import SFTConfig
+from proximo.language.ppo_configuration import PPOConfig
+from proximo.language.sft import train_sft
+from proximo.language.threads import fastest, free_threads, using_threads
+from proximo.runs.configuration import read_toml
+from proximo.runs.errors import UserError
+from proximo.runs.opening import Call
+
+
+def speed(threads, free):
+    """Of products on so many free cores: a thread without a core of its own gets a share, and all wait for it."""
+    return threads if threads <= free else threads * free / threads * free / threads
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 4, 6, 8, 16, 64])
+def test_all_cores_are_taken_where_nothing_else_runs(cores):
+    assert fastest(cores, partial(speed, free=cores)) == cores
+
+
+def test_a_thread_gives_way_where_one_of_two_cores_is_taken():
+    assert fastest(2, partial(speed, free=1)) == 1
+
+
+@pytest.mark.parametrize("cores", [2, 3, 4, 8, 16, 64])
+def test_with_any_number_of_cores_taken_at_least_half_of_what_is_free_is_used(cores):
+    for free in range(1, cores + 1):
+        chosen = fastest(cores, partial(speed, free=free))
+        assert speed(chosen, free) >= max(0.5 * free, speed(cores, free))
+
+
+def test_a_difference_within_the_noise_of_a_timing_takes_no_core_away():
+    assert fastest(2, {2: 1.0, 1: 1.09}.get) == 2
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
+def test_a_number_that_the_user_set_stays(two_threads, monkeypatch, name):
+    monkeypatch.setenv(name, "2")
+    monkeypatch.setattr("proximo.language.threads.fastest", lambda *asked: 1)
+    assert free_threads() == 2
+
+
+def test_the_number_is_put_back_even_after_an_error(two_threads):
+    inside = []
+
+    def fails():
+        with using_threads(1):
+            inside.append(torch.get_num_threads())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
+    assert inside == [1]
+    assert torch.get_num_threads() == 2
+
+
+def test_no_more_threads_than_cores_where_a_run_is_of_a_larger_machine():
+    code = (
+        "import torch; from proximo.language.threads import using_threads\n"
+        "with using_threads(999): print(torch.get_num_threads())"
+    )
+    environment = {name: x for name, x in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    told = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    assert 1 <= int(told) <= (os.cpu_count() or 1)
+
+
+def test_a_run_keeps_the_number_that_it_was_begun_with(two_threads, files, tiny_folder, monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr("proximo.language.sft.check_savable", lambda *_: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr(begun, "free_threads", lambda: 1)
+    config = SFTConfig(str(tiny_folder), str(files / "sft.jsonl"), output=str(files / "out"), batch=8)
+    train_sft(config, call=Call(stop_at=1))
+    assert "1 thread: 2 were slower just now" in capsys.readouterr().err
+    monkeypatch.setattr(begun, "free_threads", lambda: 2)
+    assert train_sft(config)["steps"] == 3
+    assert "1 thread, which the run was begun with" in capsys.readouterr().err
+    assert seen == [1, 1]
+    assert torch.get_num_threads() == 2
+    assert read_toml(files / "out" / "config.toml")["threads"] == 1
+    assert train_sft(config)["steps"] == 3, "a finished run is the same one"
+
+
+def test_a_run_of_before_there_were_numbers_goes_on(two_threads, files, tiny_folder):
+    config = SFTConfig(str(tiny_folder), str(files / "sft.jsonl"), output=str(files / "out"), batch=8)
+    train_sft(config, call=Call(stop_at=1))
+    file = files / "out" / "config.toml"
+    file.write_text("".join(x for x in file.read_text().splitlines(True) if not x.startswith("threads")))
+    assert train_sft(config)["steps"] == 3
+
+
+def test_another_number_is_another_run_unless_the_change_is_allowed(two_threads, files, tiny_folder):
+    settings = {"output": str(files / "out"), "batch": 8}
+    train_sft(SFTConfig(str(tiny_folder), str(files / "sft.jsonl"), threads=1, **settings), call=Call(stop_at=1))
+    other = SFTConfig(str(tiny_folder), str(files / "sft.jsonl"), threads=2, **settings)
+    with pytest.raises(UserError, match="threads"):
+        train_sft(other)
+    assert train_sft(other, call=Call(allow_change=True))["steps"] == 3
+
+
+@pytest.mark.parametrize("make", [SFTConfig, PPOConfig])
+def test_a_number_that_is_none_is_refused(make):
+    with pytest.raises(ValueError, match="threads = 0 must be positive"):
+        make(threads=0)
