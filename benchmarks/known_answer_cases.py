@@ -13,8 +13,8 @@ import known_answer_faults as faults
 from proximo.control.configuration import TrainConfig
 from proximo.control.presets import configure
 from proximo.control.train import run_training
+from proximo.errors import UserError
 from proximo.runs.configuration import from_mapping
-from proximo.runs.errors import UserError
 
 
 @dataclass(frozen=True)

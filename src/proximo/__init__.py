@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from proximo.control.loading import LoadedPolicy, load
     from proximo.control.train import Run, train
-    from proximo.runs.errors import UserError
+    from proximo.errors import UserError
 
 __version__ = "0.1.0"
 __all__ = ["LoadedPolicy", "Run", "UserError", "__version__", "load", "train"]
@@ -18,7 +18,7 @@ _WHERE = {
     "Run": "proximo.control.train",
     "load": "proximo.control.loading",
     "LoadedPolicy": "proximo.control.loading",
-    "UserError": "proximo.runs.errors",
+    "UserError": "proximo.errors",
 }
 
 

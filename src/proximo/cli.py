@@ -12,8 +12,8 @@ import tyro
 
 from proximo.cli_doctor import DoctorArguments, examine
 from proximo.command_line import CALL_HELP, consent, exit_code, flag, json_flag, option, parse, take_call, take_table
+from proximo.errors import UserError
 from proximo.foreign_options import CONTROL
-from proximo.runs.errors import UserError
 
 _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and see why.
 
@@ -310,7 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         if given[0] not in _VERBS:
-            from proximo.runs.errors import nearest
+            from proximo.errors import nearest
 
             raise UserError(
                 f"there is no verb {given[0]!r}: did you mean {nearest(given[0], _VERBS) or ', '.join(_VERBS)}?"

@@ -8,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from proximo.runs.errors import UserError, nearest
+from proximo.errors import UserError, nearest
 
 
 @dataclass(frozen=True)

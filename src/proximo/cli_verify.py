@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+from proximo.errors import UserError
 from proximo.runs.configuration import from_mapping, read_toml
-from proximo.runs.errors import UserError
 from proximo.runs.folder import find_run
 from proximo.runs.verification import Verification
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import proximo
+from proximo.errors import UserError
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint
-from proximo.runs.errors import UserError
 from proximo.runs.metrics import read_metrics
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")

@@ -16,7 +16,7 @@ from proximo.control.environments import make_environments
 from proximo.control.evaluation import LONGEST, Watch, evaluate, evaluate_all, longest_episode
 from proximo.control.policy import ControlPolicy
 from proximo.control.results import evaluate_run
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 from proximo.runs.signals import Interrupted
 
 SMALL = {"environments": 2, "rollout_length": 32, "steps": 128, "episodes": 3, "update": {"minibatch_size": 64}}

@@ -7,9 +7,9 @@ import pytest
 from proximo.cli import main
 from proximo.command_line import _options, as_lists, parse, take_table
 from proximo.control.configuration import TrainConfig
+from proximo.errors import UserError
 from proximo.foreign_options import CONTROL, LANGUAGE, answered
 from proximo.language.stages import CONFIGS
-from proximo.runs.errors import UserError
 
 OURS = {"train": (CONTROL, TrainConfig)} | {
     f"rlhf {n}": (t, CONFIGS.get(n, CONFIGS["ppo"])) for n, t in LANGUAGE.items()

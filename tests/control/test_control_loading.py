@@ -13,7 +13,7 @@ from proximo.control.images import StackedFrames
 from proximo.control.loading import LoadedPolicy
 from proximo.control.observations import ObservationSpec
 from proximo.control.policy import ControlPolicy
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 
 def untrained(observation, action=None, k=1, **network):

@@ -14,7 +14,7 @@ from proximo.control.loading import LoadedPolicy
 from proximo.control.normalizers import ObservationNormalizer, RewardScaler, ValueNormalizer
 from proximo.control.observations import ObservationSpec
 from proximo.control.policy import ControlPolicy
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 
 def test_rewards_are_divided_by_the_deviation_of_the_discounted_return():

@@ -7,7 +7,7 @@ import torch
 from control_runs import running, trained, weights
 
 from proximo.control.environments.episodes import first_episode
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 LIMIT = 20
 PLAN = {"options": {"limit": LIMIT}, "count": 8, "length": 10, "normalizers": {"rewards": "scale"}}

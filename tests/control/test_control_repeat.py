@@ -13,7 +13,7 @@ from control_runs import running
 from proximo.cli import main
 from proximo.control.repeat import make_learner, replay_world
 from proximo.core.update import UpdateReport
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 from proximo.runs.replay.entry import read
 from proximo.runs.replay.replay import replay
 

@@ -16,8 +16,8 @@ from control_runs import running, weights
 
 import proximo
 from proximo.control.training import Training
+from proximo.errors import UserError
 from proximo.runs.checkpoint import load_checkpoint
-from proximo.runs.errors import UserError
 from proximo.runs.metrics import read_metrics
 
 NORMALISED = {"observations": True, "rewards": "scale"}

@@ -17,7 +17,7 @@ from proximo.control.configuration import NetworkSettings
 from proximo.control.loading import LoadedPolicy
 from proximo.control.observations import ObservationSpec
 from proximo.control.policy import ControlPolicy
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 DEEP = spaces.Dict(
     {

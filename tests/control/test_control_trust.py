@@ -10,7 +10,7 @@ from control_runs import running
 
 import proximo
 from proximo.control import train as training_module
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 SMALL = {
     "steps": 256,

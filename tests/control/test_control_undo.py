@@ -17,8 +17,8 @@ import proximo
 from proximo.cli_replay import replay_run
 from proximo.control.training import Training
 from proximo.core.invariants import InvariantError
+from proximo.errors import UserError
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint
-from proximo.runs.errors import UserError
 from proximo.runs.metrics import read_metrics
 from proximo.runs.replay.entry import read
 from proximo.runs.signals import PATIENCE

@@ -10,7 +10,7 @@ from control_runs import configured
 
 from proximo.control.training import Training
 from proximo.control.verification import verify_control
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 
 def verify(source, **settings):

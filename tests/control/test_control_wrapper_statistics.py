@@ -12,8 +12,8 @@ from proximo.control.environments import make_environments
 from proximo.control.environments import statistics as learnt
 from proximo.control.environments.statistics import pooled
 from proximo.control.results import evaluate_run
+from proximo.errors import UserError
 from proximo.runs.checkpoint import load_checkpoint
-from proximo.runs.errors import UserError
 
 BOTH = pytest.mark.parametrize("backend", ["gymnasium", "subprocess"])
 SMALL = {"environments": 2, "rollout_length": 32, "steps": 512, "episodes": 2, "update": {"minibatch_size": 64}}

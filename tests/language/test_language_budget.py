@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from proximo.cli import main
+from proximo.errors import UserError
 from proximo.language import precision
 from proximo.language.chance import no_better_than_chance, standard_error
 from proximo.language.comparison import compare
@@ -23,7 +24,6 @@ from proximo.language.preferences import preference_report
 from proximo.language.sft import train_sft
 from proximo.language.stages import presets
 from proximo.runs.configuration import read_toml
-from proximo.runs.errors import UserError
 from proximo.runs.opening import Call
 
 CPU = torch.device("cpu")

@@ -5,12 +5,12 @@ import torch
 from test_language_architectures import FAMILIES, random_model
 from tiny import llama, prompts, tokenizer
 
+from proximo.errors import UserError
 from proximo.language.caches import make_cache, usable_cache
 from proximo.language.ppo_setup import stop_tokens
 from proximo.language.precision import computing
 from proximo.language.sampler import SamplingParameters, generate
 from proximo.language.stack import Stack
-from proximo.runs.errors import UserError
 
 CPU = torch.device("cpu")
 PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10, 11, 12], [6], [7, 8, 9, 10, 11, 12, 13]]

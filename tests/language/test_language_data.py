@@ -7,13 +7,13 @@ import pytest
 import torch
 from tokenizers import normalizers
 
+from proximo.errors import UserError
 from proximo.language.coder import Coder
 from proximo.language.data import load_examples, load_pairs, load_prompts
 from proximo.language.ppo_setup import stop_tokens
 from proximo.language.rollout import to_texts
 from proximo.language.rows import read_rows
 from proximo.language.sampler import Samples
-from proximo.runs.errors import UserError
 
 CHAT = [{"role": "user", "content": "w4 w5"}]
 

@@ -19,11 +19,11 @@ from transformers import (
     ViTConfig,
 )
 
+from proximo.errors import UserError
 from proximo.language.configuration import RewardConfig
 from proximo.language.encoder import check_encoder
 from proximo.language.judge import Judge, train_judge
 from proximo.language.models import load_encoder
-from proximo.runs.errors import UserError
 
 SIZE = {
     "vocab_size": 64,

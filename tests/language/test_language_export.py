@@ -9,6 +9,7 @@ from tiny import llama, per_word, prompts, tokenizer
 from transformers import AutoModelForCausalLM, GenerationConfig, Phi3Config, Phi3ForCausalLM
 
 from proximo.core.settings import UpdateSettings
+from proximo.errors import UserError
 from proximo.language.configuration import RewardConfig, SFTConfig
 from proximo.language.context import context_of
 from proximo.language.judge import train_judge
@@ -19,7 +20,6 @@ from proximo.language.reward_training import train_reward
 from proximo.language.rewards import FunctionReward
 from proximo.language.sft import train_sft
 from proximo.language.train import run_ppo
-from proximo.runs.errors import UserError
 
 ODD = {
     "eos_token_id": 0,

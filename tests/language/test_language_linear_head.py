@@ -14,6 +14,7 @@ from transformers import (
     GraniteForCausalLM,
 )
 
+from proximo.errors import UserError
 from proximo.language.configuration import SFTConfig
 from proximo.language.data import Example
 from proximo.language.evaluation import answer, divergence
@@ -22,7 +23,6 @@ from proximo.language.ppo_configuration import SharingSettings
 from proximo.language.sampler import SamplingParameters
 from proximo.language.sft import SFTTraining
 from proximo.language.sharing import make_roles
-from proximo.runs.errors import UserError
 
 SIZE = {
     "vocab_size": 16,

@@ -8,6 +8,7 @@ import tiny
 import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
+from proximo.errors import UserError
 from proximo.language import template
 from proximo.language.coder import Coder
 from proximo.language.configuration import SFTConfig
@@ -21,7 +22,6 @@ from proximo.language.rollout import Prompt
 from proximo.language.sampler import SamplingParameters
 from proximo.language.sft import train_sft
 from proximo.language.train import run_ppo
-from proximo.runs.errors import UserError
 from proximo.runs.opening import Call
 
 ASK = [{"role": "user", "content": "hi"}]

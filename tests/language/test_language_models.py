@@ -9,13 +9,13 @@ from safetensors.torch import load_file, save_file
 from tiny import llama, tokenizer
 from transformers import AutoConfig
 
+from proximo.errors import UserError
 from proximo.language.critic import save_critic
 from proximo.language.model_folder import save_folder
 from proximo.language.models import load_causal_model, load_tokenizer
 from proximo.language.ppo_configuration import SharingSettings
 from proximo.language.reward_model import RewardModel
 from proximo.language.sharing import make_roles
-from proximo.runs.errors import UserError
 
 AUTO_MAP = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
 

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from proximo.cli import main
+from proximo.errors import UserError
 from proximo.language.configuration import RewardConfig
 from proximo.language.data import load_examples, load_pairs, load_prompts
 from proximo.language.judge import whole_text
@@ -31,7 +32,6 @@ from proximo.language.rewards import FunctionReward, Texts, combine
 from proximo.language.rows import read_rows
 from proximo.language.stages import is_function, located
 from proximo.language.train import run_ppo
-from proximo.runs.errors import UserError
 from proximo.runs.opening import Call
 
 ROWS = [{"prompt": "w4", "response": "w5"}, {"prompt": "w6", "response": "w7 w8"}]

@@ -10,10 +10,10 @@ from peft import AutoPeftModelForCausalLM
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from proximo.cli import main
+from proximo.errors import UserError
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.reward_terms import short_names
 from proximo.language.stages import located, resolved
-from proximo.runs.errors import UserError
 from proximo.runs.metrics import read_metrics
 
 

@@ -12,12 +12,12 @@ from tiny import llama, prompts, tokenizer
 from proximo.core.invariants import InvariantError
 from proximo.core.settings import UpdateSettings
 from proximo.core.update import autograd_gradient, objective_at
+from proximo.errors import UserError
 from proximo.language import rollout
 from proximo.language.batching import token_budget_batches
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import KLSettings, PPOConfig, SharingSettings
 from proximo.language.rewards import FunctionReward, Texts, combine, function_from
-from proximo.runs.errors import UserError
 
 
 def test_rewards_are_the_kl_per_token_and_the_score_at_the_last_one():

@@ -11,11 +11,11 @@ from test_language_sharing import MODES
 from proximo.cli import main
 from proximo.cli_replay import replay_run
 from proximo.core.update import autograd_gradient, update
+from proximo.errors import UserError
 from proximo.language.ppo_configuration import KLSettings, SharingSettings
 from proximo.language.reward_model import RewardModel
 from proximo.language.rewards import FunctionReward
 from proximo.language.train import make_training, run_ppo
-from proximo.runs.errors import UserError
 from proximo.runs.replay.entry import Kept, read, write
 
 

@@ -14,13 +14,13 @@ from test_language_sharing import MODES
 from tiny import per_word
 
 from proximo.cli_replay import replay_run
+from proximo.errors import UserError
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import KLSettings
 from proximo.language.rewards import FunctionReward
 from proximo.language.train import run_ppo
 from proximo.language.verification import verify_language
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint
-from proximo.runs.errors import UserError
 from proximo.runs.metrics import read_metrics
 from proximo.runs.opening import Call
 from proximo.runs.replay.entry import read

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from proximo.core.settings import UpdateSettings
+from proximo.errors import UserError
 from proximo.language import supervised
 from proximo.language.configuration import RewardConfig
 from proximo.language.data import Pair
@@ -39,7 +40,6 @@ from proximo.language.reward_training import (
     unique_texts,
 )
 from proximo.language.rewards import ModelReward, cut_prompts
-from proximo.runs.errors import UserError
 
 ROWS = [[4, 0, 5, 0], [6, 0], [7, 8, 9, 10, 11, 0], [12]]  # EOS = pad = 0, within a prompt too; the last did not end
 PAIRS = [

@@ -14,6 +14,7 @@ from transformers import LlamaForSequenceClassification
 
 from proximo.cli_replay import replay_run
 from proximo.core.optimizer import FlatAdam
+from proximo.errors import UserError
 from proximo.language.configuration import SFTConfig
 from proximo.language.data import Example
 from proximo.language.models import load_tokenizer
@@ -26,7 +27,6 @@ from proximo.language.rewards import FunctionReward, ModelReward
 from proximo.language.rollout import to_batch
 from proximo.language.sft import SFTTraining
 from proximo.language.train import run_ppo
-from proximo.runs.errors import UserError
 from proximo.runs.opening import Call
 
 FREE = KLSettings(coefficient=0.0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from proximo.errors import UserError
 from proximo.language.configuration import RewardConfig, SFTConfig
 from proximo.language.data import Example
 from proximo.language.dropout import without_dropout
@@ -16,7 +17,6 @@ from proximo.language.models import load_causal_model, load_tokenizer
 from proximo.language.reward_training import train_reward
 from proximo.language.sft import SFTTraining, train_sft
 from proximo.language.supervised import learning_rate_factor
-from proximo.runs.errors import UserError
 from proximo.runs.metrics import read_metrics
 
 EXAMPLES = [Example([4, 0, 5], [6, 7, 8, 0]), Example([9], [10, 0]), Example([11, 12, 13, 14], [15, 16, 17, 18, 19, 0])]

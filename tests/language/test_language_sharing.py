@@ -10,6 +10,7 @@ from tiny import llama, prompts, tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, GPT2Config, GPT2LMHeadModel
 
 from proximo.core.settings import UpdateSettings
+from proximo.errors import UserError
 from proximo.language.critic import critic_model, save_critic
 from proximo.language.model_folder import save_folder
 from proximo.language.models import load_causal_model, new_sequence_classifier
@@ -20,7 +21,6 @@ from proximo.language.rewards import FunctionReward
 from proximo.language.rollout import to_batch
 from proximo.language.sharing import make_roles
 from proximo.language.stack import split_decoder
-from proximo.runs.errors import UserError
 
 MODES = [
     SharingSettings(mode=mode, critic=critic, top_layers=1, lora_rank=4)

@@ -11,13 +11,13 @@ import pytest
 import torch
 from test_language_cli import run
 
+from proximo.errors import UserError
 from proximo.language.configuration import RewardConfig, SFTConfig
 from proximo.language.judge import train_judge
 from proximo.language.reward_training import RewardTraining, train_reward
 from proximo.language.sft import SFTTraining, train_sft
 from proximo.language.supervised_run import SupervisedTraining, run_steps
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint
-from proximo.runs.errors import UserError
 from proximo.runs.metrics import read_metrics
 from proximo.runs.opening import Call
 

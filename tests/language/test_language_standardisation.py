@@ -7,6 +7,7 @@ import pytest
 import torch
 from tokenizers import processors
 
+from proximo.errors import UserError
 from proximo.language.configuration import RewardConfig
 from proximo.language.judge import Judge, judge_pairs, train_judge, whole_text
 from proximo.language.models import load_encoder, load_text_tokenizer
@@ -15,7 +16,6 @@ from proximo.language.reward_training import train_reward
 from proximo.language.samples import different_prompts, sample_rows
 from proximo.language.stages import configure
 from proximo.language.standard_texts import standard_texts
-from proximo.runs.errors import UserError
 
 
 @pytest.fixture

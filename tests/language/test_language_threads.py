@@ -8,13 +8,13 @@ from functools import partial
 import pytest
 import torch
 
+from proximo.errors import UserError
 from proximo.language import begun
 from proximo.language.configuration import SFTConfig
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.sft import train_sft
 from proximo.language.threads import fastest, free_threads, using_threads
 from proximo.runs.configuration import read_toml
-from proximo.runs.errors import UserError
 from proximo.runs.opening import Call
 
 

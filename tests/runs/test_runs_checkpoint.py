@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from proximo.errors import UserError
 from proximo.runs.checkpoint import (
     NewerFormatError,
     latest_checkpoint,
@@ -18,7 +19,6 @@ from proximo.runs.checkpoint import (
     step_name,
     step_of,
 )
-from proximo.runs.errors import UserError
 
 
 def save(directory: Path, step: int | str, value: float | None = None, keep: int | None = None) -> Path:

@@ -11,8 +11,8 @@ import pytest
 
 import proximo
 from proximo.control.environments import code_of
+from proximo.errors import UserError
 from proximo.runs.code_identity import code_digest
-from proximo.runs.errors import UserError
 
 TOY = """
 import gymnasium, numpy as np

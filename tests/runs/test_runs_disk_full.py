@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from proximo.errors import UserError
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
-from proximo.runs.errors import UserError
 from proximo.runs.folder import RunFolder
 from proximo.runs.metrics import MetricsWriter, read_metrics
 
@@ -88,7 +88,7 @@ import resource, signal, sys
 from pathlib import Path
 import torch
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 from proximo.runs.metrics import MetricsWriter, read_metrics
 
 folder = Path(sys.argv[1])

@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proximo.control.configuration import TrainConfig
+from proximo.errors import UserError
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.runs.configuration import to_toml
 from proximo.runs.doctor import examine_run, format_report
 from proximo.runs.doctor.record import Record, start_and_end
 from proximo.runs.doctor.report import SHOWN, diagnose
 from proximo.runs.doctor.story import went_well
-from proximo.runs.errors import UserError
 
 COUNT = 40
 UPDATE = {"epochs": 10, "clip": 0.2, "value_coefficient": 0.5, "entropy_coefficient": 0.0, "target_kl": "none"}

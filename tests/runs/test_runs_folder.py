@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from proximo.errors import UserError
 from proximo.runs.code_version import describe_code
-from proximo.runs.errors import UserError
 from proximo.runs.files import write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.lock import Lock
@@ -78,7 +78,7 @@ def test_a_folder_cannot_be_made_below_a_file(tmp_path: Path):
 def test_the_second_process_is_refused_and_told_who_the_first_is(tmp_path: Path):
     with RunFolder(tmp_path / "one").create("") as run:
         code = """
-import sys; from proximo.runs.folder import RunFolder; from proximo.runs.errors import UserError
+import sys; from proximo.runs.folder import RunFolder; from proximo.errors import UserError
 try: RunFolder(sys.argv[1]).open()
 except UserError as error: print(error)
 """

@@ -11,9 +11,9 @@ from fuzzing import Bomb, altered, answered, cases, damaged, junk, retyped, scal
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proximo.errors import UserError
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
 from proximo.runs.configuration import from_mapping, read_toml, to_toml
-from proximo.runs.errors import UserError
 from proximo.runs.metrics import MetricsWriter, read_metrics
 from proximo.runs.opening import read_results
 

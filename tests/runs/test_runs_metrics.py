@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 from proximo.runs.metrics import MetricsWriter, read_metrics
 
 

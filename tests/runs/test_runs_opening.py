@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from proximo.errors import UserError
 from proximo.runs.configuration import to_toml
-from proximo.runs.errors import UserError
 from proximo.runs.folder import RunFolder
 from proximo.runs.opening import Call, Opening
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from proximo.errors import UserError
 from proximo.runs.checkpoint import load_checkpoint, save_checkpoint
-from proximo.runs.errors import UserError
 from proximo.runs.random_state import Generators, capture, restore
 
 KINDS: dict[str, Callable[[], np.random.Generator | torch.Generator]] = {

@@ -8,7 +8,7 @@ import torch
 from proximo.core.optimizer import FlatAdam
 from proximo.core.settings import UpdateSettings
 from proximo.core.update import UpdateReport
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 from proximo.runs.replay.change import changed, settable
 from proximo.runs.replay.entry import NAME, read
 from proximo.runs.replay.ring import LAST, Ring

@@ -12,7 +12,7 @@ from torch import Tensor
 from proximo.control.environments.problems import LARGEST_FLOAT32
 from proximo.control.spaces import Path, leaves, place
 from proximo.core.distributions import Bernoulli, Categorical, Distribution, Gaussian, Product, SquashedGaussian
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from proximo.control.observations import ObservationSpec
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 
 def choose_device(asked: str, observations: ObservationSpec, hidden: tuple[int, ...]) -> tuple[torch.device, str]:

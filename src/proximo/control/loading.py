@@ -16,8 +16,8 @@ from proximo.control.masks import MaskReader, closed_columns
 from proximo.control.observations import Part
 from proximo.control.policy import ControlPolicy
 from proximo.control.spaces import place
+from proximo.errors import MALFORMED, UserError
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint
-from proximo.runs.errors import MALFORMED, UserError
 from proximo.runs.folder import RunFolder
 
 

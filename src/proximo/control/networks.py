@@ -11,7 +11,7 @@ from torch.nn import functional
 from proximo.control.configuration import NetworkSettings
 from proximo.control.memory import Memory
 from proximo.control.observations import ObservationSpec
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU, "silu": nn.SiLU}
 

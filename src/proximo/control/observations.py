@@ -9,7 +9,7 @@ import numpy as np
 from proximo.control.images import Layout, StackedFrames, layout_of
 from proximo.control.masks import flat_masks, is_padded
 from proximo.control.spaces import Path, leaves, place
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 
 @dataclass(frozen=True)

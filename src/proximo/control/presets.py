@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from proximo.control.configuration import TrainConfig
+from proximo.errors import UserError, nearest
 from proximo.runs.configuration import from_mapping, read_toml
-from proximo.runs.errors import UserError, nearest
 
 _NAMES = ("tuned", "paper")
 

@@ -7,8 +7,8 @@ from proximo.control import seeds
 from proximo.control.configuration import TrainConfig
 from proximo.control.evaluation import Watch, evaluate_all, evaluation_environments, longest_episode
 from proximo.control.loading import load_policy, tell
+from proximo.errors import UserError
 from proximo.runs.configuration import from_mapping, read_toml
-from proximo.runs.errors import UserError
 from proximo.runs.metrics import read_metrics
 from proximo.runs.opening import read_results
 

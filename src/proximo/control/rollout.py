@@ -14,7 +14,7 @@ from proximo.control.environments.episodes import Episode, EpisodeCounter, first
 from proximo.control.masks import opened
 from proximo.control.policy import ControlPolicy
 from proximo.core.batch import Action
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 
 class Actor(Protocol):

@@ -12,7 +12,7 @@ from proximo.control.observations import ObservationSpec
 from proximo.control.policy import ControlPolicy
 from proximo.core.settings import UpdateSettings
 from proximo.core.update import check_minibatch_size
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 from proximo.runs.system import available_memory
 
 

@@ -18,12 +18,12 @@ from proximo.control.observations import ObservationSpec
 from proximo.control.presets import configure
 from proximo.control.selection import BY_TRAINING, Selection
 from proximo.control.training import Training
+from proximo.errors import UserError
 from proximo.runs.alone import alone
 from proximo.runs.checkpoint import save_checkpoint
 from proximo.runs.code_identity import identity
 from proximo.runs.configuration import from_mapping
 from proximo.runs.console import Mode, Progress
-from proximo.runs.errors import UserError
 from proximo.runs.files import write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.metrics import MetricsWriter

@@ -34,9 +34,9 @@ from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
 from proximo.core.statistics import RunningMoments, informative
 from proximo.core.update import UpdateReport, autograd_gradient, update
+from proximo.errors import UserError
 from proximo.runs import random_state
 from proximo.runs.configuration import to_toml
-from proximo.runs.errors import UserError
 from proximo.runs.replay.ring import Ring
 from proximo.runs.undo import Undo
 

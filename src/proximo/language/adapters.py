@@ -7,10 +7,10 @@ from typing import Any
 
 from safetensors import safe_open
 
+from proximo.errors import UserError
 from proximo.language.loaded_weights import check_adapter
 from proximo.language.model_folder import read_json
 from proximo.language.transformers_calls import ADAPTER, explained, quiet
-from proximo.runs.errors import UserError
 
 _PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "PREFIX_TUNING", "P_TUNING", "ADAPTION_PROMPT", "CPT")
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
+from proximo.errors import UserError
 from proximo.language.precision import computing
 from proximo.language.stack import Stack
-from proximo.runs.errors import UserError
 from proximo.runs.own_module import on_one_line
 
 Kind = Literal["dynamic", "static"]

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from proximo.errors import UserError
 from proximo.language.batching import token_budget_batches
 from proximo.language.coder import Text
 from proximo.language.encoder import context_of_encoder
 from proximo.language.judge import whole_text
 from proximo.language.precision import computing
 from proximo.language.rewards import Texts, checked
-from proximo.runs.errors import UserError
 
 
 class Classifier:

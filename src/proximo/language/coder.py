@@ -2,10 +2,10 @@
 
 from typing import Any, Literal
 
+from proximo.errors import UserError
 from proximo.language.continuation import Continuation, token_ids
 from proximo.language.models import check_eos
 from proximo.language.template import ChatTemplate, Messages
-from proximo.runs.errors import UserError
 
 Text = str | Messages
 """A prompt: text, or chat messages."""

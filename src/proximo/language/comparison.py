@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proximo.errors import UserError
 from proximo.language.chance import BETTER, no_better_than_chance
 from proximo.language.data import load_prompts
 from proximo.language.evaluation import Answers, answer, divergence
@@ -23,7 +24,6 @@ from proximo.language.sampler import SamplingParameters
 from proximo.language.stages import without_label
 from proximo.language.threads import using_threads
 from proximo.runs.configuration import from_mapping, read_toml
-from proximo.runs.errors import UserError
 from proximo.runs.folder import RunFolder
 from proximo.runs.opening import read_results
 

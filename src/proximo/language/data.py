@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+from proximo.errors import UserError
 from proximo.language.coder import Coder, Text
 from proximo.language.rollout import Prompt
 from proximo.language.rows import Rows, check_numbers, read_fields
-from proximo.runs.errors import UserError
 
 Item = TypeVar("Item")
 

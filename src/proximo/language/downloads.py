@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 from proximo.runs.files import user_error
 
 

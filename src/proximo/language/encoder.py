@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
+from proximo.errors import UserError
 from proximo.language.context import context_of
-from proximo.runs.errors import UserError
 
 _TOKENS = 8
 

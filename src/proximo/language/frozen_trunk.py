@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from proximo.errors import UserError
 from proximo.language.batching import right_padded, token_budget_batches
 from proximo.language.configuration import RewardConfig
 from proximo.language.precision import computing
 from proximo.language.reward_model import RewardModel
 from proximo.language.stack import check_freeze, split_decoder
-from proximo.runs.errors import UserError
 
 
 class FrozenTrunk:

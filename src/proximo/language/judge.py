@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from proximo.errors import UserError
 from proximo.language.batching import right_padded, token_budget_batches
 from proximo.language.coder import Text
 from proximo.language.configuration import RewardConfig
@@ -35,7 +36,6 @@ from proximo.language.standard_texts import standard_texts, standardise
 from proximo.language.supervised_run import begin_stage, finish_stage, open_stage
 from proximo.language.threads import using_threads
 from proximo.runs.console import Mode
-from proximo.runs.errors import UserError
 from proximo.runs.opening import Call
 
 ABOUT = "proximo_judge.json"

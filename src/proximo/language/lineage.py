@@ -8,10 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from proximo.errors import UserError
 from proximo.language.adapters import base_of
 from proximo.language.stages import without_label
 from proximo.language.transformers_calls import ADAPTER
-from proximo.runs.errors import UserError
 from proximo.runs.files import parse_json, read_error, write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.opening import Opening

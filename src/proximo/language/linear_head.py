@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from proximo.errors import UserError
 from proximo.language.stack import Stack
-from proximo.runs.errors import UserError
 
 _FAR = 100.0  # logits that a cap would be seen at: Gemma 2 has 30; weights that are still small stay far below
 _TOLERANCE = 1e-3

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 _SHOWN = 3
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from proximo.errors import UserError
 from proximo.language.transformers_calls import no_bars, quiet
-from proximo.runs.errors import UserError
 from proximo.runs.files import parse_json, sync_folder, user_error, write_atomically
 from proximo.runs.own_module import on_one_line
 

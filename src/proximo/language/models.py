@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from proximo.errors import UserError, nearest
 from proximo.language.adapters import base_of, labels_of, merged, tokenizer_of
 from proximo.language.configuration import BUILTIN
 from proximo.language.downloads import minilm_folder, smollm2_folder
@@ -14,7 +15,6 @@ from proximo.language.loaded_weights import check_body, check_classifier, check_
 from proximo.language.products import use_products
 from proximo.language.template import freeze_day
 from proximo.language.transformers_calls import ADAPTER, explained, no_bars, quiet, refuse_remote_code
-from proximo.runs.errors import UserError, nearest
 
 _BUILTIN = {"smollm2": smollm2_folder, "minilm": minilm_folder}
 

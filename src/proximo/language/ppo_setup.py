@@ -10,6 +10,7 @@ from torch import nn
 from proximo.core.divergences import AdaptiveKLController, FixedKLController
 from proximo.core.schedules import Schedule
 from proximo.core.update import check_minibatch_size
+from proximo.errors import UserError
 from proximo.language.caches import usable_cache
 from proximo.language.coder import end_of_chat
 from proximo.language.context import context_of, why_not_longer
@@ -21,7 +22,6 @@ from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.rewards import FunctionReward, ModelReward, RewardTerm
 from proximo.language.rollout import Prompt
 from proximo.language.sharing import make_roles
-from proximo.runs.errors import UserError
 
 RATIO_TOLERANCE = {"float32": 1e-2, "bfloat16": 0.25}
 """How far the first ratio may be off 1. Sampler and trainer add in another order; over thousands of tokens the largest

@@ -10,13 +10,13 @@ from proximo.core.batch import Batch
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
 from proximo.core.update import autograd_gradient, check_minibatch_size
+from proximo.errors import UserError
 from proximo.language.informative import reward_scale
 from proximo.language.models import choose_device, load_causal_model, load_tokenizer
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.ppo_setup import RATIO_QUANTILE, RATIO_TOLERANCE, learning_rate, make_policy, refers
 from proximo.language.reward_terms import make_rewards, reward_start
 from proximo.language.rollout import estimate, token_rewards
-from proximo.runs.errors import UserError
 from proximo.runs.replay.change import settable
 from proximo.runs.replay.entry import Entry, Kept, under
 from proximo.runs.replay.learner import Learner

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from proximo.runs.errors import FOREIGN, UserError
+from proximo.errors import FOREIGN, UserError
 from proximo.runs.own_module import on_one_line
 
 _PROMPTS, _RESPONSES, _COMPLETIONS = "prompts", "responses", "completions"

@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from proximo.errors import UserError, nearest
 from proximo.language.classifier_reward import Classifier, ClassifierReward, one_number
 from proximo.language.models import load_labelled_classifier, load_text_tokenizer, load_tokenizer
 from proximo.language.reward_model import RewardModel, about_of, refuse_other_kinds
 from proximo.language.rewards import ModelReward, RewardTerm
 from proximo.language.stages import without_label
-from proximo.runs.errors import UserError, nearest
 
 
 def load_reward_term(

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from proximo.errors import UserError
 from proximo.language.batching import right_padded, token_budget_batches
 from proximo.language.coder import Coder, Text, end_of_chat
 from proximo.language.context import context_of
@@ -18,7 +19,6 @@ from proximo.language.precision import computing
 from proximo.language.recomputing import recomputing
 from proximo.language.scale import mean_and_std
 from proximo.language.template import reads_alike
-from proximo.runs.errors import UserError
 
 ABOUT = "proximo_reward.json"
 

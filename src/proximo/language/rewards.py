@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from proximo.errors import UserError
 from proximo.language.reward_calls import RewardCall, scores_of
-from proximo.runs.errors import UserError
 from proximo.runs.own_module import find_own
 
 RewardFunction = Callable[..., Any]

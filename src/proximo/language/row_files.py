@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from proximo.errors import UserError
 from proximo.language.row_shapes import TEXTS
-from proximo.runs.errors import UserError
 from proximo.runs.files import parse_json, read_error
 from proximo.runs.own_module import on_one_line
 

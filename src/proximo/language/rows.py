@@ -6,9 +6,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from proximo.errors import UserError, nearest
 from proximo.language.row_files import read_file
 from proximo.language.row_shapes import shaped
-from proximo.runs.errors import UserError, nearest
 
 _SHOWN = 5  # row numbers in a message
 

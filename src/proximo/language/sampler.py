@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proximo.errors import UserError
 from proximo.language.caches import Kind, make_cache
 from proximo.language.products import product
 from proximo.language.stack import Stack
-from proximo.runs.errors import UserError
 
 DROP_SHARE = 8  # finished rows leave the batch when they are one in so many of it: a copy of the cache has a price
 

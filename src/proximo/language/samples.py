@@ -4,6 +4,7 @@ import json
 from itertools import cycle, islice
 from typing import Any
 
+from proximo.errors import UserError
 from proximo.language.context import context_of
 from proximo.language.data import Loaded, load_prompts
 from proximo.language.evaluation import answer
@@ -11,7 +12,6 @@ from proximo.language.models import choose_device, load_causal_model, load_token
 from proximo.language.ppo_setup import stop_tokens
 from proximo.language.rows import Rows, read_fields
 from proximo.language.sampler import SamplingParameters
-from proximo.runs.errors import UserError
 
 
 def sample_rows(

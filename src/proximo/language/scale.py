@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 _ROUNDING = 1e-6
 """Of scores, relative to their size: the same text in another batch differs by less."""

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from proximo.errors import UserError
 from proximo.language.linear_head import linear_head
 from proximo.language.ppo_configuration import SharingSettings
 from proximo.language.recomputing import again_within
 from proximo.language.stack import Stack, split_decoder, upper_part
-from proximo.runs.errors import UserError
 
 
 class Roles(ABC, nn.Module):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 
 class Stack:

@@ -7,11 +7,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from proximo.errors import UserError, nearest
 from proximo.language.configuration import BUILTIN, RewardConfig, SFTConfig
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.row_files import is_hub_name
 from proximo.runs.configuration import from_mapping, read_toml
-from proximo.runs.errors import UserError, nearest
 
 CONFIGS: dict[str, type] = {"sft": SFTConfig, "reward": RewardConfig, "judge": RewardConfig, "ppo": PPOConfig}
 BUILT_IN = "movie-sentiment/"  # paths that start so are fetched with pip and kept in the cache

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from proximo.errors import UserError
 from proximo.language.configuration import RewardConfig
 from proximo.language.models import load_tokenizer
 from proximo.language.rows import read_fields
 from proximo.language.samples import sample_rows
-from proximo.runs.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 from proximo.runs.files import write_atomically
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from proximo.errors import UserError
 from proximo.language.begun import settled
 from proximo.language.lineage import check_made_from, check_read, note_made_from
 from proximo.language.memory import FreedMemory
@@ -20,7 +21,6 @@ from proximo.language.supervised import Clock, Optimizer, steps_of
 from proximo.runs import random_state
 from proximo.runs.alone import alone
 from proximo.runs.console import Column, Mode, Progress
-from proximo.runs.errors import UserError
 from proximo.runs.files import write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.metrics import MetricsWriter

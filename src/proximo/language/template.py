@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Any
 
+from proximo.errors import UserError
 from proximo.language.continuation import Continuation, token_ids
-from proximo.runs.errors import UserError
 
 Messages = list[dict[str, Any]]
 

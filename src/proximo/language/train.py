@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from proximo.errors import UserError
 from proximo.language import preflight as flight
 from proximo.language.begun import settled
 from proximo.language.critic import save_critic
@@ -24,7 +25,6 @@ from proximo.language.threads import using_threads
 from proximo.runs.alone import alone
 from proximo.runs.configuration import read_toml
 from proximo.runs.console import HEALTH, Column, Mode, Progress
-from proximo.runs.errors import UserError
 from proximo.runs.files import append, parse_json, user_error, write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.metrics import MetricsWriter

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from proximo.errors import UserError
 from proximo.language.configuration import BUILTIN
-from proximo.runs.errors import UserError
 
 ADAPTER = "adapter_config.json"
 """By this file a folder is a PEFT adapter."""

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 _TURN = threading.RLock()
 _who: list[str] = []

@@ -20,7 +20,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 from proximo.runs.files import parse_json, read_error, require_json, sync_folder, user_error, write_and_sync
 
 FORMAT_VERSION = 1

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
-from proximo.runs.errors import FOREIGN, UserError
+from proximo.errors import FOREIGN, UserError
 from proximo.runs.files import parse_json, write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.own_module import import_own

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from proximo.runs.errors import UserError, nearest
+from proximo.errors import UserError, nearest
 from proximo.runs.typed_values import UNSET, MismatchError, convert, expected, members, shown
 
 Config = TypeVar("Config")

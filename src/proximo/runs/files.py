@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 _REMEDIES = {
     errno.ENOSPC: "free space and run the same command again",

@@ -5,8 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from proximo.errors import UserError
 from proximo.runs.code_version import describe_code
-from proximo.runs.errors import UserError
 from proximo.runs.files import user_error, write_atomically
 from proximo.runs.lock import Lock
 

@@ -10,7 +10,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 from proximo.runs.files import append, parse_json, read_error, user_error, write_atomically
 
 if TYPE_CHECKING:

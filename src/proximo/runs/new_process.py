@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 
 def call(function: str, *arguments: str, hash_seed: int) -> None:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from proximo.errors import UserError
 from proximo.runs.code_identity import note_code, other_code
 from proximo.runs.configuration import difference, from_mapping, read_toml, to_toml
-from proximo.runs.errors import UserError
 from proximo.runs.files import parse_json, write_atomically
 from proximo.runs.folder import RunFolder
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from types import ModuleType
 from typing import Any
 
-from proximo.runs.errors import FOREIGN, UserError, nearest
+from proximo.errors import FOREIGN, UserError, nearest
 
 
 def find_own(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 Generators = Mapping[str, torch.Generator | np.random.Generator]
 

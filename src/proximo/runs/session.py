@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from proximo.core.invariants import InvariantError
+from proximo.errors import MALFORMED, UserError
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
-from proximo.runs.errors import MALFORMED, UserError
 from proximo.runs.folder import RunFolder
 from proximo.runs.metrics import MetricsWriter
 from proximo.runs.recorder import Recorder

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from proximo.errors import UserError
 from proximo.runs import new_process
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, step_name, step_of
 from proximo.runs.configuration import to_toml
-from proximo.runs.errors import UserError
 from proximo.runs.metrics import read_metrics
 
 Train = Callable[[Path, int], Any]

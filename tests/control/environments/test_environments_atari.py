@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from proximo.control.environments import EpisodeCounter, make_environments
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 HAS_ALE = importlib.util.find_spec("ale_py") is not None and importlib.util.find_spec("cv2") is not None
 needs_ale = pytest.mark.skipif(not HAS_ALE, reason="the extra `atari` is not installed")

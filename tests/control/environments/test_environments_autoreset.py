@@ -7,7 +7,7 @@ from environments_for_tests import Counting, counting_vector, rollout, step_ofte
 from gymnasium.vector import AutoresetMode
 
 from proximo.control.environments import make_environments
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 SEEDS = [0, 1, 6]
 MODES = {

@@ -9,7 +9,7 @@ import pytest
 
 from proximo.control.environments import EpisodeCounter, make_environments
 from proximo.control.environments.envpool_backend import EnvPoolEnvironments
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 pytest.importorskip("envpool")
 

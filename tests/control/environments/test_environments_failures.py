@@ -12,7 +12,7 @@ from environments_for_tests import Misbehaving, step_often
 from gymnasium import spaces
 
 from proximo.control.environments import make_environments
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 ACTION = np.array([0.25, -0.5], np.float32)
 BOTH = pytest.mark.parametrize("backend", ["gymnasium", "subprocess"])

@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode
 
 from proximo.control.environments import make_environments
 from proximo.control.observations import ObservationSpec
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 
 def stack_of(seed, episode, now, k):

@@ -11,7 +11,7 @@ from proximo.control.configuration import TrainConfig
 from proximo.control.environments import make_environments
 from proximo.control.results import evaluate_run
 from proximo.control.verification import verify_control
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 BOTH = pytest.mark.parametrize("backend", ["gymnasium", "subprocess"])
 PART = spaces.Box(-9, 9, (2,), np.float32)

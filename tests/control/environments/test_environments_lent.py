@@ -11,7 +11,7 @@ from test_environments_answers import Answering
 import proximo
 from proximo.control.configuration import TrainConfig
 from proximo.control.environments import make_environments
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 SMALL = {"steps": 256, "rollout_length": 64, "episodes": 2, "update": {"minibatch_size": 64}, "progress": "quiet"}
 

@@ -9,7 +9,7 @@ from proximo.control.environments import known_name, list_environments, make_env
 from proximo.control.environments import names as names_module
 from proximo.control.environments.names import all_names
 from proximo.control.presets import configure
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from proximo.control import setup
 from proximo.control.environments import make_environments
 from proximo.control.observations import ObservationSpec
 from proximo.control.results import evaluate_run
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 BOTH = pytest.mark.parametrize("backend", ["gymnasium", "subprocess"])
 SMALL = {"environments": 2, "rollout_length": 32, "steps": 128, "episodes": 2, "update": {"minibatch_size": 64}}

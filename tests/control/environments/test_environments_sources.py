@@ -9,7 +9,7 @@ from environments_for_tests import Counting, counting_vector
 
 from proximo.control.environments import VectorEnvironment, list_environments, make_environments, names
 from proximo.control.environments.gymnasium_backend import GymnasiumEnvironments
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 HERE = "environments_for_tests"
 

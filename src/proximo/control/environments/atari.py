@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 
 from proximo.control.environments.answers import EPISODE_OVER, RAW_REWARD
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 
 def register_atari() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 if TYPE_CHECKING:
     import gymnasium

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
-from proximo.runs.errors import UserError, nearest
+from proximo.errors import UserError, nearest
 
 _OURS = ("num_envs", "batch_size", "num_threads", "seed", "env_seed", "gym_reset_return_info", "max_num_players")
 _RENDERING = (

@@ -10,7 +10,7 @@ import numpy as np
 
 from proximo.control.environments.base import AroundEnvironments, Observation, Step, VectorEnvironment
 from proximo.control.environments.trees import replace_rows
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 
 class FrameStack(AroundEnvironments):

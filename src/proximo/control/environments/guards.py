@@ -12,7 +12,7 @@ from proximo.control.environments.problems import LARGEST_FLOAT32, closing_told,
 from proximo.control.environments.trees import named_leaves
 from proximo.control.masks import choices_of, closed_columns, flat_masks
 from proximo.control.spaces import leaves
-from proximo.runs.errors import FOREIGN, UserError
+from proximo.errors import FOREIGN, UserError
 
 if TYPE_CHECKING:
     import gymnasium

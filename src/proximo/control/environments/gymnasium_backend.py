@@ -19,7 +19,7 @@ from proximo.control.environments.reporting import LentEnvironment, RemoteEnviro
 from proximo.control.environments.subprocesses import WatchedSubprocesses
 from proximo.control.environments.trees import map_leaves, replace_rows, take_row
 from proximo.control.masks import MaskReader
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 
 class GymnasiumEnvironments(VectorEnvironment):

@@ -13,7 +13,7 @@ import numpy as np
 
 from proximo.control.environments.base import AroundEnvironments, Observation, Step, VectorEnvironment
 from proximo.control.spaces import Path, leaves
-from proximo.runs.errors import UserError, nearest
+from proximo.errors import UserError, nearest
 
 EVERYTHING = ("*",)
 """As names of `ObservationKeys`: whatever can be learnt from."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from proximo.control.environments.base import AroundEnvironments, VectorEnvironment
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 if TYPE_CHECKING:
     from proximo.control.environments.leaves import ObservationKeys

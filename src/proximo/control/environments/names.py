@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from proximo.control.environments.envpool_backend import import_envpool
-from proximo.runs.errors import UserError, nearest
+from proximo.errors import UserError, nearest
 
 _SUITE = re.compile(r"dm_control/(\w+)[-_](\w+?)(-v\d+)?", re.IGNORECASE)
 _PATH = re.compile(r"(?:\.[/\\])?(\w+(?:[/\\]\w+)*?)(\.py)?", re.IGNORECASE)  # below the current folder

@@ -4,7 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 from proximo.control.environments.lent import Source, copies
-from proximo.runs.errors import FOREIGN
+from proximo.errors import FOREIGN
 from proximo.runs.own_module import import_own
 
 

@@ -24,7 +24,7 @@ from proximo.control.environments.problems import closing_told, failure, require
 from proximo.control.environments.recording import RewardRecorder
 from proximo.control.environments.trees import map_leaves
 from proximo.control.masks import MaskReader
-from proximo.runs.errors import FOREIGN, UserError
+from proximo.errors import FOREIGN, UserError
 
 FAILURE = "proximo.failure"
 """The key of a subprocess's infos under which a failure travels to the parent."""

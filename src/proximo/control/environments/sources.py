@@ -15,7 +15,7 @@ from proximo.control.environments.guards import GuardedEnvironments
 from proximo.control.environments.lent import Source, copies, kept, lent, name_of
 from proximo.control.environments.names import envpool_names, gymnasium_names, is_atari, unknown
 from proximo.control.environments.problems import closing_told
-from proximo.runs.errors import FOREIGN, UserError
+from proximo.errors import FOREIGN, UserError
 from proximo.runs.own_module import find_own
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from proximo.control.environments.reporting import FAILURE, shown
 from proximo.control.environments.trees import take_row
-from proximo.runs.errors import UserError
+from proximo.errors import UserError
 
 _GRACE = 5.0
 """Seconds in which a child may close its environment before it is killed."""

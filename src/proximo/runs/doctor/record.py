@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from proximo.core.schedules import Schedule
+from proximo.errors import UserError
 from proximo.runs.configuration import read_toml
-from proximo.runs.errors import UserError
 from proximo.runs.health import TruthMeter, Verdict
 from proximo.runs.health.history import number
 from proximo.runs.metrics import read_metrics

@@ -6,8 +6,8 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from proximo.core.settings import UpdateSettings
+from proximo.errors import UserError, nearest
 from proximo.runs.configuration import from_mapping
-from proximo.runs.errors import UserError, nearest
 
 Config = TypeVar("Config")
 

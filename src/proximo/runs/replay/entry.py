@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from proximo.errors import MALFORMED, UserError
 from proximo.runs.checkpoint import load_checkpoint, save_checkpoint
 from proximo.runs.configuration import from_mapping
-from proximo.runs.errors import MALFORMED, UserError
 from proximo.runs.undo import Snapshot
 
 Config = TypeVar("Config")

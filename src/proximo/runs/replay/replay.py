@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proximo.runs.errors import MALFORMED, UserError
+from proximo.errors import MALFORMED, UserError
 from proximo.runs.replay.change import changed
 from proximo.runs.replay.entry import Entry, Kept
 from proximo.runs.replay.learner import Learner
