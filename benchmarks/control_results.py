@@ -90,7 +90,7 @@ def interquartile_mean(values: list[float]) -> float:
 
 def run(row: Row, seed: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "proximo.cli", *row.command(seed, f"{folder}/run"), "--json", "--quiet"]
+        command = [sys.executable, "-m", "proximo.cli.main", *row.command(seed, f"{folder}/run"), "--json", "--quiet"]
         done = subprocess.run(command, capture_output=True, text=True, cwd=HERE, check=False)
     if done.returncode:
         return {"error": done.stderr.strip().splitlines()[-1:] or [f"exit {done.returncode}"]}

@@ -245,7 +245,7 @@ def imports(record: Record) -> None:
     marks = {
         "import proximo": (["-c", "import proximo"], 2.0),
         "import proximo; proximo.train (torch with it)": (["-c", "import proximo; proximo.train"], float("nan")),
-        "proximo --help": (["-m", "proximo.cli", "--help"], 0.5),
+        "proximo --help": (["-m", "proximo.cli.main", "--help"], 0.5),
     }
     for name, (arguments, mark) in marks.items():
         times = []

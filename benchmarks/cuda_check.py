@@ -93,7 +93,11 @@ def run(lines: list[str], home: Path) -> str:
     for line in lines:
         # An answer of 1 is a verdict (a red finding of a tiny random model), not an error.
         done = subprocess.run(
-            [sys.executable, "-m", "proximo.cli", *line.split()], cwd=home, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "proximo.cli.main", *line.split()],
+            cwd=home,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode not in (0, 1) or "Traceback" in done.stderr:
             return f"proximo {line}: {(done.stderr or done.stdout).strip()[-600:]}"

@@ -26,7 +26,7 @@ PRESET = "movie-sentiment"
 def stage(run: Path, name: str, *options) -> float:
     command = ["rlhf", name, "--preset", PRESET, "--run", str(run), *map(str, options)]
     start = time.monotonic()
-    subprocess.run([sys.executable, "-m", "proximo.cli", *command], check=True)
+    subprocess.run([sys.executable, "-m", "proximo.cli.main", *command], check=True)
     return time.monotonic() - start
 
 

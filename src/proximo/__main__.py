@@ -2,6 +2,6 @@
 
 import sys
 
-from proximo.cli import main
+from proximo.cli.main import main
 
 sys.exit(main())

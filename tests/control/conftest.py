@@ -3,7 +3,7 @@
 import pytest
 from command_lines import HERE, SMALL
 
-from proximo import cli
+from proximo.cli import main as cli
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from command_lines import SMALL, refused
 
 import proximo
-from proximo.cli import _VERBS
-from proximo.cli_rlhf import _STAGES
+from proximo.cli.language import _STAGES
+from proximo.cli.main import _VERBS
 from proximo.control.configuration import TrainConfig
 from proximo.control.presets import configure, presets
 from proximo.runs.configuration import read_toml
@@ -177,7 +177,7 @@ def test_steps_far_too_large_are_told_in_one_sentence_alone(prompt):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes end otherwise")
 def test_a_reader_that_has_seen_enough_ends_the_listing_quietly():
-    command = [sys.executable, "-m", "proximo.cli", "presets", "--json"]
+    command = [sys.executable, "-m", "proximo.cli.main", "presets", "--json"]
     reader, writer = os.pipe()
     os.close(reader)
     told = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=300)
@@ -241,7 +241,9 @@ def test_an_evaluation_with_the_runs_seed_repeats_its_results(prompt, run):
 
 
 def test_help_does_not_wait_for_torch():
-    program = "import sys; from proximo.cli import main; code = main(['--help']); print(code, 'torch' in sys.modules)"
+    program = (
+        "import sys; from proximo.cli.main import main; code = main(['--help']); print(code, 'torch' in sys.modules)"
+    )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
     assert told.stdout.endswith("0 False\n")
     for name, (_, described) in _VERBS.items():

@@ -130,7 +130,7 @@ def test_sigterm_saves_and_the_same_command_completes(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "proximo.cli",
+        "proximo.cli.main",
         "train",
         "control_tasks:recall",
         "--run",
@@ -169,7 +169,17 @@ def test_sigterm_saves_and_the_same_command_completes(tmp_path):
 
 @pytest.mark.parametrize("backend", ["gymnasium", "subprocess"])
 def test_sigterm_in_the_last_evaluations_is_told_and_the_same_command_evaluates(tmp_path, backend):
-    command = [sys.executable, "-m", "proximo.cli", "train", "control_tasks:evaluated", "--run", "r", "--quiet", *SMALL]
+    command = [
+        sys.executable,
+        "-m",
+        "proximo.cli.main",
+        "train",
+        "control_tasks:evaluated",
+        "--run",
+        "r",
+        "--quiet",
+        *SMALL,
+    ]
     command += ["--backend", backend]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")])}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import proximo
-from proximo.cli import _three_numbers
+from proximo.cli.main import _three_numbers
 from proximo.control.environments import make_environments
 from proximo.control.evaluation import LONGEST, Watch, evaluate, evaluate_all, longest_episode
 from proximo.control.policy import ControlPolicy

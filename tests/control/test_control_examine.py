@@ -9,7 +9,7 @@ import pytest
 from command_lines import HERE
 from gymnasium import spaces
 
-from proximo.cli import main
+from proximo.cli.main import main
 from proximo.control.actions import ActionSpec
 from proximo.control.examine import examine, random_actions
 from proximo.control.examine_rules import facts, findings

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from proximo.cli import main
-from proximo.command_line import _options, as_lists, parse, take_table
+from proximo.cli.foreign_options import CONTROL, LANGUAGE, answered
+from proximo.cli.main import main
+from proximo.cli.options import _options, as_lists, parse, take_table
 from proximo.control.configuration import TrainConfig
 from proximo.errors import UserError
-from proximo.foreign_options import CONTROL, LANGUAGE, answered
 from proximo.language.stages import CONFIGS
 
 OURS = {"train": (CONTROL, TrainConfig)} | {

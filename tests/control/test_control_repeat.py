@@ -10,7 +10,7 @@ import pytest
 import torch
 from control_runs import running
 
-from proximo.cli import main
+from proximo.cli.main import main
 from proximo.control.repeat import make_learner, replay_world
 from proximo.core.update import UpdateReport
 from proximo.errors import UserError

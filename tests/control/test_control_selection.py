@@ -9,7 +9,7 @@ import torch
 from test_control_repeatable import PLAN, same_runs
 
 import proximo
-from proximo.cli import _three_numbers
+from proximo.cli.main import _three_numbers
 from proximo.control.evaluation import Evaluation, evaluate, evaluation_environments
 from proximo.control.loading import load_policy
 from proximo.control.results import evaluate_run

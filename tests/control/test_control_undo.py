@@ -14,7 +14,7 @@ import torch
 from control_runs import running
 
 import proximo
-from proximo.cli_replay import replay_run
+from proximo.cli.replay import replay_run
 from proximo.control.training import Training
 from proximo.core.invariants import InvariantError
 from proximo.errors import UserError
@@ -200,7 +200,7 @@ def test_an_environment_that_fails_costs_only_the_iteration_it_failed_in(tmp_pat
 SLOW = """
 import sys, time
 import gymnasium
-from proximo.cli import main
+from proximo.cli.main import main
 
 class Slow(gymnasium.Wrapper):
     def step(self, action):
@@ -237,7 +237,7 @@ def test_sigterm_is_answered_within_seconds_though_the_iteration_takes_minutes(t
 def test_a_signal_to_the_whole_process_group_stops_the_run_and_not_its_environments(tmp_path, number):
     """A terminal's Ctrl-C and a scheduler's SIGTERM reach the environments' processes as well."""
     plan = ["--environments", "2", "--rollout-length", "32", "--update.minibatch-size", "32", "--steps", "1000000"]
-    code = "import signal, sys; from proximo.cli import main; signal.signal(2, signal.default_int_handler); "
+    code = "import signal, sys; from proximo.cli.main import main; signal.signal(2, signal.default_int_handler); "
     code += f"sys.exit(main(['train', 'Pendulum-v1', '--backend', 'subprocess', '--run', sys.argv[1], *{plan}]))"
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / "run")], stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from proximo.cli import main
+from proximo.cli.main import main
 from proximo.errors import UserError
 from proximo.language import precision
 from proximo.language.chance import no_better_than_chance, standard_error

@@ -14,8 +14,8 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from proximo.cli import main
-from proximo.cli_rlhf import _print_answers, _settings
+from proximo.cli.language import _print_answers, _settings
+from proximo.cli.main import main
 from proximo.language import ppo, train
 from proximo.language.reward_model import RewardModel
 from proximo.language.stages import configure, find_preset, presets

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from test_language_docs import DOCS, blocks
 
-from proximo.cli_rlhf import _settings
+from proximo.cli.language import _settings
 from proximo.language import train
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.rewards import FunctionReward

@@ -20,7 +20,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from proximo.cli import main
+from proximo.cli.main import main
 from proximo.errors import UserError
 from proximo.language.configuration import RewardConfig
 from proximo.language.data import load_examples, load_pairs, load_prompts

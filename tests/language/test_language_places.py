@@ -9,7 +9,7 @@ import tiny
 from peft import AutoPeftModelForCausalLM
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from proximo.cli import main
+from proximo.cli.main import main
 from proximo.errors import UserError
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.language.reward_terms import short_names

@@ -8,8 +8,8 @@ import tiny
 import torch
 from test_language_sharing import MODES
 
-from proximo.cli import main
-from proximo.cli_replay import replay_run
+from proximo.cli.main import main
+from proximo.cli.replay import replay_run
 from proximo.core.update import autograd_gradient, update
 from proximo.errors import UserError
 from proximo.language.ppo_configuration import KLSettings, SharingSettings

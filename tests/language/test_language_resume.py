@@ -13,7 +13,7 @@ import torch
 from test_language_sharing import MODES
 from tiny import per_word
 
-from proximo.cli_replay import replay_run
+from proximo.cli.replay import replay_run
 from proximo.errors import UserError
 from proximo.language.ppo import PPOTraining
 from proximo.language.ppo_configuration import KLSettings

@@ -12,7 +12,7 @@ from test_language_sharing import MODES, PROMPTS, training
 from tiny import llama, per_word, prompts
 from transformers import LlamaForSequenceClassification
 
-from proximo.cli_replay import replay_run
+from proximo.cli.replay import replay_run
 from proximo.core.optimizer import FlatAdam
 from proximo.errors import UserError
 from proximo.language.configuration import SFTConfig

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proximo.cli import main
+from proximo.cli.main import main
 
 STAGES = {
     "sft": ["--model", "m", "--data", "d"],

@@ -181,7 +181,7 @@ def command(here, *more):
         "--json",
     ]
     options += ["--update.epochs", "1", "--update.minibatch-size", "32", "--run", "r", *more]
-    command = [sys.executable, "-m", "proximo.cli", "train", "my_env:make", *options]
+    command = [sys.executable, "-m", "proximo.cli.main", "train", "my_env:make", *options]
     return subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
 
 

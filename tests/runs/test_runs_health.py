@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from proximo.cli import main
+from proximo.cli.main import main
 from proximo.control.configuration import TrainConfig
 from proximo.core.batch import Batch
 from proximo.core.invariants import InvariantError, check_batch, check_first_ratio

@@ -10,10 +10,10 @@ from typing import Any
 
 import tyro
 
-from proximo.cli_doctor import DoctorArguments, examine
-from proximo.command_line import CALL_HELP, consent, exit_code, flag, json_flag, option, parse, take_call, take_table
+from proximo.cli.doctor import DoctorArguments, examine
+from proximo.cli.foreign_options import CONTROL
+from proximo.cli.options import CALL_HELP, consent, exit_code, flag, json_flag, option, parse, take_call, take_table
 from proximo.errors import UserError
-from proximo.foreign_options import CONTROL
 
 _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and see why.
 
@@ -257,7 +257,7 @@ def doctor(arguments: list[str]) -> int:
 def verify_resume(arguments: list[str]) -> int:
     """The verb of `VerifyArguments`."""
     asked = parse(VerifyArguments, json_flag(arguments), "verify-resume")
-    from proximo.cli_verify import verify
+    from proximo.cli.verify import verify
 
     return verify(asked.run, asked.iterations, as_json=asked.json)
 
@@ -265,14 +265,14 @@ def verify_resume(arguments: list[str]) -> int:
 def replay(arguments: list[str]) -> int:
     """The verb of `ReplayArguments`."""
     asked = parse(ReplayArguments, json_flag(arguments), "replay")
-    from proximo.cli_replay import show
+    from proximo.cli.replay import show
 
     return show(asked.run, asked.iteration, asked.set, as_json=asked.json)
 
 
 def rlhf(arguments: list[str]) -> int:
     """Train a language model from human judgement: sft|reward|judge|preflight|ppo|all|evaluate|chat|presets."""
-    from proximo.cli_rlhf import main as stages
+    from proximo.cli.language import main as stages
 
     return stages(arguments)
 

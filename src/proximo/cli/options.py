@@ -14,8 +14,8 @@ from typing import Any
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from proximo.cli.foreign_options import answered
 from proximo.errors import UserError
-from proximo.foreign_options import answered
 from proximo.runs.opening import Call
 
 CALL_HELP = """

@@ -11,9 +11,9 @@ from typing import Any
 
 import tyro
 
-from proximo.command_line import CALL_HELP, consent, exit_code, flag, json_flag, option, parse, take_call, take_table
+from proximo.cli.foreign_options import LANGUAGE
+from proximo.cli.options import CALL_HELP, consent, exit_code, flag, json_flag, option, parse, take_call, take_table
 from proximo.errors import UserError, nearest
-from proximo.foreign_options import LANGUAGE
 from proximo.language.configuration import require_seed
 from proximo.language.memory import keep_freed_memory
 from proximo.runs.opening import Call
