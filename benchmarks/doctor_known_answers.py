@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from known_answer_cases import BROKEN, ENVIRONMENTS, HEALTHY, HEALTHY_ENVIRONMENTS, Case
 
-from proximo.control.examine import examine
-from proximo.control.examine_rules import findings
+from proximo.control.check.explore import examine
+from proximo.control.check.report import findings
 from proximo.runs.doctor import examine_run
 from proximo.runs.health import Finding
 

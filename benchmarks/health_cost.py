@@ -19,7 +19,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import proximo
-from proximo.control import training
+from proximo.control.training import training
 from proximo.runs.health.meter import TruthMeter
 from proximo.runs.metrics import read_metrics
 

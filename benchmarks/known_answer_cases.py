@@ -10,9 +10,9 @@ from unittest.mock import patch
 import broken_environments as broken
 import known_answer_faults as faults
 
-from proximo.control.configuration import TrainConfig
+from proximo.control.config import TrainConfig
 from proximo.control.presets import configure
-from proximo.control.train import run_training
+from proximo.control.training.run import run_training
 from proximo.errors import UserError
 from proximo.runs.configuration import from_mapping
 

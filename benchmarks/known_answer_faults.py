@@ -8,9 +8,9 @@ from unittest.mock import patch
 
 import numpy as np
 
-from proximo.control.estimation import Estimator
-from proximo.control.rollout import Collector
-from proximo.control.training import Training
+from proximo.control.training.estimation import Estimator
+from proximo.control.training.rollout import Collector
+from proximo.control.training.training import Training
 from proximo.core.statistics import RunningMoments
 
 

@@ -29,7 +29,7 @@ def main() -> None:
     import tempfile
 
     import proximo
-    from proximo.control.training import Training
+    from proximo.control.training.training import Training
 
     count = Training._count
     result = {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from health_cost import Clock, ask
 
 import proximo
-from proximo.control import repeat
+from proximo.control.training import replay
 from proximo.runs.replay.entry import read
 from proximo.runs.replay.ring import Ring
 
@@ -23,7 +23,7 @@ def main() -> None:
     """Train, and print the shares."""
     asked = ask(__doc__, 300_000)
     clock = Clock()
-    repeat.to_tensors = clock.around("keep", repeat.to_tensors)
+    replay.to_tensors = clock.around("keep", replay.to_tensors)
     for name, part in (("forget", "keep"), ("begin", "keep"), ("end", "keep"), ("write", "write")):
         setattr(Ring, name, clock.around(part, getattr(Ring, name)))
     with tempfile.TemporaryDirectory() as folder:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from proximo.control.loading import LoadedPolicy, load
-    from proximo.control.train import Run, train
+    from proximo.control.training.run import Run, train
     from proximo.errors import UserError
 
 __version__ = "0.1.0"
 __all__ = ["LoadedPolicy", "Run", "UserError", "__version__", "load", "train"]
 
 _WHERE = {
-    "train": "proximo.control.train",
-    "Run": "proximo.control.train",
+    "train": "proximo.control.training.run",
+    "Run": "proximo.control.training.run",
     "load": "proximo.control.loading",
     "LoadedPolicy": "proximo.control.loading",
     "UserError": "proximo.errors",

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from proximo.control.configuration import NetworkSettings, NormalizerSettings, TrainConfig
+from proximo.control.config import NetworkSettings, NormalizerSettings, TrainConfig
 from proximo.control.environments import make_environments
 from proximo.control.loading import LoadedPolicy
-from proximo.control.training import Training
+from proximo.control.training.training import Training
 from proximo.core.settings import UpdateSettings
 
 

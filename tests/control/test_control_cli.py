@@ -13,7 +13,7 @@ from command_lines import SMALL, refused
 import proximo
 from proximo.cli.language import _STAGES
 from proximo.cli.main import _VERBS
-from proximo.control.configuration import TrainConfig
+from proximo.control.config import TrainConfig
 from proximo.control.presets import configure, presets
 from proximo.runs.configuration import read_toml
 from proximo.runs.metrics import read_metrics

@@ -9,11 +9,11 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proximo.control.actions import ActionSpec
-from proximo.control.closed_form import ClosedForm, supports
-from proximo.control.configuration import NetworkSettings
-from proximo.control.observations import ObservationSpec
-from proximo.control.policy import ControlPolicy
+from proximo.control.closed_form.gradient import ClosedForm, supports
+from proximo.control.config import NetworkSettings
+from proximo.control.models.policy import ControlPolicy
+from proximo.control.spaces.actions import ActionSpec
+from proximo.control.spaces.observations import ObservationSpec
 from proximo.core.batch import Batch
 from proximo.core.objectives import LossStatistics, Objective
 from proximo.core.optimizer import FlatAdam

@@ -8,7 +8,7 @@ import pytest
 import torch
 from control_runs import running, trained
 
-from proximo.control.critic_window import CriticWindow
+from proximo.control.training.critic_window import CriticWindow
 
 
 def rollouts(count, *, offset=0.0, samples=50, seed=0):

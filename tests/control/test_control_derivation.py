@@ -8,9 +8,10 @@ from test_control_deviation import replayed
 from torch import nn
 from torch.nn.utils import parametrize
 
-from proximo.control import actions, networks
-from proximo.control.policy import ControlPolicy
-from proximo.control.training import Training
+from proximo.control.models import networks
+from proximo.control.models.policy import ControlPolicy
+from proximo.control.spaces import actions
+from proximo.control.training.training import Training
 from proximo.core import objectives, update
 from proximo.core.distributions import Gaussian
 from proximo.core.graphed import GraphedGradient
@@ -130,7 +131,7 @@ class Timid(ControlPolicy):
 
 
 def test_a_subclass_of_the_policy_is_itself(monkeypatch):
-    monkeypatch.setattr("proximo.control.setup.ControlPolicy", Timid)
+    monkeypatch.setattr("proximo.control.training.setup.ControlPolicy", Timid)
     ours, by_hand = learnt()
     assert not by_hand
     assert torch.equal(ours, learnt(closed_form=False)[0])

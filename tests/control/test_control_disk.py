@@ -42,7 +42,7 @@ def disk(tmp_path):
 @pytest.fixture
 def in_iteration(monkeypatch):
     """Does something in an iteration; the sixth is between two checkpoints."""
-    from proximo.control.training import Training
+    from proximo.control.training.training import Training
 
     iterate = Training.iterate
 

@@ -13,9 +13,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import proximo
 from proximo.cli.main import _three_numbers
 from proximo.control.environments import make_environments
-from proximo.control.evaluation import LONGEST, Watch, evaluate, evaluate_all, longest_episode
-from proximo.control.policy import ControlPolicy
-from proximo.control.results import evaluate_run
+from proximo.control.evaluation.evaluate import LONGEST, Watch, evaluate, evaluate_all, longest_episode
+from proximo.control.evaluation.results import evaluate_run
+from proximo.control.models.policy import ControlPolicy
 from proximo.errors import UserError
 from proximo.runs.signals import Interrupted
 

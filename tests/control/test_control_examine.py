@@ -10,9 +10,9 @@ from command_lines import HERE
 from gymnasium import spaces
 
 from proximo.cli.main import main
-from proximo.control.actions import ActionSpec
-from proximo.control.examine import examine, random_actions
-from proximo.control.examine_rules import facts, findings
+from proximo.control.check.explore import examine, random_actions
+from proximo.control.check.report import facts, findings
+from proximo.control.spaces.actions import ActionSpec
 
 
 class Faulty(gymnasium.Env):

@@ -8,10 +8,10 @@ import torch
 from control_runs import running, trained, weights
 from gymnasium import spaces
 
-from proximo.control.configuration import NetworkSettings
+from proximo.control.config import NetworkSettings
 from proximo.control.loading import LoadedPolicy
-from proximo.control.observations import ObservationSpec
-from proximo.control.policy import ControlPolicy
+from proximo.control.models.policy import ControlPolicy
+from proximo.control.spaces.observations import ObservationSpec
 
 
 class Clock(gymnasium.Env):

@@ -7,7 +7,7 @@ import pytest
 from proximo.cli.foreign_options import CONTROL, LANGUAGE, answered
 from proximo.cli.main import main
 from proximo.cli.options import _options, as_lists, parse, take_table
-from proximo.control.configuration import TrainConfig
+from proximo.control.config import TrainConfig
 from proximo.errors import UserError
 from proximo.language.stages import CONFIGS
 

@@ -9,11 +9,11 @@ from fuzzing import altered, answered, cases, damaged, junk, retyped, scalars
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proximo.control.configuration import TrainConfig
+from proximo.control.config import TrainConfig
 from proximo.control.environments import make_environments
 from proximo.control.loading import policy_from
 from proximo.control.presets import configure, read_presets
-from proximo.control.training import Training
+from proximo.control.training.training import Training
 from proximo.runs.checkpoint import save_checkpoint, step_name
 from proximo.runs.configuration import from_mapping
 from proximo.runs.session import load_into

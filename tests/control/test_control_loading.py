@@ -7,12 +7,12 @@ from control_runs import running
 from gymnasium import spaces
 from test_control_spaces import Game
 
-from proximo.control.actions import ActionSpec
-from proximo.control.configuration import NetworkSettings
-from proximo.control.images import StackedFrames
+from proximo.control.config import NetworkSettings
 from proximo.control.loading import LoadedPolicy
-from proximo.control.observations import ObservationSpec
-from proximo.control.policy import ControlPolicy
+from proximo.control.models.policy import ControlPolicy
+from proximo.control.spaces.actions import ActionSpec
+from proximo.control.spaces.images import StackedFrames
+from proximo.control.spaces.observations import ObservationSpec
 from proximo.errors import UserError
 
 

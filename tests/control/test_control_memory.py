@@ -8,7 +8,7 @@ from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proximo.control.memory import Memory
+from proximo.control.models.recurrent import Memory
 
 KINDS = pytest.mark.parametrize("kind", ["gru", "lstm"])
 

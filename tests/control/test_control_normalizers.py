@@ -8,12 +8,12 @@ from control_runs import encoded, running
 from gymnasium import spaces
 
 import proximo
-from proximo.control.actions import ActionSpec
-from proximo.control.configuration import NetworkSettings
+from proximo.control.config import NetworkSettings
 from proximo.control.loading import LoadedPolicy
-from proximo.control.normalizers import ObservationNormalizer, RewardScaler, ValueNormalizer
-from proximo.control.observations import ObservationSpec
-from proximo.control.policy import ControlPolicy
+from proximo.control.models.normalizers import ObservationNormalizer, RewardScaler, ValueNormalizer
+from proximo.control.models.policy import ControlPolicy
+from proximo.control.spaces.actions import ActionSpec
+from proximo.control.spaces.observations import ObservationSpec
 from proximo.errors import UserError
 
 

@@ -11,7 +11,7 @@ import torch
 from control_runs import running
 
 from proximo.cli.main import main
-from proximo.control.repeat import make_learner, replay_world
+from proximo.control.training.replay import make_learner, replay_world
 from proximo.core.update import UpdateReport
 from proximo.errors import UserError
 from proximo.runs.replay.entry import read

@@ -15,7 +15,7 @@ import torch
 from control_runs import running, weights
 
 import proximo
-from proximo.control.training import Training
+from proximo.control.training.training import Training
 from proximo.errors import UserError
 from proximo.runs.checkpoint import load_checkpoint
 from proximo.runs.metrics import read_metrics

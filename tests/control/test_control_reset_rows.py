@@ -7,9 +7,9 @@ import torch
 from control_runs import configured
 from gymnasium.vector import AutoresetMode
 
-from proximo.control.closed_form import ClosedForm, supports
+from proximo.control.closed_form.gradient import ClosedForm, supports
 from proximo.control.environments import make_environments
-from proximo.control.training import Training
+from proximo.control.training.training import Training
 from proximo.core.batch import Action, Batch
 from proximo.core.optimizer import FlatAdam
 from proximo.core.settings import UpdateSettings

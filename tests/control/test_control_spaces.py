@@ -12,11 +12,11 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proximo.control.actions import ActionSpec
-from proximo.control.configuration import NetworkSettings
+from proximo.control.config import NetworkSettings
 from proximo.control.loading import LoadedPolicy
-from proximo.control.observations import ObservationSpec
-from proximo.control.policy import ControlPolicy
+from proximo.control.models.policy import ControlPolicy
+from proximo.control.spaces.actions import ActionSpec
+from proximo.control.spaces.observations import ObservationSpec
 from proximo.errors import UserError
 
 DEEP = spaces.Dict(

@@ -9,7 +9,7 @@ import torch
 from control_runs import running
 
 import proximo
-from proximo.control import train as training_module
+from proximo.control.training import run as training_module
 from proximo.errors import UserError
 
 SMALL = {

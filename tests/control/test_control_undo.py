@@ -15,7 +15,7 @@ from control_runs import running
 
 import proximo
 from proximo.cli.replay import replay_run
-from proximo.control.training import Training
+from proximo.control.training.training import Training
 from proximo.core.invariants import InvariantError
 from proximo.errors import UserError
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint

@@ -8,8 +8,8 @@ import torch
 from command_lines import HERE
 from control_runs import configured
 
-from proximo.control.training import Training
-from proximo.control.verification import verify_control
+from proximo.control.training.training import Training
+from proximo.control.training.verify import verify_control
 from proximo.errors import UserError
 
 

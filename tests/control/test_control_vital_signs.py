@@ -8,11 +8,11 @@ import pytest
 import torch
 from control_runs import running
 
-from proximo.control.normalizers import RewardScaler
-from proximo.control.policy import ControlPolicy
-from proximo.control.rollout import Collector
-from proximo.control.training import Training
-from proximo.control.vital_signs import fingerprint, vital_signs
+from proximo.control.models.normalizers import RewardScaler
+from proximo.control.models.policy import ControlPolicy
+from proximo.control.training.rollout import Collector
+from proximo.control.training.training import Training
+from proximo.control.training.vital_signs import fingerprint, vital_signs
 from proximo.core.statistics import RunningMoments
 from proximo.runs.doctor import invariants
 from proximo.runs.doctor.record import Record

@@ -9,9 +9,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import proximo
 from proximo.control.environments import make_environments
-from proximo.control.environments import statistics as learnt
-from proximo.control.environments.statistics import pooled
-from proximo.control.results import evaluate_run
+from proximo.control.environments.wrappers import statistics as learnt
+from proximo.control.environments.wrappers.statistics import pooled
+from proximo.control.evaluation.results import evaluate_run
 from proximo.errors import UserError
 from proximo.runs.checkpoint import load_checkpoint
 

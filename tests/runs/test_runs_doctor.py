@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proximo.control.configuration import TrainConfig
+from proximo.control.config import TrainConfig
 from proximo.errors import UserError
 from proximo.language.ppo_configuration import PPOConfig
 from proximo.runs.configuration import to_toml

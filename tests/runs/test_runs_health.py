@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from proximo.cli.main import main
-from proximo.control.configuration import TrainConfig
+from proximo.control.config import TrainConfig
 from proximo.core.batch import Batch
 from proximo.core.invariants import InvariantError, check_batch, check_first_ratio
 from proximo.language.ppo_configuration import PPOConfig

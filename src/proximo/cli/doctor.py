@@ -73,8 +73,8 @@ def _run(folder: Path, *, as_json: bool) -> int:
 
 
 def _environment(name: str, seed: int, backend: str, *, as_json: bool) -> int:
-    from proximo.control.examine import examine as explore
-    from proximo.control.examine_rules import findings, format_examination, plain
+    from proximo.control.check.explore import examine as explore
+    from proximo.control.check.report import findings, format_examination, plain
 
     seen = explore(name, backend=backend, seed=seed)
     wrong = findings(seen)

@@ -102,7 +102,7 @@ class PresetsArguments:
 
 def train(arguments: list[str]) -> int:
     """Train a policy; the preset gives the defaults, the options change them."""
-    from proximo.control.configuration import TrainConfig
+    from proximo.control.config import TrainConfig
     from proximo.control.presets import configure
 
     as_json, quiet, yes = flag(arguments, "--json"), flag(arguments, "--quiet"), flag(arguments, "--yes")
@@ -125,7 +125,7 @@ def train(arguments: list[str]) -> int:
             f"two environments are named, {base.environment} and {config.environment}: name the one to train in once, "
             f"as in `proximo train {config.environment}`"
         )
-    from proximo.control.train import default_run, run_training
+    from proximo.control.training.run import default_run, run_training
 
     if call.fresh:
         consent(Path(config.run or default_run(config)), yes)
@@ -196,7 +196,7 @@ def _better_sampled(results: Any) -> str:
 def evaluate(arguments: list[str]) -> int:
     """The verb of `EvaluateArguments`."""
     asked = parse(EvaluateArguments, json_flag(arguments), "evaluate")
-    from proximo.control.results import evaluate_run
+    from proximo.control.evaluation.results import evaluate_run
 
     results = evaluate_run(asked.run, asked.episodes, asked.seed, asked.episode_limit)
     if asked.json:

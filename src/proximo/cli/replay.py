@@ -43,7 +43,7 @@ def replay_run(folder: Path, iteration: int | None = None, change: str | None = 
 
 def _world(kept: Kept, stack: ExitStack) -> World:
     if kept.run.get("world") == "control":
-        from proximo.control.repeat import replay_world
+        from proximo.control.training.replay import replay_world
 
         return replay_world(kept, stack)
     from proximo.language.repeat import replay_world as language_world

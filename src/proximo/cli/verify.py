@@ -32,8 +32,8 @@ def verify_run(folder: Path, iterations: int | None) -> Verification:
     file = folder / "config.toml"
     settings = read_toml(file)
     if "environment" in settings:
-        from proximo.control.configuration import TrainConfig
-        from proximo.control.verification import verify_control
+        from proximo.control.config import TrainConfig
+        from proximo.control.training.verify import verify_control
 
         return verify_control(from_mapping(TrainConfig, settings, where=str(file)), iterations or 2)
     if "prompts" in settings:

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from proximo.control.configuration import TrainConfig
+from proximo.control.config import TrainConfig
 from proximo.errors import UserError, nearest
 from proximo.runs.configuration import from_mapping, read_toml
 

@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import proximo
 from proximo.control.environments import make_environments
-from proximo.control.masks import MaskReader
+from proximo.control.spaces.masks import MaskReader
 from proximo.errors import UserError
 
 BOTH = pytest.mark.parametrize("backend", ["gymnasium", "subprocess"])

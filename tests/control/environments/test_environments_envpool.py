@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from proximo.control.environments import EpisodeCounter, make_environments
-from proximo.control.environments.envpool_backend import EnvPoolEnvironments
+from proximo.control.environments.backends.envpool import EnvPoolEnvironments
 from proximo.errors import UserError
 
 pytest.importorskip("envpool")

@@ -80,7 +80,7 @@ def test_no_child_outlives_a_failure():
 
 
 def test_a_child_that_does_not_close_is_ended(monkeypatch):
-    monkeypatch.setattr("proximo.control.environments.subprocesses._GRACE", 0.2)
+    monkeypatch.setattr("proximo.control.environments.backends.subprocesses._GRACE", 0.2)
 
     class Clinging(Misbehaving):
         def close(self):

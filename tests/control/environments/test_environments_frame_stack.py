@@ -8,7 +8,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from proximo.control.environments import make_environments
-from proximo.control.observations import ObservationSpec
+from proximo.control.spaces.observations import ObservationSpec
 from proximo.errors import UserError
 
 

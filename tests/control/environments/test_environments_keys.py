@@ -7,10 +7,10 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import proximo
-from proximo.control.configuration import TrainConfig
+from proximo.control.config import TrainConfig
 from proximo.control.environments import make_environments
-from proximo.control.results import evaluate_run
-from proximo.control.verification import verify_control
+from proximo.control.evaluation.results import evaluate_run
+from proximo.control.training.verify import verify_control
 from proximo.errors import UserError
 
 BOTH = pytest.mark.parametrize("backend", ["gymnasium", "subprocess"])

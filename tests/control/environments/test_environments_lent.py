@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from test_environments_answers import Answering
 
 import proximo
-from proximo.control.configuration import TrainConfig
+from proximo.control.config import TrainConfig
 from proximo.control.environments import make_environments
 from proximo.errors import UserError
 

@@ -9,10 +9,10 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import proximo
-from proximo.control import setup
 from proximo.control.environments import make_environments
-from proximo.control.observations import ObservationSpec
-from proximo.control.results import evaluate_run
+from proximo.control.evaluation.results import evaluate_run
+from proximo.control.spaces.observations import ObservationSpec
+from proximo.control.training import setup
 from proximo.errors import UserError
 
 BOTH = pytest.mark.parametrize("backend", ["gymnasium", "subprocess"])

@@ -8,7 +8,7 @@ import pytest
 from environments_for_tests import Counting, counting_vector
 
 from proximo.control.environments import VectorEnvironment, list_environments, make_environments, names
-from proximo.control.environments.gymnasium_backend import GymnasiumEnvironments
+from proximo.control.environments.backends.gymnasium import GymnasiumEnvironments
 from proximo.errors import UserError
 
 HERE = "environments_for_tests"
@@ -49,7 +49,7 @@ def test_auto_without_envpool_uses_gymnasium(monkeypatch):
 
 
 def test_forced_envpool_without_its_wheel_says_so(monkeypatch):
-    monkeypatch.setattr("proximo.control.environments.envpool_backend.import_envpool", lambda: None)
+    monkeypatch.setattr("proximo.control.environments.backends.envpool.import_envpool", lambda: None)
     with pytest.raises(UserError, match="not installed: `pip install envpool`"):
         make_environments("CartPole-v1", 2, backend="envpool")
 

@@ -12,7 +12,7 @@ from proximo.control.environments.base import AroundEnvironments, VectorEnvironm
 from proximo.errors import UserError
 
 if TYPE_CHECKING:
-    from proximo.control.environments.leaves import ObservationKeys
+    from proximo.control.environments.visible_leaves import ObservationKeys
 
 Source: TypeAlias = str | Callable[..., Any] | Any
 """A name, what makes an environment, or an environment (of Gymnasium, a vector of them, or one of ours)."""
@@ -87,7 +87,7 @@ def lent(source: Any, options: Mapping[str, Any], backend: str, keys: Observatio
     """
     import gymnasium
 
-    from proximo.control.environments.gymnasium_backend import GymnasiumEnvironments, vectorise
+    from proximo.control.environments.backends.gymnasium import GymnasiumEnvironments, vectorise
 
     name = name_of(source)
     if options:
@@ -107,7 +107,7 @@ def lent(source: Any, options: Mapping[str, Any], backend: str, keys: Observatio
 
 def kept(batch: VectorEnvironment, keys: ObservationKeys) -> VectorEnvironment:
     """A batch with what is kept of its observations."""
-    from proximo.control.environments.leaves import KeptEnvironments
+    from proximo.control.environments.visible_leaves import KeptEnvironments
 
     leaves = keys.kept(batch.observation_space, batch.name, batch.text)
     return batch if leaves.space is batch.observation_space else KeptEnvironments(batch, leaves)

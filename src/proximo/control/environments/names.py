@@ -7,7 +7,7 @@ import importlib.util
 import re
 from typing import Any
 
-from proximo.control.environments.envpool_backend import import_envpool
+from proximo.control.environments.backends.envpool import import_envpool
 from proximo.errors import UserError, nearest
 
 _SUITE = re.compile(r"dm_control/(\w+)[-_](\w+?)(-v\d+)?", re.IGNORECASE)
@@ -60,7 +60,7 @@ def gymnasium_names() -> set[str]:
     import gymnasium
 
     if importlib.util.find_spec("ale_py") is not None:
-        from proximo.control.environments.atari import register_atari
+        from proximo.control.environments.backends.atari import register_atari
 
         register_atari()
     return set(gymnasium.registry)

@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from proximo.control.environments.backends.envpool import EnvPoolEnvironments
 from proximo.control.environments.base import VectorEnvironment
-from proximo.control.environments.envpool_backend import EnvPoolEnvironments
-from proximo.control.environments.frame_stack import FrameStack
 from proximo.control.environments.guards import GuardedEnvironments
 from proximo.control.environments.lent import Source, copies, kept, lent, name_of
 from proximo.control.environments.names import envpool_names, gymnasium_names, is_atari, unknown
 from proximo.control.environments.problems import closing_told
+from proximo.control.environments.wrappers.frame_stack import FrameStack
 from proximo.errors import FOREIGN, UserError
 from proximo.runs.own_module import find_own
 
 if TYPE_CHECKING:
-    from proximo.control.environments.leaves import ObservationKeys
+    from proximo.control.environments.visible_leaves import ObservationKeys
 
 BACKENDS = ("auto", "envpool", "gymnasium", "subprocess")
 
@@ -64,7 +64,7 @@ def make_environments(
         raise UserError(f"{threads} threads cannot step environments: give at least 1, or none for one per CPU")
     if backend not in BACKENDS:
         raise UserError(f"there is no backend {backend!r}: choose one of {', '.join(BACKENDS)}")
-    from proximo.control.environments.leaves import ObservationKeys
+    from proximo.control.environments.visible_leaves import ObservationKeys
 
     keys = ObservationKeys(tuple(observation_keys), mask_key)
     environments = _resolve(source, count, backend, dict(options or {}), threads, timeout, keys)
@@ -105,12 +105,12 @@ def _registered(
     """Environments of a Gymnasium id."""
     import gymnasium
 
-    from proximo.control.environments.gymnasium_backend import vectorise
+    from proximo.control.environments.backends.gymnasium import vectorise
 
     if ":" not in name and name not in gymnasium.registry and name not in gymnasium_names():
         raise unknown(name)
     if is_atari(name):
-        from proximo.control.environments.atari import make_atari, register_atari
+        from proximo.control.environments.backends.atari import make_atari, register_atari
 
         register_atari()
         make: Callable[[], gymnasium.Env] = partial(make_atari, name, **options)
@@ -132,7 +132,7 @@ def _called(
     """Environments of a user's function; the type of its first result decides."""
     import gymnasium
 
-    from proximo.control.environments.gymnasium_backend import GymnasiumEnvironments, vectorise
+    from proximo.control.environments.backends.gymnasium import GymnasiumEnvironments, vectorise
 
     make = _reporting_making(partial(function, **options), name, options)
     first = make()

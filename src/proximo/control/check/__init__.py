@@ -1,0 +1,1 @@
+"""An environment looked at before training."""

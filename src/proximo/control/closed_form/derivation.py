@@ -1,0 +1,143 @@
+"""What the closed form was derived from, by identity: anything else that a policy or a loss may have become is not it.
+
+A class that only looks alike, a patched method, a hook, another activation: each of them changes the gradient, and none
+of them is seen in the settings. So everything that takes part is compared with what it was when this file was read.
+"""
+
+from collections.abc import Iterator
+from inspect import getattr_static
+from typing import Any
+
+from torch import nn
+from torch.nn.modules import module as torch_module
+
+from proximo.control.models import policy
+from proximo.control.models.networks import ActorCritic
+from proximo.control.models.normalizers import ObservationNormalizer
+from proximo.control.models.policy import ControlPolicy
+from proximo.control.spaces import actions
+from proximo.control.spaces.actions import ActionSpec
+from proximo.core import divergences, objectives, statistics, update
+from proximo.core.distributions import Categorical, Gaussian, Product
+from proximo.core.statistics import RunningMoments
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
+"""Those whose slopes are known by hand."""
+
+_METHODS: dict[type, tuple[str, ...]] = {
+    ControlPolicy: ("evaluate", "act", "log_prob", "value", "distribution", "_features", "_normalized"),
+    ActorCritic: ("features", "heads"),
+    ActionSpec: ("distribution",),
+    ObservationNormalizer: ("forward",),
+    RunningMoments: ("scale", "variance"),
+    Gaussian: ("__init__", "sample", "log_prob", "entropy"),
+    Categorical: ("__init__", "probs", "sample", "log_prob", "entropy", "_over_allowed"),
+    Product: ("__init__", "sample", "log_prob", "entropy", "_join", "_split"),
+    nn.Sequential: ("forward",),
+    nn.Linear: ("forward",),
+    **{activation: ("forward",) for activation in ACTIVATIONS.values()},
+    nn.Module: ("__call__", "_call_impl", "_wrapped_call_impl"),
+}
+_NAMES: tuple[tuple[Any, tuple[str, ...]], ...] = (
+    (objectives, ("ppo_loss", "clipped_surrogate", "value_loss", "weighted_mean", "kl_k3", "_counted")),
+    (update, ("ppo_loss",)),
+    (statistics, ("weighted_mean",)),
+    (divergences, ("kl_k3",)),
+    (actions, ("Gaussian", "Categorical", "Product")),
+    (policy, ("ControlPolicy",)),
+)
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+_GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks")
+
+
+def _code() -> Iterator[object]:
+    """The functions and classes that take part, as they are now."""
+    for owner, names in _METHODS.items():
+        yield from (getattr_static(owner, name) for name in names)
+    for module, names in _NAMES:
+        yield from (getattr(module, name) for name in names)
+
+
+_READ = tuple(_code())
+
+
+def evaluation_code(policy: ControlPolicy) -> tuple[object, ...]:
+    """All that decides how `policy` is evaluated and what its loss is, but for numbers: equal where nothing changed."""
+    return (*_code(), *_global_hooks(), type(policy), *_overrides(policy), *_modules(policy), *_parameters(policy))
+
+
+def _global_hooks() -> Iterator[object]:
+    for name in _GLOBAL_HOOKS:
+        yield from getattr(torch_module, name, {}).values()
+
+
+def _overrides(policy: ControlPolicy) -> Iterator[object]:
+    """Methods that hang on the object itself instead of its class."""
+    for owner in (policy, policy.network, policy.actions):
+        methods = _METHODS.get(type(owner), ())
+        yield from ((name, vars(owner)[name]) for name in methods if name in vars(owner))
+
+
+def _modules(policy: ControlPolicy) -> Iterator[object]:
+    for module in policy.modules():
+        yield module
+        yield getattr_static(module, "forward", None)
+        for name in _HOOKS:
+            yield from getattr(module, name).values()
+
+
+def _parameters(policy: ControlPolicy) -> Iterator[object]:
+    for parameter in policy.parameters():
+        yield parameter.requires_grad
+        yield from _tensor_hooks(parameter)
+
+
+def _tensor_hooks(parameter: nn.Parameter) -> Iterator[object]:
+    for name in ("_backward_hooks", "_post_accumulate_grad_hooks"):
+        yield from (getattr(parameter, name, None) or {}).values()
+
+
+def is_derivable(policy: ControlPolicy) -> bool:
+    """Whether every class, method, module and function is the very one that the closed form was derived from."""
+    return (
+        tuple(_code()) == _READ
+        and type(policy) is ControlPolicy
+        and type(policy.network) is ActorCritic
+        and type(policy.actions) is ActionSpec
+        and type(policy.normalizer) in (ObservationNormalizer, type(None))
+        and not any(_overrides(policy))
+        and not any(True for _ in _global_hooks())
+        and all(map(_bare, policy.modules()))
+        and all(p.requires_grad and type(p) is nn.Parameter and not any(_tensor_hooks(p)) for p in policy.parameters())
+        and _plain_networks(policy)
+    )
+
+
+def _bare(module: nn.Module) -> bool:
+    """No hook, and no forward of its own."""
+    return "forward" not in vars(module) and not any(len(getattr(module, name)) for name in _HOOKS)
+
+
+def _plain_networks(policy: ControlPolicy) -> bool:
+    """Linear layers with an activation of the settings after each but the head, of the same widths in both networks."""
+    network, activation = policy.network, ACTIVATIONS.get(policy.settings.activation)
+    if activation is None or not all(type(net) is nn.Sequential for net in (network.actor, network.critic)):
+        return False
+    depth = len(network.actor) // 2
+    actor, critic = (list(net.children())[::2] for net in (network.actor, network.critic))
+    linear = [*actor, *critic, network.actor_head, network.value_head]
+    return (
+        _kinds(network.actor) == _kinds(network.critic) == [nn.Linear, activation] * depth
+        and all(type(m) is nn.Linear and m.bias is not None for m in linear)
+        and [m.weight.shape for m in actor] == [m.weight.shape for m in critic]
+        and all(m.alpha == 1.0 for m in policy.modules() if type(m) is nn.ELU)
+    )
+
+
+def _kinds(net: nn.Module) -> list[type]:
+    return [type(module) for module in net.children()]

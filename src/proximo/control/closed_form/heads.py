@@ -1,0 +1,112 @@
+"""Distributions with their derivatives, in NumPy; the batch is the last axis."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from proximo.control.closed_form.networks import gradient
+from proximo.control.models.policy import ControlPolicy
+
+_HALF_LOG_TWO_PI = 0.5 * float(np.log(2 * np.pi))
+
+
+@dataclass
+class Scores:
+    """What a head says of a minibatch's actions."""
+
+    log_prob: np.ndarray  # [B]
+    entropy: np.ndarray  # [B] or [1]
+
+
+class Head(Protocol):
+    """What the closed form asks of a distribution; outputs are `[outputs, B]`, actions `[B, width]`."""
+
+    def draw(self, output: np.ndarray, generator: torch.Generator | None) -> np.ndarray:
+        """Actions `[B, width]`."""
+
+    def score(self, output: np.ndarray, action: np.ndarray) -> Scores:
+        """Log-probs and entropies; remembers what `backward` needs."""
+
+    def backward(self, log_prob_error: np.ndarray, entropy_error: np.ndarray) -> np.ndarray:
+        """DLoss/dOutput from dLoss/dlog_prob and dLoss/dentropy, each `[B]`; adds the gradient of own parameters."""
+
+
+class GaussianHead:
+    """log N(a; mean, std) with a state-independent log std."""
+
+    def __init__(self, policy: ControlPolicy) -> None:
+        self.log_std = policy.log_std.detach().numpy()
+        self.gradient = gradient(policy.log_std).numpy()
+        self.dtype = policy.log_std.dtype
+        self.low, self.high = policy.settings.log_std_range
+
+    def _read(self) -> np.ndarray:
+        return np.minimum(np.maximum(self.log_std, self.low), self.high)
+
+    def draw(self, output: np.ndarray, generator: torch.Generator | None) -> np.ndarray:
+        """Mean + std * noise."""
+        action: np.ndarray = torch.randn(output.shape[::-1], generator=generator, dtype=self.dtype).numpy()
+        action *= np.exp(self._read())
+        action += output.T
+        return action
+
+    def score(self, output: np.ndarray, action: np.ndarray) -> Scores:
+        """Log p = -sum(z^2) / 2 - sum(log std + log(2 pi) / 2), z = (a - mean) / std.
+
+        H = sum(log std + (1 + log(2 pi)) / 2).
+        """
+        log_std = self._read()
+        total = np.add.reduce(log_std)
+        self.inverse = np.exp(-log_std)[:, None]
+        self.z = action.T - output
+        self.z *= self.inverse
+        log_prob = np.add.reduce(self.z * self.z, 0)
+        log_prob *= -0.5
+        log_prob -= total + len(log_std) * _HALF_LOG_TWO_PI
+        return Scores(log_prob, np.array([total + len(log_std) * (0.5 + _HALF_LOG_TWO_PI)], log_prob.dtype))
+
+    def backward(self, log_prob_error: np.ndarray, entropy_error: np.ndarray) -> np.ndarray:
+        """D log p / d mean = z / std;  d log p / d log_std = z^2 - 1;  d H / d log_std = 1."""
+        error = log_prob_error * self.z
+        log_std_error = np.add.reduce(error * self.z, 1) - np.add.reduce(log_prob_error - entropy_error)
+        # clamp passes a gradient inside its bounds, both included, and none outside.
+        self.gradient += np.where((self.log_std >= self.low) & (self.log_std <= self.high), log_std_error, 0.0)
+        error *= self.inverse
+        return error
+
+
+class CategoricalHead:
+    """log softmax(output)[a], actions `[B, 1]`."""
+
+    def __init__(self, policy: ControlPolicy) -> None:
+        del policy  # its parameters all lie in the network
+
+    def _log_probs(self, output: np.ndarray) -> np.ndarray:
+        shifted = output - output.max(0)
+        shifted -= np.log(np.exp(shifted).sum(0))
+        return shifted
+
+    def draw(self, output: np.ndarray, generator: torch.Generator | None) -> np.ndarray:
+        """A race of exponential clocks, whose first is choice i with probability p_i."""
+        log_probs = self._log_probs(output)
+        race = torch.empty(output.shape[::-1], dtype=torch.from_numpy(output).dtype).exponential_(generator=generator)
+        action = (np.exp(log_probs).T / race.numpy()).argmax(1)
+        return action[:, None].astype(output.dtype)
+
+    def score(self, output: np.ndarray, action: np.ndarray) -> Scores:
+        """Log p_a and -sum p log p."""
+        self.log_probs = self._log_probs(output)
+        self.probs = np.exp(self.log_probs)
+        self.chosen = action[:, 0].astype(np.int64), np.arange(len(action))
+        self.entropy = -(self.probs * self.log_probs).sum(0)
+        return Scores(self.log_probs[self.chosen], self.entropy)
+
+    def backward(self, log_prob_error: np.ndarray, entropy_error: np.ndarray) -> np.ndarray:
+        """D log p_a / d l_i = [i = a] - p_i;  d H / d l_i = -p_i (log p_i + H)."""
+        error = self.probs * -log_prob_error
+        error[self.chosen] += log_prob_error
+        if entropy_error.any():
+            error -= self.probs * (self.log_probs + self.entropy) * entropy_error
+        return error

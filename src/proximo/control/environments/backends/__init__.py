@@ -1,0 +1,1 @@
+"""Batches of environments as EnvPool, Gymnasium and subprocesses run them."""

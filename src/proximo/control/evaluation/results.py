@@ -1,0 +1,75 @@
+"""Numbers about a run that is on disk."""
+
+from pathlib import Path
+from typing import Any
+
+from proximo.control import seeds
+from proximo.control.config import TrainConfig
+from proximo.control.evaluation.evaluate import Watch, evaluate_all, evaluation_environments, longest_episode
+from proximo.control.loading import load_policy, tell
+from proximo.errors import UserError
+from proximo.runs.configuration import from_mapping, read_toml
+from proximo.runs.metrics import read_metrics
+from proximo.runs.opening import read_results
+
+
+def evaluate_run(folder: Path, episodes: int, seed: int | None = None, limit: int | None = None) -> dict[str, Any]:
+    """The three numbers of a run, with fresh episodes for the two that are evaluations.
+
+    Args:
+        folder: of the run.
+        episodes: for each evaluation.
+        seed: of the episodes; if None, one that follows from the run's, and that neither training nor its own
+            evaluations have used.
+        limit: steps after which an episode is cut; the run's own if None.
+
+    Raises:
+        UserError: there is no such run, or its environment can not be made.
+    """
+    if episodes < 1:
+        raise UserError(f"{episodes} episodes can not be evaluated: give at least 1")
+    if limit is not None and limit < 1:
+        raise UserError(f"an episode can not be cut after {limit} steps: give at least 1")
+    if not (folder / "config.toml").is_file():
+        raise UserError(f"{folder} holds no run (no config.toml): check the path")
+    config = from_mapping(TrainConfig, read_toml(folder / "config.toml"), where=str(folder / "config.toml"))
+    final = load_policy(folder, "final")
+    best = load_policy(folder, "best", warn=lambda _: None)  # it may be the same one, of which that was just said
+    rows = read_metrics(folder / "metrics.jsonl")
+    environments = evaluation_environments(config, config.environment, episodes)
+    try:
+        final.require_spaces(environments.observation_space, environments.action_space, config.mask_key)
+        chosen = seeds.derive(config.seed, seeds.FRESH, 0, 1)[0] if seed is None else seed
+        plan = {"final_deterministic": (final, True), "final_sampled": (final, False), "best_checkpoint": (best, True)}
+        limit = limit or _limit(config, rows)
+        results = evaluate_all(plan, environments, episodes, seed=chosen, limit=limit, watch=Watch(tell))
+    finally:
+        environments.close()
+    return {
+        "environment": config.environment,
+        "run": str(folder),
+        "episodes": episodes,
+        "steps": rows[-1]["step"] if rows else 0,
+        "last_100_training_return": rows[-1].get("return") if rows else None,
+        "last_100_training_return_task": rows[-1].get("task_return") if rows else None,
+        **{name: result.mean for name, result in results.items()},
+        **{f"{name}_std": result.std for name, result in results.items()},
+        **{f"{name}_task": result.task_mean for name, result in results.items()},
+        "best_chosen_by": _criterion(folder, config),
+        "seed": chosen,
+        "unfinished_episodes": results["final_deterministic"].unfinished,
+        "episode_limit": limit,
+        "returns": {name: list(result.returns) for name, result in results.items()},
+    }
+
+
+def _criterion(folder: Path, config: TrainConfig) -> str:
+    """What the best policy was chosen by."""
+    told = (read_results(folder / "results.json") or {}).get("best_chosen_by")
+    return str(told or ("training return" if config.evaluate_every is None else "evaluation"))
+
+
+def _limit(config: TrainConfig, rows: list[dict[str, Any]]) -> int:
+    """Steps after which an episode is cut, from what the run's metrics say of those in training."""
+    known = next((row["episodes"] for row in reversed(rows) if row.get("episodes") is not None), 1)
+    return longest_episode(config, known, rows[-1]["step"] if rows else 0)

@@ -1,0 +1,1 @@
+"""Policies and their parts: networks, memory, normalisers, and the device they are on."""

@@ -1,0 +1,251 @@
+"""A control policy: normaliser, networks and action scaling in one object, which is what is put on a robot."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import Space
+from torch import Tensor, nn
+
+from proximo.control.config import NetworkSettings
+from proximo.control.models.networks import ActorCritic
+from proximo.control.models.normalizers import ObservationNormalizer, ValueNormalizer
+from proximo.control.spaces.actions import ActionSpec
+from proximo.control.spaces.observations import ObservationSpec
+from proximo.core.batch import Action, Batch, Evaluation
+from proximo.core.distributions import Distribution
+from proximo.core.invariants import gaussian_ratio_tolerance, ratio_tolerance
+from proximo.errors import UserError
+from proximo.runs.configuration import from_mapping
+
+
+@dataclass(frozen=True)
+class _Description:
+    observations: ObservationSpec
+    actions: ActionSpec
+    network: NetworkSettings
+    normalize_observations: bool
+    clip: float
+    frame_stack: int
+    masked: bool = field(default=False, compare=False)
+
+
+class ControlPolicy(nn.Module):
+    """Encoded observations in, actions out.
+
+    Inputs are what `ObservationSpec.encode` gives, as tensors: `vector` `[..., D]`, images `[..., C, H, W]`, `mask`
+    `[..., K]`. A batch of a recurrent policy holds whole sequences `[B, T, ...]`, with `memory` `[B, S]` (before the
+    first step) and `starts` `[B, T]` among its inputs.
+    """
+
+    def __init__(
+        self,
+        observations: ObservationSpec,
+        actions: ActionSpec,
+        settings: NetworkSettings,
+        *,
+        normalize_observations: bool = False,
+        clip: float = 10.0,
+        frame_stack: int = 1,
+        masked: bool = False,
+    ) -> None:
+        super().__init__()
+        self.wrappers: dict[str, np.ndarray] = {}
+        """What wrappers of the user's own have learnt of the observations that it was trained on; none in most."""
+        self.masked = masked
+        """Whether it was trained with action masks from `info`, which it then has to be given."""
+        self.frame_stack = frame_stack
+        self.observations, self.actions, self.settings = observations, actions, settings
+        self.normalizer = (
+            ObservationNormalizer(observations.vector_size, clip)
+            if normalize_observations and observations.vector_size
+            else None
+        )
+        self.values = ValueNormalizer()
+        self.network = ActorCritic(observations, actions.outputs, settings)
+        self.log_std = nn.Parameter(torch.full((actions.continuous,), float(settings.log_std)))
+
+    def parameters_by_layer(self) -> list[nn.Parameter]:
+        """All parameters; where actor and critic are separate, their layers of one depth follow each other, so that a
+        flat vector of them has the two as one array (`closed_form`).
+        """
+        networks = (self.network.actor, self.network.critic)
+        both = [[*network.parameters()] for network in networks]
+        alike = not self.settings.shared and [p.shape for p in both[0]] == [p.shape for p in both[1]]
+        paired = [p for pair in zip(*both, strict=True) for p in pair] if alike else []
+        known = {id(p) for p in paired}
+        return [*paired, *(p for p in self.parameters() if id(p) not in known)]
+
+    @property
+    def memory_size(self) -> int:
+        """Numbers in the state of a recurrent policy; 0 for one without memory."""
+        return self.network.memory.state_size if self.network.memory else 0
+
+    def initial_memory(self, count: int) -> Tensor | None:
+        """The state at the start of an episode, `[count, memory_size]`; None without memory."""
+        return self.network.memory.initial(count) if self.network.memory else None
+
+    def distribution(self, outputs: Tensor, mask: Tensor | None) -> Distribution:
+        """Over the actions, from the head's outputs `[..., outputs]`."""
+        return self.actions.distribution(outputs, self.log_std.clamp(*self.settings.log_std_range), mask)
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Put the free log standard deviation back into its range, in place.
+
+        A clamp has no gradient outside its bounds, so a step that left them could never be taken back (projected
+        gradient: Bertsekas 1976, eq. 2).
+        """
+        self.log_std.clamp_(*self.settings.log_std_range)
+
+    @torch.no_grad()
+    def ratio_tolerance(self, batch: Batch) -> float:
+        """How far rounding alone may take the first ratio of `batch` from 1, see `core.invariants`."""
+        dtype = batch.log_prob.dtype
+        columns = self.actions.continuous_columns
+        if not columns:
+            return ratio_tolerance(dtype)
+        actions = batch.action[..., columns][batch.weight > 0]
+        width = max((p[0].numel() for p in self.network.parameters() if p.dim() > 1), default=1)
+        std = float(self.log_std.clamp(*self.settings.log_std_range).min().exp())
+        return gaussian_ratio_tolerance(dtype, width, float(actions.abs().max()), std)
+
+    def evaluate(self, batch: Batch) -> Evaluation:
+        """Log-prob, entropy and value of a batch, with gradient."""
+        features = self._features(batch.inputs)
+        if self.network.memory:
+            features = self.network.memory(features, batch.inputs["memory"], batch.inputs["starts"])
+        outputs, value = self.network.heads(features)
+        distribution = self.distribution(outputs, batch.inputs.get("mask"))
+        return Evaluation(distribution.log_prob(batch.action), distribution.entropy(), value)
+
+    @torch.no_grad()
+    def act(
+        self,
+        inputs: Mapping[str, Tensor],
+        memory: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        deterministic: bool = False,
+    ) -> Action:
+        """Choose actions for `[N]` observations.
+
+        Args:
+            inputs: encoded, each `[N, ...]`.
+            memory: `[N, memory_size]`, already zero where an episode starts.
+            generator: for the noise, on the policy's device.
+            deterministic: the mode instead of a sample.
+
+        Returns:
+            The stored action `[N, width]`, its log-prob and the critic's output `[N]`, and the memory afterwards.
+        """
+        features = self._features(inputs)
+        if self.network.memory:
+            assert memory is not None, "a recurrent policy needs its memory"
+            features, memory = self.network.memory.step(features, memory)
+        outputs, value = self.network.heads(features)
+        distribution = self.distribution(outputs, inputs.get("mask"))
+        action = distribution.mode() if deterministic else distribution.sample(generator)
+        return Action(action, distribution.log_prob(action), value, memory)
+
+    @torch.no_grad()
+    def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
+        """`[...]`, of actions `[..., width]`, from what they were drawn from: `[..., outputs]`, masked already."""
+        return self.distribution(output, None).log_prob(action)
+
+    @torch.no_grad()
+    def value(self, inputs: Mapping[str, Tensor], memory: Tensor | None = None) -> Tensor:
+        """The critic's output `[...]` without acting; memory as in `act`, not moved."""
+        features = self._features(inputs)
+        if self.network.memory:
+            assert memory is not None, "a recurrent policy needs its memory"
+            features, _ = self.network.memory.step(features, memory)
+        return self.network.heads(features)[1]
+
+    @torch.no_grad()
+    def sequence_values(self, inputs: Mapping[str, Tensor], memory: Tensor, starts: Tensor) -> Tensor:
+        """The critic's output over whole sequences.
+
+        Args:
+            inputs: encoded, each `[B, T, ...]`.
+            memory: `[B, memory_size]`, before the first step.
+            starts: `[B, T]`, True where an episode starts.
+
+        Returns:
+            `[B, T]`.
+        """
+        assert self.network.memory is not None
+        return self.network.heads(self.network.memory(self._features(inputs), memory, starts))[1]
+
+    def _features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        if self.normalizer is not None:
+            inputs = {**inputs, "vector": self._normalized(self.normalizer, inputs["vector"])}
+        return self.network.features(inputs)
+
+    def _normalized(self, normalizer: ObservationNormalizer, vector: Tensor) -> Tensor:
+        """In the networks' type; the mean is taken off before digits are, where these matter."""
+        dtype = self.network.value_head.weight.dtype
+        if vector.dtype != torch.float64 or dtype == torch.float64:
+            return normalizer(vector)
+        return normalizer(vector).to(dtype) if normalizer.far else normalizer(vector.to(dtype))
+
+    @property
+    def exact_observations(self) -> bool:
+        """Whether it must be shown observations in float64, see `ObservationNormalizer.far`."""
+        return self.normalizer is not None and self.normalizer.far
+
+    def require_spaces(self, observation: Space, action: Space, mask_key: str | None) -> None:
+        """Refuse an environment whose spaces are not those that the policy was made for.
+
+        Raises:
+            UserError: they differ.
+        """
+        actions = ActionSpec.of(action, self.actions.squashed)
+        seen = ObservationSpec.of(observation, mask_key, actions.mask_size, actions.choices)
+        if (seen, actions) != (self.observations, self.actions):
+            raise UserError(
+                f"the environment has changed since the run began: its observations are now {observation} and its "
+                f"actions {action}, which this policy was not made for; put it back, or train a new run"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Everything but the weights, as plain data: `ControlPolicy.build` makes the same policy from it."""
+        description = {
+            "observations": asdict(self.observations),
+            "actions": asdict(self.actions),
+            "network": asdict(self.settings),
+            "normalize_observations": self.normalizer is not None,
+            "clip": self.normalizer.clip if self.normalizer else 10.0,
+            "frame_stack": self.frame_stack,
+            "masked": self.masked,
+        }
+        return dict(json.loads(json.dumps(description)))  # tuples become lists, as JSON gives them back
+
+    def matches(self, description: Mapping[str, Any]) -> bool:
+        """Whether a description is of a policy for the same spaces and of the same settings."""
+        return _read(description) == _read(self.describe())
+
+    @classmethod
+    def build(cls, description: Mapping[str, Any]) -> "ControlPolicy":
+        """A policy as described, with fresh weights.
+
+        Raises:
+            UserError: the description is not one of ours.
+        """
+        read = _read(description)
+        return cls(
+            read.observations,
+            read.actions,
+            read.network,
+            normalize_observations=read.normalize_observations,
+            clip=read.clip,
+            frame_stack=read.frame_stack,
+            masked=read.masked,
+        )
+
+
+def _read(description: Mapping[str, Any]) -> _Description:
+    return from_mapping(_Description, description, where="the policy's description")

@@ -1,0 +1,1 @@
+"""Observations and actions: from nested spaces to tensors and back."""

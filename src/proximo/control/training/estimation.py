@@ -1,0 +1,105 @@
+"""From a rollout to the batch that the update takes: values of what was really reached, advantages, returns."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from proximo.control.models.policy import ControlPolicy
+from proximo.control.training.rollout import Actor, Rollout
+from proximo.core.advantages import gae
+from proximo.core.batch import Batch
+
+
+class Estimator:
+    """Makes batches of rollouts.
+
+    Args:
+        policy: whose value normaliser and memory the batch must fit.
+        actor: whose critic is asked.
+        gamma: discount per step.
+        lam: λ.
+    """
+
+    def __init__(self, policy: ControlPolicy, actor: Actor, gamma: float, lam: float) -> None:
+        self.policy, self.actor, self.gamma, self.lam = policy, actor, gamma, lam
+
+    def batch(self, rollout: Rollout, rewards: Tensor) -> Batch:
+        """One sample per step `[T * N]`, or per environment `[N, T]` where the policy has a memory.
+
+        Args:
+            rollout: what happened.
+            rewards: `[T, N]`, as they are to be learnt from (scaled or not).
+        """
+        self._rollout, self._rewards = rollout, rewards
+        # Two fields are rewritten each epoch when advantages are recomputed, the rest stays.
+        advantages, returns = self._estimate(rollout.value)
+        weight = torch.from_numpy(rollout.valid).to(rollout.value)
+        inputs = dict(rollout.inputs)
+        shaped = self._shaper()
+        batch = Batch(
+            inputs={name: shaped(x) for name, x in inputs.items()},
+            action=shaped(rollout.action),
+            log_prob=shaped(rollout.log_prob),
+            value=shaped(rollout.value),
+            advantages=shaped(advantages),
+            returns=shaped(returns),
+            weight=shaped(weight),
+        )
+        if rollout.memory is None:
+            return batch
+        starts = torch.from_numpy(rollout.starts).to(weight.device)
+        recurrent = {"memory": rollout.memory, "starts": shaped(starts)}
+        return Batch(**{**batch.__dict__, "inputs": {**batch.inputs, **recurrent}})
+
+    def reestimate(self, batch: Batch) -> Batch:
+        """The batch of the last rollout with advantages and returns by the critic as it is now.
+
+        The old value (of the value clip) stays what it was. With a memory, the values at the cuts (the end of the
+        rollout, a truncated episode's last state) read the state that the rollout left there.
+        """
+        advantages, returns = self._estimate(self._values())
+        shaped = self._shaper()
+        return batch.replace(advantages=shaped(advantages), returns=shaped(returns))
+
+    def _values(self) -> Tensor:
+        """`[T, N]` by the critic as it is now; with a memory, from the state that the rollout began with."""
+        rollout = self._rollout
+        if rollout.memory is None:
+            return self.actor.value(rollout.inputs)
+        shaped = self._shaper()
+        starts = torch.from_numpy(rollout.starts).to(rollout.memory.device)
+        inputs = {name: shaped(x) for name, x in rollout.inputs.items()}
+        return self.policy.sequence_values(inputs, rollout.memory, shaped(starts)).transpose(0, 1)
+
+    def _shaper(self) -> Callable[[Tensor], Tensor]:
+        if self._rollout.memory is None:
+            return lambda x: x.flatten(0, 1)
+        return lambda x: x.transpose(0, 1).contiguous()
+
+    def _estimate(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages in units of reward and returns in the critic's, each `[T, N]`, from outputs of the critic."""
+        rollout, units = self._rollout, self.policy.values
+        values = units.from_units(values)
+        following = torch.cat([values[1:], torch.empty_like(values[:1])])
+        following[-1] = self._after(rollout.last_inputs, rollout.last_memory)
+        for final in rollout.finals:
+            rows = torch.from_numpy(final.rows).to(values.device)
+            following[final.step, rows] = self._after(final.inputs, final.memory)
+        advantages, returns = gae(
+            self._rewards.to(values),
+            values,
+            following,
+            torch.from_numpy(rollout.terminated).to(values.device),
+            torch.from_numpy(rollout.done).to(values.device),
+            gamma=self.gamma,
+            lam=self.lam,
+        )
+        return advantages, units.to_units(returns)
+
+    def _after(self, inputs: Mapping[str, Tensor], memory: Tensor | None) -> Tensor:
+        """`[N]`, in units of reward, of states that follow a cut."""
+        # How an image lies in memory may decide the last bits, and what was stored lies as it is indexed. Cloned, since
+        # `contiguous` leaves the strides of axes of length 1 as they are, by which torch chooses a convolution.
+        laid = {name: x.clone(memory_format=torch.contiguous_format) for name, x in inputs.items()}
+        return self.policy.values.from_units(self.actor.value(laid, memory))

@@ -1,0 +1,72 @@
+"""What a run starts from: an untrained policy, and settings that fit the rollout."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from proximo.control import seeds
+from proximo.control.config import TrainConfig
+from proximo.control.models.policy import ControlPolicy
+from proximo.control.spaces.actions import ActionSpec
+from proximo.control.spaces.observations import ObservationSpec
+from proximo.core.settings import UpdateSettings
+from proximo.core.update import check_minibatch_size
+from proximo.errors import UserError
+from proximo.runs.system import available_memory
+
+
+def fresh_policy(config: TrainConfig, observations: ObservationSpec, actions: ActionSpec) -> ControlPolicy:
+    """An untrained policy, whose weights follow from the run's seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive(config.seed, seeds.NETWORK, 0, 1)[0])
+        return ControlPolicy(
+            observations,
+            actions,
+            config.network,
+            normalize_observations=config.normalizers.observations,
+            clip=config.normalizers.clip,
+            frame_stack=config.frame_stack,
+        )
+
+
+def update_settings(config: TrainConfig) -> UpdateSettings:
+    """The update's settings with the minibatch counted in samples of its batch: whole sequences with a memory.
+
+    Raises:
+        UserError: the minibatch does not divide the rollout.
+    """
+    size = config.update.minibatch_size
+    try:
+        check_minibatch_size(config.rollout_size, size)
+        if config.network.memory == "none":
+            return config.update
+        if size % config.rollout_length:
+            raise ValueError(
+                f"minibatch_size = {size} must be a multiple of rollout_length = {config.rollout_length}, since a "
+                "recurrent policy learns from whole sequences"
+            )
+    except ValueError as error:
+        count, length = config.environments, config.rollout_length
+        raise UserError(f"{error} (environments {count} x rollout_length {length} = {count * length})") from None
+    return replace(config.update, minibatch_size=size // config.rollout_length)
+
+
+def require_room(config: TrainConfig, observations: ObservationSpec, actions: ActionSpec) -> None:
+    """Refuse a rollout that this machine's memory can not hold, before the system ends the process.
+
+    Raises:
+        UserError: it can not.
+    """
+    free = available_memory()
+    images = sum(int(np.prod(shape)) for shape in observations.images.values())
+    # The rollout, and once more of it in minibatches and in what is kept for a replay.
+    need = 2 * config.rollout_size * (4 * (observations.vector_size + actions.outputs) + images) / 2**20
+    if free is None or need <= free:
+        return
+    numbers = observations.vector_size + images
+    raise UserError(
+        f"a rollout of {config.rollout_size:,} steps with {numbers:,} numbers observed and {actions.outputs:,} outputs "
+        f"of the policy needs {need / 1024:,.1f} GB, and {free / 1024:,.1f} GB are free: lower environments or "
+        "rollout_length, or show less with gymnasium.wrappers.TransformObservation (a Discrete(n) is n numbers)"
+    )

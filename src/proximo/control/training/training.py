@@ -1,0 +1,444 @@
+"""One training run in memory: collect -> estimate advantages -> update -> move the statistics -> record."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proximo.control import seeds
+from proximo.control.closed_form.derivation import evaluation_code
+from proximo.control.closed_form.gradient import ClosedForm, supports
+from proximo.control.config import TrainConfig
+from proximo.control.environments.base import VectorEnvironment
+from proximo.control.environments.wrappers.statistics import pooled
+from proximo.control.models.device import choose_device
+from proximo.control.models.normalizers import RewardScaler, far
+from proximo.control.spaces.actions import ActionSpec
+from proximo.control.spaces.observations import ObservationSpec
+from proximo.control.training import replay
+from proximo.control.training.action_log import ActionLog
+from proximo.control.training.critic_window import CriticWindow
+from proximo.control.training.estimation import Estimator
+from proximo.control.training.rollout import Collector, Rollout
+from proximo.control.training.setup import fresh_policy, require_room, update_settings
+from proximo.control.training.vital_signs import fingerprint, still_deviations, vital_signs
+from proximo.core.batch import Batch
+from proximo.core.graphed import GraphedGradient
+from proximo.core.optimizer import FlatAdam
+from proximo.core.schedules import Schedule
+from proximo.core.statistics import RunningMoments, informative
+from proximo.core.update import UpdateReport, autograd_gradient, update
+from proximo.errors import UserError
+from proximo.runs import random_state
+from proximo.runs.configuration import to_toml
+from proximo.runs.replay.ring import Ring
+from proximo.runs.undo import Undo
+
+RECENT = 100  # episodes whose mean return is reported
+CUT, MOST = (
+    0.1,
+    0.5,
+)  # shares of the steps whose episodes are cut at a checkpoint: from there on it is said, or not done
+FEWEST = 10  # episodes that a mean needs before a policy can be called the best so far
+
+
+@dataclass
+class Progress:
+    """Counters of a run."""
+
+    steps: int = 0
+    """Environment steps taken; rows that report a reset do not count."""
+    iterations: int = 0
+    episodes: int = 0
+    gradient_steps: int = 0
+    longest: int = 0
+    """Steps of the longest episode seen, ended or in progress."""
+    cut: int = 0
+    """Episodes that were in progress when the environments started anew, and are in no return."""
+    evaluated: int = 0
+    """Steps at the last evaluation."""
+    evaluation_return: float | None = None
+    """Its mean return."""
+    exact_resume: bool = True
+    """Wherever the run went on, the environments came back to where they were."""
+
+
+class Training:
+    """A policy, its environments and its optimiser.
+
+    Args:
+        config: what to do.
+        environments: `config.environments` of them.
+        closed_form: whether the hand-derived gradient is used where it fits; False takes autograd everywhere.
+
+    Raises:
+        UserError: spaces or settings that do not fit together.
+    """
+
+    def __init__(self, config: TrainConfig, environments: VectorEnvironment, *, closed_form: bool = True) -> None:
+        self.config, self.environments = config, environments
+        actions = ActionSpec.of(environments.action_space, config.network.actions == "squashed")
+        observations = ObservationSpec.of(
+            environments.observation_space, config.mask_key, actions.mask_size, actions.choices
+        )
+        require_room(config, observations, actions)
+        self.device, self.why_device = choose_device(config.device, observations, config.network.hidden)
+        self.settings = update_settings(config)
+        self.policy = fresh_policy(config, observations, actions).to(self.device)
+        learning_rate = self._learning_rate(0.0)
+        self.optimizer = FlatAdam(self.policy.parameters_by_layer(), learning_rate, config.adam_epsilon)
+        self._derived = ClosedForm(self.policy) if closed_form and supports(self.policy) else None
+        self.closed_form = self._derived
+        """In use as long as everything is what it was derived from."""
+        actor = self.closed_form or self.policy
+        self.graphed = self._graphed()
+        noise, shuffle = seeds.derive(config.seed, seeds.NOISE, 0, 2)
+        self.noise = torch.Generator(self.device).manual_seed(noise)
+        self.shuffle = torch.Generator().manual_seed(shuffle)
+        self.collector = Collector(environments, self.policy, actor, config.rollout_length, self.noise)
+        if config.random_phase:
+            environments.stagger(config.random_phase)
+            self.collector.random_phase = config.random_phase
+        self.estimator = Estimator(self.policy, actor, config.gamma, config.lam)
+        self.scaler = RewardScaler(environments.count, config.gamma, config.normalizers.clip)
+        self.progress = Progress()
+        self.log = ActionLog()
+        self.before = Undo(self.optimizer, {"noise": self.noise, "shuffle": self.shuffle})
+        self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered around what `rewind` can undo, by whoever may want to stop there."""
+        self.ring = Ring(self.before, self.optimizer, config.replay_mb, self._described)
+        self.returns: deque[float] = deque(maxlen=RECENT)
+        self.task_returns: deque[float] = deque(maxlen=RECENT)
+        self.lengths: deque[int] = deque(maxlen=RECENT)
+        self.critic = CriticWindow()
+        self.best_return = -np.inf
+        self.best_weights: dict[str, Tensor] = {}
+        self.best_wrappers: dict[str, np.ndarray] = {}
+        self._learnt_at_restart = environments.statistics()
+        """By the user's wrappers, before the environments last started anew; none in most runs."""
+
+    def start(self) -> None:
+        """Start the environments, and give the normalisers something to go by."""
+        self._choose_path()
+        # In all their digits, until it is known how far from 0 they lie.
+        self.collector.see(self.policy.normalizer is not None)
+        self.restart()
+        if self.normalizes:
+            # Before the first rollout that is learnt from, one that only shows what the numbers look like: without
+            # it the first update would see raw observations and rewards, the second scaled ones.
+            rollout = self.collector.collect()
+            self._count(rollout)
+            self.collector.see(self._far(rollout))
+            self._absorb(rollout, None)
+            self.log.record(rollout.action, self.collector)
+
+    def _far(self, rollout: Rollout) -> bool:
+        """Whether observations lie so far from 0 that they are to be kept in float64."""
+        if self.policy.normalizer is None:
+            return False
+        vector = rollout.inputs["vector"]
+        moments = RunningMoments(tuple(vector.shape[-1:])).to(vector.device)
+        moments.absorb(vector, torch.from_numpy(rollout.valid).to(vector.device))
+        return far(moments)
+
+    def restart(self) -> None:
+        """Start every environment anew, with seeds that follow from the run's seed and the iteration."""
+        count = self.environments.count
+        if self._learnt_at_restart:
+            self._learnt_at_restart = self.environments.statistics()
+        self.collector.restart(seeds.derive(self.config.seed, seeds.TRAINING, self.progress.iterations, count))
+        self.scaler.restart()
+        self.log.restart(self.progress.iterations, self.collector)
+
+    def reset_point(self) -> tuple[str, bool] | None:
+        """Start the environments anew at a checkpoint, so that whoever goes on from it has nothing to replay.
+
+        Not where that would cut most of what was done since they last started, as long as it can be repeated instead:
+        episodes in progress are in no return, and those that are cut are the long ones.
+
+        Returns:
+            What a person should know, that much was cut; and whether it was most of it.
+        """
+        since, unfinished = self.log.steps, [e.length for e in self.collector.unfinished() if e.length]
+        share = sum(unfinished) / max(1, since)
+        if share > MOST and since + self.config.checkpoint_every <= self.config.restart_every:
+            return None
+        self.restart()
+        self.progress.cut += len(unfinished)
+        return None if share <= CUT else (self._cut(len(unfinished), share), share > MOST)
+
+    def _cut(self, count: int, share: float) -> str:
+        longest = self.progress.longest
+        known, size = "none has ended so far", "ten times what one takes (steps x environments)"
+        if self.progress.episodes:
+            known, size = f"the longest so far had {longest:,} steps", f"{10 * longest * self.environments.count:,}"
+        every = f"checkpoint_every = {self.config.checkpoint_every:,} and restart_every = {self.config.restart_every:,}"
+        return (
+            f"{count} episodes in progress, {share:.0%} of the steps since the environments started, were cut at a "
+            f"checkpoint: long episodes are missing from the return; {known}: raise {every} to some {size}"
+        )
+
+    def bring_back(self) -> list[str]:
+        """Put the environments where they were at the checkpoint that was loaded.
+
+        Returns:
+            What the policy sees differently, where an environment does not follow from its seed and actions: then they
+            have all started anew, and it is another run from here.
+        """
+        count = self.environments.count
+        if self._learnt_at_restart:
+            self.environments.take_statistics(self._learnt_at_restart, fixed=False)
+        self.collector.restart(seeds.derive(self.config.seed, seeds.TRAINING, self.log.restarted_at, count))
+        differing = self.log.bring_back(self.collector)
+        if differing:
+            self.restart()
+            self.progress.exact_resume = False
+        return differing
+
+    def rewind(self) -> bool:
+        """Go back to before the iteration in progress, in all but the environments: `bring_back` does these."""
+        return self.before.undo()
+
+    def iterate(self) -> dict[str, Any]:
+        """One iteration; returns its metrics."""
+        clock = time.perf_counter
+        self._choose_path()
+        self.ring.forget()
+        self.before.remember()
+        fraction = min(self.progress.steps / self.config.steps, 1.0)
+        if self.settings.adaptive_kl is None:
+            self.optimizer.learning_rate = self._learning_rate(fraction)
+        self.collector.seconds.update(environment=0.0, policy=0.0)
+        before = fingerprint(self.policy, self.scaler)
+        with self.interruptible():
+            rollout = self.collector.collect()
+            start = clock()
+            rewards = torch.from_numpy(self._rewards(rollout))
+            self.ring.begin(self.progress.iterations, fraction, replay.to_tensors(self.policy, rollout, rewards))
+            batch = self.estimator.batch(rollout, rewards)
+            log_std = self.policy.log_std.detach().clone()
+            report = update(
+                self.policy,
+                batch,
+                self.optimizer,
+                self.settings,
+                progress=fraction,
+                generator=self.shuffle,
+                gradient=self.graphed or self.closed_form,
+                reestimate=self.estimator.reestimate,
+                reward_scale=informative(rewards, torch.from_numpy(rollout.valid))[1],
+            )
+        self.ring.end(report)
+        metrics = self._measure(rollout, batch, report) | still_deviations(self.policy, log_std)
+        after = fingerprint(self.policy, self.scaler)
+        metrics["normalizers_moved"] = float((after - before).abs().max())
+        self._absorb(rollout, batch)
+        if self.normalizes:
+            metrics["normalizers_still"] = int(torch.equal(after, fingerprint(self.policy, self.scaler)))
+        self._count(rollout)
+        self.log.record(rollout.action, self.collector)
+        self.progress.gradient_steps += report.steps
+        self.progress.iterations += 1
+        self._remember_best()
+        seconds = {**self.collector.seconds, "update": clock() - start}
+        return {**metrics, **{f"seconds/{phase}": value for phase, value in seconds.items()}}
+
+    @property
+    def done(self) -> int:
+        """Environment steps so far."""
+        return self.progress.steps
+
+    @property
+    def mean_return(self) -> float | None:
+        """Mean return of the last 100 training episodes; None before the first has ended."""
+        return float(np.mean(self.returns)) if self.returns else None
+
+    @property
+    def mean_task_return(self) -> float | None:
+        """The same of the task itself, below the user's wrappers; None where it is the same number."""
+        return None if self.task_returns == self.returns else float(np.mean(self.task_returns))
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether statistics move, so that a first rollout only shows what the numbers look like."""
+        return self.policy.normalizer is not None or self.config.normalizers.rewards != "off"
+
+    def _described(self) -> dict[str, Any]:
+        """What is the same for all updates."""
+        described = {"world": "control", "config": to_toml(self.config), "policy": self.policy.describe()}
+        return {**described, "closed_form": self.closed_form is not None}
+
+    def _choose_path(self) -> None:
+        """The closed form only for what it was derived from: a policy or loss that was patched since takes autograd."""
+        usable = self._derived if self._derived is not None and self._derived.holds else None
+        if usable is self.closed_form:
+            return
+        self.closed_form = usable
+        self.estimator.actor = actor = usable or self.policy
+        self.collector.use(actor)
+        if usable is not None:
+            usable.freeze()
+
+    def _graphed(self) -> GraphedGradient | None:
+        if not self.config.cuda_graph:
+            return None
+        network = self.config.network
+        if self.device.type != "cuda" or network.memory != "none" or network.actions == "squashed":
+            raise UserError(
+                f"cuda_graph needs a policy without memory or squashed actions on a GPU, and this run has device "
+                f"{self.device.type}, network.memory {network.memory} and network.actions {network.actions}: set "
+                "cuda_graph to false"
+            )
+        parts = self.settings.micro_batches
+        return GraphedGradient(
+            autograd_gradient(self.policy, lambda b: b.split(parts)),
+            self.optimizer.gradient,
+            code=lambda: evaluation_code(self.policy),
+        )
+
+    def _learning_rate(self, fraction: float) -> float:
+        return Schedule.parse(self.config.learning_rate).at(fraction)
+
+    def _rewards(self, rollout: Rollout) -> np.ndarray:
+        return self.scaler.scaled(rollout.reward) if self.config.normalizers.rewards == "scale" else rollout.reward
+
+    def _absorb(self, rollout: Rollout, batch: Batch | None) -> None:
+        """Move the statistics, after the update that they must not disturb."""
+        if self.config.normalizers.rewards == "return":
+            # First, since returns are estimated with the observations normalised as they were in the rollout.
+            batch = batch or self.estimator.batch(rollout, torch.from_numpy(rollout.reward))
+            returns = self.policy.values.from_units(batch.returns)
+            self.policy.values.absorb(returns, batch.weight, self.policy.network.value_head)
+        weight = torch.from_numpy(rollout.valid).to(self.device)
+        if self.policy.normalizer is not None:
+            vector = rollout.inputs["vector"]
+            # The first rollout is in float64 whether or not it needs to be.
+            seen = vector if self.collector.exact else vector.to(torch.float32)
+            self.policy.normalizer.moments.absorb(seen, weight)
+        if self.config.normalizers.rewards == "scale":
+            self.scaler.absorb(rollout.reward, rollout.terminated | rollout.truncated, rollout.valid)
+        if self.closed_form:
+            self.closed_form.freeze()
+
+    def _count(self, rollout: Rollout) -> None:
+        self.progress.steps += rollout.steps
+        self.progress.episodes += len(rollout.episodes)
+        self.returns.extend(episode.value for episode in rollout.episodes)
+        self.task_returns.extend(episode.task_value for episode in rollout.episodes)
+        self.lengths.extend(episode.length for episode in rollout.episodes)
+
+    def _measure(self, rollout: Rollout, batch: Batch, report: UpdateReport) -> dict[str, Any]:
+        self._look_at_the_critic(rollout, batch)
+        values: dict[str, Any] = dict(report.values)
+        values |= {
+            **self.critic.measured(),
+            "learning_rate": self.optimizer.learning_rate,
+            "gradient_steps": report.steps,
+            "stopped_by_kl": int(report.stopped_by_kl),
+            "final_approx_kl": report.final_kl,
+            "reset_rows": int((~rollout.valid).sum()),
+            **vital_signs(self.policy, rollout, batch),
+        }
+        if self.policy.actions.continuous:
+            values["clipped_actions"] = rollout.clipped_fraction
+            values["std"] = float(self.policy.log_std.detach().clamp(*self.policy.settings.log_std_range).exp().mean())
+        return values
+
+    def _look_at_the_critic(self, rollout: Rollout, batch: Batch) -> None:
+        """In units of reward, since those of a critic that predicts normalised returns change."""
+        longest = max([self.progress.longest, self.collector.longest_unfinished, *(e.length for e in rollout.episodes)])
+        self.progress.longest = longest
+        values, returns = (self.policy.values.from_units(x).cpu() for x in (batch.value, batch.returns))
+        self.critic.add(values, returns, batch.weight.cpu(), math.ceil(longest / self.config.rollout_length))
+
+    def _remember_best(self) -> None:
+        if self.config.evaluate_every is not None:
+            return  # evaluations decide
+        # In memory: writing at each improvement would cost more than the update. It goes to disk with each checkpoint.
+        mean = self.mean_return
+        if mean is not None and len(self.returns) >= FEWEST:
+            self.consider(mean)
+
+    def consider(self, mean_return: float) -> bool:
+        """Remember the policy as it is if its return is the best so far; whether it is."""
+        if better := mean_return > self.best_return:
+            self.best_return = mean_return
+            self.best_weights = {name: x.detach().clone() for name, x in self.policy.state_dict().items()}
+            self.note_wrappers()
+            self.best_wrappers = self.policy.wrappers
+        return better
+
+    def note_wrappers(self) -> None:
+        """Note in the policy what the user's wrappers have learnt by now, all copies together."""
+        if self._learnt_at_restart:
+            self.policy.wrappers = pooled(self.environments.statistics())
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that a resumed run needs, as tensors and JSON."""
+        self.note_wrappers()
+        tensors, generators = random_state.capture({"noise": self.noise, "shuffle": self.shuffle})
+        tensors |= {f"policy/{name}": x for name, x in self.policy.state_dict().items()}
+        tensors |= {f"best/{name}": x for name, x in self.best_weights.items()}
+        tensors |= {f"optimizer/{name}": x for name, x in self.optimizer.state().items()}
+        tensors |= {f"scaler/{name}": x for name, x in self.scaler.state_dict().items()}
+        tensors |= {f"wrappers/policy/{name}": torch.from_numpy(x) for name, x in self.policy.wrappers.items()}
+        tensors |= {f"wrappers/best/{name}": torch.from_numpy(x) for name, x in self.best_wrappers.items()}
+        tensors |= {f"environments/learnt/{name}": torch.from_numpy(x) for name, x in self._learnt_at_restart.items()}
+        shown, environments = self.log.state()
+        tensors |= {f"environments/{name}": x for name, x in shown.items()}
+        state = {
+            "policy": self.policy.describe(),
+            "progress": vars(self.progress).copy(),
+            "learning_rate": self.optimizer.learning_rate,
+            "returns": list(self.returns),
+            "task_returns": list(self.task_returns),
+            "lengths": list(self.lengths),
+            "best_return": None if np.isinf(self.best_return) else self.best_return,
+            "critic": self.critic.state(),
+            "exact_observations": self.collector.exact,
+            "environments": environments,
+            "random": generators,
+        }
+        return tensors, state
+
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Go on from `state`; the environments are to be brought back next.
+
+        Raises:
+            UserError: it belongs to another policy.
+        """
+        if not self.policy.matches(state["policy"]):
+            raise UserError(
+                f"the checkpoint is of another policy: the spaces of {self.config.environment} have changed since; put "
+                "the environment back, or choose another folder with --run"
+            )
+        self.policy.load_state_dict(_group(tensors, "policy"))
+        self.policy.project()
+        self.best_weights = _group(tensors, "best")
+        self.best_wrappers = {name: x.numpy() for name, x in _group(tensors, "wrappers/best").items()}
+        self._learnt_at_restart = {name: x.numpy() for name, x in _group(tensors, "environments/learnt").items()}
+        self.optimizer.load_state(_group(tensors, "optimizer"))
+        self.optimizer.learning_rate = state["learning_rate"]
+        self.scaler.load_state_dict(_group(tensors, "scaler"))
+        self.log.load(_group(tensors, "environments"), state["environments"])
+        self.progress = Progress(**state["progress"])
+        self.returns.extend(state["returns"])
+        self.task_returns.extend(state.get("task_returns", state["returns"]))  # runs of before had one return
+        self.lengths.extend(state["lengths"])
+        self.critic.load(state.get("critic", []))
+        self.collector.see(state.get("exact_observations", False))
+        self.best_return = -np.inf if state["best_return"] is None else state["best_return"]
+        random_state.restore(tensors, state["random"], {"noise": self.noise, "shuffle": self.shuffle})
+        if self.closed_form:
+            self.closed_form.freeze()
+
+
+def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{prefix}/"): x for name, x in tensors.items() if name.startswith(f"{prefix}/")}

@@ -1,0 +1,111 @@
+"""What the truth meter asks of a control iteration, measured where it happens (`runs.health` judges it)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proximo.control.models.normalizers import RewardScaler
+from proximo.control.models.policy import ControlPolicy
+from proximo.control.training.rollout import Rollout
+from proximo.core.batch import Batch
+from proximo.core.statistics import RunningMoments
+
+
+def fingerprint(policy: ControlPolicy, scaler: RewardScaler) -> Tensor:
+    """Every statistic that normalises something, as one vector: two are equal if and only if nothing has moved."""
+    inner = [policy.values.moments] + ([] if policy.normalizer is None else [policy.normalizer.moments])
+    return torch.cat([_flat(inner).cpu(), _flat([scaler.moments])])  # one transfer: the scaler is on the host
+
+
+def _flat(moments: Sequence[RunningMoments]) -> Tensor:
+    return torch.cat([x.reshape(-1) for each in moments for x in (each.count, each.mean, each.squares)])
+
+
+def vital_signs(policy: ControlPolicy, rollout: Rollout, batch: Batch) -> dict[str, Any]:
+    """By name:
+
+    `reset_row_weight`, the weight of rows that only report a reset (must be 0) · `terminations` and `truncations`,
+    counts · `truncations_missed`, those whose last state is not known, `truncations_compared`, those whose last state
+    can be told from the next episode's first, `truncations_faked`, those where it is that first one · `value_rms` and
+    `return_rms`, in the critic's units · `reward_mean`, `reward_std`, as the environment gives them ·
+    `observation_rms`, the largest of all dimensions, and `observation_max`, both as the network sees them.
+    """
+    valid = rollout.valid if rollout.memory is None else rollout.valid.T
+    # NumPy, without a mask where none is needed: on small rollouts calls, not numbers, are what takes time.
+    every, real = bool(valid.all()), valid.reshape(-1)
+    columns = [x.reshape(-1).cpu().numpy() for x in (batch.value, batch.returns, batch.weight)]
+    values, returns = columns[:2] if every else (column[real] for column in columns[:2])
+    rewards = rollout.reward if every else rollout.reward[rollout.valid]
+    signs: dict[str, Any] = {
+        "reset_row_weight": 0.0 if every else float(columns[2][~real].sum()),
+        "terminations": int((rollout.terminated & rollout.valid).sum()),
+        **_truncations(rollout),
+        "value_rms": float(np.sqrt(np.mean(values * values))),
+        "return_rms": float(np.sqrt(np.mean(returns * returns))),
+        "return_std": float(returns.std()),
+        "reward_mean": float(rewards.mean()),
+        "reward_std": float(rewards.std()),
+    }
+    vector = rollout.inputs.get("vector")
+    return signs if vector is None else signs | _observations(policy, vector)
+
+
+def still_deviations(policy: ControlPolicy, before: Tensor) -> dict[str, int]:
+    """`std_stuck`: how many of the actions' deviations an update has left where they were.
+
+    Empty without continuous actions, and where the range is a single value, which asks for it.
+
+    Args:
+        policy: after the update.
+        before: its `log_std` before, `[continuous]`.
+    """
+    low, high = policy.settings.log_std_range
+    if not len(before) or low == high:
+        return {}
+    return {"std_stuck": int((policy.log_std.detach() == before).sum())}
+
+
+def _truncations(rollout: Rollout) -> dict[str, int]:
+    """A truncated row needs the state it reached: it is a `FinalObservation`, or else what is observed next."""
+    cut = rollout.truncated & ~rollout.terminated & rollout.valid
+    counts = dict.fromkeys((f"truncations{end}" for end in ("", "_missed", "_compared", "_faked")), 0)
+    counts["truncations"] = int(cut.sum())
+    if not counts["truncations"]:
+        return counts
+    starts = np.concatenate([rollout.starts[1:], rollout.last_starts[None]])
+    missed = cut & starts  # what is observed next belongs to another episode
+    for final in rollout.finals:
+        missed[final.step, final.rows] = False
+        compared, faked = _compared(rollout, final.step, final.rows, final.inputs)
+        counts["truncations_compared"] += compared
+        counts["truncations_faked"] += faked
+    return counts | {"truncations_missed": int(missed.sum())}
+
+
+def _compared(rollout: Rollout, step: int, rows: np.ndarray, inputs: Any) -> tuple[int, int]:
+    """How many final observations can be told from the first of the next episode, and how many of them are the same.
+
+    Where nothing changes, neither in the last step nor in the reset, equal observations say nothing; nor do they where
+    observations are few: an episode in a ring of cells may well be cut on the cell that the next one starts from. Whole
+    numbers are taken for few, images and fractions for many.
+    """
+    index = torch.from_numpy(rows)
+    last = step + 1 == len(rollout.reward)
+    same, still = torch.ones(len(rows), dtype=torch.bool), torch.ones(len(rows), dtype=torch.bool)
+    many = torch.zeros(len(rows), dtype=torch.bool)
+    for name, x in inputs.items():
+        if name != "mask":
+            many |= (x.frac() != 0).flatten(1).any(1).cpu() if name == "vector" else torch.ones_like(many)
+        following = rollout.last_inputs[name] if last else rollout.inputs[name][step + 1]
+        same &= (x == following[index.to(x.device)]).flatten(1).all(1).cpu()
+        still &= (x == rollout.inputs[name][step][index.to(x.device)]).flatten(1).all(1).cpu()
+    return int((many & ~(same & still)).sum()), int((many & same & ~still).sum())
+
+
+def _observations(policy: ControlPolicy, vector: Tensor) -> dict[str, float]:
+    seen = vector if policy.normalizer is None else policy.normalizer(vector)
+    squares = seen.flatten(0, -2).square()
+    return {"observation_rms": float(squares.mean(0).max().sqrt()), "observation_max": float(squares.max().sqrt())}
