@@ -69,9 +69,9 @@ def language(
     def make(folder: Path, seed: int) -> None:
         import tiny_language
 
-        from proximo.language.ppo import PPOTraining
-        from proximo.language.ppo_configuration import PPOConfig
-        from proximo.language.train import run_ppo
+        from proximo.language.ppo.config import PPOConfig
+        from proximo.language.ppo.run import run_ppo
+        from proximo.language.ppo.training import PPOTraining
 
         model = tiny_language.tiny_policy(folder.parent / f"{folder.name}-model", seed=seed, ends=ends)
         settings = {

@@ -44,20 +44,20 @@ MEMORY_MARK = 0.5  # of TRL's
 
 def proximo_update_seconds(name: str, model: str, updates: int) -> dict:
     """Updates with the settings of that name; no stop token, no early stop: all of the work is done each time."""
-    from proximo.language.memory import keep_freed_memory
+    from proximo.language.compute.malloc import keep_freed_memory
 
     keep_freed_memory()  # as `proximo rlhf` does
     import torch
     from transformers import AutoTokenizer
 
     from proximo.core.settings import UpdateSettings
-    from proximo.language.models import load_causal_model, new_sequence_classifier
-    from proximo.language.ppo import PPOTraining
-    from proximo.language.ppo_configuration import PPOConfig, SharingSettings
-    from proximo.language.reward_model import RewardModel
-    from proximo.language.rewards import ModelReward
-    from proximo.language.rollout import Prompt
-    from proximo.language.sampler import SamplingParameters
+    from proximo.language.models.loading import load_causal_model, new_sequence_classifier
+    from proximo.language.ppo.config import PPOConfig, SharingSettings
+    from proximo.language.ppo.rollout import Prompt
+    from proximo.language.ppo.training import PPOTraining
+    from proximo.language.rewards.reward_model import RewardModel
+    from proximo.language.rewards.terms import ModelReward
+    from proximo.language.sampling.sampler import SamplingParameters
 
     torch.set_num_threads(WORK["threads"])
     tokenizer = AutoTokenizer.from_pretrained(model)

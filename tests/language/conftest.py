@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from proximo.core.settings import UpdateSettings
-from proximo.language.ppo_configuration import KLSettings, PPOConfig
+from proximo.language.ppo.config import KLSettings, PPOConfig
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.role }} {{ m.content }} </s> {% endfor %}"

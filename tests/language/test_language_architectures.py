@@ -12,10 +12,10 @@ from tiny import prompts
 from transformers import AutoModelForCausalLM
 
 from proximo.errors import UserError
-from proximo.language.models import load_causal_model
-from proximo.language.policy import response_positions
-from proximo.language.ppo_configuration import SharingSettings
-from proximo.language.rollout import to_batch
+from proximo.language.models.loading import load_causal_model
+from proximo.language.ppo.config import SharingSettings
+from proximo.language.ppo.policy import response_positions
+from proximo.language.ppo.rollout import to_batch
 
 LAYERS = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 LIKE_LLAMA = LAYERS | {"intermediate_size": 64, "max_position_embeddings": 64, "num_key_value_heads": 2}

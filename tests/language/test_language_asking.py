@@ -7,14 +7,15 @@ import pytest
 import torch
 from tiny import llama
 
-from proximo.language import comparison, reward_loading
+from proximo.language import comparison
 from proximo.language.chat import side_by_side
 from proximo.language.comparison import compare
-from proximo.language.evaluation import _Scoring
-from proximo.language.judge import Judge
-from proximo.language.models import load_encoder, load_tokenizer
-from proximo.language.reward_model import RewardModel
-from proximo.language.train import run_ppo
+from proximo.language.models.loading import load_encoder, load_tokenizer
+from proximo.language.ppo.run import run_ppo
+from proximo.language.rewards import loading as reward_loading
+from proximo.language.rewards.judge import Judge
+from proximo.language.rewards.reward_model import RewardModel
+from proximo.language.sampling.answers import _Scoring
 
 
 @pytest.fixture

@@ -13,16 +13,16 @@ import torch
 
 from proximo.cli.main import main
 from proximo.errors import UserError
-from proximo.language import precision
-from proximo.language.chance import no_better_than_chance, standard_error
 from proximo.language.comparison import compare
-from proximo.language.configuration import SFTConfig
-from proximo.language.data import Pair
-from proximo.language.judge import ABOUT
-from proximo.language.precision import chosen_type
-from proximo.language.preferences import preference_report
-from proximo.language.sft import train_sft
+from proximo.language.compute import precision
+from proximo.language.compute.precision import chosen_type
+from proximo.language.config import SFTConfig
+from proximo.language.data.dataset import Pair
+from proximo.language.rewards.chance import no_better_than_chance, standard_error
+from proximo.language.rewards.judge import ABOUT
+from proximo.language.rewards.preferences import preference_report
 from proximo.language.stages import presets
+from proximo.language.supervised.sft import train_sft
 from proximo.runs.configuration import read_toml
 from proximo.runs.opening import Call
 
@@ -59,7 +59,8 @@ def test_auto_takes_the_type_that_the_processor_multiplies_in(monkeypatch, capab
 def test_a_process_held_to_avx2_chooses_float32():
     """As on most laptops; torch and oneDNN read these names themselves."""
     code = (
-        "import torch; from proximo.language.precision import chosen_type as t; print(t('auto', torch.device('cpu')))"
+        "import torch; from proximo.language.compute.precision import chosen_type as t\n"
+        "print(t('auto', torch.device('cpu')))"
     )
     held = os.environ | {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
     assert subprocess.check_output([sys.executable, "-c", code], env=held, text=True).strip() == "float32"

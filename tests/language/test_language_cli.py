@@ -16,8 +16,9 @@ from transformers import (
 
 from proximo.cli.language import _print_answers, _settings
 from proximo.cli.main import main
-from proximo.language import ppo, train
-from proximo.language.reward_model import RewardModel
+from proximo.language.ppo import run as train
+from proximo.language.ppo import training as ppo
+from proximo.language.rewards.reward_model import RewardModel
 from proximo.language.stages import configure, find_preset, presets
 from proximo.runs.metrics import read_metrics
 

@@ -7,11 +7,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from proximo.language.coder import Coder
-from proximo.language.continuation import Continuation
-from proximo.language.data import load_examples, load_prompts
-from proximo.language.rollout import to_texts
-from proximo.language.sampler import Samples
+from proximo.language.data.coder import Coder
+from proximo.language.data.continuation import Continuation
+from proximo.language.data.dataset import load_examples, load_prompts
+from proximo.language.ppo.rollout import to_texts
+from proximo.language.sampling.sampler import Samples
 
 SENTENCES = 5 * [
     "The film is great fun.",

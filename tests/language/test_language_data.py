@@ -8,12 +8,12 @@ import torch
 from tokenizers import normalizers
 
 from proximo.errors import UserError
-from proximo.language.coder import Coder
-from proximo.language.data import load_examples, load_pairs, load_prompts
-from proximo.language.ppo_setup import stop_tokens
-from proximo.language.rollout import to_texts
-from proximo.language.rows import read_rows
-from proximo.language.sampler import Samples
+from proximo.language.data.coder import Coder
+from proximo.language.data.dataset import load_examples, load_pairs, load_prompts
+from proximo.language.data.rows import read_rows
+from proximo.language.ppo.rollout import to_texts
+from proximo.language.ppo.setup import stop_tokens
+from proximo.language.sampling.sampler import Samples
 
 CHAT = [{"role": "user", "content": "w4 w5"}]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import TEMPLATE
 
-from proximo.language.data import load_examples, load_pairs, load_prompts
-from proximo.language.judge import Judge, judge_pairs
-from proximo.language.models import load_encoder
+from proximo.language.data.dataset import load_examples, load_pairs, load_prompts
+from proximo.language.models.loading import load_encoder
+from proximo.language.rewards.judge import Judge, judge_pairs
 from proximo.language.stages import CONFIGS, configure, find_preset
 
 DOCS = Path(__file__).parents[2] / "docs"

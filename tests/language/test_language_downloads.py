@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from proximo.errors import UserError
-from proximo.language import downloads
-from proximo.language.downloads import VADER, Package, cache_folder, get, movie_ratings, whole_or_nothing
+from proximo.language.demo import downloads
+from proximo.language.demo.downloads import VADER, Package, cache_folder, get, movie_ratings, whole_or_nothing
 
 SMALL = Package(
     "small", "1.0", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "small-1.0.whl", 0.1, "MIT"

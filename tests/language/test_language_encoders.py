@@ -20,10 +20,10 @@ from transformers import (
 )
 
 from proximo.errors import UserError
-from proximo.language.configuration import RewardConfig
-from proximo.language.encoder import check_encoder
-from proximo.language.judge import Judge, train_judge
-from proximo.language.models import load_encoder
+from proximo.language.config import RewardConfig
+from proximo.language.models.encoder import check_encoder
+from proximo.language.models.loading import load_encoder
+from proximo.language.rewards.judge import Judge, train_judge
 
 SIZE = {
     "vocab_size": 64,

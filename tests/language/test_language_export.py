@@ -10,16 +10,16 @@ from transformers import AutoModelForCausalLM, GenerationConfig, Phi3Config, Phi
 
 from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError
-from proximo.language.configuration import RewardConfig, SFTConfig
-from proximo.language.context import context_of
-from proximo.language.judge import train_judge
-from proximo.language.models import load_causal_model
-from proximo.language.ppo import PPOTraining
-from proximo.language.ppo_configuration import PPOConfig, SharingSettings
-from proximo.language.reward_training import train_reward
-from proximo.language.rewards import FunctionReward
-from proximo.language.sft import train_sft
-from proximo.language.train import run_ppo
+from proximo.language.config import RewardConfig, SFTConfig
+from proximo.language.models.context import context_of
+from proximo.language.models.loading import load_causal_model
+from proximo.language.ppo.config import PPOConfig, SharingSettings
+from proximo.language.ppo.run import run_ppo
+from proximo.language.ppo.training import PPOTraining
+from proximo.language.rewards.judge import train_judge
+from proximo.language.rewards.terms import FunctionReward
+from proximo.language.supervised.reward import train_reward
+from proximo.language.supervised.sft import train_sft
 
 ODD = {
     "eos_token_id": 0,
@@ -105,7 +105,7 @@ def unsavable(monkeypatch):
         pytest.fail("a step was taken")
 
     monkeypatch.setattr("transformers.PreTrainedTokenizerFast.save_pretrained", fail)
-    monkeypatch.setattr("proximo.language.supervised.Optimizer.step", step)
+    monkeypatch.setattr("proximo.language.supervised.steps.Optimizer.step", step)
     monkeypatch.setattr("proximo.core.optimizer.FlatAdam.step", step)
 
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_language_sharing import MODES, training
 
-from proximo.language.configuration import RewardConfig, SFTConfig
-from proximo.language.data import load_examples, load_pairs, load_prompts
-from proximo.language.ppo_configuration import PPOConfig
+from proximo.language.config import RewardConfig, SFTConfig
+from proximo.language.data.dataset import load_examples, load_pairs, load_prompts
+from proximo.language.ppo.config import PPOConfig
 from proximo.language.stages import configure, read_preset
 from proximo.runs.checkpoint import save_checkpoint, step_name
 from proximo.runs.configuration import from_mapping

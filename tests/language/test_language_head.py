@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from proximo.language import head
-from proximo.language.head import token_log_probs
+from proximo.language.roles import lm_head as head
+from proximo.language.roles.lm_head import token_log_probs
 
 
 def reference(hidden, weight, targets, temperature, bias):

@@ -5,10 +5,10 @@ import torch
 from test_language_sharing import MODES, training
 
 from proximo.core.update import NOISE
-from proximo.language import ppo
-from proximo.language.informative import reward_scale, reward_statistics
-from proximo.language.preflight import preflight
-from proximo.language.rewards import FunctionReward
+from proximo.language.ppo import training as ppo
+from proximo.language.ppo.preflight import preflight
+from proximo.language.rewards.informative import reward_scale, reward_statistics
+from proximo.language.rewards.terms import FunctionReward
 
 
 def given(*scores):

@@ -16,9 +16,9 @@ model, data, home, tests = sys.argv[1:]
 sys.path.insert(0, tests)
 from killing import survive
 from proximo.core.settings import UpdateSettings
-from proximo.language.ppo_configuration import PPOConfig
-from proximo.language.rewards import FunctionReward
-from proximo.language.train import run_ppo
+from proximo.language.ppo.config import PPOConfig
+from proximo.language.rewards.terms import FunctionReward
+from proximo.language.ppo.run import run_ppo
 
 config = PPOConfig(
     policy=model, prompts=data, responses=8 * 14, batch=8, response_limit=4, learning_rate=1e-2, checkpoint_every=8,

@@ -15,14 +15,14 @@ from transformers import (
 )
 
 from proximo.errors import UserError
-from proximo.language.configuration import SFTConfig
-from proximo.language.data import Example
-from proximo.language.evaluation import answer, divergence
-from proximo.language.linear_head import linear_head
-from proximo.language.ppo_configuration import SharingSettings
-from proximo.language.sampler import SamplingParameters
-from proximo.language.sft import SFTTraining
-from proximo.language.sharing import make_roles
+from proximo.language.config import SFTConfig
+from proximo.language.data.dataset import Example
+from proximo.language.models.linear_head import linear_head
+from proximo.language.ppo.config import SharingSettings
+from proximo.language.roles.sharing import make_roles
+from proximo.language.sampling.answers import answer, divergence
+from proximo.language.sampling.sampler import SamplingParameters
+from proximo.language.supervised.sft import SFTTraining
 
 SIZE = {
     "vocab_size": 16,

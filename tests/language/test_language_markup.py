@@ -9,19 +9,19 @@ import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from proximo.errors import UserError
-from proximo.language import template
-from proximo.language.coder import Coder
-from proximo.language.configuration import SFTConfig
-from proximo.language.data import load_examples, load_pairs
-from proximo.language.evaluation import answer
-from proximo.language.judge import Judge
-from proximo.language.models import load_encoder
-from proximo.language.reward_model import RewardModel
-from proximo.language.rewards import FunctionReward, ModelReward, Sampled, Texts
-from proximo.language.rollout import Prompt
-from proximo.language.sampler import SamplingParameters
-from proximo.language.sft import train_sft
-from proximo.language.train import run_ppo
+from proximo.language.config import SFTConfig
+from proximo.language.data import template
+from proximo.language.data.coder import Coder
+from proximo.language.data.dataset import load_examples, load_pairs
+from proximo.language.models.loading import load_encoder
+from proximo.language.ppo.rollout import Prompt
+from proximo.language.ppo.run import run_ppo
+from proximo.language.rewards.judge import Judge
+from proximo.language.rewards.reward_model import RewardModel
+from proximo.language.rewards.terms import FunctionReward, ModelReward, Sampled, Texts
+from proximo.language.sampling.answers import answer
+from proximo.language.sampling.sampler import SamplingParameters
+from proximo.language.supervised.sft import train_sft
 from proximo.runs.opening import Call
 
 ASK = [{"role": "user", "content": "hi"}]

@@ -10,9 +10,9 @@ import tiny
 from test_language_docs import DOCS, blocks
 
 from proximo.cli.language import _settings
-from proximo.language import train
-from proximo.language.ppo_configuration import PPOConfig
-from proximo.language.rewards import FunctionReward
+from proximo.language.ppo import run as train
+from proximo.language.ppo.config import PPOConfig
+from proximo.language.rewards.terms import FunctionReward
 
 PAGE = "migrating-from-trl.md"
 NOTHING = "–"

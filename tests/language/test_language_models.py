@@ -10,12 +10,12 @@ from tiny import llama, tokenizer
 from transformers import AutoConfig
 
 from proximo.errors import UserError
-from proximo.language.critic import save_critic
-from proximo.language.model_folder import save_folder
-from proximo.language.models import load_causal_model, load_tokenizer
-from proximo.language.ppo_configuration import SharingSettings
-from proximo.language.reward_model import RewardModel
-from proximo.language.sharing import make_roles
+from proximo.language.models.folders import save_folder
+from proximo.language.models.loading import load_causal_model, load_tokenizer
+from proximo.language.ppo.config import SharingSettings
+from proximo.language.rewards.reward_model import RewardModel
+from proximo.language.roles.critic import save_critic
+from proximo.language.roles.sharing import make_roles
 
 AUTO_MAP = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
 

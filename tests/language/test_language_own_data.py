@@ -22,16 +22,16 @@ from transformers import (
 
 from proximo.cli.main import main
 from proximo.errors import UserError
-from proximo.language.configuration import RewardConfig
-from proximo.language.data import load_examples, load_pairs, load_prompts
-from proximo.language.judge import whole_text
-from proximo.language.models import load_causal_model, load_tokenizer
-from proximo.language.reward_loading import load_reward_term
-from proximo.language.reward_training import train_reward
-from proximo.language.rewards import FunctionReward, Texts, combine
-from proximo.language.rows import read_rows
+from proximo.language.config import RewardConfig
+from proximo.language.data.dataset import load_examples, load_pairs, load_prompts
+from proximo.language.data.rows import read_rows
+from proximo.language.models.loading import load_causal_model, load_tokenizer
+from proximo.language.ppo.run import run_ppo
+from proximo.language.rewards.judge import whole_text
+from proximo.language.rewards.loading import load_reward_term
+from proximo.language.rewards.terms import FunctionReward, Texts, combine
 from proximo.language.stages import is_function, located
-from proximo.language.train import run_ppo
+from proximo.language.supervised.reward import train_reward
 from proximo.runs.opening import Call
 
 ROWS = [{"prompt": "w4", "response": "w5"}, {"prompt": "w6", "response": "w7 w8"}]

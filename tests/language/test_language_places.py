@@ -11,8 +11,8 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from proximo.cli.main import main
 from proximo.errors import UserError
-from proximo.language.ppo_configuration import PPOConfig
-from proximo.language.reward_terms import short_names
+from proximo.language.ppo.config import PPOConfig
+from proximo.language.rewards.configured import short_names
 from proximo.language.stages import located, resolved
 from proximo.runs.metrics import read_metrics
 

@@ -13,11 +13,11 @@ from proximo.core.invariants import InvariantError
 from proximo.core.settings import UpdateSettings
 from proximo.core.update import autograd_gradient, objective_at
 from proximo.errors import UserError
-from proximo.language import rollout
-from proximo.language.batching import token_budget_batches
-from proximo.language.ppo import PPOTraining
-from proximo.language.ppo_configuration import KLSettings, PPOConfig, SharingSettings
-from proximo.language.rewards import FunctionReward, Texts, combine, function_from
+from proximo.language.data.batching import token_budget_batches
+from proximo.language.ppo import rollout
+from proximo.language.ppo.config import KLSettings, PPOConfig, SharingSettings
+from proximo.language.ppo.training import PPOTraining
+from proximo.language.rewards.terms import FunctionReward, Texts, combine, function_from
 
 
 def test_rewards_are_the_kl_per_token_and_the_score_at_the_last_one():
@@ -379,8 +379,8 @@ def test_a_reward_model_gets_chat_messages_and_functions_get_text():
     """Its own template writes them out; the policy's rendering would be text that it was never taught on."""
     from types import SimpleNamespace
 
-    from proximo.language.rewards import ModelReward
-    from proximo.language.rollout import Prompt
+    from proximo.language.ppo.rollout import Prompt
+    from proximo.language.rewards.terms import ModelReward
 
     messages, asked = [{"role": "user", "content": "w3"}], []
 
@@ -428,7 +428,7 @@ def test_adaptive_kl_keeps_the_learning_rate_it_found_also_across_a_resume():
 
 
 def test_text_statistics():
-    from proximo.language.sampler import Samples
+    from proximo.language.sampling.sampler import Samples
 
     tokens = torch.tensor([[1, 2, 1, 2], [1, 2, 1, 2], [3, 0, 0, 0]])
     empty = torch.zeros(3, 4)

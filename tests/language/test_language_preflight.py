@@ -12,9 +12,9 @@ from test_language_cli import run
 from test_language_sharing import MODES, training
 
 import proximo.language
-from proximo.language.preflight import failed, flight, memory, policy_checks, preflight, reward_checks
-from proximo.language.reward_model import RewardModel
-from proximo.language.rewards import FunctionReward, ModelReward
+from proximo.language.ppo.preflight import failed, flight, memory, policy_checks, preflight, reward_checks
+from proximo.language.rewards.reward_model import RewardModel
+from proximo.language.rewards.terms import FunctionReward, ModelReward
 from proximo.runs import system
 
 

@@ -8,9 +8,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tiny import llama
 
-from proximo.language import products
-from proximo.language.lora import FusedLoraLinear
-from proximo.language.products import ProductLinear, product, use_products
+from proximo.language.compute import matmul as products
+from proximo.language.compute.matmul import ProductLinear, product, use_products
+from proximo.language.roles.lora import FusedLoraLinear
 
 
 @pytest.fixture(params=[True, False], ids=["onednn", "torch"])
@@ -101,7 +101,7 @@ def test_freed_memory_is_used_again():
     """Page faults of large tensors that come and go, counted by the kernel: few once the process has grown."""
     script = """
 import resource
-from proximo.language.memory import keep_freed_memory
+from proximo.language.compute.malloc import keep_freed_memory
 assert keep_freed_memory(), "the C library is not glibc"
 import torch
 torch.set_num_threads(1)
@@ -118,7 +118,7 @@ print(min(faults() for _ in range(10)))
 def test_freed_memory_that_lies_in_pieces_is_given_back():
     """300 MB in pieces of 1.2, of which every fortieth stays: the system has most of the rest back."""
     script = """
-from proximo.language.memory import FreedMemory, keep_freed_memory
+from proximo.language.compute.malloc import FreedMemory, keep_freed_memory
 from proximo.runs.system import resident_memory
 assert keep_freed_memory(), "the C library is not glibc"
 import torch
@@ -139,7 +139,7 @@ print(held, resident_memory() - before, sum(float(piece.sum()) for piece in piec
 
 def test_what_an_earlier_stage_freed_is_given_back_before_the_next_one_begins():
     script = """
-from proximo.language.memory import FreedMemory, keep_freed_memory
+from proximo.language.compute.malloc import FreedMemory, keep_freed_memory
 from proximo.runs.system import resident_memory
 assert keep_freed_memory(), "the C library is not glibc"
 import torch

@@ -12,10 +12,10 @@ from proximo.cli.main import main
 from proximo.cli.replay import replay_run
 from proximo.core.update import autograd_gradient, update
 from proximo.errors import UserError
-from proximo.language.ppo_configuration import KLSettings, SharingSettings
-from proximo.language.reward_model import RewardModel
-from proximo.language.rewards import FunctionReward
-from proximo.language.train import make_training, run_ppo
+from proximo.language.ppo.config import KLSettings, SharingSettings
+from proximo.language.ppo.run import make_training, run_ppo
+from proximo.language.rewards.reward_model import RewardModel
+from proximo.language.rewards.terms import FunctionReward
 from proximo.runs.replay.entry import Kept, read, write
 
 

@@ -15,11 +15,11 @@ from tiny import per_word
 
 from proximo.cli.replay import replay_run
 from proximo.errors import UserError
-from proximo.language.ppo import PPOTraining
-from proximo.language.ppo_configuration import KLSettings
-from proximo.language.rewards import FunctionReward
-from proximo.language.train import run_ppo
-from proximo.language.verification import verify_language
+from proximo.language.ppo.config import KLSettings
+from proximo.language.ppo.run import run_ppo
+from proximo.language.ppo.training import PPOTraining
+from proximo.language.ppo.verify import verify_language
+from proximo.language.rewards.terms import FunctionReward
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint
 from proximo.runs.metrics import read_metrics
 from proximo.runs.opening import Call
@@ -169,7 +169,7 @@ def test_an_update_that_blows_up_is_undone_and_its_batch_kept(config, tmp_path):
 @pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")
 def test_a_failed_update_is_undone_to_the_last_bit(sharing, config, monkeypatch):
     from proximo.core.invariants import InvariantError
-    from proximo.language.train import make_training
+    from proximo.language.ppo.run import make_training
 
     training, _ = make_training(replace(config, sharing=sharing), [FunctionReward(per_word)])
     training.iterate()

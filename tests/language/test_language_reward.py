@@ -22,24 +22,24 @@ from transformers import (
 
 from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError
-from proximo.language import supervised
-from proximo.language.configuration import RewardConfig
-from proximo.language.data import Pair
-from proximo.language.frozen_trunk import FrozenTrunk
-from proximo.language.judge import Judge, train_judge
-from proximo.language.models import load_causal_model
-from proximo.language.movies import ceiling, pairs, preference, snippets
-from proximo.language.ppo import PPOTraining
-from proximo.language.ppo_configuration import PPOConfig
-from proximo.language.preferences import bradley_terry, calibration, preference_report
-from proximo.language.reward_model import RewardModel, initialise_head
-from proximo.language.reward_training import (
+from proximo.language.config import RewardConfig
+from proximo.language.data.dataset import Pair
+from proximo.language.demo.movies import ceiling, pairs, preference, snippets
+from proximo.language.models.loading import load_causal_model
+from proximo.language.ppo.config import PPOConfig
+from proximo.language.ppo.training import PPOTraining
+from proximo.language.rewards.frozen_trunk import FrozenTrunk
+from proximo.language.rewards.judge import Judge, train_judge
+from proximo.language.rewards.preferences import bradley_terry, calibration, preference_report
+from proximo.language.rewards.reward_model import RewardModel, initialise_head
+from proximo.language.rewards.terms import ModelReward, cut_prompts
+from proximo.language.supervised import steps as supervised
+from proximo.language.supervised.reward import (
     RewardTraining,
     evaluate,
     train_reward,
     unique_texts,
 )
-from proximo.language.rewards import ModelReward, cut_prompts
 
 ROWS = [[4, 0, 5, 0], [6, 0], [7, 8, 9, 10, 11, 0], [12]]  # EOS = pad = 0, within a prompt too; the last did not end
 PAIRS = [

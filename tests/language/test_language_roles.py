@@ -15,18 +15,18 @@ from transformers import LlamaForSequenceClassification
 from proximo.cli.replay import replay_run
 from proximo.core.optimizer import FlatAdam
 from proximo.errors import UserError
-from proximo.language.configuration import SFTConfig
-from proximo.language.data import Example
-from proximo.language.models import load_tokenizer
-from proximo.language.ppo import PPOTraining
-from proximo.language.ppo_configuration import KLSettings, SharingSettings
-from proximo.language.preflight import preflight
-from proximo.language.reward_model import RewardModel, separate_padding
-from proximo.language.reward_terms import reward_start
-from proximo.language.rewards import FunctionReward, ModelReward
-from proximo.language.rollout import to_batch
-from proximo.language.sft import SFTTraining
-from proximo.language.train import run_ppo
+from proximo.language.config import SFTConfig
+from proximo.language.data.dataset import Example
+from proximo.language.models.loading import load_tokenizer
+from proximo.language.ppo.config import KLSettings, SharingSettings
+from proximo.language.ppo.preflight import preflight
+from proximo.language.ppo.rollout import to_batch
+from proximo.language.ppo.run import run_ppo
+from proximo.language.ppo.training import PPOTraining
+from proximo.language.rewards.configured import reward_start
+from proximo.language.rewards.reward_model import RewardModel, separate_padding
+from proximo.language.rewards.terms import FunctionReward, ModelReward
+from proximo.language.supervised.sft import SFTTraining
 from proximo.runs.opening import Call
 
 FREE = KLSettings(coefficient=0.0)

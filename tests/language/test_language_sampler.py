@@ -5,8 +5,8 @@ import torch
 from tiny import llama
 
 from proximo.errors import UserError
-from proximo.language.sampler import SamplingParameters, generate
-from proximo.language.stack import Stack, split_decoder
+from proximo.language.models.decoder import Stack, split_decoder
+from proximo.language.sampling.sampler import SamplingParameters, generate
 
 PROMPTS = [[3], [5, 2, 9, 4], [7, 7], [1, 0, 6], [8, 3, 2, 2, 1], [4]]  # the fourth holds an EOS
 

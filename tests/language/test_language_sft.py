@@ -9,14 +9,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from proximo.errors import UserError
-from proximo.language.configuration import RewardConfig, SFTConfig
-from proximo.language.data import Example
-from proximo.language.dropout import without_dropout
-from proximo.language.judge import train_judge
-from proximo.language.models import load_causal_model, load_tokenizer
-from proximo.language.reward_training import train_reward
-from proximo.language.sft import SFTTraining, train_sft
-from proximo.language.supervised import learning_rate_factor
+from proximo.language.config import RewardConfig, SFTConfig
+from proximo.language.data.dataset import Example
+from proximo.language.models.dropout import without_dropout
+from proximo.language.models.loading import load_causal_model, load_tokenizer
+from proximo.language.rewards.judge import train_judge
+from proximo.language.supervised.reward import train_reward
+from proximo.language.supervised.sft import SFTTraining, train_sft
+from proximo.language.supervised.steps import learning_rate_factor
 from proximo.runs.metrics import read_metrics
 
 EXAMPLES = [Example([4, 0, 5], [6, 7, 8, 0]), Example([9], [10, 0]), Example([11, 12, 13, 14], [15, 16, 17, 18, 19, 0])]

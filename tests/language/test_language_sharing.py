@@ -11,16 +11,16 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, 
 
 from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError
-from proximo.language.critic import critic_model, save_critic
-from proximo.language.model_folder import save_folder
-from proximo.language.models import load_causal_model, new_sequence_classifier
-from proximo.language.policy import response_positions
-from proximo.language.ppo import PPOTraining
-from proximo.language.ppo_configuration import PPOConfig, SharingSettings
-from proximo.language.rewards import FunctionReward
-from proximo.language.rollout import to_batch
-from proximo.language.sharing import make_roles
-from proximo.language.stack import split_decoder
+from proximo.language.models.decoder import split_decoder
+from proximo.language.models.folders import save_folder
+from proximo.language.models.loading import load_causal_model, new_sequence_classifier
+from proximo.language.ppo.config import PPOConfig, SharingSettings
+from proximo.language.ppo.policy import response_positions
+from proximo.language.ppo.rollout import to_batch
+from proximo.language.ppo.training import PPOTraining
+from proximo.language.rewards.terms import FunctionReward
+from proximo.language.roles.critic import critic_model, save_critic
+from proximo.language.roles.sharing import make_roles
 
 MODES = [
     SharingSettings(mode=mode, critic=critic, top_layers=1, lora_rank=4)

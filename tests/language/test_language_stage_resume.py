@@ -12,11 +12,11 @@ import torch
 from test_language_cli import run
 
 from proximo.errors import UserError
-from proximo.language.configuration import RewardConfig, SFTConfig
-from proximo.language.judge import train_judge
-from proximo.language.reward_training import RewardTraining, train_reward
-from proximo.language.sft import SFTTraining, train_sft
-from proximo.language.supervised_run import SupervisedTraining, run_steps
+from proximo.language.config import RewardConfig, SFTConfig
+from proximo.language.rewards.judge import train_judge
+from proximo.language.supervised.reward import RewardTraining, train_reward
+from proximo.language.supervised.sft import SFTTraining, train_sft
+from proximo.language.supervised.training import SupervisedTraining, run_steps
 from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint
 from proximo.runs.metrics import read_metrics
 from proximo.runs.opening import Call
@@ -164,8 +164,8 @@ def test_a_look_at_held_out_rows_is_given_up_for_a_stop_and_taken_later(stage, m
 
         return run_steps(training, session, slow, *first)
 
-    monkeypatch.setattr("proximo.language.sft.run_steps", stopped_while_looking)
-    monkeypatch.setattr("proximo.language.reward_training.run_steps", stopped_while_looking)
+    monkeypatch.setattr("proximo.language.supervised.sft.run_steps", stopped_while_looking)
+    monkeypatch.setattr("proximo.language.supervised.reward.run_steps", stopped_while_looking)
     told, folder = stage("stopped")
     assert told == {"stopped": "SIGTERM", "steps": 5}
     assert metrics(folder)[-1]["step"] == 4, "the row waits for its look"

@@ -10,10 +10,10 @@ import torch
 
 from proximo.errors import UserError
 from proximo.language import begun
-from proximo.language.configuration import SFTConfig
-from proximo.language.ppo_configuration import PPOConfig
-from proximo.language.sft import train_sft
-from proximo.language.threads import fastest, free_threads, using_threads
+from proximo.language.compute.threads import fastest, free_threads, using_threads
+from proximo.language.config import SFTConfig
+from proximo.language.ppo.config import PPOConfig
+from proximo.language.supervised.sft import train_sft
 from proximo.runs.configuration import read_toml
 from proximo.runs.opening import Call
 
@@ -56,7 +56,7 @@ def two_threads(monkeypatch):
 @pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
 def test_a_number_that_the_user_set_stays(two_threads, monkeypatch, name):
     monkeypatch.setenv(name, "2")
-    monkeypatch.setattr("proximo.language.threads.fastest", lambda *asked: 1)
+    monkeypatch.setattr("proximo.language.compute.threads.fastest", lambda *asked: 1)
     assert free_threads() == 2
 
 
@@ -76,7 +76,7 @@ def test_the_number_is_put_back_even_after_an_error(two_threads):
 
 def test_no_more_threads_than_cores_where_a_run_is_of_a_larger_machine():
     code = (
-        "import torch; from proximo.language.threads import using_threads\n"
+        "import torch; from proximo.language.compute.threads import using_threads\n"
         "with using_threads(999): print(torch.get_num_threads())"
     )
     environment = {name: x for name, x in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -86,7 +86,9 @@ def test_no_more_threads_than_cores_where_a_run_is_of_a_larger_machine():
 
 def test_a_run_keeps_the_number_that_it_was_begun_with(two_threads, files, tiny_folder, monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr("proximo.language.sft.check_savable", lambda *_: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr(
+        "proximo.language.supervised.sft.check_savable", lambda *_: seen.append(torch.get_num_threads())
+    )
     monkeypatch.setattr(begun, "free_threads", lambda: 1)
     config = SFTConfig(str(tiny_folder), str(files / "sft.jsonl"), output=str(files / "out"), batch=8)
     train_sft(config, call=Call(stop_at=1))

@@ -14,8 +14,8 @@ import tyro
 from proximo.cli.foreign_options import LANGUAGE
 from proximo.cli.options import CALL_HELP, consent, exit_code, flag, json_flag, option, parse, take_call, take_table
 from proximo.errors import UserError, nearest
-from proximo.language.configuration import require_seed
-from proximo.language.memory import keep_freed_memory
+from proximo.language.compute.malloc import keep_freed_memory
+from proximo.language.config import require_seed
 from proximo.runs.opening import Call
 
 _NAMES = {"reward": "reward model", "judge": "judge"}
@@ -119,7 +119,7 @@ def _require_libraries() -> None:
 
 
 def _all(arguments: list[str]) -> int:
-    from proximo.language.chance import BETTER, no_better_than_chance
+    from proximo.language.rewards.chance import BETTER, no_better_than_chance
     from proximo.language.stages import CONFIGS, check_files, find_preset, presets
 
     preset, run = option(arguments, "--preset", ""), option(arguments, "--run", "")
@@ -222,9 +222,9 @@ def _take_rewards(arguments: list[str]) -> dict[str, float]:
 
 def _preflight(arguments: list[str]) -> int:
     """The checks alone, with PPO's settings; nothing is written. The exit code is 2 if one failed."""
-    from proximo.language.preflight import failed, preflight, rows
+    from proximo.language.ppo.preflight import failed, preflight, rows
+    from proximo.language.ppo.run import make_training
     from proximo.language.stages import located
-    from proximo.language.train import make_training
 
     as_json = flag(arguments, "--json")
     _, config = _settings("ppo", arguments, verb="preflight")
@@ -245,13 +245,13 @@ def _preflight(arguments: list[str]) -> int:
 def _supervised(name: str, config: Any, mode: Any, call: Call) -> dict[str, Any]:
     """Fine-tuning or reward model; a stage that is done with these settings is not done again."""
     if name == "sft":
-        from proximo.language.sft import train_sft
+        from proximo.language.supervised.sft import train_sft
 
         return train_sft(config, console=mode, call=call)
-    from proximo.language.judge import train_judge
-    from proximo.language.movies import human_ceiling
-    from proximo.language.reward_training import train_reward
+    from proximo.language.demo.movies import human_ceiling
+    from proximo.language.rewards.judge import train_judge
     from proximo.language.stages import is_built_in
+    from proximo.language.supervised.reward import train_reward
 
     ceiling = human_ceiling() if is_built_in(config.data) else None
     train = train_reward if name == "reward" else train_judge
@@ -269,7 +269,7 @@ def _told(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> in
 
 
 def _run_ppo(config: Any, mode: Any, call: Call, override: bool) -> tuple[Path, dict[str, Any]]:
-    from proximo.language.train import run_ppo
+    from proximo.language.ppo.run import run_ppo
 
     run = run_ppo(config, mode=mode, call=call, preflight="warn" if override else "stop")
     return run.path, run.results | ({"stopped": run.stopped} if run.stopped else {})

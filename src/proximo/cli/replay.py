@@ -46,6 +46,6 @@ def _world(kept: Kept, stack: ExitStack) -> World:
         from proximo.control.training.replay import replay_world
 
         return replay_world(kept, stack)
-    from proximo.language.repeat import replay_world as language_world
+    from proximo.language.ppo.replay import replay_world as language_world
 
     return language_world(kept)

@@ -37,8 +37,8 @@ def verify_run(folder: Path, iterations: int | None) -> Verification:
 
         return verify_control(from_mapping(TrainConfig, settings, where=str(file)), iterations or 2)
     if "prompts" in settings:
-        from proximo.language.ppo_configuration import PPOConfig
-        from proximo.language.verification import verify_language
+        from proximo.language.ppo.config import PPOConfig
+        from proximo.language.ppo.verify import verify_language
 
         return verify_language(from_mapping(PPOConfig, settings, where=str(file)), iterations or 1)
     raise UserError(f"{folder} is no run of proximo train or proximo rlhf ppo: give the folder of one")

@@ -6,9 +6,9 @@ from typing import Any, get_args
 
 import torch
 
-from proximo.language.precision import Type, chosen_type, said_of
-from proximo.language.template import today
-from proximo.language.threads import counted, free_threads
+from proximo.language.compute.precision import Type, chosen_type, said_of
+from proximo.language.compute.threads import counted, free_threads
+from proximo.language.data.template import today
 from proximo.runs.configuration import read_toml
 from proximo.runs.folder import RunFolder
 from proximo.runs.opening import Call

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from proximo.language.comparison import before_and_after, ppo_folder
-from proximo.language.reward_terms import make_rewards
-from proximo.language.rewards import combine, cut_prompts
-from proximo.language.rows import read_rows
-from proximo.language.train import CHAT
+from proximo.language.data.rows import read_rows
+from proximo.language.ppo.run import CHAT
+from proximo.language.rewards.configured import make_rewards
+from proximo.language.rewards.terms import combine, cut_prompts
 from proximo.runs.opening import read_results
 
 

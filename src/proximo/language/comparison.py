@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 
 from proximo.errors import UserError
-from proximo.language.chance import BETTER, no_better_than_chance
-from proximo.language.data import load_prompts
-from proximo.language.evaluation import Answers, answer, divergence
-from proximo.language.judge import ABOUT, Judge, whole_text
+from proximo.language.compute.threads import using_threads
+from proximo.language.data.dataset import load_prompts
 from proximo.language.lineage import trained_anew
-from proximo.language.models import asking_device, load_causal_model, load_tokenizer
-from proximo.language.ppo_configuration import PPOConfig
-from proximo.language.ppo_setup import stop_tokens
-from proximo.language.reward_terms import make_rewards
-from proximo.language.rewards import combine, cut_prompts
-from proximo.language.rollout import Prompt
-from proximo.language.sampler import SamplingParameters
+from proximo.language.models.loading import asking_device, load_causal_model, load_tokenizer
+from proximo.language.ppo.config import PPOConfig
+from proximo.language.ppo.rollout import Prompt
+from proximo.language.ppo.setup import stop_tokens
+from proximo.language.rewards.chance import BETTER, no_better_than_chance
+from proximo.language.rewards.configured import make_rewards
+from proximo.language.rewards.judge import ABOUT, Judge, whole_text
+from proximo.language.rewards.terms import combine, cut_prompts
+from proximo.language.sampling.answers import Answers, answer, divergence
+from proximo.language.sampling.sampler import SamplingParameters
 from proximo.language.stages import without_label
-from proximo.language.threads import using_threads
 from proximo.runs.configuration import from_mapping, read_toml
 from proximo.runs.folder import RunFolder
 from proximo.runs.opening import read_results

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from proximo.errors import UserError
-from proximo.language.adapters import base_of
+from proximo.language.models.adapters import base_of
+from proximo.language.models.transformers_calls import ADAPTER
 from proximo.language.stages import without_label
-from proximo.language.transformers_calls import ADAPTER
 from proximo.runs.files import parse_json, read_error, write_atomically
 from proximo.runs.folder import RunFolder
 from proximo.runs.opening import Opening

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from proximo.errors import UserError, nearest
-from proximo.language.configuration import BUILTIN, RewardConfig, SFTConfig
-from proximo.language.ppo_configuration import PPOConfig
-from proximo.language.row_files import is_hub_name
+from proximo.language.config import BUILTIN, RewardConfig, SFTConfig
+from proximo.language.data.files import is_hub_name
+from proximo.language.ppo.config import PPOConfig
 from proximo.runs.configuration import from_mapping, read_toml
 
 CONFIGS: dict[str, type] = {"sft": SFTConfig, "reward": RewardConfig, "judge": RewardConfig, "ppo": PPOConfig}
@@ -224,7 +224,7 @@ def built_in_file(name: str) -> str:
     """
     if not name.startswith(BUILT_IN):
         return name
-    from proximo.language.movies import movie_folder
+    from proximo.language.demo.movies import movie_folder
 
     file = movie_folder() / name.removeprefix(BUILT_IN)
     if not file.exists():
@@ -235,6 +235,6 @@ def built_in_file(name: str) -> str:
 
 def is_built_in(file: str) -> bool:
     """Whether a file is of the built-in data set."""
-    from proximo.language.downloads import cache_folder
+    from proximo.language.demo.downloads import cache_folder
 
     return Path(file).resolve().is_relative_to(cache_folder().resolve())

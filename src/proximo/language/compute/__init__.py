@@ -1,0 +1,1 @@
+"""How a model is computed on this machine: type, threads, products, memory."""

@@ -1,0 +1,192 @@
+"""Rows from files, each with the place that the user knows, and whether their fields hold what they must."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from proximo.errors import UserError, nearest
+from proximo.language.data.files import read_file
+from proximo.language.data.shapes import shaped
+
+_SHOWN = 5  # row numbers in a message
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows as read, with the place that the user knows."""
+
+    values: list[dict[str, Any]]
+    numbers: list[int]
+    """Per row, its line in a JSONL file or its place (from 1) elsewhere."""
+    name: str
+    unit: str = "row"
+    """line or row."""
+
+    def where(self, bad: Sequence[int]) -> str:
+        """`FILE, line 3, 7 and 9` for indices of rows; at most five are named."""
+        numbers = [str(self.numbers[i]) for i in bad]
+        some, rest = numbers[:_SHOWN], len(numbers) - _SHOWN
+        text = (
+            ", ".join(some) + f" and {rest} more"
+            if rest > 0
+            else " and ".join(filter(None, [", ".join(some[:-1]), some[-1]]))
+        )
+        return f"{self.name}, {self.unit} {text}"
+
+
+def read_rows(source: Any, limit: int | None = None) -> Rows:
+    """Reads rows.
+
+    Args:
+        source: path of a file or folder or name of a data set (see `read_file`), a `Dataset`, dictionaries, or rows
+            that were read before.
+        limit: rows to read at most, the first ones.
+
+    Raises:
+        UserError: nothing is there, a line is no JSON object (which), or there is no row.
+    """
+    if isinstance(source, Rows):
+        return source
+    if isinstance(source, str | Path):
+        read = read_file(Path(source), limit)
+        rows = Rows(read.values, read.numbers, str(source), read.unit)
+    else:
+        values = [dict(row) for row in islice(source, limit)]
+        rows = Rows(values, list(range(1, len(values) + 1)), f"the {type(source).__name__} given")
+    if not rows.values:
+        raise UserError(f"{rows.name} holds no rows: give a file with at least one")
+    return rows
+
+
+def read_fields(source: Any, names: Sequence[str], limit: int | None = None) -> Rows:
+    """Reads rows whose fields `names` are text; a prompt may be chat messages too.
+
+    Rows as other trainers have them are put into that shape, see `shaped`.
+
+    Args:
+        source: see `read_rows`.
+        names: prompt, and what else has to be there.
+        limit: see `read_rows`.
+
+    Raises:
+        UserError: see `read_rows`; or a field is missing or empty, or prompts are text in some rows and messages in
+            others (file, lines, how many).
+    """
+    rows = read_rows(source, limit)
+    rows = replace(rows, values=[shaped(row, names) for row in rows.values])
+    for name in names:
+        bad = [i for i, row in enumerate(rows.values) if not _is_text(row.get(name), chat=name == "prompt")]
+        if bad:
+            count = f"{len(bad)} of {len(rows.values)} rows" if len(bad) > 1 else "1 row"
+            raise UserError(f"{rows.where(bad)}: {count} {_fault(rows.values[bad[0]], name)}")
+    _check_alike(rows)
+    return rows
+
+
+def _check_alike(rows: Rows) -> None:
+    """Text is read as it is and messages through a template: a file of both would train two kinds of answers."""
+    chats = [i for i, row in enumerate(rows.values) if isinstance(row["prompt"], list)]
+    if not chats or len(chats) == len(rows.values):
+        return
+    texts = [i for i in range(len(rows.values)) if i not in set(chats)]
+    few, what = (chats, "messages") if len(chats) < len(texts) else (texts, "text")
+    raise UserError(
+        f"{rows.where(few)}: the prompt is {what} here and {'text' if what == 'messages' else 'messages'} in the other "
+        "rows: give all of them alike"
+    )
+
+
+def check_numbers(rows: Rows) -> None:
+    """Refuses rows whose label, margin or difference is no number or out of range.
+
+    Raises:
+        UserError: names file, lines and how many there are.
+    """
+    rules = {
+        "label": (lambda x: 0.0 <= x <= 1.0, "a share in [0, 1]"),
+        "margin": (lambda x: -1e6 < x < 1e6, "a finite number"),
+        "difference": (lambda x: -1e6 < x < 1e6, "a finite number"),
+    }
+    for name, (holds, bound) in rules.items():
+        bad = [
+            i
+            for i, row in enumerate(rows.values)
+            if (x := row.get(name)) is not None and not (isinstance(x, int | float) and holds(x))
+        ]
+        if bad:
+            raise UserError(
+                f"{rows.where(bad)}: {name} = {rows.values[bad[0]][name]!r} must be {bound} ({len(bad)} such rows)"
+            )
+
+
+def _fault(row: Mapping[str, Any], name: str) -> str:
+    """What is wrong with a field of a row, and what to do."""
+    value = row.get(name)
+    if name != "prompt" and isinstance(value, list):
+        return (
+            f"whose {name!r} is a list, but not of one assistant message (the first has {len(value)}): give the "
+            "last answer alone, and what was said before it as 'prompt'"
+        )
+    if name == "prompt" and isinstance(value, list):
+        return (
+            f"without a 'prompt' that is text or messages (the first's {_message_fault(value)}): correct or remove them"
+        )
+    have = ", ".join(row) or "nothing"
+    like = "" if name in row else nearest(name, row)
+    hint = f"; did you mean {like} to be {name}?" if like else ""
+    if name == "prompt" and value is None and not like and "chosen" in row:
+        return (
+            f"without a 'prompt' that is text or messages (the first has {have}): what chosen and rejected begin with "
+            "alike is the prompt, give it apart from them"
+        )
+    what = f"it is {_kind(value)} in the first" if name in row else f"the first has {have}"
+    return f"without a {name!r} that is text ({what}){hint}: fill or remove them"
+
+
+def _kind(value: Any) -> str:
+    """What stands where text should."""
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        return "text with half a character (a lone surrogate)" if value.strip() else "blank"
+    if isinstance(value, bool | int | float):
+        return f"the number {value}" if not isinstance(value, bool) else str(value).lower()
+    return "an object" if isinstance(value, Mapping) else f"a {type(value).__name__}"
+
+
+def _message_fault(messages: list[Any]) -> str:
+    if not messages:
+        return "is an empty list"
+    number, message = next((i, m) for i, m in enumerate(messages, 1) if not (isinstance(m, Mapping) and _is_message(m)))
+    if not isinstance(message, Mapping):
+        return f"message {number} is no object with role and content"
+    if not _is_valid(message.get("role")):
+        return f"message {number} has no role"
+    content = message.get("content")
+    what = "parts that are not all text" if isinstance(content, list) else _kind(content)
+    return f"message {number} ({message['role']}) has content that is {what}"
+
+
+def _is_text(value: Any, *, chat: bool) -> bool:
+    if chat and isinstance(value, list):
+        return bool(value) and all(isinstance(m, Mapping) and _is_message(m) for m in value)
+    return _is_valid(value) and bool(value.strip())
+
+
+def _is_message(message: Mapping[str, Any]) -> bool:
+    content = message.get("content")
+    called = content is None and bool(message.get("tool_calls"))  # what a call of tools says beside them may be nothing
+    return _is_valid(message.get("role")) and (called or _is_valid(content))
+
+
+def _is_valid(text: Any) -> bool:
+    """JSON can write half a character (a lone surrogate), which is no text that a tokenizer takes."""
+    if not isinstance(text, str):
+        return False
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

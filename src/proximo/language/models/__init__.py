@@ -1,0 +1,1 @@
+"""Models and tokenizers: loaded, tried out, and written as plain folders."""

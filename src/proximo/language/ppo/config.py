@@ -1,0 +1,214 @@
+"""What PPO on a language model can be told. No torch here: the command line reads this before torch is loaded."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from proximo.core.schedules import Schedule
+from proximo.core.settings import UpdateSettings
+from proximo.language.config import is_day, require_seed
+
+
+@dataclass(frozen=True)
+class KLSettings:
+    """How far the policy may go from the reference."""
+
+    coefficient: float = 0.05
+    """β: the price of one nat, in units of the standardised score. At 0, without a budget, there is no reference: it is
+    neither held nor run, and no KL to it is measured."""
+    target: float | None = None
+    """KL to hold, nats per response: β adapts to it (Ziegler et al. 2019); None keeps β."""
+    horizon: int = 2048
+    """Responses over which β changes by about 20 % when the KL is 20 % off the target."""
+    budget: float | None = None
+    """Nats per response at which training ends, with the policy as it then is; None is no end."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that can not mean anything.
+
+        Raises:
+            ValueError: names the setting, its value and what it must be.
+        """
+        if not 0 <= self.coefficient < math.inf:
+            raise ValueError(
+                f"kl.coefficient = {self.coefficient} must be at least 0, and finite: divergence is not to be paid for"
+            )
+        for name in ("target", "horizon", "budget"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"kl.{name} = {value} must be positive and finite")
+        if self.target is not None and self.coefficient == 0:
+            raise ValueError(
+                f"kl.coefficient = {self.coefficient} must be positive where kl.target is set: the price is adapted by "
+                "factors, and 0 would stay 0"
+            )
+
+
+@dataclass(frozen=True)
+class SharingSettings:
+    """How policy, reference and critic share weights."""
+
+    mode: Literal["full", "lora", "top_layers"] = "full"
+    """full: own copies; lora: adapters on one base, the reference is the base without them; top_layers: one frozen
+    trunk, run once per token, with own upper layers for policy and critic."""
+    top_layers: int = 4
+    """Upper layers that are trained (mode top_layers)."""
+    lora_rank: int = 16
+    """Rank of the adapters (mode lora)."""
+    lora_alpha: float = 32.0
+    """The adapters' output is scaled by alpha / rank (mode lora)."""
+    critic: Literal["shared", "separate"] = "shared"
+    """shared: a value head on the policy's hidden states; separate: an own network (full), adapter (lora) or top."""
+    critic_from: Literal["policy", "reward"] = "policy"
+    """What a separate critic starts from; reward needs mode full and a reward model with the policy's tokenizer."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that can not mean anything.
+
+        Raises:
+            ValueError: names the setting, its value and what it must be.
+        """
+        if self.top_layers < 1 or self.lora_rank < 1 or not 0 < self.lora_alpha < math.inf:
+            raise ValueError(
+                f"sharing.top_layers = {self.top_layers}, lora_rank = {self.lora_rank} and "
+                f"lora_alpha = {self.lora_alpha} must be positive and finite"
+            )
+        if self.critic_from == "reward" and (self.critic, self.mode) != ("separate", "full"):
+            raise ValueError("sharing.critic_from = reward needs sharing.critic = separate and sharing.mode = full")
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """PPO on a language model with a KL penalty against the model it starts from."""
+
+    policy: str = ""
+    """Folder (or hub name) of the model to train: it is also the reference. RUN/sft if none is named."""
+    rewards: dict[str, float] = field(default_factory=dict)
+    """What scores a response, with its weight: folders of reward models and functions as module:function. Those given
+    are all there are: RUN/reward is taken only where none is named."""
+    modules: str = ""
+    """Folder of the modules that `rewards` names as module:function; if empty, the current one, if it has them."""
+    prompts: str = ""
+    """JSONL or Parquet file, or datasets folder, with a `prompt` per row."""
+    held_out: str = ""
+    """The same, never trained on: what `evaluate` and `chat` answer; empty takes the training prompts."""
+    held_out_pairs: str = ""
+    """Pairs that people judged and the reward model never saw: preflight asks it about 64 of them; without them it
+    warns that nobody has."""
+    run: str = ""
+    """Folder of the run; a name is made if empty."""
+    preset: str = ""
+    """Where these settings come from."""
+    seed: int = 0
+    """Of sampling, shuffling and initialisation."""
+    responses: int = 4096
+    """Responses sampled in the whole run."""
+    batch: int = 64
+    """Responses per iteration."""
+    minutes: float | None = None
+    """The run ends after the iteration that passes this time; None is no limit."""
+    prompt_limit: int = 512
+    """Longest prompt in tokens; longer ones are dropped, counted and said."""
+    response_limit: int = 64
+    """Cap on a response in tokens."""
+    temperature: float = 1.0
+    """Of sampling, and of every scoring of what was sampled."""
+    top_k: int = 0
+    """Must be 0: cut-off sampling draws from another distribution than the one whose ratio PPO takes."""
+    top_p: float = 1.0
+    """Must be 1, for the same reason."""
+    missing_eos_floor: float | None = -1.0
+    """A response that does not end scores min(score, floor); None leaves its score."""
+    score_clip: float | None = 5.0
+    """The weighted score is held within this distance of 0; None is off."""
+    gamma: float = 1.0
+    """Discount per token."""
+    lam: float = 0.95
+    """λ of generalised advantage estimation."""
+    learning_rate: float | str = "1e-5 -> 0"
+    """Step size, a number or 'start -> end'."""
+    adam_epsilon: float = 1e-8
+    """Adam's ε. A gradient of norm 1 over n trained numbers has a root mean square of 1 / sqrt(n): ε has to be far
+    below that, or the steps of large models shrink (1e-5 halves those of 7 billion numbers)."""
+    warmup: float = 0.03
+    """Share of the run over which the learning rate rises from 0."""
+    kl: KLSettings = field(default_factory=KLSettings)
+    sharing: SharingSettings = field(default_factory=SharingSettings)
+    update: UpdateSettings = field(
+        default_factory=lambda: UpdateSettings(
+            epochs=4, minibatch_size=32, value_coefficient=0.1, max_grad_norm=1.0, target_kl=0.05
+        )
+    )
+    token_budget: int = 4096
+    """Tokens, padding included, that go through a network at once; changes no gradient."""
+    compute: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Type of the matrix products: auto takes bfloat16 where the processor has instructions for it, or else float32;
+    weights, log-probs and losses stay float32."""
+    old_log_probs: Literal["auto", "sampler", "rescore"] = "auto"
+    """Whose log-probs are the ratio's denominator: auto takes the sampler's if they agree with the trainer's."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where everything runs; auto takes a GPU that is there."""
+    threads: int | None = None
+    """Threads that compute on a CPU. None takes one per core, or fewer where other programs take some of the cores when
+    the run begins (then it says so)."""
+    checkpoint_every: int = 1024
+    """Responses between two checkpoints."""
+    replay_mb: float = 256
+    """Megabytes of the last updates that are kept for `proximo replay`; 0 keeps none but one that fails."""
+    keep: int = 1
+    """How many numbered checkpoints stay."""
+    undo: bool = True
+    """Keep a copy of what an update moves (12 bytes per trained float32), so that one that fails or is interrupted is
+    undone on the spot; without it the run goes back to its last checkpoint."""
+    samples: int = 4
+    """Sample texts kept per iteration."""
+    date: str = ""
+    """Day that a chat template writes if it writes the date, as 2026-11-28. Empty: the day the run begins on."""
+    trust_remote_code: bool = False
+    """Whether models may bring Python code of their own."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that can not mean anything.
+
+        Raises:
+            ValueError: names the setting, its value and what it must be.
+        """
+        require_seed(self.seed)
+        if self.top_k != 0 or self.top_p != 1.0:
+            raise ValueError(
+                f"top_k = {self.top_k}, top_p = {self.top_p} must be 0 and 1: PPO's ratio is that of the distribution "
+                "the tokens were drawn from, and a cut-off one is not what the policy computes"
+            )
+        if self.update.recompute_advantages or self.update.micro_batches != 1:
+            raise ValueError(
+                "update.recompute_advantages and update.micro_batches do not apply to language models: token_budget "
+                "decides what goes through the network at once"
+            )
+        rate = Schedule.parse(self.learning_rate, "learning_rate")
+        rules = {
+            "responses": (self.responses >= 1, "positive"),
+            "batch": (self.batch >= 1, "positive"),
+            "prompt_limit": (self.prompt_limit >= 1, "positive"),
+            "response_limit": (self.response_limit >= 1, "positive"),
+            "temperature": (0 < self.temperature < math.inf, "positive and finite (greedy responses have no ratio)"),
+            "missing_eos_floor": (math.isfinite(self.missing_eos_floor or 0.0), "a finite number, or None"),
+            "score_clip": (self.score_clip is None or self.score_clip > 0, "positive"),
+            "gamma": (0 <= self.gamma <= 1, "in [0, 1]"),
+            "lam": (0 <= self.lam <= 1, "in [0, 1]"),
+            "learning_rate": (min(rate.start, rate.end) >= 0, "at least 0"),
+            "adam_epsilon": (0 <= self.adam_epsilon < math.inf, "at least 0, and finite"),
+            "warmup": (0 <= self.warmup < 1, "in [0, 1)"),
+            "token_budget": (self.token_budget >= 1, "positive"),
+            "minutes": (self.minutes is None or self.minutes > 0, "positive"),
+            "checkpoint_every": (self.checkpoint_every >= 1, "positive"),
+            "replay_mb": (self.replay_mb >= 0, "at least 0"),
+            "keep": (self.keep >= 1, "positive"),
+            "threads": (self.threads is None or self.threads >= 1, "positive"),
+            "date": (is_day(self.date), "a day as 2026-11-28, or empty"),
+        }
+        for name, (holds, bound) in rules.items():
+            if not holds:
+                raise ValueError(f"{name} = {getattr(self, name)} must be {bound}")
+        for name, weight in self.rewards.items():
+            if not math.isfinite(weight):
+                raise ValueError(f"the weight of reward {name} is {weight}: it must be a finite number")

@@ -1,0 +1,115 @@
+"""What an update of a language run learns from, as tensors; and the same update from these, without the rewards."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proximo.core.batch import Batch
+from proximo.core.optimizer import FlatAdam
+from proximo.core.schedules import Schedule
+from proximo.core.update import autograd_gradient, check_minibatch_size
+from proximo.errors import UserError
+from proximo.language.models.loading import choose_device, load_causal_model, load_tokenizer
+from proximo.language.ppo.config import PPOConfig
+from proximo.language.ppo.rollout import estimate, token_rewards
+from proximo.language.ppo.setup import RATIO_QUANTILE, RATIO_TOLERANCE, learning_rate, make_policy, refers
+from proximo.language.rewards.configured import make_rewards, reward_start
+from proximo.language.rewards.informative import reward_scale
+from proximo.runs.replay.change import settable
+from proximo.runs.replay.entry import Entry, Kept, under
+from proximo.runs.replay.learner import Learner
+from proximo.runs.replay.replay import World
+
+_OWN = ("action", "log_prob", "value", "weight")
+_SHOWN_CHARACTERS = 60
+
+
+def to_tensors(batch: Batch, rewarded: Tensor, ref_log_prob: Tensor | None) -> dict[str, Tensor]:
+    """What an update learns from; advantages and returns follow from it.
+
+    Args:
+        batch: of the update.
+        rewarded: `[B]`, the scores that are optimised beside the KL.
+        ref_log_prob: `[B, R]`, of the reference; None where there is none.
+    """
+    tensors = {f"inputs/{name}": x for name, x in batch.inputs.items()} | {name: getattr(batch, name) for name in _OWN}
+    reference = {} if ref_log_prob is None else {"ref_log_prob": ref_log_prob}
+    return tensors | {"rewarded": rewarded, **reference}
+
+
+def to_batch(tensors: Mapping[str, Tensor], coefficient: float, gamma: float, lam: float) -> Batch:
+    """The batch in what `to_tensors` gave, with advantages and returns for these settings."""
+    inputs, own = under("inputs/", tensors), {name: tensors[name] for name in _OWN}
+    zeros = torch.zeros_like(own["weight"])
+    batch = Batch(inputs=inputs, **own, advantages=zeros, returns=zeros)
+    lengths = batch.weight.sum(1).long()
+    rewards = token_rewards(tensors["rewarded"], batch.log_prob, tensors.get("ref_log_prob"), lengths, coefficient)
+    return estimate(batch, rewards, gamma, lam)
+
+
+def make_learner(entry: Entry, config: PPOConfig) -> Learner:
+    """A kept update before it is done.
+
+    Args:
+        entry: the update.
+        config: the run's, or with a setting changed.
+
+    Raises:
+        UserError: a model is not where it was, or settings that do not fit.
+    """
+    trust, device = config.trust_remote_code, choose_device(config.device)
+    tokenizer = load_tokenizer(config.policy, trust_remote_code=trust, day=config.date)
+    model = load_causal_model(config.policy, device=device, trust_remote_code=trust)
+    # Only a critic that began as one has a reward model's shape; its weights are those that were trained.
+    terms = make_rewards(config) if config.sharing.critic_from == "reward" else []
+    policy = make_policy(config, model, *reward_start(config, tokenizer, terms))
+    configured = Schedule.parse(config.learning_rate).start
+    optimizer = FlatAdam(policy.roles.trainable(), 0.0, config.adam_epsilon, configured_rate=configured)
+    shuffle = torch.Generator()
+    entry.before.put_back(optimizer, {"shuffle": shuffle})
+    if config.update.adaptive_kl is None:
+        optimizer.learning_rate = learning_rate(config, entry.progress)
+    # Where β is held to a target it was what it was; else it is the setting.
+    coefficient = config.kl.coefficient if config.kl.target is None else entry.facts["kl_coefficient"]
+    learnt = {name: x.to(device) for name, x in entry.learnt.items()}
+    batch = to_batch(learnt, coefficient, config.gamma, config.lam)
+    try:
+        check_minibatch_size(len(batch), config.update.minibatch_size)
+    except ValueError as error:
+        raise UserError(str(error).replace("samples of a rollout", "responses of an iteration (batch)")) from None
+
+    def where(index: tuple[int, ...]) -> dict[str, Any]:
+        row, step = index
+        token = int(batch.action[row, step])
+        prompt = batch.inputs["tokens"][row, : int(batch.inputs["prompt_lengths"][row])].tolist()
+        text = tokenizer.decode([token])
+        start = tokenizer.decode(prompt)[:_SHOWN_CHARACTERS]
+        return {"response": row, "token": step, "id": token, "text": repr(text), "prompt": repr(start)}
+
+    return Learner(
+        policy=policy,
+        optimizer=optimizer,
+        module=policy.roles,
+        batch=batch,
+        settings=config.update,
+        progress=entry.progress,
+        generator=shuffle,
+        gradient=autograd_gradient(policy, policy.split, RATIO_QUANTILE),
+        where=where,
+        tolerance=RATIO_TOLERANCE[config.compute],
+        reward_scale=reward_scale(learnt["rewarded"]),
+    )
+
+
+def replay_world(kept: Kept) -> World:
+    """The world of a language run.
+
+    Raises:
+        UserError: its settings can not be read.
+    """
+    config = kept.config(PPOConfig)
+    names = settable(config, without=("micro_batches", "recompute_advantages"))
+    fixed = config.kl.target is None and refers(config)  # without a reference nothing is known of another price
+    return World(config, names + (["kl.coefficient"] if fixed else []), make_learner)

@@ -1,0 +1,178 @@
+"""What a PPO run on a language model starts from: its policy, its price of divergence, and whether all fits."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from proximo.core.divergences import AdaptiveKLController, FixedKLController
+from proximo.core.schedules import Schedule
+from proximo.core.update import check_minibatch_size
+from proximo.errors import UserError
+from proximo.language.data.coder import end_of_chat
+from proximo.language.models.caches import usable_cache
+from proximo.language.models.context import context_of, why_not_longer
+from proximo.language.models.dropout import without_dropout
+from proximo.language.models.folders import generation_stops
+from proximo.language.models.linear_head import linear_head
+from proximo.language.ppo.config import PPOConfig
+from proximo.language.ppo.policy import LanguagePolicy
+from proximo.language.ppo.rollout import Prompt
+from proximo.language.rewards.terms import FunctionReward, ModelReward, RewardTerm
+from proximo.language.roles.sharing import make_roles
+
+RATIO_TOLERANCE = {"float32": 1e-2, "bfloat16": 0.25}
+"""How far the first ratio may be off 1. Sampler and trainer add in another order; over thousands of tokens the largest
+gap seen with SmolLM2-135M is 1e-4 in float32; bfloat16 has three digits."""
+
+RATIO_QUANTILE = 0.99
+"""The share of a minibatch's tokens that must lie within. Of thousands of tokens a few improbable ones are far off by
+rounding alone; a temperature, a head or a mask that differs moves most of them, a wrong end one in each response."""
+
+_LONGEST = 64
+"""Prompts, the longest as text, whose length in a reward model's own tokens is looked at before the first step."""
+
+
+def make_policy(
+    config: PPOConfig, model: Any, reward_decoder: nn.Module | None = None, reward_head: nn.Linear | None = None
+) -> LanguagePolicy:
+    """The policy with its roles.
+
+    Args:
+        config: what to do.
+        model: `transformers` causal language model, on its device; it is changed.
+        reward_decoder: what a separate critic starts from (`critic_from = reward`).
+        reward_head: see `FullRoles`.
+
+    Raises:
+        UserError: the model can not be shared like this, or can not be sampled.
+    """
+    model = _in_full(without_dropout(model).eval(), config)
+    linear_head(model)
+    fixed = next(model.parameters()).device.type == "cuda"  # on a CPU finished rows leave the batch
+    cache = usable_cache(model, "static" if fixed else "dynamic", config.compute)
+    torch.manual_seed(config.seed)  # adapters and heads are initialised from torch's own stream
+    return LanguagePolicy(
+        make_roles(model, config.sharing, reward_decoder, reward_head, reference=refers(config)).eval(),
+        cache=cache,
+        temperature=config.temperature,
+        need_entropy=entropy_counts(config),
+        compute=config.compute,
+        token_budget=config.token_budget,
+    )
+
+
+def _in_full(model: Any, config: PPOConfig) -> Any:
+    """A model in half precision with weights of float32 where they are trained: a step is far below their rounding.
+
+    Adapters are of float32 anyhow, and their base may stay as it is.
+    """
+    half = any(p.dtype in (torch.bfloat16, torch.float16) for p in model.parameters())
+    return model.float() if half and config.sharing.mode != "lora" else model
+
+
+def refers(config: PPOConfig) -> bool:
+    """Whether the policy is compared with a reference: a KL that costs nothing and ends nothing is not computed."""
+    return config.kl.coefficient > 0 or config.kl.budget is not None
+
+
+def learning_rate(config: PPOConfig, progress: float) -> float:
+    """The step size at `progress` in [0, 1]."""
+    rate = Schedule.parse(config.learning_rate).at(progress)
+    # The first iteration must move too: half an iteration's share, not 0.
+    share = progress + 0.5 * config.batch / config.responses
+    return rate * min(1.0, share / config.warmup) if config.warmup > 0 else rate
+
+
+def kl_controller(config: PPOConfig) -> FixedKLController | AdaptiveKLController:
+    """The price of divergence: fixed, or adapted to a target."""
+    kl = config.kl
+    if kl.target is None:
+        return FixedKLController(kl.coefficient)
+    return AdaptiveKLController(kl.coefficient, kl.target, kl.horizon)
+
+
+def entropy_counts(config: PPOConfig) -> bool:
+    """Whether an entropy bonus is ever paid."""
+    schedule = Schedule.parse(config.update.entropy_coefficient)
+    return schedule.start != 0 or schedule.end != 0
+
+
+def stop_tokens(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> tuple[int, ...]:
+    """What ends a response: what fine-tuning teaches to end with, EOS, and what the model's generation settings name.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer, with an EOS token.
+        prompts: what is responded to; chat messages may have an end of their own, see `Coder.end`.
+
+    Raises:
+        UserError: one of them is no token of the model's.
+    """
+    chat = next((p.source for p in prompts if isinstance(p.source, list)), None)
+    taught = [] if chat is None else [end_of_chat(tokenizer, chat)]
+    stop = tuple(dict.fromkeys([*taught, tokenizer.eos_token_id, *generation_stops(model)]))  # each once
+    size = model.get_input_embeddings().num_embeddings
+    if outside := [token for token in stop if not 0 <= token < size]:
+        raise UserError(
+            f"a response should end with token {outside[0]}, but the model has tokens 0 to {size - 1}: correct "
+            "eos_token_id in its generation_config.json and config.json, or take the tokenizer that belongs to it"
+        )
+    return stop
+
+
+def check_fit(
+    config: PPOConfig, model: Any, tokenizer: Any, prompts: Sequence[Prompt], rewards: Sequence[RewardTerm]
+) -> None:
+    """Refuse settings, model and data that do not fit together.
+
+    Raises:
+        UserError: says which.
+    """
+    if not prompts:
+        raise UserError("there is no prompt to respond to: check the prompts file and prompt_limit")
+    if not rewards:
+        raise UserError("nothing scores the responses: give --rewards a reward model's folder or module:function")
+    if tokenizer.eos_token_id is None:
+        raise UserError("the tokenizer has no EOS token, so no response could end: set tokenizer.eos_token")
+    names = [term.name for term in rewards]
+    if len(set(names)) < len(names):
+        raise UserError(f"two rewards share a name ({', '.join(names)}): give each its own")
+    try:
+        check_minibatch_size(config.batch, config.update.minibatch_size)
+    except ValueError as error:
+        raise UserError(str(error).replace("samples of a rollout", "responses of an iteration (batch)")) from error
+    longest = max(len(p.tokens) for p in prompts)
+    _check_context("the model", context_of(model), longest, config.response_limit, why_not_longer(model))
+    _check_rewards(config, prompts, rewards)
+
+
+def _check_rewards(config: PPOConfig, prompts: Sequence[Prompt], rewards: Sequence[RewardTerm]) -> None:
+    longest = sorted(prompts, key=lambda p: len(p.text), reverse=True)[:_LONGEST]
+    columns = {name for p in prompts for name in p.columns}
+    for term in rewards:
+        if not math.isfinite(term.weight):
+            raise UserError(f"the weight of reward {term.name} is {term.weight}: it must be a finite number")
+        if isinstance(term, FunctionReward):
+            term.check_columns(columns)
+        if isinstance(term, ModelReward) and term.model.context is not None:
+            tokens = _longest_in(term, longest)
+            # What ends the response is one token more.
+            why = why_not_longer(term.model.model)
+            _check_context(f"reward {term.name}", term.model.context, tokens, config.response_limit + 1, why)
+
+
+def _longest_in(term: ModelReward, prompts: Sequence[Prompt]) -> int:
+    """Tokens of the longest prompt as a reward model reads it; one without a template is the preflight's to refuse."""
+    readable = [p.given for p in prompts if isinstance(p.given, str) or term.model.tokenizer.chat_template]
+    return max(map(term.model.prompt_length, readable), default=0)
+
+
+def _check_context(reader: str, context: int | None, prompt: int, response: int, why: str) -> None:
+    if context is not None and prompt + response > context:
+        raise UserError(
+            f"{reader} reads up to {context} tokens{why}, but a prompt of {prompt} with a response of up to {response} "
+            f"has {prompt + response}: lower prompt_limit or response_limit"
+        )

@@ -1,0 +1,375 @@
+"""PPO on a language model in memory: sample -> reward -> estimate advantages -> update -> record."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proximo.core.batch import Batch
+from proximo.core.optimizer import FlatAdam
+from proximo.core.schedules import Schedule
+from proximo.core.statistics import explained_variance, root_mean_square, weighted_mean, weighted_moments
+from proximo.core.update import UpdateReport, autograd_gradient, update
+from proximo.language.compute.precision import chosen_type
+from proximo.language.lineage import check_read, digest_of
+from proximo.language.ppo import replay, rollout
+from proximo.language.ppo.config import PPOConfig
+from proximo.language.ppo.rollout import Prompt, PromptSource
+from proximo.language.ppo.setup import (
+    RATIO_QUANTILE,
+    RATIO_TOLERANCE,
+    check_fit,
+    kl_controller,
+    learning_rate,
+    make_policy,
+    refers,
+    stop_tokens,
+)
+from proximo.language.rewards.informative import reward_scale, reward_statistics
+from proximo.language.rewards.terms import RewardTerm, Texts, combine
+from proximo.language.sampling.sampler import Samples, SamplingParameters, generate
+from proximo.runs import random_state
+from proximo.runs.configuration import to_toml
+from proximo.runs.replay.ring import Ring
+from proximo.runs.undo import Undo
+
+PARITY = 1e-3  # mean |log-prob of the sampler - of the trainer|, nats, up to which the sampler's are taken
+
+
+@dataclass
+class Progress:
+    """Counters of a run."""
+
+    responses: int = 0
+    iterations: int = 0
+    gradient_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One iteration's responses and what was said of them."""
+
+    samples: Samples
+    texts: Texts
+    scores: Tensor
+    """`[B]`, weighted sum of all reward terms."""
+    rewarded: Tensor
+    """`[B]`, after clip and floor: what is optimised beside the KL."""
+    each: Mapping[str, Tensor]
+    """Per reward term, `[B]`."""
+    ref_log_prob: Tensor | None
+    """`[B, R]`; None where there is no reference, see `refers`."""
+
+
+class PPOTraining:
+    """Policy, reference, critic, reward terms and optimiser of one run.
+
+    Args:
+        config: what to do.
+        model: `transformers` causal language model to train, on its device; it is changed.
+        tokenizer: its tokenizer, with an EOS token.
+        prompts: what is responded to.
+        rewards: what scores the responses.
+        reward_decoder: what a separate critic starts from (`critic_from = reward`).
+        reward_head: what reads its first values off that; None starts with values of 0.
+
+    Raises:
+        UserError: settings, model and data that do not fit together.
+    """
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        model: Any,
+        tokenizer: Any,
+        prompts: Sequence[Prompt],
+        rewards: Sequence[RewardTerm],
+        *,
+        reward_decoder: Any = None,
+        reward_head: Any = None,
+    ) -> None:
+        self.config, self.tokenizer, self.rewards = config, tokenizer, list(rewards)
+        check_fit(config, model, tokenizer, prompts, self.rewards)
+        self.config = config = replace(config, compute=chosen_type(config.compute, next(model.parameters()).device))
+        self.policy = make_policy(config, model, reward_decoder, reward_head)
+        self.roles = self.policy.roles
+        self.device = self.roles.head.weight.device
+        self.optimizer = FlatAdam(
+            self.roles.trainable(),
+            learning_rate(config, 0.0),
+            config.adam_epsilon,
+            configured_rate=Schedule.parse(config.learning_rate).start,  # without the warm-up
+        )
+        self.prompts = PromptSource(prompts, config.seed)
+        self.noise = torch.Generator().manual_seed(config.seed * 2 + 1)
+        self.shuffle = torch.Generator().manual_seed(config.seed * 2 + 2)
+        stop = stop_tokens(model, tokenizer, prompts)
+        self.parameters = SamplingParameters(config.response_limit, stop, config.temperature)
+        self.kl = kl_controller(config)
+        self.progress = Progress()
+        self.ended: str | None = None
+        """Why there is nothing left to do, once there is not."""
+        self.sampler_log_probs: bool | None = {"auto": None, "sampler": True, "rescore": False}[config.old_log_probs]
+        self.parity: float | None = None
+        self.gap: float | None = None
+        """Mean |log-prob of the sampler - of the trainer| in this iteration, nats; None where it was not measured."""
+        self.last: Rollout | None = None
+        self.before = Undo(self.optimizer, self._generators, copies=config.undo)
+        self._before = self._cursor
+        self.ring = Ring(
+            self.before, self.optimizer, config.replay_mb, lambda: {"world": "language", "config": to_toml(config)}
+        )
+        self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered around what `rewind` can undo, by whoever may want to stop there."""
+        self.seconds: dict[str, float] = {}
+        self.other_rows = False
+        """Whether `load` takes a checkpoint of other prompts."""
+
+    def iterate(self) -> dict[str, Any]:
+        """One rollout and one update; what was seen, by name.
+
+        Raises:
+            InvariantError: something that can not be true of a correct run; `ring` holds the update.
+            UserError: a reward term fails.
+        """
+        started, self.seconds = time.perf_counter(), {}
+        self.last = None  # two rollouts need not live at a time
+        self.ring.forget()
+        self.remember()
+        done = self.progress.responses / self.config.responses
+        if self.config.update.adaptive_kl is None:
+            self.optimizer.learning_rate = learning_rate(self.config, done)
+        self.policy.tokens_read = self.policy.tokens_paid = 0
+        with self.interruptible():
+            batch, collected = self.collect()
+            self.last = collected
+            learnt = replay.to_tensors(batch, collected.rewarded, collected.ref_log_prob)
+            self.ring.begin(self.progress.iterations, done, learnt, {"kl_coefficient": self.kl.coefficient})
+            with self._phase("update"):
+                report = update(
+                    self.policy,
+                    batch,
+                    self.optimizer,
+                    self.config.update,
+                    progress=done,
+                    generator=self.shuffle,
+                    gradient=autograd_gradient(self.policy, self.policy.split, RATIO_QUANTILE),
+                    tolerance=RATIO_TOLERANCE[self.config.compute],
+                    reward_scale=reward_scale(collected.rewarded),
+                    measure=False,  # a pass through a language model costs too much for a number
+                )
+        self.ring.end(report)
+        values = self._statistics(batch, collected, report)
+        if values["kl"] is not None:
+            self.kl.observe(values["kl"], len(batch))
+        self.progress.responses += len(batch)
+        self.progress.iterations += 1
+        self.progress.gradient_steps += report.steps
+        seconds = time.perf_counter() - started
+        read = float((batch.inputs["prompt_lengths"] + collected.samples.lengths).sum())
+        return values | {"tokens_per_second": read / seconds} | {f"seconds/{k}": v for k, v in self.seconds.items()}
+
+    def collect(self) -> tuple[Batch, Rollout]:
+        """Sample responses, have them scored, and estimate advantages."""
+        prompts = self.prompts.take(self.config.batch)
+        with self._phase("sample"), self.policy.computing():
+            samples = self.sample([p.tokens for p in prompts])
+        batch = rollout.to_batch(prompts, samples)
+        with self._phase("reward"):
+            texts = rollout.to_texts(prompts, samples, self.tokenizer)
+            scores, each = combine(self.rewards, texts)
+            rewarded = self._rewarded(scores, samples.finished.cpu())
+        with self._phase("score"):
+            batch = self._with_old(batch, samples)
+            reference = self.policy.reference_log_probs(batch) if refers(self.config) else None
+        rewards = rollout.token_rewards(
+            rewarded.to(self.device), batch.log_prob, reference, samples.lengths, self.kl.coefficient
+        )
+        batch = rollout.estimate(batch, rewards, self.config.gamma, self.config.lam)
+        return batch, Rollout(samples, texts, scores, rewarded, each, reference)
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], noise: torch.Generator | None = None, longest: int | None = None
+    ) -> Samples:
+        """Responses of the policy as it is.
+
+        Args:
+            prompts: token ids.
+            noise: draws the tokens; the run's own if None.
+            longest: cap below the run's own, tokens.
+        """
+        parameters = self.parameters
+        if longest is not None and longest < parameters.max_tokens:
+            parameters = replace(parameters, max_tokens=longest)
+        with self.roles.as_sampler() as stack:
+            return generate(
+                stack,
+                self.roles.head,
+                prompts,
+                parameters,
+                generator=noise or self.noise,
+                cache=self.policy.cache,
+            )
+
+    def _rewarded(self, scores: Tensor, finished: Tensor) -> Tensor:
+        limit, floor = self.config.score_clip, self.config.missing_eos_floor
+        if limit is not None:
+            scores = scores.clamp(-limit, limit)
+        return scores if floor is None else torch.where(finished, scores, scores.clamp_max(floor))
+
+    @torch.no_grad()
+    def _with_old(self, batch: Batch, samples: Samples) -> Batch:
+        """The batch with the old policy's log-probs and values: the sampler's own, if they are the trainer's too."""
+        self.gap = None
+        if self.sampler_log_probs is None or (self.sampler_log_probs and self.parity is None):
+            _, part = next(self.policy.parts(batch))
+            real = part.weight > 0
+            self.parity = self.gap = float((self.policy.evaluate(part).log_prob - part.log_prob)[real].abs().mean())
+            if self.sampler_log_probs is None:
+                self.sampler_log_probs = self.parity <= PARITY
+        if self.sampler_log_probs and self.roles.separate:
+            return batch.replace(value=self.policy.values(batch))
+        if self.sampler_log_probs:
+            # The sampler kept the states that predicted each token: the values need no pass of their own.
+            return batch.replace(value=self.roles.value_head(samples.hidden.float()).squeeze(-1) * batch.weight)
+        log_prob, value = self.policy.scored(batch)
+        self.gap = float(weighted_mean((log_prob - batch.log_prob).abs(), batch.weight))
+        return batch.replace(value=value, log_prob=log_prob)
+
+    def _statistics(self, batch: Batch, seen: Rollout, report: UpdateReport) -> dict[str, Any]:
+        lengths = seen.samples.lengths.float().cpu()
+        real = batch.weight > 0
+        return {
+            "score": float(seen.scores.mean()),
+            "score_std": float(seen.scores.std(unbiased=False)),
+            "rewarded": float(seen.rewarded.mean()),
+            **reward_statistics(seen.rewarded),
+            **{f"reward/{term.name}": _mean_where_it_applies(seen.each[term.name]) for term in self.rewards},
+            **{
+                f"unrewarded/{term.name}": float(seen.each[term.name].isnan().float().mean())
+                for term in self.rewards
+                if bool(seen.each[term.name].isnan().any())
+            },
+            **{
+                f"reward_raw/{term.name}": float(seen.each[term.name].mean()) * term.model.std + term.model.mean
+                for term in self.rewards
+                if hasattr(term, "model") and hasattr(term.model, "std")
+            },
+            **{
+                f"reward_cut/{term.name}": term.model.cut_share
+                for term in self.rewards
+                if hasattr(term, "model") and hasattr(term.model, "cut_share") and term.model.cut_share > 0
+            },
+            **rollout.kl_statistics(batch, seen.ref_log_prob),
+            "kl_coefficient": self.kl.coefficient,
+            **report.values,
+            "gradient_steps": report.steps,
+            "stopped_by_kl": float(report.stopped_by_kl),
+            "final_approx_kl": report.final_kl,
+            "explained_variance": float(explained_variance(batch.value[real], batch.returns[real])),
+            "value_rms": float(root_mean_square(batch.value, batch.weight)),
+            "return_rms": float(root_mean_square(batch.returns, batch.weight)),
+            "return_std": float(weighted_moments(batch.returns, batch.weight)[1].sqrt()),
+            "response_length": float(lengths.mean()),
+            "finished": float(seen.samples.finished.float().mean()),
+            **rollout.text_statistics(seen.samples),
+            "score_length_correlation": rollout.correlation(seen.scores, lengths),
+            "padded_share": 1 - self.policy.tokens_read / max(1, self.policy.tokens_paid),
+            "learning_rate": self.optimizer.learning_rate,
+            "sampler_log_probs": float(bool(self.sampler_log_probs)),
+            "sampler_gap": self.gap,
+        }
+
+    def texts(self, count: int) -> list[dict[str, Any]]:
+        """The last rollout's first `count` responses with their scores."""
+        if self.last is None:
+            return []
+        texts, seen = self.last.texts, self.last
+        return [
+            {"prompt": texts.prompts[i], "response": texts.responses[i], "score": float(seen.scores[i])}
+            for i in range(min(count, len(texts.responses)))
+        ]
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that decides how the run goes on, as tensors and as JSON."""
+        tensors = {f"trained/{name}": x for name, x in self.roles.trained_state().items()}
+        tensors |= {f"optimizer/{name}": x for name, x in self.optimizer.state().items()}
+        drawn, generators = random_state.capture(self._generators)
+        return tensors | drawn, {
+            "progress": dict(vars(self.progress)),
+            "ended": self.ended,
+            "prompts_taken": self.prompts.taken,
+            "prompts_read": self._prompts_read,
+            "kl_coefficient": self.kl.coefficient,
+            "learning_rate": self.optimizer.learning_rate,
+            "sampler_log_probs": self.sampler_log_probs,
+            "parity": self.parity,
+            "random": generators,
+        }
+
+    @cached_property
+    def _prompts_read(self) -> str:
+        return digest_of(prompt.tokens for prompt in self.prompts.prompts)
+
+    @property
+    def done(self) -> int:
+        """Responses so far."""
+        return self.progress.responses
+
+    @property
+    def _generators(self) -> dict[str, torch.Generator]:
+        return {"noise": self.noise, "shuffle": self.shuffle}
+
+    @property
+    def _cursor(self) -> tuple[int, bool | None, float | None]:
+        return self.prompts.taken, self.sampler_log_probs, self.parity
+
+    def remember(self) -> None:
+        """Note where `rewind` goes back to."""
+        self.before.remember()
+        self._before = self._cursor
+
+    def rewind(self) -> bool:
+        """Go back to before the iteration in progress; False if weights have moved and there is no copy of them."""
+        if not self.before.undo():
+            return False
+        self.prompts.taken, self.sampler_log_probs, self.parity = self._before
+        return True
+
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            UserError: it is of other roles, or of prompts that are read as other tokens.
+        """
+        check_read(state, "prompts_read", self._prompts_read, allowed=self.other_rows)
+        self.roles.load_trained(_under("trained/", tensors))
+        self.optimizer.load_state(_under("optimizer/", tensors))
+        random_state.restore(tensors, state["random"], self._generators)
+        self.progress, self.ended = Progress(**state["progress"]), state["ended"]
+        self.prompts.taken = state["prompts_taken"]
+        self.kl.coefficient = state["kl_coefficient"]
+        self.optimizer.learning_rate = state["learning_rate"]
+        self.sampler_log_probs, self.parity = state["sampler_log_probs"], state["parity"]
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+
+def _mean_where_it_applies(scores: Tensor) -> float | None:
+    """Of a reward term; None where it applies to no response."""
+    return None if bool(scores.isnan().all()) else float(scores.nanmean())
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}

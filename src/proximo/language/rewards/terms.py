@@ -1,0 +1,171 @@
+"""What scores responses: reward models and Python functions, weighted and logged one by one."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from proximo.errors import UserError
+from proximo.language.rewards.calls import RewardCall, scores_of
+from proximo.runs.own_module import find_own
+
+RewardFunction = Callable[..., Any]
+"""f(prompts, responses, **columns) -> one number per response; columns are the prompts' other fields, as lists."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The tokens behind some texts, for reward models that read as the policy does."""
+
+    tokenizer: Any
+    """The policy's."""
+    prompts: list[list[int]]
+    responses: list[list[int]]
+    """Without the token that ended them."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Prompts and responses as text, with what the prompts' rows hold beside the prompt: what a reward term reads."""
+
+    prompts: list[str]
+    responses: list[str]
+    columns: Mapping[str, list[Any]]
+    finished: list[bool]
+    sources: list[Any] = field(default_factory=list)
+    """The prompts as their rows have them: text or chat messages."""
+    sampled: Sampled | None = None
+    """The tokens as they were sampled, where they were."""
+
+
+class RewardTerm(Protocol):
+    """One part of the reward."""
+
+    name: str
+    weight: float
+
+    def __call__(self, texts: Texts) -> Tensor:
+        """Scores `[B]`, float32."""
+
+
+class FunctionReward:
+    """A Python function as a reward term; see `RewardCall` for what it is given.
+
+    Args:
+        function: gives one number per response, or None where it does not apply to one, which counts 0.
+        weight: of its scores.
+        name: in metrics and messages; the function's own if empty.
+    """
+
+    def __init__(self, function: RewardFunction, weight: float = 1.0, name: str = "") -> None:
+        self.function, self.weight = function, weight
+        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self._call = RewardCall(function, self.name)
+
+    def check_columns(self, names: Collection[str]) -> None:
+        """Refuse columns that the function can not be given, or lacks; see `RewardCall.check_columns`.
+
+        Raises:
+            UserError: there is one.
+        """
+        self._call.check_columns(names)
+
+    def __call__(self, texts: Texts) -> Tensor:
+        """Scores `[B]`, NaN where the function gives None.
+
+        Raises:
+            UserError: a column has a name that is taken; the function fails, gives the wrong count, or what is not a
+                finite number.
+        """
+        self.check_columns(texts.columns)
+        result = self._call(texts.prompts, texts.responses, texts.sources, texts.columns)
+        return checked(self.name, scores_of(result, self.name), texts)
+
+
+class ModelReward:
+    """A reward model as a reward term.
+
+    It reads the tokens that were sampled where its tokenizer and template are the policy's, or else the text through
+    its own.
+    """
+
+    def __init__(self, model: Any, weight: float = 1.0, name: str = "reward_model") -> None:
+        self.model, self.weight, self.name = model, weight, name
+        self._alike: tuple[Any, bool] = (None, False)
+
+    def __call__(self, texts: Texts) -> Tensor:
+        """Scores `[B]`, standardised as the model was saved.
+
+        Raises:
+            UserError: a text is too long for the model, or a score is not a finite number.
+        """
+        asked = texts.sources or texts.prompts
+        try:
+            if texts.sampled is not None and self._reads_as(texts.sampled.tokenizer):
+                sampled = texts.sampled
+                scores = self.model.score_sampled(asked, sampled.prompts, sampled.responses, texts.finished)
+            else:
+                scores = self.model.score_texts(asked, texts.responses, finished=texts.finished)
+        except UserError as error:
+            raise UserError(f"reward {self.name}: {error}") from error
+        return checked(self.name, scores.tolist(), texts)
+
+    def _reads_as(self, tokenizer: Any) -> bool:
+        if self._alike[0] is not tokenizer:
+            reads_as = getattr(self.model, "reads_as", None)
+            self._alike = tokenizer, reads_as is not None and reads_as(tokenizer)
+        return self._alike[1]
+
+
+def combine(terms: Sequence[RewardTerm], texts: Texts) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted sum of all reward terms `[B]`, and each term's own scores by name.
+
+    NaN says that a term does not apply to a response, where it adds nothing.
+    """
+    each = {term.name: term(texts) for term in terms}
+    total = torch.stack([term.weight * each[term.name] for term in terms]).nan_to_num(0.0).sum(0)
+    return total, each
+
+
+def cut_prompts(terms: Sequence[RewardTerm]) -> list[str]:
+    """A sentence for each reward model that, in its last scores, read only the end of some prompts."""
+    cut = {term.name: term.model.cut_share for term in terms if hasattr(term, "model")}
+    return [f"reward {name} read only the end of {share:.0%} of the prompts" for name, share in cut.items() if share]
+
+
+def function_from(path: str, folder: str = "") -> RewardFunction:
+    """The function that `module:function` names.
+
+    Args:
+        path: `module:function`.
+        folder: where to look for the module first; the current one comes next.
+
+    Raises:
+        UserError: there is none.
+    """
+    function: RewardFunction = find_own(path, "reward", folder=folder)
+    return function
+
+
+def checked(name: str, numbers: Sequence[float | None], texts: Texts) -> Tensor:
+    """Scores `[B]`, float32, if there is one for each response; NaN where there is None.
+
+    Raises:
+        UserError: there are more or fewer, or one is not finite.
+    """
+    if len(numbers) != len(texts.responses):
+        raise UserError(
+            f"reward {name} gave {len(numbers)} scores for {len(texts.responses)} responses: it must give one for each"
+        )
+    applies = [number is not None for number in numbers]
+    scores = torch.tensor([0.0 if x is None else x for x in numbers], dtype=torch.float32)  # in which 1e300 is infinite
+    for i, finite in enumerate(scores.isfinite().tolist()):
+        if not finite:
+            raise UserError(
+                f"reward {name} gave {numbers[i]} for response {i} ({texts.responses[i][:60]!r} to "
+                f"{texts.prompts[i][:40]!r}): it must give finite numbers, below 3.4e38 in size, or None where it does "
+                "not apply"
+            )
+    return torch.where(torch.tensor(applies, dtype=torch.bool), scores, torch.nan)

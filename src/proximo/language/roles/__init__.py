@@ -1,0 +1,1 @@
+"""Policy, reference and critic, and how they share weights."""

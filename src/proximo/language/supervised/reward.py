@@ -1,0 +1,244 @@
+"""Trains a reward model on preference pairs; every text of a step goes through the network once."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proximo.language.compute.threads import using_threads
+from proximo.language.config import RewardConfig
+from proximo.language.data.batching import padded_share, token_budget_batches
+from proximo.language.data.dataset import Loaded, Pair, load_pairs
+from proximo.language.lineage import digest_of
+from proximo.language.models.folders import check_savable
+from proximo.language.models.loading import choose_device
+from proximo.language.rewards.frozen_trunk import FrozenTrunk
+from proximo.language.rewards.preferences import agreement, bradley_terry, preference_report
+from proximo.language.rewards.reward_model import RewardModel
+from proximo.language.rewards.standardise import StandardTexts, standard_texts, standardise
+from proximo.language.supervised.steps import Optimizer, check_finite, shuffled_batches, shuffled_runs
+from proximo.language.supervised.training import SupervisedTraining, begin_stage, finish_stage, open_stage, run_steps
+from proximo.runs.console import Column, Mode
+from proximo.runs.opening import Call
+from proximo.runs.session import Session
+
+COLUMNS = (
+    Column("loss", "loss", "loss", ".3f"),
+    Column("accuracy", "accuracy on the batch", "batch accuracy", ".3f"),
+    Column("validation/accuracy", "held-out accuracy", "held-out accuracy", ".3f"),
+    Column("learning_rate", "learning rate", "lr", ".1e"),
+    Column("tokens_per_second", "tokens/s", "tokens/s", ",.0f"),
+)
+_HELD_GROUPS = 8  # parts of like length of a step whose graphs are held together: little padding
+
+
+def train_reward(
+    config: RewardConfig,
+    *,
+    console: Mode = "auto",
+    human_ceiling: dict[str, float] | None = None,
+    call: Call | None = None,
+) -> dict[str, Any]:
+    """Trains a reward model and writes it as a plain sequence-classification folder.
+
+    Args:
+        config: what to do.
+        console: how progress is shown.
+        human_ceiling: what people agree on among themselves, to be reported beside the accuracies.
+        call: how this call begins and ends.
+
+    Returns:
+        The held-out report after standardisation (see `preference_report`), mean and std of the raw scores, seconds; of
+        a training that was stopped, `stopped` and steps.
+
+    Raises:
+        UserError: model, data or output can not be used, or the loss is not finite.
+    """
+    call = call or Call()
+    opening, remark = open_stage(config, call)
+    if done := opening.results:
+        return done
+    config = opening.config
+    with using_threads(config.threads), ExitStack() as stack:
+        reward = RewardModel.from_language_model(
+            config.model,
+            layers=config.layers,
+            seed=config.seed,
+            device=choose_device(config.device),
+            trust_remote_code=config.trust_remote_code,
+            day=config.date,
+            token_budget=config.token_budget,
+            compute=config.compute,
+        )
+        limits: dict[str, Any] = {"token_limit": config.token_limit, "context": reward.context}
+        loaded = load_pairs(config.data, reward.tokenizer, **limits)
+        held_out = load_pairs(config.validation, reward.tokenizer, **limits) if config.validation else Loaded([])
+        standard = standard_texts(config, config.policy or config.model)
+        training = RewardTraining(config, reward, loaded.items, freeze=config.freeze)
+        check_savable(reward.model, reward.tokenizer)
+        session = begin_stage(
+            stack,
+            opening,
+            training,
+            "reward model",
+            columns=COLUMNS,
+            console=console,
+            call=call,
+            messages=(remark, loaded.message, held_out.message, standard.message),
+        )
+        if stopped := run_training(training, session, held_out.items):
+            return stopped
+        result = training.summary | standardise(reward, standard, reader(reward, standard))
+        if held_out.items:
+            report = evaluate(reward, held_out.items, scale=reward.std)
+            result |= report | {f"human/{name}": x for name, x in (human_ceiling or {}).items()}
+            record_final(session, result)
+            reward.about |= {"report": result}
+        reward.save(config.output)
+        return finish_stage(session.folder, result | {"rows": len(loaded.items), "dropped_rows": loaded.dropped})
+
+
+def reader(reward: RewardModel, texts: StandardTexts) -> Callable[[Mapping[str, Any]], list[int]]:
+    """How a reward model reads rows as it reads them in PPO: as sampled where it reads as their model, or as text."""
+    alike = texts.tokenizer is not None and reward.reads_as(texts.tokenizer)
+
+    def read(row: Mapping[str, Any]) -> list[int]:
+        if alike:
+            return reward.sampled_tokens(row["prompt"], *row["tokens"], finished=row["finished"])
+        return reward.tokens(row["prompt"], row["response"], finished=row["finished"])
+
+    return read
+
+
+class RewardTraining(SupervisedTraining):
+    """A scorer, its optimiser and its pairs.
+
+    A step takes pairs from all over the file; or, where pairs share texts so that there are fewer texts than pairs,
+    neighbours, as it reads each of its texts once.
+
+    Args:
+        config: what to do.
+        scorer: what is trained, on its device.
+        pairs: what people preferred, in its tokens.
+        freeze: lowest layers that stay as they are (reward models only); their states are computed once.
+    """
+
+    def __init__(self, config: RewardConfig, scorer: Any, pairs: Sequence[Pair], *, freeze: int = 0) -> None:
+        self.scorer, self.pairs = scorer, pairs
+        self.texts, self.chosen, self.rejected = unique_texts(pairs)
+        self.label = torch.tensor([p.label for p in pairs])
+        self.margin = torch.tensor([p.margin for p in pairs])
+        self.trunk = FrozenTrunk(scorer, freeze, self.texts, config) if freeze else None
+        rate, head_rate = config.learning_rate, config.head_learning_rate
+        body = [p for p in scorer.body() if p.requires_grad]
+        head = scorer.head.parameters()
+        optimizer = Optimizer([(body, rate), (head, rate if head_rate is None else head_rate)], config)
+        order = shuffled_runs if len(self.texts) < len(pairs) else shuffled_batches
+        super().__init__(config, optimizer, len(pairs), order)
+
+    def step(self, progress: float) -> dict[str, float]:
+        """One gradient step on the next batch of pairs.
+
+        Args:
+            progress: in [0, 1], for the step size.
+
+        Raises:
+            UserError: the loss is not finite; the batch is kept beside the model.
+        """
+        started = time.perf_counter()
+        batch = next(self.batches)
+        with self.interruptible():
+            values, used = self.backward(batch)
+        norm = self.optimizer.clip()
+        check_finite(values["loss"], norm, self.config.output, lambda: self._decoded(used), self.steps + 1)
+        rate = self.optimizer.step(progress)
+        self.steps += 1
+        tokens = sum(len(self.texts[i]) for i in used)
+        speed = tokens / (time.perf_counter() - started)
+        return values | {"learning_rate": rate, "grad_norm": norm, "texts": len(used), "tokens_per_second": speed}
+
+    def rows_read(self) -> str:
+        """See `SupervisedTraining`."""
+        return digest_of(part for pair in self.pairs for part in (pair.chosen, pair.rejected))
+
+    def _decoded(self, texts: Sequence[int]) -> list[str]:
+        return [self.scorer.tokenizer.decode(self.texts[i]) for i in texts]
+
+    def backward(self, batch: Sequence[int]) -> tuple[dict[str, float], list[int]]:
+        """Adds the gradient of the mean loss over a batch of pairs.
+
+        The loss couples texts, so it is taken on all scores of the step at once; its gradient to them then goes back
+        through the parts that the texts were scored in. How they were cut changes nothing.
+
+        Returns:
+            loss, and accuracy where a pair is not at even odds; and the texts that were read.
+        """
+        used = sorted({int(i) for pair in batch for i in (self.chosen[pair], self.rejected[pair])})
+        place = {text: i for i, text in enumerate(used)}
+        lengths = [len(self.texts[i]) for i in used]
+        held = sum(lengths) <= self.config.token_budget  # else the parts' graphs are made again, one at a time
+        budget = max(max(lengths), sum(lengths) // _HELD_GROUPS) if held else self.config.token_budget
+        groups = token_budget_batches(lengths, budget)
+        with torch.set_grad_enabled(held):
+            parts = [self.scores([used[i] for i in group]) for group in groups]
+        order = torch.tensor([i for group in groups for i in group])
+        scores = torch.empty(len(used)).index_copy(0, order, torch.cat(parts).detach().cpu()).requires_grad_()
+        chosen = scores[[place[int(self.chosen[pair])] for pair in batch]]
+        rejected = scores[[place[int(self.rejected[pair])] for pair in batch]]
+        label = self.label[batch]
+        loss = bradley_terry(chosen, rejected, label, self.margin[batch]).mean()
+        (loss + self.config.centre * (chosen + rejected).square().mean()).backward()
+        assert scores.grad is not None
+        for group, part in zip(groups, parts, strict=True):
+            part = part if held else self.scores([used[i] for i in group])
+            part.backward(scores.grad[group].to(part.device))
+        values = {"loss": float(loss.detach()), "padded_share": padded_share(lengths, groups)}
+        told = agreement((chosen - rejected).detach().numpy(), label.numpy())
+        if (decided := ~np.isnan(told)).any():
+            values["accuracy"] = float(told[decided].mean())
+        return values, used
+
+    def scores(self, texts: Sequence[int]) -> Tensor:
+        """Scores of texts by index, `[n]`."""
+        if self.trunk is not None:
+            return self.trunk.scores(texts)
+        return self.scorer.scores([self.texts[i] for i in texts])
+
+
+def run_training(training: RewardTraining, session: Session, held_out: Sequence[Pair]) -> dict[str, Any] | None:
+    """Steps until the clock ends, a look at held-out pairs after each epoch but the last; what to tell of a stop."""
+    if training.trunk is not None:
+        training.trunk.remember(session.recorder.progress.message)  # before the clock starts
+
+    def look() -> dict[str, float | None]:
+        if not held_out or training.clock.ended:
+            return {}
+        report = evaluate(training.scorer, held_out[: training.config.validation_pairs])
+        return {f"validation/{name}": x for name, x in report.items() if name != "calibration"}
+
+    return run_steps(training, session, look)
+
+
+def record_final(session: Session, result: dict[str, Any]) -> None:
+    """The last row of the metrics: the report on all held-out pairs."""
+    numbers = {f"final/{name}": x for name, x in result.items() if name != "calibration"}
+    session.recorder.metrics.write(result["steps"], numbers)
+
+
+def evaluate(scorer: Any, pairs: Sequence[Pair], scale: float = 1.0) -> dict[str, Any]:
+    """`preference_report` of a scorer on pairs; each text is scored once."""
+    texts, chosen, rejected = unique_texts(pairs)
+    scores = scorer.score(texts)
+    return preference_report(pairs, scores[chosen], scores[rejected], scale)
+
+
+def unique_texts(pairs: Sequence[Pair]) -> tuple[list[list[int]], Tensor, Tensor]:
+    """The texts of pairs, each once, and for each pair the index of its chosen and its rejected text."""
+    known: dict[tuple[int, ...], int] = {}
+    chosen = torch.tensor([known.setdefault(tuple(p.chosen), len(known)) for p in pairs])
+    rejected = torch.tensor([known.setdefault(tuple(p.rejected), len(known)) for p in pairs])
+    return [list(text) for text in known], chosen, rejected

@@ -1,0 +1,244 @@
+"""Fine-tuning and preference training as runs: what a checkpoint of them holds, their steps, and how they go on."""
+
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from proximo.errors import UserError
+from proximo.language.begun import settled
+from proximo.language.compute.malloc import FreedMemory
+from proximo.language.lineage import check_made_from, check_read, note_made_from
+from proximo.language.models.loading import choose_device
+from proximo.language.stages import resolved
+from proximo.language.supervised.steps import Clock, Optimizer, steps_of
+from proximo.runs import random_state
+from proximo.runs.alone import alone
+from proximo.runs.console import Column, Mode, Progress
+from proximo.runs.files import write_atomically
+from proximo.runs.folder import RunFolder
+from proximo.runs.metrics import MetricsWriter
+from proximo.runs.opening import Call, Opening
+from proximo.runs.recorder import Recorder
+from proximo.runs.session import Session, resume
+from proximo.runs.signals import Interrupted, StopRequest
+
+Order = Callable[[int, int, int], Iterator[list[int]]]
+"""Batches of row indices without end, from the number of rows, the batch and the seed."""
+
+
+class SupervisedTraining(ABC):
+    """Gradient steps on batches of rows.
+
+    Args:
+        config: what to do.
+        optimizer: holds all that is learnt.
+        rows: how many there are.
+        order: of the rows.
+    """
+
+    def __init__(self, config: Any, optimizer: Optimizer, rows: int, order: Order) -> None:
+        self.config, self.optimizer = config, optimizer
+        self._order = lambda: order(rows, config.batch, config.seed)
+        self.batches = self._order()
+        self.steps = 0
+        per_epoch = steps_of(rows, config.batch, 1.0)
+        steps = steps_of(rows, config.batch, config.epochs)
+        self.clock = Clock(min(steps, config.steps or steps), config.minutes, per_epoch)
+        self.seen: dict[str, float | None] = {}
+        """What looks at held-out rows gave."""
+        self.unrecorded: dict[str, Any] | None = None
+        """What the last step gave, while the look that belongs to it has not been taken."""
+        self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.other_rows = False
+        """Whether `load` takes a checkpoint of other rows."""
+        self.ring = None
+        """No updates are kept: a failing step is found before it is taken, and keeps its texts."""
+
+    @abstractmethod
+    def step(self, progress: float) -> dict[str, float]:
+        """One gradient step on the next batch, at `progress` in [0, 1] of the training."""
+
+    @abstractmethod
+    def rows_read(self) -> str:
+        """The digest of all rows as tokens, see `digest_of`."""
+
+    @property
+    def done(self) -> int:
+        """Steps so far."""
+        return self.steps
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Steps and seconds of a training that has ended, and what the time limit took from it."""
+        cut = {"cut_by_clock": self.clock.cut} if self.clock.cut else {}
+        return {"steps": self.steps, "seconds": round(self.clock.seconds, 1), **cut}
+
+    def iterate(self) -> dict[str, Any]:
+        """The next step; what was seen, by name."""
+        values = self.step(self.clock.progress)
+        self.clock.done = self.steps
+        return values
+
+    def rewind(self) -> bool:
+        """Go back to before the step in progress."""
+        self.optimizer.zero_grad()
+        self.batches = islice(self._order(), self.steps, None)
+        return True
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that decides how the training goes on."""
+        tensors, generators = random_state.capture()
+        progress = {"steps": self.steps, "seconds": self.clock.seconds}
+        return self.optimizer.state() | tensors, {
+            "progress": progress,
+            "rows_read": self.rows_read(),
+            "seen": dict(self.seen),
+            "unrecorded": self.unrecorded,
+            "random": generators,
+        }
+
+    def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Take over what `state` gave.
+
+        Raises:
+            ValueError: it is of other weights.
+            UserError: it is of rows that are read as other tokens.
+        """
+        check_read(state, "rows_read", self.rows_read(), allowed=self.other_rows)
+        self.optimizer.load_state(tensors)
+        self.steps = self.clock.done = int(state["progress"]["steps"])
+        self.clock.spent = float(state["progress"]["seconds"])
+        self.seen, self.unrecorded = dict(state["seen"]), state["unrecorded"]
+        random_state.restore(tensors, state["random"])
+        self.rewind()
+
+
+def open_stage(config: Any, call: Call) -> tuple[Opening, str]:
+    """What is in a stage's output folder, beside what is asked for; and a sentence on the type it computes in.
+
+    Raises:
+        UserError: no data or no folder is named, another training is there, or a model that it was made from is another
+            by now.
+    """
+    if not config.data:
+        raise UserError("no data is named: give --data, a .jsonl or .parquet file or a folder saved by datasets")
+    if not config.output:
+        raise UserError("no output folder is named: give --output")
+    folder = RunFolder(config.output)
+    config, remark = settled(config, folder, call, choose_device(config.device))
+    opening = Opening(folder, config, "model", call, resolved=resolved, final=True)
+    check_made_from(opening)
+    return opening, remark
+
+
+def begin_stage(
+    stack: ExitStack,
+    opening: Opening,
+    training: SupervisedTraining,
+    title: str,
+    *,
+    columns: Sequence[Column],
+    console: Mode,
+    call: Call,
+    messages: Sequence[str] = (),
+) -> Session:
+    """Open the folder and go on where its last checkpoint is; everything closes with `stack`."""
+    stack.enter_context(alone(f"{title} in {opening.folder.path}"))
+    folder = stack.enter_context(opening.open())
+    note_made_from(folder, opening.config)
+    metrics = stack.enter_context(MetricsWriter(folder.path, tensorboard=False))
+    training.other_rows = call.allow_change
+    if opening.resumed:
+        resume(training, folder, metrics)
+    progress = stack.enter_context(
+        Progress(
+            title, training.clock.steps, "steps", console, folder=folder.path, start=training.done, columns=columns
+        )
+    )
+    for text in filter(None, (*messages, opening.settle(f"{training.done:,} steps"))):
+        progress.message(text)
+    return Session(training, folder, Recorder(metrics, progress), StopRequest(), call.stop_at)
+
+
+Look = Callable[[], Mapping[str, float | None]]
+"""A look at held-out rows: what is to be recorded of it."""
+
+
+def run_steps(
+    training: SupervisedTraining, session: Session, look: Look, first_look: Look | None = None
+) -> dict[str, Any] | None:
+    """Step to the end.
+
+    Args:
+        training: of the session.
+        session: open.
+        look: taken after each epoch and after the last step.
+        first_look: taken before the first step.
+
+    Returns:
+        None, with all steps in a checkpoint; or what is to be told of a training that was stopped before.
+    """
+    training.clock.start()
+    with session.stop:
+        with suppress(Interrupted):  # by a stop that can not wait for a look, which is then taken later
+            _step_to_the_end(training, session, look, first_look)
+        training.clock.stop()
+        _say_why_it_ended(training, session)
+        session.save()  # what is left to do, a last evaluation and writing the model, may be killed
+        if session.stop.requested is None and training.clock.ended:
+            return None
+        session.recorder.progress.message(
+            f"{session.stopped}: saved in {session.folder.path}; the same command goes on"
+        )
+        return {"stopped": session.stopped, "steps": training.done}
+
+
+def _say_why_it_ended(training: SupervisedTraining, session: Session) -> None:
+    if training.clock.ended and (cut := training.clock.cut):
+        session.recorder.progress.warning(f"WARNING: {cut}")
+
+
+def _step_to_the_end(training: SupervisedTraining, session: Session, look: Look, first_look: Look | None) -> None:
+    if first_look is not None:
+        with training.interruptible():
+            seen = first_look()
+        _record(session, 0, seen)
+        training.clock.start()  # it was not training time
+    freed = FreedMemory()
+    while True:
+        if training.unrecorded is not None:
+            values = dict(training.unrecorded)
+            if training.clock.ended or training.done % training.clock.per_epoch == 0:
+                with training.interruptible():
+                    values |= look()
+            training.unrecorded = None
+            _record(session, training.done, values)
+            if session.due(training.done - 1):
+                session.save()
+        if training.clock.ended or session.stopped:
+            return
+        training.unrecorded = session.iterate()
+        freed.tidy()
+
+
+def _record(session: Session, step: int, values: Mapping[str, Any]) -> None:
+    session.recorder.metrics.write(step, values)
+    session.recorder.progress.update(step, values)
+
+
+def finish_stage(folder: RunFolder, results: dict[str, Any]) -> dict[str, Any]:
+    """Write what the training came to; its model is in the folder, so that its checkpoints can go."""
+    write_atomically(folder.results, json.dumps(results, indent=1).encode())
+    _forget(folder.checkpoints)
+    return results
+
+
+def _forget(checkpoints: Path) -> None:
+    shutil.rmtree(checkpoints, ignore_errors=True)  # a leftover costs space and nothing else
