@@ -18,7 +18,7 @@ from known_answer_cases import BROKEN, Case
 
 from proximo.control.config import TrainConfig
 from proximo.control.training.run import run_training
-from proximo.runs.configuration import from_mapping, read_toml
+from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.doctor import examine_run
 from proximo.runs.doctor.diagnosis import Change
 from proximo.runs.doctor.record import read_record

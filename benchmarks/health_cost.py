@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import proximo
 from proximo.control.training import training
 from proximo.runs.health.meter import TruthMeter
-from proximo.runs.metrics import read_metrics
+from proximo.runs.storage.metrics import read_metrics
 
 
 class Clock:

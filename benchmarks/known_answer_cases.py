@@ -14,7 +14,7 @@ from proximo.control.config import TrainConfig
 from proximo.control.presets import configure
 from proximo.control.training.run import run_training
 from proximo.errors import UserError
-from proximo.runs.configuration import from_mapping
+from proximo.runs.config.toml import from_mapping
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from proximo.cli.language import _STAGES
 from proximo.cli.main import _VERBS
 from proximo.control.config import TrainConfig
 from proximo.control.presets import configure, presets
-from proximo.runs.configuration import read_toml
-from proximo.runs.metrics import read_metrics
+from proximo.runs.config.toml import read_toml
+from proximo.runs.storage.metrics import read_metrics
 
 
 def nothing_left():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from command_lines import HERE, SMALL, refused
 
-from proximo.runs.metrics import read_metrics
+from proximo.runs.storage.metrics import read_metrics
 
 
 def test_a_folder_with_another_run_is_left_alone(prompt, run):

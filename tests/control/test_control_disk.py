@@ -10,8 +10,8 @@ import torch
 
 import proximo
 from proximo.errors import UserError
-from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint
-from proximo.runs.metrics import read_metrics
+from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
+from proximo.runs.storage.metrics import read_metrics
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
 
@@ -120,7 +120,7 @@ def test_a_run_whose_folder_is_deleted_says_so(tmp_path, in_iteration):
 
 
 def test_a_second_process_on_a_folder_is_refused_and_the_first_goes_on(tmp_path):
-    code = "import sys, time; from proximo.runs.folder import RunFolder\n"
+    code = "import sys, time; from proximo.runs.storage.folder import RunFolder\n"
     code += "with RunFolder(sys.argv[1]).open(): print('open', flush=True); time.sleep(60)"
     proximo.train("CartPole-v1", run=str(tmp_path / "run"), stop_at=64, **PLAN)
     first = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)

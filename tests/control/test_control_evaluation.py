@@ -17,7 +17,7 @@ from proximo.control.evaluation.evaluate import LONGEST, Watch, evaluate, evalua
 from proximo.control.evaluation.results import evaluate_run
 from proximo.control.models.policy import ControlPolicy
 from proximo.errors import UserError
-from proximo.runs.signals import Interrupted
+from proximo.runs.session.signals import Interrupted
 
 SMALL = {"environments": 2, "rollout_length": 32, "steps": 128, "episodes": 3, "update": {"minibatch_size": 64}}
 

@@ -14,9 +14,9 @@ from proximo.control.environments import make_environments
 from proximo.control.loading import policy_from
 from proximo.control.presets import configure, read_presets
 from proximo.control.training.training import Training
-from proximo.runs.checkpoint import save_checkpoint, step_name
-from proximo.runs.configuration import from_mapping
-from proximo.runs.session import load_into
+from proximo.runs.config.toml import from_mapping
+from proximo.runs.session.session import load_into
+from proximo.runs.storage.checkpoint import save_checkpoint, step_name
 
 PRESET = b"""family = "classic"
 environments = ["CartPole-v1", "Acrobot*"]

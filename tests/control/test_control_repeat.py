@@ -15,7 +15,7 @@ from proximo.control.training.replay import make_learner, replay_world
 from proximo.core.update import UpdateReport
 from proximo.errors import UserError
 from proximo.runs.replay.entry import read
-from proximo.runs.replay.replay import replay
+from proximo.runs.replay.report import replay
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")  # what a blow-up is
 

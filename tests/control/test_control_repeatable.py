@@ -17,8 +17,8 @@ from control_runs import running, weights
 import proximo
 from proximo.control.training.training import Training
 from proximo.errors import UserError
-from proximo.runs.checkpoint import load_checkpoint
-from proximo.runs.metrics import read_metrics
+from proximo.runs.storage.checkpoint import load_checkpoint
+from proximo.runs.storage.metrics import read_metrics
 
 NORMALISED = {"observations": True, "rewards": "scale"}
 KINDS = {

@@ -14,8 +14,8 @@ from proximo.control.evaluation.evaluate import Evaluation, evaluate, evaluation
 from proximo.control.evaluation.results import evaluate_run
 from proximo.control.evaluation.selection import Selection
 from proximo.control.loading import load_policy
-from proximo.runs.checkpoint import load_checkpoint
-from proximo.runs.metrics import read_metrics
+from proximo.runs.storage.checkpoint import load_checkpoint
+from proximo.runs.storage.metrics import read_metrics
 
 EVALUATED = {**PLAN, "steps": 64 * 8, "evaluate_every": 64 * 2, "learning_rate": 0.03}
 
@@ -76,7 +76,7 @@ class Interrupting(gymnasium.Wrapper):
 
 
 def test_an_evaluation_is_given_up_for_a_stop_and_done_later(tmp_path, monkeypatch):
-    monkeypatch.setattr("proximo.runs.signals.StopRequest.__init__.__defaults__", (0.2,))
+    monkeypatch.setattr("proximo.runs.session.signals.StopRequest.__init__.__defaults__", (0.2,))
     flag = Flag()
     look = Selection.look
 

@@ -18,10 +18,10 @@ from proximo.cli.replay import replay_run
 from proximo.control.training.training import Training
 from proximo.core.invariants import InvariantError
 from proximo.errors import UserError
-from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint
-from proximo.runs.metrics import read_metrics
 from proximo.runs.replay.entry import read
-from proximo.runs.signals import PATIENCE
+from proximo.runs.session.signals import PATIENCE
+from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
+from proximo.runs.storage.metrics import read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")  # what a blow-up is
 
@@ -134,7 +134,7 @@ class Slow(gymnasium.Env):
 
 
 def test_sigterm_in_a_long_iteration_saves_what_was_before_it_and_loses_nothing_else(tmp_path, monkeypatch):
-    monkeypatch.setattr("proximo.runs.signals.StopRequest.__init__.__defaults__", (0.2,))
+    monkeypatch.setattr("proximo.runs.session.signals.StopRequest.__init__.__defaults__", (0.2,))
     plan = {**PLAN, "environments": 1, "rollout_length": 64, "steps": 640}
     whole = proximo.train(lambda: Slow(0), run=str(tmp_path / "whole"), **plan)
     Slow.slowly = 0

@@ -13,7 +13,7 @@ from proximo.control.environments.wrappers import statistics as learnt
 from proximo.control.environments.wrappers.statistics import pooled
 from proximo.control.evaluation.results import evaluate_run
 from proximo.errors import UserError
-from proximo.runs.checkpoint import load_checkpoint
+from proximo.runs.storage.checkpoint import load_checkpoint
 
 BOTH = pytest.mark.parametrize("backend", ["gymnasium", "subprocess"])
 SMALL = {"environments": 2, "rollout_length": 32, "steps": 512, "episodes": 2, "update": {"minibatch_size": 64}}

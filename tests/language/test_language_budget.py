@@ -23,8 +23,8 @@ from proximo.language.rewards.judge import ABOUT
 from proximo.language.rewards.preferences import preference_report
 from proximo.language.stages import presets
 from proximo.language.supervised.sft import train_sft
-from proximo.runs.configuration import read_toml
-from proximo.runs.opening import Call
+from proximo.runs.config.toml import read_toml
+from proximo.runs.session.opening import Call
 
 CPU = torch.device("cpu")
 

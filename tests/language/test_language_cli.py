@@ -20,7 +20,7 @@ from proximo.language.ppo import run as train
 from proximo.language.ppo import training as ppo
 from proximo.language.rewards.reward_model import RewardModel
 from proximo.language.stages import configure, find_preset, presets
-from proximo.runs.metrics import read_metrics
+from proximo.runs.storage.metrics import read_metrics
 
 
 def run(capsys, *arguments):

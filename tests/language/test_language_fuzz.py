@@ -13,9 +13,9 @@ from proximo.language.config import RewardConfig, SFTConfig
 from proximo.language.data.dataset import load_examples, load_pairs, load_prompts
 from proximo.language.ppo.config import PPOConfig
 from proximo.language.stages import configure, read_preset
-from proximo.runs.checkpoint import save_checkpoint, step_name
-from proximo.runs.configuration import from_mapping
-from proximo.runs.session import load_into
+from proximo.runs.config.toml import from_mapping
+from proximo.runs.session.session import load_into
+from proximo.runs.storage.checkpoint import save_checkpoint, step_name
 
 CHAT = [{"role": "user", "content": "w4 w5"}, {"role": "assistant", "content": "w6"}]
 ROWS = [

@@ -32,7 +32,7 @@ from proximo.language.rewards.loading import load_reward_term
 from proximo.language.rewards.terms import FunctionReward, Texts, combine
 from proximo.language.stages import is_function, located
 from proximo.language.supervised.reward import train_reward
-from proximo.runs.opening import Call
+from proximo.runs.session.opening import Call
 
 ROWS = [{"prompt": "w4", "response": "w5"}, {"prompt": "w6", "response": "w7 w8"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)

@@ -14,7 +14,7 @@ from proximo.errors import UserError
 from proximo.language.ppo.config import PPOConfig
 from proximo.language.rewards.configured import short_names
 from proximo.language.stages import located, resolved
-from proximo.runs.metrics import read_metrics
+from proximo.runs.storage.metrics import read_metrics
 
 
 @pytest.fixture

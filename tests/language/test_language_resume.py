@@ -20,10 +20,10 @@ from proximo.language.ppo.run import run_ppo
 from proximo.language.ppo.training import PPOTraining
 from proximo.language.ppo.verify import verify_language
 from proximo.language.rewards.terms import FunctionReward
-from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint
-from proximo.runs.metrics import read_metrics
-from proximo.runs.opening import Call
 from proximo.runs.replay.entry import read
+from proximo.runs.session.opening import Call
+from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
+from proximo.runs.storage.metrics import read_metrics
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_run_is_verified_and_what_is_not_exact_is_named(config):
 
 
 def test_sigterm_in_a_long_iteration_saves_what_was_before_it(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("proximo.runs.signals.StopRequest.__init__.__defaults__", (0.2,))
+    monkeypatch.setattr("proximo.runs.session.signals.StopRequest.__init__.__defaults__", (0.2,))
     calls, waited = [], []
 
     def slow(prompts, responses):

@@ -27,7 +27,7 @@ from proximo.language.rewards.configured import reward_start
 from proximo.language.rewards.reward_model import RewardModel, separate_padding
 from proximo.language.rewards.terms import FunctionReward, ModelReward
 from proximo.language.supervised.sft import SFTTraining
-from proximo.runs.opening import Call
+from proximo.runs.session.opening import Call
 
 FREE = KLSettings(coefficient=0.0)
 

@@ -17,7 +17,7 @@ from proximo.language.rewards.judge import train_judge
 from proximo.language.supervised.reward import train_reward
 from proximo.language.supervised.sft import SFTTraining, train_sft
 from proximo.language.supervised.steps import learning_rate_factor
-from proximo.runs.metrics import read_metrics
+from proximo.runs.storage.metrics import read_metrics
 
 EXAMPLES = [Example([4, 0, 5], [6, 7, 8, 0]), Example([9], [10, 0]), Example([11, 12, 13, 14], [15, 16, 17, 18, 19, 0])]
 

@@ -17,9 +17,9 @@ from proximo.language.rewards.judge import train_judge
 from proximo.language.supervised.reward import RewardTraining, train_reward
 from proximo.language.supervised.sft import SFTTraining, train_sft
 from proximo.language.supervised.training import SupervisedTraining, run_steps
-from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint
-from proximo.runs.metrics import read_metrics
-from proximo.runs.opening import Call
+from proximo.runs.session.opening import Call
+from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
+from proximo.runs.storage.metrics import read_metrics
 
 STAGES = {
     "sft": (train_sft, SFTConfig, {"validation_rows": 5}),
@@ -150,7 +150,7 @@ def test_sigterm_stops_a_stage_and_those_after_it(files, tiny_folder, capsys, mo
 
 def test_a_look_at_held_out_rows_is_given_up_for_a_stop_and_taken_later(stage, monkeypatch):
     whole = stage("whole")
-    monkeypatch.setattr("proximo.runs.signals.StopRequest.__init__.__defaults__", (0.2,))
+    monkeypatch.setattr("proximo.runs.session.signals.StopRequest.__init__.__defaults__", (0.2,))
     asked = []
 
     def stopped_while_looking(training, session, look, *first):

@@ -14,8 +14,8 @@ from proximo.language.compute.threads import fastest, free_threads, using_thread
 from proximo.language.config import SFTConfig
 from proximo.language.ppo.config import PPOConfig
 from proximo.language.supervised.sft import train_sft
-from proximo.runs.configuration import read_toml
-from proximo.runs.opening import Call
+from proximo.runs.config.toml import read_toml
+from proximo.runs.session.opening import Call
 
 
 def speed(threads, free):

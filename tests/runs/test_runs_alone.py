@@ -7,7 +7,7 @@ import pytest
 
 import proximo
 from proximo.errors import UserError
-from proximo.runs.alone import alone
+from proximo.runs.session.alone import alone
 
 SMALL = {"steps": 512, "environments": 2, "rollout_length": 32, "episodes": 1, "backend": "gymnasium", "seed": 7}
 SMALL |= {"update": {"epochs": 1, "minibatch_size": 32}, "progress": "quiet"}

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from proximo.errors import UserError
-from proximo.runs.checkpoint import (
+from proximo.runs.storage.checkpoint import (
     NewerFormatError,
     latest_checkpoint,
     load_checkpoint,
@@ -250,7 +250,7 @@ KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name, step_of
+from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name, step_of
 
 directory, chance = Path(sys.argv[1]), random.Random(0)
 

@@ -12,7 +12,7 @@ import pytest
 import proximo
 from proximo.control.environments import code_of
 from proximo.errors import UserError
-from proximo.runs.code_identity import code_digest
+from proximo.runs.storage.code_identity import code_digest
 
 TOY = """
 import gymnasium, numpy as np

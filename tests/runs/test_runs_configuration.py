@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proximo.errors import UserError
-from proximo.runs.configuration import difference, from_mapping, read_toml, to_toml
+from proximo.runs.config.toml import difference, from_mapping, read_toml, to_toml
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from proximo.runs.console import COLUMNS, Progress, Snapshot, format_line, format_seconds, print_results, print_table
-from proximo.runs.console_live import render
+from proximo.runs.console.live import render
+from proximo.runs.console.progress import (
+    COLUMNS,
+    Progress,
+    Snapshot,
+    format_line,
+    format_seconds,
+    print_results,
+    print_table,
+)
 
 VALUES = {"return": 1234.5, "approx_kl": 0.0123, "clip_fraction": 0.113, "explained_variance": 0.87, "entropy": 1.0}
 PHASES = {"environment": 5.5, "policy": 1.2, "update": 3.3}
@@ -76,7 +84,7 @@ def test_plain_lines_go_to_stderr_at_their_time_and_the_last_state_always(capsys
 
 def test_the_rate_counts_only_the_steps_of_this_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     clock = [100.0]
-    monkeypatch.setattr("proximo.runs.console.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("proximo.runs.console.progress.time.monotonic", lambda: clock[0])
     with Progress("x", 2_000_000, mode="plain", every_seconds=1, start=1_000_000) as progress:
         for second in range(1, 61):
             clock[0] += 1.0
@@ -95,7 +103,7 @@ def test_quiet_is_quiet(capsys: pytest.CaptureFixture):
 
 RUN = """
 import time
-from proximo.runs.console import Progress
+from proximo.runs.console.progress import Progress
 with Progress("CartPole-v1", 1000, every_seconds=0) as progress:
     for step in range(1001):
         progress.update(step, {"return": 1.0}, {"update": 1.0})

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from proximo.errors import UserError
-from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
-from proximo.runs.folder import RunFolder
-from proximo.runs.metrics import MetricsWriter, read_metrics
+from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
+from proximo.runs.storage.folder import RunFolder
+from proximo.runs.storage.metrics import MetricsWriter, read_metrics
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no tmpfs and no RLIMIT_FSIZE")
 
@@ -87,9 +87,9 @@ LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
+from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
 from proximo.errors import UserError
-from proximo.runs.metrics import MetricsWriter, read_metrics
+from proximo.runs.storage.metrics import MetricsWriter, read_metrics
 
 folder = Path(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from proximo.control.config import TrainConfig
 from proximo.errors import UserError
 from proximo.language.ppo.config import PPOConfig
-from proximo.runs.configuration import to_toml
+from proximo.runs.config.toml import to_toml
 from proximo.runs.doctor import examine_run, format_report
 from proximo.runs.doctor.record import Record, start_and_end
 from proximo.runs.doctor.report import SHOWN, diagnose

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from proximo.errors import UserError
-from proximo.runs.code_version import describe_code
-from proximo.runs.files import write_atomically
-from proximo.runs.folder import RunFolder
-from proximo.runs.lock import Lock
+from proximo.runs.storage.code_version import describe_code
+from proximo.runs.storage.files import write_atomically
+from proximo.runs.storage.folder import RunFolder
+from proximo.runs.storage.lock import Lock
 
 
 def python(code: str, *arguments: object, **options: object) -> subprocess.Popen:
@@ -60,7 +60,7 @@ def test_a_failed_creation_leaves_no_folder_behind(tmp_path: Path, monkeypatch: 
         def fail(error: BaseException = error) -> dict[str, bytes]:
             raise error
 
-        monkeypatch.setattr("proximo.runs.folder.describe_code", fail)
+        monkeypatch.setattr("proximo.runs.storage.folder.describe_code", fail)
         with pytest.raises(expected):
             RunFolder(tmp_path / "a" / "b" / "c").create("")
         assert list(tmp_path.iterdir()) == []
@@ -78,7 +78,7 @@ def test_a_folder_cannot_be_made_below_a_file(tmp_path: Path):
 def test_the_second_process_is_refused_and_told_who_the_first_is(tmp_path: Path):
     with RunFolder(tmp_path / "one").create("") as run:
         code = """
-import sys; from proximo.runs.folder import RunFolder; from proximo.errors import UserError
+import sys; from proximo.runs.storage.folder import RunFolder; from proximo.errors import UserError
 try: RunFolder(sys.argv[1]).open()
 except UserError as error: print(error)
 """
@@ -92,7 +92,7 @@ except UserError as error: print(error)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="only a fork shares the lock")
 def test_a_killed_process_gives_the_lock_up_though_its_forked_worker_lives(tmp_path: Path):
     code = """
-import os, sys, time; from pathlib import Path; from proximo.runs.lock import Lock
+import os, sys, time; from pathlib import Path; from proximo.runs.storage.lock import Lock
 lock = Lock(Path(sys.argv[1]))
 worker = os.fork()
 if worker == 0: time.sleep(60); os._exit(0)
@@ -129,7 +129,7 @@ def test_an_atomic_write_replaces_all_or_nothing(tmp_path: Path, monkeypatch: py
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("proximo.runs.files.os.replace", fail)
+        patch.setattr("proximo.runs.storage.files.os.replace", fail)
         with pytest.raises(UserError, match=r"Input/output error while writing .*a\.txt"):
             write_atomically(path, b"new")
     assert path.read_bytes() == b"old"

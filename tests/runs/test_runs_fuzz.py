@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proximo.errors import UserError
-from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
-from proximo.runs.configuration import from_mapping, read_toml, to_toml
-from proximo.runs.metrics import MetricsWriter, read_metrics
-from proximo.runs.opening import read_results
+from proximo.runs.config.toml import from_mapping, read_toml, to_toml
+from proximo.runs.session.opening import read_results
+from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
+from proximo.runs.storage.metrics import MetricsWriter, read_metrics
 
 FILES = ("tensors.safetensors", "state.json", "manifest.json")
 STATE = {"progress": {"steps": 64, "iterations": 2}, "returns": [1.0, 2.5], "best": None, "random": {"a": "torch"}}

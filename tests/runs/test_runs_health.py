@@ -12,12 +12,12 @@ from proximo.control.config import TrainConfig
 from proximo.core.batch import Batch
 from proximo.core.invariants import InvariantError, check_batch, check_first_ratio
 from proximo.language.ppo.config import PPOConfig
-from proximo.runs.configuration import to_toml
-from proximo.runs.console import HEALTH, Progress
+from proximo.runs.config.toml import to_toml
+from proximo.runs.console.progress import HEALTH, Progress
 from proximo.runs.health import CODES, TruthMeter, found, verdict_on_error
 from proximo.runs.health.codes import PAGES
-from proximo.runs.metrics import MetricsWriter
-from proximo.runs.recorder import Recorder
+from proximo.runs.session.recorder import Recorder
+from proximo.runs.storage.metrics import MetricsWriter
 
 SOUND = {
     "ratio_deviation": 1e-6,

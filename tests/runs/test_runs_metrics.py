@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from proximo.errors import UserError
-from proximo.runs.metrics import MetricsWriter, read_metrics
+from proximo.runs.storage.metrics import MetricsWriter, read_metrics
 
 
 def test_a_row_holds_what_was_measured_and_names_what_was_not_finite(tmp_path: Path):
@@ -90,7 +90,7 @@ def test_a_deleted_file_is_noticed(tmp_path: Path):
 
 def test_every_line_survives_a_kill(tmp_path: Path):
     code = """
-import os, signal, sys; from pathlib import Path; from proximo.runs.metrics import MetricsWriter
+import os, signal, sys; from pathlib import Path; from proximo.runs.storage.metrics import MetricsWriter
 writer = MetricsWriter(Path(sys.argv[1]), tensorboard=False)
 for step in range(50): writer.write(step, {"x": 1.0})
 os.kill(os.getpid(), signal.SIGKILL)
@@ -118,9 +118,10 @@ def test_tensorboard_reads_the_same_scalars_and_forgets_what_a_resume_took_back(
 def test_opening_a_run_imports_neither_torch_nor_tensorboard():
     code = """
 import sys
-import proximo.runs.configuration, proximo.runs.folder, proximo.runs.metrics, proximo.runs.console, proximo.runs.signals
+import proximo.runs.config.toml, proximo.runs.storage.folder, proximo.runs.storage.metrics
+import proximo.runs.console.progress, proximo.runs.session.signals
 print([name for name in ("torch", "tensorboard", "numpy", "rich") if name in sys.modules])
-import proximo.runs.tensorboard
+import proximo.runs.storage.tensorboard
 print([name for name in ("torch", "tensorflow") if name in sys.modules])
 """
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

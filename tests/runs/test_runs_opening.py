@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import pytest
 
 from proximo.errors import UserError
-from proximo.runs.configuration import to_toml
-from proximo.runs.folder import RunFolder
-from proximo.runs.opening import Call, Opening
+from proximo.runs.config.toml import to_toml
+from proximo.runs.session.opening import Call, Opening
+from proximo.runs.storage.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def test_a_start_that_fails_puts_the_old_run_back(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     before = content(folder.path)
-    monkeypatch.setattr("proximo.runs.folder.describe_code", lambda: full(0))
+    monkeypatch.setattr("proximo.runs.storage.folder.describe_code", lambda: full(0))
     with pytest.raises(UserError, match="No space left"):
         opened(folder, Call(fresh=True)).open()
     assert content(folder.path) == before

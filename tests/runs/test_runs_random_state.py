@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from proximo.errors import UserError
-from proximo.runs.checkpoint import load_checkpoint, save_checkpoint
-from proximo.runs.random_state import Generators, capture, restore
+from proximo.runs.storage.checkpoint import load_checkpoint, save_checkpoint
+from proximo.runs.storage.random_state import Generators, capture, restore
 
 KINDS: dict[str, Callable[[], np.random.Generator | torch.Generator]] = {
     "torch": lambda: torch.Generator().manual_seed(3),

@@ -12,7 +12,7 @@ from proximo.errors import UserError
 from proximo.runs.replay.change import changed, settable
 from proximo.runs.replay.entry import NAME, read
 from proximo.runs.replay.ring import LAST, Ring
-from proximo.runs.undo import Undo
+from proximo.runs.session.undo import Undo
 
 REPORT = UpdateReport({"approx_kl": 0.5}, 4, stopped_by_kl=False)
 
@@ -127,7 +127,7 @@ def test_what_is_damaged_is_refused(tmp_path):
     with pytest.raises(UserError, match="was altered"):
         read(tmp_path / "replay")
     # Whole files of something else.
-    from proximo.runs.checkpoint import save_checkpoint
+    from proximo.runs.storage.checkpoint import save_checkpoint
 
     for state in ({}, {"run": {}, "entries": []}, {"run": {}, "entries": [{"iteration": 0}]}, {"run": 1, "entries": 2}):
         save_checkpoint(tmp_path / "replay", NAME, {"a": torch.zeros(1)}, state)

@@ -6,13 +6,13 @@ import threading
 
 import pytest
 
-from proximo.runs.signals import StopRequest
+from proximo.runs.session.signals import StopRequest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
 CODE = """
 import signal, time
-from proximo.runs.signals import StopRequest
+from proximo.runs.session.signals import StopRequest
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with SIGINT ignored
 with StopRequest() as stop:
     print("ready", flush=True)

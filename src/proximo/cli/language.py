@@ -16,7 +16,7 @@ from proximo.cli.options import CALL_HELP, consent, exit_code, flag, json_flag, 
 from proximo.errors import UserError, nearest
 from proximo.language.compute.malloc import keep_freed_memory
 from proximo.language.config import require_seed
-from proximo.runs.opening import Call
+from proximo.runs.session.opening import Call
 
 _NAMES = {"reward": "reward model", "judge": "judge"}
 """Stages that a result is judged by."""
@@ -235,7 +235,7 @@ def _preflight(arguments: list[str]) -> int:
     if as_json:
         print(json.dumps({"passed": not failed(checks), "checks": [vars(check) for check in checks]}))
     else:
-        from proximo.runs.console import print_table
+        from proximo.runs.console.progress import print_table
 
         print_table(rows(checks), ["", "check", "seen"])
         print(f"{len(checks)} checks in {seconds:.1f} s")
@@ -279,7 +279,7 @@ def _show(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> No
     if as_json:
         print(json.dumps({"stage": name, "folder": str(folder), **results}))
         return
-    from proximo.runs.console import print_results
+    from proximo.runs.console.progress import print_results
 
     plain = {k: v for k, v in results.items() if isinstance(v, int | float | str) and k != "cut_by_clock"}
     nested = {f"{k} {n}": v for k, d in results.items() if isinstance(d, dict) for n, v in d.items()}
@@ -325,7 +325,7 @@ def _evaluate(arguments: list[str]) -> int:
     from proximo.language.comparison import compare, ppo_folder
     from proximo.language.stages import built_in_file
     from proximo.runs.doctor.record import EVALUATION
-    from proximo.runs.files import write_atomically
+    from proximo.runs.storage.files import write_atomically
 
     seen = compare(asked.run, asked.judge, prompts=built_in_file(asked.prompts), count=asked.count, seed=asked.seed)
     numbers = {name: x for name, x in seen.items() if name != "examples"}

@@ -139,7 +139,7 @@ def train(arguments: list[str]) -> int:
 
 
 def _print_run(run: Any) -> None:
-    from proximo.runs.console import print_results
+    from proximo.runs.console.progress import print_results
 
     results = run.results
     if run.stopped:
@@ -202,7 +202,7 @@ def evaluate(arguments: list[str]) -> int:
     if asked.json:
         print(json.dumps(results))
         return 0
-    from proximo.runs.console import print_results
+    from proximo.runs.console.progress import print_results
 
     which = "that training never saw" if asked.seed is None else "as asked for"
     episodes = f"{asked.episodes} episodes {which} (seed {results['seed']})"
@@ -221,7 +221,7 @@ def environments(arguments: list[str]) -> int:
     if asked.json:
         print(json.dumps({"environments": [{"environment": name, "backend": backend} for name, backend in found]}))
         return 0
-    from proximo.runs.console import print_table
+    from proximo.runs.console.progress import print_table
 
     print_table(found, ["environment", "stepped by"])
     return 0
@@ -236,7 +236,7 @@ def presets(arguments: list[str]) -> int:
     if asked.json:
         print(json.dumps({"presets": [{**vars(p), "environments": list(p.environments)} for p in found]}))
         return 0
-    from proximo.runs.console import print_table
+    from proximo.runs.console.progress import print_table
 
     if asked.environment and all(p.family == "general" for p in found):
         print(

@@ -16,7 +16,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from proximo.cli.foreign_options import answered
 from proximo.errors import UserError
-from proximo.runs.opening import Call
+from proximo.runs.session.opening import Call
 
 CALL_HELP = """
 Of this call, not of the run:

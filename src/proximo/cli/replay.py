@@ -4,9 +4,9 @@ import json
 from contextlib import ExitStack
 from pathlib import Path
 
-from proximo.runs.folder import find_run
 from proximo.runs.replay.entry import Kept, read
-from proximo.runs.replay.replay import Replay, World, replay
+from proximo.runs.replay.report import Replay, World, replay
+from proximo.runs.storage.folder import find_run
 
 
 def show(folder: Path, iteration: int | None, change: str | None, *, as_json: bool) -> int:
@@ -15,7 +15,7 @@ def show(folder: Path, iteration: int | None, change: str | None, *, as_json: bo
     if as_json:
         print(json.dumps({"run": str(folder), **found.describe()}))
         return 0
-    from proximo.runs.console import print_table
+    from proximo.runs.console.progress import print_table
 
     print(f"iteration {found.iteration} of {folder} (kept: {', '.join(map(str, found.kept))}): {found.verdict}")
     headings = ["", "as it ran"] + ([f"with {found.change}"] if found.change else [])

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from proximo.errors import UserError
-from proximo.runs.configuration import from_mapping, read_toml
-from proximo.runs.folder import find_run
-from proximo.runs.verification import Verification
+from proximo.runs.config.toml import from_mapping, read_toml
+from proximo.runs.resume_check import Verification
+from proximo.runs.storage.folder import find_run
 
 
 def verify(folder: Path, iterations: int | None, *, as_json: bool) -> int:

@@ -17,8 +17,8 @@ from proximo.control.spaces.leaves import place
 from proximo.control.spaces.masks import MaskReader, closed_columns
 from proximo.control.spaces.observations import Part
 from proximo.errors import MALFORMED, UserError
-from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint
-from proximo.runs.folder import RunFolder
+from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
+from proximo.runs.storage.folder import RunFolder
 
 
 class LoadedPolicy:

@@ -9,7 +9,7 @@ from typing import Any
 
 from proximo.control.config import TrainConfig
 from proximo.errors import UserError, nearest
-from proximo.runs.configuration import from_mapping, read_toml
+from proximo.runs.config.toml import from_mapping, read_toml
 
 _NAMES = ("tuned", "paper")
 

@@ -9,9 +9,9 @@ import torch
 from proximo.language.compute.precision import Type, chosen_type, said_of
 from proximo.language.compute.threads import counted, free_threads
 from proximo.language.data.template import today
-from proximo.runs.configuration import read_toml
-from proximo.runs.folder import RunFolder
-from proximo.runs.opening import Call
+from proximo.runs.config.toml import read_toml
+from proximo.runs.session.opening import Call
+from proximo.runs.storage.folder import RunFolder
 
 
 def settled(config: Any, folder: RunFolder, call: Call, device: torch.device) -> tuple[Any, str]:

@@ -9,7 +9,7 @@ from proximo.language.data.rows import read_rows
 from proximo.language.ppo.run import CHAT
 from proximo.language.rewards.configured import make_rewards
 from proximo.language.rewards.terms import combine, cut_prompts
-from proximo.runs.opening import read_results
+from proximo.runs.session.opening import read_results
 
 
 def side_by_side(run: Path, prompts: Sequence[str] = (), count: int = 5, seed: int = 1) -> dict[str, Any]:

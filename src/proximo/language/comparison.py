@@ -23,9 +23,9 @@ from proximo.language.rewards.terms import combine, cut_prompts
 from proximo.language.sampling.answers import Answers, answer, divergence
 from proximo.language.sampling.sampler import SamplingParameters
 from proximo.language.stages import without_label
-from proximo.runs.configuration import from_mapping, read_toml
-from proximo.runs.folder import RunFolder
-from proximo.runs.opening import read_results
+from proximo.runs.config.toml import from_mapping, read_toml
+from proximo.runs.session.opening import read_results
+from proximo.runs.storage.folder import RunFolder
 
 EXAMPLES = 5
 

@@ -12,9 +12,9 @@ from proximo.errors import UserError
 from proximo.language.models.adapters import base_of
 from proximo.language.models.transformers_calls import ADAPTER
 from proximo.language.stages import without_label
-from proximo.runs.files import parse_json, read_error, write_atomically
-from proximo.runs.folder import RunFolder
-from proximo.runs.opening import Opening
+from proximo.runs.session.opening import Opening
+from proximo.runs.storage.files import parse_json, read_error, write_atomically
+from proximo.runs.storage.folder import RunFolder
 
 _STARTS = ("model", "policy")
 """Settings that name what a training starts from: under one that is half done, they can not be exchanged."""

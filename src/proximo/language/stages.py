@@ -11,7 +11,7 @@ from proximo.errors import UserError, nearest
 from proximo.language.config import BUILTIN, RewardConfig, SFTConfig
 from proximo.language.data.files import is_hub_name
 from proximo.language.ppo.config import PPOConfig
-from proximo.runs.configuration import from_mapping, read_toml
+from proximo.runs.config.toml import from_mapping, read_toml
 
 CONFIGS: dict[str, type] = {"sft": SFTConfig, "reward": RewardConfig, "judge": RewardConfig, "ppo": PPOConfig}
 BUILT_IN = "movie-sentiment/"  # paths that start so are fetched with pip and kept in the cache

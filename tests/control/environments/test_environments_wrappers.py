@@ -13,7 +13,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import proximo
 from proximo.cli.main import _three_numbers
 from proximo.control.environments import EpisodeCounter, make_environments
-from proximo.runs.code_identity import code_digest
+from proximo.runs.storage.code_identity import code_digest
 
 LIMIT = 6
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from proximo.control.environments.lent import Source, copies
 from proximo.errors import FOREIGN
-from proximo.runs.own_module import import_own
+from proximo.runs.plugins import import_own
 
 
 def code_of(source: Source) -> Any:

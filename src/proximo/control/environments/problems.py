@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from proximo.errors import FOREIGN, UserError
-from proximo.runs.own_module import on_one_line
+from proximo.runs.plugins import on_one_line
 
 LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 

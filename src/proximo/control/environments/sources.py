@@ -16,7 +16,7 @@ from proximo.control.environments.names import envpool_names, gymnasium_names, i
 from proximo.control.environments.problems import closing_told
 from proximo.control.environments.wrappers.frame_stack import FrameStack
 from proximo.errors import FOREIGN, UserError
-from proximo.runs.own_module import find_own
+from proximo.runs.plugins import find_own
 
 if TYPE_CHECKING:
     from proximo.control.environments.visible_leaves import ObservationKeys

@@ -17,7 +17,7 @@ from proximo.control.environments.base import VectorEnvironment
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.training.rollout import Actor, Collector
 from proximo.core.batch import Action
-from proximo.runs.signals import Interrupted
+from proximo.runs.session.signals import Interrupted
 
 MOST_TOGETHER = 32
 LONGEST = 30_000  # steps after which an episode is cut; Atari's longest have 27,000

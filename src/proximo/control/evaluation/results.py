@@ -8,9 +8,9 @@ from proximo.control.config import TrainConfig
 from proximo.control.evaluation.evaluate import Watch, evaluate_all, evaluation_environments, longest_episode
 from proximo.control.loading import load_policy, tell
 from proximo.errors import UserError
-from proximo.runs.configuration import from_mapping, read_toml
-from proximo.runs.metrics import read_metrics
-from proximo.runs.opening import read_results
+from proximo.runs.config.toml import from_mapping, read_toml
+from proximo.runs.session.opening import read_results
+from proximo.runs.storage.metrics import read_metrics
 
 
 def evaluate_run(folder: Path, episodes: int, seed: int | None = None, limit: int | None = None) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from proximo.control.evaluation.evaluate import WATCHED_BY_NOBODY, evaluate, eva
 from proximo.control.loading import policy_from
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.training.training import Training
-from proximo.runs.checkpoint import save_checkpoint
-from proximo.runs.folder import RunFolder
+from proximo.runs.storage.checkpoint import save_checkpoint
+from proximo.runs.storage.folder import RunFolder
 
 BY_TRAINING, AT_THE_END = "training return", "evaluation at the end"
 

@@ -19,7 +19,7 @@ from proximo.core.batch import Action, Batch, Evaluation
 from proximo.core.distributions import Distribution
 from proximo.core.invariants import gaussian_ratio_tolerance, ratio_tolerance
 from proximo.errors import UserError
-from proximo.runs.configuration import from_mapping
+from proximo.runs.config.toml import from_mapping
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from proximo.core.update import autograd_gradient
 from proximo.runs.replay.change import settable
 from proximo.runs.replay.entry import Entry, Kept, under
 from proximo.runs.replay.learner import Learner
-from proximo.runs.replay.replay import World
+from proximo.runs.replay.report import World
 
 _ARRAYS = ("reward", "terminated", "truncated", "valid", "starts", "last_starts")
 _TENSORS = ("action", "log_prob", "value", "memory", "last_memory")

@@ -19,18 +19,18 @@ from proximo.control.presets import configure
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.control.training.training import Training
 from proximo.errors import UserError
-from proximo.runs.alone import alone
-from proximo.runs.checkpoint import save_checkpoint
-from proximo.runs.code_identity import identity
-from proximo.runs.configuration import from_mapping
-from proximo.runs.console import Mode, Progress
-from proximo.runs.files import write_atomically
-from proximo.runs.folder import RunFolder
-from proximo.runs.metrics import MetricsWriter
-from proximo.runs.opening import Call, Opening, free_folder
-from proximo.runs.recorder import Recorder
-from proximo.runs.session import Session, resume
-from proximo.runs.signals import Interrupted, StopRequest
+from proximo.runs.config.toml import from_mapping
+from proximo.runs.console.progress import Mode, Progress
+from proximo.runs.session.alone import alone
+from proximo.runs.session.opening import Call, Opening, free_folder
+from proximo.runs.session.recorder import Recorder
+from proximo.runs.session.session import Session, resume
+from proximo.runs.session.signals import Interrupted, StopRequest
+from proximo.runs.storage.checkpoint import save_checkpoint
+from proximo.runs.storage.code_identity import identity
+from proximo.runs.storage.files import write_atomically
+from proximo.runs.storage.folder import RunFolder
+from proximo.runs.storage.metrics import MetricsWriter
 from proximo.runs.system import resident_memory
 
 

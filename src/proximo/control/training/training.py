@@ -36,10 +36,10 @@ from proximo.core.schedules import Schedule
 from proximo.core.statistics import RunningMoments, informative
 from proximo.core.update import UpdateReport, autograd_gradient, update
 from proximo.errors import UserError
-from proximo.runs import random_state
-from proximo.runs.configuration import to_toml
+from proximo.runs.config.toml import to_toml
 from proximo.runs.replay.ring import Ring
-from proximo.runs.undo import Undo
+from proximo.runs.session.undo import Undo
+from proximo.runs.storage import random_state
 
 RECENT = 100  # episodes whose mean return is reported
 CUT, MOST = (

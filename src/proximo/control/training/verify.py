@@ -14,9 +14,9 @@ from proximo.control.environments import Source, make_environments
 from proximo.control.environments.base import VectorEnvironment
 from proximo.control.training.run import run_training
 from proximo.control.training.training import Training
-from proximo.runs.configuration import from_mapping, read_toml
-from proximo.runs.opening import Call
-from proximo.runs.verification import Verification, in_new_processes, verify
+from proximo.runs.config.toml import from_mapping, read_toml
+from proximo.runs.resume_check import Verification, in_new_processes, verify
+from proximo.runs.session.opening import Call
 
 
 def verify_control(config: TrainConfig, iterations: int, source: Source | None = None) -> Verification:

@@ -13,8 +13,8 @@ from typing import Any
 
 from proximo.errors import UserError
 from proximo.language.data.shapes import TEXTS
-from proximo.runs.files import parse_json, read_error
-from proximo.runs.own_module import on_one_line
+from proximo.runs.plugins import on_one_line
+from proximo.runs.storage.files import parse_json, read_error
 
 _KINDS = (
     "a .jsonl, .json, .csv or .parquet file (.jsonl, .json and .csv also as .gz), a folder of Parquet shards or one "

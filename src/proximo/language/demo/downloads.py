@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proximo.errors import UserError
-from proximo.runs.files import user_error
+from proximo.runs.storage.files import user_error
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from transformers import DynamicCache, StaticCache
 from proximo.errors import UserError
 from proximo.language.compute.precision import computing
 from proximo.language.models.decoder import Stack
-from proximo.runs.own_module import on_one_line
+from proximo.runs.plugins import on_one_line
 
 Kind = Literal["dynamic", "static"]
 """static has fixed shapes, for CUDA; of a dynamic one, finished rows can be dropped."""

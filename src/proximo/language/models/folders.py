@@ -9,8 +9,8 @@ from typing import Any
 
 from proximo.errors import UserError
 from proximo.language.models.transformers_calls import no_bars, quiet
-from proximo.runs.files import parse_json, sync_folder, user_error, write_atomically
-from proximo.runs.own_module import on_one_line
+from proximo.runs.plugins import on_one_line
+from proximo.runs.storage.files import parse_json, sync_folder, user_error, write_atomically
 
 
 def save_folder(folder: Path | str, model: Any, tokenizer: Any, extra: Mapping[str, str] | None = None) -> None:

@@ -20,7 +20,7 @@ from proximo.language.rewards.informative import reward_scale
 from proximo.runs.replay.change import settable
 from proximo.runs.replay.entry import Entry, Kept, under
 from proximo.runs.replay.learner import Learner
-from proximo.runs.replay.replay import World
+from proximo.runs.replay.report import World
 
 _OWN = ("action", "log_prob", "value", "weight")
 _SHOWN_CHARACTERS = 60

@@ -22,16 +22,16 @@ from proximo.language.rewards.configured import code_of_rewards, make_rewards, r
 from proximo.language.rewards.terms import RewardTerm
 from proximo.language.roles.critic import save_critic
 from proximo.language.stages import located, resolved
-from proximo.runs.alone import alone
-from proximo.runs.configuration import read_toml
-from proximo.runs.console import HEALTH, Column, Mode, Progress
-from proximo.runs.files import append, parse_json, user_error, write_atomically
-from proximo.runs.folder import RunFolder
-from proximo.runs.metrics import MetricsWriter
-from proximo.runs.opening import Call, Opening, free_folder
-from proximo.runs.recorder import Recorder
-from proximo.runs.session import Session, resume
-from proximo.runs.signals import StopRequest
+from proximo.runs.config.toml import read_toml
+from proximo.runs.console.progress import HEALTH, Column, Mode, Progress
+from proximo.runs.session.alone import alone
+from proximo.runs.session.opening import Call, Opening, free_folder
+from proximo.runs.session.recorder import Recorder
+from proximo.runs.session.session import Session, resume
+from proximo.runs.session.signals import StopRequest
+from proximo.runs.storage.files import append, parse_json, user_error, write_atomically
+from proximo.runs.storage.folder import RunFolder
+from proximo.runs.storage.metrics import MetricsWriter
 from proximo.runs.system import resident_memory
 
 COLUMNS = (

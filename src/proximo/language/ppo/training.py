@@ -33,10 +33,10 @@ from proximo.language.ppo.setup import (
 from proximo.language.rewards.informative import reward_scale, reward_statistics
 from proximo.language.rewards.terms import RewardTerm, Texts, combine
 from proximo.language.sampling.sampler import Samples, SamplingParameters, generate
-from proximo.runs import random_state
-from proximo.runs.configuration import to_toml
+from proximo.runs.config.toml import to_toml
 from proximo.runs.replay.ring import Ring
-from proximo.runs.undo import Undo
+from proximo.runs.session.undo import Undo
+from proximo.runs.storage import random_state
 
 PARITY = 1e-3  # mean |log-prob of the sampler - of the trainer|, nats, up to which the sampler's are taken
 

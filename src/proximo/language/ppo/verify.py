@@ -10,9 +10,9 @@ from torch import Tensor
 from proximo.language.ppo.config import PPOConfig
 from proximo.language.ppo.run import make_training, run_ppo
 from proximo.language.rewards.terms import RewardTerm
-from proximo.runs.configuration import from_mapping, read_toml
-from proximo.runs.opening import Call
-from proximo.runs.verification import Verification, in_new_processes, verify
+from proximo.runs.config.toml import from_mapping, read_toml
+from proximo.runs.resume_check import Verification, in_new_processes, verify
+from proximo.runs.session.opening import Call
 
 
 def verify_language(config: PPOConfig, iterations: int, rewards: Sequence[RewardTerm] | None = None) -> Verification:

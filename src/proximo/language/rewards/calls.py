@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from proximo.errors import FOREIGN, UserError
-from proximo.runs.own_module import on_one_line
+from proximo.runs.plugins import on_one_line
 
 _PROMPTS, _RESPONSES, _COMPLETIONS = "prompts", "responses", "completions"
 _SCORED = (_RESPONSES, _COMPLETIONS)

@@ -14,7 +14,7 @@ from proximo.language.rewards.loading import load_reward_term
 from proximo.language.rewards.reward_model import RewardModel
 from proximo.language.rewards.terms import FunctionReward, ModelReward, RewardTerm, function_from
 from proximo.language.stages import is_function
-from proximo.runs.code_identity import identity
+from proximo.runs.storage.code_identity import identity
 
 
 def make_rewards(config: PPOConfig, device: torch.device | None = None) -> list[RewardTerm]:

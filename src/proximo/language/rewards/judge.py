@@ -35,8 +35,8 @@ from proximo.language.supervised.reward import (
     run_training,
 )
 from proximo.language.supervised.training import begin_stage, finish_stage, open_stage
-from proximo.runs.console import Mode
-from proximo.runs.opening import Call
+from proximo.runs.console.progress import Mode
+from proximo.runs.session.opening import Call
 
 ABOUT = "proximo_judge.json"
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from proximo.errors import UserError
 from proximo.language.rewards.calls import RewardCall, scores_of
-from proximo.runs.own_module import find_own
+from proximo.runs.plugins import find_own
 
 RewardFunction = Callable[..., Any]
 """f(prompts, responses, **columns) -> one number per response; columns are the prompts' other fields, as lists."""

@@ -22,9 +22,9 @@ from proximo.language.rewards.reward_model import RewardModel
 from proximo.language.rewards.standardise import StandardTexts, standard_texts, standardise
 from proximo.language.supervised.steps import Optimizer, check_finite, shuffled_batches, shuffled_runs
 from proximo.language.supervised.training import SupervisedTraining, begin_stage, finish_stage, open_stage, run_steps
-from proximo.runs.console import Column, Mode
-from proximo.runs.opening import Call
-from proximo.runs.session import Session
+from proximo.runs.console.progress import Column, Mode
+from proximo.runs.session.opening import Call
+from proximo.runs.session.session import Session
 
 COLUMNS = (
     Column("loss", "loss", "loss", ".3f"),

@@ -23,9 +23,9 @@ from proximo.language.models.loading import choose_device, load_causal_model, lo
 from proximo.language.roles.lm_head import token_log_probs
 from proximo.language.supervised.steps import Optimizer, check_finite, on, shuffled_batches
 from proximo.language.supervised.training import SupervisedTraining, begin_stage, finish_stage, open_stage, run_steps
-from proximo.runs.console import Column, Mode
-from proximo.runs.opening import Call
-from proximo.runs.session import Session
+from proximo.runs.console.progress import Column, Mode
+from proximo.runs.session.opening import Call
+from proximo.runs.session.session import Session
 
 COLUMNS = (
     Column("loss", "loss", "loss", ".3f", " nats/token"),

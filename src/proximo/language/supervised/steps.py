@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from proximo.errors import UserError
-from proximo.runs.files import write_atomically
+from proximo.runs.storage.files import write_atomically
 
 
 def learning_rate_factor(progress: float, warmup: float, schedule: Literal["cosine", "linear", "constant"]) -> float:

@@ -18,16 +18,16 @@ from proximo.language.lineage import check_made_from, check_read, note_made_from
 from proximo.language.models.loading import choose_device
 from proximo.language.stages import resolved
 from proximo.language.supervised.steps import Clock, Optimizer, steps_of
-from proximo.runs import random_state
-from proximo.runs.alone import alone
-from proximo.runs.console import Column, Mode, Progress
-from proximo.runs.files import write_atomically
-from proximo.runs.folder import RunFolder
-from proximo.runs.metrics import MetricsWriter
-from proximo.runs.opening import Call, Opening
-from proximo.runs.recorder import Recorder
-from proximo.runs.session import Session, resume
-from proximo.runs.signals import Interrupted, StopRequest
+from proximo.runs.console.progress import Column, Mode, Progress
+from proximo.runs.session.alone import alone
+from proximo.runs.session.opening import Call, Opening
+from proximo.runs.session.recorder import Recorder
+from proximo.runs.session.session import Session, resume
+from proximo.runs.session.signals import Interrupted, StopRequest
+from proximo.runs.storage import random_state
+from proximo.runs.storage.files import write_atomically
+from proximo.runs.storage.folder import RunFolder
+from proximo.runs.storage.metrics import MetricsWriter
 
 Order = Callable[[int, int, int], Iterator[list[int]]]
 """Batches of row indices without end, from the number of rows, the batch and the seed."""

@@ -11,10 +11,10 @@ import numpy as np
 
 from proximo.core.schedules import Schedule
 from proximo.errors import UserError
-from proximo.runs.configuration import read_toml
+from proximo.runs.config.toml import read_toml
 from proximo.runs.health import TruthMeter, Verdict
 from proximo.runs.health.history import number
-from proximo.runs.metrics import read_metrics
+from proximo.runs.storage.metrics import read_metrics
 
 EVALUATION = "evaluation.json"
 """What an independent judge measured of a language run, beside its `config.toml`."""

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError, nearest
-from proximo.runs.configuration import from_mapping
+from proximo.runs.config.toml import from_mapping
 
 Config = TypeVar("Config")
 

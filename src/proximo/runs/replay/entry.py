@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from proximo.errors import MALFORMED, UserError
-from proximo.runs.checkpoint import load_checkpoint, save_checkpoint
-from proximo.runs.configuration import from_mapping
-from proximo.runs.undo import Snapshot
+from proximo.runs.config.toml import from_mapping
+from proximo.runs.session.undo import Snapshot
+from proximo.runs.storage.checkpoint import load_checkpoint, save_checkpoint
 
 Config = TypeVar("Config")
 

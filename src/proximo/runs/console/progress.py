@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 if TYPE_CHECKING:
-    from proximo.runs.console_live import LivePanel
+    from proximo.runs.console.live import LivePanel
 
 Mode = Literal["auto", "live", "plain", "quiet"]
 
@@ -125,7 +125,7 @@ class Progress:
         self._begun = self._shown = time.monotonic()
         self._points.append((self._begun, self._now.step))
         if self.mode == "live":
-            from proximo.runs.console_live import LivePanel  # rich is imported only by those who see it
+            from proximo.runs.console.live import LivePanel  # rich is imported only by those who see it
 
             self._panel = LivePanel(self._now)
         elif self.mode == "plain":

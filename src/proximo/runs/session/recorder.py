@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from proximo.runs.console import Progress
+from proximo.runs.console.progress import Progress
 from proximo.runs.health import TruthMeter, verdict_on_error
-from proximo.runs.metrics import MetricsWriter, read_metrics
+from proximo.runs.storage.metrics import MetricsWriter, read_metrics
 
 
 @dataclass

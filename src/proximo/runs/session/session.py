@@ -10,12 +10,12 @@ from torch import Tensor
 
 from proximo.core.invariants import InvariantError
 from proximo.errors import MALFORMED, UserError
-from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
-from proximo.runs.folder import RunFolder
-from proximo.runs.metrics import MetricsWriter
-from proximo.runs.recorder import Recorder
 from proximo.runs.replay.ring import Ring
-from proximo.runs.signals import Interrupted, StopRequest
+from proximo.runs.session.recorder import Recorder
+from proximo.runs.session.signals import Interrupted, StopRequest
+from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
+from proximo.runs.storage.folder import RunFolder
+from proximo.runs.storage.metrics import MetricsWriter
 
 STOP_AT = "stop-at"
 """Why a run ended that was told where to end."""

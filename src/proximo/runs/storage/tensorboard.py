@@ -13,7 +13,7 @@ from pathlib import Path
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from proximo.runs.files import append, user_error
+from proximo.runs.storage.files import append, user_error
 
 
 class TensorBoardWriter:

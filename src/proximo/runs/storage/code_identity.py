@@ -22,9 +22,9 @@ from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespac
 from typing import Any
 
 from proximo.errors import FOREIGN, UserError
-from proximo.runs.files import parse_json, write_atomically
-from proximo.runs.folder import RunFolder
-from proximo.runs.own_module import import_own
+from proximo.runs.plugins import import_own
+from proximo.runs.storage.files import parse_json, write_atomically
+from proximo.runs.storage.folder import RunFolder
 
 STANDS_FOR = "_proximo_stands_for"
 """The attribute of a method that is ours for a while: the class's own that it stands for, None for an inherited one."""
@@ -328,7 +328,7 @@ def _is_own(module: str | None) -> bool:
 def _libraries() -> tuple[str, ...]:
     """Folders of Python and of what is installed."""
     paths = sysconfig.get_paths()
-    ours = Path(__file__).resolve().parents[1]
+    ours = Path(__file__).resolve().parents[2]
     places = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     return tuple(str(Path(place).resolve()) for place in (*places, str(Path(ast.__file__).parent), str(ours)))
 

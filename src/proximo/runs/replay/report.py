@@ -14,7 +14,7 @@ from proximo.errors import MALFORMED, UserError
 from proximo.runs.replay.change import changed
 from proximo.runs.replay.entry import Entry, Kept
 from proximo.runs.replay.learner import Learner
-from proximo.runs.replay.repeat import Outcome, Sample, repeat
+from proximo.runs.replay.redo import Outcome, Sample, repeat
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from proximo.errors import UserError, nearest
-from proximo.runs.typed_values import UNSET, MismatchError, convert, expected, members, shown
+from proximo.runs.config.types import UNSET, MismatchError, convert, expected, members, shown
 
 Config = TypeVar("Config")
 

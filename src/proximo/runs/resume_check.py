@@ -12,9 +12,9 @@ import torch
 
 from proximo.errors import UserError
 from proximo.runs import new_process
-from proximo.runs.checkpoint import latest_checkpoint, load_checkpoint, step_name, step_of
-from proximo.runs.configuration import to_toml
-from proximo.runs.metrics import read_metrics
+from proximo.runs.config.toml import to_toml
+from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, step_name, step_of
+from proximo.runs.storage.metrics import read_metrics
 
 Train = Callable[[Path, int], Any]
 """Trains in a folder, or goes on there, and stops with a checkpoint at a number of steps."""

@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 
 from proximo.errors import UserError
-from proximo.runs.files import parse_json, read_error, require_json, sync_folder, user_error, write_and_sync
+from proximo.runs.storage.files import parse_json, read_error, require_json, sync_folder, user_error, write_and_sync
 
 FORMAT_VERSION = 1
 

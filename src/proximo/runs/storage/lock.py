@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from proximo.errors import UserError
-from proximo.runs.files import user_error
+from proximo.runs.storage.files import user_error
 
 _BUSY = {errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK, errno.EDEADLK}
 

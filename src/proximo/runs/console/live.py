@@ -7,7 +7,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from proximo.runs.console import Snapshot, format_seconds
+from proximo.runs.console.progress import Snapshot, format_seconds
 
 _STYLES = {"green": "green", "amber": "yellow", "red": "bold red"}
 """Of the truth meter's verdict, by its first word."""

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Self
 
 from proximo.errors import UserError
-from proximo.runs.code_version import describe_code
-from proximo.runs.files import user_error, write_atomically
-from proximo.runs.lock import Lock
+from proximo.runs.storage.code_version import describe_code
+from proximo.runs.storage.files import user_error, write_atomically
+from proximo.runs.storage.lock import Lock
 
 
 class RunFolder:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from proximo.errors import UserError
-from proximo.runs.files import append, parse_json, read_error, user_error, write_atomically
+from proximo.runs.storage.files import append, parse_json, read_error, user_error, write_atomically
 
 if TYPE_CHECKING:
-    from proximo.runs.tensorboard import TensorBoardWriter
+    from proximo.runs.storage.tensorboard import TensorBoardWriter
 
 Value = float | int | str | None
 
@@ -118,7 +118,9 @@ class MetricsWriter:
 
     def _open_tensorboard(self, folder: Path) -> "TensorBoardWriter":
         if self._tensorboard is None:
-            from proximo.runs.tensorboard import TensorBoardWriter  # its import costs 0.1 s, here and not at the start
+            from proximo.runs.storage.tensorboard import (
+                TensorBoardWriter,  # its import costs 0.1 s, here and not at the start
+            )
 
             self._tensorboard = TensorBoardWriter(folder, resume_after=self._resume_after)
         return self._tensorboard

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from proximo.errors import UserError
-from proximo.runs.code_identity import note_code, other_code
-from proximo.runs.configuration import difference, from_mapping, read_toml, to_toml
-from proximo.runs.files import parse_json, write_atomically
-from proximo.runs.folder import RunFolder
+from proximo.runs.config.toml import difference, from_mapping, read_toml, to_toml
+from proximo.runs.storage.code_identity import note_code, other_code
+from proximo.runs.storage.files import parse_json, write_atomically
+from proximo.runs.storage.folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""A run while it is trained: opened, stopped, undone, recorded."""
