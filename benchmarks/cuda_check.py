@@ -16,16 +16,16 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "language"))
+sys.path.insert(0, str(ROOT / "tests" / "helpers"))
 PPO = "--responses 64 --batch 16 --response-limit 12 --update.minibatch-size 8 --update.epochs 2 --override-preflight"
 CONTROL = "--steps 4096 --environments 8 --rollout-length 64 --update.minibatch-size 64 --episodes 4 --seed 3"
 
 
 def prepare(home: Path) -> None:
     """Tiny models of random weights, and rows to train them on."""
-    from conftest import word_tokenizer
     from tiny import llama
     from transformers import BertConfig, BertModel
+    from words import word_tokenizer
 
     tokenizer = word_tokenizer()
     llama(64, width=64, layers=4, context=128).save_pretrained(home / "base")
