@@ -11,9 +11,6 @@ from contextlib import contextmanager
 
 import torch
 
-_GAIN = 1.1
-"""Fewer threads have to be this much faster: the timing is off by a few hundredths."""
-
 
 @contextmanager
 def using_threads(count: int | None) -> Iterator[None]:
@@ -43,54 +40,58 @@ def free_threads() -> int:
 
     A number that the user set by `OMP_NUM_THREADS` or `MKL_NUM_THREADS` stays.
     """
-    all_threads = torch.get_num_threads()
+    most = torch.get_num_threads()
     if "OMP_NUM_THREADS" in os.environ or "MKL_NUM_THREADS" in os.environ:
-        return all_threads
-    with using_threads(None):
-        return fastest(all_threads, lambda threads: _speed(threads, all_threads))
+        return most
+    work = _layers(256 * most)
+    with using_threads(None), torch.no_grad():
+        return fastest(most, lambda more, fewer: _race(work, more, fewer))
 
 
-def fastest(most: int, speed: Callable[[int], float]) -> int:
-    """The number of threads, from `most` down, that is clearly faster than more of them.
+def fastest(most: int, race: Callable[[int, int], float]) -> int:
+    """The smallest number of threads, from `most` down, that more threads do not clearly beat.
 
-    Tried are all but one and then half of those before, for as long as fewer are faster.
+    Tried are one less, and half as many for as long as these are as fast.
 
     Args:
         most: threads at most.
-        speed: work per second with so many threads.
+        race: the speed of its second number of threads over that of its first.
     """
-    best, best_speed = most, speed(most) if most > 1 else 0.0
-    for fewer in _fewer(most):
-        if (faster := speed(fewer)) > _GAIN * best_speed:
-            best, best_speed = fewer, faster
-        elif 2 * fewer <= most:
+    best = most
+    for fewer in sorted({most - 1, *(most >> shift for shift in range(1, most.bit_length()))} - {0}, reverse=True):
+        # A free core less costs its share. Half of that, or 5 %, is beyond the noise of a race.
+        if race(best, fewer) >= max(0.95, (fewer / best) ** 0.5):
+            best = fewer
+        elif 2 * fewer <= best:
             break
     return best
 
 
-def _fewer(most: int) -> list[int]:
-    halves = [most >> shift for shift in range(1, most.bit_length()) if most >> shift]
-    return sorted({most - 1, *halves} - {0}, reverse=True)
+def _race(work: Callable[[], object], more: int, fewer: int, rounds: int = 6) -> float:
+    """Seconds with `more` threads over those with `fewer`, in turns: other programs come and go meanwhile."""
+    seconds = {more: 0.0, fewer: 0.0}
+    for _ in range(rounds):
+        for threads in seconds:
+            torch.set_num_threads(threads)
+            work()  # the threads start
+            began = time.perf_counter()
+            for _ in range(4):
+                work()
+            seconds[threads] += time.perf_counter() - began
+    return seconds[more] / seconds[fewer]
 
 
-def _speed(threads: int, most: int) -> float:
-    """Layers of a small language model per second: products, and between them what is done to each number."""
-    torch.set_num_threads(threads)
+def _layers(tokens: int) -> Callable[[], object]:
+    """A layer of a small language model: products, and between them what is done to each number."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(256 * most, 576, generator=generator)
+    x = torch.randn(tokens, 576, generator=generator)
     up, down = (torch.randn(shape, generator=generator) / 24 for shape in ((1536, 576), (576, 1536)))
 
-    def layer(y: torch.Tensor) -> torch.Tensor:
-        y = torch.nn.functional.layer_norm(y, (576,))
-        return y + torch.nn.functional.linear(torch.nn.functional.silu(torch.nn.functional.linear(y, up)), down)
+    def layer() -> object:
+        y = torch.nn.functional.linear(torch.nn.functional.layer_norm(x, (576,)), up)
+        return x + torch.nn.functional.linear(torch.nn.functional.silu(y), down)
 
-    with torch.no_grad():
-        layer(x)  # the threads start
-        done, began = 0, time.perf_counter()
-        while (spent := time.perf_counter() - began) < 0.25:
-            layer(x)
-            done += 1
-    return done / spent
+    return layer
 
 
 def counted(threads: int) -> str:
