@@ -1,24 +1,50 @@
 """Proximo: Proximal Policy Optimization, once and right.
 
-`proximo.train` trains a policy, `proximo.load` gives it back as numpy in, numpy out.
+`proximo.train` trains a policy (`proximo.Trainer` in a loop of your own), `proximo.load` gives it back as numpy in,
+numpy out; `evaluate`, `diagnose`, `replay`, `verify_resume` and `metrics` ask a run that is on disk.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from proximo.control.loading import LoadedPolicy, load
-    from proximo.control.training.run import Run, train
+    from proximo.control.training.result import Run
+    from proximo.control.training.run import train
+    from proximo.control.training.trainer import Trainer
     from proximo.errors import UserError
+    from proximo.inspection import diagnose, evaluate, metrics, replay, verify_resume
+    from proximo.runs.session.callbacks import Callback
 
 __version__ = "0.1.0"
-__all__ = ["LoadedPolicy", "Run", "UserError", "__version__", "load", "train"]
+__all__ = [
+    "Callback",
+    "LoadedPolicy",
+    "Run",
+    "Trainer",
+    "UserError",
+    "__version__",
+    "diagnose",
+    "evaluate",
+    "load",
+    "metrics",
+    "replay",
+    "train",
+    "verify_resume",
+]
 
 _WHERE = {
     "train": "proximo.control.training.run",
-    "Run": "proximo.control.training.run",
+    "Run": "proximo.control.training.result",
+    "Trainer": "proximo.control.training.trainer",
+    "Callback": "proximo.runs.session.callbacks",
     "load": "proximo.control.loading",
     "LoadedPolicy": "proximo.control.loading",
     "UserError": "proximo.errors",
+    "diagnose": "proximo.inspection",
+    "evaluate": "proximo.inspection",
+    "metrics": "proximo.inspection",
+    "replay": "proximo.inspection",
+    "verify_resume": "proximo.inspection",
 }
 
 

@@ -4,11 +4,11 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
 from proximo.errors import UserError, nearest
+from proximo.inspection import Backend, diagnose
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class DoctorArguments:
     whose page is printed: P020."""
     seed: int = 0
     """Of an environment and of the random actions."""
-    backend: Literal["auto", "envpool", "gymnasium", "subprocess"] = "auto"
+    backend: Backend = "auto"
     """What steps an environment."""
     json: bool = False
     """Print one JSON object instead of text."""
@@ -40,7 +40,7 @@ def _page(number: str, *, as_json: bool) -> int:
     return 0
 
 
-def examine(what: str, seed: int, backend: str, *, as_json: bool) -> int:
+def examine(what: str, seed: int, backend: Backend, *, as_json: bool) -> int:
     """Examine a run if `what` is a folder, else an environment; print the page of a finding's code.
 
     Returns:
@@ -49,34 +49,8 @@ def examine(what: str, seed: int, backend: str, *, as_json: bool) -> int:
     Raises:
         UserError: there is neither.
     """
-    folder = Path(what)
-    if not folder.is_dir():
-        if found := re.fullmatch(r"([PE]\d{3})(-[\w-]+)?", what, re.IGNORECASE):
-            return _page(found[1].upper(), as_json=as_json)
-        from proximo.control.environments import UnknownEnvironmentError
-
-        try:
-            return _environment(what, seed, backend, as_json=as_json)
-        except UnknownEnvironmentError as error:
-            raise UserError(f"there is no folder {what} and {error}") from error
-    # `proximo rlhf all` keeps its PPO run in a folder of its own.
-    inner = folder / "ppo"
-    return _run(inner if not (folder / "config.toml").is_file() and inner.is_dir() else folder, as_json=as_json)
-
-
-def _run(folder: Path, *, as_json: bool) -> int:
-    from proximo.runs.doctor import examine_run, format_report
-
-    report = examine_run(folder)
-    print(json.dumps(report.plain()) if as_json else format_report(report))
+    if not Path(what).is_dir() and (found := re.fullmatch(r"([PE]\d{3})(-[\w-]+)?", what, re.IGNORECASE)):
+        return _page(found[1].upper(), as_json=as_json)
+    report = diagnose(what, seed=seed, backend=backend)
+    print(json.dumps(report.plain()) if as_json else report)
     return int(report.health == "red")
-
-
-def _environment(name: str, seed: int, backend: str, *, as_json: bool) -> int:
-    from proximo.control.check.explore import examine as explore
-    from proximo.control.check.report import findings, format_examination, plain
-
-    seen = explore(name, backend=backend, seed=seed)
-    wrong = findings(seen)
-    print(json.dumps(plain(seen, wrong)) if as_json else format_examination(seen, wrong))
-    return int(any(finding.severity == "red" for finding in wrong))

@@ -125,7 +125,8 @@ def train(arguments: list[str]) -> int:
             f"two environments are named, {base.environment} and {config.environment}: name the one to train in once, "
             f"as in `proximo train {config.environment}`"
         )
-    from proximo.control.training.run import default_run, run_training
+    from proximo.control.training.result import default_run
+    from proximo.control.training.run import run_training
 
     if call.fresh:
         consent(Path(config.run or default_run(config)), yes)
@@ -196,9 +197,9 @@ def _better_sampled(results: Any) -> str:
 def evaluate(arguments: list[str]) -> int:
     """The verb of `EvaluateArguments`."""
     asked = parse(EvaluateArguments, json_flag(arguments), "evaluate")
-    from proximo.control.evaluation.results import evaluate_run
+    from proximo import inspection
 
-    results = evaluate_run(asked.run, asked.episodes, asked.seed, asked.episode_limit)
+    results = inspection.evaluate(asked.run, asked.episodes, seed=asked.seed, episode_limit=asked.episode_limit)
     if asked.json:
         print(json.dumps(results))
         return 0

@@ -103,7 +103,7 @@ def test_an_evaluation_is_given_up_for_a_stop_and_done_later(tmp_path, monkeypat
 def test_the_best_policy_is_no_worse_than_the_last_one_in_the_evaluation_at_the_end(tmp_path, monkeypatch, last, best):
     """The return of training is one of the past: a policy that gets better is better than that at the end."""
     seen = dict(zip("abc", [Evaluation(True, (x,), (1,), (x,)) for x in (last, 1.0, best)], strict=True))
-    monkeypatch.setattr("proximo.control.training.run.evaluate_all", lambda *args, **settings: seen)
+    monkeypatch.setattr("proximo.control.evaluation.at_the_end.evaluate_all", lambda *args, **settings: seen)
     run = proximo.train("CartPole-v1", run=str(tmp_path / "r"), **{**PLAN, "steps": 64 * 8, "learning_rate": 0.03})
     assert run.results["best_checkpoint"] == max(last, best)
     by, about = run.results["best_chosen_by"], load_checkpoint(run.path / "checkpoints" / "best")[1]

@@ -14,10 +14,10 @@ import torch
 from control_runs import running
 
 import proximo
-from proximo.cli.replay import replay_run
 from proximo.control.training.training import Training
 from proximo.core.invariants import InvariantError
 from proximo.errors import UserError
+from proximo.inspection import replay
 from proximo.runs.replay.entry import read
 from proximo.runs.session.signals import PATIENCE
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
@@ -89,7 +89,7 @@ def test_a_run_whose_loss_is_not_finite_stops_with_the_cause_and_can_be_replayed
     assert all(bool(torch.isfinite(x).all()) for x in tensors.values() if x.is_floating_point())
     rows = read_metrics(folder / "metrics.jsonl")
     assert state["progress"]["steps"] == max((row["step"] for row in rows), default=64)
-    failed = replay_run(folder)
+    failed = replay(folder)
     assert failed.exact
     assert failed.again.error in message
     assert failed.again.not_finite == "log_prob of minibatch 1", "after a step that leaves huge weights"
@@ -104,7 +104,7 @@ def test_a_run_whose_loss_is_not_finite_stops_with_the_cause_and_can_be_replayed
     assert repeated.iteration == kept.iteration
     assert all(torch.equal(kept.learnt[key], repeated.learnt[key]) for key in kept.learnt)
     # And what if the step were smaller? Then it goes well, and so it does in the run.
-    milder = replay_run(folder, change="learning_rate=1e-3")
+    milder = replay(folder, change="learning_rate=1e-3")
     assert (milder.other.error, milder.other.not_finite) == (None, None)
     done = proximo.train("Pendulum-v1", **{**plan, "learning_rate": 1e-3}, allow_change=True)
     assert done.results["steps"] >= 640

@@ -9,9 +9,9 @@ import torch
 from language_runs import MODES
 
 from proximo.cli.main import main
-from proximo.cli.replay import replay_run
 from proximo.core.update import autograd_gradient, update
 from proximo.errors import UserError
+from proximo.inspection import replay
 from proximo.language.ppo.config import KLSettings, SharingSettings
 from proximo.language.ppo.run import make_training, run_ppo
 from proximo.language.rewards.reward_model import RewardModel
@@ -34,7 +34,7 @@ def test_an_update_done_again_is_the_same_to_the_last_bit(sharing, config):
     kept = read(folder / "replay")
     assert [entry.iteration for entry in kept.entries] == [0, 1, 2]
     for entry in kept.entries[::2]:
-        found = replay_run(folder, entry.iteration)
+        found = replay(folder, entry.iteration)
         assert found.exact, found.verdict
         assert not torch.equal(found.again.weights, entry.before.weights)
         assert found.again.report.values == entry.report["values"]
@@ -51,14 +51,14 @@ def test_with_a_setting_changed_it_is_the_update_of_a_run_with_that_setting(conf
     ):
         training, _ = make_training(replace(other, run="elsewhere"), [FunctionReward(tiny.per_word, name="words")])
         training.iterate()
-        found = replay_run(folder, 0, change)
+        found = replay(folder, 0, change)
         assert found.exact
         assert torch.equal(found.other.weights, training.optimizer.flat), change
         assert change == "kl.coefficient=3.0" or not torch.equal(found.other.weights, found.again.weights)
     with pytest.raises(UserError, match=r"recompute_advantages: that does not enter the update of this run"):
-        replay_run(folder, 0, "recompute_advantages=true")
+        replay(folder, 0, "recompute_advantages=true")
     with pytest.raises(UserError, match="minibatch_size = 3 does not divide the 8 responses"):
-        replay_run(folder, 0, "minibatch_size=3")
+        replay(folder, 0, "minibatch_size=3")
 
 
 def test_samples_are_told_by_their_tokens(config, capsys):
@@ -94,7 +94,7 @@ def test_the_same_update_by_hand(config):
         gradient=autograd_gradient(training.policy, training.policy.split),
         tolerance=1e-2,
     )
-    found = replay_run(folder, entry.iteration, "clip=none")
+    found = replay(folder, entry.iteration, "clip=none")
     assert torch.equal(found.other.weights, training.optimizer.flat)
 
 
@@ -107,7 +107,7 @@ def test_what_was_not_finite_first_is_named_with_its_token(config):
     write(
         folder / "replay", Kept(read(folder / "replay").run, [replace(entry, learnt=learnt, after=None, report=None)])
     )
-    found = replay_run(folder)
+    found = replay(folder)
     assert (found.exact, found.again.not_finite) == (True, "advantages of the batch")
     assert "not-finite: advantages" in found.again.error
     # What came before it in the response is spoilt too, nothing else is.
@@ -124,4 +124,4 @@ def test_a_critic_that_began_as_a_reward_model_has_its_shape(config, tmp_path, t
     folder = run_ppo(
         replace(config, sharing=sharing, rewards={str(tmp_path / "reward"): 1.0}), mode="quiet", preflight="off"
     ).path
-    assert replay_run(folder).exact
+    assert replay(folder).exact

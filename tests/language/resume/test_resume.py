@@ -13,8 +13,8 @@ import torch
 from language_runs import MODES
 from tiny import per_word
 
-from proximo.cli.replay import replay_run
 from proximo.errors import UserError
+from proximo.inspection import replay
 from proximo.language.ppo.config import KLSettings
 from proximo.language.ppo.run import run_ppo
 from proximo.language.ppo.training import PPOTraining
@@ -146,7 +146,7 @@ def test_an_update_that_blows_up_is_undone_and_its_batch_kept(config, tmp_path):
         ppo(wild, folder)
     tensors, state = load_checkpoint(latest_checkpoint(folder / "checkpoints"))
     assert all(bool(torch.isfinite(x).all()) for x in tensors.values() if x.is_floating_point())
-    failed = replay_run(folder)
+    failed = replay(folder)
     assert failed.exact
     assert failed.again.error in str(caught.value)
     assert failed.again.not_finite.endswith("of minibatch 1")

@@ -12,9 +12,9 @@ from language_runs import MODES, PROMPTS, training
 from tiny import llama, per_word, prompts
 from transformers import LlamaForSequenceClassification
 
-from proximo.cli.replay import replay_run
 from proximo.core.optimizer import FlatAdam
 from proximo.errors import UserError
+from proximo.inspection import replay
 from proximo.language.config import SFTConfig
 from proximo.language.data.dataset import Example
 from proximo.language.models.loading import load_tokenizer
@@ -122,9 +122,9 @@ def test_a_run_without_a_reference_is_written_replayed_and_resumed(ppo_config, t
     assert ends[0] == ends[1]
     rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert [row["kl"] for row in rows] == [None] * 4
-    assert replay_run(run.path, 2).exact
+    assert replay(run.path, 2).exact
     with pytest.raises(UserError, match=r"kl\.coefficient: that does not enter the update of this run"):
-        replay_run(run.path, 2, "kl.coefficient=1.0")
+        replay(run.path, 2, "kl.coefficient=1.0")
 
 
 def held(roles):

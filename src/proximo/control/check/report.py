@@ -1,13 +1,48 @@
 """What random actions have shown -> findings, and the screen that shows them."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from proximo.control.check.explore import COUNT, Observed
+from proximo.control.check.explore import examine as explore
+from proximo.control.environments import Source
 from proximo.runs.health import Finding, found
 from proximo.runs.health.codes import Severity
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What random actions have shown of an environment."""
+
+    seen: Observed
+    findings: tuple[Finding, ...]
+    """The worst first."""
+
+    @property
+    def health(self) -> str:
+        """The colour of the worst finding."""
+        return self.findings[0].severity if self.findings else "green"
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return plain(self.seen, list(self.findings))
+
+    def __str__(self) -> str:
+        """One screen, the worst first."""
+        return format_examination(self.seen, list(self.findings))
+
+
+def examine(source: Source, *, seed: int = 0, backend: str = "auto") -> Examination:
+    """Step an environment with random actions, and name all that is unusual about it.
+
+    Raises:
+        UserError: it can not be made, or returns what can not be learnt from.
+    """
+    seen = explore(source, seed=seed, backend=backend)
+    return Examination(seen, tuple(findings(seen)))
 
 
 def findings(seen: Observed) -> list[Finding]:

@@ -163,6 +163,12 @@ class Progress:
         if now - self._shown >= self._every:
             self._show()
 
+    def show_also(self, names: Sequence[str]) -> None:
+        """Shows these metrics behind the others from now on."""
+        known = {column.key for column in self._now.columns}
+        new = [Column(name, name, name, ".4g") for name in names if name not in known]
+        self._now.columns = [*self._now.columns, *new]
+
     def message(self, text: str) -> None:
         """Prints a line above the panel, or among the lines; nothing in quiet mode."""
         if self._panel is not None:

@@ -61,6 +61,10 @@ class Report:
             "iterations_by_health": self.colours,
         }
 
+    def __str__(self) -> str:
+        """One screen, the worst first."""
+        return format_report(self)
+
 
 def diagnose(run: Record) -> tuple[Diagnosis, ...]:
     """All that is wrong with a run, the worst first."""

@@ -1,6 +1,6 @@
 """What happens to an iteration's numbers: judged, written, shown. The same in both worlds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,14 +21,26 @@ class Recorder:
         """A resumed run's verdicts are those of one that never stopped."""
         self.meter.recall(read_metrics(self.metrics.path))
 
-    def iteration(self, step: int, values: Mapping[str, Any]) -> None:
-        """Record one iteration; wall times are under `seconds/PHASE`."""
+    def iteration(self, step: int, values: Mapping[str, Any], own: Sequence[str] = ()) -> dict[str, Any]:
+        """Record one iteration; wall times are under `seconds/PHASE`.
+
+        Args:
+            step: at its end.
+            values: what was measured, by name.
+            own: names of these that callbacks have added, which are shown too.
+
+        Returns:
+            The row that was written, without its time.
+        """
         verdict = self.meter.judge(values)
-        self.metrics.write(step, {**values, **verdict.row})
+        row = {**values, **verdict.row}
+        self.metrics.write(step, row)
+        self.progress.show_also(own)
         phases = {name.removeprefix("seconds/"): x for name, x in values.items() if name.startswith("seconds/")}
         self.progress.update(step, {**values, "verdict": verdict.line}, phases)
         for sentence in self.meter.news(verdict):
             self.progress.message(sentence)
+        return {"step": step, **row}
 
     def failure(self, step: int, error: Exception) -> None:
         """Record the error that ends a run: a last row that holds nothing but the verdict."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from proximo.core.invariants import InvariantError
 from proximo.errors import MALFORMED, UserError
 from proximo.runs.replay.ring import Ring
+from proximo.runs.session.callbacks import Callbacks
 from proximo.runs.session.recorder import Recorder
 from proximo.runs.session.signals import Interrupted, StopRequest
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
@@ -58,13 +59,23 @@ class Session:
         recorder: told of an iteration that fails.
         stop: asked before each iteration and within it.
         stop_at: steps after which to stop; None goes on to the end.
+        callbacks: the user's; what they need to resume is in each checkpoint.
+        trainer: what the callbacks are given.
     """
 
     def __init__(
-        self, training: Trained, folder: RunFolder, recorder: Recorder, stop: StopRequest, stop_at: int | None
+        self,
+        training: Trained,
+        folder: RunFolder,
+        recorder: Recorder,
+        stop: StopRequest,
+        stop_at: int | None,
+        callbacks: Callbacks | None = None,
+        trainer: Any = None,
     ) -> None:
         self.training, self.folder, self.recorder = training, folder, recorder
         self.stop, self.stop_at = stop, stop_at
+        self.callbacks, self.trainer = callbacks or Callbacks(), trainer
         training.interruptible = stop.interruptible
         self.lost = False
         """Whether a broken-off update has moved the weights for good: the run goes on from its last checkpoint."""
@@ -125,9 +136,12 @@ class Session:
             return
         tensors, state = self.training.state()
         name = step_name(self.training.done)
+        if own := self.callbacks.state():
+            state = {**state, "callbacks": own}
         save_checkpoint(self.folder.checkpoints, name, tensors, state, keep=self.training.config.keep)
         if self.training.ring is not None:
             self.training.ring.write(self.folder.replay)
+        self.callbacks.checkpoint(self.trainer, self.folder.checkpoints / name)
 
     def _rewind(self) -> None:
         self.lost = not self.training.rewind()
@@ -140,7 +154,7 @@ class Session:
         return f"; `proximo replay {self.folder.path}` repeats it and names what was not finite first"
 
 
-def resume(training: Trained, folder: RunFolder, metrics: MetricsWriter) -> bool:
+def resume(training: Trained, folder: RunFolder, metrics: MetricsWriter, callbacks: Callbacks | None = None) -> bool:
     """Go on from the last whole checkpoint; what was written after it goes.
 
     Returns:
@@ -155,13 +169,15 @@ def resume(training: Trained, folder: RunFolder, metrics: MetricsWriter) -> bool
     if path is None:
         metrics.truncate_after(-1)
         return False
-    load_into(training, path)
+    state = load_into(training, path)
+    if callbacks is not None:
+        callbacks.load(state.get("callbacks", {}))
     metrics.truncate_after(training.done)
     return True
 
 
-def load_into(training: Trained, path: Path) -> None:
-    """Load a checkpoint.
+def load_into(training: Trained, path: Path) -> dict[str, Any]:
+    """Load a checkpoint; returns what it holds beside tensors.
 
     Raises:
         UserError: it is damaged, or does not fit this training.
@@ -174,3 +190,4 @@ def load_into(training: Trained, path: Path) -> None:
         raise UserError(
             f"{path} does not fit this run ({reason}): put back the settings that it was made with, or start a new run"
         ) from error
+    return state

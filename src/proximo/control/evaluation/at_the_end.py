@@ -1,0 +1,113 @@
+"""The last and the best policy, saved and evaluated when a training has ended."""
+
+import json
+import time
+from typing import Any
+
+from proximo.control.environments import Source
+from proximo.control.evaluation.evaluate import LONGEST, evaluate_all, evaluation_environments, longest_episode
+from proximo.control.evaluation.selection import BY_TRAINING, Selection
+from proximo.control.loading import policy_from
+from proximo.control.training.training import Training
+from proximo.errors import UserError
+from proximo.runs.session.session import Session
+from proximo.runs.session.signals import Interrupted
+from proximo.runs.storage.checkpoint import save_checkpoint
+from proximo.runs.storage.files import write_atomically
+
+
+def finish(
+    training: Training, session: Session, selection: Selection, source: Source, started: float, ended: str | None
+) -> dict[str, Any] | None:
+    """Save the last and the best policy, evaluate both, and write the results.
+
+    The numbered checkpoint is what the same command goes on from if the evaluation is interrupted.
+
+    Args:
+        training: that has ended.
+        session: of it.
+        selection: of the best policy.
+        source: of the environments of the evaluation.
+        started: time at which the training began, by `time.monotonic`.
+        ended: the callback that ended it before its last step, or None.
+
+    Returns:
+        The results; None if a signal asked to stop and the evaluation did not end in time.
+    """
+    config, folder = training.config, session.folder
+    session.save()
+    tensors, state = training.state()
+    # What the environments did is for a run that goes on; the policy is for those who use it.
+    lasting = {name: x for name, x in tensors.items() if not name.startswith("environments/")}
+    save_checkpoint(folder.checkpoints, "final", lasting, state)
+    seconds = time.monotonic() - started
+    try:
+        if selection.due(training):
+            selection.look(training)
+        selection.save(training)
+        evaluations = _evaluate_both(training, source, selection)
+    except Interrupted:
+        return None
+    except UserError:
+        if session.stop.requested is None:
+            raise
+        return None  # schedulers send their signal to the environments' processes too
+    results = {
+        "last_100_training_return": training.mean_return,
+        "last_100_training_return_task": training.mean_task_return,
+        **evaluations,
+        "best_chosen_by": selection.criterion,
+        "episodes": config.episodes,
+        "steps": training.progress.steps,
+        "seconds": seconds,
+        "steps_per_second": training.progress.steps / seconds,
+        "exact_resume": training.progress.exact_resume,
+        **({"ended_by": ended} if ended else {}),
+    }
+    write_atomically(folder.results, json.dumps(results, indent=1).encode())
+    return results
+
+
+def _evaluate_both(training: Training, source: Source, selection: Selection) -> dict[str, Any]:
+    """The last policy, deterministic and sampled, and the best one; where only returns of training chose that, the last
+    one takes its place if it is better here.
+
+    Raises:
+        Interrupted: by who may interrupt `training`, or by the watch of `selection`.
+    """
+    watch = selection.watch
+    config, progress = training.config, training.progress
+    limit = longest_episode(config, progress.episodes, progress.steps)
+    if limit < LONGEST:
+        why = "" if config.episode_limit is not None else ", for none has ended in training (episode_limit sets it)"
+        watch.tell(f"an episode of the evaluations is cut after {limit:,} steps{why}")
+    last, best = training.policy, policy_from(*training.state(), "best")
+    policies = {
+        "the last policy": (last, True),
+        "the last policy, sampled": (last, False),
+        "the best one": (best, True),
+    }
+    # Made outside of what may be interrupted: processes that are forked within would be interrupted too.
+    environments = evaluation_environments(config, source, config.episodes)
+    try:
+        with training.interruptible():
+            seen = evaluate_all(policies, environments, config.episodes, seed=config.seed, limit=limit, watch=watch)
+    finally:
+        environments.close()
+    final, sampled, chosen = seen.values()
+    if selection.criterion == BY_TRAINING and final.mean > chosen.mean:
+        selection.prefer_last(training, final.mean)
+        chosen = final
+    return {
+        "final_deterministic": final.mean,
+        "final_deterministic_std": final.std,
+        "final_deterministic_task": final.task_mean,
+        "final_sampled": sampled.mean,
+        "final_sampled_std": sampled.std,
+        "final_sampled_task": sampled.task_mean,
+        "best_checkpoint": chosen.mean,
+        "best_checkpoint_std": chosen.std,
+        "best_checkpoint_task": chosen.task_mean,
+        "unfinished_episodes": final.unfinished,
+        "episode_limit": limit,
+    }

@@ -1,0 +1,30 @@
+"""What a training run came to, and where it lies."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proximo.control.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training run came to."""
+
+    path: Path
+    config: TrainConfig
+    results: Mapping[str, Any]
+    """`last_100_training_return`, `final_deterministic`, `final_sampled`, `best_checkpoint`, `steps`, `seconds`,
+    `exact_resume` (False if environments once did not come back where the run went on)... Where wrappers change the
+    reward, also each of the returns as the task itself pays it, with `_task` after its name; else these are None."""
+    stopped: str | None = None
+    """What ended it early, a signal's name or `stop-at`; the same command goes on."""
+    finished_before: bool = False
+    """Whether an earlier call finished it, and this one has only read what it came to."""
+
+
+def default_run(config: TrainConfig) -> str:
+    """`runs/ENVIRONMENT-PRESET-SEED`."""
+    parts = (config.environment, Path(config.preset).stem, config.seed)
+    return "runs/" + "-".join(str(part).replace("/", "_").replace(":", "_") for part in parts)

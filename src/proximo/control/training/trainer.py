@@ -1,0 +1,369 @@
+"""A training as an iterator of its metrics: for live plots, for loops of one's own, and for `proximo.train`."""
+
+import statistics
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from proximo.control.config import TrainConfig
+from proximo.control.environments import Source, code_of, copies, known_name, make_environments, name_of, task_of
+from proximo.control.evaluation.at_the_end import finish
+from proximo.control.evaluation.evaluate import Watch
+from proximo.control.evaluation.selection import Selection
+from proximo.control.loading import LoadedPolicy, require_final
+from proximo.control.models.device import limit_threads
+from proximo.control.presets import configure
+from proximo.control.spaces.observations import ObservationSpec
+from proximo.control.training.result import Run, default_run
+from proximo.control.training.training import Training
+from proximo.errors import UserError
+from proximo.runs.config.toml import from_mapping
+from proximo.runs.console.progress import Mode, Progress
+from proximo.runs.session.alone import alone
+from proximo.runs.session.callbacks import Callbacks, Given
+from proximo.runs.session.opening import Call, Opening, free_folder
+from proximo.runs.session.recorder import Recorder
+from proximo.runs.session.session import Session, resume
+from proximo.runs.session.signals import Interrupted, StopRequest
+from proximo.runs.storage.code_identity import identity
+from proximo.runs.storage.folder import RunFolder
+from proximo.runs.storage.metrics import MetricsWriter
+from proximo.runs.system import resident_memory
+
+STOPPED = "trainer.stop()"
+"""Why a run ended that its own loop or a callback has stopped."""
+
+
+class Trainer:
+    """A training, iterated: `for metrics in Trainer("CartPole-v1", steps=100_000): ...`.
+
+    Each iteration gives its metrics by name, with `step`. Left by `break`, or stopped by Ctrl-C, the run is saved, and
+    iterating again resumes it. After the last iteration `run` has the results.
+
+    Args:
+        environment: see `proximo.train`, as for all others.
+        preset: as there.
+        callbacks: as there.
+        progress: as there.
+        stop_at: as there.
+        fresh: as there.
+        allow_change: as there.
+        settings: as there.
+
+    Raises:
+        UserError: a setting can not mean anything.
+    """
+
+    def __init__(
+        self,
+        environment: Source,
+        *,
+        preset: str = "tuned",
+        callbacks: Sequence[Given] = (),
+        progress: Mode = "auto",
+        stop_at: int | None = None,
+        fresh: bool = False,
+        allow_change: bool = False,
+        **settings: Any,
+    ) -> None:
+        source = known_name(environment) if isinstance(environment, str) else environment
+        config = _configured(source, preset, settings)
+        self._plan(config, source, progress, Call(stop_at, fresh, allow_change), Callbacks(callbacks), anew=True)
+
+    @classmethod
+    def of(
+        cls, config: TrainConfig, source: Source | None = None, mode: Mode = "auto", call: Call | None = None
+    ) -> "Trainer":
+        """A trainer of settings that are complete; a finished run of other code is refused, and not passed over.
+
+        Args:
+            config: complete.
+            source: the environment's maker where `config.environment` is only its name.
+            mode: how progress is shown.
+            call: how this call begins and ends.
+        """
+        trainer = cls.__new__(cls)
+        source = config.environment if source is None else source
+        trainer._plan(config, source, mode, call or Call(), Callbacks(), anew=False)
+        return trainer
+
+    def _plan(
+        self, config: TrainConfig, source: Source, mode: Mode, call: Call, callbacks: Callbacks, *, anew: bool
+    ) -> None:
+        if copies(source) is not None and config.evaluate_every is not None:
+            raise UserError(
+                "evaluate_every needs environments beside those that are trained in, and this one is made already: "
+                "give a function that makes one"
+            )
+        self.config, self.run = config, None
+        self._source, self._mode, self._call, self._callbacks, self._anew = source, mode, call, callbacks, anew
+        self._training: Training | None = None
+        self._session: Session | None = None
+
+    config: TrainConfig
+    """All settings."""
+    run: Run | None
+    """Results and folder; None while it trains."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return Path(self.config.run or default_run(self.config))
+
+    @property
+    def step(self) -> int:
+        """Environment steps so far."""
+        return 0 if self._training is None else self._training.done
+
+    @property
+    def policy(self) -> LoadedPolicy:
+        """The policy as it is now: `trainer.policy.act(observation)`.
+
+        Raises:
+            UserError: there is none before the first iteration.
+        """
+        if self._training is None:
+            raise UserError("there is no policy before the first iteration: iterate first, or use proximo.load(run)")
+        return LoadedPolicy(self._training.policy)
+
+    def stop(self) -> None:
+        """End this call after the iteration in progress, with a checkpoint; iterating again resumes."""
+        if self._session is not None:
+            self._session.stop.requested = self._session.stop.requested or STOPPED
+
+    def save(self) -> None:
+        """Write a checkpoint now."""
+        if self._session is not None:
+            self._session.save()
+
+    def to_the_end(self) -> Run:
+        """Iterate until the training ends or is stopped."""
+        for _ in self:
+            pass
+        assert self.run is not None
+        return self.run
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Start, or resume from the last checkpoint; each iteration's metrics by name.
+
+        Raises:
+            UserError: something the user can mend.
+        """
+        started = time.monotonic()
+        self.run = None
+        opening, passed_over = self._opened()
+        config, folder = self.config, opening.folder
+        if finished := opening.results:
+            require_final(folder)
+            self.run = Run(folder.path, config, finished, finished_before=True)
+            return
+        with ExitStack() as stack:
+            training = self._make(stack)
+            selection = stack.enter_context(closing(Selection(config, self._source, folder)))
+            stack.enter_context(opening.open())
+            metrics = stack.enter_context(MetricsWriter(folder.path))
+            resumed = opening.resumed and resume(training, folder, metrics, self._callbacks)
+            started -= metrics.seconds  # those of earlier calls
+            title = f"{config.environment} · {config.preset} · seed {config.seed} · {training.environments.backend}"
+            progress = stack.enter_context(
+                Progress(title, config.steps, mode=self._mode, folder=folder.path, start=training.progress.steps)
+            )
+            self._tell(training, progress, passed_over, resumed=resumed)
+            if resumed:
+                _bring_back(training, progress, opening)
+            else:
+                training.start()
+            if changed := opening.settle(f"{training.progress.steps:,} steps"):
+                progress.message(changed)
+            stop = stack.enter_context(StopRequest())
+            recorder = Recorder(metrics, progress)
+            session = Session(training, folder, recorder, stop, self._call.stop_at, self._callbacks, self)
+            self._training, self._session = training, session
+            stack.callback(setattr, self, "_session", None)
+            selection.watch = _watch(session)
+            self._callbacks.start(self)
+            stopped, ended = yield from self._iterate(training, session, selection)
+            results = None if stopped else finish(training, session, selection, self._source, started, ended)
+            if results is None:
+                self.run = _stopped(training, folder, config, stopped or str(stop.requested), progress)
+                return
+            self.run = Run(folder.path, config, results)
+            self._callbacks.finish(self, results)
+
+    def _opened(self) -> tuple[Opening, str]:
+        """The folder, compared with what is asked for; and a sentence about one that was passed over."""
+        folder, passed_over = RunFolder(self.folder), ""
+        code = identity({name_of(self._source): code_of(self._source)})
+        if self._anew and not self._call.fresh:
+            folder, passed_over = free_folder(folder, code)
+        self.config = replace(self.config, run=str(folder.path))
+        opening = Opening(folder, self.config, "environment", self._call)
+        opening.check_code(code)
+        return opening, passed_over
+
+    def _make(self, stack: ExitStack) -> Training:
+        """The training in its environments, which are made before the folder: one that fails leaves nothing behind."""
+        config = self.config
+        stack.enter_context(alone(f"{config.environment} in {config.run}"))
+        environments = make_environments(
+            self._source,
+            config.environments,
+            backend=config.backend,
+            options=config.options,
+            timeout=config.environment_timeout,
+            frame_stack=config.frame_stack,
+            mask_key=config.mask_key,
+            observation_keys=config.observation_keys,
+        )
+        stack.callback(environments.close)
+        images = bool(ObservationSpec.of(environments.observation_space).images)
+        limit_threads(stack, config.device, images=images)
+        return Training(config, environments)
+
+    def _tell(self, training: Training, progress: Progress, passed_over: str, *, resumed: bool) -> None:
+        """Say what is to be known before the first iteration."""
+        if passed_over:
+            progress.warning(passed_over)
+        progress.message(f"device {training.device.type}: {training.why_device}")
+        if not resumed and (rounded := _rounded(training)):
+            progress.warning(rounded)
+        for note in training.environments.notes:
+            progress.message(note)
+        if copies(self._source) is not None:
+            progress.message(
+                f"an environment that is made already is stepped alone, {self.config.rollout_size:,} steps in each "
+                "iteration: give a function that makes one, as `lambda: MyEnv()`, for more copies"
+            )
+
+    def _iterate(
+        self, training: Training, session: Session, selection: Selection
+    ) -> Generator[dict[str, Any], None, tuple[str | None, str | None]]:
+        """Iterate to the last step.
+
+        Returns:
+            What asked to stop before, or None; and the callback that ended the training, or None.
+        """
+        config, told = training.config, -1
+        # At least once: the rollout that the normalisers start from counts, and may be all there is of a short run.
+        while training.progress.steps < config.steps or not training.progress.iterations:
+            before = training.progress.steps
+            _select(training, session, selection)
+            if session.stopped or (values := session.iterate()) is None:
+                session.save()
+                return session.stopped, None
+            steps = training.progress.steps
+            values = {"step": steps, **values, **_of_the_run(training, evaluated=before)}
+            try:
+                ended, added = session.callbacks.iteration(self, values)
+            except Exception:
+                session.save()  # what was learnt outlives an error in the user's own code
+                raise
+            del values["step"]
+            row = session.recorder.iteration(steps, values, added)
+            if session.due(before) and steps < config.steps:
+                # Environments that can not give their state start anew here, in every run, resumed or not, so that both
+                # are the same run and none has far to be brought back.
+                if cut := training.reset_point():
+                    progress, (said, most) = session.recorder.progress, cut
+                    if most > told:  # once, and once more if it becomes serious
+                        (progress.warning if most else progress.message)(said)
+                        told = int(most)
+                session.save()
+            try:
+                yield row
+            except GeneratorExit:  # the loop was left
+                session.save()
+                raise
+            if ended:
+                return None, ended
+        if session.stop.requested:  # what is left, an evaluation, may take longer than a scheduler waits
+            session.save()
+        return session.stop.requested, None
+
+
+def _of_the_run(training: Training, *, evaluated: int) -> dict[str, Any]:
+    """Metrics of the run so far, beside those of its last iteration, which began at step `evaluated`."""
+    progress, values = training.progress, dict[str, Any]()
+    if progress.evaluated == evaluated > 0:
+        values["evaluation_return"] = progress.evaluation_return
+    values |= {
+        "return": training.mean_return,
+        "task_return": training.mean_task_return,
+        "episodes": progress.episodes,
+        "episodes_cut": progress.cut,
+        "memory_mb": resident_memory(),
+    }
+    if training.lengths:
+        values["episode_length"] = sum(training.lengths) / len(training.lengths)
+        values["episode_length_std"] = statistics.pstdev(training.lengths)
+    return values
+
+
+def _configured(environment: Source, preset: str, settings: dict[str, Any]) -> TrainConfig:
+    """All settings: the preset's for this environment, then those that were given.
+
+    Raises:
+        UserError: there is no such preset, or a setting that there is not, or that can not mean anything.
+    """
+    base, _ = configure(task_of(environment), preset)
+    base = _for_copies(replace(base, environment=name_of(environment)), copies(environment), settings)
+    if isinstance(settings.get("run"), Path):
+        settings["run"] = str(settings["run"])
+    if isinstance(settings.get("options"), Mapping):
+        settings["options"] = {**base.options, **settings["options"]}
+    return from_mapping(TrainConfig, settings, where="the arguments of proximo.train", base=base)
+
+
+def _for_copies(base: TrainConfig, count: int | None, settings: Mapping[str, Any]) -> TrainConfig:
+    """The preset for an environment that is made already: its copies, and a rollout of the same size."""
+    if count is None or "environments" in settings:
+        return base
+    length = base.rollout_length if "rollout_length" in settings else max(1, base.rollout_size // count)
+    return replace(base, environments=count, rollout_length=length)
+
+
+def _select(training: Training, session: Session, selection: Selection) -> None:
+    """Evaluate the policy if it is time to; given up, and done when the run goes on, for a stop that can not wait."""
+    if selection.due(training) and not session.stopped:
+        with suppress(Interrupted):
+            selection.look(training)
+
+
+def _watch(session: Session) -> Watch:
+    """An evaluation is left at once by who asks to stop, for the same command does it again."""
+    return Watch(session.recorder.progress.message, lambda: session.stop.requested is not None)
+
+
+def _stopped(training: Training, folder: RunFolder, config: TrainConfig, stopped: str, progress: Progress) -> Run:
+    progress.message(f"{stopped}: saved at {training.done:,} steps in {folder.path}; the same command goes on")
+    results = {"last_100_training_return": training.mean_return, "steps": training.done}
+    return Run(folder.path, config, results, stopped=stopped)
+
+
+def _bring_back(training: Training, progress: Progress, opening: Opening) -> None:
+    """The environments as they were at the checkpoint, or a word about why it is another run from here."""
+    if training.log.steps:
+        progress.message(f"{training.log.steps:,} steps are taken again to bring the environments back")
+    if differing := training.bring_back():
+        differs = f"the environments did not come back to where they were ({', '.join(differing)} differs)"
+        opening.note(f"resume not exact at {training.progress.steps:,} steps: {differs}")
+        progress.warning(
+            f"{differs}, for they do not follow from their seeds and actions alone: they start anew, and it is another "
+            "run from here"
+        )
+
+
+def _rounded(training: Training) -> str | None:
+    """How far beyond its steps a run will go by a tenth of them or more; None where it does not."""
+    config, size = training.config, training.config.rollout_size
+    # At least one iteration, after the rollout that the normalisers start from.
+    rollouts = max(-(-config.steps // size), 1 + training.normalizes)
+    if 10 * rollouts * size < 11 * config.steps:  # in whole numbers, however long
+        return None
+    return (
+        f"about {rollouts * size:,} steps will be taken instead of {config.steps:,}, since an iteration has {size:,} "
+        f"(environments {config.environments} x rollout_length {config.rollout_length}): lower these two for fewer"
+    )

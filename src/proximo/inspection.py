@@ -1,0 +1,165 @@
+"""A run on disk, asked: its numbers, its health, one of its updates again, and whether it resumes exactly.
+
+Each function is a verb of the command line, for notebooks and scripts; whose run it is decides which half answers.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from proximo.errors import UserError
+from proximo.runs.config.toml import from_mapping, read_toml
+from proximo.runs.storage.folder import find_run
+from proximo.runs.storage.metrics import read_metrics
+
+if TYPE_CHECKING:
+    from proximo.control.check.report import Examination
+    from proximo.control.environments import Source
+    from proximo.runs.doctor import Report
+    from proximo.runs.replay.entry import Kept
+    from proximo.runs.replay.report import Replay, World
+    from proximo.runs.resume_check import Verification
+
+Backend = Literal["auto", "envpool", "gymnasium", "subprocess"]
+"""What steps an environment; auto chooses."""
+
+
+def evaluate(
+    run: str | Path, episodes: int = 20, *, seed: int | None = None, episode_limit: int | None = None
+) -> dict[str, Any]:
+    """Run episodes with the policies of a control run (`proximo.language.comparison.compare` is for language runs).
+
+    Args:
+        run: folder of the run.
+        episodes: for each of the three numbers.
+        seed: of the episodes; None takes one that neither training nor its own evaluations have used.
+        episode_limit: steps after which an episode is cut; None takes the run's own.
+
+    Returns:
+        `final_deterministic`, `final_sampled` and `best_checkpoint`, mean returns, each also with `_std` and `_task`;
+        `returns`, all of them by name; `last_100_training_return`, `seed`, `steps`.
+
+    Raises:
+        UserError: there is no such run, or its environment can not be made.
+    """
+    from proximo.control.evaluation.results import evaluate_run
+
+    return evaluate_run(Path(run), episodes, seed, episode_limit)
+
+
+def diagnose(
+    what: "str | Path | Source",
+    *,
+    seed: int = 0,
+    backend: Backend = "auto",
+) -> "Report | Examination":
+    """Say what is wrong with a run, or with an environment under random actions, and what to change first.
+
+    Args:
+        what: folder of a run (control or language), or an environment as `proximo.train` takes it.
+        seed: of an environment and of the random actions.
+        backend: what steps an environment.
+
+    Returns:
+        Findings with their colours: `health` is the worst colour, `plain()` the content for JSON, `str()` the screen.
+
+    Raises:
+        UserError: there is no such folder or environment.
+    """
+    folder = Path(what) if isinstance(what, str | Path) else None
+    if folder is not None and folder.is_dir():
+        from proximo.runs.doctor import examine_run
+
+        # `proximo rlhf all` keeps its PPO run in a folder of its own.
+        inner = folder / "ppo"
+        return examine_run(inner if not (folder / "config.toml").is_file() and inner.is_dir() else folder)
+    from proximo.control.check.report import examine
+    from proximo.control.environments import UnknownEnvironmentError
+
+    source: Any = str(what) if isinstance(what, Path) else what
+    try:
+        return examine(source, seed=seed, backend=backend)
+    except UnknownEnvironmentError as error:
+        raise UserError(f"there is no folder {what} and {error}") from error
+
+
+def replay(run: str | Path, iteration: int | None = None, change: str | None = None) -> "Replay":
+    """Do one of a run's last updates again.
+
+    Args:
+        run: folder of a control run, of a language run, or of all stages of one.
+        iteration: counted from 0; None takes the newest that is kept.
+        change: `KEY=VALUE`, one setting to change; None changes nothing.
+
+    Raises:
+        UserError: there is no such run or update, or the setting can not be changed.
+    """
+    from proximo.runs.replay.entry import read
+    from proximo.runs.replay.report import replay as again
+
+    kept = read(find_run(Path(run)) / "replay")
+    entry = kept.choose(iteration)
+    with ExitStack() as stack:
+        return again(kept, entry, _world(kept, stack), change)
+
+
+def _world(kept: "Kept", stack: ExitStack) -> "World":
+    if kept.run.get("world") == "control":
+        from proximo.control.training.replay import replay_world
+
+        return replay_world(kept, stack)
+    from proximo.language.ppo.replay import replay_world as language_world
+
+    return language_world(kept)
+
+
+def verify_resume(run: str | Path, iterations: int | None = None) -> "Verification":
+    """Check that a run with these settings resumes bit for bit: trained through, stopped half-way, and killed.
+
+    Args:
+        run: folder of a control run, of a language run, or of all stages of one; it is only read.
+        iterations: before the stop, and as many after it; None takes 2 of a control run, 1 of a language run.
+
+    Raises:
+        UserError: there is no such run, or it can not be trained.
+    """
+    if iterations is not None and iterations < 1:
+        raise UserError(f"--iterations {iterations} must be at least 1")
+    folder = find_run(Path(run))
+    settings = read_toml(folder / "config.toml")
+    for key, (verify, config, default) in _verifiers().items():
+        if key in settings:
+            return verify(from_mapping(config, settings, where=str(folder / "config.toml")), iterations or default)
+    raise UserError(f"{folder} is no run of proximo train or proximo rlhf ppo: give the folder of one")
+
+
+def _verifiers() -> "Mapping[str, tuple[Callable[[Any, int], Verification], type, int]]":
+    """By a setting that only runs of this kind have: the check, the settings, and iterations by default."""
+
+    def control(config: Any, iterations: int) -> "Verification":
+        from proximo.control.training.verify import verify_control
+
+        return verify_control(config, iterations)
+
+    def language(config: Any, iterations: int) -> "Verification":
+        from proximo.language.ppo.verify import verify_language
+
+        return verify_language(config, iterations)
+
+    from proximo.control.config import TrainConfig
+    from proximo.language.ppo.config import PPOConfig
+
+    return {"environment": (control, TrainConfig, 2), "prompts": (language, PPOConfig, 1)}
+
+
+def metrics(run: str | Path) -> list[dict[str, Any]]:
+    """All rows of a run's metrics, one per iteration: `step`, `time` (seconds) and what was measured, by name.
+
+    Args:
+        run: folder of a control run, of a language run, or of all stages of one (its PPO run).
+
+    Raises:
+        UserError: there is no such run, or its metrics are damaged.
+    """
+    return read_metrics(find_run(Path(run)) / "metrics.jsonl")

@@ -1,0 +1,205 @@
+"""A training iterated by the user's own loop, with callbacks: the same run, its numbers recorded, its stops saved."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from same_runs import same_runs
+
+import proximo
+from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
+
+SMALL = {"environments": 4, "rollout_length": 16, "steps": 64 * 6, "checkpoint_every": 128, "seed": 3, "episodes": 1}
+SMALL |= {"update": {"epochs": 1, "minibatch_size": 32}, "network": {"hidden": [8]}, "backend": "gymnasium"}
+SMALL |= {"progress": "quiet"}
+
+
+def trainer(folder, **settings):
+    return proximo.Trainer("CartPole-v1", run=folder, **{**SMALL, **settings})
+
+
+def test_a_loop_is_the_run_that_train_makes(tmp_path):
+    whole = proximo.train("CartPole-v1", run=tmp_path / "train", **SMALL)
+    looped = trainer(tmp_path / "loop")
+    rows = list(looped)
+    assert looped.run.results["steps"] == whole.results["steps"]
+    same_runs(whole, looped.run)
+    written = proximo.metrics(looped.run.path)
+    assert [row["step"] for row in rows] == [row["step"] for row in written]
+    assert rows[-1]["policy_loss"] == written[-1]["policy_loss"]
+
+
+def test_a_loop_that_is_left_is_saved_and_iterating_again_resumes_it_exactly(tmp_path):
+    whole = proximo.train("CartPole-v1", run=tmp_path / "train", **SMALL)
+    left = trainer(tmp_path / "left")
+    for i, _ in enumerate(left):
+        if i == 2:
+            break
+    assert left.run is None
+    assert latest_checkpoint(tmp_path / "left" / "checkpoints").name.endswith(str(left.step))
+    steps = [row["step"] for row in left]
+    assert len(steps) == 3, "only what was left to do"
+    same_runs(whole, left.run)
+
+
+def test_ctrl_c_in_the_body_of_the_loop_ends_it_after_the_iteration_and_loses_nothing(tmp_path):
+    whole = proximo.train("CartPole-v1", run=tmp_path / "train", **SMALL)
+    asked = trainer(tmp_path / "asked")
+    for i, _ in enumerate(asked):
+        if i == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+    assert asked.run.stopped == "SIGINT"
+    assert asked.to_the_end().stopped is None
+    same_runs(whole, asked.run)
+
+
+def test_a_trainer_can_be_stopped_and_asked_for_its_policy(tmp_path):
+    running = trainer(tmp_path / "run")
+    with pytest.raises(proximo.UserError, match="no policy before the first iteration"):
+        running.policy  # noqa: B018
+    for _ in running:
+        assert running.policy.act(np.zeros(4, np.float32)) in (0, 1)
+        running.stop()
+    assert running.run.stopped == "trainer.stop()"
+    assert running.step == running.run.results["steps"] < SMALL["steps"]
+
+
+def test_a_function_is_called_after_each_iteration_and_may_add_numbers_and_end_the_training(tmp_path):
+    def watch(trainer, metrics):
+        seen.append(trainer.step)
+        metrics["mine/double"] = 2 * metrics["step"]
+        metrics["mine/tensor"] = torch.tensor(0.5)
+        return len(seen) < 3
+
+    seen = []
+    run = proximo.train("CartPole-v1", run=tmp_path / "run", callbacks=[watch], **SMALL)
+    rows = proximo.metrics(run.path)
+    assert len(seen) == len(rows) == 3
+    assert [row["mine/double"] for row in rows] == [2 * row["step"] for row in rows]
+    assert rows[0]["mine/tensor"] == 0.5
+    assert run.stopped is None
+    assert run.results["steps"] == rows[-1]["step"] < SMALL["steps"]
+    assert run.results["ended_by"].endswith("watch")
+    assert proximo.train("CartPole-v1", run=tmp_path / "run", callbacks=[watch], **SMALL).finished_before
+
+
+@pytest.mark.parametrize("answer", [None, True, 0, 0.0, "", np.float32(0)])
+def test_only_a_boolean_ends_a_training(tmp_path, answer):
+    run = proximo.train("CartPole-v1", run=tmp_path / "run", callbacks=[lambda *_: answer], **SMALL)
+    assert "ended_by" not in run.results
+
+
+class Counting(proximo.Callback):
+    """Counts iterations over a stop, and notes what it is told."""
+
+    def __init__(self):
+        self.count, self.told = 0, []
+
+    def start(self, trainer):
+        self.told.append("start")
+
+    def iteration(self, trainer, metrics):
+        self.count += 1
+        metrics["count"] = self.count
+
+    def checkpoint(self, trainer, path):
+        tensors, state = load_checkpoint(path)
+        assert tensors
+        self.told.append(state["callbacks"])
+
+    def finish(self, trainer, results):
+        assert results["steps"] == trainer.step
+        self.told.append("finish")
+
+    def state(self):
+        return {"count": self.count}
+
+    def load(self, state):
+        self.count = state["count"]
+
+
+def test_a_callback_with_a_state_goes_on_counting_where_the_run_resumes(tmp_path):
+    first, second, whole = Counting(), Counting(), Counting()
+    proximo.train("CartPole-v1", run=tmp_path / "whole", callbacks=[whole], **SMALL)
+    run = proximo.train("CartPole-v1", run=tmp_path / "run", callbacks=[first], stop_at=192, **SMALL)
+    assert run.stopped == "stop-at"
+    assert first.told[0] == "start"
+    assert first.told[-1] == {"0 Counting": {"count": first.count}}
+    proximo.train("CartPole-v1", run=tmp_path / "run", callbacks=[second], **SMALL)
+    assert [row["count"] for row in proximo.metrics(tmp_path / "run")] == list(range(1, whole.count + 1))
+    assert second.told[-1] == whole.told[-1] == "finish"
+
+
+def test_an_error_in_a_callback_reaches_the_user_and_loses_nothing(tmp_path):
+    def broken(trainer, metrics):
+        if trainer.step > 128:
+            raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        proximo.train("CartPole-v1", run=tmp_path / "run", callbacks=[broken], **SMALL)
+    _, state = load_checkpoint(latest_checkpoint(tmp_path / "run" / "checkpoints"))
+    assert state["progress"]["steps"] > 128
+    whole = proximo.train("CartPole-v1", run=tmp_path / "whole", **SMALL)
+    resumed = proximo.train("CartPole-v1", run=tmp_path / "run", **SMALL)
+    assert resumed.results["steps"] == whole.results["steps"]
+    assert resumed.results["final_deterministic"] == whole.results["final_deterministic"]
+
+
+@pytest.mark.parametrize(
+    ("callback", "sentence"),
+    [
+        (Counting, "Counting is a class: give an instance"),
+        (3, "a callback is a function of trainer and metrics or a proximo.Callback, and not a int"),
+    ],
+)
+def test_what_is_no_callback_is_refused_before_anything_is_made(tmp_path, callback, sentence):
+    with pytest.raises(proximo.UserError, match=sentence):
+        proximo.train("CartPole-v1", run=tmp_path / "run", callbacks=[callback], **SMALL)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_metric_that_is_no_number_is_refused_by_name(tmp_path):
+    def texts(trainer, metrics):
+        metrics["mine"] = "good"
+
+    with pytest.raises(proximo.UserError, match=r"put a str into metrics\['mine'\]: a metric is a number"):
+        proximo.train("CartPole-v1", run=tmp_path / "run", callbacks=[texts], **SMALL)
+
+
+@pytest.mark.parametrize("state", [{"a": {1, 2}}, {"a": (1, 2)}, {1: "a"}, {"a": float("nan")}])
+def test_a_state_that_would_not_come_back_is_refused(tmp_path, state):
+    class Odd(proximo.Callback):
+        def state(self):
+            return state
+
+    with pytest.raises(proximo.UserError, match=r"the state of callback .*Odd can not be stored as JSON"):
+        proximo.train("CartPole-v1", run=tmp_path / "run", callbacks=[Odd()], **SMALL)
+
+
+def test_own_numbers_are_shown_in_the_console(tmp_path, capfd):
+    def own(trainer, metrics):
+        metrics["my_number"] = 41.5
+
+    proximo.train("CartPole-v1", run=tmp_path / "run", callbacks=[own], **{**SMALL, "progress": "plain"})
+    assert "my_number 41.5" in capfd.readouterr().err
+
+
+def test_what_is_asked_of_a_run_on_disk_is_what_the_command_line_prints(tmp_path, capfd):
+    from proximo.cli.main import main
+
+    run = proximo.train("CartPole-v1", run=tmp_path / "run", **SMALL)
+    capfd.readouterr()
+    for verb, ours in (
+        (["evaluate", "--episodes", "2"], proximo.evaluate(run.path, 2)),
+        (["doctor"], proximo.diagnose(run.path).plain()),
+        (["replay"], {"run": str(run.path), **proximo.replay(run.path).describe()}),
+    ):
+        capfd.readouterr()
+        main([verb[0], str(run.path), *verb[1:], "--json"])
+        assert json.loads(capfd.readouterr().out) == json.loads(json.dumps(ours))
+    assert proximo.replay(run.path).exact
+    assert proximo.verify_resume(run.path).exact
+    assert "CartPole-v1" in str(proximo.diagnose("CartPole-v1"))
