@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from proximo.core.schedules import Schedule
+from proximo.core.schedules import Schedule, as_setting
 from proximo.core.settings import UpdateSettings
 
 
@@ -108,7 +108,8 @@ class TrainConfig:
     mask_key: str | None = None
     """Key of a Dict observation that holds the action mask (`action_mask` is found by itself)."""
     learning_rate: float | str = "3e-4 -> 0"
-    """Adam's step size, a number or 'start -> end' over the run."""
+    """Adam's step size: a number or a schedule over the run (`3e-4 -> 0`, `cosine 3e-4 -> 0 warmup 0.05`, `0: 3e-4,
+    0.9: 3e-4, 1: 0`)."""
     adam_epsilon: float = 1e-5
     """Adam's ε (1e-5: Huang et al. 2022, detail 3). Far below a gradient's root mean square it changes nothing."""
     gamma: float = 0.99
@@ -170,8 +171,8 @@ class TrainConfig:
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must lie in [0, 1]")
-        schedule = Schedule.parse(self.learning_rate, "learning_rate")
-        if not (0 <= schedule.start < float("inf") and 0 <= schedule.end < float("inf")):
+        object.__setattr__(self, "learning_rate", as_setting(self.learning_rate))
+        if Schedule.parse(self.learning_rate, "learning_rate").extremes[0] < 0:
             raise ValueError(f"learning_rate = {self.learning_rate} must be finite and at least 0")
         if not 0 <= self.adam_epsilon < math.inf:
             raise ValueError(f"adam_epsilon = {self.adam_epsilon} must be finite and at least 0")

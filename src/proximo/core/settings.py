@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
-from proximo.core.schedules import Schedule
+from proximo.core.schedules import Schedule, as_setting
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class UpdateSettings:
     minibatch_size: int = 64
     """Samples per gradient step (environment steps; with memory, still steps: whole sequences are taken)."""
     clip: float | str | None = 0.2
-    """Clip range of the probability ratio, a number or 'start -> end'; None removes the clip (policy gradient, A2C)."""
+    """Clip range of the probability ratio, a number or a schedule; None removes the clip (policy gradient, A2C)."""
     dual_clip: float | None = None
     """Bound, > 1, on ratio x |advantage| where the advantage is negative (Ye et al. 2020); None is off."""
     value_coefficient: float = 0.5
@@ -24,7 +24,7 @@ class UpdateSettings:
     value_clip: float | None = None
     """Clip range of the value's move away from the old value; None is off (it hurts or does nothing)."""
     entropy_coefficient: float | str = 0.0
-    """Weight of the entropy bonus, a number or 'start -> end'."""
+    """Weight of the entropy bonus, a number or a schedule."""
     max_grad_norm: float | None = 0.5
     """Global norm to which the gradient is clipped; None is off."""
     normalize_advantages: Literal["batch", "minibatch", "off"] = "batch"
@@ -46,13 +46,15 @@ class UpdateSettings:
         Raises:
             ValueError: names the setting, its value and what it must be.
         """
+        for name in ("clip", "entropy_coefficient"):
+            object.__setattr__(self, name, as_setting(getattr(self, name)))
         clip = None if self.clip is None else Schedule.parse(self.clip, "clip")
         Schedule.parse(self.entropy_coefficient, "entropy_coefficient")
         rules = {
             "epochs": (self.epochs >= 1, "positive"),
             "minibatch_size": (self.minibatch_size >= 1, "positive"),
             "micro_batches": (self.micro_batches >= 1, "positive"),
-            "clip": (clip is None or min(clip.start, clip.end) >= 0, "at least 0"),
+            "clip": (clip is None or clip.extremes[0] >= 0, "at least 0"),
             "dual_clip": (self.dual_clip is None or self.dual_clip > 1, "more than 1"),
             "value_clip": (self.value_clip is None or self.value_clip > 0, "positive"),
             "value_coefficient": (0 <= self.value_coefficient < inf, "at least 0, and finite"),

@@ -45,9 +45,9 @@ def _threads(asked: int | None, there: Mapping[str, Any] | None, device: torch.d
     most = torch.get_num_threads()
     if there is not None:
         kept = there.get("threads")
-        if not isinstance(kept, int) or kept == most:
-            return kept, ""
-        return kept, f"{counted(kept)}, which the run was begun with"
+        if not isinstance(kept, int):  # "none", of a run that was begun on a GPU
+            return None, ""
+        return kept, "" if kept == most else f"{counted(kept)}, which the run was begun with"
     free = free_threads()
     return free, "" if free == most else (
         f"{counted(free)}: {most} were slower just now, as other programs take some of the cores; the run keeps this "

@@ -10,7 +10,9 @@ import torch
 from same_runs import same_runs
 
 import proximo
+from proximo.core.schedules import Schedule
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
+from proximo.schedules import Cosine, Linear, Piecewise
 
 SMALL = {"environments": 4, "rollout_length": 16, "steps": 64 * 6, "checkpoint_every": 128, "seed": 3, "episodes": 1}
 SMALL |= {"update": {"epochs": 1, "minibatch_size": 32}, "network": {"hidden": [8]}, "backend": "gymnasium"}
@@ -203,3 +205,32 @@ def test_what_is_asked_of_a_run_on_disk_is_what_the_command_line_prints(tmp_path
     assert proximo.replay(run.path).exact
     assert proximo.verify_resume(run.path).exact
     assert "CartPole-v1" in str(proximo.diagnose("CartPole-v1"))
+
+
+@pytest.mark.parametrize(
+    "schedule", [Cosine(1e-2, warmup=0.2), lambda p: 1e-2 * (1 - p) ** 2, Piecewise({0: 1e-2, 0.5: 1e-3})]
+)
+def test_a_schedule_given_from_python_is_followed_stored_and_resumed(tmp_path, schedule):
+    run = proximo.train("CartPole-v1", run=tmp_path / "run", learning_rate=schedule, stop_at=192, **SMALL)
+    run = proximo.train("CartPole-v1", run=run.path, learning_rate=schedule, **SMALL)
+    rows = proximo.metrics(run.path)
+    steps = [0, *(row["step"] for row in rows[:-1])]
+    expected = [Schedule.parse(schedule).at(step / SMALL["steps"]) for step in steps]
+    assert [row["learning_rate"] for row in rows] == pytest.approx(expected)
+    assert proximo.replay(run.path).exact
+
+
+def test_clip_and_entropy_bonus_take_schedules_too(tmp_path):
+    update = {**SMALL["update"], "clip": Linear(0.3, 0.1), "entropy_coefficient": lambda p: 0.01 * (1 - p)}
+    run = proximo.train("CartPole-v1", run=tmp_path / "run", **{**SMALL, "update": update})
+    assert run.config.update.clip == "0.3 -> 0.1"
+    assert Schedule.parse(run.config.update.entropy_coefficient).at(0.25) == pytest.approx(0.0075)
+
+
+def test_a_schedule_that_can_not_be_is_refused_in_one_sentence(tmp_path):
+    with pytest.raises(proximo.UserError, match=r"learning_rate.* must be finite and at least 0"):
+        proximo.train("CartPole-v1", run=tmp_path / "run", learning_rate=lambda p: 0.5 - p, **SMALL)
+    with pytest.raises(
+        proximo.UserError, match="a function of progress failed or gave no number: float"
+    ):
+        proximo.train("CartPole-v1", run=tmp_path / "run", learning_rate=lambda p: 1e-4 / p, **SMALL)

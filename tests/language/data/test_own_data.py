@@ -328,7 +328,7 @@ def test_functions_of_trl_get_chat_messages_as_trl_gives_them():
             lambda prompts, responses, wanted: [1.0, 1.0],
             r"asks for 'wanted', which .* do not have \(they have answer, n\)",
         ),
-        (lambda prompts, responses: exit(3), r"failed at .*test_language_own_data\.py, line \d+ \(SystemExit: 3\)"),
+        (lambda prompts, responses: exit(3), r"failed at .*test_own_data\.py, line \d+ \(SystemExit: 3\)"),
         (lambda prompts, responses: json.loads(responses[0]), r"failed at .*own_data\.py, line \d+ \(JSONDecodeError"),
     ],
 )

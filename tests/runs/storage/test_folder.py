@@ -95,8 +95,8 @@ def test_a_killed_process_gives_the_lock_up_though_its_forked_worker_lives(tmp_p
 import os, sys, time; from pathlib import Path; from proximo.runs.storage.lock import Lock
 lock = Lock(Path(sys.argv[1]))
 worker = os.fork()
-if worker == 0: time.sleep(60); os._exit(0)
-print(worker, flush=True); time.sleep(60)
+if worker == 0: print(os.getpid(), flush=True); time.sleep(60); os._exit(0)  # once it runs, and not before
+time.sleep(60)
 """
     first = python(code, tmp_path / "lock")
     worker = int(first.stdout.readline())

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from proximo.core.schedules import Schedule
+from proximo.core.schedules import Schedule, as_setting
 from proximo.core.settings import UpdateSettings
 from proximo.language.config import is_day, require_seed
 
@@ -126,7 +126,7 @@ class PPOConfig:
     lam: float = 0.95
     """λ of generalised advantage estimation."""
     learning_rate: float | str = "1e-5 -> 0"
-    """Step size, a number or 'start -> end'."""
+    """Step size, a number or a schedule (`1e-5 -> 0`, `cosine 1e-5 -> 1e-6`)."""
     adam_epsilon: float = 1e-8
     """Adam's ε. A gradient of norm 1 over n trained numbers has a root mean square of 1 / sqrt(n): ε has to be far
     below that, or the steps of large models shrink (1e-5 halves those of 7 billion numbers)."""
@@ -184,6 +184,7 @@ class PPOConfig:
                 "update.recompute_advantages and update.micro_batches do not apply to language models: token_budget "
                 "decides what goes through the network at once"
             )
+        object.__setattr__(self, "learning_rate", as_setting(self.learning_rate))
         rate = Schedule.parse(self.learning_rate, "learning_rate")
         rules = {
             "responses": (self.responses >= 1, "positive"),
@@ -195,7 +196,7 @@ class PPOConfig:
             "score_clip": (self.score_clip is None or self.score_clip > 0, "positive"),
             "gamma": (0 <= self.gamma <= 1, "in [0, 1]"),
             "lam": (0 <= self.lam <= 1, "in [0, 1]"),
-            "learning_rate": (min(rate.start, rate.end) >= 0, "at least 0"),
+            "learning_rate": (rate.extremes[0] >= 0, "at least 0"),
             "adam_epsilon": (0 <= self.adam_epsilon < math.inf, "at least 0, and finite"),
             "warmup": (0 <= self.warmup < 1, "in [0, 1)"),
             "token_budget": (self.token_budget >= 1, "positive"),

@@ -97,7 +97,7 @@ def kl_controller(config: PPOConfig) -> FixedKLController | AdaptiveKLController
 def entropy_counts(config: PPOConfig) -> bool:
     """Whether an entropy bonus is ever paid."""
     schedule = Schedule.parse(config.update.entropy_coefficient)
-    return schedule.start != 0 or schedule.end != 0
+    return schedule.extremes != (0, 0)
 
 
 def stop_tokens(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> tuple[int, ...]:

@@ -182,8 +182,9 @@ def _read(hint: Any, value: Any, *, key: str, where: str, base: Any) -> Any:
         return tuple(_read_table(item, row, prefix=f"{key}[{i}]", where=where, base=None) for i, row in rows)
     try:
         return convert(hint, value)
-    except MismatchError:
-        raise UserError(f"{key} = {shown(value)} in {where} must be {expected(hint)}") from None
+    except MismatchError as error:
+        why = f": {error}" if str(error) else f" must be {expected(hint)}"
+        raise UserError(f"{key} = {shown(value)} in {where}{why}") from None
 
 
 def _table_of_list(hint: Any) -> type | None:

@@ -7,18 +7,25 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, Union
 
+from proximo.core.schedules import as_setting
+
 UNSET = "none"
 """What stands in a TOML file for None."""
 
 
 class MismatchError(Exception):
-    """A value is not of the annotated type; who catches it knows the key and the place."""
+    """A value is not of the annotated type; who catches it knows the key and the place. Its text, if any, is why."""
 
 
 def convert(hint: Any, value: Any) -> Any:
     """`value` as `hint`, or MismatchError. Of a union the member of exactly this type wins over one that converts."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
+        if float in arguments and str in arguments:  # a number that may be a schedule
+            try:
+                value = as_setting(value)
+            except ValueError as error:
+                raise MismatchError(str(error)) from error
         for member in sorted(arguments, key=lambda member: type(value) is not member):
             try:
                 return convert(member, value)
