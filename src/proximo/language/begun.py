@@ -7,9 +7,10 @@ from typing import Any, get_args
 import torch
 
 from proximo.language.compute.precision import Type, chosen_type, said_of
-from proximo.language.compute.threads import counted, free_threads
+from proximo.language.compute.threads import cores, counted, free_threads
 from proximo.language.data.template import today
 from proximo.runs.config.toml import read_toml
+from proximo.runs.session.alone import alone
 from proximo.runs.session.opening import Call
 from proximo.runs.storage.folder import RunFolder
 
@@ -32,13 +33,15 @@ def settled(config: Any, folder: RunFolder, call: Call, device: torch.device) ->
     compute = kept if asked == "auto" and kept else chosen_type(asked, device)
     # A run from before there were dates has none, and none of threads: it goes on as it was begun.
     day = today() if there is None else str(there.get("date", ""))
-    threads, of_threads = _threads(config.threads, there, device)
+    threads, of_threads = _threads(config.threads, there, device, str(folder.path))
     of_type = said_of(compute, device, chosen=asked == "auto", kept=bool(kept))
     config = replace(config, compute=compute, threads=threads, date=config.date or day)
     return config, "; ".join(filter(None, (of_type, of_threads)))
 
 
-def _threads(asked: int | None, there: Mapping[str, Any] | None, device: torch.device) -> tuple[int | None, str]:
+def _threads(
+    asked: int | None, there: Mapping[str, Any] | None, device: torch.device, path: str
+) -> tuple[int | None, str]:
     """The number of threads of a run, and a sentence where it is not all there are."""
     if asked is not None or device.type != "cpu":
         return asked, ""
@@ -47,8 +50,15 @@ def _threads(asked: int | None, there: Mapping[str, Any] | None, device: torch.d
         kept = there.get("threads")
         if not isinstance(kept, int):  # "none", of a run that was begun on a GPU
             return None, ""
+        here = min(kept, max(cores(), most))
+        if here < kept:
+            return (
+                kept,
+                f"{counted(here)} instead of the {kept} that the run was begun with, as there are no more cores",
+            )
         return kept, "" if kept == most else f"{counted(kept)}, which the run was begun with"
-    free = free_threads()
+    with alone(path):  # the number of threads is the process's
+        free = free_threads()
     return free, "" if free == most else (
         f"{counted(free)}: {most} were slower just now, as other programs take some of the cores; the run keeps this "
         f"number (a new one with --threads {most} takes all)"

@@ -1,5 +1,7 @@
 """The closed form is taken for what it was derived from, and for nothing that only looks alike."""
 
+from dataclasses import replace
+
 import control_tasks
 import pytest
 import torch
@@ -64,6 +66,19 @@ def less_sure(self, batch):
     return type(found)(batch.log_prob + 0.5 * (found.log_prob - batch.log_prob), found.entropy, found.value)
 
 
+product, autograd, made = nn.functional.linear, update.AutogradGradient.__call__, networks.ActorCritic.__init__
+
+
+def bolder(self, minibatch, objective):
+    """The gradient of somebody else, who pays more for entropy."""
+    return autograd(self, minibatch, replace(objective, entropy_coefficient=0.5))
+
+
+def with_one_layer_for_both(self, *arguments, **named):
+    made(self, *arguments, **named)
+    self.critic[0] = self.actor[0]
+
+
 CODE = {
     "loss": lambda patch: patch.setattr(objectives, "ppo_loss", pulled(objectives.ppo_loss)),
     "loss as update knows it": lambda patch: patch.setattr(update, "ppo_loss", pulled(update.ppo_loss)),
@@ -73,11 +88,14 @@ CODE = {
     "evaluate": lambda patch: patch.setattr(ControlPolicy, "evaluate", less_sure),
     "entropy": lambda patch: patch.setattr(Gaussian, "entropy", lambda self: 3.0 * self.log_std.sum(-1)),
     "distribution": lambda patch: patch.setattr(actions, "Gaussian", Wide),
+    "product": lambda patch: patch.setattr(nn.functional, "linear", lambda x, w, b=None: 0.9 * product(x, w, b)),
+    "gradient": lambda patch: patch.setattr(update.AutogradGradient, "__call__", bolder),
     "every layer": lambda patch: patch.setattr(nn.Linear, "forward", lambda self, x: 0.9 * forward(self, x)),
 }
 MADE = {
     "activation": lambda patch: patch.setitem(networks.ACTIVATIONS, "tanh", Sigmoid),
     "networks": lambda patch: patch.setattr(networks, "mlp", with_norm),
+    "a layer for both": lambda patch: patch.setattr(networks.ActorCritic, "__init__", with_one_layer_for_both),
 }
 MODULES = {
     "forward hook": lambda policy: policy.network.actor[0].register_forward_hook(lambda m, x, y: 0.5 * y),
@@ -122,6 +140,22 @@ def test_what_a_policys_modules_were_made_to_do_is_done(what):
     assert not torch.allclose(ours, plain, atol=1e-4)
     expected, _ = learnt(MODULES[what], closed_form=False)
     assert torch.equal(ours, expected)
+
+
+def test_hooks_on_all_modules_are_called():
+    for register in (
+        nn.modules.module.register_module_full_backward_pre_hook,
+        nn.modules.module.register_module_full_backward_hook,
+        nn.modules.module.register_module_forward_hook,
+    ):
+        called = []
+        handle = register(lambda *_, called=called: called.append(1))
+        try:
+            _, by_hand = learnt()
+        finally:
+            handle.remove()
+        assert called
+        assert not by_hand
 
 
 class Timid(ControlPolicy):

@@ -230,7 +230,5 @@ def test_clip_and_entropy_bonus_take_schedules_too(tmp_path):
 def test_a_schedule_that_can_not_be_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(proximo.UserError, match=r"learning_rate.* must be finite and at least 0"):
         proximo.train("CartPole-v1", run=tmp_path / "run", learning_rate=lambda p: 0.5 - p, **SMALL)
-    with pytest.raises(
-        proximo.UserError, match="a function of progress failed or gave no number: float"
-    ):
+    with pytest.raises(proximo.UserError, match="a function of progress failed or gave no number: float"):
         proximo.train("CartPole-v1", run=tmp_path / "run", learning_rate=lambda p: 1e-4 / p, **SMALL)

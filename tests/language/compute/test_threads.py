@@ -1,8 +1,11 @@
 """How many threads a stage computes with: chosen by what is fastest, kept by the run, given back afterwards."""
 
 import os
+import re
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -12,9 +15,13 @@ from proximo.errors import UserError
 from proximo.language import begun
 from proximo.language.compute.threads import fastest, free_threads, using_threads
 from proximo.language.config import SFTConfig
+from proximo.language.ppo import verify
 from proximo.language.ppo.config import PPOConfig
+from proximo.language.ppo.verify import verify_language
+from proximo.language.rewards.terms import FunctionReward
 from proximo.language.supervised.sft import train_sft
 from proximo.runs.config.toml import read_toml
+from proximo.runs.session.alone import alone
 from proximo.runs.session.opening import Call
 
 
@@ -134,3 +141,36 @@ def test_another_number_is_another_run_unless_the_change_is_allowed(two_threads,
 def test_a_number_that_is_none_is_refused(make):
     with pytest.raises(ValueError, match="threads = 0 must be positive"):
         make(threads=0)
+
+
+def test_a_verification_trains_all_its_parts_with_one_number(two_threads, ppo_config, monkeypatch):
+    numbers = iter([2, 1, 1, 1, 1, 1])
+    monkeypatch.setattr(verify, "free_threads", lambda: next(numbers))
+    monkeypatch.setattr(begun, "free_threads", lambda: next(numbers))
+    rewards = [FunctionReward(lambda prompts, responses: [0.1 * len(r) for r in responses], name="length")]
+    assert verify_language(ppo_config, 1, rewards).exact
+    assert next(numbers) == 1, "asked once"
+
+
+def test_a_refused_second_training_leaves_the_threads_of_the_first(two_threads, files, tiny_folder, monkeypatch):
+    inside = []
+
+    def second():
+        with pytest.raises(UserError, match="while another thread of this process trains the first"):
+            train_sft(SFTConfig(str(tiny_folder), str(files / "sft.jsonl"), output=str(files / "second")))
+        inside.append(torch.get_num_threads())
+
+    monkeypatch.setattr(begun, "free_threads", lambda: torch.set_num_threads(1) or 1)
+    with alone("the first"):
+        other = threading.Thread(target=second)
+        other.start()
+        other.join()
+    assert inside == [2]
+
+
+def test_a_run_of_a_larger_machine_says_how_many_threads_there_are_here(two_threads, files, tiny_folder, capsys):
+    config = SFTConfig(str(tiny_folder), str(files / "sft.jsonl"), output=str(files / "out"), batch=8, threads=999)
+    train_sft(config, call=Call(stop_at=1))
+    capsys.readouterr()
+    assert train_sft(replace(config, threads=None))["steps"] == 3
+    assert re.search(r"\d+ threads? instead of the 999 that the run was begun with", capsys.readouterr().err)

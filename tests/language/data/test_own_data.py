@@ -1,6 +1,7 @@
 """People's own files, reward functions and reward models: common shapes are read, and what is wrong is named."""
 
 import asyncio
+import collections.abc
 import csv
 import gzip
 import json
@@ -9,6 +10,7 @@ from dataclasses import replace
 
 import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
@@ -27,6 +29,7 @@ from proximo.language.data.dataset import load_examples, load_pairs, load_prompt
 from proximo.language.data.rows import read_rows
 from proximo.language.models.loading import load_causal_model, load_tokenizer
 from proximo.language.ppo.run import run_ppo
+from proximo.language.rewards.calls import scores_of
 from proximo.language.rewards.judge import whole_text
 from proximo.language.rewards.loading import load_reward_term
 from proximo.language.rewards.terms import FunctionReward, Texts, combine
@@ -555,3 +558,36 @@ def test_an_edited_reward_function_is_another_run(ppo_config, tmp_path):
     with pytest.raises(UserError, match="holds a run of another reward score: its code was changed since; go on with"):
         run(0.5)
     run(0.5, allow_change=True)
+
+
+class Bag(collections.abc.Set):
+    def __contains__(self, x):
+        return x in (1, 2)
+
+    def __iter__(self):
+        return iter((1, 2))
+
+    def __len__(self):
+        return 2
+
+
+@pytest.mark.parametrize(
+    "given", [{0.5: 1, 0.25: 2}.keys(), Bag(), bytearray(b"ab"), pandas.DataFrame({0: [0.1, 0.2], 1: [0.3, 0.4]})]
+)
+def test_what_has_no_order_or_other_columns_is_no_list_of_scores(given):
+    with pytest.raises(UserError, match="reward mine must give one number per response, as a list in their order"):
+        scores_of(given, "mine")
+
+
+def test_a_column_of_a_table_is_a_list_of_scores():
+    assert scores_of(pandas.DataFrame({"score": [0.5, 0.25]})["score"], "mine") == [0.5, 0.25]
+
+
+def test_pairs_whose_sides_differ_by_the_end_that_a_file_spells_are_left_out():
+    rows = [
+        {"prompt": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": "a<|im_end|>"},
+        {"prompt": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": "b"},
+    ]
+    loaded = load_pairs(rows, byte_tokenizer(), 99)
+    assert len(loaded.items) == 1
+    assert "left out 1 of 2 pairs" in loaded.message

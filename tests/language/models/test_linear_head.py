@@ -103,3 +103,36 @@ def test_a_model_without_a_head_is_refused():
     model.lm_head = torch.nn.Identity()
     with pytest.raises(UserError, match="LlamaForCausalLM has no linear language-model head: use a causal"):
         linear_head(model)
+
+
+class Doubling(torch.nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def doubled(model):
+    model.lm_head.__class__ = Doubling
+
+
+HEADS = {
+    "a subclass": doubled,
+    "a hook": lambda model: model.lm_head.register_forward_hook(lambda m, x, y: 2 * y),
+    "a forward of its own": lambda model: setattr(
+        model.lm_head, "forward", lambda x: 2 * torch.nn.functional.linear(x, model.lm_head.weight)
+    ),
+}
+
+
+@pytest.mark.parametrize("change", HEADS)
+@pytest.mark.parametrize("use", USES)
+def test_a_head_that_does_more_than_its_weight_says_is_refused(change, use):
+    model = llama()
+    HEADS[change](model)
+    with pytest.raises(UserError, match="the head of LlamaForCausalLM does more than multiply by its weight"):
+        USES[use](model)
+
+
+def test_a_subclass_that_multiplies_by_its_weight_is_taken():
+    model = llama()
+    model.lm_head.__class__ = type("Own", (torch.nn.Linear,), {})
+    assert linear_head(model) is model.lm_head

@@ -73,6 +73,20 @@ def test_code_that_does_the_same_is_the_same():
         "import torch\nK = torch.tensor([1.0, 3.0])\ndef f(): return K",
         "from types import SimpleNamespace\nK = SimpleNamespace(size=1)\ndef f(): return K",
         "from dataclasses import dataclass\n@dataclass\nclass C:\n    size: int\nK = C(1)\ndef f(): return K",
+        "from dataclasses import dataclass\n@dataclass(slots=True)\nclass C:\n    size: int\n"
+        "K = C(1)\ndef f(): return K",
+        "class C:\n    __slots__ = ('size',)\n    def __init__(self): self.size = 1\nK = C()\ndef f(): return K",
+        "import functools\nclass D:\n    def __init__(self, f, k): functools.update_wrapper(self, f); self.k = k\n"
+        "    def __call__(self): return self.k\ndef g(): return 0\nf = D(g, 1)",
+        "def f(): return f.gain\nf.gain = 1",
+        # Values of libraries that show nothing of themselves.
+        "from fractions import Fraction\nK = Fraction(1, 3)\ndef f(): return K",
+        "from datetime import timedelta\nK = timedelta(seconds=1)\ndef f(): return K",
+        "from pathlib import Path\nK = Path('1.txt')\ndef f(): return K",
+        "from collections import deque\nK = deque([1, 3])\ndef f(): return K",
+        "K = range(1, 9)\ndef f(): return K",
+        "import numpy as np\nK = np.full(1_000_001, 1.0)\ndef f(): return K",
+        "import pandas\nK = pandas.DataFrame({'a': [1, 3]})\ndef f(): return K",
     ],
 )
 def test_code_that_does_another_thing_is_another(code):
@@ -82,6 +96,86 @@ def test_code_that_does_another_thing_is_another(code):
 
 def test_another_function_that_is_called_is_another():
     assert digest_of("f = lambda x: abs(x)") != digest_of("f = lambda x: len(x)")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "GAIN = 100.0",
+        "class E:\n    def step(self): return 7",
+        "def step(self): return 7\nE.step = step",
+        "E.size = 7",
+        "make.size = 7",
+        "K = {'size': 7}",
+    ],
+)
+def test_what_is_given_anew_under_an_old_name_is_another_though_the_function_was_kept(change):
+    """Cells of a notebook: the maker stays, and what it reads is defined again."""
+    space = cell(
+        "GAIN, K = 1.0, {'size': 1}\nclass E:\n    size = 1\n    def step(self): return GAIN\n"
+        "def make():\n    return E(), K, make.size\nmake.size = 1"
+    )
+    before = code_digest(space["make"])
+    assert code_digest(space["make"]) == before
+    exec(change, space)
+    assert code_digest(space["make"]) != before
+
+
+def test_what_a_registry_holds_under_a_name_in_the_code_counts(here):
+    make, digests = cell("import gymnasium\nf = lambda: gymnasium.make('Noted-v0')")["f"], []
+    for gain in (1.0, 2.0):
+        gymnasium.register("Noted-v0", entry_point="noted_env:make", kwargs={"gain": gain})
+        digests.append((code_digest(make), code_digest(code_of("Noted-v0"))))
+        del gymnasium.registry["Noted-v0"]
+    assert all(a and a != b for a, b in zip(*digests, strict=True))
+    gymnasium.register("Noted-v0", entry_point="noted_env:make")
+    plain = code_digest(make)
+    (here / "noted_env.py").write_text("def make(): return 1\n")
+    importlib.invalidate_caches()
+    assert code_digest(make) != plain, "its entry point's module is the user's own"
+    del gymnasium.registry["Noted-v0"]
+
+
+def test_a_module_that_a_scripts_function_imports_counts(here):
+    make, digests = cell("def f():\n    from inner_env import E\n    return E()")["f"], []
+    for gain in (1.0, 2.0):
+        (here / "inner_env.py").write_text(f"class E: gain = {gain}\n")
+        importlib.invalidate_caches()
+        digests.append(code_digest(make))
+    assert digests[0] != digests[1]
+
+
+def test_a_module_edited_while_the_process_runs_is_refused_until_it_is_loaded_again(here):
+    """Else the old code would be trained, under the name of the new."""
+    file = here / "edited_env.py"
+    file.write_text(TOY.format(reward=1.0, comment=""))
+    first = proximo.train("edited_env:make", **SMALL)
+    file.write_text(TOY.format(reward=1.0, comment="# a word"))
+    assert proximo.train("edited_env:make", **SMALL).finished_before
+    file.write_text(TOY.format(reward=50.0, comment=""))
+    with pytest.raises(UserError, match=r"module edited_env was edited, .* restart Python, or `importlib.reload"):
+        proximo.train("edited_env:make", **SMALL)
+    importlib.reload(sys.modules["edited_env"])
+    second = proximo.train("edited_env:make", **SMALL)
+    assert second.path != first.path
+    assert second.results["final_deterministic"] == 50 * first.results["final_deterministic"]
+
+
+def test_a_setting_of_a_module_that_was_changed_from_outside_counts(here):
+    (here / "set_env.py").write_text("import time\nGAIN = 1\nBEGUN = time.time()\ndef make(): return GAIN, BEGUN\n")
+    own = importlib.import_module("set_env")
+    before = code_digest(own.make)
+    own.BEGUN = 0.0
+    assert code_digest(own.make) == before, "what a module computes is this process's state"
+    own.GAIN = 100
+    assert code_digest(own.make) != before
+
+
+def test_long_chains_of_objects_end_and_odd_ones_fail_nothing():
+    assert digest_of(
+        "class N: pass\nK = None\nfor _ in range(5000):\n    n = N(); n.next = K; K = n\ndef f(): return K"
+    )
+    assert digest_of("class O:\n    def __getattr__(self, name): raise KeyError(name)\nK = O()\ndef f(): return K")
 
 
 def test_what_is_gathered_while_a_program_runs_is_no_code():
@@ -116,6 +210,8 @@ def test_modules_that_are_imported_later_count_too(here):
     for reward in (1.0, 5.0):
         for file in (package / "envs" / "grid.py", here / "late_helper.py"):
             file.write_text(TOY.format(reward=reward, comment=""))
+        for name in [name for name in sys.modules if name.startswith("late_")]:
+            del sys.modules[name]  # as in a process of its own
         digests.append([code_digest(code_of(name)) for name in ("late_pkg:Late-v0", "late_maker:make")])
     del gymnasium.registry["Late-v0"]
     assert all(a and a != b for a, b in zip(*digests, strict=True))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from inspect import getattr_static
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
@@ -37,10 +38,13 @@ _METHODS: dict[type, tuple[str, ...]] = {
     nn.Linear: ("forward",),
     **{activation: ("forward",) for activation in ACTIVATIONS.values()},
     nn.Module: ("__call__", "_call_impl", "_wrapped_call_impl"),
+    update.AutogradGradient: ("__init__", "__call__", "divergence"),
 }
 _NAMES: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (objectives, ("ppo_loss", "clipped_surrogate", "value_loss", "weighted_mean", "kl_k3", "_counted")),
-    (update, ("ppo_loss",)),
+    (update, ("ppo_loss", "autograd_gradient", "AutogradGradient")),
+    (torch, ("tanh",)),
+    (nn.functional, ("linear", "relu", "elu")),
     (statistics, ("weighted_mean",)),
     (divergences, ("kl_k3",)),
     (actions, ("Gaussian", "Categorical", "Product")),
@@ -52,7 +56,12 @@ _HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
-_GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks")
+_GLOBAL_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)
 
 
 def _code() -> Iterator[object]:
@@ -134,6 +143,7 @@ def _plain_networks(policy: ControlPolicy) -> bool:
     return (
         _kinds(network.actor) == _kinds(network.critic) == [nn.Linear, activation] * depth
         and all(type(m) is nn.Linear and m.bias is not None for m in linear)
+        and len({id(p) for m in linear for p in m.parameters()}) == 2 * len(linear)  # none is shared
         and [m.weight.shape for m in actor] == [m.weight.shape for m in critic]
         and all(m.alpha == 1.0 for m in policy.modules() if type(m) is nn.ELU)
     )

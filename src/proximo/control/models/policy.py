@@ -76,8 +76,7 @@ class ControlPolicy(nn.Module):
         both = [[*network.parameters()] for network in networks]
         alike = not self.settings.shared and [p.shape for p in both[0]] == [p.shape for p in both[1]]
         paired = [p for pair in zip(*both, strict=True) for p in pair] if alike else []
-        known = {id(p) for p in paired}
-        return [*paired, *(p for p in self.parameters() if id(p) not in known)]
+        return list(dict.fromkeys([*paired, *self.parameters()]))  # each once, also where layers share one
 
     @property
     def memory_size(self) -> int:

@@ -117,12 +117,16 @@ def load_pairs(
         UserError: rows with missing or empty fields, or numbers out of range (file, lines, how many), or every pair is
             too long.
     """
-    rows, equal = different_sides(read_pair_rows(source, rows_limit))
     coder = Coder(tokenizer)
+
+    def said(row: Mapping[str, Any], side: str) -> str:
+        return coder.without_end(row["prompt"], row[side])
+
+    rows, equal = different_sides(read_pair_rows(source, rows_limit), said)
 
     def pair(row: Mapping[str, Any]) -> Pair:
         asked = row["prompt"]
-        chosen, rejected = (coder.whole(asked, coder.without_end(asked, row[side])) for side in ("chosen", "rejected"))
+        chosen, rejected = (coder.whole(asked, said(row, side)) for side in ("chosen", "rejected"))
         return as_pair(row, chosen, rejected)
 
     def length(item: Pair) -> int:
@@ -143,13 +147,21 @@ def read_pair_rows(source: Any, rows_limit: int | None = None) -> Rows:
     return rows
 
 
-def different_sides(rows: Rows) -> tuple[Rows, str]:
+def _as_written(row: Mapping[str, Any], side: str) -> str:
+    return str(row[side])
+
+
+def different_sides(rows: Rows, said: Callable[[Mapping[str, Any], str], str] = _as_written) -> tuple[Rows, str]:
     """Pairs without those whose two sides are the same text, of which nothing can be learnt; and a sentence on these.
+
+    Args:
+        rows: with `chosen` and `rejected`.
+        said: what a row's side comes to.
 
     Raises:
         UserError: no pair is left.
     """
-    kept = [i for i, row in enumerate(rows.values) if row["chosen"] != row["rejected"]]
+    kept = [i for i, row in enumerate(rows.values) if said(row, "chosen") != said(row, "rejected")]
     left_out = len(rows.values) - len(kept)
     if not kept:
         raise UserError(f"{rows.name}: chosen and rejected are the same text in all {left_out} pairs: give others")

@@ -6,12 +6,13 @@ from datetime import date, datetime
 from typing import Any
 
 from proximo.errors import UserError
-from proximo.language.data.continuation import Continuation, token_ids
+from proximo.language.data.continuation import Continuation, token_ids, turn_tokens
 
 Messages = list[dict[str, Any]]
 
 _MARK = "\ue000"  # of Unicode's private use: stands in no text, so what follows it is the template's
 _HIDDEN = 0xF0000  # so are these, one for each special token that a message spells
+_BESIDE = 0x10000
 _DAY = "_proximo_day"
 _DIRECTIVES = (*("-d", "-m", "-H", "-I", "-M", "-S", "-j"), *"aAbBcdDeFfGhHIjmMnpRSTuUVwWxXyYzZ%")
 """Of strftime; %% last, as it makes a percent sign."""
@@ -32,10 +33,14 @@ class ChatTemplate:
         self._continuation = Continuation(tokenizer)
         added = tokenizer.added_tokens_decoder
         self._special = {token.content: i for i, token in added.items() if token.special and token.content}
+        self._special |= turn_tokens(tokenizer)
         longest_first = sorted(self._special, key=len, reverse=True)
         self._spelled = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
         self._places = {text: chr(_HIDDEN + place) for place, text in enumerate(longest_first)}
         self._texts = {place: text for text, place in self._places.items()}
+        # Somebody may write such a character: it is another one meanwhile.
+        self._moved = {ord(place): chr(ord(place) + _BESIDE) for place in self._texts}
+        self._back = {new: chr(old) for old, new in self._moved.items()}
 
     def text(self, messages: Messages) -> str:
         """Messages and the beginning of an answer, as the model reads them."""
@@ -44,8 +49,8 @@ class ChatTemplate:
     def ids(self, messages: Messages) -> list[int]:
         """Tokens of messages and the beginning of an answer."""
         rendered = self._opened(messages)
-        if not any(place in self._texts for place in rendered):
-            return token_ids(self.tokenizer, rendered)
+        if not self._spells(rendered):
+            return token_ids(self.tokenizer, self._shown(rendered))
         return self._ids_by_parts(rendered)
 
     def frame(self, messages: Messages) -> tuple[str, str]:
@@ -78,23 +83,37 @@ class ChatTemplate:
             )
         try:
             template = _dated(self.tokenizer.get_chat_template(), getattr(self.tokenizer, _DAY, ""))
-            hidden = [_with_texts(message, self._hide) for message in messages]
-            text = self.tokenizer.apply_chat_template(
-                hidden, chat_template=template, tokenize=False, add_generation_prompt=not answered
-            )
+
+            def written(said: list[Any]) -> str:
+                return str(
+                    self.tokenizer.apply_chat_template(
+                        said, chat_template=template, tokenize=False, add_generation_prompt=not answered
+                    )
+                )
+
+            text = written([_with_texts(message, self._hide) for message in messages])
+            if self._spells(text) and self._shown(text) != written(messages):
+                # The template looks for tokens in what the assistant said, as for the end of a thought.
+                text = written([_with_texts(m, self._hide) if m.get("role") != "assistant" else m for m in messages])
         except Exception as error:  # the template is a program of the tokenizer's: whatever it raises, say whose it is
             roles = ", ".join(str(message.get("role")) for message in messages)
             raise UserError(
                 f"the tokenizer's chat template refuses messages of {roles} ({' '.join(str(error).split())}): change "
                 "them, or take another template"
             ) from error
-        return str(text)
+        return text
+
+    def _spells(self, rendered: str) -> bool:
+        """Whether messages spell special tokens in it."""
+        return any(place in self._texts for place in rendered)
 
     def _hide(self, text: str) -> str:
-        return self._spelled.sub(lambda found: self._places[found[0]], text) if self._spelled else text
+        if not self._spelled:
+            return text
+        return self._spelled.sub(lambda found: self._places[found[0]], text.translate(self._moved))
 
     def _shown(self, rendered: str) -> str:
-        return "".join(self._texts.get(place, place) for place in rendered)
+        return "".join(self._texts.get(place) or self._back.get(place, place) for place in rendered)
 
     def _ids_by_parts(self, rendered: str) -> list[int]:
         """Tokens of a rendered text some of whose special tokens are spelled by messages: the others cut it."""
@@ -167,5 +186,6 @@ def _with_texts(value: Any, change: Any) -> Any:
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return {name: x if name in ("role", "type") else _with_texts(x, change) for name, x in value.items()}
+        kept = ("role", "type")
+        return {_with_texts(name, change): x if name in kept else _with_texts(x, change) for name, x in value.items()}
     return [_with_texts(x, change) for x in value] if isinstance(value, list) else value

@@ -52,6 +52,13 @@ def linear_head(model: Any) -> nn.Linear:
             f"{name} does more to its logits than a linear head (a cap or a scale), which is not supported: "
             "use another model"
         )
+    # Subclassed, hooked or with a forward of its own, it may do anything: where head and decoder are asked apart, the
+    # weight is all that is read of it.
+    if not _same(head(hidden), nn.functional.linear(hidden, head.weight, head.bias)):
+        raise UserError(
+            f"the head of {name} does more than multiply by its weight (a subclass, a hook or a forward of its own), "
+            "which is not supported: put what it does into the weight, or use another model"
+        )
     return head
 
 

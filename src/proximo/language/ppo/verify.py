@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from proximo.language.compute.threads import free_threads
 from proximo.language.ppo.config import PPOConfig
 from proximo.language.ppo.run import make_training, run_ppo
 from proximo.language.rewards.terms import RewardTerm
@@ -38,6 +39,7 @@ def verify_language(config: PPOConfig, iterations: int, rewards: Sequence[Reward
         minutes=None,
         kl=replace(config.kl, budget=None),
         keep=2,
+        threads=config.threads or free_threads(),  # one number for all parts, whatever else runs meanwhile
     )
 
     def train_here(folder: Path, stop_at: int) -> None:

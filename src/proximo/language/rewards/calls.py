@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import threading
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,12 @@ def scores_of(result: Any, name: str) -> list[float | None]:
     Raises:
         UserError: it is no sequence of numbers.
     """
-    if result is None or isinstance(result, Mapping | set | frozenset | str | bytes):
+    if hasattr(type(result), "columns"):  # a table: iterated, it gives the names of its columns
+        raise UserError(
+            f"reward {name} must give one number per response, as a list in their order: it gave a "
+            f"{type(result).__name__}; give one of its columns"
+        )
+    if result is None or isinstance(result, Mapping | Set | str | bytes | bytearray):
         raise UserError(
             f"reward {name} must give one number per response, as a list in their order: it gave a "
             f"{type(result).__name__}"

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.vector import VectorWrapper
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
-from proximo.runs.storage.code_identity import STANDS_FOR
+from proximo.runs.storage.code_walk import STANDS_FOR
 
 _PASS_ON = (OrderEnforcing, PassiveEnvChecker, TimeLimit)
 """What `gymnasium.make` puts around every task: none of them touches a reward."""
