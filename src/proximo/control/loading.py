@@ -118,7 +118,7 @@ class LoadedPolicy:
                 "some parts of the observation have a leading batch axis and others have none: give all one"
             )
         single = extra == {0}
-        return (_map(lambda x: np.asarray(x)[None], observation) if single else observation), single
+        return _map(lambda x: _array(x)[None] if single else _array(x), observation), single
 
     def _shape_of(self, part: Part) -> tuple[int, ...]:
         """Of one observation, or one frame, as the environment gives it."""
@@ -134,7 +134,7 @@ class LoadedPolicy:
         k = self.policy.frame_stack
         if k == 1:
             return []
-        frame = as_frame(np.asarray(batch), batch=1)
+        frame = as_frame(_array(batch), batch=1)
         known = self._frames if self._frames and self._frames[-1].shape == frame.shape else [frame] * k
         return [*known[1:], frame]
 
@@ -188,7 +188,7 @@ def _leaf(part: Part, observation: Any) -> np.ndarray:
             f"the observation has no part{place(part.path)}, which the policy was trained on: give it the whole one"
         ) from error
     try:
-        array = np.asarray(leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf)
+        array = _array(leaf)
     except ValueError:  # lists of different lengths
         array = np.empty((), object)
     if array.dtype.kind not in "biuf":
@@ -219,6 +219,11 @@ def _require_numbers(part: Part, leaf: np.ndarray) -> None:
             f"the observation{place(part.path)}{entry} is {leaf[tuple(where)]}, which no policy can act on: mend what "
             "measures it, or reset the environment"
         )
+
+
+def _array(leaf: Any) -> np.ndarray:
+    """An array, a list or a tensor on any device, with a gradient or not, as an array."""
+    return np.asarray(leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf)
 
 
 def _map(function: Any, tree: Any) -> Any:

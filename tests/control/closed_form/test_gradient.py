@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proximo.control.closed_form.gradient import ClosedForm, supports
+from proximo.control.closed_form.heads import CategoricalHead
 from proximo.control.config import NetworkSettings
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces.actions import ActionSpec
@@ -188,3 +189,11 @@ def test_what_has_no_closed_form_is_left_to_autograd(space, changes):
     assert not supports(policy)
     with pytest.raises(ValueError, match="autograd"):
         ClosedForm(policy)
+
+
+def test_a_hundred_thousand_choices_keep_their_digits():
+    """Added up one after the other in float32 they would not: the first ratio would be 1.001 instead of 1."""
+    logits = np.random.default_rng(0).normal(size=(100_000, 4)).astype(np.float32)
+    ours = CategoricalHead(None)._log_probs(logits.copy())
+    expected = torch.log_softmax(torch.from_numpy(logits).double(), 0).numpy()
+    assert np.abs(ours - expected).max() < 1e-5

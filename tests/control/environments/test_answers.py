@@ -208,6 +208,12 @@ def test_one_number_for_each_environment_is_a_reward_of_a_batch(rewards):
     ("made", "begun", "why"),
     [
         (lambda o, r, *rest: (o, None, *rest), Batch.begun, "returned rewards of shape ()"),
+        (lambda o, r, te, *rest: (o, r, [None] * 2, *rest), Batch.begun, "returned None as terminated: return True"),
+        (lambda o, r, te, *rest: (o, r, ["False"] * 2, *rest), Batch.begun, "returned a str as terminated: return"),
+        (lambda o, r, te, *rest: (o, r, [float("nan")] * 2, *rest), Batch.begun, "returned a float as terminated"),
+        (lambda o, r, te, tr, i: (o, r, te, [None] * 2, i), Batch.begun, "returned None as truncated: return True"),
+        (lambda o, r, *rest: (o, [None] * 2, *rest), Batch.begun, "returned None as its reward: return one number"),
+        (lambda o, r, *rest: (o, r + 1j, *rest), Batch.begun, "as its reward: return one number"),
         (
             lambda o, r, te, tr, i: (o, r, te, i),
             Batch.begun,
@@ -374,3 +380,35 @@ class OnlySeed(Answering):
 
 def test_a_reset_need_take_no_options():
     assert first_step(OnlySeed).valid.all()
+
+
+class Unlicensed(Answering):
+    """Its spaces end the program."""
+
+    @property
+    def observation_space(self):
+        sys.exit("no licence")
+
+    @observation_space.setter
+    def observation_space(self, space):
+        pass
+
+
+@pytest.mark.parametrize("backend", ["gymnasium", "subprocess"])
+def test_spaces_that_end_the_program_are_told(backend):
+    with pytest.raises(UserError, match=r"Unlicensed could not be made: SystemExit: no licence"):
+        make_environments(Unlicensed, 2, backend=backend)
+
+
+class Listing(Answering):
+    """Observes a list of any length, which no batch holds."""
+
+    def __init__(self):
+        super().__init__()
+        far, near = spaces.Sequence(spaces.Box(0, 1, (2,))), spaces.Box(0, 1, (2,))
+        self.observation_space = spaces.Dict({"far": far, "near": near})
+
+
+def test_spaces_that_no_batch_of_processes_holds_are_refused_in_one_sentence():
+    with pytest.raises(UserError, match="cannot be made a batch of 2"):
+        make_environments(Listing, 2, backend="subprocess")

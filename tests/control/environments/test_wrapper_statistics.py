@@ -1,11 +1,14 @@
 """What a user's own NormalizeObservation has learnt belongs to the policy: saved, resumed, evaluated and carried on."""
 
+import types
+
 import gymnasium
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.utils import RunningMeanStd
 
 import proximo
 from proximo.control.environments import make_environments
@@ -164,3 +167,49 @@ def test_an_environment_that_is_made_already_goes_on_learning(tmp_path):
     before = float(env.env.obs_rms.count)
     env.reset()
     assert float(env.env.obs_rms.count) == before + 1
+
+
+class Learning(gymnasium.ObservationWrapper):
+    """A normaliser of the user's own, which keeps what it learns in one of several ways."""
+
+    def __init__(self, env, kind):
+        super().__init__(env)
+        self.kind = kind
+        moments = RunningMeanStd(shape=(2,))
+        if kind == "itself":
+            self.mean, self.var, self.count = np.zeros(2), np.ones(2), 1e-4
+        elif kind == "in a dict":
+            self.rms = {"all": moments}
+        elif kind == "in a list":
+            self.rms = [moments]
+        else:
+            self.rms = types.SimpleNamespace(mean=torch.zeros(2), var=torch.ones(2), count=torch.tensor(1.0))
+
+    def observation(self, observation):
+        if self.kind == "itself":
+            self.count += 1
+            self.mean = self.mean + (observation - self.mean) / self.count
+        elif self.kind == "tensors":
+            self.rms.count += 1
+            self.rms.mean += (torch.from_numpy(observation) - self.rms.mean) / self.rms.count
+        else:
+            next(iter(self.rms.values() if isinstance(self.rms, dict) else self.rms)).update(observation[None])
+        return observation
+
+
+@pytest.mark.parametrize("kind", ["itself", "in a dict", "in a list", "tensors"])
+def test_what_a_wrapper_of_ones_own_learns_is_found_wherever_it_keeps_it(kind):
+    made = Learning(gymnasium.make("MountainCarContinuous-v0"), kind)
+    made = gymnasium.wrappers.TransformObservation(made, lambda x: x, made.observation_space)
+    assert "Learning in the environment learns statistics" in learnt.notes(made)[0]
+    made.reset(seed=0)
+    for _ in range(5):
+        made.step(np.ones(1, np.float32))
+    seen = learnt.read(made)
+    assert {name.rpartition(".")[2] for name in seen} == {"mean", "var", "count"}
+    other = Learning(gymnasium.make("MountainCarContinuous-v0"), kind)
+    other = gymnasium.wrappers.TransformObservation(other, lambda x: x, other.observation_space)
+    learnt.write(other, {name: x[None] for name, x in seen.items()}, 0, fixed=True)
+    again = learnt.read(other)
+    assert all(np.allclose(seen[name], again[name]) for name in seen)
+    assert any(np.abs(x).max() > 0.1 for name, x in seen.items() if name.endswith("mean"))

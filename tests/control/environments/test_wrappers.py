@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 
+import cloudpickle
 import gymnasium
 import numpy as np
 import pytest
@@ -203,3 +204,19 @@ def test_a_resumed_run_keeps_both_returns(tmp_path):
     through = trained(make, tmp_path / "through")
     assert resumed.results["last_100_training_return_task"] == through.results["last_100_training_return_task"] == 21.0
     assert resumed.results["last_100_training_return"] == -21.0
+
+
+class Snaps(gymnasium.Wrapper):
+    """Keeps snapshots of the task, as planners do, and goes on in one of them."""
+
+    def step(self, action):
+        observation, reward, *rest = pickle.loads(cloudpickle.dumps(self.env)).step(action)
+        assert self.env.step(action)[1] == reward
+        return (observation, reward + 1, *rest)
+
+
+def test_a_task_of_a_script_can_be_pickled_while_it_is_recorded():
+    """A class of `__main__` is pickled by what it consists of."""
+    own = {"__module__": "__main__", "step": lambda self, action: Paying.step(self, action)}
+    kind = type("Scripted", (Paying,), own)
+    assert episode(lambda: Snaps(kind())) == (21 + LIMIT, LIMIT, 21)

@@ -169,3 +169,11 @@ def test_a_loaded_policy_reads_masks_as_training_does():
         policy.act(np.zeros((2, 3)), mask=[only])
     policy.seed(10**30)
     policy.seed(-1)
+
+
+def test_a_tensor_with_a_gradient_is_a_vector_like_any_other():
+    policy = untrained(VECTOR)
+    numbers = np.array([0.1, -0.2, 0.3])
+    for observation in (numbers, np.stack([numbers, -numbers])):
+        expected = policy.act(observation, deterministic=True)
+        assert np.array_equal(policy.act(torch.tensor(observation, requires_grad=True), deterministic=True), expected)

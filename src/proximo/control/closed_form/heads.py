@@ -77,6 +77,9 @@ class GaussianHead:
         return error
 
 
+_MANY = 1000  # choices
+
+
 class CategoricalHead:
     """log softmax(output)[a], actions `[B, 1]`."""
 
@@ -85,7 +88,8 @@ class CategoricalHead:
 
     def _log_probs(self, output: np.ndarray) -> np.ndarray:
         shifted = output - output.max(0)
-        shifted -= np.log(np.exp(shifted).sum(0))
+        # Down an axis NumPy adds one after the other, which would be seen in the ratio of a hundred thousand choices.
+        shifted -= np.log(np.exp(shifted).sum(0, dtype=np.float64 if len(shifted) > _MANY else None))
         return shifted
 
     def draw(self, output: np.ndarray, generator: torch.Generator | None) -> np.ndarray:

@@ -138,6 +138,7 @@ def _called(
     first = make()
     if not isinstance(first, VectorEnvironment | gymnasium.vector.VectorEnv | gymnasium.Env):
         raise _no_environment(name, first)
+    _reporting_making(lambda: (first.observation_space, first.action_space), f"the spaces of {name}", {})()
     if backend == "subprocess" and not isinstance(first, gymnasium.Env):
         raise UserError(f"{name} returned a whole {type(first).__name__}, which runs itself: choose backend 'auto'")
     if isinstance(first, VectorEnvironment):

@@ -67,7 +67,7 @@ def libraries() -> tuple[Path, ...]:
     paths = sysconfig.get_paths()
     ours = Path(__file__).resolve().parents[2]
     places = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return tuple(Path(place).resolve() for place in (*places, Path(ast.__file__).parent, ours))
+    return tuple(place.resolve() for place in (*map(Path, places), Path(ast.__file__).parent, ours))
 
 
 def own_file(file: str | None) -> Path | None:

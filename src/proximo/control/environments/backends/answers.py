@@ -60,7 +60,7 @@ def read_step(answer: Any, masks: MaskReader) -> tuple[Any, float, bool, bool, d
     observation, reward, terminated, truncated, info = answer
     if not _is_info(info):
         raise WrongAnswerError(f"returned {kind_of(info)} as its info: return a dict, which may be empty")
-    ends = _read_end("terminated", terminated), _read_end("truncated", truncated)
+    ends = read_end("terminated", terminated), read_end("truncated", truncated)
     return observation, read_reward(reward), *ends, _read_info(info, masks)
 
 
@@ -78,14 +78,19 @@ def read_reward(reward: Any) -> float:
         raise WrongAnswerError(f"returned {kind_of(reward)} as its reward: return one number") from None
 
 
-def _read_end(name: str, end: Any) -> bool:
+def read_end(name: str, end: Any) -> bool:
+    """Whether an episode has ended, from a truth of any type, an array or tensor of one entry too.
+
+    Raises:
+        WrongAnswerError: it is no single truth.
+    """
     if type(end) is bool:
         return end
     try:
         entry = _one(end)
     except (TypeError, ValueError):
         entry = None
-    if entry is None or isinstance(entry, str):
+    if entry is None or isinstance(entry, str | bytes) or entry != entry:  # the last one is NaN
         raise WrongAnswerError(f"returned {kind_of(end)} as {name}: return True or False")
     return bool(entry)
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from proximo.control.environments.backends.answers import ACTION_MASK, EPISODE_OVER, RAW_REWARD, TASK_REWARD, kind_of
+from proximo.control.environments.backends.answers import (
+    ACTION_MASK,
+    EPISODE_OVER,
+    RAW_REWARD,
+    TASK_REWARD,
+    WrongAnswerError,
+    kind_of,
+    read_end,
+    read_reward,
+)
 from proximo.control.environments.backends.reporting import LentEnvironment, RemoteEnvironment, ReportingEnvironment
 from proximo.control.environments.backends.subprocesses import WatchedSubprocesses
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
@@ -84,9 +94,10 @@ class GymnasiumEnvironments(VectorEnvironment):
         answer = self._vector.step(actions)
         self._steps += 1
         self._require(answer, 5, "(observations, rewards, terminated, truncated, infos)")
-        observation, *rows, infos = answer
-        types = (np.float64, np.bool_, np.bool_)
-        reward, terminated, truncated = (self._row(row, kind) for row, kind in zip(rows, types, strict=True))
+        observation, rewards, terminations, truncations, infos = answer
+        reward = self._row(rewards, read_reward)
+        terminated = self._row(terminations, partial(read_end, "terminated"))
+        truncated = self._row(truncations, partial(read_end, "truncated"))
         if not reward.shape == terminated.shape == truncated.shape == (self.count,):
             raise UserError(
                 f"{self.name} returned rewards of shape {reward.shape}, terminated {terminated.shape} and truncated "
@@ -101,9 +112,18 @@ class GymnasiumEnvironments(VectorEnvironment):
                 "what gymnasium.vector.VectorEnv says"
             )
 
-    def _row(self, values: Any, kind: type) -> np.ndarray:
-        """One value for each environment, whatever they come in."""
-        row: np.ndarray = np.array(values.detach().cpu() if hasattr(values, "detach") else values, dtype=kind)
+    def _row(self, values: Any, read: Callable[[Any], float | bool]) -> np.ndarray:
+        """One value for each environment, whatever they come in, read as that of one environment is."""
+        row: np.ndarray = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+        kind = np.float64 if read is read_reward else np.bool_
+        if not row.ndim:
+            return np.zeros((), kind)  # of a shape that is refused with the others
+        if row.dtype.kind not in ("b" if kind is np.bool_ else "biuf"):
+            try:
+                row = np.array([read(value) for value in row.tolist()], kind)
+            except WrongAnswerError as error:
+                raise UserError(f"{self.name} {error} at its step {self._steps}") from error
+        row = row.astype(kind)
         return row.reshape(self.count) if row.shape == (self.count, 1) else row
 
     def stagger(self, longest: int) -> None:
@@ -295,7 +315,7 @@ def vectorise(
         batch = GymnasiumEnvironments(vector, name, "subprocess" if subprocess else "gymnasium")
         batch.notes = tuple(notes)
         return batch
-    except (RuntimeError, ValueError) as error:  # their spaces differ, or cannot be batched
+    except (RuntimeError, ValueError, TypeError) as error:  # their spaces differ, or cannot be batched
         raise UserError(f"{name} cannot be made a batch of {len(factories)}: {error}") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
+import uuid
 import weakref
 from collections.abc import Callable, MutableMapping
 from typing import Any
@@ -94,13 +95,36 @@ def _task_below(env: Any) -> Any:
     return env if touched else None
 
 
+class _Recorders(weakref.WeakValueDictionary[int, "RewardRecorder"]):
+    """By the id of an instance.
+
+    A class that is pickled by what it consists of, as one of a script, takes these along: unpickled in the same process
+    it is the same class and goes on recording, and in another one it records nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = uuid.uuid4().hex
+        _LIVING[self.name] = self
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return _living, (self.name,)
+
+
+_LIVING: weakref.WeakValueDictionary[str, _Recorders] = weakref.WeakValueDictionary()
+
+
+def _living(name: str) -> MutableMapping[int, RewardRecorder]:
+    return _LIVING.get(name, {})
+
+
 def _recorders_of(kind: type) -> MutableMapping[int, RewardRecorder] | None:
     """Who records which instance of a class, by the instance's id; None where the class can not be changed."""
     with _LOCK:
         known: MutableMapping[int, RewardRecorder] | None = getattr(vars(kind).get("step"), _RECORDERS, None)
         if known is not None:
             return known
-        recorders: MutableMapping[int, RewardRecorder] = weakref.WeakValueDictionary()
+        recorders: MutableMapping[int, RewardRecorder] = _Recorders()
         own = vars(kind).get("step")
         step = inspect.getattr_static(kind, "step", None)
         if not hasattr(step, "__get__"):

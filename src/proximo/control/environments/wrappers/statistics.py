@@ -12,7 +12,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import VectorWrapper
+from gymnasium.vector import VectorEnv, VectorWrapper
 
 _FIELDS = ("mean", "var", "count")
 _RUNNING = ("discounted_reward", "accumulated_reward")  # which NormalizeReward does not forget at a reset
@@ -22,7 +22,7 @@ Statistics = Mapping[str, np.ndarray]
 
 def read(env: Any) -> dict[str, np.ndarray]:
     """The statistics of one environment and its wrappers, without an axis for copies; none in most."""
-    return {f"{name}.{field}": np.array(getattr(holder, field), np.float64) for name, holder, field in _numbers(env)}
+    return {f"{name}.{field}": _plain(getattr(holder, field)) for name, holder, field in _numbers(env)}
 
 
 def write(env: Any, statistics: Statistics, copy: int, *, fixed: bool) -> None:
@@ -61,7 +61,8 @@ def pooled(statistics: Statistics) -> dict[str, np.ndarray]:
 
 def notes(env: Any) -> tuple[str, ...]:
     """What a person has to know about what an environment learns of its observations: a sentence, or none."""
-    found = (name for name, moments in _moments(env) if np.size(moments.mean) > 1 or "obs" in name.split(".")[2])
+    learnt = ((name, np.size(_plain(moments.mean))) for name, moments in _moments(env))
+    found = (name for name, size in learnt if size > 1 or "obs" in name.split(".")[2])
     classes = list(dict.fromkeys(name.split(".")[1] for name in found))
     if not classes:
         return ()
@@ -84,9 +85,16 @@ def _moments(env: Any) -> Iterator[tuple[str, Any]]:
     """Every running mean by `DEPTH.CLASS.ATTRIBUTE`, the depth counted from the inside."""
     layers = list(_layers(env))[::-1]
     for depth, layer in enumerate(layers):
-        for attribute, value in getattr(layer, "__dict__", {}).items():
-            if _is_moments(value):
-                yield f"{depth}.{type(layer).__name__}.{attribute.lstrip('_')}", value
+        place, held = f"{depth}.{type(layer).__name__}", getattr(layer, "__dict__", {})
+        if all(field in held for field in _FIELDS) and _is_moments(layer):
+            yield f"{place}.own", layer
+        for attribute, value in held.items():
+            name = f"{place}.{attribute.lstrip('_')}"
+            if _is_moments(value) and not isinstance(value, gymnasium.Env | VectorEnv):  # the layer below is its own
+                yield name, value
+            within: dict[Any, Any] = dict(value) if isinstance(value, Mapping) else {}
+            within = dict(enumerate(value)) if isinstance(value, list | tuple) else within
+            yield from ((f"{name}.{key}", item) for key, item in within.items() if _is_moments(item))
 
 
 def _numbers(env: Any) -> Iterator[tuple[str, Any, str]]:
@@ -102,13 +110,21 @@ def _is_moments(value: Any) -> bool:
     if isinstance(value, type) or not all(hasattr(value, field) for field in _FIELDS):
         return False
     parts = [getattr(value, field) for field in _FIELDS]
-    return all(isinstance(part, int | float | np.ndarray | np.number) for part in parts) and np.size(parts[2]) == 1
+    numbers = all(isinstance(part, int | float | np.ndarray | np.number) or hasattr(part, "detach") for part in parts)
+    return numbers and np.size(_plain(parts[2])) == 1
+
+
+def _plain(value: Any) -> np.ndarray:
+    """A number, an array or a tensor as an array."""
+    return np.array(value.detach().cpu() if hasattr(value, "detach") else value, np.float64)
 
 
 def _put(moments: Any, field: str, value: np.ndarray) -> None:
     old = getattr(moments, field)
     with suppress(AttributeError):  # one that computes it from something else
-        if isinstance(old, np.ndarray):
+        if hasattr(old, "new_tensor"):
+            setattr(moments, field, old.new_tensor(value).reshape(old.shape))
+        elif isinstance(old, np.ndarray):
             setattr(moments, field, np.array(value, old.dtype).reshape(old.shape))
         else:
             setattr(moments, field, type(old)(value))
