@@ -42,6 +42,8 @@ CONTROL: Mapping[str, str] = {
     **dict.fromkeys(("normalize", "norm-obs", "empirical-normalization"), "--normalizers.observations"),
     "norm-reward": "--normalizers.rewards",
     "n-stack": "--frame-stack",
+    **dict.fromkeys(("init-noise-std", "init-std", "log-std-init"), "--network.log-std (the logarithm)"),
+    **dict.fromkeys(("actor-hidden-dims", "critic-hidden-dims"), "--network.hidden 64 64, for both"),
     "use-sde": "nothing: state-dependent exploration is not here",
     **dict.fromkeys(("render", "render-mode", "capture-video", "video"), "nothing: training draws no pictures"),
     **dict.fromkeys(("verbose", "progress-bar"), "--quiet"),
@@ -52,6 +54,17 @@ CONTROL: Mapping[str, str] = {
     **dict.fromkeys(("track", "wandb", "wandb-project-name"), "nothing: metrics are JSON lines and TensorBoard events"),
 }
 """Names of Stable-Baselines3, its zoo, CleanRL, rsl_rl and others, to ours of `proximo train`."""
+
+ASKING: Mapping[str, str] = {
+    **dict.fromkeys(("n-eval-episodes", "eval-episodes", "num-episodes", "n-episodes"), "--episodes"),
+    **dict.fromkeys(("n-envs", "num-envs", "max-steps", "n-timesteps"), "nothing: it is what the run was trained with"),
+    **dict.fromkeys(("env", "env-id", "task"), "nothing: the run knows its environment"),
+    **dict.fromkeys(("render", "render-mode", "record"), "nothing: no pictures are drawn"),
+    "deterministic": "nothing: the policy is evaluated both ways",
+    **dict.fromkeys(("max-new-tokens", "max-tokens"), "nothing: answers are as long as in training"),
+    "num-samples": "--count",
+}
+"""The same, to ours of what asks a run: `evaluate`, `doctor`, `rlhf evaluate` and `rlhf chat`."""
 
 _LANGUAGE: Mapping[str, str] = {
     **dict.fromkeys(("output-dir", "save-path", "run-name", "exp-name"), "--run"),
@@ -77,6 +90,15 @@ _SUPERVISED: Mapping[str, str] = {
     "max-steps": "--steps",
     **dict.fromkeys(("max-length", "max-seq-length", "max-seq-len", "cutoff-len", "max-len"), "--token-limit"),
     "lr-scheduler-type": "--schedule",
+    "packing": "nothing: rows are sorted by length, so that little is padded",
+    **dict.fromkeys(("gradient-checkpointing",), "nothing here: call model.gradient_checkpointing_enable() in Python"),
+    **dict.fromkeys(
+        ("use-peft", "use-lora", "lora-r", "lora-rank", "lora-alpha"),
+        "nothing: fine-tuning trains whole layers (--freeze keeps the lowest); PPO has --sharing.mode lora",
+    ),
+    **dict.fromkeys(
+        ("eval-strategy", "evaluation-strategy", "eval-steps"), "nothing: each epoch ends with a look at it"
+    ),
 }
 _REWARD: Mapping[str, str] = {**_SUPERVISED, "center-rewards-coefficient": "--centre"}
 _PPO: Mapping[str, str] = {
@@ -114,6 +136,10 @@ _PPO: Mapping[str, str] = {
     **dict.fromkeys(("use-peft", "use-lora"), "--sharing.mode lora"),
     **dict.fromkeys(("lora-r", "lora-rank", "lora-dim"), "--sharing.lora-rank"),
     "lora-alpha": "--sharing.lora-alpha",
+    **dict.fromkeys(
+        ("num-generations", "n-samples-per-prompt", "group-size"), "nothing: PPO samples one response to each prompt"
+    ),
+    "gradient-checkpointing": "nothing here: call model.gradient_checkpointing_enable() in Python",
     "num-layers-unfrozen": "--sharing.mode top_layers --sharing.top-layers",
     **dict.fromkeys(("adam-eps", "adam-epsilon-value"), "--adam-epsilon"),
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 import tyro
 
-from proximo.cli.foreign_options import LANGUAGE
+from proximo.cli.foreign_options import ASKING, LANGUAGE
 from proximo.cli.options import CALL_HELP, consent, exit_code, flag, json_flag, option, parse, take_call, take_table
 from proximo.errors import UserError, nearest
 from proximo.language.compute.malloc import keep_freed_memory
@@ -289,7 +289,7 @@ def _show(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> No
 
 
 def _chat(arguments: list[str]) -> int:
-    asked = parse(ChatArguments, json_flag(arguments), "rlhf chat")
+    asked = parse(ChatArguments, json_flag(arguments), "rlhf chat", foreign=ASKING)
     if asked.count < 1:
         raise UserError(f"--count {asked.count} must be positive")
     from proximo.language.chat import side_by_side
@@ -319,7 +319,7 @@ def _print_notes(notes: list[str]) -> None:
 
 
 def _evaluate(arguments: list[str]) -> int:
-    asked = parse(EvaluateArguments, json_flag(arguments), "rlhf evaluate")
+    asked = parse(EvaluateArguments, json_flag(arguments), "rlhf evaluate", foreign=ASKING)
     if asked.count < 2:
         raise UserError(f"--count {asked.count} must be at least 2: a spread is measured over the prompts")
     from proximo.language.comparison import compare, ppo_folder

@@ -11,8 +11,19 @@ from typing import Any
 import tyro
 
 from proximo.cli.doctor import DoctorArguments, examine
-from proximo.cli.foreign_options import CONTROL
-from proximo.cli.options import CALL_HELP, consent, exit_code, flag, json_flag, option, parse, take_call, take_table
+from proximo.cli.foreign_options import ASKING, CONTROL, answered
+from proximo.cli.options import (
+    CALL_HELP,
+    consent,
+    exit_code,
+    flag,
+    json_flag,
+    option,
+    options_of,
+    parse,
+    take_call,
+    take_table,
+)
 from proximo.errors import UserError
 
 _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and see why.
@@ -110,6 +121,8 @@ def train(arguments: list[str]) -> int:
     if not arguments or not arguments[0].strip() or arguments[0].startswith("-"):
         base = TrainConfig()
         if not {"-h", "--help"} & set(arguments):
+            if foreign := answered(arguments, CONTROL, dict(options_of(TrainConfig))):
+                raise UserError(f"{foreign}; as in `proximo train CartPole-v1`")
             raise UserError("which environment? As in `proximo train CartPole-v1`; `proximo environments` lists them")
     else:
         from proximo.control.environments import known_name
@@ -196,7 +209,7 @@ def _better_sampled(results: Any) -> str:
 
 def evaluate(arguments: list[str]) -> int:
     """The verb of `EvaluateArguments`."""
-    asked = parse(EvaluateArguments, json_flag(arguments), "evaluate")
+    asked = parse(EvaluateArguments, json_flag(arguments), "evaluate", foreign=ASKING)
     from proximo import inspection
 
     results = inspection.evaluate(asked.run, asked.episodes, seed=asked.seed, episode_limit=asked.episode_limit)
@@ -251,7 +264,7 @@ def presets(arguments: list[str]) -> int:
 
 def doctor(arguments: list[str]) -> int:
     """The verb of `DoctorArguments`."""
-    asked = parse(DoctorArguments, json_flag(arguments), "doctor")
+    asked = parse(DoctorArguments, json_flag(arguments), "doctor", foreign=ASKING)
     return examine(asked.what, asked.seed, asked.backend, as_json=asked.json)
 
 

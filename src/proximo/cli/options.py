@@ -121,7 +121,7 @@ def parse(
         if ending.code != 2:
             print(more_help, end="")
             raise
-        sentence = answered(arguments, foreign or {}, dict(_options(cls))) or _sentence(said.getvalue())
+        sentence = answered(arguments, foreign or {}, dict(options_of(cls))) or _sentence(said.getvalue())
         raise UserError(f"{sentence}; `proximo {verb} --help` lists the options") from None
 
 
@@ -133,7 +133,7 @@ def as_lists(arguments: Sequence[str], cls: Any) -> list[str]:
         arguments: as typed.
         cls: dataclass whose fields are the options.
     """
-    kinds = dict(_options(cls))
+    kinds = dict(options_of(cls))
     parts: list[str] = []
     before = ""
     for argument in arguments:
@@ -159,13 +159,13 @@ _NUMBER = r"-?[\d.]+(?:e[+-]?\d+)?"
 _LIST = re.compile(rf"[\[(]\s*{_NUMBER}(\s*,\s*{_NUMBER})*\s*,?\s*[\])]|{_NUMBER}(\s*,\s*{_NUMBER})+", re.IGNORECASE)
 
 
-def _options(cls: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+def options_of(cls: Any, before: str = "") -> Iterator[tuple[str, Any]]:
     """Options of a dataclass as they are typed, without dashes before them, and their defaults."""
     for field in fields(cls):
         name = before + field.name.replace("_", "-")
         made = field.default_factory() if field.default_factory is not MISSING else field.default
         if is_dataclass(made):
-            yield from _options(made, f"{name}.")
+            yield from options_of(made, f"{name}.")
         else:
             yield name, made
 

@@ -6,7 +6,7 @@ import pytest
 
 from proximo.cli.foreign_options import CONTROL, LANGUAGE, answered
 from proximo.cli.main import main
-from proximo.cli.options import _options, as_lists, parse, take_table
+from proximo.cli.options import as_lists, options_of, parse, take_table
 from proximo.control.config import TrainConfig
 from proximo.errors import UserError
 from proximo.language.stages import CONFIGS
@@ -19,7 +19,7 @@ OURS = {"train": (CONTROL, TrainConfig)} | {
 @pytest.mark.parametrize("verb", OURS)
 def test_every_answer_names_an_option_that_exists_and_no_option_of_ours_is_answered(verb):
     table, cls = OURS[verb]
-    names = set(dict(_options(cls))) | {"run", "quiet", "options", "preset", "rewards"}
+    names = set(dict(options_of(cls))) | {"run", "quiet", "options", "preset", "rewards"}
     for theirs, ours in table.items():
         if ours.startswith("--"):
             assert ours.split()[0].rstrip(",").removeprefix("--") in names, (theirs, ours)
@@ -99,3 +99,23 @@ def test_a_list_reaches_the_run(capsys, tmp_path):
     assert main(["train", "CartPole-v1", *sizes, "--network.hidden", "[8,8]"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] >= 64
     assert "hidden = [8, 8]" in (tmp_path / "r" / "config.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("train --env CartPole-v1", "there is no option --env: here it is the name behind `proximo train`; as in"),
+        ("train --n-envs 4 CartPole-v1", "there is no option --n-envs: here it is --environments; as in"),
+        ("train --init-noise-std 1 CartPole-v1", "here it is --network.log-std (the logarithm)"),
+        ("train CartPole-v1 --init-noise-std 1", "here it is --network.log-std (the logarithm)"),
+        ("evaluate runs/x --n-eval-episodes 5", "there is no option --n-eval-episodes: here it is --episodes"),
+        ("doctor runs/x --n-envs 5", "there is no option --n-envs: it is what the run was trained with"),
+        ("rlhf chat runs/x --max-new-tokens 5", "--max-new-tokens: answers are as long as in training"),
+        ("rlhf sft --packing True", "there is no option --packing: rows are sorted by length"),
+        ("rlhf sft --lora_r 8", "there is no option --lora_r: fine-tuning trains whole layers"),
+        ("rlhf ppo --num_generations 8", "there is no option --num_generations: PPO samples one response"),
+    ],
+)
+def test_names_are_answered_wherever_they_stand_and_by_every_verb(capsys, typed, sentence):
+    assert main(typed.split()) == 2
+    assert sentence in capsys.readouterr().err

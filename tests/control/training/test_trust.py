@@ -9,7 +9,7 @@ import torch
 from control_runs import running
 
 import proximo
-from proximo.control.training import run as training_module
+from proximo.control.evaluation import at_the_end
 from proximo.errors import UserError
 
 SMALL = {
@@ -65,7 +65,7 @@ def interrupted_in_evaluation(tmp_path, monkeypatch, source):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_module, "evaluate_all", fails)
+        patch.setattr(at_the_end, "evaluate_all", fails)
         with pytest.raises(KeyboardInterrupt):
             proximo.train(source, run=tmp_path / "r", **SMALL)
 

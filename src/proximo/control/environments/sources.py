@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 BACKENDS = ("auto", "envpool", "gymnasium", "subprocess")
 
 
+_SPACES = ("observation_space", "action_space")
+
+
 def make_environments(
     source: Source,
     count: int,
@@ -138,7 +141,7 @@ def _called(
     first = make()
     if not isinstance(first, VectorEnvironment | gymnasium.vector.VectorEnv | gymnasium.Env):
         raise _no_environment(name, first)
-    _reporting_making(lambda: (first.observation_space, first.action_space), f"the spaces of {name}", {})()
+    _reporting_making(lambda: [getattr(first, x, None) for x in _SPACES], f"the spaces of {name}", {})()
     if backend == "subprocess" and not isinstance(first, gymnasium.Env):
         raise UserError(f"{name} returned a whole {type(first).__name__}, which runs itself: choose backend 'auto'")
     if isinstance(first, VectorEnvironment):

@@ -1,6 +1,7 @@
 """The reward terms that a PPO run's configuration names, loaded; and what of them its critic may start from."""
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,22 @@ def code_of_rewards(config: PPOConfig, rewards: Sequence[RewardTerm] | None = No
         rewards: terms made in Python; those that `config` names if None.
     """
     if rewards is not None:
-        return identity({f"reward {x.name}": (getattr(x, "function", x), x.weight) for x in rewards})
+        return identity({f"reward {x.name}": (_what_scores(x), x.weight) for x in rewards})
     functions = [name for name in config.rewards if is_function(name)]
     return identity({f"reward {name}": function_from(name, config.modules) for name in functions})
+
+
+def _what_scores(term: RewardTerm) -> Any:
+    """The function of a term, the number that its model's weights come to, or the term itself."""
+    if not isinstance(term, ModelReward) or not isinstance(model := getattr(term.model, "model", None), nn.Module):
+        return getattr(term, "function", term)
+    digest = hashlib.sha256()
+    for name, x in model.state_dict().items():
+        digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+        digest.update(
+            x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if x.dim() else repr(x).encode()
+        )
+    return int(digest.hexdigest()[:15], 16)
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
