@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from known_answer_cases import BROKEN, Case
 
 from proximo.control.config import TrainConfig
-from proximo.control.training.run import run_training
+from proximo.control.run import run_training
 from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.doctor import examine_run
 from proximo.runs.doctor.diagnosis import Change

@@ -12,7 +12,7 @@ import known_answer_faults as faults
 
 from proximo.control.config import TrainConfig
 from proximo.control.presets import configure
-from proximo.control.training.run import run_training
+from proximo.control.run import run_training
 from proximo.errors import UserError
 from proximo.runs.config.toml import from_mapping
 
@@ -69,9 +69,9 @@ def language(
     def make(folder: Path, seed: int) -> None:
         import tiny_language
 
-        from proximo.language.ppo.config import PPOConfig
         from proximo.language.ppo.run import run_ppo
         from proximo.language.ppo.training import PPOTraining
+        from proximo.language.ppo_config import PPOConfig
 
         model = tiny_language.tiny_policy(folder.parent / f"{folder.name}-model", seed=seed, ends=ends)
         settings = {

@@ -51,10 +51,10 @@ def proximo_update_seconds(name: str, model: str, updates: int) -> dict:
     from transformers import AutoTokenizer
 
     from proximo.core.settings import UpdateSettings
+    from proximo.language.data.prompts import Prompt
     from proximo.language.models.loading import load_causal_model, new_sequence_classifier
-    from proximo.language.ppo.config import PPOConfig, SharingSettings
-    from proximo.language.ppo.rollout import Prompt
     from proximo.language.ppo.training import PPOTraining
+    from proximo.language.ppo_config import PPOConfig, SharingSettings
     from proximo.language.rewards.reward_model import RewardModel
     from proximo.language.rewards.terms import ModelReward
     from proximo.language.sampling.sampler import SamplingParameters

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from proximo.control.loading import LoadedPolicy, load
-    from proximo.control.training.result import Run
-    from proximo.control.training.run import train
-    from proximo.control.training.trainer import Trainer
+    from proximo.control.result import Run
+    from proximo.control.run import train
+    from proximo.control.trainer import Trainer
     from proximo.errors import UserError
     from proximo.inspection import diagnose, evaluate, metrics, replay, verify_resume
     from proximo.runs.session.callbacks import Callback
@@ -33,9 +33,9 @@ __all__ = [
 ]
 
 _WHERE = {
-    "train": "proximo.control.training.run",
-    "Run": "proximo.control.training.result",
-    "Trainer": "proximo.control.training.trainer",
+    "train": "proximo.control.run",
+    "Run": "proximo.control.result",
+    "Trainer": "proximo.control.trainer",
     "Callback": "proximo.runs.session.callbacks",
     "load": "proximo.control.loading",
     "LoadedPolicy": "proximo.control.loading",

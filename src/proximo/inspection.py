@@ -138,7 +138,7 @@ def _verifiers() -> "Mapping[str, tuple[Callable[[Any, int], Verification], type
     """By a setting that only runs of this kind have: the check, the settings, and iterations by default."""
 
     def control(config: Any, iterations: int) -> "Verification":
-        from proximo.control.training.verify import verify_control
+        from proximo.control.verify import verify_control
 
         return verify_control(config, iterations)
 
@@ -148,7 +148,7 @@ def _verifiers() -> "Mapping[str, tuple[Callable[[Any, int], Verification], type
         return verify_language(config, iterations)
 
     from proximo.control.config import TrainConfig
-    from proximo.language.ppo.config import PPOConfig
+    from proximo.language.ppo_config import PPOConfig
 
     return {"environment": (control, TrainConfig, 2), "prompts": (language, PPOConfig, 1)}
 

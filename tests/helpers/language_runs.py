@@ -3,8 +3,8 @@
 from tiny import llama, prompts, tokenizer
 
 from proximo.core.settings import UpdateSettings
-from proximo.language.ppo.config import PPOConfig, SharingSettings
 from proximo.language.ppo.training import PPOTraining
+from proximo.language.ppo_config import PPOConfig, SharingSettings
 from proximo.language.rewards.terms import FunctionReward
 
 MODES = [

@@ -4,7 +4,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from proximo.language.ppo.rollout import Prompt
+from proximo.language.data.prompts import Prompt
 
 
 def llama(vocabulary=16, *, width=32, layers=3, seed=0, spread=0.3, context=64):

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel
 from words import TEMPLATE, word_tokenizer, words
 
 from proximo.core.settings import UpdateSettings
-from proximo.language.ppo.config import KLSettings, PPOConfig
+from proximo.language.ppo_config import KLSettings, PPOConfig
 
 
 @pytest.fixture

@@ -249,8 +249,8 @@ def _supervised(name: str, config: Any, mode: Any, call: Call) -> dict[str, Any]
 
         return train_sft(config, console=mode, call=call)
     from proximo.language.demo.movies import human_ceiling
-    from proximo.language.rewards.judge import train_judge
     from proximo.language.stages import is_built_in
+    from proximo.language.supervised.judge import train_judge
     from proximo.language.supervised.reward import train_reward
 
     ceiling = human_ceiling() if is_built_in(config.data) else None

@@ -138,8 +138,8 @@ def train(arguments: list[str]) -> int:
             f"two environments are named, {base.environment} and {config.environment}: name the one to train in once, "
             f"as in `proximo train {config.environment}`"
         )
-    from proximo.control.training.result import default_run
-    from proximo.control.training.run import run_training
+    from proximo.control.result import default_run
+    from proximo.control.run import run_training
 
     if call.fresh:
         consent(Path(config.run or default_run(config)), yes)

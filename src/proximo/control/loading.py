@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proximo.control.environments.problems import fits_float32
 from proximo.control.environments.wrappers import statistics
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces.images import as_frame, stack_axis
 from proximo.control.spaces.leaves import place
 from proximo.control.spaces.masks import MaskReader, closed_columns
+from proximo.control.spaces.numbers import fits_float32
 from proximo.control.spaces.observations import Part
 from proximo.errors import MALFORMED, UserError
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint

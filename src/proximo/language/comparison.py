@@ -8,20 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proximo.core.divergences import kl_k1, kl_k3
 from proximo.errors import UserError
 from proximo.language.compute.threads import using_threads
 from proximo.language.data.dataset import load_prompts
+from proximo.language.data.prompts import Prompt
 from proximo.language.lineage import trained_anew
+from proximo.language.models.decoder import Stack
+from proximo.language.models.linear_head import linear_head
 from proximo.language.models.loading import asking_device, load_causal_model, load_tokenizer
-from proximo.language.ppo.config import PPOConfig
-from proximo.language.ppo.rollout import Prompt
-from proximo.language.ppo.setup import stop_tokens
+from proximo.language.ppo.policy import LanguagePolicy
+from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.chance import BETTER, no_better_than_chance
 from proximo.language.rewards.configured import make_rewards
 from proximo.language.rewards.judge import ABOUT, Judge, whole_text
 from proximo.language.rewards.terms import combine, cut_prompts
-from proximo.language.sampling.answers import Answers, answer, divergence
-from proximo.language.sampling.sampler import SamplingParameters
+from proximo.language.sampling.answers import Answers, answer
+from proximo.language.sampling.sampler import SamplingParameters, stop_tokens
+from proximo.language.sampling.texts import to_batch
 from proximo.language.stages import without_label
 from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.session.opening import read_results
@@ -224,3 +228,33 @@ def _judge_beside(run: Path) -> Path:
         if (folder / ABOUT).exists():
             return folder
     raise UserError(f"{run} has no judge: run `proximo rlhf judge`, or give --judge FOLDER")
+
+
+def divergence(
+    policy: Any, reference: Any, prompts: Sequence[Prompt], answers: Answers, *, temperature: float = 1.0
+) -> dict[str, float]:
+    """KL(policy, reference) on the policy's own responses: k1 and k3, nats per response, and k1's standard error.
+
+    `temperature` is that of the sampling.
+    """
+    batch = to_batch(prompts, answers.samples)
+    log_probs = []
+    for model in (policy, reference):
+        linear_head(model)  # or the log-probs would be those of another model
+        roles = _Scoring(model)
+        log_probs.append(LanguagePolicy(roles, temperature=temperature).scored(batch)[0])  # type: ignore[arg-type]
+    real = batch.weight > 0
+    each = torch.where(real, kl_k1(log_probs[0], log_probs[1]), 0.0).sum(1)
+    k3 = torch.where(real, kl_k3(log_probs[0], log_probs[1]), 0.0).sum(1)
+    return {"kl": float(each.mean()), "kl_k3": float(k3.mean()), "kl_se": float(each.std()) / len(each) ** 0.5}
+
+
+class _Scoring:
+    """What `LanguagePolicy` asks of roles, for one model that is only read."""
+
+    def __init__(self, model: Any) -> None:
+        self.policy, self.head = Stack([model.get_decoder()]), model.get_output_embeddings()
+        self.value_head = torch.nn.Linear(self.head.weight.shape[1], 1, device=self.head.weight.device)
+
+    def value_states(self, hidden: Tensor, tokens: Tensor, states: Tensor | None) -> Tensor:
+        return hidden

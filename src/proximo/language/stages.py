@@ -10,7 +10,7 @@ from typing import Any
 from proximo.errors import UserError, nearest
 from proximo.language.config import BUILTIN, RewardConfig, SFTConfig
 from proximo.language.data.files import is_hub_name
-from proximo.language.ppo.config import PPOConfig
+from proximo.language.ppo_config import PPOConfig
 from proximo.runs.config.toml import from_mapping, read_toml
 
 CONFIGS: dict[str, type] = {"sft": SFTConfig, "reward": RewardConfig, "judge": RewardConfig, "ppo": PPOConfig}

@@ -10,7 +10,7 @@ import proximo
 from proximo.control.config import TrainConfig
 from proximo.control.environments import make_environments
 from proximo.control.evaluation.results import evaluate_run
-from proximo.control.training.verify import verify_control
+from proximo.control.verify import verify_control
 from proximo.errors import UserError
 
 BOTH = pytest.mark.parametrize("backend", ["gymnasium", "subprocess"])

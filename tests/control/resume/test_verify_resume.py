@@ -9,7 +9,7 @@ from command_lines import HERE
 from control_runs import configured
 
 from proximo.control.training.training import Training
-from proximo.control.training.verify import verify_control
+from proximo.control.verify import verify_control
 from proximo.errors import UserError
 
 

@@ -9,13 +9,12 @@ from tiny import llama
 
 from proximo.language import comparison
 from proximo.language.chat import side_by_side
-from proximo.language.comparison import compare
+from proximo.language.comparison import _Scoring, compare
 from proximo.language.models.loading import load_encoder, load_tokenizer
 from proximo.language.ppo.run import run_ppo
 from proximo.language.rewards import loading as reward_loading
 from proximo.language.rewards.judge import Judge
 from proximo.language.rewards.reward_model import RewardModel
-from proximo.language.sampling.answers import _Scoring
 
 
 @pytest.fixture

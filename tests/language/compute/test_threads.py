@@ -16,8 +16,8 @@ from proximo.language import begun
 from proximo.language.compute.threads import fastest, free_threads, using_threads
 from proximo.language.config import SFTConfig
 from proximo.language.ppo import verify
-from proximo.language.ppo.config import PPOConfig
 from proximo.language.ppo.verify import verify_language
+from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.terms import FunctionReward
 from proximo.language.supervised.sft import train_sft
 from proximo.runs.config.toml import read_toml

@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerFast
 from proximo.language.data.coder import Coder
 from proximo.language.data.continuation import Continuation
 from proximo.language.data.dataset import load_examples, load_prompts
-from proximo.language.ppo.rollout import to_texts
 from proximo.language.sampling.sampler import Samples
+from proximo.language.sampling.texts import to_texts
 
 SENTENCES = 5 * [
     "The film is great fun.",

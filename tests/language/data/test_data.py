@@ -11,9 +11,8 @@ from proximo.errors import UserError
 from proximo.language.data.coder import Coder
 from proximo.language.data.dataset import load_examples, load_pairs, load_prompts
 from proximo.language.data.rows import read_rows
-from proximo.language.ppo.rollout import to_texts
-from proximo.language.ppo.setup import stop_tokens
-from proximo.language.sampling.sampler import Samples
+from proximo.language.sampling.sampler import Samples, stop_tokens
+from proximo.language.sampling.texts import to_texts
 
 CHAT = [{"role": "user", "content": "w4 w5"}]
 

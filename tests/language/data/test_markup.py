@@ -14,14 +14,15 @@ from proximo.language.config import SFTConfig
 from proximo.language.data import template
 from proximo.language.data.coder import Coder
 from proximo.language.data.dataset import load_examples, load_pairs
+from proximo.language.data.prompts import Prompt
 from proximo.language.models.loading import load_encoder
-from proximo.language.ppo.rollout import Prompt
 from proximo.language.ppo.run import run_ppo
 from proximo.language.rewards.judge import Judge
 from proximo.language.rewards.reward_model import RewardModel
-from proximo.language.rewards.terms import FunctionReward, ModelReward, Sampled, Texts
+from proximo.language.rewards.terms import FunctionReward, ModelReward
 from proximo.language.sampling.answers import answer
 from proximo.language.sampling.sampler import SamplingParameters
+from proximo.language.sampling.texts import Sampled, Texts
 from proximo.language.supervised.sft import train_sft
 from proximo.runs.session.opening import Call
 

@@ -32,7 +32,8 @@ from proximo.language.ppo.run import run_ppo
 from proximo.language.rewards.calls import scores_of
 from proximo.language.rewards.judge import whole_text
 from proximo.language.rewards.loading import load_reward_term
-from proximo.language.rewards.terms import FunctionReward, Texts, combine
+from proximo.language.rewards.terms import FunctionReward, combine
+from proximo.language.sampling.texts import Texts
 from proximo.language.stages import is_function, located
 from proximo.language.supervised.reward import train_reward
 from proximo.runs.session.opening import Call

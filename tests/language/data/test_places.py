@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from proximo.cli.main import main
 from proximo.errors import UserError
-from proximo.language.ppo.config import PPOConfig
+from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.configured import short_names
 from proximo.language.stages import located, resolved
 from proximo.runs.storage.metrics import read_metrics

@@ -11,7 +11,7 @@ from pages import DOCS, blocks
 
 from proximo.cli.language import _settings
 from proximo.language.ppo import run as train
-from proximo.language.ppo.config import PPOConfig
+from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.terms import FunctionReward
 
 PAGE = "migrating-from-trl.md"

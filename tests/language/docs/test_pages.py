@@ -8,8 +8,9 @@ from words import TEMPLATE
 
 from proximo.language.data.dataset import load_examples, load_pairs, load_prompts
 from proximo.language.models.loading import load_encoder
-from proximo.language.rewards.judge import Judge, judge_pairs
+from proximo.language.rewards.judge import Judge
 from proximo.language.stages import CONFIGS, configure, find_preset
+from proximo.language.supervised.judge import judge_pairs
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from tiny import prompts
 
 from proximo.errors import UserError
 from proximo.language.models.loading import load_causal_model
-from proximo.language.ppo.config import SharingSettings
 from proximo.language.ppo.policy import response_positions
-from proximo.language.ppo.rollout import to_batch
+from proximo.language.ppo_config import SharingSettings
+from proximo.language.sampling.texts import to_batch
 
 NOT_CUT = {"Phi", "GPTNeoX", "GPT2", "GPTJ", "OPT", "Bloom", "Falcon"}
 NOT_ADAPTED = {"Mixtral"}

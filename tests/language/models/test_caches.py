@@ -9,8 +9,7 @@ from proximo.errors import UserError
 from proximo.language.compute.precision import computing
 from proximo.language.models.caches import make_cache, usable_cache
 from proximo.language.models.decoder import Stack
-from proximo.language.ppo.setup import stop_tokens
-from proximo.language.sampling.sampler import SamplingParameters, generate
+from proximo.language.sampling.sampler import SamplingParameters, generate, stop_tokens
 
 CPU = torch.device("cpu")
 PROMPTS = [[1, 2, 3], [4, 5, 6, 7, 8, 9, 10, 11, 12], [6], [7, 8, 9, 10, 11, 12, 13]]

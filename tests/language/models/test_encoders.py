@@ -23,7 +23,8 @@ from proximo.errors import UserError
 from proximo.language.config import RewardConfig
 from proximo.language.models.encoder import check_encoder
 from proximo.language.models.loading import load_encoder
-from proximo.language.rewards.judge import Judge, train_judge
+from proximo.language.rewards.judge import Judge
+from proximo.language.supervised.judge import train_judge
 
 SIZE = {
     "vocab_size": 64,

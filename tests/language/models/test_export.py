@@ -13,11 +13,11 @@ from proximo.errors import UserError
 from proximo.language.config import RewardConfig, SFTConfig
 from proximo.language.models.context import context_of
 from proximo.language.models.loading import load_causal_model
-from proximo.language.ppo.config import PPOConfig, SharingSettings
 from proximo.language.ppo.run import run_ppo
 from proximo.language.ppo.training import PPOTraining
-from proximo.language.rewards.judge import train_judge
+from proximo.language.ppo_config import PPOConfig, SharingSettings
 from proximo.language.rewards.terms import FunctionReward
+from proximo.language.supervised.judge import train_judge
 from proximo.language.supervised.reward import train_reward
 from proximo.language.supervised.sft import train_sft
 

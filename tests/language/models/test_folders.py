@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from proximo.errors import UserError
 from proximo.language.models.folders import save_folder
 from proximo.language.models.loading import load_causal_model, load_tokenizer
-from proximo.language.ppo.config import SharingSettings
+from proximo.language.ppo_config import SharingSettings
 from proximo.language.rewards.reward_model import RewardModel
 from proximo.language.roles.critic import save_critic
 from proximo.language.roles.sharing import make_roles

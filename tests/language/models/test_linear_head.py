@@ -15,12 +15,13 @@ from transformers import (
 )
 
 from proximo.errors import UserError
+from proximo.language.comparison import divergence
 from proximo.language.config import SFTConfig
 from proximo.language.data.dataset import Example
 from proximo.language.models.linear_head import linear_head
-from proximo.language.ppo.config import SharingSettings
+from proximo.language.ppo_config import SharingSettings
 from proximo.language.roles.sharing import make_roles
-from proximo.language.sampling.answers import answer, divergence
+from proximo.language.sampling.answers import answer
 from proximo.language.sampling.sampler import SamplingParameters
 from proximo.language.supervised.sft import SFTTraining
 

@@ -6,8 +6,8 @@ import torch
 from tiny import llama, prompts, tokenizer
 
 from proximo.core.settings import UpdateSettings
-from proximo.language.ppo.config import KLSettings, PPOConfig
 from proximo.language.ppo.training import PPOTraining
+from proximo.language.ppo_config import KLSettings, PPOConfig
 from proximo.language.rewards.terms import FunctionReward
 
 VOCABULARY, CAP, PROMPT, BETA = 6, 3, [3, 2], 0.5

@@ -15,9 +15,10 @@ from proximo.core.update import autograd_gradient, objective_at
 from proximo.errors import UserError
 from proximo.language.data.batching import token_budget_batches
 from proximo.language.ppo import rollout
-from proximo.language.ppo.config import KLSettings, PPOConfig, SharingSettings
 from proximo.language.ppo.training import PPOTraining
-from proximo.language.rewards.terms import FunctionReward, Texts, combine, function_from
+from proximo.language.ppo_config import KLSettings, PPOConfig, SharingSettings
+from proximo.language.rewards.terms import FunctionReward, combine, function_from
+from proximo.language.sampling.texts import Texts, text_statistics
 
 
 def test_rewards_are_the_kl_per_token_and_the_score_at_the_last_one():
@@ -379,7 +380,7 @@ def test_a_reward_model_gets_chat_messages_and_functions_get_text():
     """Its own template writes them out; the policy's rendering would be text that it was never taught on."""
     from types import SimpleNamespace
 
-    from proximo.language.ppo.rollout import Prompt
+    from proximo.language.data.prompts import Prompt
     from proximo.language.rewards.terms import ModelReward
 
     messages, asked = [{"role": "user", "content": "w3"}], []
@@ -433,7 +434,7 @@ def test_text_statistics():
     tokens = torch.tensor([[1, 2, 1, 2], [1, 2, 1, 2], [3, 0, 0, 0]])
     empty = torch.zeros(3, 4)
     samples = Samples(tokens, empty, torch.tensor([4, 4, 2]), torch.tensor([False, False, True]), empty, [])
-    values = rollout.text_statistics(samples)
+    values = text_statistics(samples)
     assert values["duplicates"] == pytest.approx(1 / 3)
     assert values["distinct_1"] == pytest.approx(4 / 10)
     assert values["distinct_2"] == pytest.approx(3 / 7)  # 12 21 30 of 3 + 3 + 1

@@ -11,7 +11,7 @@ from language_runs import MODES, training
 
 from proximo.language.config import RewardConfig, SFTConfig
 from proximo.language.data.dataset import load_examples, load_pairs, load_prompts
-from proximo.language.ppo.config import PPOConfig
+from proximo.language.ppo_config import PPOConfig
 from proximo.language.stages import configure, read_preset
 from proximo.runs.config.toml import from_mapping
 from proximo.runs.session.session import load_into

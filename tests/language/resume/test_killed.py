@@ -16,7 +16,7 @@ model, data, home, tests = sys.argv[1:]
 sys.path.insert(0, tests)
 from killing import survive
 from proximo.core.settings import UpdateSettings
-from proximo.language.ppo.config import PPOConfig
+from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.terms import FunctionReward
 from proximo.language.ppo.run import run_ppo
 

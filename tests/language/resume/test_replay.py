@@ -12,8 +12,8 @@ from proximo.cli.main import main
 from proximo.core.update import autograd_gradient, update
 from proximo.errors import UserError
 from proximo.inspection import replay
-from proximo.language.ppo.config import KLSettings, SharingSettings
 from proximo.language.ppo.run import make_training, run_ppo
+from proximo.language.ppo_config import KLSettings, SharingSettings
 from proximo.language.rewards.reward_model import RewardModel
 from proximo.language.rewards.terms import FunctionReward
 from proximo.runs.replay.entry import Kept, read, write

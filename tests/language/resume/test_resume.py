@@ -15,10 +15,10 @@ from tiny import per_word
 
 from proximo.errors import UserError
 from proximo.inspection import replay
-from proximo.language.ppo.config import KLSettings
 from proximo.language.ppo.run import run_ppo
 from proximo.language.ppo.training import PPOTraining
 from proximo.language.ppo.verify import verify_language
+from proximo.language.ppo_config import KLSettings
 from proximo.language.rewards.terms import FunctionReward
 from proximo.runs.replay.entry import read
 from proximo.runs.session.opening import Call

@@ -13,7 +13,7 @@ from rlhf_commands import run
 
 from proximo.errors import UserError
 from proximo.language.config import RewardConfig, SFTConfig
-from proximo.language.rewards.judge import train_judge
+from proximo.language.supervised.judge import train_judge
 from proximo.language.supervised.reward import RewardTraining, train_reward
 from proximo.language.supervised.sft import SFTTraining, train_sft
 from proximo.language.supervised.training import SupervisedTraining, run_steps

@@ -26,20 +26,16 @@ from proximo.language.config import RewardConfig
 from proximo.language.data.dataset import Pair
 from proximo.language.demo.movies import ceiling, pairs, preference, snippets
 from proximo.language.models.loading import load_causal_model
-from proximo.language.ppo.config import PPOConfig
 from proximo.language.ppo.training import PPOTraining
+from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.frozen_trunk import FrozenTrunk
-from proximo.language.rewards.judge import Judge, train_judge
-from proximo.language.rewards.preferences import bradley_terry, calibration, preference_report
+from proximo.language.rewards.judge import Judge
+from proximo.language.rewards.preferences import bradley_terry, calibration, evaluate, preference_report, unique_texts
 from proximo.language.rewards.reward_model import RewardModel, initialise_head
 from proximo.language.rewards.terms import ModelReward, cut_prompts
 from proximo.language.supervised import steps as supervised
-from proximo.language.supervised.reward import (
-    RewardTraining,
-    evaluate,
-    train_reward,
-    unique_texts,
-)
+from proximo.language.supervised.judge import train_judge
+from proximo.language.supervised.reward import RewardTraining, train_reward
 
 ROWS = [[4, 0, 5, 0], [6, 0], [7, 8, 9, 10, 11, 0], [12]]  # EOS = pad = 0, within a prompt too; the last did not end
 PAIRS = [

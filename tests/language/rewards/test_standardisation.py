@@ -10,11 +10,12 @@ from tokenizers import processors
 from proximo.errors import UserError
 from proximo.language.config import RewardConfig
 from proximo.language.models.loading import load_encoder, load_text_tokenizer
-from proximo.language.rewards.judge import Judge, judge_pairs, train_judge, whole_text
+from proximo.language.rewards.judge import Judge, whole_text
 from proximo.language.rewards.reward_model import RewardModel
 from proximo.language.rewards.standardise import standard_texts
 from proximo.language.sampling.samples import different_prompts, sample_rows
 from proximo.language.stages import configure
+from proximo.language.supervised.judge import judge_pairs, train_judge
 from proximo.language.supervised.reward import train_reward
 
 

@@ -18,14 +18,14 @@ from proximo.inspection import replay
 from proximo.language.config import SFTConfig
 from proximo.language.data.dataset import Example
 from proximo.language.models.loading import load_tokenizer
-from proximo.language.ppo.config import KLSettings, SharingSettings
 from proximo.language.ppo.preflight import preflight
-from proximo.language.ppo.rollout import to_batch
 from proximo.language.ppo.run import run_ppo
 from proximo.language.ppo.training import PPOTraining
+from proximo.language.ppo_config import KLSettings, SharingSettings
 from proximo.language.rewards.configured import reward_start
 from proximo.language.rewards.reward_model import RewardModel, separate_padding
 from proximo.language.rewards.terms import FunctionReward, ModelReward
+from proximo.language.sampling.texts import to_batch
 from proximo.language.supervised.sft import SFTTraining
 from proximo.runs.session.opening import Call
 

@@ -14,11 +14,11 @@ from proximo.errors import UserError
 from proximo.language.models.decoder import split_decoder
 from proximo.language.models.folders import save_folder
 from proximo.language.models.loading import load_causal_model, new_sequence_classifier
-from proximo.language.ppo.config import SharingSettings
 from proximo.language.ppo.policy import response_positions
-from proximo.language.ppo.rollout import to_batch
+from proximo.language.ppo_config import SharingSettings
 from proximo.language.roles.critic import critic_model, save_critic
 from proximo.language.roles.sharing import make_roles
+from proximo.language.sampling.texts import to_batch
 
 
 @pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")

@@ -13,7 +13,7 @@ from proximo.language.config import RewardConfig, SFTConfig
 from proximo.language.data.dataset import Example
 from proximo.language.models.dropout import without_dropout
 from proximo.language.models.loading import load_causal_model, load_tokenizer
-from proximo.language.rewards.judge import train_judge
+from proximo.language.supervised.judge import train_judge
 from proximo.language.supervised.reward import train_reward
 from proximo.language.supervised.sft import SFTTraining, train_sft
 from proximo.language.supervised.steps import learning_rate_factor

@@ -10,7 +10,7 @@ from records import CONTROL, LANGUAGE, control, language, row, seen, spoken
 
 from proximo.control.config import TrainConfig
 from proximo.errors import UserError
-from proximo.language.ppo.config import PPOConfig
+from proximo.language.ppo_config import PPOConfig
 from proximo.runs.config.toml import to_toml
 from proximo.runs.doctor import examine_run, format_report
 from proximo.runs.doctor.record import Record, start_and_end

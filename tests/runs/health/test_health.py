@@ -12,7 +12,7 @@ from proximo.cli.main import main
 from proximo.control.config import TrainConfig
 from proximo.core.batch import Batch
 from proximo.core.invariants import InvariantError, check_batch, check_first_ratio
-from proximo.language.ppo.config import PPOConfig
+from proximo.language.ppo_config import PPOConfig
 from proximo.runs.config.toml import to_toml
 from proximo.runs.console.progress import HEALTH, Progress
 from proximo.runs.health import CODES, TruthMeter, found, verdict_on_error

@@ -12,7 +12,7 @@ from proximo.errors import UserError
 from proximo.runs.replay.change import changed, settable
 from proximo.runs.replay.entry import NAME, read
 from proximo.runs.replay.ring import LAST, Ring
-from proximo.runs.session.undo import Undo
+from proximo.runs.replay.undo import Undo
 
 REPORT = UpdateReport({"approx_kl": 0.5}, 4, stopped_by_kl=False)
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from proximo.control.environments.base import AroundEnvironments, Observation, Step, VectorEnvironment
-from proximo.control.environments.problems import LARGEST_FLOAT32, closing_told, failure, fits_float32, space_problem
+from proximo.control.environments.problems import closing_told, failure, space_problem
 from proximo.control.spaces.leaves import leaves
 from proximo.control.spaces.masks import choices_of, closed_columns, flat_masks
+from proximo.control.spaces.numbers import LARGEST_FLOAT32, fits_float32
 from proximo.control.spaces.trees import named_leaves
 from proximo.errors import FOREIGN, UserError
 

@@ -9,8 +9,8 @@ import gymnasium
 import numpy as np
 from torch import Tensor
 
-from proximo.control.environments.problems import LARGEST_FLOAT32
 from proximo.control.spaces.leaves import Path, leaves, place
+from proximo.control.spaces.numbers import LARGEST_FLOAT32
 from proximo.core.distributions import Bernoulli, Categorical, Distribution, Gaussian, Product, SquashedGaussian
 from proximo.errors import UserError
 

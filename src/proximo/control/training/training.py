@@ -38,7 +38,7 @@ from proximo.core.update import UpdateReport, autograd_gradient, update
 from proximo.errors import UserError
 from proximo.runs.config.toml import to_toml
 from proximo.runs.replay.ring import Ring
-from proximo.runs.session.undo import Undo
+from proximo.runs.replay.undo import Undo
 from proximo.runs.storage import random_state
 
 RECENT = 100  # episodes whose mean return is reported

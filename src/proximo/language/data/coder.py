@@ -5,7 +5,6 @@ from typing import Any, Literal
 from proximo.errors import UserError
 from proximo.language.data.continuation import Continuation, token_ids
 from proximo.language.data.template import ChatTemplate, Messages
-from proximo.language.models.loading import check_eos
 
 Text = str | Messages
 """A prompt: text, or chat messages."""
@@ -112,3 +111,16 @@ def end_of_chat(tokenizer: Any, messages: Messages) -> int:
         return coder.end(messages)
     except UserError:  # there is no template, or it refuses these messages with an answer
         return int(tokenizer.eos_token_id)
+
+
+def check_eos(tokenizer: Any, name: str = "") -> None:
+    """Refuse a tokenizer without EOS: a response could neither be taught to end nor be seen to.
+
+    Raises:
+        UserError: it has none.
+    """
+    if tokenizer.eos_token_id is None:
+        of = f" of {name}" if name else ""
+        raise UserError(
+            f"the tokenizer{of} has no EOS token, so no response can end: set tokenizer.eos_token and save it"
+        )

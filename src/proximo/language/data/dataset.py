@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeVar
 
 from proximo.errors import UserError
 from proximo.language.data.coder import Coder, Text
+from proximo.language.data.prompts import Prompt
 from proximo.language.data.rows import Rows, check_numbers, read_fields
-from proximo.language.ppo.rollout import Prompt
 
 Item = TypeVar("Item")
 

@@ -9,6 +9,7 @@ import torch
 from proximo.errors import UserError, nearest
 from proximo.language.compute.matmul import use_products
 from proximo.language.config import BUILTIN
+from proximo.language.data.coder import check_eos
 from proximo.language.data.template import freeze_day
 from proximo.language.demo.downloads import minilm_folder, smollm2_folder
 from proximo.language.models.adapters import base_of, labels_of, merged, tokenizer_of
@@ -64,19 +65,6 @@ def load_text_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
     place = tokenizer_of(locate(name))
     with explained(name, "tokenizer"):
         return AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
-
-
-def check_eos(tokenizer: Any, name: str = "") -> None:
-    """Refuse a tokenizer without EOS: a response could neither be taught to end nor be seen to.
-
-    Raises:
-        UserError: it has none.
-    """
-    if tokenizer.eos_token_id is None:
-        of = f" of {name}" if name else ""
-        raise UserError(
-            f"the tokenizer{of} has no EOS token, so no response can end: set tokenizer.eos_token and save it"
-        )
 
 
 def load_causal_model(

@@ -12,9 +12,9 @@ from proximo.core.schedules import Schedule
 from proximo.core.update import autograd_gradient, check_minibatch_size
 from proximo.errors import UserError
 from proximo.language.models.loading import choose_device, load_causal_model, load_tokenizer
-from proximo.language.ppo.config import PPOConfig
 from proximo.language.ppo.rollout import estimate, token_rewards
 from proximo.language.ppo.setup import RATIO_QUANTILE, RATIO_TOLERANCE, learning_rate, make_policy, refers
+from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.configured import make_rewards, reward_start
 from proximo.language.rewards.informative import reward_scale
 from proximo.runs.replay.change import settable

@@ -16,8 +16,8 @@ from proximo.language.lineage import check_made_from, note_made_from
 from proximo.language.models.folders import check_savable, generates, save_folder
 from proximo.language.models.loading import choose_device, load_causal_model, load_tokenizer
 from proximo.language.ppo import preflight as flight
-from proximo.language.ppo.config import PPOConfig
 from proximo.language.ppo.training import PPOTraining
+from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.configured import code_of_rewards, make_rewards, reward_start
 from proximo.language.rewards.terms import RewardTerm
 from proximo.language.roles.critic import save_critic

@@ -11,15 +11,13 @@ from proximo.core.divergences import AdaptiveKLController, FixedKLController
 from proximo.core.schedules import Schedule
 from proximo.core.update import check_minibatch_size
 from proximo.errors import UserError
-from proximo.language.data.coder import end_of_chat
+from proximo.language.data.prompts import Prompt
 from proximo.language.models.caches import usable_cache
 from proximo.language.models.context import context_of, why_not_longer
 from proximo.language.models.dropout import without_dropout
-from proximo.language.models.folders import generation_stops
 from proximo.language.models.linear_head import linear_head
-from proximo.language.ppo.config import PPOConfig
 from proximo.language.ppo.policy import LanguagePolicy
-from proximo.language.ppo.rollout import Prompt
+from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.terms import FunctionReward, ModelReward, RewardTerm
 from proximo.language.roles.sharing import make_roles
 
@@ -98,29 +96,6 @@ def entropy_counts(config: PPOConfig) -> bool:
     """Whether an entropy bonus is ever paid."""
     schedule = Schedule.parse(config.update.entropy_coefficient)
     return schedule.extremes != (0, 0)
-
-
-def stop_tokens(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> tuple[int, ...]:
-    """What ends a response: what fine-tuning teaches to end with, EOS, and what the model's generation settings name.
-
-    Args:
-        model: a causal language model.
-        tokenizer: its tokenizer, with an EOS token.
-        prompts: what is responded to; chat messages may have an end of their own, see `Coder.end`.
-
-    Raises:
-        UserError: one of them is no token of the model's.
-    """
-    chat = next((p.source for p in prompts if isinstance(p.source, list)), None)
-    taught = [] if chat is None else [end_of_chat(tokenizer, chat)]
-    stop = tuple(dict.fromkeys([*taught, tokenizer.eos_token_id, *generation_stops(model)]))  # each once
-    size = model.get_input_embeddings().num_embeddings
-    if outside := [token for token in stop if not 0 <= token < size]:
-        raise UserError(
-            f"a response should end with token {outside[0]}, but the model has tokens 0 to {size - 1}: correct "
-            "eos_token_id in its generation_config.json and config.json, or take the tokenizer that belongs to it"
-        )
-    return stop
 
 
 def check_fit(

@@ -16,10 +16,9 @@ from proximo.core.schedules import Schedule
 from proximo.core.statistics import explained_variance, root_mean_square, weighted_mean, weighted_moments
 from proximo.core.update import UpdateReport, autograd_gradient, update
 from proximo.language.compute.precision import chosen_type
+from proximo.language.data.prompts import Prompt, PromptSource
 from proximo.language.lineage import check_read, digest_of
 from proximo.language.ppo import replay, rollout
-from proximo.language.ppo.config import PPOConfig
-from proximo.language.ppo.rollout import Prompt, PromptSource
 from proximo.language.ppo.setup import (
     RATIO_QUANTILE,
     RATIO_TOLERANCE,
@@ -28,14 +27,15 @@ from proximo.language.ppo.setup import (
     learning_rate,
     make_policy,
     refers,
-    stop_tokens,
 )
+from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.informative import reward_scale, reward_statistics
-from proximo.language.rewards.terms import RewardTerm, Texts, combine
-from proximo.language.sampling.sampler import Samples, SamplingParameters, generate
+from proximo.language.rewards.terms import RewardTerm, combine
+from proximo.language.sampling.sampler import Samples, SamplingParameters, generate, stop_tokens
+from proximo.language.sampling.texts import Texts, text_statistics, to_batch, to_texts
 from proximo.runs.config.toml import to_toml
 from proximo.runs.replay.ring import Ring
-from proximo.runs.session.undo import Undo
+from proximo.runs.replay.undo import Undo
 from proximo.runs.storage import random_state
 
 PARITY = 1e-3  # mean |log-prob of the sampler - of the trainer|, nats, up to which the sampler's are taken
@@ -179,9 +179,9 @@ class PPOTraining:
         prompts = self.prompts.take(self.config.batch)
         with self._phase("sample"), self.policy.computing():
             samples = self.sample([p.tokens for p in prompts])
-        batch = rollout.to_batch(prompts, samples)
+        batch = to_batch(prompts, samples)
         with self._phase("reward"):
-            texts = rollout.to_texts(prompts, samples, self.tokenizer)
+            texts = to_texts(prompts, samples, self.tokenizer)
             scores, each = combine(self.rewards, texts)
             rewarded = self._rewarded(scores, samples.finished.cpu())
         with self._phase("score"):
@@ -277,7 +277,7 @@ class PPOTraining:
             "return_std": float(weighted_moments(batch.returns, batch.weight)[1].sqrt()),
             "response_length": float(lengths.mean()),
             "finished": float(seen.samples.finished.float().mean()),
-            **rollout.text_statistics(seen.samples),
+            **text_statistics(seen.samples),
             "score_length_correlation": rollout.correlation(seen.scores, lengths),
             "padded_share": 1 - self.policy.tokens_read / max(1, self.policy.tokens_paid),
             "learning_rate": self.optimizer.learning_rate,

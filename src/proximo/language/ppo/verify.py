@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from proximo.language.compute.threads import free_threads
-from proximo.language.ppo.config import PPOConfig
 from proximo.language.ppo.run import make_training, run_ppo
+from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.terms import RewardTerm
 from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.resume_check import Verification, in_new_processes, verify

@@ -12,7 +12,8 @@ from proximo.language.data.batching import token_budget_batches
 from proximo.language.data.coder import Text
 from proximo.language.models.encoder import context_of_encoder
 from proximo.language.rewards.judge import whole_text
-from proximo.language.rewards.terms import Texts, checked
+from proximo.language.rewards.terms import checked
+from proximo.language.sampling.texts import Texts
 
 
 class Classifier:

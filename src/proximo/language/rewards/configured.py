@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from proximo.language.models.loading import choose_device
-from proximo.language.ppo.config import PPOConfig
+from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.loading import load_reward_term
 from proximo.language.rewards.reward_model import RewardModel
 from proximo.language.rewards.terms import FunctionReward, ModelReward, RewardTerm, function_from

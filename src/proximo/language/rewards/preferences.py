@@ -99,3 +99,18 @@ def calibration(predicted: np.ndarray, label: np.ndarray, bins: int = 10) -> lis
         for group in (place == b for b in range(bins))
         if group.any()
     ]
+
+
+def evaluate(scorer: Any, pairs: Sequence[Pair], scale: float = 1.0) -> dict[str, Any]:
+    """`preference_report` of a scorer on pairs; each text is scored once."""
+    texts, chosen, rejected = unique_texts(pairs)
+    scores = scorer.score(texts)
+    return preference_report(pairs, scores[chosen], scores[rejected], scale)
+
+
+def unique_texts(pairs: Sequence[Pair]) -> tuple[list[list[int]], Tensor, Tensor]:
+    """The texts of pairs, each once, and for each pair the index of its chosen and its rejected text."""
+    known: dict[tuple[int, ...], int] = {}
+    chosen = torch.tensor([known.setdefault(tuple(p.chosen), len(known)) for p in pairs])
+    rejected = torch.tensor([known.setdefault(tuple(p.rejected), len(known)) for p in pairs])
+    return [list(text) for text in known], chosen, rejected

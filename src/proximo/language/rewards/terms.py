@@ -1,7 +1,6 @@
 """What scores responses: reward models and Python functions, weighted and logged one by one."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -9,35 +8,11 @@ from torch import Tensor
 
 from proximo.errors import UserError
 from proximo.language.rewards.calls import RewardCall, scores_of
+from proximo.language.sampling.texts import Texts
 from proximo.runs.plugins import find_own
 
 RewardFunction = Callable[..., Any]
 """f(prompts, responses, **columns) -> one number per response; columns are the prompts' other fields, as lists."""
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """The tokens behind some texts, for reward models that read as the policy does."""
-
-    tokenizer: Any
-    """The policy's."""
-    prompts: list[list[int]]
-    responses: list[list[int]]
-    """Without the token that ended them."""
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Prompts and responses as text, with what the prompts' rows hold beside the prompt: what a reward term reads."""
-
-    prompts: list[str]
-    responses: list[str]
-    columns: Mapping[str, list[Any]]
-    finished: list[bool]
-    sources: list[Any] = field(default_factory=list)
-    """The prompts as their rows have them: text or chat messages."""
-    sampled: Sampled | None = None
-    """The tokens as they were sampled, where they were."""
 
 
 class RewardTerm(Protocol):

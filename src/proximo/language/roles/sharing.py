@@ -18,7 +18,7 @@ from proximo.errors import UserError
 from proximo.language.compute.recomputing import again_within
 from proximo.language.models.decoder import Stack, split_decoder, upper_part
 from proximo.language.models.linear_head import linear_head
-from proximo.language.ppo.config import SharingSettings
+from proximo.language.ppo_config import SharingSettings
 
 
 class Roles(ABC, nn.Module):

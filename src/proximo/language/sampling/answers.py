@@ -7,15 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proximo.core.divergences import kl_k1, kl_k3
+from proximo.language.data.prompts import Prompt
 from proximo.language.models.caches import usable_cache
 from proximo.language.models.decoder import Stack
 from proximo.language.models.linear_head import linear_head
-from proximo.language.ppo import rollout
-from proximo.language.ppo.policy import LanguagePolicy
-from proximo.language.ppo.rollout import Prompt
-from proximo.language.rewards.terms import Texts
 from proximo.language.sampling.sampler import Samples, SamplingParameters, generate
+from proximo.language.sampling.texts import Texts, text_statistics, to_texts
 
 
 @dataclass(frozen=True)
@@ -44,41 +41,11 @@ def answer(
         rows = [p.tokens for p in prompts[start : start + batch]]
         parts.append(generate(stack, head, rows, parameters, generator=generator))
     samples = _joined(parts, parameters)
-    statistics = rollout.text_statistics(samples) | {
+    statistics = text_statistics(samples) | {
         "response_length": float(samples.lengths.float().mean()),
         "finished": float(samples.finished.float().mean()),
     }
-    return Answers(rollout.to_texts(prompts, samples, tokenizer), samples, statistics)
-
-
-def divergence(
-    policy: Any, reference: Any, prompts: Sequence[Prompt], answers: Answers, *, temperature: float = 1.0
-) -> dict[str, float]:
-    """KL(policy, reference) on the policy's own responses: k1 and k3, nats per response, and k1's standard error.
-
-    `temperature` is that of the sampling.
-    """
-    batch = rollout.to_batch(prompts, answers.samples)
-    log_probs = []
-    for model in (policy, reference):
-        linear_head(model)  # or the log-probs would be those of another model
-        roles = _Scoring(model)
-        log_probs.append(LanguagePolicy(roles, temperature=temperature).scored(batch)[0])  # type: ignore[arg-type]
-    real = batch.weight > 0
-    each = torch.where(real, kl_k1(log_probs[0], log_probs[1]), 0.0).sum(1)
-    k3 = torch.where(real, kl_k3(log_probs[0], log_probs[1]), 0.0).sum(1)
-    return {"kl": float(each.mean()), "kl_k3": float(k3.mean()), "kl_se": float(each.std()) / len(each) ** 0.5}
-
-
-class _Scoring:
-    """What `LanguagePolicy` asks of roles, for one model that is only read."""
-
-    def __init__(self, model: Any) -> None:
-        self.policy, self.head = Stack([model.get_decoder()]), model.get_output_embeddings()
-        self.value_head = torch.nn.Linear(self.head.weight.shape[1], 1, device=self.head.weight.device)
-
-    def value_states(self, hidden: Tensor, tokens: Tensor, states: Tensor | None) -> Tensor:
-        return hidden
+    return Answers(to_texts(prompts, samples, tokenizer), samples, statistics)
 
 
 def _joined(parts: Sequence[Samples], parameters: SamplingParameters) -> Samples:

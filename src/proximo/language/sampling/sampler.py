@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from proximo.errors import UserError
 from proximo.language.compute.matmul import product
+from proximo.language.data.coder import end_of_chat
+from proximo.language.data.prompts import Prompt
 from proximo.language.models.caches import Kind, make_cache
 from proximo.language.models.decoder import Stack
+from proximo.language.models.folders import generation_stops
 
 DROP_SHARE = 8  # finished rows leave the batch when they are one in so many of it: a copy of the cache has a price
 
@@ -181,3 +185,26 @@ class _Session:
                 states.append(torch.cat([self.prompt_states[row, -len(prompt) :], self.all_states[row, :read]]))
         cut = [x[:, :longest] for x in (self.tokens, self.log_probs, self.all_hidden)]
         return Samples(cut[0], cut[1], self.lengths, self.finished, cut[2], states)
+
+
+def stop_tokens(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> tuple[int, ...]:
+    """What ends a response: what fine-tuning teaches to end with, EOS, and what the model's generation settings name.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer, with an EOS token.
+        prompts: what is responded to; chat messages may have an end of their own, see `Coder.end`.
+
+    Raises:
+        UserError: one of them is no token of the model's.
+    """
+    chat = next((p.source for p in prompts if isinstance(p.source, list)), None)
+    taught = [] if chat is None else [end_of_chat(tokenizer, chat)]
+    stop = tuple(dict.fromkeys([*taught, tokenizer.eos_token_id, *generation_stops(model)]))  # each once
+    size = model.get_input_embeddings().num_embeddings
+    if outside := [token for token in stop if not 0 <= token < size]:
+        raise UserError(
+            f"a response should end with token {outside[0]}, but the model has tokens 0 to {size - 1}: correct "
+            "eos_token_id in its generation_config.json and config.json, or take the tokenizer that belongs to it"
+        )
+    return stop

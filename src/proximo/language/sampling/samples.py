@@ -9,9 +9,8 @@ from proximo.language.data.dataset import Loaded, load_prompts
 from proximo.language.data.rows import Rows, read_fields
 from proximo.language.models.context import context_of
 from proximo.language.models.loading import choose_device, load_causal_model, load_tokenizer
-from proximo.language.ppo.setup import stop_tokens
 from proximo.language.sampling.answers import answer
-from proximo.language.sampling.sampler import SamplingParameters
+from proximo.language.sampling.sampler import SamplingParameters, stop_tokens
 
 
 def sample_rows(

@@ -17,7 +17,7 @@ from proximo.language.lineage import digest_of
 from proximo.language.models.folders import check_savable
 from proximo.language.models.loading import choose_device
 from proximo.language.rewards.frozen_trunk import FrozenTrunk
-from proximo.language.rewards.preferences import agreement, bradley_terry, preference_report
+from proximo.language.rewards.preferences import agreement, bradley_terry, evaluate, unique_texts
 from proximo.language.rewards.reward_model import RewardModel
 from proximo.language.rewards.standardise import StandardTexts, standard_texts, standardise
 from proximo.language.supervised.steps import Optimizer, check_finite, shuffled_batches, shuffled_runs
@@ -227,18 +227,3 @@ def record_final(session: Session, result: dict[str, Any]) -> None:
     """The last row of the metrics: the report on all held-out pairs."""
     numbers = {f"final/{name}": x for name, x in result.items() if name != "calibration"}
     session.recorder.metrics.write(result["steps"], numbers)
-
-
-def evaluate(scorer: Any, pairs: Sequence[Pair], scale: float = 1.0) -> dict[str, Any]:
-    """`preference_report` of a scorer on pairs; each text is scored once."""
-    texts, chosen, rejected = unique_texts(pairs)
-    scores = scorer.score(texts)
-    return preference_report(pairs, scores[chosen], scores[rejected], scale)
-
-
-def unique_texts(pairs: Sequence[Pair]) -> tuple[list[list[int]], Tensor, Tensor]:
-    """The texts of pairs, each once, and for each pair the index of its chosen and its rejected text."""
-    known: dict[tuple[int, ...], int] = {}
-    chosen = torch.tensor([known.setdefault(tuple(p.chosen), len(known)) for p in pairs])
-    rejected = torch.tensor([known.setdefault(tuple(p.rejected), len(known)) for p in pairs])
-    return [list(text) for text in known], chosen, rejected

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from proximo.errors import MALFORMED, UserError
 from proximo.runs.config.toml import from_mapping
-from proximo.runs.session.undo import Snapshot
+from proximo.runs.replay.undo import Snapshot
 from proximo.runs.storage.checkpoint import load_checkpoint, save_checkpoint
 
 Config = TypeVar("Config")

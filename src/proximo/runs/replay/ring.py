@@ -12,7 +12,7 @@ from torch import Tensor
 from proximo.core.optimizer import FlatAdam
 from proximo.core.update import UpdateReport
 from proximo.runs.replay.entry import Entry, Kept, write
-from proximo.runs.session.undo import Undo
+from proximo.runs.replay.undo import Undo
 
 LAST = 8
 """How many updates are kept at most."""

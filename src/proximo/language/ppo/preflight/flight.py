@@ -7,13 +7,12 @@ import torch
 from torch import Tensor
 
 from proximo.core.batch import Batch
-from proximo.language.ppo import rollout
+from proximo.language.data.prompts import Prompt
 from proximo.language.ppo.preflight import memory, policy_checks, reward_checks
 from proximo.language.ppo.preflight.check import Check
-from proximo.language.ppo.rollout import Prompt
 from proximo.language.ppo.training import PPOTraining
-from proximo.language.rewards.terms import Texts
 from proximo.language.sampling.sampler import Samples
+from proximo.language.sampling.texts import Texts, to_batch, to_texts
 
 PROMPTS = 16
 LONGEST = 64
@@ -67,6 +66,6 @@ def _fly(training: PPOTraining) -> Flight:
     noise = torch.Generator().manual_seed(training.config.seed)
     with training.policy.computing():
         samples = training.sample([p.tokens for p in prompts], noise, LONGEST)
-    batch = rollout.to_batch(prompts, samples)
+    batch = to_batch(prompts, samples)
     log_prob, _ = training.policy.scored(batch)
-    return Flight(training, prompts, samples, batch, rollout.to_texts(prompts, samples, training.tokenizer), log_prob)
+    return Flight(training, prompts, samples, batch, to_texts(prompts, samples, training.tokenizer), log_prob)

@@ -9,8 +9,8 @@ from proximo.language.data.coder import Coder
 from proximo.language.data.dataset import Pair, load_pairs
 from proximo.language.ppo.preflight.check import Check
 from proximo.language.rewards.chance import BETTER, no_better_than_chance
+from proximo.language.rewards.preferences import evaluate
 from proximo.language.rewards.terms import ModelReward, RewardTerm, combine
-from proximo.language.supervised.reward import evaluate
 
 if TYPE_CHECKING:
     from proximo.language.ppo.preflight.flight import Flight

@@ -5,8 +5,8 @@ from typing import Any
 
 from proximo.control.config import TrainConfig
 from proximo.control.environments import Source
-from proximo.control.training.result import Run
-from proximo.control.training.trainer import Trainer
+from proximo.control.result import Run
+from proximo.control.trainer import Trainer
 from proximo.runs.console.progress import Mode
 from proximo.runs.session.callbacks import Given
 from proximo.runs.session.opening import Call

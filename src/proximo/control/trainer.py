@@ -16,8 +16,8 @@ from proximo.control.evaluation.selection import Selection
 from proximo.control.loading import LoadedPolicy, require_final
 from proximo.control.models.device import limit_threads
 from proximo.control.presets import configure
+from proximo.control.result import Run, default_run
 from proximo.control.spaces.observations import ObservationSpec
-from proximo.control.training.result import Run, default_run
 from proximo.control.training.training import Training
 from proximo.errors import UserError
 from proximo.runs.config.toml import from_mapping

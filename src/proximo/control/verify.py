@@ -12,7 +12,7 @@ import torch
 from proximo.control.config import TrainConfig
 from proximo.control.environments import Source, make_environments
 from proximo.control.environments.base import VectorEnvironment
-from proximo.control.training.run import run_training
+from proximo.control.run import run_training
 from proximo.control.training.training import Training
 from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.resume_check import Verification, in_new_processes, verify
