@@ -49,7 +49,7 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:
-    # Torch takes more than a second to import: `proximo --help` shall not wait for it.
+    # Torch takes more than a second to import: keep `proximo --help` fast.
     if name not in _WHERE:
         raise AttributeError(f"module 'proximo' has no attribute {name!r}")
     import importlib

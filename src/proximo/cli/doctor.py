@@ -13,7 +13,7 @@ from proximo.inspection import Backend, diagnose
 
 @dataclass(frozen=True)
 class DoctorArguments:
-    """Say what is wrong and what to change first: of a run's folder, or of an environment with random actions.
+    """Diagnose a run, or an environment under random actions, and say what to change first.
 
     The exit code is 1 where something is red.
     """

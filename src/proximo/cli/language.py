@@ -57,7 +57,7 @@ class ChatArguments:
     count: int = 5
     """How many of the run's prompts."""
     seed: int = 1
-    """Of the sampling; the same random numbers before and after."""
+    """Sampling seed, the same for both models."""
     json: bool = False
     """Print one JSON object instead of text."""
 
@@ -83,7 +83,7 @@ class EvaluateArguments:
     count: int = 256
     """How many prompts."""
     seed: int = 7
-    """Of the sampling; the same random numbers before and after."""
+    """Sampling seed, the same for both models."""
     json: bool = False
     """Print one JSON object instead of text."""
 
@@ -180,7 +180,7 @@ def _train(name: str, arguments: list[str]) -> tuple[Path, dict[str, Any]]:
     override = name == "ppo" and flag(arguments, "--override-preflight")
     run, config = _settings(name, arguments, CALL_HELP + (_OVERRIDE_HELP if name == "ppo" else ""))
     if not run:
-        raise UserError(f"where shall it be written: give --run FOLDER; the stage writes FOLDER/{name}")
+        raise UserError(f"no output folder is named: give --run FOLDER; the stage writes FOLDER/{name}")
     folder = Path(run) / name
     if call.fresh:
         consent(folder, yes)

@@ -70,7 +70,7 @@ class EnvironmentsArguments:
 
 @dataclass(frozen=True)
 class VerifyArguments:
-    """Show that a run which stops and goes on is, bit for bit, the one that never stopped; or say what is not exact.
+    """Check that resuming this run is exact, bit for bit, and say what is not.
 
     Trains a few iterations with the run's settings in temporary folders: through, stopped half-way, and killed. The
     run itself is only read. The exit code is 1 where it does not hold.

@@ -73,7 +73,7 @@ class NormalizerSettings:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run, complete: this and the code version repeat it."""
+    """Train a policy. All settings are written to RUN/config.toml, which repeats the run."""
 
     environment: str = ""
     """An EnvPool or Gymnasium task, or `module:function` that makes an environment."""

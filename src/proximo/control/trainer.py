@@ -351,8 +351,8 @@ def _bring_back(training: Training, progress: Progress, opening: Opening) -> Non
         differs = f"the environments did not come back to where they were ({', '.join(differing)} differs)"
         opening.note(f"resume not exact at {training.progress.steps:,} steps: {differs}")
         progress.warning(
-            f"{differs}, for they do not follow from their seeds and actions alone: they start anew, and it is another "
-            "run from here"
+            f"{differs}: they do not follow from their seeds and actions alone, so they were restarted, and this is no "
+            "longer the same run"
         )
 
 

@@ -22,7 +22,7 @@ class UpdateSettings:
     value_coefficient: float = 0.5
     """Weight of the value loss."""
     value_clip: float | None = None
-    """Clip range of the value's move away from the old value; None is off (it hurts or does nothing)."""
+    """Clip range of the value's move away from the old value; None is off (Engstrom et al. 2020 found no benefit)."""
     entropy_coefficient: float | str = 0.0
     """Weight of the entropy bonus, a number or a schedule."""
     max_grad_norm: float | None = 0.5

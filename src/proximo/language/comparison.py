@@ -47,7 +47,7 @@ class BeforeAndAfter:
 
     @property
     def device(self) -> torch.device:
-        """Where the models are, and where whatever else is asked of them is to be computed."""
+        """Device of both models."""
         return asking_device(self.config.device)
 
     def rows(self, scores: Sequence[Tensor], count: int | None = None) -> list[dict[str, Any]]:

@@ -103,7 +103,7 @@ def check_files(preset: str, run: str) -> None:
 
     Args:
         preset: name, or path of a TOML file.
-        run: folder of all stages: one that is done there needs its data no more; "" if all are to be done.
+        run: folder of all stages, whose finished stages need no data; "" checks all stages.
 
     Raises:
         UserError: names stage, setting and file.

@@ -146,10 +146,10 @@ def test_a_reward_model_without_a_template_for_chat_is_seen(reward_model):
 
 def test_a_tokenizer_that_rewrites_text_is_seen():
     start = training(MODES[0])
-    assert verdicts(preflight(start))["text gives its tokens back"] == "pass"
+    assert verdicts(preflight(start))["tokenizer round-trip"] == "pass"
     decode = start.tokenizer.decode
     start.tokenizer.decode = lambda *arguments, **more: decode(*arguments, **more) + " w1"
-    assert verdicts(preflight(start))["text gives its tokens back"] == "warn"
+    assert verdicts(preflight(start))["tokenizer round-trip"] == "warn"
 
 
 @pytest.mark.parametrize(("here", "verdict"), [(64, "warn"), (4, "skip")])

@@ -37,7 +37,7 @@ class Selection:
         """What the best policy is the best by."""
 
     def due(self, training: Training) -> bool:
-        """Whether the policy as it is now is to be evaluated."""
+        """Whether an evaluation is due."""
         every = self._config.evaluate_every
         return every is not None and training.done // every > training.progress.evaluated // every
 

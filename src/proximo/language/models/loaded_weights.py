@@ -1,4 +1,4 @@
-"""Weights that a folder lacks or holds in vain: `transformers` makes up the former, drops the latter and only warns."""
+"""Missing and unexpected weights of a folder: `transformers` makes up the former, drops the latter and only warns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -96,7 +96,7 @@ def _reward(name: str, weight: float, shown: str, config: PPOConfig, device: tor
 def reward_start(
     config: PPOConfig, tokenizer: Any, terms: Sequence[RewardTerm]
 ) -> tuple[nn.Module | None, nn.Linear | None]:
-    """What a separate critic starts from where that is to be a reward model: its decoder and its head.
+    """Decoder and head that a separate critic starts from where `critic_from = "reward"`.
 
     The head is weighted as the reward is, so that values begin as what the reward model would add to the return.
 

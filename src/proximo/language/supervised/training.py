@@ -183,7 +183,7 @@ def run_steps(
         first_look: taken before the first step.
 
     Returns:
-        None, with all steps in a checkpoint; or what is to be told of a training that was stopped before.
+        None when all steps are done and saved; otherwise the results of a training that was stopped.
     """
     training.clock.start()
     with session.stop:

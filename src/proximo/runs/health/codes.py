@@ -42,7 +42,7 @@ class Code:
 # first in this list is told first, since it explains the other.
 _RUN = (
     Code("P001", "not-finite", "a number became NaN or infinite", "lower learning_rate; look for extreme rewards"),
-    Code("P002", "weights", "samples weigh less than nothing, or all of them nothing", "look at what sets the weights"),
+    Code("P002", "weights", "sample weights are negative, or all of them are 0", "look at what sets the weights"),
     Code(
         "P012",
         "ratio-not-one",
@@ -211,7 +211,7 @@ _ENVIRONMENT = (
     Code("E002", "reward-scale", "rewards are far from size 1", 'set normalizers.rewards = "scale", or divide them'),
     Code("E004", "observation-large", "an observation is far from size 1", "set normalizers.observations = true"),
     Code("E003", "observation-constant", "an observation never changes", "leave it out"),
-    Code("E007", "action-bounds", "the bounds are far from size 1", "give the bounds that the task can use"),
+    Code("E007", "action-bounds", "the bounds of the actions are far from ±1", "give the bounds that the task can use"),
     Code("E009", "slow", "steps take long", "use more processes: --backend subprocess; profile the environment's step"),
 )
 

@@ -44,7 +44,7 @@ class Replay:
     """Trained tensors that are not what they were in the run, and the largest difference."""
     again: Outcome
     step: float
-    """Length of the way that the weights went, in the Euclidean norm."""
+    """Change of the weights, in the Euclidean norm."""
     change: str | None = None
     """`KEY=VALUE`."""
     other: Outcome | None = None
@@ -181,7 +181,7 @@ def _numbers(outcome: Outcome, step: float) -> dict[str, str]:
         numbers |= {name: f"{value:.6g}" for name, value in report.values.items()}
     else:
         numbers["failed"] = "yes"
-    return numbers | {"length of the weights' way": f"{step:.6g}"}
+    return numbers | {"change of the weights (L2)": f"{step:.6g}"}
 
 
 def _line(sample: Sample) -> str:

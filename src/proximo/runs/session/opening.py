@@ -37,7 +37,7 @@ class Opening:
     """Compares a folder with what is asked for; nothing is written before `open`.
 
     Args:
-        folder: where the run is or shall be.
+        folder: of the run; it need not exist yet.
         config: what is asked for, an instance of the run's dataclass.
         subject: name of the setting that the run is about.
         call: how this call begins.

@@ -147,7 +147,7 @@ class Session:
         self.lost = not self.training.rewind()
 
     def _keep_update(self) -> str:
-        """The update that failed, for whoever wants to know why."""
+        """Save the update that failed for `proximo replay`; a half-sentence that says so, or ""."""
         ring = self.training.ring
         if ring is None or not ring.write_failed(self.folder.replay):
             return ""

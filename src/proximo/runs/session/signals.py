@@ -15,7 +15,7 @@ _HAS_TIMER = hasattr(signal, "setitimer")  # not on Windows, where an iteration 
 
 
 class Interrupted(BaseException):
-    """Raised in code that may be left half-way. No `Exception`: nobody who reports errors shall take it for one."""
+    """Leaves an interruptible block. It is no `Exception`, so that code which reports errors does not catch it."""
 
 
 class StopRequest:

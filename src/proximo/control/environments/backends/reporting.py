@@ -64,7 +64,7 @@ class ReportingEnvironment(gymnasium.Wrapper):
             raise self._failed(when, error) from error
         self._left = first_episode(seed, self._longest_first)
         self._recorder.follow()
-        self._recorder.take(0.0)  # what was paid on the way to the first observation is nobody's
+        self._recorder.take(0.0)  # rewards of the reset belong to no episode
         return self._checked(observation), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:

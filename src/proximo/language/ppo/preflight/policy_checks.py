@@ -86,7 +86,7 @@ def tokens_survive_text(flight: Flight) -> Check:
     lengths = (flight.samples.lengths - flight.samples.finished.long()).tolist()
     answers = [row[:n] for row, n in zip(flight.samples.tokens.tolist(), lengths, strict=True)]
     kept = sum(continuation.encode(continuation.decode(row)) == row for row in answers) / len(answers)
-    name, seen = "text gives its tokens back", f"{kept:.0%} of {len(answers)} answers"
+    name, seen = "tokenizer round-trip", f"{kept:.0%} of {len(answers)} answers"
     remedy = "reward models read other tokens than were sampled; if that is all of them, the tokenizer rewrites text"
     return Check(name, "pass", seen) if kept >= ROUND_TRIP else Check(name, "warn", seen, remedy)
 
