@@ -322,14 +322,10 @@ def _evaluate(arguments: list[str]) -> int:
     asked = parse(EvaluateArguments, json_flag(arguments), "rlhf evaluate", foreign=ASKING)
     if asked.count < 2:
         raise UserError(f"--count {asked.count} must be at least 2: a spread is measured over the prompts")
-    from proximo.language.comparison import compare, ppo_folder
+    from proximo.language.comparison import compare
     from proximo.language.stages import built_in_file
-    from proximo.runs.doctor.record import EVALUATION
-    from proximo.runs.storage.files import write_atomically
 
     seen = compare(asked.run, asked.judge, prompts=built_in_file(asked.prompts), count=asked.count, seed=asked.seed)
-    numbers = {name: x for name, x in seen.items() if name != "examples"}
-    write_atomically(ppo_folder(asked.run)[0] / EVALUATION, json.dumps(numbers, indent=1).encode())
     if asked.json:
         print(json.dumps(seen))
         return 0

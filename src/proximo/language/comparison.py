@@ -1,5 +1,6 @@
 """A finished PPO run against the model it started from, on prompts it never saw, by a judge it never saw."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,9 @@ from proximo.language.sampling.sampler import SamplingParameters, stop_tokens
 from proximo.language.sampling.texts import to_batch
 from proximo.language.stages import without_label
 from proximo.runs.config.toml import from_mapping, read_toml
+from proximo.runs.doctor.record import EVALUATION
 from proximo.runs.session.opening import read_results
+from proximo.runs.storage.files import write_atomically
 from proximo.runs.storage.folder import RunFolder
 
 EXAMPLES = 5
@@ -159,13 +162,17 @@ def compare(
         `rise_sd` with its standard error `rise_se`: mean rise of the judge's score over its standard deviation before;
         `better_share` of prompts; `kl`, `kl_k3`, `kl_se` of after from before, nats per response; `judge_*` and
         `reward_*` means and the statistics of `Answers`, each `_before` and `_after`; `notes`, sentences on the choice
-        of the prompts; `examples`.
+        of the prompts; `examples`. All but these are written to the run's folder, where `diagnose` reads them.
 
     Raises:
         UserError: run or judge are not there.
     """
-    with using_threads(ppo_folder(run)[1].threads):
-        return _compare(run, judge if judge is not None else _judge_beside(run), prompts, count, seed)
+    ppo, config = ppo_folder(run)
+    with using_threads(config.threads):
+        seen = _compare(run, judge if judge is not None else _judge_beside(run), prompts, count, seed)
+    numbers = {name: x for name, x in seen.items() if name != "examples"}
+    write_atomically(ppo / EVALUATION, json.dumps(numbers, indent=1).encode())
+    return seen
 
 
 def _compare(run: Path, folder: Path, prompts: Any, count: int, seed: int) -> dict[str, Any]:

@@ -129,7 +129,22 @@ def test_parts_of_parts_and_of_tuples_keep_their_paths(backend):
 
 
 @pytest.mark.parametrize(
-    "part", ["privileged_state", "privileged", "obs_privileged", "critic", "critic_obs", "Privileged"]
+    "part",
+    [
+        "privileged_state",
+        "privileged",
+        "obs_privileged",
+        "critic",
+        "critic_obs",
+        "Privileged",
+        "obs_critic",
+        "asymmetric_critic",
+        "critic-observations",
+        "priv_obs",
+        "priv_info",
+        "obs_privileged_1",
+        "criticObs",
+    ],
 )
 def test_what_looks_privileged_needs_a_decision(part):
     make = lambda: Parted("state", part)  # noqa: E731
@@ -143,7 +158,7 @@ def test_what_looks_privileged_needs_a_decision(part):
     assert seen(make, "state", part)[0] == sorted(["state", part])
 
 
-@pytest.mark.parametrize("part", ["critical_heat", "unprivileged", "state"])
+@pytest.mark.parametrize("part", ["critical_heat", "unprivileged", "state", "private", "criticality"])
 def test_what_does_not_look_privileged_needs_none(part):
     assert part in seen(lambda: Parted("velocity", part))[0]
 

@@ -592,3 +592,15 @@ def test_pairs_whose_sides_differ_by_the_end_that_a_file_spells_are_left_out():
     loaded = load_pairs(rows, byte_tokenizer(), 99)
     assert len(loaded.items) == 1
     assert "left out 1 of 2 pairs" in loaded.message
+
+
+@pytest.mark.parametrize("field", ["tool_calls", "reasoning_content", "function_call"])
+def test_an_answer_of_which_a_part_would_be_left_out_is_refused(field):
+    answer = {"role": "assistant", "content": "w5", field: [{"function": {"name": "f"}}]}
+    ask = {"role": "user", "content": "w4"}
+    with pytest.raises(
+        UserError, match=f"whose 'response' has {field} beside its content, which alone would be learnt"
+    ):
+        load_examples([{"messages": [ask, answer]}], byte_tokenizer(), 99)
+    kept = {**answer, field: None}
+    assert len(load_examples([{"messages": [ask, kept]}], byte_tokenizer(), 99).items) == 1

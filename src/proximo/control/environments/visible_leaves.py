@@ -18,8 +18,10 @@ from proximo.errors import UserError, nearest
 EVERYTHING = ("*",)
 """As names of `ObservationKeys`: whatever can be learnt from."""
 _NOT = "not:"
-_PRIVILEGED = re.compile(r"privileged.*|.*_privileged|critic(_.*)?", re.IGNORECASE)
+_PRIVILEGED = re.compile(r"privileged?|priv|critic", re.IGNORECASE)
 """How simulators call what they show to a critic and no robot can measure (MuJoCo Playground, Isaac Lab)."""
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+"""The words of a name: `critic_obs`, `obs-critic`, `criticObs`."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +169,12 @@ def _matching(key: str, names: set[str], name: str) -> set[str]:
     return found
 
 
+def _looks_privileged(name: str) -> bool:
+    return any(_PRIVILEGED.fullmatch(word) for word in _WORDS.findall(name))
+
+
 def _decide_privileged(kept: set[str], every: Mapping[str, Path], space: gymnasium.Space, name: str) -> None:
-    secret = {leaf for leaf in kept if any(_PRIVILEGED.fullmatch(str(key)) for key in every[leaf])}
+    secret = {leaf for leaf in kept if any(map(_looks_privileged, map(str, every[leaf])))}
     if not secret:
         return
     sizes = {".".join(map(str, path)): int(np.prod(inner.shape or (1,))) for path, inner in leaves(space)}

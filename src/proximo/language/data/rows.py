@@ -8,7 +8,7 @@ from typing import Any
 
 from proximo.errors import UserError, nearest
 from proximo.language.data.files import read_file
-from proximo.language.data.shapes import shaped
+from proximo.language.data.shapes import shaped, unlearnt
 
 _SHOWN = 5  # row numbers in a message
 
@@ -125,6 +125,12 @@ def _fault(row: Mapping[str, Any], name: str) -> str:
     """What is wrong with a field of a row, and what to do."""
     value = row.get(name)
     if name != "prompt" and isinstance(value, list):
+        answer = value[0] if len(value) == 1 and isinstance(value[0], Mapping) else {}
+        if left_out := unlearnt(answer):
+            return (
+                f"whose {name!r} has {left_out} beside its content, which alone would be learnt: write it into the "
+                "content as the model should say it, or remove the field or the rows"
+            )
         return (
             f"whose {name!r} is a list, but not of one assistant message (the first has {len(value)}): give the "
             "last answer alone, and what was said before it as 'prompt'"

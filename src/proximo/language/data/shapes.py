@@ -6,6 +6,7 @@ from typing import Any
 
 _ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
 _ROLES |= {"tool": "tool", "function": "function", "function_call": "assistant", "observation": "tool"}
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 TEXTS = ("prompt", "messages", "conversations", "response", "completion", "chosen", "rejected")
 """Fields that can be conversations; what else a row holds is for reward functions, as it is."""
 
@@ -79,4 +80,10 @@ def _from_pair(row: dict[str, Any]) -> dict[str, Any]:
 def _is_answer(value: Any) -> bool:
     if not (isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping)):
         return False
-    return value[0].get("role") == "assistant" and isinstance(value[0].get("content"), str)
+    answer = value[0]
+    return answer.get("role") == "assistant" and isinstance(answer.get("content"), str) and not unlearnt(answer)
+
+
+def unlearnt(message: Mapping[str, Any]) -> str:
+    """The field of an answer that would be left out, as only its content is learnt: calls of tools, or a thought."""
+    return next((name for name in ("tool_calls", "function_call", *_THOUGHTS) if message.get(name)), "")
