@@ -27,6 +27,7 @@ from proximo.errors import UserError
         ("../x/foo.py:make", "../x/foo.py:make"),  # which is not x/foo.py
         ("/abs/foo.py:make", "/abs/foo.py:make"),
         ("gymnasium:CartPole-v1", "gymnasium:CartPole-v1"),
+        ("gymnasium:cartpole-v1", "gymnasium:CartPole-v1"),
         ("Nothing-v9", "Nothing-v9"),
         ("", ""),
     ],

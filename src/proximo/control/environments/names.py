@@ -30,7 +30,7 @@ def known_name(name: str) -> str:
         path = _PATH.fullmatch(place)
         is_path = path is not None and (place.lower().endswith(".py") or "/" in place or "\\" in place)
         if path is None or not is_path:
-            return name
+            return f"{place}:{known_name(function)}" if place == "gymnasium" else name
         module = re.sub(r"[/\\]", ".", path[1])
         return f"{module}:{function}"
     names = all_names()
