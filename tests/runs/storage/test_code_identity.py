@@ -171,6 +171,24 @@ def test_a_setting_of_a_module_that_was_changed_from_outside_counts(here):
     assert code_digest(own.make) != before
 
 
+def test_objects_that_all_know_each_other_end_and_are_told_apart():
+    code = (
+        "class N: pass\nALL = [N() for _ in range(60)]\n"
+        "for i, n in enumerate(ALL):\n    n.others, n.size = list(ALL), i + 1\n"
+        "def f(): return ALL[0]"
+    )
+    assert digest_of(code) == digest_of(code)
+    assert digest_of(code) != digest_of(code.replace("i + 1", "i + 2"))
+
+
+def test_classes_and_functions_that_use_each_other_end_and_are_told_apart():
+    names = [f"f{i}" for i in range(30)]
+    calls = ", ".join(f"{name}()" for name in names)
+    code = "\n".join(f"def {name}(): return {calls}, {i}" for i, name in enumerate(names)) + "\nf = f0"
+    assert digest_of(code) == digest_of(code)
+    assert digest_of(code) != digest_of(code.replace(", 29", ", 30"))
+
+
 def test_long_chains_of_objects_end_and_odd_ones_fail_nothing():
     assert digest_of(
         "class N: pass\nK = None\nfor _ in range(5000):\n    n = N(); n.next = K; K = n\ndef f(): return K"

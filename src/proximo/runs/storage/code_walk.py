@@ -17,6 +17,7 @@ from proximo.runs.storage.module_sources import PLAIN, Program, is_own, own_name
 STANDS_FOR = "_proximo_stands_for"
 """The attribute of a method that is ours for a while: the class's own that it stands for, None for an inherited one."""
 _WRAPPED = ("env", "_spec", "spec")  # of Gymnasium's wrappers and environments
+_MOST = 1000  # containers and objects that are known as they were first seen
 _DEPTH = 60  # objects within objects, beyond which only their classes count
 _FIRST: dict[int, tuple[Any, str, bool]] = {}
 """By the id of a container or an object: it, or a weak reference to it; its digest as it was first seen; and whether
@@ -37,6 +38,10 @@ class CodeWalk:
         self._read: set[str] = set()
         """Names of the modules whose source was read."""
         self._depth = 0
+        self._walking: set[int] = set()
+        """Ids of what is being walked through: cycles end there."""
+        self._codes: dict[int, tuple[str, bool]] = {}
+        """What came of functions and classes, by their ids."""
         self.own = False
         """Whether anything of it is the user's own code."""
 
@@ -81,23 +86,46 @@ class CodeWalk:
             self.value(item)
 
     def _as_first_seen(self, value: Any, walk: Callable[[], None]) -> None:
-        """Walk through what can change, or take what came of that when it was first seen.
-
-        By itself, whatever was met before: what comes of it does not depend on the way there.
-        """
+        """Walk through what can change, or take what came of that when it was first seen."""
         known = _FIRST.get(id(value))
         if known is None or (known[0]() if isinstance(known[0], weakref.ref) else known[0]) is not value:
-            outer = self._hash, self._known, self.own
-            self._hash, self._known, self.own = hashlib.sha256(), {id(value)}, False
-            walk()
+            if (found := self._apart(value, walk)) is None:
+                return
             try:
                 kept: Any = weakref.ref(value)
             except TypeError:
-                kept = value  # a list, as long as the process lives: its id must not go to another
-            known = _FIRST[id(value)] = kept, self._hash.hexdigest(), self.own
+                kept = value  # a list: its id must not go to another as long as it is known here
+            known = _FIRST[id(value)] = kept, *found
+            if len(_FIRST) > _MOST:
+                del _FIRST[next(iter(_FIRST))]
+        self._take(*known[1:])
+
+    def _once(self, value: Any, walk: Callable[[], None]) -> None:
+        """Walk through code, which is looked at anew by each `CodeWalk`, and once by it wherever it is met."""
+        if id(value) not in self._codes:
+            if (found := self._apart(value, walk)) is None:
+                return
+            self._codes[id(value)] = found
+        self._take(*self._codes[id(value)])
+
+    def _apart(self, value: Any, walk: Callable[[], None]) -> tuple[str, bool] | None:
+        """What a walk through a value comes to by itself, whatever was met before it; None within that very walk."""
+        if id(value) in self._walking:
+            self._add("again", type(value).__qualname__)
+            return None
+        outer = self._hash, self._known, self.own
+        self._hash, self._known, self.own = hashlib.sha256(), {id(value)}, False
+        self._walking.add(id(value))
+        try:
+            walk()
+            return self._hash.hexdigest(), self.own
+        finally:
+            self._walking.discard(id(value))
             self._hash, self._known, self.own = outer
-        self._add("first", known[1])
-        self.own = self.own or known[2]
+
+    def _take(self, digest: str, own: bool) -> None:
+        self._add("apart", digest)
+        self.own = self.own or own
 
     def _object(self, value: Any) -> None:
         if isinstance(value, ModuleType):
@@ -107,9 +135,9 @@ class CodeWalk:
         elif isinstance(value, MethodType):
             self.value((value.__func__, value.__self__))
         elif isinstance(value, FunctionType):
-            self._function(value)
+            self._once(value, lambda: self._function(value))
         elif isinstance(value, type):
-            self._class(value)
+            self._once(value, lambda: self._class(value))
         elif isinstance(value, property):
             self.value((value.fget, value.fset))
         elif isinstance(value, staticmethod | classmethod):
