@@ -25,6 +25,22 @@ _OVERRIDE_HELP = """
   --override-preflight  begin although a check before the first step failed
 """
 
+_ALL_HELP = """usage: proximo rlhf all --preset NAME --run FOLDER [options]
+
+The stages of a preset, one after the other: sft, reward, judge (if the preset has one) and ppo. A stage that is done
+already is not done again. Settings of a stage are those of the preset: copy it to change them.
+
+  --preset NAME          a shipped preset (`proximo rlhf presets`), or the path of a TOML file
+  --run FOLDER           folder of all stages
+  --seed N               seed of every stage
+  --fresh                start over, after a yes at the terminal or with --yes
+  --yes                  delete what --fresh deletes without asking
+  --allow-change         resume with settings that differ
+  --override-preflight   begin PPO although a check before its first step failed
+  --quiet                show no progress
+  --json                 print one JSON object
+"""
+
 _HELP = """A language model trained from human judgement: fine-tuning -> reward model -> PPO with a KL penalty.
 
   proximo rlhf all --preset movie-sentiment --run runs/movies
@@ -122,6 +138,9 @@ def _all(arguments: list[str]) -> int:
     from proximo.language.rewards.chance import BETTER, no_better_than_chance
     from proximo.language.stages import CONFIGS, check_files, find_preset, presets
 
+    if {"-h", "--help"} & set(arguments):
+        print(_ALL_HELP, end="")
+        return 0
     preset, run = option(arguments, "--preset", ""), option(arguments, "--run", "")
     if not preset or not run:
         raise UserError(
@@ -136,8 +155,8 @@ def _all(arguments: list[str]) -> int:
     begin = [name for name in ("--fresh", "--yes", "--allow-change") if flag(arguments, name)]
     if rest := _without(arguments, "--preset", "--run", "--seed"):
         raise UserError(
-            f"all takes --preset, --run, --seed, --fresh and --allow-change, not {rest[0]}: give settings to the "
-            "stages one by one"
+            f"all takes --preset, --run, --seed, --fresh and --allow-change, not {rest[0]} (`proximo rlhf all --help` "
+            "has the rest): give settings to the stages one by one"
         )
     quiet += ["--seed", seed] if seed else []
     check_files(preset, "" if "--fresh" in begin else run)

@@ -1,6 +1,7 @@
 """A training as an iterator of its metrics: for live plots, for loops of one's own, and for `proximo.train`."""
 
 import statistics
+import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -159,6 +160,8 @@ class Trainer:
         if finished := opening.results:
             require_final(folder)
             self.run = Run(folder.path, config, finished, finished_before=True)
+            if self._anew and self._mode != "quiet":  # the command line says it in its own words
+                print(f"{folder.path} was finished before: nothing is trained (run= names another)", file=sys.stderr)
             return
         with ExitStack() as stack:
             training = self._make(stack)

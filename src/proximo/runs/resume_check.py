@@ -85,6 +85,10 @@ class Verification:
             lines.append(_ONE_PROCESS)
         return lines
 
+    def __str__(self) -> str:
+        """The verdict, what was compared, and the causes."""
+        return "\n".join(self.lines)
+
     def describe(self) -> dict[str, Any]:
         """For JSON."""
         comparisons = [asdict(c) for c in self.comparisons]

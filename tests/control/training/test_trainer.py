@@ -47,6 +47,15 @@ def test_a_loop_that_is_left_is_saved_and_iterating_again_resumes_it_exactly(tmp
     same_runs(whole, left.run)
 
 
+@pytest.fixture
+def _interruptible():
+    """Ctrl-C as in a terminal: a program that was started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_ctrl_c_in_the_body_of_the_loop_ends_it_after_the_iteration_and_loses_nothing(tmp_path):
     whole = proximo.train("CartPole-v1", run=tmp_path / "train", **SMALL)
     asked = trainer(tmp_path / "asked")
@@ -232,3 +241,14 @@ def test_a_schedule_that_can_not_be_is_refused_in_one_sentence(tmp_path):
         proximo.train("CartPole-v1", run=tmp_path / "run", learning_rate=lambda p: 0.5 - p, **SMALL)
     with pytest.raises(proximo.UserError, match="a function of progress failed or gave no number: float"):
         proximo.train("CartPole-v1", run=tmp_path / "run", learning_rate=lambda p: 1e-4 / p, **SMALL)
+
+
+def test_a_run_that_was_finished_before_says_so_and_the_screens_are_text(tmp_path, capfd):
+    run = proximo.train("CartPole-v1", run=tmp_path / "run", **SMALL)
+    capfd.readouterr()
+    assert list(trainer(tmp_path / "run", progress="plain")) == []
+    assert f"{run.path} was finished before: nothing is trained" in capfd.readouterr().err
+    shown = str(proximo.replay(run.path, change="clip=0.1"))
+    assert "the same as in the run, bit for bit" in shown.splitlines()[0]
+    assert "change of the weights (L2)" in shown
+    assert "goes on exactly" in str(proximo.verify_resume(run.path))

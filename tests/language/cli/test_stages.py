@@ -394,3 +394,10 @@ def test_chat_models_end_under_plain_transformers_where_they_were_taught_to(
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "r" / folder)
         answer = model.generate(read, max_new_tokens=20, do_sample=False)[0, read.shape[1] :].tolist()
         assert answer == [6, 7, 60], folder
+
+
+def test_all_stages_have_help(capsys):
+    code, out, _ = run(capsys, "all", "--help")
+    assert code == 0
+    for name in ("--preset", "--run", "--seed", "--fresh", "--yes", "--allow-change", "--override-preflight", "--json"):
+        assert name in out

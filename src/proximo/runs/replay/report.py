@@ -95,6 +95,13 @@ class Replay:
         names = dict.fromkeys(name for column in columns for name in column)
         return [(name, *(column.get(name, "") for column in columns)) for name in names]
 
+    def __str__(self) -> str:
+        """One screen: the verdict, the numbers, and what moved most."""
+        rows = self.rows()
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        return "\n".join([f"iteration {self.iteration}: {self.verdict}", *table, *self.lines])
+
     def describe(self) -> dict[str, Any]:
         """For JSON."""
         return {
