@@ -50,12 +50,13 @@ def prepare(home: Path) -> None:
 def commands(device: str) -> dict[str, list[str]]:
     """Shell-like commands by what they check; those of one check run one after the other."""
     on, half = f"--device {device}", "--compute bfloat16"
+    long = "--epochs 12 --learning-rate 3e-3"  # what judges has to be better than chance
     stages = {
         "sft": f"sft --model base --data sft.jsonl --validation sft.jsonl --run r {on} {half}",
         "sft, lowest layers frozen": f"sft --model base --data sft.jsonl --run frozen --freeze 2 {on} {half}",
-        "reward": f"reward --model r/sft --data pairs.jsonl --validation pairs.jsonl --run r --epochs 4 {on} {half}",
+        "reward": f"reward --model r/sft --data pairs.jsonl --validation pairs.jsonl --run r {long} {on} {half}",
         "reward, lowest layers frozen": f"reward --model base --data pairs.jsonl --run frozen --freeze 2 {on} {half}",
-        "judge": f"judge --model encoder --data pairs.jsonl --validation pairs.jsonl --run r --epochs 8 {on} {half}",
+        "judge": f"judge --model encoder --data pairs.jsonl --validation pairs.jsonl --run r {long} {on} {half}",
         "preflight": f"preflight --prompts prompts.jsonl --run r --response-limit 12 {on} {half}",
     }
     checks = {name: [f"rlhf {line}"] for name, line in stages.items()}

@@ -150,6 +150,17 @@ def test_adapters_are_merged_in_the_weights_own_type():
         assert {p.dtype for p in stack.parts[0].parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")
+def test_in_bfloat16_the_policy_that_learns_is_the_one_that_acted_in_every_iteration(sharing):
+    """Once adapters have moved, weights that they are merged into round otherwise than their parts do."""
+    run = training(sharing, llama(width=64, layers=4), compute="bfloat16", learning_rate=3e-2)
+    if sharing.mode == "lora":
+        assert run.sampler_log_probs is False
+    for _ in range(4):
+        values = run.iterate()
+        assert values["ratio_deviation"] < 0.1
+
+
 @pytest.mark.parametrize("layers", [3, 4])
 def test_top_layers_must_leave_a_trunk(layers):
     with pytest.raises(UserError, match=rf"top_layers = {layers} must be between 1 and 2"):

@@ -66,6 +66,17 @@ class Rollout:
     """`[B, R]`; None where there is no reference, see `refers`."""
 
 
+def _whose_log_probs(config: PPOConfig) -> bool | None:
+    """Whether the ratio's denominator is the sampler's log-probs; None where their first ones are to decide.
+
+    Adapters are merged into the weights to sample, and in bfloat16 the sum rounds otherwise than its parts. The first
+    iteration can not show it: its adapters are 0.
+    """
+    if config.old_log_probs == "auto" and config.sharing.mode == "lora" and config.compute != "float32":
+        return False
+    return {"auto": None, "sampler": True, "rescore": False}[config.old_log_probs]
+
+
 class PPOTraining:
     """Policy, reference, critic, reward terms and optimiser of one run.
 
@@ -114,7 +125,7 @@ class PPOTraining:
         self.progress = Progress()
         self.ended: str | None = None
         """Why there is nothing left to do, once there is not."""
-        self.sampler_log_probs: bool | None = {"auto": None, "sampler": True, "rescore": False}[config.old_log_probs]
+        self.sampler_log_probs = _whose_log_probs(config)
         self.parity: float | None = None
         self.gap: float | None = None
         """Mean |log-prob of the sampler - of the trainer| in this iteration, nats; None where it was not measured."""
