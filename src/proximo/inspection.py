@@ -3,7 +3,6 @@
 Each function is a verb of the command line, for notebooks and scripts; whose run it is decides which half answers.
 """
 
-from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -127,30 +126,19 @@ def verify_resume(run: str | Path, iterations: int | None = None) -> "Verificati
     if iterations is not None and iterations < 1:
         raise UserError(f"--iterations {iterations} must be at least 1")
     folder = find_run(Path(run))
-    settings = read_toml(folder / "config.toml")
-    for key, (verify, config, default) in _verifiers().items():
-        if key in settings:
-            return verify(from_mapping(config, settings, where=str(folder / "config.toml")), iterations or default)
-    raise UserError(f"{folder} is no run of proximo train or proximo rlhf ppo: give the folder of one")
-
-
-def _verifiers() -> "Mapping[str, tuple[Callable[[Any, int], Verification], type, int]]":
-    """By a setting that only runs of this kind have: the check, the settings, and iterations by default."""
-
-    def control(config: Any, iterations: int) -> "Verification":
+    file = folder / "config.toml"
+    settings = read_toml(file)
+    if "environment" in settings:
+        from proximo.control.config import TrainConfig
         from proximo.control.verify import verify_control
 
-        return verify_control(config, iterations)
-
-    def language(config: Any, iterations: int) -> "Verification":
+        return verify_control(from_mapping(TrainConfig, settings, where=str(file)), iterations or 2)
+    if "prompts" in settings:
         from proximo.language.ppo.verify import verify_language
+        from proximo.language.ppo_config import PPOConfig
 
-        return verify_language(config, iterations)
-
-    from proximo.control.config import TrainConfig
-    from proximo.language.ppo_config import PPOConfig
-
-    return {"environment": (control, TrainConfig, 2), "prompts": (language, PPOConfig, 1)}
+        return verify_language(from_mapping(PPOConfig, settings, where=str(file)), iterations or 1)
+    raise UserError(f"{folder} is no run of proximo train or proximo rlhf ppo: give the folder of one")
 
 
 def metrics(run: str | Path) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import torch
 
 from proximo.language.compute.precision import Type, chosen_type, said_of
-from proximo.language.compute.threads import cores, counted, free_threads
+from proximo.language.compute.threads import counted, free_threads, possible
 from proximo.language.data.template import today
 from proximo.runs.config.toml import read_toml
 from proximo.runs.session.alone import alone
@@ -50,8 +50,7 @@ def _threads(
         kept = there.get("threads")
         if not isinstance(kept, int):  # "none", of a run that was begun on a GPU
             return None, ""
-        here = min(kept, max(cores(), most))
-        if here < kept:
+        if (here := possible(kept)) < kept:
             return (
                 kept,
                 f"{counted(here)} instead of the {kept} that the run was begun with, as there are no more cores",

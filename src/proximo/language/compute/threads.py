@@ -22,7 +22,7 @@ def using_threads(count: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
     try:
         if count is not None:
-            torch.set_num_threads(min(count, max(cores(), before)))
+            torch.set_num_threads(possible(count))
         yield
     finally:
         torch.set_num_threads(before)
@@ -33,6 +33,11 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def possible(count: int) -> int:
+    """`count` threads, or as many as there are cores, or as torch is set to, if these are fewer."""
+    return min(count, max(cores(), torch.get_num_threads()))
 
 
 def free_threads() -> int:

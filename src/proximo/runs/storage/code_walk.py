@@ -245,8 +245,8 @@ class CodeWalk:
         if not (state and isinstance(value, PLAIN)):
             self.value(value)
             return
-        key = id(holder.__globals__ if isinstance(holder, FunctionType) else holder), name
         place = holder.__globals__ if isinstance(holder, FunctionType) else holder
+        key = id(place), name
         if key not in _FIRST_NAMED or _FIRST_NAMED[key][0] is not place:
             _FIRST_NAMED[key] = place, repr(value)
         self._add(type(value).__name__, _FIRST_NAMED[key][1])

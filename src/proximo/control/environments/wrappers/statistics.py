@@ -92,9 +92,9 @@ def _moments(env: Any) -> Iterator[tuple[str, Any]]:
             name = f"{place}.{attribute.lstrip('_')}"
             if _is_moments(value) and not isinstance(value, gymnasium.Env | VectorEnv):  # the layer below is its own
                 yield name, value
-            within: dict[Any, Any] = dict(value) if isinstance(value, Mapping) else {}
-            within = dict(enumerate(value)) if isinstance(value, list | tuple) else within
-            yield from ((f"{name}.{key}", item) for key, item in within.items() if _is_moments(item))
+            within = dict(enumerate(value)) if isinstance(value, list | tuple) else value
+            if isinstance(within, Mapping):
+                yield from ((f"{name}.{key}", item) for key, item in within.items() if _is_moments(item))
 
 
 def _numbers(env: Any) -> Iterator[tuple[str, Any, str]]:
