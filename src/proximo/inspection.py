@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from proximo.runs.resume_check import Verification
 
 Backend = Literal["auto", "envpool", "gymnasium", "subprocess"]
-"""What steps an environment; auto chooses."""
+"""Backend that steps an environment; auto chooses."""
 
 
 def evaluate(

@@ -24,7 +24,7 @@ class DoctorArguments:
     seed: int = 0
     """Of an environment and of the random actions."""
     backend: Backend = "auto"
-    """What steps an environment."""
+    """Backend that steps an environment."""
     json: bool = False
     """Print one JSON object instead of text."""
 

@@ -15,7 +15,7 @@ from proximo.runs.health.codes import Severity
 
 @dataclass(frozen=True)
 class Examination:
-    """What random actions have shown of an environment."""
+    """Findings about an environment under random actions."""
 
     seen: Observed
     findings: tuple[Finding, ...]

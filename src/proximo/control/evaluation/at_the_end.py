@@ -21,7 +21,7 @@ def finish(
 ) -> dict[str, Any] | None:
     """Save the last and the best policy, evaluate both, and write the results.
 
-    The numbered checkpoint is what the same command goes on from if the evaluation is interrupted.
+    If the evaluation is interrupted, the same command resumes from the numbered checkpoint.
 
     Args:
         training: that has ended.
@@ -37,7 +37,7 @@ def finish(
     config, folder = training.config, session.folder
     session.save()
     tensors, state = training.state()
-    # What the environments did is for a run that goes on; the policy is for those who use it.
+    # The actions of the environments are for a run that resumes; the final checkpoint is for those who use the policy.
     lasting = {name: x for name, x in tensors.items() if not name.startswith("environments/")}
     save_checkpoint(folder.checkpoints, "final", lasting, state)
     seconds = time.monotonic() - started

@@ -1,1 +1,1 @@
-"""What lies around a user's environment, and what the user's own wrappers learn."""
+"""Wrappers: frame stacks, recorders of rewards, and the statistics of the user's own wrappers."""
