@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proximo.core.advantages import discounted_returns, gae, whiten
+from proximo.core.advantages import gae, whiten
 
 F64 = torch.float64
 
@@ -150,7 +150,6 @@ def test_gae_leaves_its_arguments_alone():
     rollout = chain(8)
     copies = [x.clone() for x in rollout]
     gae(*rollout, gamma=0.99, lam=0.95)
-    discounted_returns(rollout[0], *rollout[2:], gamma=0.99)
     assert all(torch.equal(a, b) for a, b in zip(rollout, copies, strict=True))
 
 
@@ -158,31 +157,6 @@ def test_gae_refuses_shapes_that_would_broadcast():
     rewards, values, next_values, terminated, done = chain(9)
     with pytest.raises(ValueError, match="one shape"):
         gae(rewards, values[:, :1], next_values, terminated, done, gamma=0.99, lam=0.95)
-
-
-@settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 10**6), gamma=st.floats(0, 1))
-def test_discounted_returns_are_discounted_sums(seed, gamma):
-    rewards, _, next_values, terminated, done = chain(seed)
-    got = discounted_returns(rewards, next_values, terminated, done, gamma=gamma)
-    close(got, discounted_sum(rewards, next_values, terminated, done, gamma))
-
-
-def test_discounted_returns_read_values_only_where_the_chain_is_cut():
-    rewards, _, next_values, terminated, done = chain(11)
-    expected = discounted_returns(rewards, next_values, terminated, done, gamma=0.9)
-    read = done & ~terminated
-    read[-1] = ~terminated[-1]
-    next_values[~read] = math.nan
-    assert torch.equal(discounted_returns(rewards, next_values, terminated, done, gamma=0.9), expected)
-
-
-def test_discounted_returns_of_three_steps_by_hand():
-    rewards = torch.tensor([1.0, 2.0, 4.0], dtype=F64)
-    next_values = torch.tensor([0.0, 0.0, 8.0], dtype=F64)
-    never = torch.zeros(3, dtype=torch.bool)
-    # 4 + 8/2 = 8;  2 + 8/2 = 6;  1 + 6/2 = 4
-    assert discounted_returns(rewards, next_values, never, never, gamma=0.5).tolist() == [4.0, 6.0, 8.0]
 
 
 @settings(deadline=None, max_examples=60)

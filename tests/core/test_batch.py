@@ -1,9 +1,10 @@
 import pytest
 import torch
+from batches import joined
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proximo.core.batch import Batch, concatenate
+from proximo.core.batch import Batch
 
 FIELDS = ("action", "log_prob", "value", "advantages", "returns", "weight")
 
@@ -48,7 +49,7 @@ def test_parts_put_together_are_the_batch(n, parts):
     assert 1 <= len(pieces) <= parts
     assert max(len(p) for p in pieces) == -(-n // parts)
     assert all(len(p) for p in pieces)
-    assert same(concatenate(pieces), batch)
+    assert same(joined(pieces), batch)
 
 
 def test_replacing_leaves_the_original_alone():

@@ -250,7 +250,6 @@ def test_squashed_samples_are_values_before_tanh():
     ours = SquashedGaussian(torch.full((DRAWS, 1), 0.4, dtype=F64), torch.zeros(1, dtype=F64))
     u = ours.sample(generator())
     assert_drawn_from(u[:, 0], reference.Normal(0.4, 1.0).cdf)
-    assert torch.equal(ours.squash(u), torch.tanh(u))
     assert torch.equal(ours.mode(), ours.mean)
 
 

@@ -3,9 +3,10 @@ import math
 
 import pytest
 import torch
+from batches import joined
 from torch import nn
 
-from proximo.core.batch import Batch, Evaluation, concatenate
+from proximo.core.batch import Batch, Evaluation
 from proximo.core.invariants import InvariantError
 from proximo.core.objectives import LossStatistics
 from proximo.core.optimizer import FlatAdam
@@ -205,7 +206,7 @@ def test_rows_of_weight_zero_change_nothing(garbage, normalize):
     dirt = dirt.replace(log_prob=fill, value=fill, advantages=fill, returns=fill, weight=torch.zeros(8, dtype=F64))
     options = {"epochs": 4, "entropy_coefficient": 0.01, "value_clip": 0.2, "normalize_advantages": normalize}
     clean, report, _ = run(UpdateSettings(**options, minibatch_size=24), real)
-    padded, padded_report, _ = run(UpdateSettings(**options, minibatch_size=32), concatenate([real, dirt]))
+    padded, padded_report, _ = run(UpdateSettings(**options, minibatch_size=32), joined([real, dirt]))
     torch.testing.assert_close(padded, clean, rtol=1e-12, atol=1e-12)
     assert padded_report.values == pytest.approx(report.values, rel=1e-5, abs=1e-6)
 

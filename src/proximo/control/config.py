@@ -87,9 +87,6 @@ class TrainConfig:
     """Folder of the run; the same command on the same folder goes on. Empty: runs/ENVIRONMENT-PRESET-SEED."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks live; auto takes the CPU for small networks."""
-    cuda_graph: bool = False
-    """Record a minibatch's gradient once as a CUDA graph and replay it; needs a policy without memory and without
-    squashed actions on a GPU. Off, as long as it has not been measured."""
     backend: Literal["auto", "envpool", "gymnasium", "subprocess"] = "auto"
     """What steps the environments; auto is EnvPool where it has the task, else Gymnasium in this process."""
     environments: int = 8

@@ -125,8 +125,6 @@ class LoadedPolicy:
         k = self.policy.frame_stack
         if k == 1:
             return part.env_shape
-        if not part.frame and len(part.shape) > 1:
-            raise UserError("this policy was saved before frames had a shape of their own: train it again")
         return part.frame or (part.shape[0] // k,)
 
     def _frames_with(self, batch: Any) -> list[np.ndarray]:

@@ -50,32 +50,6 @@ def gae(
     return advantages, advantages + values
 
 
-def discounted_returns(
-    rewards: Tensor, next_values: Tensor, terminated: Tensor, done: Tensor, *, gamma: float
-) -> Tensor:
-    """Discounted sums of rewards, bootstrapped where the chain is cut without an end.
-
-    G_t = r_t + gamma * G_{t+1} inside an episode, r_t at a terminated step, r_t + gamma * V(s_{t+1}) at a truncated
-    one and at the end of the tensor (Sutton & Barto 2018, eq. 3.9 and 6.1).
-
-    Args:
-        rewards: `[T, ...]`.
-        next_values: `[T, ...]`, V(s_{t+1}); read only where the chain is cut.
-        terminated: `[T, ...]` bool.
-        done: `[T, ...]` bool.
-        gamma: discount per step.
-
-    Returns:
-        `[T, ...]`.
-    """
-    zeros = torch.zeros_like(rewards)
-    cut = done.bool().clone()
-    cut[-1] = True
-    bootstrap = gamma * torch.where(cut & ~terminated.bool(), next_values, zeros)
-    returns, _ = gae(rewards + bootstrap, zeros, zeros, terminated, cut, gamma=gamma, lam=1.0)
-    return returns
-
-
 def whiten(
     x: Tensor,
     weight: Tensor | None = None,

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
-import torch
 from torch import Tensor
 
 
@@ -83,9 +82,3 @@ class Action:
     """State of a recurrent policy after this step, `[N, ...]`."""
     output: Tensor | None = None
     """What the action was drawn from, `[N, outputs]`, where there is no log-prob yet."""
-
-
-def concatenate(batches: list[Batch]) -> Batch:
-    """Batches one after the other along the leading axis."""
-    tensors = {f.name: torch.cat([getattr(b, f.name) for b in batches]) for f in fields(Batch) if f.name != "inputs"}
-    return Batch(inputs={k: torch.cat([b.inputs[k] for b in batches]) for k in batches[0].inputs}, **tensors)

@@ -189,14 +189,9 @@ class SquashedGaussian(Gaussian):
     """tanh of a Gaussian: actions inside (-1, 1) with the log-prob of the squashed variable.
 
     `sample`, `mode` and `log_prob` speak of u, the value before tanh: it is what a rollout stores, because atanh of a
-    saturated float32 is infinite. `squash` gives the action. log_prob(u) is the density of tanh(u):
+    saturated float32 is infinite. tanh(u) is the action. log_prob(u) is the density of tanh(u):
     log N(u) - sum log(1 - tanh(u)^2) (Haarnoja et al. 2018, arXiv 1801.01290, appendix C).
     """
-
-    @staticmethod
-    def squash(u: Tensor) -> Tensor:
-        """The action, in [-1, 1]."""
-        return torch.tanh(u)
 
     def log_prob(self, action: Tensor) -> Tensor:
         """Log-density of tanh(action), `action` being the value before tanh."""

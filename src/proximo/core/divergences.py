@@ -22,11 +22,6 @@ def kl_k1(log_prob: Tensor, ref_log_prob: Tensor) -> Tensor:
     return log_prob - ref_log_prob
 
 
-def kl_k2(log_prob: Tensor, ref_log_prob: Tensor) -> Tensor:
-    """k2 = (log p(x) - log q(x))^2 / 2: biased, low variance, never negative (Schulman 2020). Arguments as `kl_k1`."""
-    return 0.5 * (log_prob - ref_log_prob) ** 2
-
-
 def kl_k3(log_prob: Tensor, ref_log_prob: Tensor) -> Tensor:
     """k3 = (r - 1) - log r with r = q(x) / p(x): unbiased, low variance, never negative (Schulman 2020).
 

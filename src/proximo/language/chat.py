@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from proximo.language.comparison import before_and_after, ppo_folder
-from proximo.language.data.rows import read_rows
 from proximo.language.ppo.run import CHAT
 from proximo.language.rewards.configured import make_rewards
 from proximo.language.rewards.terms import combine, cut_prompts
@@ -29,7 +28,8 @@ def side_by_side(run: Path, prompts: Sequence[str] = (), count: int = 5, seed: i
     Raises:
         UserError: there is no finished PPO run.
     """
-    asked = _as_messages if prompts and _learnt_from_chat(run) else str
+    chat = bool(prompts) and (read_results(ppo_folder(run)[0] / "results.json") or {}).get("prompts") == CHAT
+    asked = _as_messages if chat else str
     rows = [{"prompt": asked(p)} for p in prompts]
     seen = before_and_after(run, rows, len(rows) or count, seed)
     terms = make_rewards(seen.config, seen.device)
@@ -41,15 +41,6 @@ def side_by_side(run: Path, prompts: Sequence[str] = (), count: int = 5, seed: i
         "after_score": means[1],
         "notes": [*seen.notes, *cut_prompts(terms)],
     }
-
-
-def _learnt_from_chat(run: Path) -> bool:
-    folder, config = ppo_folder(run)
-    results = read_results(folder / "results.json") or {}
-    if "prompts" in results:
-        return bool(results["prompts"] == CHAT)
-    source = config.prompts  # of a run from before this was stored
-    return Path(source).exists() and isinstance(read_rows(source, 1).values[0].get("prompt"), list)
 
 
 def _as_messages(text: str) -> list[dict[str, str]]:

@@ -39,7 +39,6 @@ def nothing_left():
         ),
         (["train", "CartPole-v1", "--environment=Pendulum-v1"], ["two environments", "`proximo train Pendulum-v1`"]),
         (["train", "CartPole-v1", "--steps", "-1"], ["proximo: steps = -1 must be at least 1; `proximo train"]),
-        (["train", "CartPole-v1", "--cuda-graph", "True"], ["cuda_graph", "GPU", "set cuda_graph to false"]),
         (["train", "CartPole-v1", "--preset", "tunde"], ["tunde", "tuned"]),
         (["train", "CartPole-v1", "--preset", "absent.toml"], ["absent.toml"]),
         (["train", "CartPole-v1", "--run", "r", *SMALL, "--update.minibatch-size", "65"], ["65", "64"]),

@@ -6,7 +6,6 @@ import control_tasks
 import pytest
 import torch
 from control_runs import running, trained, weights
-from graphs import replayed
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -16,7 +15,6 @@ from proximo.control.spaces import actions
 from proximo.control.training.training import Training
 from proximo.core import objectives, update
 from proximo.core.distributions import Gaussian
-from proximo.core.graphed import GraphedGradient
 
 TASK = {"options": {"number": 5, "actions": "box"}, "update": {"entropy_coefficient": 0.01}}
 TASK |= {"normalizers": {"observations": True}}
@@ -186,27 +184,6 @@ def test_a_patch_for_one_iteration_is_used_in_that_one_alone(monkeypatch):
         assert (len(used), training.closed_form is not None) == (seen, True)
         # What acts and what learns are one again: no log-probs are left of the iteration before.
         assert row["ratio_deviation"] < 1e-4
-
-
-@pytest.mark.parametrize("what", [*CODE, "forward hook", "own forward"])
-def test_a_recorded_gradient_is_recorded_anew_when_its_code_changes(what, monkeypatch):
-    """As a CUDA graph: what is patched after the first recording is used in the next minibatch."""
-    monkeypatch.setattr("proximo.core.graphed.record_cuda_graph", replayed)
-
-    def learnt(graphed):
-        with running(control_tasks.probe, **TASK, closed_form=False) as training, monkeypatch.context() as patch:
-            if graphed:
-                object.__setattr__(training.config, "cuda_graph", True)
-                training.device = torch.device("cuda")  # says so; nothing is moved
-                training.graphed = training._graphed()
-                training.device = torch.device("cpu")
-                assert isinstance(training.graphed, GraphedGradient)
-            training.iterate()
-            CODE[what](patch) if what in CODE else MODULES[what](training.policy)
-            training.iterate()
-            return weights(training)
-
-    assert torch.equal(learnt(True), learnt(False))
 
 
 def test_what_nobody_touched_is_still_derived_by_hand():

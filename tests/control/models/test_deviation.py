@@ -6,13 +6,9 @@ import control_tasks
 import pytest
 import torch
 from control_runs import running
-from graphs import replayed
-
-from proximo.core.graphed import GraphedGradient
-from proximo.core.update import autograd_gradient
 
 RANGE = (-1.0, 0.5)
-KINDS = ["closed form", "autograd", "graph"]
+KINDS = ["closed form", "autograd"]
 
 
 def pushed(kind, coefficient, **network):
@@ -39,10 +35,6 @@ def test_a_deviation_that_was_pushed_to_its_bound_comes_back(kind, side):
     bound = RANGE[0] if side < 0 else RANGE[1]
     with pushed(kind, 5.0 * side) as training:
         assert (training.closed_form is not None) == (kind == "closed form")
-        if kind == "graph":
-            training.graphed = GraphedGradient(
-                autograd_gradient(training.policy), training.optimizer.gradient, record=replayed
-            )
         seen = [training.iterate() for _ in range(8)]
         assert training.policy.log_std.item() == bound
         assert [row["std_stuck"] for row in (seen[0], seen[-1])] == [0, 1]

@@ -354,22 +354,6 @@ def test_a_run_on_chat_messages_is_asked_by_a_message(capsys, chat_tokenizer, pp
         rows.unlink(missing_ok=True)
 
 
-def test_a_run_of_before_says_by_its_prompts_that_it_learnt_from_chat(
-    capsys, chat_tokenizer, ppo_config, tiny_folder, tmp_path
-):
-    chat_tokenizer.save_pretrained(tiny_folder)
-    rows = tmp_path / "chat.jsonl"
-    rows.write_text(json.dumps({"prompt": [{"role": "user", "content": "w4"}]}) + "\n")
-    config = replace(ppo_config, prompts=str(rows), run=str(tmp_path / "r"), responses=8, rewards={COUNT: 1.0})
-    train.run_ppo(config, mode="quiet")
-    file = tmp_path / "r" / "results.json"
-    results = json.loads(file.read_text())
-    assert results.pop("prompts") == "chat messages"
-    file.write_text(json.dumps(results))
-    code, out, err = run(capsys, "chat", tmp_path / "r", "--prompt", "w9", "--json")
-    assert (code, [row["prompt"] for row in json.loads(out)["answers"]]) == (0, ["user w9 </s> assistant "]), err
-
-
 def test_chat_models_end_under_plain_transformers_where_they_were_taught_to(
     capsys, make_tokenizer, ppo_config, tiny_folder, tmp_path
 ):

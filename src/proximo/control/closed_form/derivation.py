@@ -75,11 +75,6 @@ def _code() -> Iterator[object]:
 _READ = tuple(_code())
 
 
-def evaluation_code(policy: ControlPolicy) -> tuple[object, ...]:
-    """All that decides how `policy` is evaluated and what its loss is, but for numbers: equal where nothing changed."""
-    return (*_code(), *_global_hooks(), type(policy), *_overrides(policy), *_modules(policy), *_parameters(policy))
-
-
 def _global_hooks() -> Iterator[object]:
     for name in _GLOBAL_HOOKS:
         yield from getattr(torch_module, name, {}).values()
@@ -90,20 +85,6 @@ def _overrides(policy: ControlPolicy) -> Iterator[object]:
     for owner in (policy, policy.network, policy.actions):
         methods = _METHODS.get(type(owner), ())
         yield from ((name, vars(owner)[name]) for name in methods if name in vars(owner))
-
-
-def _modules(policy: ControlPolicy) -> Iterator[object]:
-    for module in policy.modules():
-        yield module
-        yield getattr_static(module, "forward", None)
-        for name in _HOOKS:
-            yield from getattr(module, name).values()
-
-
-def _parameters(policy: ControlPolicy) -> Iterator[object]:
-    for parameter in policy.parameters():
-        yield parameter.requires_grad
-        yield from _tensor_hooks(parameter)
 
 
 def _tensor_hooks(parameter: nn.Parameter) -> Iterator[object]:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from proximo.control import seeds
-from proximo.control.closed_form.derivation import evaluation_code
 from proximo.control.closed_form.gradient import ClosedForm, supports
 from proximo.control.config import TrainConfig
 from proximo.control.environments.base import VectorEnvironment
@@ -30,11 +29,10 @@ from proximo.control.training.rollout import Collector, Rollout
 from proximo.control.training.setup import fresh_policy, require_room, update_settings
 from proximo.control.training.vital_signs import fingerprint, still_deviations, vital_signs
 from proximo.core.batch import Batch
-from proximo.core.graphed import GraphedGradient
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
 from proximo.core.statistics import RunningMoments, informative
-from proximo.core.update import UpdateReport, autograd_gradient, update
+from proximo.core.update import UpdateReport, update
 from proximo.errors import UserError
 from proximo.runs.config.toml import to_toml
 from proximo.runs.replay.ring import Ring
@@ -98,7 +96,6 @@ class Training:
         self.closed_form = self._derived
         """In use as long as everything is what it was derived from."""
         actor = self.closed_form or self.policy
-        self.graphed = self._graphed()
         noise, shuffle = seeds.derive(config.seed, seeds.NOISE, 0, 2)
         self.noise = torch.Generator(self.device).manual_seed(noise)
         self.shuffle = torch.Generator().manual_seed(shuffle)
@@ -231,7 +228,7 @@ class Training:
                 self.settings,
                 progress=fraction,
                 generator=self.shuffle,
-                gradient=self.graphed or self.closed_form,
+                gradient=self.closed_form,
                 reestimate=self.estimator.reestimate,
                 reward_scale=informative(rewards, torch.from_numpy(rollout.valid))[1],
             )
@@ -285,23 +282,6 @@ class Training:
         self.collector.use(actor)
         if usable is not None:
             usable.freeze()
-
-    def _graphed(self) -> GraphedGradient | None:
-        if not self.config.cuda_graph:
-            return None
-        network = self.config.network
-        if self.device.type != "cuda" or network.memory != "none" or network.actions == "squashed":
-            raise UserError(
-                f"cuda_graph needs a policy without memory or squashed actions on a GPU, and this run has device "
-                f"{self.device.type}, network.memory {network.memory} and network.actions {network.actions}: set "
-                "cuda_graph to false"
-            )
-        parts = self.settings.micro_batches
-        return GraphedGradient(
-            autograd_gradient(self.policy, lambda b: b.split(parts)),
-            self.optimizer.gradient,
-            code=lambda: evaluation_code(self.policy),
-        )
 
     def _learning_rate(self, fraction: float) -> float:
         return Schedule.parse(self.config.learning_rate).at(fraction)
@@ -430,10 +410,10 @@ class Training:
         self.log.load(_group(tensors, "environments"), state["environments"])
         self.progress = Progress(**state["progress"])
         self.returns.extend(state["returns"])
-        self.task_returns.extend(state.get("task_returns", state["returns"]))  # runs of before had one return
+        self.task_returns.extend(state["task_returns"])
         self.lengths.extend(state["lengths"])
-        self.critic.load(state.get("critic", []))
-        self.collector.see(state.get("exact_observations", False))
+        self.critic.load(state["critic"])
+        self.collector.see(state["exact_observations"])
         self.best_return = -np.inf if state["best_return"] is None else state["best_return"]
         random_state.restore(tensors, state["random"], {"noise": self.noise, "shuffle": self.shuffle})
         if self.closed_form:

@@ -82,7 +82,7 @@ _RUN = (
     ),
     Code(
         "P055",
-        "judge-indifferent",  # the reward is meant: a slug stays as it is
+        "reward-indifferent",
         "the reward is the same for every response, so there is nothing to learn",
         "look at its scores of good and bad responses; look at score_clip and missing_eos_floor",
     ),

@@ -29,7 +29,6 @@ class RunFolder:
         self.replay = self.path / "replay"
         self.tensorboard = self.path / "tensorboard"
         self.code = self.path / "code"
-        self.report = self.path / "report.html"
         self.results = self.path / "results.json"
         self.made_from = self.path / "made_from.json"
         self._lock_file = self.path / "lock"
