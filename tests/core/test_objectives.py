@@ -134,7 +134,7 @@ def test_garbage_in_samples_of_weight_zero_is_not_seen(garbage, objective):
                 x[weight == 0] = fill
         loss, statistics = ppo_loss(*leaves, **data, weight=weight, objective=objective)
         loss.backward()
-        return [loss, *statistics, *(x.grad for x in leaves)]
+        return [loss, *statistics.values(), *(x.grad for x in leaves)]
 
     for clean, dirty in zip(run(None), run(garbage), strict=True):
         assert torch.equal(clean, dirty)
@@ -179,8 +179,8 @@ def test_parts_of_a_minibatch_add_up_to_its_gradient(seed, cut):
     for i, gradient in enumerate(whole):
         torch.testing.assert_close(torch.cat([s[1][i] for s in shares]), gradient, rtol=1e-12, atol=1e-14)
     for name in ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction"):
-        together = sum(getattr(s[2], name) for s in shares)
-        torch.testing.assert_close(together, getattr(statistics, name), rtol=1e-12, atol=1e-12)
+        together = sum(s[2][name] for s in shares)
+        torch.testing.assert_close(together, statistics[name], rtol=1e-12, atol=1e-12)
 
 
 def test_unweighted_parts_add_up_as_well():
@@ -244,10 +244,10 @@ def test_the_total_loss_by_hand():
         objective=Objective(clip=0.2, value_coefficient=0.5, entropy_coefficient=0.1),
     )
     assert loss.item() == pytest.approx(-2.2 + 0.5 * 2.5 - 0.1 * 0.5)
-    assert statistics.policy_loss.item() == pytest.approx(-2.2)
-    assert statistics.value_loss.item() == pytest.approx(2.5)
-    assert statistics.entropy.item() == pytest.approx(0.5)
-    assert statistics.clip_fraction.item() == 0.5
+    assert statistics["policy_loss"].item() == pytest.approx(-2.2)
+    assert statistics["value_loss"].item() == pytest.approx(2.5)
+    assert statistics["entropy"].item() == pytest.approx(0.5)
+    assert statistics["clip_fraction"].item() == 0.5
 
 
 def test_the_total_loss_with_every_clip_by_hand():
@@ -266,8 +266,8 @@ def test_the_total_loss_with_every_clip_by_hand():
         weight=number(1.0),
         objective=OBJECTIVE,
     )
-    assert statistics.policy_loss.item() == pytest.approx(2.0)
-    assert statistics.value_loss.item() == pytest.approx(1.125)
+    assert statistics["policy_loss"].item() == pytest.approx(2.0)
+    assert statistics["value_loss"].item() == pytest.approx(1.125)
     assert loss.item() == pytest.approx(2.0 + 0.7 * 1.125 - 0.03 * 0.5)
 
 
@@ -283,5 +283,5 @@ def test_a_policy_without_a_critic_has_no_value_loss():
     data = minibatch()
     data["values"] = None
     loss, statistics = ppo_loss(**data, objective=Objective())
-    assert statistics.value_loss.item() == 0.0
-    assert loss.item() == statistics.policy_loss.item()
+    assert statistics["value_loss"].item() == 0.0
+    assert loss.item() == statistics["policy_loss"].item()

@@ -5,15 +5,16 @@ import pytest
 import torch
 from batches import joined
 from torch import nn
+from updates import ppo_gradient, update
 
 from proximo.core.batch import Batch, Evaluation
 from proximo.core.invariants import InvariantError
-from proximo.core.objectives import LossStatistics
 from proximo.core.optimizer import FlatAdam
 from proximo.core.settings import UpdateSettings
-from proximo.core.update import autograd_gradient, check_minibatch_size, objective_at, update
+from proximo.core.update import check_minibatch_size, objective_at
 
 F64 = torch.float64
+NAMES = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "ratio_deviation")
 
 
 class SmallPolicy(nn.Module):
@@ -66,12 +67,12 @@ class Spy:
     def __init__(self, inner=None, approx_kl=()):
         self.seen, self.inner, self.approx_kl = [], inner, list(approx_kl)
 
-    def __call__(self, minibatch, objective):
+    def __call__(self, minibatch):
         self.seen.append(minibatch)
         zero = torch.zeros((), dtype=F64)
-        statistics = self.inner(minibatch, objective) if self.inner else LossStatistics(*[zero] * 6)
+        statistics = self.inner(minibatch) if self.inner else dict.fromkeys(NAMES, zero)
         if self.approx_kl:
-            statistics = statistics._replace(approx_kl=torch.tensor(self.approx_kl.pop(0)))
+            statistics = {**statistics, "approx_kl": torch.tensor(self.approx_kl.pop(0))}
         return statistics
 
 
@@ -175,11 +176,11 @@ def test_micro_batches_change_nothing(parts, normalize):
 def test_statistics_of_the_parts_are_those_of_the_minibatch():
     batch = rollout(SmallPolicy(seed=1), 32)  # another policy's, so that every statistic is some way from zero
     policy = SmallPolicy()
-    whole = autograd_gradient(policy)(batch, objective_at(UpdateSettings(), 0.0))
-    parts = autograd_gradient(policy, lambda batch: batch.split(5))(batch, objective_at(UpdateSettings(), 0.0))
-    assert whole.ratio_deviation > 0.1
-    for name, value in whole._asdict().items():
-        torch.testing.assert_close(getattr(parts, name), value, rtol=1e-12, atol=1e-14)
+    whole = ppo_gradient(policy)(batch)
+    parts = ppo_gradient(policy, split=lambda batch: batch.split(5))(batch)
+    assert whole["ratio_deviation"] > 0.1
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-12, atol=1e-14)
 
 
 def test_sequences_are_samples_laid_out_differently():
@@ -216,9 +217,9 @@ def test_a_supplied_gradient_takes_the_place_of_autograd():
     flat, _, _ = run(UpdateSettings(epochs=2, minibatch_size=8))
     spied = SmallPolicy()
     optimizer = FlatAdam(spied.parameters(), 1e-2)
-    spy = Spy(autograd_gradient(spied))
-    generator = torch.Generator().manual_seed(0)
     settings = UpdateSettings(epochs=2, minibatch_size=8)
+    spy = Spy(ppo_gradient(spied, settings))
+    generator = torch.Generator().manual_seed(0)
     update(None, rollout(policy, 32), optimizer, settings, generator=generator, gradient=spy)
     assert len(spy.seen) == 8
     assert torch.equal(optimizer.flat, flat)
@@ -229,7 +230,9 @@ def test_a_supplied_gradient_takes_the_place_of_autograd():
 
 def test_every_sample_is_visited_once_per_epoch():
     batch = rollout(SmallPolicy(), 30)
-    batch = Batch({"index": torch.arange(30)}, *[getattr(batch, f) for f in list(batch.__dict__)[1:]])
+    batch = Batch(
+        {"index": torch.arange(30)}, *[x for name, x in batch.named_tensors() if not name.startswith("inputs.")]
+    )
     spy = Spy()
     _, report, _ = run(UpdateSettings(epochs=4, minibatch_size=6), batch, gradient=spy)
     visits = [m.inputs["index"].tolist() for m in spy.seen]
@@ -339,11 +342,11 @@ def test_target_kl_stops_before_the_step():
     policy = SmallPolicy()
     optimizer = FlatAdam(policy.parameters(), 0.05)
     before = []
-    inner = autograd_gradient(policy)
+    inner = ppo_gradient(policy)
 
-    def gradient(minibatch, objective):
+    def gradient(minibatch):
         before.append(optimizer.flat.detach().clone())
-        kls.append(inner(minibatch, objective))
+        kls.append(inner(minibatch))
         return kls[-1]
 
     kls = []
@@ -355,7 +358,7 @@ def test_target_kl_stops_before_the_step():
         generator=torch.Generator().manual_seed(0),
         gradient=gradient,
     )
-    kl = [s.approx_kl.item() for s in kls]
+    kl = [s["approx_kl"].item() for s in kls]
     assert report.stopped_by_kl
     assert 1 < report.steps == len(before) - 1 < 99
     assert torch.equal(optimizer.flat, before[-1])  # the offending minibatch moved nothing
@@ -429,10 +432,10 @@ def test_the_adaptive_rate_changes_the_step_whose_divergence_it_read():
     start, places = optimizer.flat.detach().clone(), []
     spy = Spy(approx_kl=[9.0, 9.0])
 
-    def gradient(minibatch, objective):
+    def gradient(minibatch):
         places.append(optimizer.flat.detach().clone())
         optimizer.gradient.fill_(1.0)
-        return spy(minibatch, objective)
+        return spy(minibatch)
 
     settings = UpdateSettings(epochs=1, minibatch_size=16, adaptive_kl=0.01, max_grad_norm=None)
     update(policy, rollout(policy, 32), optimizer, settings, gradient=gradient)
@@ -479,10 +482,10 @@ def test_a_gradient_that_is_not_finite_is_noticed_with_its_minibatch():
     optimizer = FlatAdam(policy.parameters(), 1e-2)
     spy = Spy()
 
-    def gradient(minibatch, objective):
+    def gradient(minibatch):
         if len(spy.seen) == 2:
             optimizer.gradient.fill_(math.nan)
-        return spy(minibatch, objective)
+        return spy(minibatch)
 
     settings = UpdateSettings(epochs=1, minibatch_size=8)
     with pytest.raises(InvariantError, match="minibatch 2 of this update"):
@@ -517,10 +520,10 @@ def test_the_report_is_the_mean_over_minibatches():
     rows.append([7.0, 2.0, 2.0, 0.6, 1.0, 0.8])
     calls = iter(zip(rows, norms, strict=True))
 
-    def gradient(minibatch, objective):
+    def gradient(minibatch):
         row, norm = next(calls)
         optimizer.gradient[0] = norm
-        return LossStatistics(*torch.tensor(row, dtype=F64))
+        return dict(zip(NAMES, torch.tensor(row, dtype=F64), strict=True))
 
     settings = UpdateSettings(epochs=1, minibatch_size=8, max_grad_norm=0.5)
     values = update(policy, rollout(policy, 32), optimizer, settings, gradient=gradient).values
@@ -568,14 +571,14 @@ def test_a_few_tokens_that_are_far_off_are_no_other_policy(count, stops, parts):
     tensors = torch.zeros(5, 1000, dtype=F64)
     batch = Batch({"row": torch.arange(1000)}, torch.zeros(1000), *tensors[:4], weight=tensors[4] + 1)
     policy = Outliers(off)
-    gradient = autograd_gradient(policy, lambda batch: batch.split(parts), quantile=0.99)
+    options = {"split": lambda batch: batch.split(parts), "quantile": 0.99, "tolerance": 1e-2}
     settings = one_step(minibatch_size=1000)
     optimizer = FlatAdam([policy.parameter], 1e-3)
     if stops:
         with pytest.raises(InvariantError, match=r"ratio-not-one.* off by 1\.72"):
-            update(policy, batch, optimizer, settings, gradient=gradient, tolerance=1e-2)
+            update(policy, batch, optimizer, settings, **options)
         return
-    assert update(policy, batch, optimizer, settings, gradient=gradient, tolerance=1e-2).values["ratio_deviation"] == 0
+    assert update(policy, batch, optimizer, settings, **options).values["ratio_deviation"] == 0
 
 
 @pytest.mark.parametrize(("normalize", "size", "samples"), [("minibatch", 1, 8), ("batch", 1, 1), ("minibatch", 4, 8)])

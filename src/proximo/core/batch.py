@@ -1,9 +1,14 @@
 """The one thing both worlds hand to the update."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
+
+from proximo.core.distributions import Distribution
+from proximo.core.statistics import weighted_mean
+
+_COLUMNS = ("action", "log_prob", "value", "advantages", "returns", "weight")
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,8 @@ class Batch:
     """Same shape: the critic's target."""
     weight: Tensor
     """Same shape; 0 = padding, a row that only reports a reset, a prompt token."""
+    total_weight: Tensor | None = None
+    """Sum of the weights of the minibatch that this is a part of, a scalar; None where it is a whole."""
 
     def __len__(self) -> int:
         """Samples along the leading axis."""
@@ -38,9 +45,8 @@ class Batch:
     def split(self, parts: int) -> Iterator["Batch"]:
         """The batch in at most `parts` consecutive parts, as views."""
         size = -(-len(self) // parts)
-        names = [f.name for f in fields(self) if f.name != "inputs"]
         # Each tensor is taken apart once, instead of a slice for each part and tensor.
-        columns = {name: getattr(self, name).split(size) for name in names}
+        columns = {name: getattr(self, name).split(size) for name in _COLUMNS}
         inputs = {name: x.split(size) for name, x in self.inputs.items()}
         for i in range(-(-len(self) // size)):
             yield Batch({name: x[i] for name, x in inputs.items()}, **{name: x[i] for name, x in columns.items()})
@@ -48,16 +54,24 @@ class Batch:
     def named_tensors(self) -> list[tuple[str, Tensor]]:
         """Everything it holds, inputs as `inputs.NAME`, always in one order."""
         inputs = [(f"inputs.{name}", self.inputs[name]) for name in sorted(self.inputs)]
-        return inputs + [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "inputs"]
+        return inputs + [(name, getattr(self, name)) for name in _COLUMNS]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         """The batch with `function` applied to every tensor."""
-        tensors = {f.name: function(getattr(self, f.name)) for f in fields(self) if f.name != "inputs"}
+        tensors = {name: function(getattr(self, name)) for name in _COLUMNS}
         return Batch(inputs={name: function(x) for name, x in self.inputs.items()}, **tensors)
 
-    def replace(self, **tensors: Tensor) -> "Batch":
+    def replace(self, **tensors: Tensor | Mapping[str, Tensor]) -> "Batch":
         """A copy with some tensors exchanged."""
         return replace(self, **tensors)  # type: ignore[arg-type]
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Weighted mean of `x` over the whole minibatch; its parts' means add up to that of the whole.
+
+        Args:
+            x: one number per sample, the shape of `weight`.
+        """
+        return weighted_mean(x, self.weight, self.total_weight)
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,8 @@ class Evaluation:
     log_prob: Tensor
     entropy: Tensor
     value: Tensor | None
+    distribution: Distribution | None = None
+    """Over the actions; None where it would have to be held for each of a vocabulary's tokens."""
 
 
 @dataclass(frozen=True)

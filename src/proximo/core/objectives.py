@@ -119,17 +119,6 @@ class Objective:
     dual_clip: float | None = None
 
 
-class LossStatistics(NamedTuple):
-    """One minibatch in numbers, in the order in which they are reported; scalars without gradient."""
-
-    policy_loss: Tensor
-    value_loss: Tensor
-    entropy: Tensor
-    approx_kl: Tensor
-    clip_fraction: Tensor
-    ratio_deviation: Tensor
-
-
 def ppo_loss(
     log_prob: Tensor,
     entropy: Tensor,
@@ -142,10 +131,14 @@ def ppo_loss(
     weight: Tensor,
     objective: Objective,
     total_weight: Tensor | float | None = None,
-) -> tuple[Tensor, LossStatistics]:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Policy loss + value_coefficient * value loss - entropy_coefficient * entropy (Schulman et al. 2017, eq. 9).
 
     All tensors share one shape. `values` is None for a policy whose critic is trained elsewhere.
+
+    Returns:
+        `(loss, statistics)`: a scalar with gradient, and by name, in the order in which they are reported, scalars
+        without: `policy_loss`, `value_loss`, `entropy` and those of `SurrogateStatistics`.
     """
     policy, surrogate = clipped_surrogate(
         log_prob,
@@ -163,4 +156,5 @@ def ppo_loss(
             values, returns, old_values=old_values, clip=objective.value_clip, weight=weight, total_weight=total_weight
         )
     loss = policy + objective.value_coefficient * value - objective.entropy_coefficient * mean_entropy
-    return loss, LossStatistics(policy.detach(), value.detach(), mean_entropy.detach(), *surrogate)
+    parts = {"policy_loss": policy.detach(), "value_loss": value.detach(), "entropy": mean_entropy.detach()}
+    return loss, {**parts, **surrogate._asdict()}

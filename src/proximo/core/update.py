@@ -1,4 +1,4 @@
-"""THE on-policy update: epochs x minibatches over any batch, used by robots and language models alike."""
+"""What an on-policy update is made of, whichever algorithm does it: the task, gradients, whitening, the report."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -7,20 +7,23 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from proximo.core import objectives
 from proximo.core.advantages import whiten
 from proximo.core.batch import Batch, Evaluation
 from proximo.core.divergences import kl_k3
-from proximo.core.invariants import InvariantError, check_batch, check_first_ratio, ratio_tolerance
-from proximo.core.objectives import LossStatistics, Objective, ppo_loss
+from proximo.core.invariants import InvariantError, ratio_tolerance
+from proximo.core.objectives import Objective
 from proximo.core.optimizer import FlatAdam
-from proximo.core.schedules import AdaptiveLearningRate, Schedule
+from proximo.core.schedules import Schedule
 from proximo.core.settings import UpdateSettings
 from proximo.core.statistics import high_quantile, weighted_mean
 
 NOISE = 0.1
 """Advantages below this share of the rewards' own scale are not scaled up to 1: a critic that knows 99 % of what varies
 leaves a tenth. In the presets' tasks advantages are 1 to 20 times the rewards' scale, so nothing is changed there."""
+
+Statistics = Mapping[str, Tensor | float]
+"""One minibatch in numbers, by name: means over its samples, without gradient. `approx_kl` (k3 estimate of KL(old
+policy, policy), nats) and `ratio_deviation` (the largest |ratio - 1|) are always among them."""
 
 
 class Policy(Protocol):
@@ -46,9 +49,9 @@ class Rounding(Protocol):
         """The largest |ratio - 1| over `batch` that says nothing."""
 
 
-Gradient = Callable[[Batch, Objective], LossStatistics]
-"""Adds the gradient of one minibatch's loss to the parameters' `.grad`; a policy that knows it in closed form may
-supply one for speed. One that is also `Measuring` is asked for the divergence after the last step."""
+Gradient = Callable[[Batch], Statistics]
+"""Adds the gradient of one minibatch's loss to the parameters' `.grad`. One that is also `Measuring` is asked for the
+divergence after the last step."""
 
 
 @runtime_checkable
@@ -57,6 +60,65 @@ class Measuring(Protocol):
 
     def divergence(self, minibatch: Batch) -> float:
         """k3 estimate of KL(old policy, policy) over the minibatch's samples, nats."""
+
+
+class ClosedFormGradient(Protocol):
+    """A policy's gradient of PPO's own loss, derived by hand."""
+
+    def at(self, objective: Objective) -> Gradient:
+        """The gradient with these numbers."""
+
+
+Loss = Callable[[Evaluation, Batch], tuple[Tensor, Statistics]]
+"""A minibatch's loss, or a part's share of it, with gradient; and statistics."""
+
+
+def _whole(batch: Batch) -> Iterable[Batch]:
+    return (batch,)
+
+
+@dataclass(frozen=True)
+class UpdateTask:
+    """One update to be done: everything but the algorithm."""
+
+    policy: Policy
+    """Evaluated through autograd, unless `closed_form` is taken; one that is `Bounded` is projected after each step."""
+    batch: Batch
+    optimizer: FlatAdam
+    """Holds the parameters, their gradients and the learning rate."""
+    progress: float = 0.0
+    """Share of the run that is done, for the schedules."""
+    generator: torch.Generator | None = None
+    """Draws the permutations, on the CPU."""
+    split: Callable[[Batch], Iterable[Batch]] = _whole
+    """Gives a minibatch in parts, to save memory; however it splits, the gradient is the same."""
+    quantile: float = 1.0
+    """Quantile of |ratio - 1| that is a minibatch's `ratio_deviation`; 1 is the maximum."""
+    closed_form: ClosedFormGradient | None = None
+    """Taken where the algorithm's loss is PPO's own."""
+    watch: Callable[[Gradient], Gradient] | None = None
+    """Wraps the gradient, to look at it."""
+    reestimate: Callable[[Batch], Batch] | None = None
+    """Gives the batch new advantages and returns; called before each epoch after the first if
+    `recompute_advantages`."""
+    tolerance: float | None = None
+    """How far the first ratio may be off 1; what rounding explains if None (`Rounding`, or that of the log-probs'
+    type)."""
+    measure: bool = True
+    """Whether the KL after the last step is worth a pass of its own, without gradient, over one minibatch; False takes
+    it only where there was one step, of which nothing else is seen."""
+    reward_scale: float = 0.0
+    """The rewards' own scale (`core.statistics.informative`): normalised advantages are divided by at least `NOISE`
+    times it. Where rewards are nearly all equal, advantages are the critic's errors alone."""
+
+    @property
+    def allowed_deviation(self) -> float:
+        """How far the first ratio may be off 1, for the policy as it is now."""
+        if self.tolerance:
+            return self.tolerance
+        if isinstance(self.policy, Rounding):
+            return self.policy.ratio_tolerance(self.batch)
+        return ratio_tolerance(self.batch.log_prob.dtype)
 
 
 @dataclass(frozen=True)
@@ -72,51 +134,48 @@ class UpdateReport:
     """Whether `target_kl` ended the update before its last minibatch."""
     final_kl: float | None = field(default=None, compare=False)
     """k3 estimate of KL(old policy, policy) after the last step, nats: over the minibatch that `target_kl` stopped at,
-    else over the last one. None where it was not measured (`update`, `Measuring`)."""
-
-
-_STANDARD_LOSS = ppo_loss
-
-
-def _loss() -> Callable[..., tuple[Tensor, LossStatistics]]:
-    """The loss as it is now: someone who puts another one in its place, there or here, means it to be used."""
-    return objectives.ppo_loss if ppo_loss is _STANDARD_LOSS else ppo_loss
+    else over the last one. None where it was not measured (`UpdateTask.measure`, `Measuring`)."""
 
 
 class AutogradGradient:
-    """The reference gradient, see `autograd_gradient`."""
+    """The reference gradient: autograd, in parts that share the minibatch's denominator.
 
-    def __init__(self, policy: Policy, split: Callable[[Batch], Iterable[Batch]], quantile: float) -> None:
-        self._policy, self._split, self._quantile = policy, split, quantile
+    Args:
+        policy: what is evaluated.
+        loss: of a part; its means are to be `Batch.mean`, so that parts add up.
+        split: see `UpdateTask`.
+        quantile: see `UpdateTask`.
+    """
 
-    def __call__(self, minibatch: Batch, objective: Objective) -> LossStatistics:
+    def __init__(
+        self,
+        policy: Policy,
+        loss: Loss,
+        split: Callable[[Batch], Iterable[Batch]] = _whole,
+        quantile: float = 1.0,
+    ) -> None:
+        self._policy, self._loss, self._split, self._quantile = policy, loss, split, quantile
+
+    def __call__(self, minibatch: Batch) -> Statistics:
         """Add the minibatch's gradient."""
         total_weight = minibatch.weight.sum()
         parts, deviations = [], []
         for part in self._split(minibatch):
+            part = replace(part, total_weight=total_weight)
             evaluation = self._policy.evaluate(part)
             if self._quantile < 1:
                 log_ratio = (evaluation.log_prob.detach() - part.log_prob)[part.weight > 0]
                 deviations.append((log_ratio.exp() - 1).abs())
-            loss, statistics = _loss()(
-                evaluation.log_prob,
-                evaluation.entropy,
-                evaluation.value,
-                old_log_prob=part.log_prob,
-                advantages=part.advantages,
-                returns=part.returns,
-                old_values=part.value,
-                weight=part.weight,
-                objective=objective,
-                total_weight=total_weight,
-            )
+            loss, statistics = self._loss(evaluation, part)
             loss.backward()
-            parts.append(statistics)
+            parts.append(_with_ratio(statistics, evaluation, part))
+        if len(parts) == 1 and not deviations:
+            return parts[0]
         # Each part is a share of the minibatch's mean, so shares add up; the deviation is a maximum.
-        columns = [torch.stack(column) for column in zip(*parts, strict=True)]
-        deviation = high_quantile(torch.cat(deviations), self._quantile) if deviations else columns[-1].max()
-        sums = parts[0] if len(parts) == 1 else LossStatistics(*[column.sum() for column in columns])
-        return sums._replace(ratio_deviation=deviation)
+        columns = {name: torch.stack([torch.as_tensor(part[name]) for part in parts]) for name in parts[0]}
+        deviation = high_quantile(torch.cat(deviations), self._quantile) if deviations else None
+        largest = columns["ratio_deviation"].max() if deviation is None else deviation
+        return {name: column.sum() for name, column in columns.items()} | {"ratio_deviation": largest}
 
     @torch.no_grad()
     def divergence(self, minibatch: Batch) -> float:
@@ -129,19 +188,15 @@ class AutogradGradient:
         return float(torch.stack(parts).sum())
 
 
-def autograd_gradient(
-    policy: Policy,
-    split: Callable[[Batch], Iterable[Batch]] = lambda batch: [batch],
-    quantile: float = 1.0,
-) -> AutogradGradient:
-    """The reference gradient: autograd, in the parts that `split` makes, which share the minibatch's denominator.
-
-    Args:
-        policy: what is evaluated.
-        split: gives the minibatch in parts, to save memory; however it splits, the gradient is the same.
-        quantile: which quantile of |ratio - 1| is the minibatch's `ratio_deviation`; 1 is the maximum.
-    """
-    return AutogradGradient(policy, split, quantile)
+def _with_ratio(statistics: Statistics, seen: Evaluation, part: Batch) -> Statistics:
+    """The statistics with `approx_kl` and `ratio_deviation`, which a loss of the user's own need not give."""
+    if "approx_kl" in statistics and "ratio_deviation" in statistics:
+        return statistics
+    with torch.no_grad():
+        real = part.weight > 0
+        deviation = torch.where(real, (seen.log_prob - part.log_prob).exp() - 1, 0.0).abs().max()
+        divergence = part.mean(kl_k3(part.log_prob, seen.log_prob))
+    return {"approx_kl": divergence, "ratio_deviation": deviation} | dict(statistics)
 
 
 def objective_at(settings: UpdateSettings, progress: float) -> Objective:
@@ -169,99 +224,15 @@ def check_minibatch_size(samples: int, minibatch_size: int) -> None:
         )
 
 
-def update(
-    policy: Policy,
-    batch: Batch,
-    optimizer: FlatAdam,
-    settings: UpdateSettings,
-    *,
-    progress: float = 0.0,
-    generator: torch.Generator | None = None,
-    gradient: Gradient | None = None,
-    reestimate: Callable[[Batch], Batch] | None = None,
-    tolerance: float | None = None,
-    measure: bool = True,
-    reward_scale: float = 0.0,
-) -> UpdateReport:
-    """Improve `policy` on `batch` (Schulman et al. 2017, algorithm 1, the inner loop).
-
-    One epoch over one minibatch without a clip is the policy-gradient step of REINFORCE and A2C.
+def normalized(batch: Batch, settings: UpdateSettings, over: str, floor: float) -> Batch:
+    """The batch with advantages of mean 0 and variance 1, if that is what the settings ask for at this point.
 
     Args:
-        policy: evaluated through autograd, unless `gradient` is given; one that is `Bounded` is projected after each
-            step.
-        batch: `minibatch_size` counts samples of its leading axis.
-        optimizer: holds the parameters, their gradients and the learning rate.
-        settings: what to do.
-        progress: share of the run that is done, for the schedules.
-        generator: draws the permutations, on the CPU.
-        gradient: see `Gradient`.
-        reestimate: gives the batch advantages and returns anew; called before each epoch after the first if
-            `settings.recompute_advantages`.
-        measure: whether the KL after the last step is worth a pass of its own, without gradient, over one minibatch;
-            False takes it only where there was one step, of which nothing else is seen.
-        reward_scale: the rewards' own scale (`core.statistics.informative`): normalised advantages are divided by at
-            least `NOISE` times it. Where rewards are nearly all equal, advantages are the critic's errors alone.
-        tolerance: how far the first ratio may be off 1; what rounding explains if None (`Rounding`, or else that of
-            the log-probs' type).
-
-    Raises:
-        ValueError: the minibatch size does not divide the batch.
-        InvariantError: the batch is not finite, the first ratio is not 1, or a gradient is not finite.
+        batch: a rollout, or its minibatches one after the other.
+        settings: say over what, and the size of a minibatch.
+        over: `batch` or `minibatch`, the point that the update is at.
+        floor: the least number that advantages are divided by.
     """
-    check_minibatch_size(len(batch), settings.minibatch_size)
-    check_batch(batch)
-    objective = objective_at(settings, progress)
-    gradient = gradient or autograd_gradient(policy, lambda batch: batch.split(settings.micro_batches))
-    allowed = tolerance or _rounding(policy, batch)  # now: a step changes the policy
-    project = policy.project if isinstance(policy, Bounded) else None
-    adaptive = _adaptive(settings, optimizer)
-    statistics: list[LossStatistics] = []
-    norms: list[Tensor] = []
-    stopping: float | None = None
-    floor = NOISE * reward_scale
-    prepared = _normalized(batch, settings, "batch", floor)
-    for epoch in range(settings.epochs):
-        if epoch and settings.recompute_advantages and reestimate is not None:
-            batch = reestimate(batch)
-            prepared = _normalized(batch, settings, "batch", floor)
-        permutation = torch.randperm(len(batch), generator=generator).to(batch.weight.device)
-        shuffled = _normalized(prepared[permutation], settings, "minibatch", floor)
-        for minibatch in shuffled.split(len(batch) // settings.minibatch_size):
-            optimizer.zero_grad()
-            seen = gradient(minibatch, objective)
-            if not statistics:
-                check_first_ratio(float(seen.ratio_deviation), allowed)
-            # Both rules read a number before the step; without them nothing waits for the device.
-            elif settings.target_kl is not None and float(seen.approx_kl) > settings.target_kl:
-                stopping = float(seen.approx_kl)
-                break
-            if adaptive is not None and statistics:
-                optimizer.learning_rate = adaptive.next(optimizer.learning_rate, float(seen.approx_kl))
-            norms.append(optimizer.step(settings.max_grad_norm))
-            if project is not None:
-                project()
-            statistics.append(seen)
-        if stopping is not None:
-            break
-    report = _report(statistics, norms, settings, stopping)
-    if stopping is None and isinstance(gradient, Measuring) and (measure or report.steps == 1):
-        # Every minibatch is looked at before its step, so nobody has seen yet what the last step did.
-        return replace(report, final_kl=gradient.divergence(minibatch))
-    return report
-
-
-def _adaptive(settings: UpdateSettings, optimizer: FlatAdam) -> AdaptiveLearningRate | None:
-    if settings.adaptive_kl is None:
-        return None
-    return AdaptiveLearningRate.around(settings.adaptive_kl, optimizer.configured_rate)
-
-
-def _rounding(policy: Policy, batch: Batch) -> float:
-    return policy.ratio_tolerance(batch) if isinstance(policy, Rounding) else ratio_tolerance(batch.log_prob.dtype)
-
-
-def _normalized(batch: Batch, settings: UpdateSettings, over: str, floor: float) -> Batch:
     if settings.normalize_advantages != over:
         return batch
     if over == "batch":
@@ -278,14 +249,27 @@ def _whitened(advantages: Tensor, weight: Tensor, floor: float, *, rows: bool = 
     return torch.where(counted > 1, whiten(advantages, weight, rows=rows, floor=floor), advantages)
 
 
-def _report(
-    statistics: list[LossStatistics], norms: list[Tensor], settings: UpdateSettings, stopping: float | None
+def make_report(
+    statistics: list[Statistics], norms: list[Tensor], max_grad_norm: float | None, stopping: float | None
 ) -> UpdateReport:
+    """An update in numbers.
+
+    Args:
+        statistics: of each minibatch that was stepped on.
+        norms: of its gradients, before they were clipped.
+        max_grad_norm: to which they were clipped, if at all.
+        stopping: the KL of the minibatch that `target_kl` stopped at.
+
+    Raises:
+        InvariantError: a loss or a gradient was not finite.
+    """
     # The only transfer from the device: one tensor of all minibatches' numbers.
-    if isinstance(statistics[0].policy_loss, float):  # a closed form works with plain numbers
-        rows = torch.tensor(statistics, dtype=torch.float32)
+    names = [*statistics[0], "grad_norm"]
+    if isinstance(statistics[0]["approx_kl"], float):  # a closed form works with plain numbers
+        rows = torch.tensor([list(row.values()) for row in statistics], dtype=torch.float32)
     else:
-        rows = torch.stack([torch.stack([torch.as_tensor(x, dtype=torch.float32) for x in row]) for row in statistics])
+        numbers = [[torch.as_tensor(x, dtype=torch.float32) for x in row.values()] for row in statistics]
+        rows = torch.stack([torch.stack([x.to(row[0].device) for x in row]) for row in numbers])
     norm = torch.stack(norms).to(torch.float32)
     table = torch.cat([rows.to(norm.device), norm.unsqueeze(1)], 1).cpu()
     if not torch.isfinite(table).all():
@@ -294,11 +278,11 @@ def _report(
             f"not-finite: the loss or gradient of minibatch {step} of this update is not a finite number; lower the "
             "learning rate, or look for extreme rewards or observations"
         )
-    names = [*LossStatistics._fields, "grad_norm"]
     values = dict(zip(names, table.mean(0).tolist(), strict=True))
     values["ratio_deviation"] = float(table[0, names.index("ratio_deviation")])
-    limit = settings.max_grad_norm
-    values["grad_clip_fraction"] = 0.0 if limit is None else float((table[:, -1] > limit).float().mean())
+    values["grad_clip_fraction"] = (
+        0.0 if max_grad_norm is None else float((table[:, -1] > max_grad_norm).float().mean())
+    )
     values["last_approx_kl"] = float(table[-1, names.index("approx_kl")])
     if stopping is None:
         return UpdateReport(values, len(statistics), False)

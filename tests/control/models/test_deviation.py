@@ -26,7 +26,7 @@ def pushed(kind, coefficient, **network):
 
 
 def bonus(training, coefficient):
-    training.settings = replace(training.settings, entropy_coefficient=coefficient)
+    training.algorithm = replace(training.algorithm, entropy_coefficient=coefficient)
 
 
 @pytest.mark.parametrize("side", [-1.0, 1.0])

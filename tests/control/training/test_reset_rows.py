@@ -6,6 +6,7 @@ import pytest
 import torch
 from control_runs import configured
 from gymnasium.vector import AutoresetMode
+from updates import update
 
 from proximo.control.closed_form.gradient import ClosedForm, supports
 from proximo.control.environments import make_environments
@@ -13,7 +14,6 @@ from proximo.control.training.training import Training
 from proximo.core.batch import Action, Batch
 from proximo.core.optimizer import FlatAdam
 from proximo.core.settings import UpdateSettings
-from proximo.core.update import update
 
 SAME, NEXT = AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP
 STEPS, EPISODES = 12, 3
@@ -107,7 +107,7 @@ def moved(training, batch, closed_form):
     batch = batch.replace(log_prob=torch.where(batch.weight > 0, log_prob, batch.log_prob))
     settings = UpdateSettings(epochs=3, minibatch_size=len(batch), value_clip=0.2, entropy_coefficient=0.01)
     before = optimizer.flat.detach().clone()
-    update(policy, batch, optimizer, settings, gradient=ClosedForm(policy).gradient if closed_form else None)
+    update(policy, batch, optimizer, settings, closed_form=ClosedForm(policy) if closed_form else None)
     assert (optimizer.flat - before).abs().max() > 0.01
     return optimizer.flat.detach()
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from language_runs import MODES, training
 
+from proximo.algorithms.ppo import PPO
 from proximo.core.update import NOISE
 from proximo.language.ppo import training as ppo
 from proximo.language.ppo.preflight import preflight
@@ -47,20 +48,15 @@ def test_the_share_of_rewards_that_say_something_is_a_metric(scores, share):
 def test_where_all_rewards_are_equal_the_critics_errors_stay_as_small_as_they_are(monkeypatch):
     run = training(MODES[0], missing_eos_floor=None, kl=ppo.PPOConfig().kl)
     run.rewards = given(-1.0)
-    seen, make = [], ppo.autograd_gradient
+    seen, loss = [], PPO.loss
 
-    def watched(*arguments):
-        gradient = make(*arguments)
+    def noted(algorithm, evaluation, part, *others):
+        seen.append(part.advantages[part.weight > 0])
+        return loss(algorithm, evaluation, part, *others)
 
-        def noted(minibatch, objective):
-            seen.append(minibatch.advantages[minibatch.weight > 0])
-            return gradient(minibatch, objective)
-
-        return noted
-
-    monkeypatch.setattr(ppo, "autograd_gradient", watched)
-    estimate, raw = ppo.rollout.estimate, []
-    monkeypatch.setattr(ppo.rollout, "estimate", lambda *a: raw.append(estimate(*a)) or raw[-1])
+    monkeypatch.setattr(PPO, "loss", noted)
+    estimate, raw = run.estimate, []
+    monkeypatch.setattr(run, "estimate", lambda *a: raw.append(estimate(*a)) or raw[-1])
     for _ in range(3):
         seen.clear()
         run.iterate()

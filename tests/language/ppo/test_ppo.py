@@ -8,10 +8,11 @@ import pytest
 import torch
 from language_runs import MODES, training
 from tiny import llama, prompts, tokenizer
+from updates import ppo_gradient
 
+from proximo.algorithms.ppo import PPO
 from proximo.core.invariants import InvariantError
 from proximo.core.settings import UpdateSettings
-from proximo.core.update import autograd_gradient, objective_at
 from proximo.errors import UserError
 from proximo.language.data.batching import token_budget_batches
 from proximo.language.ppo import rollout
@@ -32,10 +33,10 @@ def test_advantages_chain_over_response_tokens_only(lam):
     """Rows of a padded batch have the advantages that each would have alone; padding may hold anything."""
     generator = torch.Generator().manual_seed(1)
     run = training(MODES[0], lam=lam)
-    batch, _ = run.collect()
+    batch = run.estimate(run.collect())
     rewards = torch.randn(batch.weight.shape, generator=generator)
     values = torch.randn(batch.weight.shape, generator=generator).where(batch.weight > 0, torch.tensor(1e6))
-    seen = rollout.estimate(batch.replace(value=values), rewards, 1.0, lam)
+    seen = rollout.estimate(batch.replace(value=values), rewards, PPO(), 1.0, lam)
     for row, n in enumerate((batch.weight > 0).sum(1).tolist()):
         v, r = values[row, :n].tolist(), rewards[row, :n].tolist()
         expected, following = [0.0] * n, 0.0
@@ -65,7 +66,8 @@ def test_what_is_trained_are_the_sampled_tokens_whatever_their_text_gives_back()
         return [0.0] * len(responses)
 
     config = PPOConfig(batch=16, response_limit=6, update=UpdateSettings(minibatch_size=16))
-    batch, collected = PPOTraining(config, llama(), lossy, prompts([4, 5], [6]), [FunctionReward(score)]).collect()
+    collected = PPOTraining(config, llama(), lossy, prompts([4, 5], [6]), [FunctionReward(score)]).collect()
+    batch = collected.batch
     samples, starts = collected.samples, batch.inputs["prompt_lengths"].tolist()
     lengths = samples.lengths.tolist()
     assert len(" ".join(seen).split()) < sum(lengths) / 2, "the texts have lost most tokens"
@@ -90,14 +92,15 @@ def test_a_gap_is_told_where_it_was_measured(sharing):
 def test_neither_padding_nor_parts_change_scores_or_gradients(sharing):
     """One row at a time, all at once, and in between: the same log-probs, values and gradient."""
     run = training(sharing, update=UpdateSettings(epochs=1, minibatch_size=8, entropy_coefficient=0.01))
-    batch, _ = run.collect()
-    objective = objective_at(run.config.update, 0.0)
+    batch = run.estimate(run.collect())
     results = []
     for budget in (1, 11, 10_000):
         run.policy.token_budget = budget
         run.optimizer.zero_grad()
-        statistics = autograd_gradient(run.policy, run.policy.split)(batch, objective)
-        results.append((*run.policy.scored(batch), run.optimizer.gradient.clone(), torch.stack(list(statistics))))
+        statistics = ppo_gradient(run.policy, run.config.update, split=run.policy.split)(batch)
+        results.append(
+            (*run.policy.scored(batch), run.optimizer.gradient.clone(), torch.stack(list(statistics.values())))
+        )
     for other in results[1:]:
         for mine, theirs in zip(results[0], other, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=2e-6)
@@ -106,7 +109,7 @@ def test_neither_padding_nor_parts_change_scores_or_gradients(sharing):
 
 def test_padding_holds_nothing_that_counts():
     run = training(MODES[0])
-    batch, _ = run.collect()
+    batch = run.estimate(run.collect())
     padding = batch.weight == 0
     assert bool(padding.any())
     poisoned = batch.replace(
@@ -117,7 +120,7 @@ def test_padding_holds_nothing_that_counts():
     gradients = []
     for b in (batch, poisoned):
         run.optimizer.zero_grad()
-        autograd_gradient(run.policy, run.policy.split)(b, objective_at(run.config.update, 0.0))
+        ppo_gradient(run.policy, run.config.update, split=run.policy.split)(b)
         gradients.append(run.optimizer.gradient.clone())
     assert torch.equal(*gradients)
 
@@ -366,7 +369,7 @@ def test_bfloat16_trunk_keeps_master_weights_and_scores_as_one_function():
     settings = SharingSettings(mode="full")
     run = training(settings, llama(width=64, layers=4), compute="bfloat16", old_log_probs="rescore")
     exact = training(settings, llama(width=64, layers=4))
-    batch, _ = run.collect()
+    batch = run.estimate(run.collect())
     half, full = run.policy.scored(batch)[0], exact.policy.scored(batch)[0]
     assert not torch.equal(half, full), "bfloat16 must have been used"
     values = run.iterate()

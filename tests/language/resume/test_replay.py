@@ -7,9 +7,9 @@ import pytest
 import tiny
 import torch
 from language_runs import MODES
+from updates import update
 
 from proximo.cli.main import main
-from proximo.core.update import autograd_gradient, update
 from proximo.errors import UserError
 from proximo.inspection import replay
 from proximo.language.ppo.run import make_training, run_ppo
@@ -82,7 +82,7 @@ def test_the_same_update_by_hand(config):
     training.iterate()
     training.iterate()
     training.remember()
-    batch, _ = training.collect()
+    batch = training.estimate(training.collect())
     training.optimizer.learning_rate = 1e-2 * (1 - 16 / 24)
     update(
         training.policy,
@@ -91,7 +91,7 @@ def test_the_same_update_by_hand(config):
         replace(config.update, clip=None),
         progress=16 / 24,
         generator=training.shuffle,
-        gradient=autograd_gradient(training.policy, training.policy.split),
+        split=training.policy.split,
         tolerance=1e-2,
     )
     found = replay(folder, entry.iteration, "clip=none")
@@ -103,16 +103,15 @@ def test_what_was_not_finite_first_is_named_with_its_token(config):
     entry = read(folder / "replay").choose(None)
     learnt = {name: x.clone() for name, x in entry.learnt.items()}
     row = int((learnt["weight"].sum(1) > 1).nonzero()[0])
-    learnt["ref_log_prob"][row, 1] = float("nan")
+    learnt["advantages"][row, 1] = float("nan")
     write(
         folder / "replay", Kept(read(folder / "replay").run, [replace(entry, learnt=learnt, after=None, report=None)])
     )
     found = replay(folder)
     assert (found.exact, found.again.not_finite) == (True, "advantages of the batch")
     assert "not-finite: advantages" in found.again.error
-    # What came before it in the response is spoilt too, nothing else is.
     bad = [s.where for s in found.again.largest_advantages if s.advantage != s.advantage]
-    assert [(where["response"], where["token"]) for where in bad] == [(row, 0), (row, 1)]
+    assert [(where["response"], where["token"]) for where in bad] == [(row, 1)]
 
 
 def test_a_critic_that_began_as_a_reward_model_has_its_shape(config, tmp_path, tiny_tokenizer):

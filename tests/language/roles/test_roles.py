@@ -82,6 +82,7 @@ def passes(run):
         phase[0] = name
         with timed(name):
             yield
+        phase[0] = ""
 
     run._phase = named
     values = run.iterate()
@@ -107,7 +108,7 @@ def test_without_a_price_nothing_is_known_of_the_reference(sharing):
     budget = training(sharing, kl=KLSettings(coefficient=0.0, budget=9.0))
     assert budget.iterate()["kl"] is not None, "what may end a run is measured"
     if sharing.critic == "separate":
-        batch, _ = run.collect()
+        batch = run.estimate(run.collect())
         torch.testing.assert_close(run.policy.values(batch), run.policy.scored(batch)[1])
 
 

@@ -24,7 +24,7 @@ from proximo.language.sampling.texts import to_batch
 @pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")
 def test_divergence_from_the_reference_is_exactly_0_at_step_0_and_not_after(sharing):
     run = training(sharing)
-    batch, _ = run.collect()
+    batch = run.estimate(run.collect())
     log_prob, _ = run.policy.scored(batch)
     assert torch.equal(log_prob, run.policy.reference_log_probs(batch))
     run.iterate()
@@ -37,7 +37,7 @@ def test_the_reference_stays_the_starting_model(sharing):
     """After training, the reference's log-probs are those of a model that nobody trained."""
     run, untouched = training(sharing), llama()
     for _ in range(3):
-        batch, _ = run.collect()
+        batch = run.estimate(run.collect())
         run.iterate()
     fresh = training(SharingSettings(mode="full"), untouched)
     plain = replace(batch, inputs={k: v for k, v in batch.inputs.items() if k != "states"})
@@ -71,7 +71,7 @@ def test_an_exported_policy_gives_the_logits_of_the_trained_one(sharing, tmp_pat
 @pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")
 def test_an_exported_critic_gives_the_values_of_the_trained_one(sharing, tmp_path):
     run = training(sharing)
-    batch, _ = run.collect()
+    batch = run.estimate(run.collect())
     _, start = run.policy.scored(batch)
     run.iterate()
     _, mine = run.policy.scored(batch)
@@ -180,7 +180,7 @@ def test_a_critic_from_a_reward_model_of_another_width_is_refused():
 
 def test_batches_of_a_shared_trunk_carry_its_states():
     run = training(MODES[4])
-    batch, _ = run.collect()
+    batch = run.estimate(run.collect())
     _, states = run.roles.policy(batch.inputs["tokens"])
     for row in range(len(batch)):
         read = int(batch.inputs["prompt_lengths"][row] + (batch.weight[row] > 0).sum() - 1)

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
+from proximo.algorithms import ppo
+from proximo.algorithms.ppo import PPO
 from proximo.control.models import policy
 from proximo.control.models.networks import ActorCritic
 from proximo.control.models.normalizers import ObservationNormalizer
@@ -39,10 +41,11 @@ _METHODS: dict[type, tuple[str, ...]] = {
     **{activation: ("forward",) for activation in ACTIVATIONS.values()},
     nn.Module: ("__call__", "_call_impl", "_wrapped_call_impl"),
     update.AutogradGradient: ("__init__", "__call__", "divergence"),
+    PPO: ("loss", "gradient", "update"),
 }
 _NAMES: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (objectives, ("ppo_loss", "clipped_surrogate", "value_loss", "weighted_mean", "kl_k3", "_counted")),
-    (update, ("ppo_loss", "autograd_gradient", "AutogradGradient")),
+    (ppo, ("AutogradGradient", "objective_at")),
     (torch, ("tanh",)),
     (nn.functional, ("linear", "relu", "elu")),
     (statistics, ("weighted_mean",)),

@@ -7,6 +7,7 @@ float64. Every policy that `supports` refuses takes the autograd path.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from proximo.control.closed_form.heads import CategoricalHead, GaussianHead, Hea
 from proximo.control.closed_form.networks import SLOPES, TwinMLP
 from proximo.control.models.policy import ControlPolicy
 from proximo.core.batch import Action, Batch
-from proximo.core.objectives import LossStatistics, Objective
+from proximo.core.objectives import Objective
+from proximo.core.update import Gradient, Statistics
 
 
 def supports(policy: ControlPolicy) -> bool:
@@ -124,20 +126,20 @@ class ClosedForm:
 
     @_UNWARNED
     def divergence(self, minibatch: Batch) -> float:
-        """k3 estimate of KL(old policy, policy), nats (a `core.update.Measuring`)."""
+        """k3 estimate of KL(old policy, policy), nats (`core.update.Measuring`)."""
         share, real = _shares(minibatch.weight.numpy())
         output = _allowed(self.networks.actor(self._observed(minibatch.inputs)), minibatch.inputs)
         log_prob = self.head.score(output, minibatch.action.numpy()).log_prob
         log_ratio = log_prob - minibatch.log_prob.numpy()
         return _kl(log_ratio if real is None else np.where(real, log_ratio, 0.0), share)
 
-    def __call__(self, minibatch: Batch, objective: Objective) -> LossStatistics:
-        """As `gradient`."""
-        return self.gradient(minibatch, objective)
+    def at(self, objective: Objective) -> Gradient:
+        """See `core.update.ClosedFormGradient`."""
+        return _At(self, objective)
 
     @_UNWARNED
-    def gradient(self, minibatch: Batch, objective: Objective) -> LossStatistics:
-        """Add the gradient of `ppo_loss` to the parameters' gradients (a `core.update.Gradient`)."""
+    def gradient(self, minibatch: Batch, objective: Objective) -> Statistics:
+        """Add the gradient of `ppo_loss` to the parameters' gradients; statistics as `ppo_loss` names them."""
         x = self._observed(minibatch.inputs)
         share, real = _shares(minibatch.weight.numpy())
         hidden, output, values = self.networks.forward(x)
@@ -148,7 +150,28 @@ class ClosedForm:
         errors = self.head.backward(policy_error, entropy_error), value_error[None]
         self.networks.backward(x, hidden, errors)
         entropy = float(np.add.reduce(scores.entropy * share))
-        return LossStatistics(policy[0], value, entropy, *policy[1:])  # type: ignore[arg-type]
+        return {
+            "policy_loss": policy[0],
+            "value_loss": value,
+            "entropy": entropy,
+            "approx_kl": policy[1],
+            "clip_fraction": policy[2],
+            "ratio_deviation": policy[3],
+        }
+
+
+@dataclass(frozen=True)
+class _At:
+    """The closed form with an objective's numbers: a `core.update.Gradient` that is `Measuring`."""
+
+    closed_form: ClosedForm
+    objective: Objective
+
+    def __call__(self, minibatch: Batch) -> Statistics:
+        return self.closed_form.gradient(minibatch, self.objective)
+
+    def divergence(self, minibatch: Batch) -> float:
+        return self.closed_form.divergence(minibatch)
 
 
 def _allowed(logits: np.ndarray, inputs: Mapping[str, Tensor]) -> np.ndarray:

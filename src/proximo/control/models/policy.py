@@ -119,7 +119,7 @@ class ControlPolicy(nn.Module):
             features = self.network.memory(features, batch.inputs["memory"], batch.inputs["starts"])
         outputs, value = self.network.heads(features)
         distribution = self.distribution(outputs, batch.inputs.get("mask"))
-        return Evaluation(distribution.log_prob(batch.action), distribution.entropy(), value)
+        return Evaluation(distribution.log_prob(batch.action), distribution.entropy(), value, distribution)
 
     @torch.no_grad()
     def act(

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from proximo.algorithms.base import Algorithm, Transitions
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.training.rollout import Actor, Rollout
-from proximo.core.advantages import gae
 from proximo.core.batch import Batch
 
 
@@ -17,12 +17,14 @@ class Estimator:
     Args:
         policy: whose value normaliser and memory the batch must fit.
         actor: whose critic is asked.
+        algorithm: what estimates advantages.
         gamma: discount per step.
         lam: λ.
     """
 
-    def __init__(self, policy: ControlPolicy, actor: Actor, gamma: float, lam: float) -> None:
-        self.policy, self.actor, self.gamma, self.lam = policy, actor, gamma, lam
+    def __init__(self, policy: ControlPolicy, actor: Actor, algorithm: Algorithm, gamma: float, lam: float) -> None:
+        self.policy, self.actor, self.algorithm = policy, actor, algorithm
+        self.gamma, self.lam = gamma, lam
 
     def batch(self, rollout: Rollout, rewards: Tensor) -> Batch:
         """One sample per step `[T * N]`, or per environment `[N, T]` where the policy has a memory.
@@ -31,7 +33,7 @@ class Estimator:
             rollout: what happened.
             rewards: `[T, N]`, as they are to be learnt from (scaled or not).
         """
-        self._rollout, self._rewards = rollout, rewards
+        self._rollout, self.rewards = rollout, rewards
         # Two fields are rewritten each epoch when advantages are recomputed, the rest stays.
         advantages, returns = self._estimate(rollout.value)
         weight = torch.from_numpy(rollout.valid).to(rollout.value)
@@ -86,15 +88,16 @@ class Estimator:
         for final in rollout.finals:
             rows = torch.from_numpy(final.rows).to(values.device)
             following[final.step, rows] = self._after(final.inputs, final.memory)
-        advantages, returns = gae(
-            self._rewards.to(values),
+        transitions = Transitions(
+            self.rewards.to(values),
             values,
             following,
             torch.from_numpy(rollout.terminated).to(values.device),
             torch.from_numpy(rollout.done).to(values.device),
-            gamma=self.gamma,
-            lam=self.lam,
+            self.gamma,
+            self.lam,
         )
+        advantages, returns = self.algorithm.estimate(transitions)
         return advantages, units.to_units(returns)
 
     def _after(self, inputs: Mapping[str, Tensor], memory: Tensor | None) -> Tensor:

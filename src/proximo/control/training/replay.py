@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from proximo.algorithms.ppo import algorithm_of
 from proximo.control.closed_form.gradient import ClosedForm, supports
 from proximo.control.config import TrainConfig
 from proximo.control.models.device import choose_device, limit_threads
@@ -15,10 +16,11 @@ from proximo.control.models.policy import ControlPolicy
 from proximo.control.training.estimation import Estimator
 from proximo.control.training.rollout import FinalObservation, Rollout
 from proximo.control.training.setup import update_settings
+from proximo.core.batch import Batch
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
 from proximo.core.statistics import informative
-from proximo.core.update import autograd_gradient
+from proximo.core.update import UpdateTask
 from proximo.runs.replay.change import settable
 from proximo.runs.replay.entry import Entry, Kept, under
 from proximo.runs.replay.learner import Learner
@@ -28,15 +30,17 @@ _ARRAYS = ("reward", "terminated", "truncated", "valid", "starts", "last_starts"
 _TENSORS = ("action", "log_prob", "value", "memory", "last_memory")
 
 
-def to_tensors(policy: ControlPolicy, rollout: Rollout, rewards: Tensor) -> dict[str, Tensor]:
+def to_tensors(policy: ControlPolicy, rollout: Rollout, rewards: Tensor, batch: Batch) -> dict[str, Tensor]:
     """What an update learns from.
 
     Args:
         policy: whose normalisers stand still.
         rollout: what happened.
         rewards: `[T, N]`, as they are learnt from.
+        batch: made of them; its advantages and returns are those of the algorithm.
     """
-    tensors = {"rewards": rewards} | {name: torch.from_numpy(getattr(rollout, name)) for name in _ARRAYS}
+    tensors = {"rewards": rewards, "advantages": batch.advantages, "returns": batch.returns}
+    tensors |= {name: torch.from_numpy(getattr(rollout, name)) for name in _ARRAYS}
     tensors |= {name: x for name in _TENSORS if (x := getattr(rollout, name)) is not None}
     tensors |= {f"inputs/{name}": x for name, x in rollout.inputs.items()}
     tensors |= {f"last_inputs/{name}": x for name, x in rollout.last_inputs.items()}
@@ -88,18 +92,19 @@ def _on(device: torch.device, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
     return {name: x.to(device) for name, x in tensors.items()}
 
 
-def make_learner(run: Mapping[str, Any], entry: Entry, config: TrainConfig) -> Learner:
+def make_learner(run: Mapping[str, Any], entry: Entry, config: TrainConfig, before: TrainConfig) -> Learner:
     """A kept update before it is done.
 
     Args:
         run: what the ring says of all updates: the policy's description, and whether its gradient is a closed form.
         entry: the update.
         config: the run's, or with a setting changed.
+        before: the run's.
 
     Raises:
         UserError: settings that do not fit, or no such device.
     """
-    settings = update_settings(config)
+    algorithm = algorithm_of(update_settings(config))
     policy = ControlPolicy.build(run["policy"])
     device, _ = choose_device(config.device, policy.observations, policy.settings.hidden)
     policy.to(device)
@@ -110,11 +115,13 @@ def make_learner(run: Mapping[str, Any], entry: Entry, config: TrainConfig) -> L
     closed_form = ClosedForm(policy) if run["closed_form"] and supports(policy) else None
     shuffle = torch.Generator()
     entry.before.put_back(optimizer, {"shuffle": shuffle})
-    if settings.adaptive_kl is None:
+    if algorithm.adaptive_kl is None:
         optimizer.learning_rate = rate.at(entry.progress)
     rollout = to_rollout(entry.learnt, device)
-    estimator = Estimator(policy, closed_form or policy, config.gamma, config.lam)
+    estimator = Estimator(policy, closed_form or policy, algorithm, config.gamma, config.lam)
     batch = estimator.batch(rollout, entry.learnt["rewards"])
+    if (config.gamma, config.lam, config.update) == (before.gamma, before.lam, before.update):
+        batch = batch.replace(**{name: entry.learnt[name].to(device) for name in ("advantages", "returns")})
 
     def where(index: tuple[int, ...]) -> dict[str, Any]:
         count = rollout.valid.shape[1]
@@ -122,21 +129,18 @@ def make_learner(run: Mapping[str, Any], entry: Entry, config: TrainConfig) -> L
         action = [round(x, 4) for x in rollout.action[t, n].reshape(-1).tolist()]
         return {"step": t, "environment": n, "action": action, "reward": float(rollout.reward[t, n])}
 
-    return Learner(
-        policy=policy,
-        optimizer=optimizer,
-        module=policy,
-        batch=batch,
-        settings=settings,
+    task = UpdateTask(
+        policy,
+        batch,
+        optimizer,
         progress=entry.progress,
         generator=shuffle,
-        gradient=closed_form.gradient
-        if closed_form
-        else autograd_gradient(policy, lambda minibatch: minibatch.split(settings.micro_batches)),
-        where=where,
+        split=lambda minibatch: minibatch.split(algorithm.micro_batches),
+        closed_form=closed_form,
         reestimate=estimator.reestimate,
         reward_scale=informative(entry.learnt["rewards"], torch.from_numpy(rollout.valid))[1],
     )
+    return Learner(task, algorithm, policy, algorithm.minibatch_size, where)
 
 
 def replay_world(kept: Kept, stack: ExitStack) -> World:
@@ -152,4 +156,4 @@ def replay_world(kept: Kept, stack: ExitStack) -> World:
     config = kept.config(TrainConfig)
     images = any(name.startswith("inputs/") and x.dim() > 3 for name, x in kept.entries[0].learnt.items())
     limit_threads(stack, config.device, images=images)
-    return World(config, settable(config), lambda entry, config: make_learner(kept.run, entry, config))
+    return World(config, settable(config), lambda entry, changed: make_learner(kept.run, entry, changed, config))

@@ -1,10 +1,8 @@
 """One training run in memory: collect -> estimate advantages -> update -> move the statistics -> record."""
 
 import math
-import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from proximo.algorithms.base import Counters, OnPolicyTraining
+from proximo.algorithms.ppo import PPO, algorithm_of
 from proximo.control import seeds
 from proximo.control.closed_form.gradient import ClosedForm, supports
 from proximo.control.config import TrainConfig
@@ -32,7 +32,7 @@ from proximo.core.batch import Batch
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
 from proximo.core.statistics import RunningMoments, informative
-from proximo.core.update import UpdateReport, update
+from proximo.core.update import UpdateReport, UpdateTask
 from proximo.errors import UserError
 from proximo.runs.config.toml import to_toml
 from proximo.runs.replay.ring import Ring
@@ -48,14 +48,12 @@ FEWEST = 10  # episodes that a mean needs before a policy can be called the best
 
 
 @dataclass
-class Progress:
+class Progress(Counters):
     """Counters of a run."""
 
     steps: int = 0
     """Environment steps taken; rows that report a reset do not count."""
-    iterations: int = 0
     episodes: int = 0
-    gradient_steps: int = 0
     longest: int = 0
     """Steps of the longest episode seen, ended or in progress."""
     cut: int = 0
@@ -68,7 +66,7 @@ class Progress:
     """Wherever the run went on, the environments came back to where they were."""
 
 
-class Training:
+class Training(OnPolicyTraining[Rollout]):
     """A policy, its environments and its optimiser.
 
     Args:
@@ -81,6 +79,7 @@ class Training:
     """
 
     def __init__(self, config: TrainConfig, environments: VectorEnvironment, *, closed_form: bool = True) -> None:
+        super().__init__()
         self.config, self.environments = config, environments
         actions = ActionSpec.of(environments.action_space, config.network.actions == "squashed")
         observations = ObservationSpec.of(
@@ -88,9 +87,9 @@ class Training:
         )
         require_room(config, observations, actions)
         self.device, self.why_device = choose_device(config.device, observations, config.network.hidden)
-        self.settings = update_settings(config)
+        self.algorithm: PPO = algorithm_of(update_settings(config))
         self.policy = fresh_policy(config, observations, actions).to(self.device)
-        learning_rate = self._learning_rate(0.0)
+        learning_rate = Schedule.parse(config.learning_rate).at(0.0)
         self.optimizer = FlatAdam(self.policy.parameters_by_layer(), learning_rate, config.adam_epsilon)
         self._derived = ClosedForm(self.policy) if closed_form and supports(self.policy) else None
         self.closed_form = self._derived
@@ -103,13 +102,11 @@ class Training:
         if config.random_phase:
             environments.stagger(config.random_phase)
             self.collector.random_phase = config.random_phase
-        self.estimator = Estimator(self.policy, actor, config.gamma, config.lam)
+        self.estimator = Estimator(self.policy, actor, self.algorithm, config.gamma, config.lam)
         self.scaler = RewardScaler(environments.count, config.gamma, config.normalizers.clip)
-        self.progress = Progress()
+        self.progress: Progress = Progress()
         self.log = ActionLog()
         self.before = Undo(self.optimizer, {"noise": self.noise, "shuffle": self.shuffle})
-        self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
-        """Entered around what `rewind` can undo, by whoever may want to stop there."""
         self.ring = Ring(self.before, self.optimizer, config.replay_mb, self._described)
         self.returns: deque[float] = deque(maxlen=RECENT)
         self.task_returns: deque[float] = deque(maxlen=RECENT)
@@ -203,49 +200,62 @@ class Training:
         """Go back to before the iteration in progress, in all but the environments: `bring_back` does these."""
         return self.before.undo()
 
-    def iterate(self) -> dict[str, Any]:
-        """One iteration; returns its metrics."""
-        clock = time.perf_counter
+    @property
+    def share_done(self) -> float:
+        """Share of the steps that are done."""
+        return min(self.progress.steps / self.config.steps, 1.0)
+
+    def learning_rate(self, progress: float) -> float | None:
+        """By the schedule, unless the updates steer it by their KL."""
+        return (
+            None if self.algorithm.adaptive_kl is not None else Schedule.parse(self.config.learning_rate).at(progress)
+        )
+
+    def prepare(self) -> None:
+        """Choose how to act, and note what must not move before the update is done."""
         self._choose_path()
-        self.ring.forget()
-        self.before.remember()
-        fraction = min(self.progress.steps / self.config.steps, 1.0)
-        if self.settings.adaptive_kl is None:
-            self.optimizer.learning_rate = self._learning_rate(fraction)
         self.collector.seconds.update(environment=0.0, policy=0.0)
-        before = fingerprint(self.policy, self.scaler)
-        with self.interruptible():
-            rollout = self.collector.collect()
-            start = clock()
-            rewards = torch.from_numpy(self._rewards(rollout))
-            self.ring.begin(self.progress.iterations, fraction, replay.to_tensors(self.policy, rollout, rewards))
-            batch = self.estimator.batch(rollout, rewards)
-            log_std = self.policy.log_std.detach().clone()
-            report = update(
-                self.policy,
-                batch,
-                self.optimizer,
-                self.settings,
-                progress=fraction,
-                generator=self.shuffle,
-                gradient=self.closed_form,
-                reestimate=self.estimator.reestimate,
-                reward_scale=informative(rewards, torch.from_numpy(rollout.valid))[1],
-            )
-        self.ring.end(report)
-        metrics = self._measure(rollout, batch, report) | still_deviations(self.policy, log_std)
-        after = fingerprint(self.policy, self.scaler)
-        metrics["normalizers_moved"] = float((after - before).abs().max())
+        self._statistics = fingerprint(self.policy, self.scaler)
+        self._log_std = self.policy.log_std.detach().clone()
+
+    def collect(self) -> Rollout:
+        """Act in the environments."""
+        rollout = self.collector.collect()
+        self.seconds.update(self.collector.seconds)
+        return rollout
+
+    def estimate(self, rollout: Rollout) -> Batch:
+        """Advantages and returns of rewards as they are learnt from."""
+        return self.estimator.batch(rollout, torch.from_numpy(self._rewards(rollout)))
+
+    def learnt_from(self, rollout: Rollout, batch: Batch) -> dict[str, Tensor]:
+        """See `control.training.replay`."""
+        return replay.to_tensors(self.policy, rollout, self.estimator.rewards, batch)
+
+    def task(self, rollout: Rollout, batch: Batch, progress: float) -> UpdateTask:
+        """The update of this iteration."""
+        return UpdateTask(
+            self.policy,
+            batch,
+            self.optimizer,
+            progress=progress,
+            generator=self.shuffle,
+            split=lambda minibatch: minibatch.split(self.algorithm.micro_batches),
+            closed_form=self.closed_form,
+            reestimate=self.estimator.reestimate,
+            reward_scale=informative(self.estimator.rewards, torch.from_numpy(rollout.valid))[1],
+        )
+
+    def finish(self, rollout: Rollout, batch: Batch, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Move the statistics and count."""
+        moved = fingerprint(self.policy, self.scaler)
         self._absorb(rollout, batch)
-        if self.normalizes:
-            metrics["normalizers_still"] = int(torch.equal(after, fingerprint(self.policy, self.scaler)))
         self._count(rollout)
         self.log.record(rollout.action, self.collector)
-        self.progress.gradient_steps += report.steps
-        self.progress.iterations += 1
         self._remember_best()
-        seconds = {**self.collector.seconds, "update": clock() - start}
-        return {**metrics, **{f"seconds/{phase}": value for phase, value in seconds.items()}}
+        if not self.normalizes:
+            return {}
+        return {"normalizers_still": int(torch.equal(moved, fingerprint(self.policy, self.scaler)))}
 
     @property
     def done(self) -> int:
@@ -283,9 +293,6 @@ class Training:
         if usable is not None:
             usable.freeze()
 
-    def _learning_rate(self, fraction: float) -> float:
-        return Schedule.parse(self.config.learning_rate).at(fraction)
-
     def _rewards(self, rollout: Rollout) -> np.ndarray:
         return self.scaler.scaled(rollout.reward) if self.config.normalizers.rewards == "scale" else rollout.reward
 
@@ -314,17 +321,16 @@ class Training:
         self.task_returns.extend(episode.task_value for episode in rollout.episodes)
         self.lengths.extend(episode.length for episode in rollout.episodes)
 
-    def _measure(self, rollout: Rollout, batch: Batch, report: UpdateReport) -> dict[str, Any]:
+    def measure(self, rollout: Rollout, batch: Batch, report: UpdateReport) -> dict[str, Any]:
+        """Metrics beside the update's own."""
         self._look_at_the_critic(rollout, batch)
-        values: dict[str, Any] = dict(report.values)
-        values |= {
+        moved = fingerprint(self.policy, self.scaler) - self._statistics
+        values: dict[str, Any] = {
             **self.critic.measured(),
-            "learning_rate": self.optimizer.learning_rate,
-            "gradient_steps": report.steps,
-            "stopped_by_kl": int(report.stopped_by_kl),
-            "final_approx_kl": report.final_kl,
             "reset_rows": int((~rollout.valid).sum()),
             **vital_signs(self.policy, rollout, batch),
+            **still_deviations(self.policy, self._log_std),
+            "normalizers_moved": float(moved.abs().max()),
         }
         if self.policy.actions.continuous:
             values["clipped_actions"] = rollout.clipped_fraction

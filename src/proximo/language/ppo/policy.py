@@ -66,7 +66,8 @@ class LanguagePolicy:
                 need_entropy=self.need_entropy,
             )
         value = self.roles.value_head(critic[rows, columns].float()).squeeze(1)
-        return Evaluation(*[_spread(x, rows, steps, batch.action) for x in (log_prob, entropy, value)])
+        log_prob, entropy, value = (_spread(x, rows, steps, batch.action) for x in (log_prob, entropy, value))
+        return Evaluation(log_prob, entropy, value)
 
     @torch.no_grad()
     def reference_log_probs(self, batch: Batch) -> Tensor:

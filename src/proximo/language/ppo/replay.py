@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proximo.algorithms.ppo import algorithm_of
 from proximo.core.batch import Batch
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
-from proximo.core.update import autograd_gradient, check_minibatch_size
+from proximo.core.update import UpdateTask, check_minibatch_size
 from proximo.errors import UserError
 from proximo.language.models.loading import choose_device, load_causal_model, load_tokenizer
 from proximo.language.ppo.rollout import estimate, token_rewards
@@ -22,12 +23,12 @@ from proximo.runs.replay.entry import Entry, Kept, under
 from proximo.runs.replay.learner import Learner
 from proximo.runs.replay.report import World
 
-_OWN = ("action", "log_prob", "value", "weight")
+_OWN = ("action", "log_prob", "value", "advantages", "returns", "weight")
 _SHOWN_CHARACTERS = 60
 
 
 def to_tensors(batch: Batch, rewarded: Tensor, ref_log_prob: Tensor | None) -> dict[str, Tensor]:
-    """What an update learns from; advantages and returns follow from it.
+    """What an update learns from.
 
     Args:
         batch: of the update.
@@ -39,22 +40,25 @@ def to_tensors(batch: Batch, rewarded: Tensor, ref_log_prob: Tensor | None) -> d
     return tensors | {"rewarded": rewarded, **reference}
 
 
-def to_batch(tensors: Mapping[str, Tensor], coefficient: float, gamma: float, lam: float) -> Batch:
-    """The batch in what `to_tensors` gave, with advantages and returns for these settings."""
-    inputs, own = under("inputs/", tensors), {name: tensors[name] for name in _OWN}
-    zeros = torch.zeros_like(own["weight"])
-    batch = Batch(inputs=inputs, **own, advantages=zeros, returns=zeros)
-    lengths = batch.weight.sum(1).long()
-    rewards = token_rewards(tensors["rewarded"], batch.log_prob, tensors.get("ref_log_prob"), lengths, coefficient)
-    return estimate(batch, rewards, gamma, lam)
+def to_batch(tensors: Mapping[str, Tensor]) -> Batch:
+    """The batch in what `to_tensors` gave."""
+    return Batch(under("inputs/", tensors), **{name: tensors[name] for name in _OWN})
 
 
-def make_learner(entry: Entry, config: PPOConfig) -> Learner:
+def _estimated_again(batch: Batch, tensors: Mapping[str, Tensor], coefficient: float, config: PPOConfig) -> Batch:
+    """The batch with advantages and returns for other settings."""
+    rewarded, lengths = tensors["rewarded"], batch.weight.sum(1).long()
+    rewards = token_rewards(rewarded, batch.log_prob, tensors.get("ref_log_prob"), lengths, coefficient)
+    return estimate(batch, rewards, algorithm_of(config.update), config.gamma, config.lam, rewarded)
+
+
+def make_learner(entry: Entry, config: PPOConfig, before: PPOConfig) -> Learner:
     """A kept update before it is done.
 
     Args:
         entry: the update.
         config: the run's, or with a setting changed.
+        before: the run's.
 
     Raises:
         UserError: a model is not where it was, or settings that do not fit.
@@ -74,7 +78,9 @@ def make_learner(entry: Entry, config: PPOConfig) -> Learner:
     # Where β is held to a target it was what it was; else it is the setting.
     coefficient = config.kl.coefficient if config.kl.target is None else entry.facts["kl_coefficient"]
     learnt = {name: x.to(device) for name, x in entry.learnt.items()}
-    batch = to_batch(learnt, coefficient, config.gamma, config.lam)
+    batch = to_batch(learnt)
+    if (config.gamma, config.lam, config.kl, config.update) != (before.gamma, before.lam, before.kl, before.update):
+        batch = _estimated_again(batch, learnt, coefficient, config)
     try:
         check_minibatch_size(len(batch), config.update.minibatch_size)
     except ValueError as error:
@@ -88,19 +94,19 @@ def make_learner(entry: Entry, config: PPOConfig) -> Learner:
         start = tokenizer.decode(prompt)[:_SHOWN_CHARACTERS]
         return {"response": row, "token": step, "id": token, "text": repr(text), "prompt": repr(start)}
 
-    return Learner(
-        policy=policy,
-        optimizer=optimizer,
-        module=policy.roles,
-        batch=batch,
-        settings=config.update,
+    task = UpdateTask(
+        policy,
+        batch,
+        optimizer,
         progress=entry.progress,
         generator=shuffle,
-        gradient=autograd_gradient(policy, policy.split, RATIO_QUANTILE),
-        where=where,
+        split=policy.split,
+        quantile=RATIO_QUANTILE,
         tolerance=RATIO_TOLERANCE[config.compute],
         reward_scale=reward_scale(learnt["rewarded"]),
+        measure=False,
     )
+    return Learner(task, algorithm_of(config.update), policy.roles, config.update.minibatch_size, where)
 
 
 def replay_world(kept: Kept) -> World:
@@ -112,4 +118,5 @@ def replay_world(kept: Kept) -> World:
     config = kept.config(PPOConfig)
     names = settable(config, without=("micro_batches", "recompute_advantages"))
     fixed = config.kl.target is None and refers(config)  # without a reference nothing is known of another price
-    return World(config, names + (["kl.coefficient"] if fixed else []), make_learner)
+    settable_here = names + (["kl.coefficient"] if fixed else [])
+    return World(config, settable_here, lambda entry, changed: make_learner(entry, changed, config))

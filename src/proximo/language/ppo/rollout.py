@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from proximo.core.advantages import gae
+from proximo.algorithms.base import Algorithm, Transitions
 from proximo.core.batch import Batch
 from proximo.core.divergences import kl_k1, kl_k3
 
@@ -33,13 +33,25 @@ def token_rewards(
     return rewards.scatter_add(1, last, scores.to(rewards).unsqueeze(1))
 
 
-def estimate(batch: Batch, rewards: Tensor, gamma: float, lam: float) -> Batch:
-    """Advantages and returns over response tokens; a response ends with its last token, finished or not."""
+def estimate(
+    batch: Batch, rewards: Tensor, algorithm: Algorithm, gamma: float, lam: float, scores: Tensor | None = None
+) -> Batch:
+    """Advantages and returns over response tokens; a response ends with its last token, finished or not.
+
+    Args:
+        batch: sampled and valued.
+        rewards: `[B, R]`, KL price and score.
+        algorithm: what estimates.
+        gamma: discount per token.
+        lam: λ.
+        scores: `[B]`, of whole responses.
+    """
     steps = torch.arange(rewards.shape[1], device=rewards.device)
     ended = steps >= (batch.weight.sum(1).long() - 1).unsqueeze(1)  # from the last token on: padding chains nothing
     values = torch.where(batch.weight > 0, batch.value, 0.0)
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], 1)
-    advantages, returns = gae(rewards.T, values.T, following.T, ended.T, ended.T, gamma=gamma, lam=lam)
+    transitions = Transitions(rewards.T, values.T, following.T, ended.T, ended.T, gamma, lam, scores)
+    advantages, returns = algorithm.estimate(transitions)
     return batch.replace(advantages=advantages.T.contiguous(), returns=returns.T.contiguous(), value=values)
 
 

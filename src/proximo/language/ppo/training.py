@@ -1,8 +1,8 @@
 """PPO on a language model in memory: sample -> reward -> estimate advantages -> update -> record."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -10,15 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proximo.algorithms.base import Counters, OnPolicyTraining
+from proximo.algorithms.ppo import PPO, algorithm_of
 from proximo.core.batch import Batch
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
 from proximo.core.statistics import explained_variance, root_mean_square, weighted_mean, weighted_moments
-from proximo.core.update import UpdateReport, autograd_gradient, update
+from proximo.core.update import UpdateReport, UpdateTask
 from proximo.language.compute.precision import chosen_type
 from proximo.language.data.prompts import Prompt, PromptSource
 from proximo.language.lineage import check_read, digest_of
-from proximo.language.ppo import replay, rollout
+from proximo.language.ppo import replay
+from proximo.language.ppo.rollout import correlation, estimate, kl_statistics, token_rewards
 from proximo.language.ppo.setup import (
     RATIO_QUANTILE,
     RATIO_TOLERANCE,
@@ -42,18 +45,18 @@ PARITY = 1e-3  # mean |log-prob of the sampler - of the trainer|, nats, up to wh
 
 
 @dataclass
-class Progress:
+class Progress(Counters):
     """Counters of a run."""
 
     responses: int = 0
-    iterations: int = 0
-    gradient_steps: int = 0
 
 
 @dataclass(frozen=True)
 class Rollout:
     """One iteration's responses and what was said of them."""
 
+    batch: Batch
+    """As it was sampled: with the old log-probs and values, without advantages and returns."""
     samples: Samples
     texts: Texts
     scores: Tensor
@@ -77,7 +80,7 @@ def _whose_log_probs(config: PPOConfig) -> bool | None:
     return {"auto": None, "sampler": True, "rescore": False}[config.old_log_probs]
 
 
-class PPOTraining:
+class PPOTraining(OnPolicyTraining[Rollout]):
     """Policy, reference, critic, reward terms and optimiser of one run.
 
     Args:
@@ -104,9 +107,11 @@ class PPOTraining:
         reward_decoder: Any = None,
         reward_head: Any = None,
     ) -> None:
+        super().__init__()
         self.config, self.tokenizer, self.rewards = config, tokenizer, list(rewards)
         check_fit(config, model, tokenizer, prompts, self.rewards)
         self.config = config = replace(config, compute=chosen_type(config.compute, next(model.parameters()).device))
+        self.algorithm: PPO = algorithm_of(config.update)
         self.policy = make_policy(config, model, reward_decoder, reward_head)
         self.roles = self.policy.roles
         self.device = self.roles.head.weight.device
@@ -122,7 +127,7 @@ class PPOTraining:
         stop = stop_tokens(model, tokenizer, prompts)
         self.parameters = SamplingParameters(config.response_limit, stop, config.temperature)
         self.kl = kl_controller(config)
-        self.progress = Progress()
+        self.progress: Progress = Progress()
         self.ended: str | None = None
         """Why there is nothing left to do, once there is not."""
         self.sampler_log_probs = _whose_log_probs(config)
@@ -135,58 +140,27 @@ class PPOTraining:
         self.ring = Ring(
             self.before, self.optimizer, config.replay_mb, lambda: {"world": "language", "config": to_toml(config)}
         )
-        self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
-        """Entered around what `rewind` can undo, by whoever may want to stop there."""
-        self.seconds: dict[str, float] = {}
+        self.seconds = {}
         self.other_rows = False
         """Whether `load` takes a checkpoint of other prompts."""
 
-    def iterate(self) -> dict[str, Any]:
-        """One rollout and one update; what was seen, by name.
+    @property
+    def share_done(self) -> float:
+        """Share of the responses that are done."""
+        return self.progress.responses / self.config.responses
 
-        Raises:
-            InvariantError: something that can not be true of a correct run; `ring` holds the update.
-            UserError: a reward term fails.
-        """
-        started, self.seconds = time.perf_counter(), {}
-        self.last = None  # two rollouts need not live at a time
-        self.ring.forget()
-        self.remember()
-        done = self.progress.responses / self.config.responses
-        if self.config.update.adaptive_kl is None:
-            self.optimizer.learning_rate = learning_rate(self.config, done)
+    def learning_rate(self, progress: float) -> float | None:
+        """By the schedule, unless the updates steer it by their KL."""
+        return None if self.algorithm.adaptive_kl is not None else learning_rate(self.config, progress)
+
+    def prepare(self) -> None:
+        """Forget the last rollout: two need not live at a time."""
+        self._started = time.perf_counter()
+        self.last = None
         self.policy.tokens_read = self.policy.tokens_paid = 0
-        with self.interruptible():
-            batch, collected = self.collect()
-            self.last = collected
-            learnt = replay.to_tensors(batch, collected.rewarded, collected.ref_log_prob)
-            self.ring.begin(self.progress.iterations, done, learnt, {"kl_coefficient": self.kl.coefficient})
-            with self._phase("update"):
-                report = update(
-                    self.policy,
-                    batch,
-                    self.optimizer,
-                    self.config.update,
-                    progress=done,
-                    generator=self.shuffle,
-                    gradient=autograd_gradient(self.policy, self.policy.split, RATIO_QUANTILE),
-                    tolerance=RATIO_TOLERANCE[self.config.compute],
-                    reward_scale=reward_scale(collected.rewarded),
-                    measure=False,  # a pass through a language model costs too much for a number
-                )
-        self.ring.end(report)
-        values = self._statistics(batch, collected, report)
-        if values["kl"] is not None:
-            self.kl.observe(values["kl"], len(batch))
-        self.progress.responses += len(batch)
-        self.progress.iterations += 1
-        self.progress.gradient_steps += report.steps
-        seconds = time.perf_counter() - started
-        read = float((batch.inputs["prompt_lengths"] + collected.samples.lengths).sum())
-        return values | {"tokens_per_second": read / seconds} | {f"seconds/{k}": v for k, v in self.seconds.items()}
 
-    def collect(self) -> tuple[Batch, Rollout]:
-        """Sample responses, have them scored, and estimate advantages."""
+    def collect(self) -> Rollout:
+        """Sample responses and have them scored."""
         prompts = self.prompts.take(self.config.batch)
         with self._phase("sample"), self.policy.computing():
             samples = self.sample([p.tokens for p in prompts])
@@ -198,11 +172,47 @@ class PPOTraining:
         with self._phase("score"):
             batch = self._with_old(batch, samples)
             reference = self.policy.reference_log_probs(batch) if refers(self.config) else None
-        rewards = rollout.token_rewards(
-            rewarded.to(self.device), batch.log_prob, reference, samples.lengths, self.kl.coefficient
+        self.last = Rollout(batch, samples, texts, scores, rewarded, each, reference)
+        return self.last
+
+    def estimate(self, rollout: Rollout) -> Batch:
+        """Advantages and returns of the scores less the KL price."""
+        rewarded, batch = rollout.rewarded.to(self.device), rollout.batch
+        rewards = token_rewards(
+            rewarded, batch.log_prob, rollout.ref_log_prob, rollout.samples.lengths, self.kl.coefficient
         )
-        batch = rollout.estimate(batch, rewards, self.config.gamma, self.config.lam)
-        return batch, Rollout(samples, texts, scores, rewarded, each, reference)
+        return estimate(batch, rewards, self.algorithm, self.config.gamma, self.config.lam, rewarded)
+
+    def learnt_from(self, rollout: Rollout, batch: Batch) -> dict[str, Tensor]:
+        """See `language.ppo.replay`."""
+        return replay.to_tensors(batch, rollout.rewarded, rollout.ref_log_prob)
+
+    def facts(self) -> dict[str, Any]:
+        """The price of divergence."""
+        return {"kl_coefficient": self.kl.coefficient}
+
+    def task(self, rollout: Rollout, batch: Batch, progress: float) -> UpdateTask:
+        """The update of this iteration."""
+        return UpdateTask(
+            self.policy,
+            batch,
+            self.optimizer,
+            progress=progress,
+            generator=self.shuffle,
+            split=self.policy.split,
+            quantile=RATIO_QUANTILE,
+            tolerance=RATIO_TOLERANCE[self.config.compute],
+            reward_scale=reward_scale(rollout.rewarded),
+            measure=False,  # a pass through a language model costs too much for a number
+        )
+
+    def finish(self, rollout: Rollout, batch: Batch, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Adapt the price of divergence and count."""
+        if metrics["kl"] is not None:
+            self.kl.observe(metrics["kl"], len(batch))
+        self.progress.responses += len(batch)
+        read = float((batch.inputs["prompt_lengths"] + rollout.samples.lengths).sum())
+        return {"tokens_per_second": read / (time.perf_counter() - self._started)}
 
     def sample(
         self, prompts: Sequence[Sequence[int]], noise: torch.Generator | None = None, longest: int | None = None
@@ -252,7 +262,8 @@ class PPOTraining:
         self.gap = float(weighted_mean((log_prob - batch.log_prob).abs(), batch.weight))
         return batch.replace(value=value, log_prob=log_prob)
 
-    def _statistics(self, batch: Batch, seen: Rollout, report: UpdateReport) -> dict[str, Any]:
+    def measure(self, seen: Rollout, batch: Batch, report: UpdateReport) -> dict[str, Any]:
+        """Metrics beside the update's own."""
         lengths = seen.samples.lengths.float().cpu()
         real = batch.weight > 0
         return {
@@ -276,12 +287,8 @@ class PPOTraining:
                 for term in self.rewards
                 if hasattr(term, "model") and hasattr(term.model, "cut_share") and term.model.cut_share > 0
             },
-            **rollout.kl_statistics(batch, seen.ref_log_prob),
+            **kl_statistics(batch, seen.ref_log_prob),
             "kl_coefficient": self.kl.coefficient,
-            **report.values,
-            "gradient_steps": report.steps,
-            "stopped_by_kl": float(report.stopped_by_kl),
-            "final_approx_kl": report.final_kl,
             "explained_variance": float(explained_variance(batch.value[real], batch.returns[real])),
             "value_rms": float(root_mean_square(batch.value, batch.weight)),
             "return_rms": float(root_mean_square(batch.returns, batch.weight)),
@@ -289,9 +296,8 @@ class PPOTraining:
             "response_length": float(lengths.mean()),
             "finished": float(seen.samples.finished.float().mean()),
             **text_statistics(seen.samples),
-            "score_length_correlation": rollout.correlation(seen.scores, lengths),
+            "score_length_correlation": correlation(seen.scores, lengths),
             "padded_share": 1 - self.policy.tokens_read / max(1, self.policy.tokens_paid),
-            "learning_rate": self.optimizer.learning_rate,
             "sampler_log_probs": float(bool(self.sampler_log_probs)),
             "sampler_gap": self.gap,
         }

@@ -63,7 +63,7 @@ def _causes(config: PPOConfig, rewards: Sequence[RewardTerm] | None) -> list[str
     rollouts = []
     for _ in range(2):
         training.remember()
-        _, seen = training.collect()
+        seen = training.collect()
         rollouts.append(seen)
         training.rewind()
     one, two = rollouts

@@ -2,41 +2,39 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from proximo.core.batch import Batch
-from proximo.core.optimizer import FlatAdam
-from proximo.core.settings import UpdateSettings
-from proximo.core.update import Gradient, Policy
+from proximo.core.update import UpdateReport, UpdateTask
 
 Where = Callable[[tuple[int, ...]], Mapping[str, Any]]
 """Says of a sample's index in the batch where it comes from and what it was; JSON."""
 
 
+class Updates(Protocol):
+    """An algorithm, as far as a replay asks it."""
+
+    def update(self, task: UpdateTask) -> UpdateReport:
+        """Improve the policy on one batch."""
+
+
 @dataclass(frozen=True)
 class Learner:
-    """Everything that `core.update` takes, as it was before the update."""
+    """An update, as it was before it was done."""
 
-    policy: Policy
-    optimizer: FlatAdam
+    task: UpdateTask
+    algorithm: Updates
     module: nn.Module
     """Names the parameters that the optimiser holds."""
-    batch: Batch
-    settings: UpdateSettings
-    progress: float
-    generator: torch.Generator
-    gradient: Gradient
+    at_a_time: int
+    """Samples that go through the policy at once, to save memory."""
     where: Where
-    reestimate: Callable[[Batch], Batch] | None = None
-    tolerance: float | None = None
-    reward_scale: float = 0.0
 
     def named_slices(self) -> list[tuple[str, slice]]:
         """Names of the trained parameters, and where each lies in the flat vector; in its order."""
-        flat, size = self.optimizer.flat, self.optimizer.flat.element_size()
+        flat, size = self.task.optimizer.flat, self.task.optimizer.flat.element_size()
         named = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
         places = [(name, (p.data_ptr() - flat.data_ptr()) // size, p.numel()) for name, p in named]
         slices = [(name, slice(start, start + length)) for name, start, length in places]

@@ -1,7 +1,7 @@
 """An update done again and watched: what it came to, what was not finite first, which samples moved most."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,8 +9,7 @@ from torch import Tensor
 
 from proximo.core.batch import Batch
 from proximo.core.invariants import InvariantError
-from proximo.core.objectives import LossStatistics, Objective
-from proximo.core.update import UpdateReport, update
+from proximo.core.update import Gradient, Statistics, UpdateReport
 from proximo.runs.replay.learner import Learner
 
 SHOWN = 5
@@ -58,22 +57,11 @@ def repeat(learner: Learner) -> Outcome:
     watch = _Watch(learner)
     report, error = None, None
     try:
-        report = update(
-            learner.policy,
-            learner.batch,
-            learner.optimizer,
-            learner.settings,
-            progress=learner.progress,
-            generator=learner.generator,
-            gradient=watch.gradient,
-            reestimate=learner.reestimate,
-            tolerance=learner.tolerance,
-            reward_scale=learner.reward_scale,
-        )
+        report = learner.algorithm.update(replace(learner.task, watch=watch.over))
     except InvariantError as failure:
         error = str(failure)
-    weights = learner.optimizer.flat.detach().to("cpu", copy=True)
-    batch = learner.batch
+    weights = learner.task.optimizer.flat.detach().to("cpu", copy=True)
+    batch = learner.task.batch
     change = _log_probs(learner) - batch.log_prob
     samples = [tuple(_samples(learner, _largest(x, batch.weight), change)) for x in (change, batch.advantages)]
     return Outcome(watch.begun, report, error, watch.found, weights, *samples)
@@ -84,31 +72,34 @@ class _Watch:
 
     def __init__(self, learner: Learner) -> None:
         self._learner, self.begun = learner, 0
-        self.found = _first(learner.batch.named_tensors(), learner.batch.weight)
+        self.found = _first(learner.task.batch.named_tensors(), learner.task.batch.weight)
         if self.found:
             self.found = f"{self.found} of the batch"
 
-    def gradient(self, minibatch: Batch, objective: Objective) -> LossStatistics:
-        """See `core.update.Gradient`."""
+    def over(self, gradient: Gradient) -> Gradient:
+        """The gradient, looked at; it is not asked what the last step did, which costs a pass."""
+        return lambda minibatch: self._look(gradient, minibatch)
+
+    def _look(self, gradient: Gradient, minibatch: Batch) -> Statistics:
         learner = self._learner
-        parameter = learner.first_not_finite(learner.optimizer.flat)
-        seen = learner.gradient(minibatch, objective)
+        parameter = learner.first_not_finite(learner.task.optimizer.flat)
+        seen = gradient(minibatch)
         if self.found is None and (name := self._name(parameter, minibatch, seen)):
             self.found = f"{name} of minibatch {self.begun}"
         self.begun += 1
         return seen
 
-    def _name(self, parameter: str | None, minibatch: Batch, seen: LossStatistics) -> str | None:
+    def _name(self, parameter: str | None, minibatch: Batch, seen: Statistics) -> str | None:
         if parameter is not None:
             return f"parameter {parameter} at the beginning"
         learner = self._learner
-        gradient = learner.first_not_finite(learner.optimizer.gradient)
-        losses = _first([(name, torch.as_tensor(x)) for name, x in seen._asdict().items()])
+        gradient = learner.first_not_finite(learner.task.optimizer.gradient)
+        losses = _first([(name, torch.as_tensor(x)) for name, x in seen.items()])
         if gradient is None and losses is None:
             return None
         with torch.no_grad():
-            evaluation = learner.policy.evaluate(minibatch)
-        outputs = [(name, x) for name, x in vars(evaluation).items() if x is not None]
+            evaluation = learner.task.policy.evaluate(minibatch)
+        outputs = [(name, x) for name, x in vars(evaluation).items() if isinstance(x, Tensor)]
         return _first(outputs, minibatch.weight) or losses or f"gradient of {gradient}"
 
 
@@ -127,9 +118,9 @@ def _counted(x: Tensor, weight: Tensor | None) -> Tensor:
 @torch.no_grad()
 def _log_probs(learner: Learner) -> Tensor:
     """Of the batch's actions under the policy as it is now; a minibatch at a time, to save memory."""
-    batch, size = learner.batch, learner.settings.minibatch_size
+    batch, size = learner.task.batch, learner.at_a_time
     parts = [batch[start : start + size] for start in range(0, len(batch), size)]
-    return torch.cat([learner.policy.evaluate(part).log_prob for part in parts])
+    return torch.cat([learner.task.policy.evaluate(part).log_prob for part in parts])
 
 
 def _largest(x: Tensor, weight: Tensor) -> list[tuple[int, ...]]:
@@ -142,4 +133,4 @@ def _largest(x: Tensor, weight: Tensor) -> list[tuple[int, ...]]:
 
 def _samples(learner: Learner, indices: list[tuple[int, ...]], change: Tensor) -> Iterator[Sample]:
     for index in indices:
-        yield Sample(float(change[index]), float(learner.batch.advantages[index]), learner.where(index))
+        yield Sample(float(change[index]), float(learner.task.batch.advantages[index]), learner.where(index))

@@ -139,7 +139,7 @@ def _replay(kept: Kept, entry: Entry, world: World, change: str | None, other: A
     again = repeat(learner)
     differing = {} if entry.after is None else _differing(learner, entry.after, again.weights)
     iterations = tuple(e.iteration for e in kept.entries)
-    devices = str(kept.run.get("device")), learner.optimizer.flat.device.type
+    devices = str(kept.run.get("device")), learner.task.optimizer.flat.device.type
     found = (entry.iteration, iterations, devices, entry.after is None, differing, again, _step(entry, again))
     if other is None:
         return Replay(*found)

@@ -1,0 +1,158 @@
+"""The on-policy loop that robots and language models are trained by, and what it asks of an algorithm."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from torch import Tensor
+
+from proximo.core.batch import Batch
+from proximo.core.optimizer import FlatAdam
+from proximo.core.update import UpdateReport, UpdateTask
+from proximo.runs.replay.ring import Ring
+from proximo.runs.replay.undo import Undo
+
+Rollout = TypeVar("Rollout")
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """A rollout as an estimator of advantages sees it, time first: `[T, N]` environment steps, or `[R, B]` tokens of
+    responses. A language model's KL price is part of its rewards.
+    """
+
+    rewards: Tensor
+    """In the units that the policy learns from."""
+    values: Tensor
+    """V(s_t), in units of reward."""
+    next_values: Tensor
+    """V(s_{t+1}) of the state that was really reached: at a time limit, of the final observation."""
+    terminated: Tensor
+    """bool: nothing follows."""
+    done: Tensor
+    """bool: the episode, or the response, ends here, terminated or cut."""
+    gamma: float
+    lam: float
+    scores: Tensor | None = None
+    """`[B]`, of whole responses before any KL price; None for environments."""
+
+
+class Algorithm(Protocol):
+    """What the loop asks of an algorithm; `PPO` is one."""
+
+    def estimate(self, rollout: Transitions) -> tuple[Tensor, Tensor]:
+        """Advantages and returns, each of the shape of `rollout.rewards`."""
+
+    def update(self, task: UpdateTask) -> UpdateReport:
+        """Improve the policy on one batch."""
+
+
+@dataclass
+class Counters:
+    """What every run counts."""
+
+    iterations: int = 0
+    gradient_steps: int = 0
+
+
+class OnPolicyTraining(ABC, Generic[Rollout]):
+    """One policy that is trained: collect -> estimate -> update -> measure -> finish. A world says how each is done."""
+
+    algorithm: Algorithm
+    optimizer: FlatAdam
+    progress: Counters
+    before: Undo
+    """What `rewind` goes back to."""
+    ring: Ring
+    """The last updates, for a replay."""
+    seconds: dict[str, float]
+    """Of the iteration, by phase."""
+
+    def __init__(self) -> None:
+        self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Entered around what `rewind` can undo, by whoever may want to stop there."""
+
+    def iterate(self) -> dict[str, Any]:
+        """One rollout and one update; metrics by name.
+
+        Raises:
+            InvariantError: something that can not be true of a correct run; `ring` holds the update.
+            UserError: an environment, a reward or a setting is at fault.
+        """
+        self.seconds = {}
+        self.ring.forget()
+        self.remember()
+        self.prepare()
+        progress = self.share_done
+        if (rate := self.learning_rate(progress)) is not None:
+            self.optimizer.learning_rate = rate
+        with self.interruptible():
+            rollout = self.collect()
+            collected = time.perf_counter()
+            batch = self.estimate(rollout)
+            self.ring.begin(self.progress.iterations, progress, self.learnt_from(rollout, batch), self.facts())
+            report = self.algorithm.update(self.task(rollout, batch, progress))
+        self.ring.end(report)
+        metrics = self._of_the_update(report) | self.measure(rollout, batch, report)
+        metrics |= self.finish(rollout, batch, metrics)
+        self.progress.iterations += 1
+        self.progress.gradient_steps += report.steps
+        self.seconds["update"] = time.perf_counter() - collected
+        return metrics | {f"seconds/{phase}": value for phase, value in self.seconds.items()}
+
+    def _of_the_update(self, report: UpdateReport) -> dict[str, Any]:
+        return {
+            **report.values,
+            "gradient_steps": report.steps,
+            "stopped_by_kl": int(report.stopped_by_kl),
+            "final_approx_kl": report.final_kl,
+            "learning_rate": self.optimizer.learning_rate,
+        }
+
+    def remember(self) -> None:
+        """Note where `rewind` goes back to."""
+        self.before.remember()
+
+    @property
+    @abstractmethod
+    def share_done(self) -> float:
+        """Share of the run that is done, in [0, 1]."""
+
+    @abstractmethod
+    def learning_rate(self, progress: float) -> float | None:
+        """The scheduled step size; None where the updates steer it themselves."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make ready for an iteration."""
+
+    @abstractmethod
+    def collect(self) -> Rollout:
+        """Act."""
+
+    @abstractmethod
+    def estimate(self, rollout: Rollout) -> Batch:
+        """The batch to learn from, with the algorithm's advantages and returns."""
+
+    @abstractmethod
+    def learnt_from(self, rollout: Rollout, batch: Batch) -> Mapping[str, Tensor]:
+        """What a replay needs to make this batch again, advantages and returns among it."""
+
+    def facts(self) -> dict[str, Any]:
+        """The same, for what is no tensor; JSON."""
+        return {}
+
+    @abstractmethod
+    def task(self, rollout: Rollout, batch: Batch, progress: float) -> UpdateTask:
+        """The update to be done."""
+
+    @abstractmethod
+    def measure(self, rollout: Rollout, batch: Batch, report: UpdateReport) -> dict[str, Any]:
+        """Metrics of the iteration, by name."""
+
+    @abstractmethod
+    def finish(self, rollout: Rollout, batch: Batch, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Move statistics and counters, which stand still until here; metrics of that."""

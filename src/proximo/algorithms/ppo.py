@@ -1,0 +1,155 @@
+"""Proximal policy optimization (Schulman et al. 2017, arXiv 1707.06347): advantages, loss and update."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from proximo.algorithms.base import Transitions
+from proximo.core import objectives
+from proximo.core.advantages import gae
+from proximo.core.batch import Batch, Evaluation
+from proximo.core.invariants import check_batch, check_first_ratio
+from proximo.core.schedules import AdaptiveLearningRate
+from proximo.core.settings import UpdateSettings
+from proximo.core.update import (
+    NOISE,
+    AutogradGradient,
+    Bounded,
+    Gradient,
+    Measuring,
+    Policy,
+    Statistics,
+    UpdateReport,
+    UpdateTask,
+    check_minibatch_size,
+    make_report,
+    normalized,
+    objective_at,
+)
+
+
+@dataclass(frozen=True)
+class PPO(UpdateSettings):
+    """PPO: what the policy did is made more likely where it turned out well, in small steps.
+
+    Its fields are its settings. Subclass it as a frozen dataclass, with fields and defaults of your own, and override
+    any of the three methods.
+    """
+
+    def estimate(self, rollout: Transitions) -> tuple[Tensor, Tensor]:
+        """Advantages and returns by generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
+
+        Args:
+            rollout: what happened, and what the critic said of it.
+
+        Returns:
+            Advantages, by which actions are made more or less likely, and returns, which the critic learns; each of the
+            shape of `rollout.rewards`.
+        """
+        return gae(
+            rollout.rewards,
+            rollout.values,
+            rollout.next_values,
+            rollout.terminated,
+            rollout.done,
+            gamma=rollout.gamma,
+            lam=rollout.lam,
+        )
+
+    def loss(self, seen: Evaluation, batch: Batch, progress: float, policy: Policy) -> tuple[Tensor, Statistics]:
+        """The clipped surrogate, the critic's error and the entropy bonus (Schulman et al. 2017, eq. 9).
+
+        Args:
+            seen: log-probs, entropies, values and distribution of the batch under the policy as it is, with gradient.
+            batch: a minibatch, or a part of one; `batch.mean` is the mean to take.
+            progress: share of the run that is done, in [0, 1].
+            policy: for a term that evaluates something else: `policy.evaluate(batch.replace(inputs=...))`.
+
+        Returns:
+            A scalar to minimise, and numbers to report by name, without gradient.
+        """
+        return objectives.ppo_loss(
+            seen.log_prob,
+            seen.entropy,
+            seen.value,
+            old_log_prob=batch.log_prob,
+            advantages=batch.advantages,
+            returns=batch.returns,
+            old_values=batch.value,
+            weight=batch.weight,
+            objective=objective_at(self, progress),
+            total_weight=batch.total_weight,
+        )
+
+    def update(self, task: UpdateTask) -> UpdateReport:
+        """Epochs of minibatches over one rollout, a step of Adam for each (Schulman et al. 2017, algorithm 1).
+
+        One epoch over one minibatch without a clip is the policy-gradient step of REINFORCE and A2C.
+
+        Raises:
+            ValueError: the minibatch size does not divide the batch.
+            InvariantError: the batch is not finite, the first ratio is not 1, or a gradient is not finite.
+        """
+        batch, optimizer = task.batch, task.optimizer
+        check_minibatch_size(len(batch), self.minibatch_size)
+        check_batch(batch)
+        gradient = self.gradient(task)
+        project = task.policy.project if isinstance(task.policy, Bounded) else None
+        allowed = task.allowed_deviation  # now: a step changes the policy
+        adaptive = self._adaptive_rate(optimizer.configured_rate)
+        floor = NOISE * task.reward_scale
+        statistics: list[Statistics] = []
+        norms: list[Tensor] = []
+        stopping: float | None = None
+        prepared = normalized(batch, self, "batch", floor)
+        for epoch in range(self.epochs):
+            if epoch and self.recompute_advantages and task.reestimate is not None:
+                batch = task.reestimate(batch)
+                prepared = normalized(batch, self, "batch", floor)
+            permutation = torch.randperm(len(batch), generator=task.generator).to(batch.weight.device)
+            shuffled = normalized(prepared[permutation], self, "minibatch", floor)
+            for minibatch in shuffled.split(len(batch) // self.minibatch_size):
+                optimizer.zero_grad()
+                seen = gradient(minibatch)
+                if not statistics:
+                    check_first_ratio(float(seen["ratio_deviation"]), allowed)
+                # Both rules read a number before the step; without them nothing waits for the device.
+                elif self.target_kl is not None and float(seen["approx_kl"]) > self.target_kl:
+                    stopping = float(seen["approx_kl"])
+                    break
+                if adaptive is not None and statistics:
+                    optimizer.learning_rate = adaptive.next(optimizer.learning_rate, float(seen["approx_kl"]))
+                norms.append(optimizer.step(self.max_grad_norm))
+                if project is not None:
+                    project()
+                statistics.append(seen)
+            if stopping is not None:
+                break
+        report = make_report(statistics, norms, self.max_grad_norm, stopping)
+        if stopping is None and isinstance(gradient, Measuring) and (task.measure or report.steps == 1):
+            # Every minibatch is looked at before its step, so nobody has seen yet what the last step did.
+            return replace(report, final_kl=gradient.divergence(minibatch))
+        return report
+
+    def gradient(self, task: UpdateTask) -> Gradient:
+        """Autograd; the policy's own closed form where the loss is the very one that it was derived from."""
+        gradient: Gradient
+        if task.closed_form is not None and type(self).loss is PPO.loss:
+            gradient = task.closed_form.at(objective_at(self, task.progress))
+        else:
+            gradient = AutogradGradient(
+                task.policy,
+                lambda seen, part: self.loss(seen, part, task.progress, task.policy),
+                task.split,
+                task.quantile,
+            )
+        return gradient if task.watch is None else task.watch(gradient)
+
+    def _adaptive_rate(self, configured: float) -> AdaptiveLearningRate | None:
+        return None if self.adaptive_kl is None else AdaptiveLearningRate.around(self.adaptive_kl, configured)
+
+
+def algorithm_of(settings: UpdateSettings) -> PPO:
+    """The algorithm that settings describe: themselves where they are one, else PPO."""
+    return settings if isinstance(settings, PPO) else PPO(**vars(settings))
