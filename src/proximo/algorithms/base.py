@@ -68,10 +68,10 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
     """What `rewind` goes back to."""
     ring: Ring
     """The last updates, for a replay."""
-    seconds: dict[str, float]
-    """Of the iteration, by phase."""
 
     def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        """Of the iteration, by phase."""
         self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
         """Entered around what `rewind` can undo, by whoever may want to stop there."""
 

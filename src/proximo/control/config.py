@@ -13,6 +13,15 @@ from proximo.core.settings import UpdateSettings
 class NetworkSettings:
     """The policy's networks."""
 
+    custom: str = ""
+    """Own network, `module:Name` of a class or function that makes an nn.Module; it takes the place of the layers
+    below. See docs/building-on-proximo.md."""
+    arguments: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    """Arguments of the own network by name."""
+    encoders: Mapping[str, str] = field(default_factory=dict)
+    """Own encoders of keys of a Dict observation, `KEY = "module:Name"`: each turns its key into features, which join
+    those of the other keys before the hidden layers."""
+
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of actor and critic."""
     activation: Literal["tanh", "relu", "elu", "silu"] = "tanh"
@@ -41,6 +50,10 @@ class NetworkSettings:
         Raises:
             ValueError: names the setting, its value and what it must be.
         """
+        if self.custom and self.encoders:
+            raise ValueError(
+                f"encoders are parts of our networks, and custom = {self.custom} takes their place: read the keys there"
+            )
         if min(self.hidden, default=1) < 1 or self.memory_size < 1:
             raise ValueError(
                 f"hidden = {self.hidden} and memory_size = {self.memory_size} must be widths of at least 1"

@@ -1,12 +1,14 @@
 """Train a policy, from start to result."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from proximo.control.config import TrainConfig
+from proximo.control.config import NetworkSettings, TrainConfig
 from proximo.control.environments import Source
+from proximo.control.own_parts import Maker
 from proximo.control.result import Run
 from proximo.control.trainer import Trainer
+from proximo.core.settings import UpdateSettings
 from proximo.runs.console.progress import Mode
 from proximo.runs.session.callbacks import Given
 from proximo.runs.session.opening import Call
@@ -14,8 +16,11 @@ from proximo.runs.session.opening import Call
 
 def train(
     environment: Source,
+    algorithm: UpdateSettings | type[UpdateSettings] | None = None,
     *,
     preset: str = "tuned",
+    network: Maker | NetworkSettings | Mapping[str, Any] | None = None,
+    encoders: Mapping[str, Maker] | None = None,
     callbacks: Sequence[Given] = (),
     progress: Mode = "auto",
     stop_at: int | None = None,
@@ -28,7 +33,13 @@ def train(
     Args:
         environment: a task of EnvPool or Gymnasium, `module:function`, a callable that makes an environment, or an
             environment, which is trained in alone (a rollout is then as much longer) and left open.
+        algorithm: a subclass of `proximo.algorithms.PPO` with the preset's settings and those in `update`, or an
+            instance with its own; PPO if None.
         preset: tuned, paper, or the path of a TOML file.
+        network: a class or function that makes a network of your own, called as `Net(observations, outputs)`, or a
+            `functools.partial` of it with arguments by name; a mapping has settings of ours.
+        encoders: by key of a Dict observation, a class or function that makes an encoder, called with the shape of the
+            key; it turns `[B, *shape]` into features `[B, F]`.
         callbacks: called while the run trains: functions of trainer and metrics, or instances of `proximo.Callback`.
         progress: live, plain, quiet, or auto.
         stop_at: end early, with a checkpoint, once this many environment steps are done.
@@ -45,7 +56,10 @@ def train(
     """
     return Trainer(
         environment,
+        algorithm,
         preset=preset,
+        network=network,
+        encoders=encoders,
         callbacks=callbacks,
         progress=progress,
         stop_at=stop_at,

@@ -9,17 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from proximo.control.config import TrainConfig
+from proximo.control.config import NetworkSettings, TrainConfig
 from proximo.control.environments import Source, code_of, copies, known_name, make_environments, name_of, task_of
 from proximo.control.evaluation.at_the_end import finish
 from proximo.control.evaluation.evaluate import Watch
 from proximo.control.evaluation.selection import Selection
 from proximo.control.loading import LoadedPolicy, require_final
 from proximo.control.models.device import limit_threads
+from proximo.control.own_parts import Maker, own_code, with_own_parts
 from proximo.control.presets import configure
 from proximo.control.result import Run, default_run
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.control.training.training import Training
+from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError
 from proximo.runs.config.toml import from_mapping
 from proximo.runs.console.progress import Mode, Progress
@@ -46,7 +48,10 @@ class Trainer:
 
     Args:
         environment: see `proximo.train`, as for all others.
+        algorithm: as there.
         preset: as there.
+        network: as there.
+        encoders: as there.
         callbacks: as there.
         progress: as there.
         stop_at: as there.
@@ -61,8 +66,11 @@ class Trainer:
     def __init__(
         self,
         environment: Source,
+        algorithm: UpdateSettings | type[UpdateSettings] | None = None,
         *,
         preset: str = "tuned",
+        network: Maker | NetworkSettings | Mapping[str, Any] | None = None,
+        encoders: Mapping[str, Maker] | None = None,
         callbacks: Sequence[Given] = (),
         progress: Mode = "auto",
         stop_at: int | None = None,
@@ -71,6 +79,7 @@ class Trainer:
         **settings: Any,
     ) -> None:
         source = known_name(environment) if isinstance(environment, str) else environment
+        settings = with_own_parts(settings, algorithm, network, encoders)
         config = _configured(source, preset, settings)
         self._plan(config, source, progress, Call(stop_at, fresh, allow_change), Callbacks(callbacks), anew=True)
 
@@ -199,7 +208,7 @@ class Trainer:
     def _opened(self) -> tuple[Opening, str]:
         """The folder, compared with what is asked for; and a sentence about one that was passed over."""
         folder, passed_over = RunFolder(self.folder), ""
-        code = identity({name_of(self._source): code_of(self._source)})
+        code = identity({name_of(self._source): code_of(self._source), **own_code(self.config)})
         if self._anew and not self._call.fresh:
             folder, passed_over = free_folder(folder, code)
         self.config = replace(self.config, run=str(folder.path))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import inf
-from typing import Literal
+from typing import ClassVar, Literal
 
 from proximo.core.schedules import Schedule, as_setting
 
@@ -10,6 +10,9 @@ from proximo.core.schedules import Schedule, as_setting
 @dataclass(frozen=True)
 class UpdateSettings:
     """One on-policy update: epochs x minibatches over one batch."""
+
+    chosen_by: ClassVar[str] = "algorithm"
+    """Key of a table that names a subclass of the user's own, `module:Name`, with settings of its own."""
 
     epochs: int = 10
     """Passes over each rollout."""

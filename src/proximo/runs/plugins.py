@@ -5,6 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Collection
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -43,7 +44,7 @@ def find_own(
         raise UserError(
             f"{wanted}: module {place!r} could not be imported ({on_one_line(error)}): correct it{report}"
         ) from error
-    found = getattr(module, name, None)
+    found = _inside(module, name)
     if found is None and name not in registry:
         likely = nearest(name, [*vars(module), *registry])
         hint = f"did you mean {likely}?" if likely else "look for the name of its function"
@@ -52,6 +53,57 @@ def find_own(
     if found is not None and not callable(found):
         raise UserError(f"{wanted} is a {type(found).__name__}, not a function: give module:function")
     return found
+
+
+def _inside(module: ModuleType, name: str) -> Any:
+    """What a module has by a name, which may be that of something in one of its classes; None where there is none."""
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def place_of(given: Any) -> str:
+    """`module:Name` of a class or function; what is defined in a script is named by the script's file.
+
+    The name need not find it again: a lambda or a function within a function has one too.
+    """
+    module = getattr(given, "__module__", "?")
+    name = getattr(given, "__qualname__", type(given).__name__)
+    main = sys.modules["__main__"]
+    if module == "__main__" and _inside(main, name) is given:
+        module = _script(main)
+    return f"{module}:{name}"
+
+
+def name_of_own(given: Any, kind: str) -> str:
+    """The `module:Name` by which another process finds a class or a function again.
+
+    Args:
+        given: a class, a function, or a name already.
+        kind: what it is wanted as, for messages: "network".
+
+    Raises:
+        UserError: it has no such name.
+    """
+    if isinstance(given, str):
+        return given
+    name, module = getattr(given, "__qualname__", ""), sys.modules.get(getattr(given, "__module__", ""))
+    if not name or module is None or _inside(module, name) is not given:
+        what = f"{name} of {given.__module__}" if name else f"{type(given).__name__} object"
+        raise UserError(
+            f"{kind}: a run is loaded by names, and {what} can not be found by its own: define it at the top of a "
+            "module, a script or a notebook, and give that"
+        )
+    return place_of(given)
+
+
+def _script(main: ModuleType) -> str:
+    """The name under which a script that is run can be imported; `__main__` stays one in a notebook."""
+    if (spec := getattr(main, "__spec__", None)) is not None:  # python -m package.module
+        return str(spec.name)
+    file = getattr(main, "__file__", None)
+    return Path(file).stem if file else "__main__"
 
 
 def on_one_line(error: BaseException) -> str:
@@ -64,6 +116,9 @@ def import_own(name: str, folder: str = "") -> ModuleType:
     for place in (os.getcwd(), folder):
         if place and place not in sys.path:
             sys.path.insert(0, place)
+    # A script that is running is imported already, under another name: a second copy would have other classes.
+    if name == _script(sys.modules["__main__"]) and name not in sys.modules:
+        return sys.modules["__main__"]
     return importlib.import_module(name)
 
 

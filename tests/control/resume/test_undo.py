@@ -258,7 +258,7 @@ def test_the_first_iteration_can_be_undone_too():
     with running("CartPole-v1") as training:
         before = snapshot(training)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Training, "_measure", lambda *_: (_ for _ in ()).throw(InvariantError("seen")))
+            patch.setattr(Training, "measure", lambda *_: (_ for _ in ()).throw(InvariantError("seen")))
             with pytest.raises(InvariantError):
                 training.iterate()
         training.rewind()

@@ -28,8 +28,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "el
 """Those whose slopes are known by hand."""
 
 _METHODS: dict[type, tuple[str, ...]] = {
-    ControlPolicy: ("evaluate", "act", "log_prob", "value", "distribution", "_features", "_normalized"),
-    ActorCritic: ("features", "heads"),
+    ControlPolicy: ("evaluate", "act", "log_prob", "value", "distribution", "_normalized"),
+    ActorCritic: ("step", "features", "heads"),
     ActionSpec: ("distribution",),
     ObservationNormalizer: ("forward",),
     RunningMoments: ("scale", "variance"),
@@ -101,6 +101,7 @@ def is_derivable(policy: ControlPolicy) -> bool:
         tuple(_code()) == _READ
         and type(policy) is ControlPolicy
         and type(policy.network) is ActorCritic
+        and policy.network.encoders is None
         and type(policy.actions) is ActionSpec
         and type(policy.normalizer) in (ObservationNormalizer, type(None))
         and not any(_overrides(policy))
@@ -119,6 +120,7 @@ def _bare(module: nn.Module) -> bool:
 def _plain_networks(policy: ControlPolicy) -> bool:
     """Linear layers with an activation of the settings after each but the head, of the same widths in both networks."""
     network, activation = policy.network, ACTIVATIONS.get(policy.settings.activation)
+    assert isinstance(network, ActorCritic)
     if activation is None or not all(type(net) is nn.Sequential for net in (network.actor, network.critic)):
         return False
     depth = len(network.actor) // 2

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from proximo.control.closed_form.derivation import is_derivable
 from proximo.control.closed_form.heads import CategoricalHead, GaussianHead, Head
 from proximo.control.closed_form.networks import SLOPES, TwinMLP
+from proximo.control.models.networks import ActorCritic
 from proximo.control.models.policy import ControlPolicy
 from proximo.core.batch import Action, Batch
 from proximo.core.objectives import Objective
@@ -63,6 +64,7 @@ class ClosedForm:
         if not supports(policy):
             raise ValueError("this policy has no closed form here; use autograd")
         network, activation = policy.network, policy.settings.activation
+        assert isinstance(network, ActorCritic)
         hidden = [[m for m in net if isinstance(m, nn.Linear)] for net in (network.actor, network.critic)]
         actor, critic = [*hidden[0], network.actor_head], [*hidden[1], network.value_head]
         self.networks = TwinMLP(actor, critic, activation)

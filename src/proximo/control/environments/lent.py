@@ -10,6 +10,7 @@ import numpy as np
 
 from proximo.control.environments.base import AroundEnvironments, VectorEnvironment
 from proximo.errors import UserError
+from proximo.runs.plugins import place_of
 
 if TYPE_CHECKING:
     from proximo.control.environments.visible_leaves import ObservationKeys
@@ -70,7 +71,7 @@ def name_of(source: Source) -> str:
                 else "a name, a function that makes one, or a gymnasium.Env"
             )
         )
-    return f"{getattr(source, '__module__', '?')}:{getattr(source, '__qualname__', type(source).__name__)}"
+    return place_of(source)
 
 
 def task_of(source: Source) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from proximo.control.config import NetworkSettings
+from proximo.control.models.custom import CustomNetwork, Encoders
 from proximo.control.models.recurrent import Memory
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.errors import UserError
@@ -110,21 +111,22 @@ def _orthogonal(module: nn.Module) -> None:
 class ActorCritic(nn.Module):
     """Encoded observations -> what the action distribution needs, and a value.
 
-    images -> shared convolutions, joined with the vector -> memory, if any -> hidden layers of actor and critic
-    (separate, or shared) -> two linear heads.
+    images -> shared convolutions, joined with the vector (or what own encoders make of its keys) -> memory, if any ->
+    hidden layers of actor and critic (separate, or shared) -> two linear heads.
     """
 
     def __init__(self, observations: ObservationSpec, outputs: int, settings: NetworkSettings) -> None:
         super().__init__()
-        self._names = tuple(observations.images)
+        self.encoders = Encoders(observations, settings.encoders) if settings.encoders else None
+        encoded = [f"pixels.{key}" for key in settings.encoders]
+        self._names = tuple(name for name in observations.images if name not in encoded)
         self.images = nn.ModuleDict(
             # A module's name can not hold a dot, an image's may.
-            {
-                name.replace(".", "/"): _convolutions(name, shape, settings)
-                for name, shape in observations.images.items()
-            }
+            {name.replace(".", "/"): _convolutions(name, observations.images[name], settings) for name in self._names}
         )
-        width = observations.vector_size + sum(_feature_size(cnn) for cnn in self.images.values())
+        width = (self.encoders.size if self.encoders else observations.vector_size) + sum(
+            _feature_size(cnn) for cnn in self.images.values()
+        )
         self.memory = Memory(settings.memory, width, settings.memory_size) if settings.memory != "none" else None
         width = settings.memory_size if self.memory else width
         sizes = (width, *settings.hidden)
@@ -140,15 +142,44 @@ class ActorCritic(nn.Module):
         for name, cnn in zip(self._names, self.images.values(), strict=True):
             image = inputs[name]
             parts.append(cnn(image.flatten(0, -4)).unflatten(0, image.shape[:-3]))
-        if "vector" in inputs:
+        if self.encoders is not None:
+            parts.append(self.encoders(inputs))
+        elif "vector" in inputs:
             parts.append(inputs["vector"])
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
+
+    @property
+    def state_size(self) -> int:
+        """Numbers in the state of the memory; 0 without one."""
+        return self.memory.state_size if self.memory else 0
+
+    def step(self, inputs: Mapping[str, Tensor], state: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """One step: encoded `[..., ...]` and a state `[N, state_size]` -> outputs, values, the state afterwards."""
+        features = self.features(inputs)
+        if self.memory:
+            assert state is not None, "a recurrent policy needs its memory"
+            features, state = self.memory.step(features, state)
+        return *self.heads(features), state
+
+    def sequence(self, inputs: Mapping[str, Tensor], state: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole sequences `[B, T, ...]`; see `Memory`."""
+        assert self.memory is not None
+        return self.heads(self.memory(self.features(inputs), state, starts))
 
     def heads(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs for the action distribution `[..., outputs]` and values `[...]`."""
         hidden = self.actor(features)
         critic = hidden if self.critic is self.actor else self.critic(features)
         return self.actor_head(hidden), self.value_head(critic).squeeze(-1)
+
+
+def make_network(observations: ObservationSpec, outputs: int, settings: NetworkSettings) -> ActorCritic | CustomNetwork:
+    """The network that the settings ask for.
+
+    Raises:
+        UserError: one of the user's own can not be made.
+    """
+    return (CustomNetwork if settings.custom else ActorCritic)(observations, outputs, settings)
 
 
 def _feature_size(cnn: nn.Module) -> int:

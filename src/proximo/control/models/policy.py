@@ -11,7 +11,8 @@ from gymnasium import Space
 from torch import Tensor, nn
 
 from proximo.control.config import NetworkSettings
-from proximo.control.models.networks import ActorCritic
+from proximo.control.models.custom import CustomNetwork
+from proximo.control.models.networks import ActorCritic, make_network
 from proximo.control.models.normalizers import ObservationNormalizer, ValueNormalizer
 from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.observations import ObservationSpec
@@ -65,13 +66,17 @@ class ControlPolicy(nn.Module):
             else None
         )
         self.values = ValueNormalizer()
-        self.network = ActorCritic(observations, actions.outputs, settings)
-        self.log_std = nn.Parameter(torch.full((actions.continuous,), float(settings.log_std)))
+        self.network = make_network(observations, actions.outputs, settings)
+        # A network that gives whole distributions has deviations of its own.
+        free = 0 if isinstance(self.network, CustomNetwork) and self.network.gives_distribution else actions.continuous
+        self.log_std = nn.Parameter(torch.full((free,), float(settings.log_std)))
 
     def parameters_by_layer(self) -> list[nn.Parameter]:
         """All parameters; where actor and critic are separate, their layers of one depth follow each other, so that a
         flat vector of them has the two as one array (`closed_form`).
         """
+        if not isinstance(self.network, ActorCritic):
+            return list(dict.fromkeys(self.parameters()))
         networks = (self.network.actor, self.network.critic)
         both = [[*network.parameters()] for network in networks]
         alike = not self.settings.shared and [p.shape for p in both[0]] == [p.shape for p in both[1]]
@@ -81,14 +86,16 @@ class ControlPolicy(nn.Module):
     @property
     def memory_size(self) -> int:
         """Numbers in the state of a recurrent policy; 0 for one without memory."""
-        return self.network.memory.state_size if self.network.memory else 0
+        return self.network.state_size
 
     def initial_memory(self, count: int) -> Tensor | None:
         """The state at the start of an episode, `[count, memory_size]`; None without memory."""
-        return self.network.memory.initial(count) if self.network.memory else None
+        return next(self.network.parameters()).new_zeros(count, self.memory_size) if self.memory_size else None
 
-    def distribution(self, outputs: Tensor, mask: Tensor | None) -> Distribution:
-        """Over the actions, from the head's outputs `[..., outputs]`."""
+    def distribution(self, outputs: Tensor | Distribution, mask: Tensor | None) -> Distribution:
+        """Over the actions, from the head's outputs `[..., outputs]`; a network of the user's own may give it whole."""
+        if isinstance(outputs, Distribution):
+            return outputs
         return self.actions.distribution(outputs, self.log_std.clamp(*self.settings.log_std_range), mask)
 
     @torch.no_grad()
@@ -105,7 +112,7 @@ class ControlPolicy(nn.Module):
         """How far rounding alone may take the first ratio of `batch` from 1, see `core.invariants`."""
         dtype = batch.log_prob.dtype
         columns = self.actions.continuous_columns
-        if not columns:
+        if not columns or not len(self.log_std):
             return ratio_tolerance(dtype)
         actions = batch.action[..., columns][batch.weight > 0]
         width = max((p[0].numel() for p in self.network.parameters() if p.dim() > 1), default=1)
@@ -114,10 +121,11 @@ class ControlPolicy(nn.Module):
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """Log-prob, entropy and value of a batch, with gradient."""
-        features = self._features(batch.inputs)
-        if self.network.memory:
-            features = self.network.memory(features, batch.inputs["memory"], batch.inputs["starts"])
-        outputs, value = self.network.heads(features)
+        inputs = self._normalized(batch.inputs)
+        if self.memory_size:
+            outputs, value = self.network.sequence(inputs, inputs["memory"], inputs["starts"])
+        else:
+            outputs, value, _ = self.network.step(inputs, None)
         distribution = self.distribution(outputs, batch.inputs.get("mask"))
         return Evaluation(distribution.log_prob(batch.action), distribution.entropy(), value, distribution)
 
@@ -141,11 +149,7 @@ class ControlPolicy(nn.Module):
         Returns:
             The stored action `[N, width]`, its log-prob and the critic's output `[N]`, and the memory afterwards.
         """
-        features = self._features(inputs)
-        if self.network.memory:
-            assert memory is not None, "a recurrent policy needs its memory"
-            features, memory = self.network.memory.step(features, memory)
-        outputs, value = self.network.heads(features)
+        outputs, value, memory = self.network.step(self._normalized(inputs), memory)
         distribution = self.distribution(outputs, inputs.get("mask"))
         action = distribution.mode() if deterministic else distribution.sample(generator)
         return Action(action, distribution.log_prob(action), value, memory)
@@ -158,11 +162,8 @@ class ControlPolicy(nn.Module):
     @torch.no_grad()
     def value(self, inputs: Mapping[str, Tensor], memory: Tensor | None = None) -> Tensor:
         """The critic's output `[...]` without acting; memory as in `act`, not moved."""
-        features = self._features(inputs)
-        if self.network.memory:
-            assert memory is not None, "a recurrent policy needs its memory"
-            features, _ = self.network.memory.step(features, memory)
-        return self.network.heads(features)[1]
+        value: Tensor = self.network.step(self._normalized(inputs), memory)[1]
+        return value
 
     @torch.no_grad()
     def sequence_values(self, inputs: Mapping[str, Tensor], memory: Tensor, starts: Tensor) -> Tensor:
@@ -176,20 +177,35 @@ class ControlPolicy(nn.Module):
         Returns:
             `[B, T]`.
         """
-        assert self.network.memory is not None
-        return self.network.heads(self.network.memory(self._features(inputs), memory, starts))[1]
+        values: Tensor = self.network.sequence(self._normalized(inputs), memory, starts)[1]
+        return values
 
-    def _features(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        if self.normalizer is not None:
-            inputs = {**inputs, "vector": self._normalized(self.normalizer, inputs["vector"])}
-        return self.network.features(inputs)
-
-    def _normalized(self, normalizer: ObservationNormalizer, vector: Tensor) -> Tensor:
+    def _normalized(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """In the networks' type; the mean is taken off before digits are, where these matter."""
-        dtype = self.network.value_head.weight.dtype
+        normalizer = self.normalizer
+        if normalizer is None:
+            return inputs
+        vector, dtype = inputs["vector"], self.log_std.dtype
         if vector.dtype != torch.float64 or dtype == torch.float64:
-            return normalizer(vector)
-        return normalizer(vector).to(dtype) if normalizer.far else normalizer(vector.to(dtype))
+            seen = normalizer(vector)
+        else:
+            seen = normalizer(vector).to(dtype) if normalizer.far else normalizer(vector.to(dtype))
+        return {**inputs, "vector": seen}
+
+    @property
+    def value_head(self) -> nn.Linear:
+        """The critic's last layer.
+
+        Raises:
+            UserError: a network of the user's own does not name it.
+        """
+        head = getattr(getattr(self.network, "module", self.network), "value_head", None)
+        if not isinstance(head, nn.Linear):
+            raise UserError(
+                "normalizers.rewards = return corrects the critic's last layer: name it value_head, an nn.Linear, in "
+                f"the network {self.settings.custom}, or set normalizers.rewards to scale"
+            )
+        return head
 
     @property
     def exact_observations(self) -> bool:

@@ -1,7 +1,8 @@
 """From an environment's observation to what a network reads: one float vector, images, and an action mask."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium
 import numpy as np
@@ -10,6 +11,9 @@ from proximo.control.spaces.images import Layout, StackedFrames, layout_of
 from proximo.control.spaces.leaves import Path, leaves, place
 from proximo.control.spaces.masks import flat_masks, is_padded
 from proximo.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,16 @@ class Part:
     def size(self) -> int:
         """Numbers it adds to the vector."""
         return sum(self.choices) if self.kind == "one_hot" else int(np.prod(self.shape))
+
+    @property
+    def key(self) -> str:
+        """What a user calls it: `camera`, `robot.lidar`; empty where the observation is no Dict or Tuple."""
+        return ".".join(map(str, self.path))
+
+    @property
+    def encoded_shape(self) -> tuple[int, ...]:
+        """Of one observation as a network reads it."""
+        return (self.size,) if self.kind == "one_hot" else self.shape
 
 
 @dataclass(frozen=True)
@@ -99,6 +113,27 @@ class ObservationSpec:
     def images(self) -> dict[str, tuple[int, ...]]:
         """Names of the images and their shapes (channels, height, width)."""
         return {_image_name(part): part.shape for part in self.parts if part.kind == "pixels"}
+
+    @property
+    def keys(self) -> dict[str, tuple[int, ...]]:
+        """Keys of a Dict or Tuple observation, and the shape of one observation in each as a network reads it."""
+        return {part.key: part.encoded_shape for part in self.parts if part.key and part.kind != "mask"}
+
+    def by_key(self, inputs: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+        """What was encoded, by key: views of `vector` in the shapes of `keys`, and images.
+
+        Args:
+            inputs: encoded, each `[..., *shape]`; any leading axes.
+        """
+        found, start = {}, 0
+        for part in self.parts:
+            if part.kind == "pixels":
+                found[part.key] = inputs[_image_name(part)]
+            elif part.kind != "mask":
+                columns = inputs["vector"][..., start : start + part.size]
+                found[part.key] = columns.unflatten(-1, part.encoded_shape) if part.encoded_shape else columns[..., 0]
+                start += part.size
+        return found
 
     @property
     def has_mask(self) -> bool:

@@ -104,8 +104,8 @@ def make_learner(run: Mapping[str, Any], entry: Entry, config: TrainConfig, befo
     Raises:
         UserError: settings that do not fit, or no such device.
     """
-    algorithm = algorithm_of(update_settings(config))
     policy = ControlPolicy.build(run["policy"])
+    algorithm = algorithm_of(update_settings(config, recurrent=policy.memory_size > 0))
     device, _ = choose_device(config.device, policy.observations, policy.settings.hidden)
     policy.to(device)
     for name, x in under("buffers/", entry.learnt).items():

@@ -30,8 +30,12 @@ def fresh_policy(config: TrainConfig, observations: ObservationSpec, actions: Ac
         )
 
 
-def update_settings(config: TrainConfig) -> UpdateSettings:
+def update_settings(config: TrainConfig, *, recurrent: bool) -> UpdateSettings:
     """The update's settings with the minibatch counted in samples of its batch: whole sequences with a memory.
+
+    Args:
+        config: of the run.
+        recurrent: whether the policy has a memory.
 
     Raises:
         UserError: the minibatch does not divide the rollout.
@@ -39,7 +43,7 @@ def update_settings(config: TrainConfig) -> UpdateSettings:
     size = config.update.minibatch_size
     try:
         check_minibatch_size(config.rollout_size, size)
-        if config.network.memory == "none":
+        if not recurrent:
             return config.update
         if size % config.rollout_length:
             raise ValueError(

@@ -44,6 +44,7 @@ CUT, MOST = (
     0.1,
     0.5,
 )  # shares of the steps whose episodes are cut at a checkpoint: from there on it is said, or not done
+MEASURED = 512  # samples that the exact KL is a mean over, at most
 FEWEST = 10  # episodes that a mean needs before a policy can be called the best so far
 
 
@@ -87,8 +88,10 @@ class Training(OnPolicyTraining[Rollout]):
         )
         require_room(config, observations, actions)
         self.device, self.why_device = choose_device(config.device, observations, config.network.hidden)
-        self.algorithm: PPO = algorithm_of(update_settings(config))
         self.policy = fresh_policy(config, observations, actions).to(self.device)
+        self.algorithm: PPO = algorithm_of(update_settings(config, recurrent=self.policy.memory_size > 0))
+        if config.normalizers.rewards == "return":
+            _ = self.policy.value_head  # refused before anything is trained
         learning_rate = Schedule.parse(config.learning_rate).at(0.0)
         self.optimizer = FlatAdam(self.policy.parameters_by_layer(), learning_rate, config.adam_epsilon)
         self._derived = ClosedForm(self.policy) if closed_form and supports(self.policy) else None
@@ -302,7 +305,7 @@ class Training(OnPolicyTraining[Rollout]):
             # First, since returns are estimated with the observations normalised as they were in the rollout.
             batch = batch or self.estimator.batch(rollout, torch.from_numpy(rollout.reward))
             returns = self.policy.values.from_units(batch.returns)
-            self.policy.values.absorb(returns, batch.weight, self.policy.network.value_head)
+            self.policy.values.absorb(returns, batch.weight, self.policy.value_head)
         weight = torch.from_numpy(rollout.valid).to(self.device)
         if self.policy.normalizer is not None:
             vector = rollout.inputs["vector"]
@@ -331,11 +334,33 @@ class Training(OnPolicyTraining[Rollout]):
             **vital_signs(self.policy, rollout, batch),
             **still_deviations(self.policy, self._log_std),
             "normalizers_moved": float(moved.abs().max()),
+            "exact_kl": self._exact_kl(batch),
         }
         if self.policy.actions.continuous:
             values["clipped_actions"] = rollout.clipped_fraction
+        if len(self.policy.log_std):
             values["std"] = float(self.policy.log_std.detach().clamp(*self.policy.settings.log_std_range).exp().mean())
         return values
+
+    @torch.no_grad()
+    def _exact_kl(self, batch: Batch) -> float | None:
+        """KL(old policy, policy) in closed form, nats: a mean over states spread over the rollout, a minibatch of them
+        at most. None where the distributions have no closed form.
+        """
+        if self.before.snapshot is None:
+            return None
+        part = batch[slice(None, None, -(-len(batch) // min(MEASURED, self.algorithm.minibatch_size)))]
+        flat = self.optimizer.flat
+        after, now = self.policy.evaluate(part).distribution, flat.clone()
+        flat.copy_(self.before.snapshot.weights)
+        before = self.policy.evaluate(part).distribution
+        flat.copy_(now)
+        if before is None or after is None:
+            return None
+        try:
+            return float(part.mean(before.kl(after)))
+        except (NotImplementedError, TypeError):
+            return None
 
     def _look_at_the_critic(self, rollout: Rollout, batch: Batch) -> None:
         """In units of reward, since those of a critic that predicts normalised returns change."""

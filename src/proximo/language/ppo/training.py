@@ -140,7 +140,6 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         self.ring = Ring(
             self.before, self.optimizer, config.replay_mb, lambda: {"world": "language", "config": to_toml(config)}
         )
-        self.seconds = {}
         self.other_rows = False
         """Whether `load` takes a checkpoint of other prompts."""
 

@@ -16,10 +16,13 @@ from typing import Any, TypeVar
 
 from proximo.errors import UserError, nearest
 from proximo.runs.config.types import UNSET, MismatchError, convert, expected, members, shown
+from proximo.runs.plugins import find_own, name_of_own
 
 Config = TypeVar("Config")
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+USUAL = ("proximo.core.settings", "proximo.algorithms.ppo")
+"""Where the classes of tables are defined that go without a name: PPO's settings, and PPO."""
 
 
 def to_toml(config: Any) -> str:
@@ -80,6 +83,8 @@ def _differences(a: Any, b: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
     elif isinstance(a, Mapping) and isinstance(b, Mapping):
         for name in [*a, *(name for name in b if name not in a)]:
             yield from _differences(a.get(name), b.get(name), _dotted(key, name))
+    elif _name(a) != _name(b):
+        yield _dotted(key, a.chosen_by if hasattr(a, "chosen_by") else b.chosen_by), _name(a), _name(b)
     elif a != b and not (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b)):
         yield key, a, b
 
@@ -90,6 +95,8 @@ def _differences(a: Any, b: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
 def _table_lines(table: Any, prefix: tuple[str, ...]) -> Iterator[str]:
     # TOML has no way back out of a table, so a table's own scalars come before its sub-tables.
     items = list(_items(table))
+    if own := _name(table):
+        yield f"{table.chosen_by} = {_text(own, table.chosen_by)}"
     for name, value, optional in items:
         if not _is_table(value):
             yield f"{_key(name)} = {_scalar(value, '.'.join((*prefix, name)), optional)}"
@@ -108,6 +115,12 @@ def _items(table: Any) -> Iterator[tuple[str, Any, bool]]:
     hints = typing.get_type_hints(type(table))
     for field in _fields(type(table)):
         yield field.name, getattr(table, field.name), type(None) in members(hints[field.name])
+
+
+def _name(table: Any) -> str:
+    """`module:Name` of a table's class where the table may be of several; "" of the one that it is without a name."""
+    usual = not hasattr(type(table), "chosen_by") or type(table).__module__ in USUAL
+    return "" if usual else name_of_own(type(table), table.chosen_by)
 
 
 def _is_table(value: Any) -> bool:
@@ -148,7 +161,29 @@ def _key(name: str) -> str:
 # Reading --------------------------------------------------------------------------------------------------------------
 
 
+def _chosen(cls: type, mapping: Mapping[str, Any], prefix: str, where: str, base: Any) -> tuple[type, dict, Any]:
+    """The class that a table is of, where it may name one of the user's own; the rest of it, and its base as such."""
+    key, rest = getattr(cls, "chosen_by", ""), dict(mapping)
+    if not key or key not in rest:
+        return (type(base) if key and isinstance(base, cls) else cls), rest, base
+    path = rest.pop(key)
+    if not isinstance(path, str) or ":" not in path:
+        raise UserError(f"{_dotted(prefix, key)} = {shown(path)} in {where} must name a class, module:Name")
+    found = find_own(path, key)
+    if not (isinstance(found, type) and issubclass(found, cls) and vars(found)["__dataclass_params__"].frozen):
+        raise UserError(f"{key} {path} must be a frozen dataclass that is derived from proximo.algorithms.PPO")
+    return found, rest, (_as(found, base) if isinstance(base, cls) and type(base) is not found else base)
+
+
+def _as(cls: type, base: Any) -> Any:
+    """The settings of `base` as those of a subclass, whose own defaults hold where it has given other ones."""
+    theirs = {field.name: _default(field) for field in _fields(type(base))}
+    shared = [field.name for field in _fields(cls) if field.name in theirs and _default(field) == theirs[field.name]]
+    return cls(**{name: getattr(base, name) for name in shared})
+
+
 def _read_table(cls: type, mapping: Mapping[str, Any], *, prefix: str, where: str, base: Any) -> Any:
+    cls, mapping, base = _chosen(cls, mapping, prefix, where, base)
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in _fields(cls)}
     for name in mapping:
@@ -174,6 +209,8 @@ def _read(hint: Any, value: Any, *, key: str, where: str, base: Any) -> Any:
     tables = [member for member in kinds if dataclasses.is_dataclass(member)]
     if len(tables) > 1:
         raise TypeError(f"configuration field {key!r} may be one of several tables, which cannot be told apart")
+    if tables and isinstance(value, typing.cast("type", tables[0])):
+        return value  # from Python
     if tables and isinstance(value, Mapping):
         cls = typing.cast("type", tables[0])
         return _read_table(cls, value, prefix=key, where=where, base=base if isinstance(base, cls) else None)

@@ -1,0 +1,85 @@
+"""Networks, encoders and algorithms of the user's own, given from Python: by what names a run stores them."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from proximo.control.config import NetworkSettings, TrainConfig
+from proximo.core.settings import UpdateSettings
+from proximo.errors import UserError
+from proximo.runs.plugins import find_own, name_of_own
+
+Maker = str | Callable[..., nn.Module]
+"""A class or function that makes a module, or its `module:Name`."""
+
+_PLAIN = (bool, int, float, str)
+
+
+def with_own_parts(
+    settings: Mapping[str, Any],
+    algorithm: UpdateSettings | type[UpdateSettings] | None,
+    network: Maker | NetworkSettings | Mapping[str, Any] | None,
+    encoders: Mapping[str, Maker] | None,
+) -> dict[str, Any]:
+    """Settings with what was given beside them, by name.
+
+    Args:
+        settings: of `proximo.train`.
+        algorithm: an instance is taken with all of its settings, of a class those of the preset and of `update`.
+        network: settings of our networks, or what makes one of the user's own.
+        encoders: by key of a Dict observation.
+
+    Raises:
+        UserError: something that has no name to be found by, or can not be stored.
+    """
+    settings = dict(settings)
+    if network is not None:
+        settings["network"] = _network(network)
+    if encoders:
+        named = {key: name_of_own(maker, f"encoder of {key!r}") for key, maker in encoders.items()}
+        inner = settings.get("network", {})
+        if not isinstance(inner, Mapping):
+            raise UserError("give encoders within network, or network as a dict")
+        settings["network"] = {**inner, "encoders": named}
+    if isinstance(algorithm, type):
+        given = dict(settings.get("update") or {})
+        settings["update"] = given | {UpdateSettings.chosen_by: name_of_own(algorithm, "algorithm")}
+    elif algorithm is not None:
+        if "update" in settings:
+            raise UserError("update and an instance of an algorithm both say all settings: give the class, and update")
+        settings["update"] = algorithm
+    return settings
+
+
+def _network(given: Any) -> Any:
+    if isinstance(given, Mapping | NetworkSettings):
+        return given
+    if isinstance(given, nn.Module):
+        raise UserError(
+            f"network is a {type(given).__name__} that is made already, and a run makes its own: give the class "
+            f"(network={type(given).__name__}), or functools.partial of it with arguments"
+        )
+    arguments: dict[str, Any] = {}
+    if isinstance(given, functools.partial):
+        if given.args or not all(isinstance(x, _PLAIN) for x in given.keywords.values()):
+            raise UserError("network: arguments of a partial are stored by name: numbers, texts, True and False")
+        given, arguments = given.func, dict(given.keywords)
+    return {"custom": name_of_own(given, "network"), "arguments": arguments}
+
+
+def own_code(config: TrainConfig) -> dict[str, Any]:
+    """What of the user's own a run consists of beside its environment, for its identity.
+
+    Raises:
+        UserError: it can not be found.
+    """
+    network, parts = config.network, dict[str, Any]()
+    if network.custom:
+        parts["network"] = find_own(network.custom, "network")
+    for key, path in network.encoders.items():
+        parts[f"encoder of {key}"] = find_own(path, "encoder")
+    if (algorithm := type(config.update)).__module__.partition(".")[0] != "proximo":
+        parts["algorithm"] = algorithm
+    return parts

@@ -1,0 +1,152 @@
+"""Losses and algorithms of the user's own: learnt by, reported, stored, replayed and resumed."""
+
+import tomllib
+from contextlib import ExitStack
+from dataclasses import replace
+
+import control_tasks
+import own_modules
+import pytest
+import torch
+from control_runs import configured, running, weights
+from same_runs import PLAN, same_runs
+
+import proximo
+from proximo.algorithms.ppo import PPO
+from proximo.control.config import TrainConfig
+from proximo.control.environments import make_environments
+from proximo.control.training.replay import replay_world
+from proximo.control.training.training import Training
+from proximo.core.advantages import gae
+from proximo.errors import UserError
+from proximo.runs.config.toml import difference, from_mapping, read_toml, to_toml
+from proximo.runs.replay.entry import read
+from proximo.runs.replay.report import replay
+
+TASK = {"number": 5, "actions": "box"}
+
+
+def learnt(algorithm, **settings):
+    """The training after two iterations with this algorithm, and their metrics."""
+    config = configured(options=TASK, **settings)
+    config = replace(config, update=algorithm(**vars(config.update)) if isinstance(algorithm, type) else algorithm)
+    training = Training(config, make_environments(control_tasks.probe, config.environments, options=TASK))
+    training.start()
+    return training, [training.iterate() for _ in range(2)]
+
+
+def test_a_term_of_weight_zero_changes_nothing_and_is_reported():
+    with running(control_tasks.probe, options=TASK, closed_form=False) as plain:
+        rows = [plain.iterate() for _ in range(2)]
+    training, own = learnt(own_modules.Anchored)
+    assert training.closed_form is not None, "it acts by it; the gradient is autograd's"
+    torch.testing.assert_close(weights(training), weights(plain), rtol=1e-5, atol=1e-6)
+    for row, other in zip(own, rows, strict=True):
+        assert row["anchor"] > 0
+        assert row["policy_loss"] == pytest.approx(other["policy_loss"], abs=1e-5)
+
+
+def test_a_term_has_its_gradient():
+    """Against the same term worked out by torch on the whole batch, one epoch of one minibatch."""
+    one = {"epochs": 1, "minibatch_size": 128, "max_grad_norm": None}
+    config = configured(options=TASK, update=one)
+    gradients = []
+    for anchor in (0.0, 2.0):
+        algorithm = own_modules.Anchored(**vars(config.update), anchor=anchor)
+        training = Training(replace(config, update=algorithm), make_environments(control_tasks.probe, 8, options=TASK))
+        training.start()
+        rollout = training.collect()
+        batch = training.estimate(rollout)
+        expected = training.policy.evaluate(batch).value.square().mean()
+        wanted = torch.autograd.grad(expected, training.policy.parameters_by_layer(), allow_unused=True)
+        algorithm.gradient(training.task(rollout, batch, 0.0))(batch)
+        gradients.append(training.optimizer.gradient.clone())
+    parameters = training.policy.parameters_by_layer()
+    there = [torch.zeros_like(p) if g is None else g for g, p in zip(wanted, parameters, strict=True)]
+    wanted = torch.cat([x.flatten() for x in there])
+    torch.testing.assert_close(gradients[1] - gradients[0], 2.0 * wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_an_estimate_of_ones_own_is_what_is_learnt_from(monkeypatch):
+    training, _ = learnt(own_modules.MonteCarlo, update={"epochs": 2})
+    rollout = training.collect()
+    batch = training.estimate(rollout)
+    rewards, ends = torch.from_numpy(rollout.reward), torch.from_numpy(rollout.terminated)
+    zeros = torch.zeros_like(rewards)
+    expected, _ = gae(rewards, zeros, zeros, ends, torch.from_numpy(rollout.done), gamma=0.99, lam=1.0)
+    assert torch.equal(batch.advantages, expected.to(batch.advantages).flatten())
+    # The loss is PPO's own, so its gradient is still the one derived by hand.
+    assert training.closed_form is not None
+    assert type(training.algorithm).loss is PPO.loss
+
+
+@pytest.mark.parametrize("algorithm", [own_modules.Anchored(anchor=0.5, minibatch_size=64), own_modules.MonteCarlo()])
+def test_a_replay_knows_the_algorithm(algorithm, tmp_path):
+    training, _ = learnt(algorithm)
+    training.ring.write(tmp_path / "replay")
+    there = read(tmp_path / "replay")
+    with ExitStack() as stack:
+        world = replay_world(there, stack)
+        assert world.config.update == algorithm
+        assert replay(there, there.choose(None), world, None).exact
+
+
+def test_the_settings_of_ones_own_are_written_and_read_back():
+    config = replace(configured(), update=own_modules.Anchored(anchor=0.25, clip=0.1))
+    text = to_toml(config)
+    assert 'algorithm = "own_modules:Anchored"' in text
+    assert "anchor = 0.25" in text
+    assert from_mapping(TrainConfig, tomllib.loads(text), where="here") == config
+    plain = replace(config, update=PPO(clip=0.1))
+    assert "algorithm" not in to_toml(plain)
+    assert difference(plain, config) == [("update.algorithm", "", "own_modules:Anchored")]
+    with pytest.raises(UserError, match=r"unknown key 'update\.ancho' in here: did you mean 'update\.anchor'"):
+        from_mapping(TrainConfig, {"update": {"algorithm": "own_modules:Anchored", "ancho": 1}}, where="here")
+    with pytest.raises(UserError, match=r"must be a frozen dataclass that is derived from proximo\.algorithms\.PPO"):
+        from_mapping(TrainConfig, {"update": {"algorithm": "own_modules:Ours"}}, where="here")
+
+
+def test_a_class_takes_the_presets_numbers_and_keeps_the_defaults_that_it_changes(tmp_path):
+    """The tuned preset of Pendulum has other numbers than PPO's defaults; MonteCarlo says two epochs itself."""
+    plain = proximo.Trainer("Pendulum-v1", steps=128).config
+    given = proximo.Trainer("Pendulum-v1", own_modules.MonteCarlo, steps=128, update={"clip": 0.05}).config
+    assert type(given.update) is own_modules.MonteCarlo
+    assert given.update.epochs == 2 != plain.update.epochs
+    assert given.update.clip == 0.05
+    assert given.update.minibatch_size == plain.update.minibatch_size
+    whole = proximo.Trainer("Pendulum-v1", own_modules.Anchored(anchor=0.5), steps=128).config
+    assert whole.update == own_modules.Anchored(anchor=0.5)
+
+
+def test_a_run_with_an_algorithm_of_ones_own_stops_and_resumes(tmp_path):
+    plan = {**PLAN, "update": {**PLAN["update"], "anchor": 0.1}}
+    whole = proximo.train("CartPole-v1", own_modules.Anchored, run=tmp_path / "whole", **plan)
+    proximo.train("CartPole-v1", own_modules.Anchored, run=tmp_path / "half", stop_at=300, **plan)
+    half = proximo.train("CartPole-v1", own_modules.Anchored, run=tmp_path / "half", **plan)
+    same_runs(whole, half)
+    assert all(row["anchor"] > 0 for row in proximo.metrics(whole.path))
+    assert read_toml(whole.path / "config.toml")["update"]["anchor"] == 0.1
+    assert proximo.replay(whole.path, change="anchor=0").exact
+    assert proximo.verify_resume(whole.path, 1).exact
+    assert proximo.diagnose(whole.path).health in ("green", "amber", "red")
+    other = proximo.train("CartPole-v1", own_modules.MonteCarlo, run=tmp_path / "whole", **PLAN)
+    assert (other.path.name, other.finished_before) == ("whole-2", False)
+
+
+def test_the_exact_kl_is_that_of_the_two_policies():
+    """Of the old and the new policy over the rollout's states, worked out from their distributions here."""
+    with running(control_tasks.probe, options=TASK, update={"minibatch_size": 128}) as training:
+        batches, estimate = [], training.estimate
+        training.estimate = lambda rollout: batches.append(estimate(rollout)) or batches[-1]
+        training.iterate()
+        before = training.optimizer.flat.detach().clone()
+        row = training.iterate()
+        after, policy, batch = training.optimizer.flat.detach().clone(), training.policy, batches[-1]
+        with torch.no_grad():
+            new = policy.evaluate(batch).distribution
+            training.optimizer.flat.copy_(before)
+            old = policy.evaluate(batch).distribution
+            training.optimizer.flat.copy_(after)
+            expected = float(old.kl(new).mean())
+    assert row["exact_kl"] == pytest.approx(expected, rel=1e-5)
+    assert expected > 1e-4
