@@ -1,9 +1,11 @@
 """Every example runs, in reduced size, and does what it says."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import proximo
 
@@ -13,8 +15,18 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 def example(name):
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # as where it is imported: classes are found again by their module's name
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(autouse=True)
+def _forget_the_examples():
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if (EXAMPLES / f"{name}.py").exists():
+            del sys.modules[name]
 
 
 def test_no_example_is_longer_than_a_screen():
@@ -49,6 +61,44 @@ def test_three_seeds_are_three_runs(tmp_path, capsys):
     finals = example("three_seeds").main(4096, str(tmp_path / "runs"))
     assert list(finals) == [0, 1, 2]
     assert capsys.readouterr().out.count("seed ") == 3
+
+
+def test_a_network_of_ones_own_reads_two_keys_and_is_loaded_again(tmp_path):
+    run = example("own_network").main(4096, str(tmp_path / "run"))
+    policy = proximo.load(run.path)
+    assert type(policy.policy.network.module).__name__ == "Net"
+    assert policy.policy.network.module.actor.in_features == 128
+    assert policy.act({"angle": [1.0, 0.0], "speed": [0.0]}).shape == (1,)
+
+
+def test_an_encoder_of_ones_own_widens_its_key(tmp_path):
+    run = example("encoders").main(4096, str(tmp_path / "run"))
+    policy = proximo.load(run.path).policy
+    assert policy.network.actor[0].in_features == 4 * 8 + 9
+
+
+def test_the_mirror_loss_is_reported_and_lowers_what_it_prices(tmp_path):
+    module = example("mirror_loss")
+    run = module.main(20_000, str(tmp_path / "run"))
+    policy, state = proximo.load(run.path), torch.tensor([0.1, -0.2, 0.3, 0.4])
+    assert all(row["mirror"] >= 0 for row in proximo.metrics(run.path))
+    assert policy.act(state * module.STATE) == pytest.approx(-policy.act(state), abs=0.3)
+
+
+def test_an_algorithm_of_ones_own_learns_without_a_critic(tmp_path):
+    run = example("own_algorithm").main(40_000, str(tmp_path / "run"))
+    rows = proximo.metrics(run.path)
+    assert {row["explained_variance"] for row in rows} == {None}
+    assert {row["gradient_steps"] for row in rows} == {run.config.rollout_size // run.config.update.minibatch_size}
+    assert rows[-1]["return"] > 2 * rows[0]["return"], "a random policy holds the pole for 22 steps"
+
+
+def test_a_simulator_of_ones_own_is_stepped_as_one(tmp_path):
+    run = example("own_simulator").main(64_000, str(tmp_path / "run"))
+    rows = proximo.metrics(run.path)
+    assert run.config.environments == 64
+    assert sum(row["truncations_missed"] for row in rows) == 0
+    assert rows[-1]["return"] > rows[1]["return"]
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.stem)

@@ -116,6 +116,8 @@ class MonteCarlo(PPO):
     """Advantages are whole returns: no critic is asked. Two epochs, whatever a preset says."""
 
     epochs: int = 2
+    value_coefficient: float = 0.0
+    critic = False
 
     def estimate(self, rollout):
         zeros = torch.zeros_like(rollout.values)

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -43,11 +43,18 @@ class Transitions:
 class Algorithm(Protocol):
     """What the loop asks of an algorithm; `PPO` is one."""
 
+    critic: ClassVar[bool]
+    """Whether it learns values."""
+
     def estimate(self, rollout: Transitions) -> tuple[Tensor, Tensor]:
         """Advantages and returns, each of the shape of `rollout.rewards`."""
 
     def update(self, task: UpdateTask) -> UpdateReport:
         """Improve the policy on one batch."""
+
+
+OF_A_CRITIC = frozenset({"explained_variance", "critic_error", "value_loss", "value_rms"})
+"""Metrics that say nothing where no values are learnt."""
 
 
 @dataclass
@@ -97,6 +104,8 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
             report = self.algorithm.update(self.task(rollout, batch, progress))
         self.ring.end(report)
         metrics = self._of_the_update(report) | self.measure(rollout, batch, report)
+        if not self.algorithm.critic:
+            metrics |= dict.fromkeys(OF_A_CRITIC.intersection(metrics))
         metrics |= self.finish(rollout, batch, metrics)
         self.progress.iterations += 1
         self.progress.gradient_steps += report.steps

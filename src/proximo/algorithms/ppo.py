@@ -1,6 +1,7 @@
 """Proximal policy optimization (Schulman et al. 2017, arXiv 1707.06347): advantages, loss and update."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,9 @@ class PPO(UpdateSettings):
     Its fields are its settings. Subclass it as a frozen dataclass, with fields and defaults of your own, and override
     any of the three methods.
     """
+
+    critic: ClassVar[bool] = True
+    """False for an algorithm that learns no values: then nothing is measured, or found wrong, of a critic."""
 
     def estimate(self, rollout: Transitions) -> tuple[Tensor, Tensor]:
         """Advantages and returns by generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16).

@@ -133,6 +133,16 @@ def test_a_run_with_an_algorithm_of_ones_own_stops_and_resumes(tmp_path):
     assert (other.path.name, other.finished_before) == ("whole-2", False)
 
 
+def test_nothing_is_found_wrong_with_a_critic_that_there_is_not(tmp_path):
+    plan = {**PLAN, "steps": 64 * 30}
+    run = proximo.train("CartPole-v1", own_modules.MonteCarlo, run=tmp_path / "without", **plan)
+    assert {row["explained_variance"] for row in proximo.metrics(run.path)} == {None}
+    assert not {"P030", "P031", "P032"} & {d.finding.code.code for d in proximo.diagnose(run.path).diagnoses}
+    plan["update"] = {**plan["update"], "value_coefficient": 0.0}
+    run = proximo.train("CartPole-v1", run=tmp_path / "with", **plan)
+    assert "P032" in {d.finding.code.code for d in proximo.diagnose(run.path).diagnoses}
+
+
 def test_the_exact_kl_is_that_of_the_two_policies():
     """Of the old and the new policy over the rollout's states, worked out from their distributions here."""
     with running(control_tasks.probe, options=TASK, update={"minibatch_size": 128}) as training:

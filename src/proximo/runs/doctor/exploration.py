@@ -65,6 +65,8 @@ def entropy_rising(run: Record) -> Iterator[Diagnosis]:
 def critic(run: Record) -> Iterator[Diagnosis]:
     """Not trained by its settings; or trained, and below 0 in the second half of the run where returns do vary."""
     coefficient = run.setting("update.value_coefficient")
+    if not len(run.measured("value_rms")):
+        return  # the algorithm learns no values
     explained = run.column("explained_variance")[len(run.rows) // 2 :]
     usual = float(np.nanmedian(explained)) if np.isfinite(explained).any() else np.nan
     if coefficient == 0:
