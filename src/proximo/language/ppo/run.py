@@ -1,17 +1,80 @@
 """PPO from start to result."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from proximo.language.ppo.loading import make_training
 from proximo.language.ppo.result import LanguageRun
 from proximo.language.ppo.trainer import Preflight, Trainer
 from proximo.language.ppo_config import PPOConfig
-from proximo.language.rewards.configured import make_rewards
 from proximo.language.rewards.terms import RewardTerm
 from proximo.runs.console.progress import Mode
+from proximo.runs.session.callbacks import Given
 from proximo.runs.session.opening import Call
 
-__all__ = ["LanguageRun", "make_rewards", "make_training", "run_ppo"]
+__all__ = ["make_training", "run_ppo", "train"]
+
+
+def train(
+    model: Any,
+    *,
+    prompts: Any,
+    rewards: Any,
+    tokenizer: Any = None,
+    run: str | Path | None = None,
+    preset: str = "",
+    callbacks: Sequence[Given] = (),
+    progress: Mode = "auto",
+    preflight: Preflight = "stop",
+    stop_at: int | None = None,
+    fresh: bool = False,
+    allow_change: bool = False,
+    **settings: Any,
+) -> LanguageRun:
+    """Train a language model with PPO, held near its start by a price on the KL.
+
+    Args:
+        model: folder, hub name, `builtin:smollm2`, or a causal model of `transformers`; such an object is copied to a
+            folder beside the run's and stays as it is.
+        prompts: rows with a `prompt`, whose other fields reach reward functions: a file, a list of dictionaries, texts
+            or chat messages, or a `datasets.Dataset`. Rows are kept in a file beside the run's folder.
+        rewards: functions `f(prompts, responses, **columns)` that give one number per response (None where they do not
+            apply), folders of reward models, `module:function`; one, a list, or a dictionary with their weights.
+        tokenizer: of a model that is given as an object; a folder has its own.
+        run: folder of the run; None takes `runs/ppo-MODEL-SEED`.
+        preset: name or path of a TOML file whose table `[ppo]` gives the other settings.
+        callbacks: called while the run trains: functions of trainer and metrics, or instances of `proximo.Callback`.
+        progress: live, plain, quiet, or auto.
+        preflight: what a failed check before the first step does: stop, warn; or off, which checks nothing.
+        stop_at: end early, with a checkpoint, once this many responses are sampled.
+        fresh: delete the run that is in the folder and start over.
+        allow_change: resume with settings, prompts or code of rewards that differ from the folder's.
+        settings: fields of `proximo.language.ppo_config.PPOConfig` (`responses=8192`, `kl={"coefficient": 0.1}`);
+            `held_out` and `held_out_pairs` take rows too.
+
+    Returns:
+        The run: its folder and its results. `policy` in the folder is what `transformers` loads. A KL is in nats per
+        response.
+
+    Raises:
+        UserError: something you can mend; the message says what, where and how.
+    """
+    return Trainer(
+        model,
+        prompts=prompts,
+        rewards=rewards,
+        tokenizer=tokenizer,
+        run=run,
+        preset=preset,
+        callbacks=callbacks,
+        progress=progress,
+        preflight=preflight,
+        stop_at=stop_at,
+        fresh=fresh,
+        allow_change=allow_change,
+        **settings,
+    ).to_the_end()
 
 
 def run_ppo(
@@ -35,4 +98,4 @@ def run_ppo(
     Raises:
         UserError: something the user can mend.
     """
-    return Trainer(config, mode=mode, rewards=rewards, call=call, preflight=preflight).to_the_end()
+    return Trainer.of(config, mode, rewards, call, preflight).to_the_end()

@@ -10,33 +10,40 @@ from proximo.errors import UserError
 from proximo.language.begun import settled
 from proximo.language.compute.malloc import FreedMemory
 from proximo.language.compute.threads import using_threads
+from proximo.language.given.files import Given
+from proximo.language.given.rewards import Own, folder_of, named
 from proximo.language.lineage import check_made_from, note_made_from
 from proximo.language.models.folders import check_savable, generates
 from proximo.language.models.loading import choose_device
 from proximo.language.ppo import preflight as flight
 from proximo.language.ppo.loading import make_training
+from proximo.language.ppo.responder import Responder
 from proximo.language.ppo.result import LanguageRun, cut_by_clock, ending, finish
 from proximo.language.ppo.sample_log import cut_texts, keep_texts
 from proximo.language.ppo.training import PPOTraining
 from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.configured import code_of_rewards
 from proximo.language.rewards.terms import RewardTerm
-from proximo.language.stages import located, resolved
+from proximo.language.stages import asked_for, configure, located, resolved
 from proximo.runs.config.toml import read_toml
 from proximo.runs.console.progress import HEALTH, Column, Mode, Progress
 from proximo.runs.session.alone import alone
 from proximo.runs.session.callbacks import Callbacks
+from proximo.runs.session.callbacks import Given as GivenCallback
 from proximo.runs.session.opening import Call, Opening, free_folder
 from proximo.runs.session.recorder import Recorder
 from proximo.runs.session.session import Session, resume
 from proximo.runs.session.signals import StopRequest
-from proximo.runs.session.trainer import IteratedTrainer
+from proximo.runs.session.trainer import IteratedTrainer, say_finished_before
 from proximo.runs.storage.folder import RunFolder
 from proximo.runs.storage.metrics import MetricsWriter
 from proximo.runs.system import resident_memory
 
 Preflight = Literal["stop", "warn", "off"]
 """A failed check before a run's first step stops it, or is no more than said; off checks nothing."""
+
+_ROWS = {"held_out": ("prompt",), "held_out_pairs": ("prompt", "chosen", "rejected")}
+"""Settings that rows may be given for, and what each row must have."""
 
 COLUMNS = (
     Column("score", "score", "score", ".3f"),
@@ -57,28 +64,93 @@ COLUMNS = (
 
 
 class Trainer(IteratedTrainer[LanguageRun]):
-    """PPO on a language model, iterated.
+    """PPO on a language model, iterated: `for metrics in Trainer("runs/x/sft", prompts=..., rewards=[brief]): ...`.
+
+    Each iteration gives its metrics by name, with `step`, the responses so far. Left by `break`, or stopped by Ctrl-C,
+    the run is saved, and iterating again resumes it. After the last iteration `run` has the results.
 
     Args:
-        config: complete.
-        mode: how progress is shown.
-        rewards: terms made in Python; those of `config.rewards` if None.
-        call: how this call begins and ends.
-        preflight: what a failed check before the first step does.
+        model: see `proximo.language.train`, as for all others.
+        prompts: as there.
+        rewards: as there.
+        tokenizer: as there.
+        run: as there.
+        preset: as there.
+        callbacks: as there.
+        progress: as there.
+        preflight: as there.
+        stop_at: as there.
+        fresh: as there.
+        allow_change: as there.
+        settings: as there.
+
+    Raises:
+        UserError: a setting can not mean anything, or what is given can not be used.
     """
 
     def __init__(
         self,
-        config: PPOConfig,
+        model: Any,
         *,
+        prompts: Any,
+        rewards: Any,
+        tokenizer: Any = None,
+        run: str | Path | None = None,
+        preset: str = "",
+        callbacks: Sequence[GivenCallback] = (),
+        progress: Mode = "auto",
+        preflight: Preflight = "stop",
+        stop_at: int | None = None,
+        fresh: bool = False,
+        allow_change: bool = False,
+        **settings: Any,
+    ) -> None:
+        given = Given(Path(run or "runs/new"))
+        weights, own = named(rewards)
+        values: dict[str, Any] = {"policy": given.model("policy", model, tokenizer), "rewards": weights}
+        values |= {"prompts": given.rows("prompts", prompts, ("prompt",)), "run": str(run or "")}
+        rows = {name: given.rows(name, settings[name], fields) for name, fields in _ROWS.items() if name in settings}
+        settings = {"modules": folder_of(own), **settings, **rows}
+        config = asked_for(configure("ppo", preset, ""), "train", settings, values)
+        call = Call(stop_at, fresh, allow_change)
+        self._plan(config, progress, call, preflight, Callbacks(callbacks), given=given, own=own)
+
+    @classmethod
+    def of(
+        cls,
+        config: PPOConfig,
         mode: Mode = "auto",
         rewards: Sequence[RewardTerm] | None = None,
         call: Call | None = None,
         preflight: Preflight = "stop",
+    ) -> "Trainer":
+        """A trainer of settings that are complete.
+
+        Args:
+            config: complete.
+            mode: how progress is shown.
+            rewards: terms made in Python; those of `config.rewards` if None. A finished run of others is passed over.
+            call: how this call begins and ends.
+            preflight: see `Preflight`.
+        """
+        trainer = cls.__new__(cls)
+        trainer._plan(config, mode, call or Call(), preflight, Callbacks(), rewards=rewards)
+        return trainer
+
+    def _plan(
+        self,
+        config: PPOConfig,
+        mode: Mode,
+        call: Call,
+        preflight: Preflight,
+        callbacks: Callbacks,
+        *,
+        rewards: Sequence[RewardTerm] | None = None,
+        given: Given | None = None,
+        own: Own | None = None,
     ) -> None:
-        self.config, self._mode, self._call, self._preflight = config, mode, call or Call(), preflight
-        self._rewards = rewards
-        self._callbacks = Callbacks()
+        self.config, self._mode, self._call, self._preflight, self._callbacks = config, mode, call, preflight, callbacks
+        self._rewards, self._given, self._own = rewards, given, own
         self._training: PPOTraining | None = None
 
     config: PPOConfig
@@ -88,6 +160,17 @@ class Trainer(IteratedTrainer[LanguageRun]):
     def folder(self) -> Path:
         """The folder of the run."""
         return Path(self.config.run or f"runs/ppo-{Path(self.config.policy).name}-{self.config.seed}")
+
+    @property
+    def policy(self) -> Responder:
+        """The policy as it is now: `trainer.policy.respond(["w1 w2"])`.
+
+        Raises:
+            UserError: there is none before the first iteration.
+        """
+        if self._training is None:
+            raise UserError("there is no policy before the first iteration: iterate first")
+        return Responder(self._training)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Start, or resume from the last checkpoint; each iteration's metrics by name.
@@ -100,7 +183,11 @@ class Trainer(IteratedTrainer[LanguageRun]):
         config, folder = self.config, opening.folder
         if finished := opening.results:
             self.run = LanguageRun(folder.path, finished, finished_before=True)
+            if self._given is not None:
+                say_finished_before(folder.path, self._mode)
             return
+        if self._given is not None:
+            self._given.store()
         with alone(f"PPO in {folder.path}"), using_threads(config.threads), ExitStack() as stack:
             training, message = self._make(opening)
             stack.enter_context(opening.open())
@@ -131,9 +218,11 @@ class Trainer(IteratedTrainer[LanguageRun]):
     def _opened(self) -> tuple[Opening, list[str]]:
         """The folder, compared with what is asked for; and sentences on what is to be known of it."""
         call, folder, passed_over = self._call, RunFolder(self.folder), ""
-        code = code_of_rewards(_with_modules(self.config, folder, call), self._rewards)
+        code = code_of_rewards(_with_modules(self.config, folder, call), self._rewards, self._own)
         if self._rewards is not None and not call.fresh:
             folder, passed_over = free_folder(folder, code)
+        if self._given is not None:
+            self._given.check(folder, call)
         config = replace(located(_with_modules(self.config, folder, call)), run=str(folder.path))
         self.config, remark = settled(config, folder, call, choose_device(config.device))
         opening = Opening(folder, self.config, "policy", call, resolved=resolved)
@@ -143,7 +232,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
 
     def _make(self, opening: Opening) -> tuple[PPOTraining, list[str]]:
         """The training, before its folder: one that fails leaves nothing behind; and what is to be known of it."""
-        training, message = make_training(self.config, self._rewards)
+        training, message = make_training(self.config, self._rewards, self._own)
         generates(training.roles.model, training.parameters.stop, self.config.temperature)
         check_savable(training.roles.model, training.tokenizer)
         if opening.resumed or self._preflight == "off":
