@@ -4,6 +4,8 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+import tiny
+from words import word_tokenizer
 
 import proximo
 
@@ -49,6 +51,18 @@ def test_three_seeds_are_three_runs(tmp_path, capsys):
     finals = example("three_seeds").main(4096, str(tmp_path / "runs"))
     assert list(finals) == [0, 1, 2]
     assert capsys.readouterr().out.count("seed ") == 3
+
+
+def test_a_reward_of_ones_own_scores_each_response_and_is_watched(tmp_path):
+    tiny.llama(64, layers=3).save_pretrained(tmp_path / "model")
+    word_tokenizer().save_pretrained(tmp_path / "model")
+    module = example("own_reward")
+    assert module.on_topic(["?"] * 2, ["It will Rain", "no"], topic=["rain", "sea"]) == [1 - 3 / 50, -1 / 50]
+    run = module.main(str(tmp_path / "model"), 64, str(tmp_path / "run"))
+    rows = proximo.metrics(run.path)
+    assert [row["step"] for row in rows] == [32, 64]
+    assert all(0 < row["words"] <= 24 for row in rows)
+    assert rows[0]["reward/on_topic"] == rows[0]["score"] < 0
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.stem)
