@@ -99,8 +99,7 @@ def test_rewards_are_functions_and_folders_with_weights(tmp_path, tiny_folder):
     rewards = {brief: 0.25, str(model.path): 1.0, (lambda prompts, responses: [2.0] * 8): 0.5}
     run = train(tiny_folder, tmp_path / "run", rewards=rewards, responses=8)
     (row,) = proximo.metrics(run.path)
-    names = ["brief", "reward", "test_rewards_are_functions_and_folders_with_weights.<locals>.<lambda>"]
-    each = [row[f"reward/{name}"] for name in names]
+    each = [row[f"reward/{name}"] for name in ("brief", "reward", "<lambda>")]
     assert row["score"] == pytest.approx(0.25 * each[0] + each[1] + 0.5 * each[2], abs=1e-5)
     assert each[2] == 2.0
     with pytest.raises(proximo.UserError, match=r"brief is 0\.25 there and 0\.75 here"):
@@ -246,3 +245,12 @@ def test_a_model_needs_its_tokenizer(tmp_path, tiny_model):
         train(tiny_model, tmp_path / "run")
     with pytest.raises(proximo.UserError, match="a model is a folder, a name or a model of transformers, and not a"):
         train(3, tmp_path / "run")
+
+
+def test_a_run_that_fails_before_it_begins_leaves_nothing_behind(tmp_path, tiny_model, tiny_tokenizer):
+    def broken(prompts, responses):
+        raise ValueError("mine")
+
+    with pytest.raises(proximo.UserError, match=r"reward broken failed .*mine"):
+        train(tiny_model, tmp_path / "new" / "run", rewards=broken, tokenizer=tiny_tokenizer, preflight="stop")
+    assert not (tmp_path / "new").exists()

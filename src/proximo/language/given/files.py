@@ -6,7 +6,9 @@ and others are another one.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +75,12 @@ class Given:
         read_fields(Rows([parse_json(line) for line in values], list(range(1, len(values) + 1)), name), fields)
         content = "".join(line + "\n" for line in values).encode()
         path = self._folder / f"{setting}-{hashlib.sha256(content).hexdigest()[:16]}.jsonl"
-        self._kept[setting] = _Kept(path, f"other {argument}", f"{len(values):,} rows", lambda: _write(path, content))
+
+        def write() -> None:
+            if not path.is_file() or path.read_bytes() != content:
+                write_atomically(path, content)
+
+        self._kept[setting] = _Kept(path, f"other {argument}", f"{len(values):,} rows", write)
         return str(path)
 
     def model(self, setting: str, model: Any, tokenizer: Any) -> str:
@@ -129,18 +136,26 @@ class Given:
                     "with run=, or start over with fresh=True"
                 )
 
-    def store(self) -> None:
-        """Write what is not there yet.
+    @contextmanager
+    def stored(self, folder: RunFolder) -> Iterator[None]:
+        """Write what is not there yet; where what follows fails before there is a run, it goes again.
+
+        Args:
+            folder: of the run.
 
         Raises:
             UserError: the disk refuses, or the model can not be stored.
         """
-        for kept in self._kept.values():
-            try:
-                kept.path.parent.mkdir(parents=True, exist_ok=True)
-                kept.write()
-            except OSError as error:
-                raise user_error(error, kept.path) from error
+        missing = [path for path in (self._folder, *self._folder.parents) if not path.exists()]
+        new = [kept.path for kept in self._kept.values() if not kept.path.exists()]
+        try:
+            for kept in self._kept.values():
+                _write(kept)
+            yield
+        except BaseException:
+            if not folder.exists:
+                _remove(new, missing)
+            raise
 
 
 def as_rows(source: Any, setting: str, fields: Sequence[str]) -> list[Mapping[str, Any]]:
@@ -170,9 +185,24 @@ def as_rows(source: Any, setting: str, fields: Sequence[str]) -> list[Mapping[st
     return rows
 
 
-def _write(path: Path, content: bytes) -> None:
-    if not path.is_file() or path.read_bytes() != content:
-        write_atomically(path, content)
+def _write(kept: _Kept) -> None:
+    try:
+        kept.path.parent.mkdir(parents=True, exist_ok=True)
+        kept.write()
+    except OSError as error:
+        raise user_error(error, kept.path) from error
+
+
+def _remove(files: Sequence[Path], folders: Sequence[Path]) -> None:
+    """Files and folders of models; and folders around them, innermost first, as far as they are empty."""
+    with suppress(OSError):
+        for path in files:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        for folder in folders:
+            folder.rmdir()
 
 
 def _stored(row: Mapping[str, Any], number: int, setting: str) -> str:

@@ -8,6 +8,7 @@ from types import FunctionType
 from typing import Any
 
 from proximo.errors import UserError
+from proximo.runs.storage.module_sources import own_source
 
 Function = Callable[..., Any]
 """See `proximo.language.rewards.terms.RewardFunction`."""
@@ -47,11 +48,15 @@ def named(rewards: Given | list[Given] | tuple[Given, ...] | Mapping[Given, floa
 
 
 def folder_of(own: Own) -> str:
-    """The folder that holds the module of a given function, where later calls find it; "" if none is in a module."""
+    """The folder of the module of the first function that is in one, where later calls find it; "" if none is.
+
+    A library's functions are found without it.
+    """
     for function in own.values():
         module = sys.modules.get(str(getattr(function, "__module__", "")))
         file = getattr(module, "__file__", None)
-        if file and module and module.__name__ != "__main__" and _within(module, function):
+        own_file = module is not None and module.__name__ != "__main__" and own_source(module.__name__) is not None
+        if file and module and own_file and _within(module, function):
             path = Path(file).resolve()
             package = path.parent if path.stem == "__init__" else path
             return str(package.parents[module.__name__.count(".")])
@@ -64,7 +69,7 @@ def _within(module: Any, function: Any) -> bool:
 
 def _name(reward: Any) -> str:
     """`module:function` as it would be given on the command line; `module:<name>` of what could not be."""
-    term = hasattr(reward, "weight")  # it would score the texts of an iteration, and be weighted twice
+    term = hasattr(reward, "weight") and hasattr(reward, "name")  # which is called otherwise than a function
     if isinstance(reward, type) or term or not callable(reward):
         kind = reward.__name__ if isinstance(reward, type) else type(reward).__name__
         raise UserError(f"a reward is a function, a folder or module:function, and not a {kind}")
@@ -73,7 +78,7 @@ def _name(reward: Any) -> str:
     # No module holds an object, or a function with some of its arguments: in brackets, as Python writes <lambda>.
     of = reward.func if isinstance(reward, partial) else reward
     of = of if hasattr(of, "__qualname__") else type(of)
-    return f"{of.__module__}:<{of.__qualname__}>"
+    return f"{of.__module__}:<{of.__name__}>"
 
 
 def _free(name: str, taken: Mapping[str, float]) -> str:

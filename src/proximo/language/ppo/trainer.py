@@ -186,9 +186,9 @@ class Trainer(IteratedTrainer[LanguageRun]):
             if self._given is not None:
                 say_finished_before(folder.path, self._mode)
             return
-        if self._given is not None:
-            self._given.store()
         with alone(f"PPO in {folder.path}"), using_threads(config.threads), ExitStack() as stack:
+            if self._given is not None:
+                stack.enter_context(self._given.stored(folder))
             training, message = self._make(opening)
             stack.enter_context(opening.open())
             note_made_from(folder, config)
@@ -291,7 +291,10 @@ def _checked(training: PPOTraining, *, stop: bool) -> list[str]:
     wrong = flight.failed(checks)
     if wrong and stop:
         told = "; ".join(f"{check.name}: {check.seen} ({check.remedy})" for check in wrong)
-        raise UserError(f"preflight failed, nothing was written: {told}; go on all the same with --override-preflight")
+        raise UserError(
+            f"preflight failed, nothing was written: {told}; go on all the same with --override-preflight "
+            "(from Python: preflight='warn')"
+        )
     verdicts = [check.verdict for check in checks]
     summary = f"preflight: {verdicts.count('pass')} of {len(checks)} checks passed"
     return [summary, *(f"{c.verdict} {c.name}: {c.seen}; {c.remedy}" for c in checks if c.verdict in ("warn", "fail"))]

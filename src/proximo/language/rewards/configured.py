@@ -81,9 +81,10 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def _candidates(name: str) -> list[str]:
-    """`function` and `module:function`, or the last part of a path, the last two, and so on."""
+    """`function`, what it lies within and `module:function`; or the last part of a path, the last two, and so on."""
     if is_function(name):
-        return [name.partition(":")[2], name]
+        within = name.partition(":")[2]
+        return list(dict.fromkeys([within.rpartition("<locals>.")[2], within, name]))
     parts = [part for part in Path(name).parts if part != Path(name).anchor]
     return ["/".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
 

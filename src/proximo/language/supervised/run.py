@@ -1,6 +1,7 @@
 """The supervised stages as functions: what a notebook or a script calls."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -199,9 +200,8 @@ class _Stage:
         folder = RunFolder(config.output)
         finished = folder.exists and folder.results.exists() and not self.call.fresh
         given.check(folder, self.call)
-        if not finished:
-            given.store()
-        results = self.function(config, console=progress, call=self.call)
+        with nullcontext() if finished else given.stored(folder):
+            results = self.function(config, console=progress, call=self.call)
         if finished:
             say_finished_before(folder.path, progress)
         stopped = results.pop("stopped", None)
