@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
+from words import word_tokenizer
 
 import proximo
 
@@ -99,6 +101,18 @@ def test_a_simulator_of_ones_own_is_stepped_as_one(tmp_path):
     assert run.config.environments == 64
     assert sum(row["truncations_missed"] for row in rows) == 0
     assert rows[-1]["return"] > rows[1]["return"]
+
+
+def test_a_reward_of_ones_own_scores_each_response_and_is_watched(tmp_path):
+    tiny.llama(64, layers=3).save_pretrained(tmp_path / "model")
+    word_tokenizer().save_pretrained(tmp_path / "model")
+    module = example("own_reward")
+    assert module.on_topic(["?"] * 2, ["It will Rain", "no"], topic=["rain", "sea"]) == [1 - 3 / 50, -1 / 50]
+    run = module.main(str(tmp_path / "model"), 64, str(tmp_path / "run"))
+    rows = proximo.metrics(run.path)
+    assert [row["step"] for row in rows] == [32, 64]
+    assert all(0 < row["words"] <= 24 for row in rows)
+    assert rows[0]["reward/on_topic"] == rows[0]["score"] < 0
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.stem)

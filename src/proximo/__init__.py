@@ -1,12 +1,14 @@
 """Proximo: Proximal Policy Optimization, once and right.
 
 `proximo.train` trains a policy (`proximo.Trainer` in a loop of your own), `proximo.load` gives it back as numpy in,
-numpy out; `evaluate`, `diagnose`, `replay`, `verify_resume` and `metrics` ask a run that is on disk.
+numpy out; `evaluate`, `diagnose`, `replay`, `verify_resume` and `metrics` ask a run that is on disk. `proximo.language`
+trains language models.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from proximo import language
     from proximo.control.loading import LoadedPolicy, load
     from proximo.control.result import Run
     from proximo.control.run import train
@@ -25,6 +27,7 @@ __all__ = [
     "__version__",
     "diagnose",
     "evaluate",
+    "language",
     "load",
     "metrics",
     "replay",
@@ -50,8 +53,10 @@ _WHERE = {
 
 def __getattr__(name: str) -> Any:
     # Torch takes more than a second to import: keep `proximo --help` fast.
-    if name not in _WHERE:
+    if name not in _WHERE and name != "language":
         raise AttributeError(f"module 'proximo' has no attribute {name!r}")
     import importlib
 
+    if name == "language":
+        return importlib.import_module("proximo.language")
     return getattr(importlib.import_module(_WHERE[name]), name)

@@ -27,7 +27,7 @@ Backend = Literal["auto", "envpool", "gymnasium", "subprocess"]
 def evaluate(
     run: str | Path, episodes: int = 20, *, seed: int | None = None, episode_limit: int | None = None
 ) -> dict[str, Any]:
-    """Run episodes with the policies of a control run (`proximo.language.comparison.compare` is for language runs).
+    """Run episodes with the policies of a control run (`proximo.language.compare` is for language runs).
 
     Args:
         run: folder of the run.

@@ -112,6 +112,13 @@ class Anchored(PPO):
 
 
 @dataclass(frozen=True)
+class Steeper(Anchored):
+    """The same with another default."""
+
+    epochs: int = 3
+
+
+@dataclass(frozen=True)
 class MonteCarlo(PPO):
     """Advantages are whole returns: no critic is asked. Two epochs, whatever a preset says."""
 

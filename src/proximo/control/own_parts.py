@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from proximo.algorithms.given import own_algorithm, with_algorithm
 from proximo.control.config import NetworkSettings, TrainConfig
 from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError
@@ -43,14 +44,7 @@ def with_own_parts(
         if not isinstance(inner, Mapping):
             raise UserError("give encoders within network, or network as a dict")
         settings["network"] = {**inner, "encoders": named}
-    if isinstance(algorithm, type):
-        given = dict(settings.get("update") or {})
-        settings["update"] = given | {UpdateSettings.chosen_by: name_of_own(algorithm, "algorithm")}
-    elif algorithm is not None:
-        if "update" in settings:
-            raise UserError("update and an instance of an algorithm both say all settings: give the class, and update")
-        settings["update"] = algorithm
-    return settings
+    return with_algorithm(settings, algorithm)
 
 
 def _network(given: Any) -> Any:
@@ -80,6 +74,4 @@ def own_code(config: TrainConfig) -> dict[str, Any]:
         parts["network"] = find_own(network.custom, "network")
     for key, path in network.encoders.items():
         parts[f"encoder of {key}"] = find_own(path, "encoder")
-    if (algorithm := type(config.update)).__module__.partition(".")[0] != "proximo":
-        parts["algorithm"] = algorithm
-    return parts
+    return parts | own_algorithm(config.update)

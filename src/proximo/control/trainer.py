@@ -1,7 +1,6 @@
 """A training as an iterator of its metrics: for live plots, for loops of one's own, and for `proximo.train`."""
 
 import statistics
-import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -31,16 +30,14 @@ from proximo.runs.session.opening import Call, Opening, free_folder
 from proximo.runs.session.recorder import Recorder
 from proximo.runs.session.session import Session, resume
 from proximo.runs.session.signals import Interrupted, StopRequest
+from proximo.runs.session.trainer import IteratedTrainer, say_finished_before
 from proximo.runs.storage.code_identity import identity
 from proximo.runs.storage.folder import RunFolder
 from proximo.runs.storage.metrics import MetricsWriter
 from proximo.runs.system import resident_memory
 
-STOPPED = "trainer.stop()"
-"""Why a run ended that its own loop or a callback has stopped."""
 
-
-class Trainer:
+class Trainer(IteratedTrainer[Run]):
     """A training, iterated: `for metrics in Trainer("CartPole-v1", steps=100_000): ...`.
 
     Each iteration gives its metrics by name, with `step`. Left by `break`, or stopped by Ctrl-C, the run is saved, and
@@ -108,25 +105,17 @@ class Trainer:
                 "evaluate_every needs environments beside those that are trained in, and this one is made already: "
                 "give a function that makes one"
             )
-        self.config, self.run = config, None
+        self.config = config
         self._source, self._mode, self._call, self._callbacks, self._anew = source, mode, call, callbacks, anew
         self._training: Training | None = None
-        self._session: Session | None = None
 
     config: TrainConfig
     """All settings."""
-    run: Run | None
-    """Results and folder; None while it trains."""
 
     @property
     def folder(self) -> Path:
         """The folder of the run."""
         return Path(self.config.run or default_run(self.config))
-
-    @property
-    def step(self) -> int:
-        """Environment steps so far."""
-        return 0 if self._training is None else self._training.done
 
     @property
     def policy(self) -> LoadedPolicy:
@@ -138,23 +127,6 @@ class Trainer:
         if self._training is None:
             raise UserError("there is no policy before the first iteration: iterate first, or use proximo.load(run)")
         return LoadedPolicy(self._training.policy)
-
-    def stop(self) -> None:
-        """End this call after the iteration in progress, with a checkpoint; iterating again resumes."""
-        if self._session is not None:
-            self._session.stop.requested = self._session.stop.requested or STOPPED
-
-    def save(self) -> None:
-        """Write a checkpoint now."""
-        if self._session is not None:
-            self._session.save()
-
-    def to_the_end(self) -> Run:
-        """Iterate until the training ends or is stopped."""
-        for _ in self:
-            pass
-        assert self.run is not None
-        return self.run
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Start, or resume from the last checkpoint; each iteration's metrics by name.
@@ -169,8 +141,8 @@ class Trainer:
         if finished := opening.results:
             require_final(folder)
             self.run = Run(folder.path, config, finished, finished_before=True)
-            if self._anew and self._mode != "quiet":  # the command line says it in its own words
-                print(f"{folder.path} was finished before: nothing is trained (run= names another)", file=sys.stderr)
+            if self._anew:
+                say_finished_before(folder.path, self._mode)
             return
         with ExitStack() as stack:
             training = self._make(stack)
@@ -267,14 +239,7 @@ class Trainer:
                 session.save()
                 return session.stopped, None
             steps = training.progress.steps
-            values = {"step": steps, **values, **_of_the_run(training, evaluated=before)}
-            try:
-                ended, added = session.callbacks.iteration(self, values)
-            except Exception:
-                session.save()  # what was learnt outlives an error in the user's own code
-                raise
-            del values["step"]
-            row = session.recorder.iteration(steps, values, added)
+            row, ended = session.record({**values, **_of_the_run(training, evaluated=before)})
             if session.due(before) and steps < config.steps:
                 # Environments that can not give their state start anew here, in every run, resumed or not, so that both
                 # are the same run and none has far to be brought back.
@@ -284,11 +249,7 @@ class Trainer:
                         (progress.warning if most else progress.message)(said)
                         told = int(most)
                 session.save()
-            try:
-                yield row
-            except GeneratorExit:  # the loop was left
-                session.save()
-                raise
+            yield from session.given(row)
             if ended:
                 return None, ended
         if session.stop.requested:  # what is left, an evaluation, may take longer than a scheduler waits

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from proximo.language.comparison import before_and_after, ppo_folder
-from proximo.language.ppo.run import CHAT
+from proximo.language.ppo.result import CHAT
 from proximo.language.rewards.configured import make_rewards
 from proximo.language.rewards.terms import combine, cut_prompts
 from proximo.runs.session.opening import read_results

@@ -14,6 +14,8 @@ from proximo.errors import UserError
 from proximo.language.compute.threads import using_threads
 from proximo.language.data.dataset import load_prompts
 from proximo.language.data.prompts import Prompt
+from proximo.language.given.files import as_rows
+from proximo.language.given.rewards import Own, named
 from proximo.language.lineage import trained_anew
 from proximo.language.models.decoder import Stack
 from proximo.language.models.linear_head import linear_head
@@ -147,16 +149,24 @@ def before_and_after(run: Path, prompts: Any = (), count: int = 5, seed: int = 1
 
 
 def compare(
-    run: Path, judge: Path | None = None, *, prompts: Any = (), count: int = 256, seed: int = 7
+    run: str | Path,
+    judge: str | Path | None = None,
+    *,
+    prompts: Any = (),
+    rewards: Any = None,
+    count: int = 256,
+    seed: int = 7,
 ) -> dict[str, Any]:
-    """What PPO did, in the judge's standard deviations.
+    """What PPO did, in the judge's standard deviations: the same prompts answered before and after, and judged.
 
     Args:
-        run: see `ppo_folder`.
-        judge: folder of a judge (`proximo rlhf judge`); RUN/judge if None.
-        prompts: see `before_and_after`.
-        count: how many prompts.
-        seed: of the sampling.
+        run: folder of the PPO run, or that of all stages.
+        judge: folder of a judge (`train_judge`, `proximo rlhf judge`); the one beside or in the run's folder if None.
+        prompts: a file, a list of dictionaries, texts or chat messages, or a `datasets.Dataset`; the run's held-out
+            prompts if empty, or else its own.
+        rewards: functions that the run was given and that no module holds, as they were given to `train`.
+        count: how many prompts, at least 2.
+        seed: of the sampling, the same for both models.
 
     Returns:
         `rise_sd` with its standard error `rise_se`: mean rise of the judge's score over its standard deviation before;
@@ -167,23 +177,27 @@ def compare(
     Raises:
         UserError: run or judge are not there.
     """
+    run = Path(run)
     ppo, config = ppo_folder(run)
+    asked = prompts if isinstance(prompts, str | Path) or not prompts else as_rows(prompts, "prompts", ("prompt",))
+    own = {} if rewards is None else named(rewards)[1]
     with using_threads(config.threads):
-        seen = _compare(run, judge if judge is not None else _judge_beside(run), prompts, count, seed)
+        seen = _compare(run, Path(judge) if judge else _judge_beside(run), asked, own, count, seed)
     numbers = {name: x for name, x in seen.items() if name != "examples"}
     write_atomically(ppo / EVALUATION, json.dumps(numbers, indent=1).encode())
     return seen
 
 
-def _compare(run: Path, folder: Path, prompts: Any, count: int, seed: int) -> dict[str, Any]:
-    device = asking_device(ppo_folder(run)[1].device)
+def _compare(run: Path, folder: Path, prompts: Any, own: Own, count: int, seed: int) -> dict[str, Any]:
+    ppo, config = ppo_folder(run)
+    device = asking_device(config.device)
+    terms = make_rewards(config, device, own)  # first: one that is not found is said before anything is answered
     scorer = Judge.load(folder, device=device)
     if weak := no_better_than_chance(scorer.about.get("report", {})):
         raise UserError(f"the judge {folder} can not judge: {weak}; {BETTER}")
     seen = before_and_after(run, prompts, count, seed)
     if len(seen.prompts) < 2:
         raise UserError("one prompt has no spread to measure a rise on: give a file with more prompts")
-    terms = make_rewards(seen.config, seen.device)
     judged = [torch.as_tensor(scorer.score(_whole_texts(a))) for a in seen.answers]
     rewards = [combine(terms, a.texts)[0] for a in seen.answers]
     gain, spread = judged[1] - judged[0], float(judged[0].std())
@@ -204,7 +218,7 @@ def _compare(run: Path, folder: Path, prompts: Any, count: int, seed: int) -> di
         **{f"judge_{side}": float(j.mean()) for side, (_, j, _) in sides.items()},
         **{f"reward_{side}": float(r.mean()) for side, (_, _, r) in sides.items()},
         **{f"{name}_{side}": x for side, (a, _, _) in sides.items() for name, x in a.statistics.items()},
-        "notes": [*seen.notes, *cut_prompts(terms), *cut_stages(ppo_folder(run)[0], folder)],
+        "notes": [*seen.notes, *cut_prompts(terms), *cut_stages(ppo, folder)],
         "examples": seen.rows(judged, EXAMPLES),
     }
 

@@ -16,6 +16,8 @@ from proximo.runs.config.toml import from_mapping, read_toml
 CONFIGS: dict[str, type] = {"sft": SFTConfig, "reward": RewardConfig, "judge": RewardConfig, "ppo": PPOConfig}
 BUILT_IN = "movie-sentiment/"  # paths that start so are fetched with pip and kept in the cache
 _MODELS = ("model", "policy")
+_ARGUMENTS = {"policy": "the first argument", "output": "run=", "data": "pairs="}
+"""What settings are called in the functions of `proximo.language`, where that is another name."""
 _DATA = ("data", "validation", "standardise_on", "prompts", "held_out", "held_out_pairs")
 
 
@@ -96,6 +98,25 @@ def configure(stage: str, preset: str, run: str) -> Any:
         if (reward / "config.json").exists() and not config.rewards:
             config = replace(config, rewards={str(reward): 1.0})
     return config
+
+
+def asked_for(base: Any, function: str, settings: Mapping[str, Any], named: Mapping[str, Any]) -> Any:
+    """A stage's settings as a function of `proximo.language` is called.
+
+    Args:
+        base: what the others are, see `configure`.
+        function: its name.
+        settings: given by their names.
+        named: settings that the function has arguments of its own for.
+
+    Raises:
+        UserError: there is no such setting (it names the nearest), or one can not mean anything.
+    """
+    where = f"the arguments of proximo.language.{function}"
+    for name in settings.keys() & named.keys():
+        raise UserError(f"{name} is no setting in {where}: it is {_ARGUMENTS.get(name, name + '=')}")
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    return from_mapping(type(base), {**plain, **named}, where=where, base=base)
 
 
 def check_files(preset: str, run: str) -> None:

@@ -93,7 +93,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(monkeypatch, capsys, pre
     policies = []
     for name, stops in (("through", False), ("stopped", True)):
         settings = {"policy": str(tiny_folder), "run": str(tmp_path / name)}
-        own = train.replace(config, **settings, rewards={"rlhf_commands:count": 1.0})
+        own = replace(config, **settings, rewards={"rlhf_commands:count": 1.0})
         if stops:
             iterate = ppo.PPOTraining.iterate
 

@@ -9,8 +9,9 @@ import pytest
 import tiny
 from pages import DOCS, blocks
 
+from proximo import language
 from proximo.cli.language import _settings
-from proximo.language.ppo import run as train
+from proximo.language.ppo import run
 from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.terms import FunctionReward
 
@@ -62,7 +63,7 @@ def test_every_setting_of_a_table_that_a_page_names_exists():
 
 
 def test_every_metric_exists(ppo_config):
-    training, _ = train.make_training(ppo_config, [FunctionReward(tiny.per_word, name="NAME")])
+    training, _ = run.make_training(ppo_config, [FunctionReward(tiny.per_word, name="NAME")])
     known = set(training.iterate()) | {"step"}  # the writer's
     cells = right_column("Metrics")
     assert len(cells) >= 8
@@ -84,15 +85,17 @@ def test_every_command_is_taken():
 def test_every_snippet_of_python_runs_up_to_the_training(monkeypatch):
     begun = []
 
-    def run_ppo(config, rewards=None):
-        begun.append((config, rewards))
+    def train(model, **given):
+        begun.append(language.Trainer(model, **given))
         return SimpleNamespace(policy="runs/x/policy")
 
-    monkeypatch.setattr(train, "run_ppo", run_ppo)
-    monkeypatch.setattr(train, "make_rewards", lambda config: [])
+    monkeypatch.setattr(run, "train", train)
     for snippet in blocks(PAGE, "python"):
-        exec(compile(snippet, PAGE, "exec"), {})
-    (first, rewards), (second, none) = begun
-    assert isinstance(first, PPOConfig)
-    assert rewards[0].function(["a"], ["b c"], column=[1]) == [-2 / 50]
-    assert (second.sharing.mode, none) == ("lora", None)
+        space = {"__name__": "__main__"}
+        exec(compile(snippet, PAGE, "exec"), space)
+        if "brief" in space:
+            assert space["brief"](["a"], ["b c"], column=[1]) == [-2 / 50]
+    first, second = (trainer.config for trainer in begun)
+    assert first.rewards == {"models/reward": 1.0, "__main__:brief": 0.2}
+    assert (first.policy, first.responses, first.kl.coefficient) == ("models/sft", 8192, 0.05)
+    assert (second.rewards, second.sharing.mode) == ({"models/reward": 1.0}, "lora")

@@ -153,19 +153,18 @@ def test_a_look_at_held_out_rows_is_given_up_for_a_stop_and_taken_later(stage, m
     monkeypatch.setattr("proximo.runs.session.signals.StopRequest.__init__.__defaults__", (0.2,))
     asked = []
 
-    def stopped_while_looking(training, session, look, *first):
+    def stopped_while_looking(stage, session):
         def slow():
-            if training.steps == 5 and not asked:
+            if stage.training.steps == 5 and not asked:
                 asked.append(True)
                 os.kill(os.getpid(), signal.SIGTERM)
                 for _ in range(200):
                     time.sleep(0.05)
-            return look()
+            return stage.look()
 
-        return run_steps(training, session, slow, *first)
+        return run_steps(replace(stage, look=slow), session)
 
-    monkeypatch.setattr("proximo.language.supervised.sft.run_steps", stopped_while_looking)
-    monkeypatch.setattr("proximo.language.supervised.reward.run_steps", stopped_while_looking)
+    monkeypatch.setattr("proximo.language.supervised.training.run_steps", stopped_while_looking)
     told, folder = stage("stopped")
     assert told == {"stopped": "SIGTERM", "steps": 5}
     assert metrics(folder)[-1]["step"] == 4, "the row waits for its look"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from proximo.language.given.rewards import Own
 from proximo.language.models.loading import choose_device
 from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.loading import load_reward_term
@@ -18,32 +19,41 @@ from proximo.language.stages import is_function
 from proximo.runs.storage.code_identity import identity
 
 
-def make_rewards(config: PPOConfig, device: torch.device | None = None) -> list[RewardTerm]:
+def make_rewards(config: PPOConfig, device: torch.device | None = None, own: Own | None = None) -> list[RewardTerm]:
     """The reward terms that `config` names.
 
     Args:
         config: names and weights.
         device: where reward models compute; as `config` says if None.
+        own: what some of the names stand for in this process.
 
     Raises:
         UserError: one can not be loaded.
     """
     shown = short_names(list(config.rewards))
     device = choose_device(config.device) if device is None else device
-    return [_reward(name, weight, shown[name], config, device) for name, weight in config.rewards.items()]
+    return [_reward(name, weight, shown[name], config, device, own or {}) for name, weight in config.rewards.items()]
 
 
-def code_of_rewards(config: PPOConfig, rewards: Sequence[RewardTerm] | None = None) -> dict[str, str]:
+def code_of_rewards(
+    config: PPOConfig, rewards: Sequence[RewardTerm] | None = None, own: Own | None = None
+) -> dict[str, str]:
     """What tells the code of a run's reward functions from any other's, see `identity`.
 
     Args:
         config: of the run.
         rewards: terms made in Python; those that `config` names if None.
+        own: what some of the names stand for in this process.
     """
     if rewards is not None:
         return identity({f"reward {x.name}": (_what_scores(x), x.weight) for x in rewards})
-    functions = [name for name in config.rewards if is_function(name)]
-    return identity({f"reward {name}": function_from(name, config.modules) for name in functions})
+    functions = {name: function_from(name, config.modules) for name in config.rewards if _is_named(name, own)}
+    return identity({f"reward {name}": function for name, function in {**(own or {}), **functions}.items()})
+
+
+def _is_named(reward: str, own: Own | None) -> bool:
+    """Whether a name is that of a function which its module holds, and not one that was given."""
+    return reward not in (own or {}) and is_function(reward)
 
 
 def _what_scores(term: RewardTerm) -> Any:
@@ -71,14 +81,17 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def _candidates(name: str) -> list[str]:
-    """`function` and `module:function`, or the last part of a path, the last two, and so on."""
+    """`function`, what it lies within and `module:function`; or the last part of a path, the last two, and so on."""
     if is_function(name):
-        return [name.partition(":")[2], name]
+        within = name.partition(":")[2]
+        return list(dict.fromkeys([within.rpartition("<locals>.")[2], within, name]))
     parts = [part for part in Path(name).parts if part != Path(name).anchor]
     return ["/".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
 
 
-def _reward(name: str, weight: float, shown: str, config: PPOConfig, device: torch.device) -> RewardTerm:
+def _reward(name: str, weight: float, shown: str, config: PPOConfig, device: torch.device, own: Own) -> RewardTerm:
+    if name in own:
+        return FunctionReward(own[name], weight, shown)
     if is_function(name):
         return FunctionReward(function_from(name, config.modules), weight, shown)
     return load_reward_term(

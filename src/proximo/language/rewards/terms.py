@@ -1,5 +1,6 @@
 """What scores responses: reward models and Python functions, weighted and logged one by one."""
 
+import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
@@ -120,6 +121,10 @@ def function_from(path: str, folder: str = "") -> RewardFunction:
     Raises:
         UserError: there is none.
     """
+    place, _, name = path.partition(":")
+    # A script's or notebook's own functions are there for as long as it runs.
+    if "<" in name or (place == "__main__" and not hasattr(sys.modules[place], name)):
+        raise UserError(f"reward {path} is a function that no module holds: give it as rewards=, or put it into one")
     function: RewardFunction = find_own(path, "reward", folder=folder)
     return function
 

@@ -1,24 +1,24 @@
 """Trains a judge: an encoder that compares what a model says before and after."""
 
-from contextlib import ExitStack
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 
-from proximo.language.compute.threads import using_threads
 from proximo.language.config import RewardConfig
 from proximo.language.data.dataset import Loaded, Pair, as_pair, different_sides, read_pair_rows
 from proximo.language.models.encoder import check_encoder
 from proximo.language.models.folders import check_savable
 from proximo.language.models.loading import choose_device, load_encoder, load_text_tokenizer
 from proximo.language.rewards.judge import Judge, whole_text
-from proximo.language.rewards.preferences import evaluate
 from proximo.language.rewards.reward_model import initialise_head
 from proximo.language.rewards.standardise import standard_texts, standardise
-from proximo.language.supervised.reward import COLUMNS, RewardTraining, record_final, run_training
-from proximo.language.supervised.training import begin_stage, finish_stage, open_stage
+from proximo.language.supervised.reward import COLUMNS, RewardTraining
+from proximo.language.supervised.training import Stage, run_stage
 from proximo.runs.console.progress import Mode
 from proximo.runs.session.opening import Call
+from proximo.runs.session.session import Session
 
 
 class _RowScorer:
@@ -51,51 +51,38 @@ def train_judge(
     Raises:
         UserError: model, data or output can not be used, or the loss is not finite.
     """
-    call = call or Call()
-    opening, remark = open_stage(config, call)
-    if done := opening.results:
-        return done
-    config = opening.config
-    with using_threads(config.threads), ExitStack() as stack:
-        encoder = load_encoder(
-            config.model, device=choose_device(config.device), trust_remote_code=config.trust_remote_code
-        )
-        tokenizer = load_text_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
-        check_encoder(encoder, tokenizer, config.model)
-        judge = Judge(
-            encoder,
-            tokenizer,
-            token_limit=config.token_limit,
-            token_budget=config.token_budget,
-            compute=config.compute,
-        )
-        initialise_head(judge.head, torch.Generator().manual_seed(config.seed))
-        loaded = judge_pairs(config.data, judge)
-        held_out = judge_pairs(config.validation, judge) if config.validation else Loaded([])
-        standard = standard_texts(config, config.policy)
-        scorer = _RowScorer(judge)
-        training = RewardTraining(config, scorer, loaded.items)
-        check_savable(encoder, tokenizer)
-        session = begin_stage(
-            stack,
-            opening,
-            training,
-            "judge",
-            columns=COLUMNS,
-            console=console,
-            call=call,
-            messages=(remark, loaded.message, held_out.message, standard.message),
-        )
-        if stopped := run_training(training, session, held_out.items):
-            return stopped
-        result = training.summary | standardise(judge, standard, lambda row: whole_text(row["prompt"], row["response"]))
-        if held_out.items:
-            result |= evaluate(scorer, held_out.items, scale=judge.about["std"])
-            result |= {f"human/{name}": x for name, x in (human_ceiling or {}).items()}
-            record_final(session, result)
-        judge.about |= {"report": result}
+    return run_stage(config, partial(_stage, ceiling=human_ceiling or {}), console=console, call=call)
+
+
+def _stage(config: RewardConfig, ceiling: Mapping[str, float]) -> Stage:
+    encoder = load_encoder(
+        config.model, device=choose_device(config.device), trust_remote_code=config.trust_remote_code
+    )
+    tokenizer = load_text_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+    check_encoder(encoder, tokenizer, config.model)
+    judge = Judge(
+        encoder,
+        tokenizer,
+        token_limit=config.token_limit,
+        token_budget=config.token_budget,
+        compute=config.compute,
+    )
+    initialise_head(judge.head, torch.Generator().manual_seed(config.seed))
+    loaded = judge_pairs(config.data, judge)
+    held_out = judge_pairs(config.validation, judge) if config.validation else Loaded([])
+    standard = standard_texts(config, config.policy)
+    training = RewardTraining(config, _RowScorer(judge), loaded.items, held_out.items)
+    check_savable(encoder, tokenizer)
+
+    def finish(session: Session) -> dict[str, Any]:
+        scale = standardise(judge, standard, lambda row: whole_text(row["prompt"], row["response"]))
+        results = training.report(session, scale, ceiling)
+        judge.about |= {"report": results}
         judge.save(config.output)
-        return finish_stage(session.folder, result)
+        return results
+
+    messages = (loaded.message, held_out.message, standard.message)
+    return Stage("judge", COLUMNS, training, messages, training.look, finish)
 
 
 def judge_pairs(source: Any, judge: Judge) -> Loaded[Pair]:

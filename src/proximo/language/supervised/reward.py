@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from proximo.language.compute.threads import using_threads
 from proximo.language.config import RewardConfig
 from proximo.language.data.batching import padded_share, token_budget_batches
 from proximo.language.data.dataset import Loaded, Pair, load_pairs
@@ -21,7 +20,7 @@ from proximo.language.rewards.preferences import agreement, bradley_terry, evalu
 from proximo.language.rewards.reward_model import RewardModel
 from proximo.language.rewards.standardise import StandardTexts, standard_texts, standardise
 from proximo.language.supervised.steps import Optimizer, check_finite, shuffled_batches, shuffled_runs
-from proximo.language.supervised.training import SupervisedTraining, begin_stage, finish_stage, open_stage, run_steps
+from proximo.language.supervised.training import Stage, SupervisedTraining, run_stage
 from proximo.runs.console.progress import Column, Mode
 from proximo.runs.session.opening import Call
 from proximo.runs.session.session import Session
@@ -58,48 +57,36 @@ def train_reward(
     Raises:
         UserError: model, data or output can not be used, or the loss is not finite.
     """
-    call = call or Call()
-    opening, remark = open_stage(config, call)
-    if done := opening.results:
-        return done
-    config = opening.config
-    with using_threads(config.threads), ExitStack() as stack:
-        reward = RewardModel.from_language_model(
-            config.model,
-            layers=config.layers,
-            seed=config.seed,
-            device=choose_device(config.device),
-            trust_remote_code=config.trust_remote_code,
-            day=config.date,
-            token_budget=config.token_budget,
-            compute=config.compute,
-        )
-        limits: dict[str, Any] = {"token_limit": config.token_limit, "context": reward.context}
-        loaded = load_pairs(config.data, reward.tokenizer, **limits)
-        held_out = load_pairs(config.validation, reward.tokenizer, **limits) if config.validation else Loaded([])
-        standard = standard_texts(config, config.policy or config.model)
-        training = RewardTraining(config, reward, loaded.items, freeze=config.freeze)
-        check_savable(reward.model, reward.tokenizer)
-        session = begin_stage(
-            stack,
-            opening,
-            training,
-            "reward model",
-            columns=COLUMNS,
-            console=console,
-            call=call,
-            messages=(remark, loaded.message, held_out.message, standard.message),
-        )
-        if stopped := run_training(training, session, held_out.items):
-            return stopped
-        result = training.summary | standardise(reward, standard, reader(reward, standard))
-        if held_out.items:
-            report = evaluate(reward, held_out.items, scale=reward.std)
-            result |= report | {f"human/{name}": x for name, x in (human_ceiling or {}).items()}
-            record_final(session, result)
-            reward.about |= {"report": result}
+    return run_stage(config, partial(_stage, ceiling=human_ceiling or {}), console=console, call=call)
+
+
+def _stage(config: RewardConfig, ceiling: Mapping[str, float]) -> Stage:
+    reward = RewardModel.from_language_model(
+        config.model,
+        layers=config.layers,
+        seed=config.seed,
+        device=choose_device(config.device),
+        trust_remote_code=config.trust_remote_code,
+        day=config.date,
+        token_budget=config.token_budget,
+        compute=config.compute,
+    )
+    limits: dict[str, Any] = {"token_limit": config.token_limit, "context": reward.context}
+    loaded = load_pairs(config.data, reward.tokenizer, **limits)
+    held_out = load_pairs(config.validation, reward.tokenizer, **limits) if config.validation else Loaded([])
+    standard = standard_texts(config, config.policy or config.model)
+    training = RewardTraining(config, reward, loaded.items, held_out.items, freeze=config.freeze)
+    check_savable(reward.model, reward.tokenizer)
+
+    def finish(session: Session) -> dict[str, Any]:
+        scale = standardise(reward, standard, reader(reward, standard))
+        results = training.report(session, scale, ceiling)
+        reward.about |= {"report": results} if held_out.items else {}
         reward.save(config.output)
-        return finish_stage(session.folder, result | {"rows": len(loaded.items), "dropped_rows": loaded.dropped})
+        return results | {"rows": len(loaded.items), "dropped_rows": loaded.dropped}
+
+    messages = (loaded.message, held_out.message, standard.message)
+    return Stage("reward model", COLUMNS, training, messages, training.look, finish)
 
 
 def reader(reward: RewardModel, texts: StandardTexts) -> Callable[[Mapping[str, Any]], list[int]]:
@@ -124,11 +111,20 @@ class RewardTraining(SupervisedTraining):
         config: what to do.
         scorer: what is trained, on its device.
         pairs: what people preferred, in its tokens.
+        held_out: pairs to look at.
         freeze: lowest layers that stay as they are (reward models only); their states are computed once.
     """
 
-    def __init__(self, config: RewardConfig, scorer: Any, pairs: Sequence[Pair], *, freeze: int = 0) -> None:
-        self.scorer, self.pairs = scorer, pairs
+    def __init__(
+        self,
+        config: RewardConfig,
+        scorer: Any,
+        pairs: Sequence[Pair],
+        held_out: Sequence[Pair] = (),
+        *,
+        freeze: int = 0,
+    ) -> None:
+        self.scorer, self.pairs, self.held_out = scorer, pairs, held_out
         self.texts, self.chosen, self.rejected = unique_texts(pairs)
         self.label = torch.tensor([p.label for p in pairs])
         self.margin = torch.tensor([p.margin for p in pairs])
@@ -139,6 +135,11 @@ class RewardTraining(SupervisedTraining):
         optimizer = Optimizer([(body, rate), (head, rate if head_rate is None else head_rate)], config)
         order = shuffled_runs if len(self.texts) < len(pairs) else shuffled_batches
         super().__init__(config, optimizer, len(pairs), order)
+
+    def prepare(self, tell: Callable[[str], None]) -> None:
+        """Compute the states of frozen layers."""
+        if self.trunk is not None:
+            self.trunk.remember(tell)
 
     def step(self, progress: float) -> dict[str, float]:
         """One gradient step on the next batch of pairs.
@@ -208,22 +209,25 @@ class RewardTraining(SupervisedTraining):
             return self.trunk.scores(texts)
         return self.scorer.scores([self.texts[i] for i in texts])
 
-
-def run_training(training: RewardTraining, session: Session, held_out: Sequence[Pair]) -> dict[str, Any] | None:
-    """Steps until the clock ends, a look at held-out pairs after each epoch but the last; what to tell of a stop."""
-    if training.trunk is not None:
-        training.trunk.remember(session.recorder.progress.message)  # before the clock starts
-
-    def look() -> dict[str, float | None]:
-        if not held_out or training.clock.ended:
+    def look(self) -> dict[str, float | None]:
+        """A look at held-out pairs, after each epoch but the last."""
+        if not self.held_out or self.clock.ended:
             return {}
-        report = evaluate(training.scorer, held_out[: training.config.validation_pairs])
+        report = evaluate(self.scorer, self.held_out[: self.config.validation_pairs])
         return {f"validation/{name}": x for name, x in report.items() if name != "calibration"}
 
-    return run_steps(training, session, look)
+    def report(self, session: Session, scale: Mapping[str, Any], ceiling: Mapping[str, float]) -> dict[str, Any]:
+        """Results on all held-out pairs, which are the last row of the metrics too.
 
-
-def record_final(session: Session, result: dict[str, Any]) -> None:
-    """The last row of the metrics: the report on all held-out pairs."""
-    numbers = {f"final/{name}": x for name, x in result.items() if name != "calibration"}
-    session.recorder.metrics.write(result["steps"], numbers)
+        Args:
+            session: of the training.
+            scale: what `standardise` gave.
+            ceiling: see `train_reward`.
+        """
+        results = self.summary | dict(scale)
+        if self.held_out:
+            results |= evaluate(self.scorer, self.held_out, scale=scale["std"])
+            results |= {f"human/{name}": x for name, x in ceiling.items()}
+            numbers = {f"final/{name}": x for name, x in results.items() if name != "calibration"}
+            session.recorder.metrics.write(self.steps, numbers)
+        return results

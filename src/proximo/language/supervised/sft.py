@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor
 
 from proximo.language.compute.precision import computing
 from proximo.language.compute.recomputing import recomputing
-from proximo.language.compute.threads import using_threads
 from proximo.language.config import SFTConfig
 from proximo.language.data.batching import padded_share, right_padded, token_budget_batches
 from proximo.language.data.dataset import Example, Loaded, load_examples
@@ -22,7 +20,7 @@ from proximo.language.models.linear_head import linear_head
 from proximo.language.models.loading import choose_device, load_causal_model, load_tokenizer
 from proximo.language.roles.lm_head import token_log_probs
 from proximo.language.supervised.steps import Optimizer, check_finite, on, shuffled_batches
-from proximo.language.supervised.training import SupervisedTraining, begin_stage, finish_stage, open_stage, run_steps
+from proximo.language.supervised.training import Stage, SupervisedTraining, run_stage
 from proximo.runs.console.progress import Column, Mode
 from proximo.runs.session.opening import Call
 from proximo.runs.session.session import Session
@@ -50,39 +48,38 @@ def train_sft(config: SFTConfig, *, console: Mode = "auto", call: Call | None = 
     Raises:
         UserError: model, data or output can not be used, or the loss is not finite.
     """
-    call = call or Call()
-    opening, remark = open_stage(config, call)
-    if done := opening.results:
-        return done
-    config = opening.config
-    with using_threads(config.threads), ExitStack() as stack:
-        tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code, day=config.date)
-        model = load_causal_model(
-            config.model, device=choose_device(config.device), trust_remote_code=config.trust_remote_code
-        )
-        limits: dict[str, Any] = {"token_limit": config.token_limit, "context": context_of(model)}
-        loaded = load_examples(config.data, tokenizer, **limits)
-        held_out: Loaded[Example] = Loaded([])
-        if config.validation:
-            held_out = load_examples(config.validation, tokenizer, rows_limit=config.validation_rows, **limits)
-        training = SFTTraining(config, model, tokenizer, loaded.items)
-        generates(model, (example.response[-1] for example in loaded.items))
-        check_savable(model, tokenizer)
-        session = begin_stage(
-            stack,
-            opening,
-            training,
-            "SFT",
-            columns=COLUMNS,
-            console=console,
-            call=call,
-            messages=(remark, loaded.message, held_out.message),
-        )
-        if stopped := _train(training, session, held_out.items):
-            return stopped
+    return run_stage(config, _stage, console=console, call=call)
+
+
+def _stage(config: SFTConfig) -> Stage:
+    tokenizer = load_tokenizer(config.model, trust_remote_code=config.trust_remote_code, day=config.date)
+    model = load_causal_model(
+        config.model, device=choose_device(config.device), trust_remote_code=config.trust_remote_code
+    )
+    limits: dict[str, Any] = {"token_limit": config.token_limit, "context": context_of(model)}
+    loaded = load_examples(config.data, tokenizer, **limits)
+    held_out: Loaded[Example] = Loaded([])
+    if config.validation:
+        held_out = load_examples(config.validation, tokenizer, rows_limit=config.validation_rows, **limits)
+    training = SFTTraining(config, model, tokenizer, loaded.items)
+    generates(model, (example.response[-1] for example in loaded.items))
+    check_savable(model, tokenizer)
+
+    def look() -> dict[str, float | None]:
+        if held_out.items:
+            training.seen["validation_loss"] = training.mean_loss(held_out.items)
+        return {"validation_loss": training.seen["validation_loss"]} if held_out.items else {}
+
+    def first_look() -> dict[str, float | None]:
+        loss = training.mean_loss(held_out.items) if held_out.items else None
+        training.seen |= {"validation_loss_before": loss, "validation_loss": loss}
+        return {"validation_loss": loss}
+
+    def finish(session: Session) -> dict[str, Any]:
         save_folder(config.output, model, tokenizer)
-        result = training.seen | training.summary
-        return finish_stage(session.folder, result | {"rows": len(loaded.items), "dropped_rows": loaded.dropped})
+        return training.seen | training.summary | {"rows": len(loaded.items), "dropped_rows": loaded.dropped}
+
+    return Stage("SFT", COLUMNS, training, (loaded.message, held_out.message), look, finish, first_look)
 
 
 class SFTTraining(SupervisedTraining):
@@ -168,22 +165,6 @@ class SFTTraining(SupervisedTraining):
         batches = token_budget_batches([_read(e) for e in examples], self.config.token_budget)
         total = sum(float(self.loss_sum([examples[i] for i in rows])) for rows in batches)
         return total / sum(len(e.response) for e in examples)
-
-
-def _train(training: SFTTraining, session: Session, held_out: Sequence[Example]) -> dict[str, Any] | None:
-    """Step to the end with a look at held-out rows before, after each epoch and after; what to tell of a stop."""
-
-    def look() -> dict[str, float | None]:
-        if held_out:
-            training.seen["validation_loss"] = training.mean_loss(held_out)
-        return {"validation_loss": training.seen["validation_loss"]} if held_out else {}
-
-    def first_look() -> dict[str, float | None]:
-        loss = training.mean_loss(held_out) if held_out else None
-        training.seen |= {"validation_loss_before": loss, "validation_loss": loss}
-        return {"validation_loss": loss}
-
-    return run_steps(training, session, look, None if training.seen else first_look)
 
 
 def _read(example: Example) -> int:

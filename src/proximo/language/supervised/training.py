@@ -5,15 +5,17 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from proximo.errors import UserError
 from proximo.language.begun import settled
 from proximo.language.compute.malloc import FreedMemory
+from proximo.language.compute.threads import using_threads
+from proximo.language.config import StageConfig
 from proximo.language.lineage import check_made_from, check_read, note_made_from
 from proximo.language.models.loading import choose_device
 from proximo.language.stages import resolved
@@ -29,6 +31,7 @@ from proximo.runs.storage.files import write_atomically
 from proximo.runs.storage.folder import RunFolder
 from proximo.runs.storage.metrics import MetricsWriter
 
+Config = TypeVar("Config", bound=StageConfig)
 Order = Callable[[int, int, int], Iterator[list[int]]]
 """Batches of row indices without end, from the number of rows, the batch and the seed."""
 
@@ -68,6 +71,9 @@ class SupervisedTraining(ABC):
     @abstractmethod
     def rows_read(self) -> str:
         """The digest of all rows as tokens, see `digest_of`."""
+
+    def prepare(self, tell: Callable[[str], None]) -> None:  # noqa: B027 (most have nothing to do here)
+        """What is to be done in each call before the clock starts; `tell` says what takes long."""
 
     @property
     def done(self) -> int:
@@ -120,13 +126,63 @@ class SupervisedTraining(ABC):
         self.rewind()
 
 
-def open_stage(config: Any, call: Call) -> tuple[Opening, str]:
-    """What is in a stage's output folder, beside what is asked for; and a sentence on the type it computes in.
+Look = Callable[[], Mapping[str, float | None]]
+"""A look at held-out rows: what is to be recorded of it."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training, made from its settings, and what is its own before and after the steps."""
+
+    title: str
+    columns: Sequence[Column]
+    training: SupervisedTraining
+    messages: Sequence[str]
+    """What is to be known of its data, in sentences; empty ones are left out."""
+    look: Look
+    """Taken after each epoch and after the last step."""
+    finish: Callable[[Session], dict[str, Any]]
+    """Write the model that was trained; gives the results."""
+    first_look: Look | None = None
+    """Taken before the first step of all."""
+
+
+def run_stage(
+    config: Config, make: Callable[[Config], Stage], *, console: Mode, call: Call | None = None
+) -> dict[str, Any]:
+    """A stage from start to result: its folder, where it goes on, its steps, its model, its results.
+
+    Args:
+        config: what to do.
+        make: the stage from its settings, complete.
+        console: how progress is shown.
+        call: how this call begins and ends.
+
+    Returns:
+        What the stage came to, now or before; of one that was stopped, `stopped` and steps.
 
     Raises:
-        UserError: no data or no folder is named, another training is there, or a model that it was made from is another
-            by now.
+        UserError: no data or no folder is named, another training is there, a model that it was made from is another
+            by now, or what it is made of can not be used.
     """
+    call = call or Call()
+    opening, remark = _opened(config, call)
+    if done := opening.results:
+        return done
+    with using_threads(opening.config.threads), ExitStack() as stack:
+        stage = make(opening.config)
+        session = _begun(stack, opening, stage, remark, console)
+        if stopped := run_steps(stage, session):
+            return stopped
+        results = stage.finish(session)
+        write_atomically(session.folder.results, json.dumps(results, indent=1).encode())
+        # The model is in the folder; a leftover costs space and nothing else.
+        shutil.rmtree(session.folder.checkpoints, ignore_errors=True)
+        return results
+
+
+def _opened(config: StageConfig, call: Call) -> tuple[Opening, str]:
+    """What is in a stage's output folder, beside what is asked for; and a sentence on the type it computes in."""
     if not config.data:
         raise UserError("no data is named: give --data, a .jsonl or .parquet file or a folder saved by datasets")
     if not config.output:
@@ -138,57 +194,31 @@ def open_stage(config: Any, call: Call) -> tuple[Opening, str]:
     return opening, remark
 
 
-def begin_stage(
-    stack: ExitStack,
-    opening: Opening,
-    training: SupervisedTraining,
-    title: str,
-    *,
-    columns: Sequence[Column],
-    console: Mode,
-    call: Call,
-    messages: Sequence[str] = (),
-) -> Session:
+def _begun(stack: ExitStack, opening: Opening, stage: Stage, remark: str, console: Mode) -> Session:
     """Open the folder and go on where its last checkpoint is; everything closes with `stack`."""
-    stack.enter_context(alone(f"{title} in {opening.folder.path}"))
+    training, call = stage.training, opening.call
+    stack.enter_context(alone(f"{stage.title} in {opening.folder.path}"))
     folder = stack.enter_context(opening.open())
     note_made_from(folder, opening.config)
     metrics = stack.enter_context(MetricsWriter(folder.path, tensorboard=False))
     training.other_rows = call.allow_change
     if opening.resumed:
         resume(training, folder, metrics)
-    progress = stack.enter_context(
-        Progress(
-            title, training.clock.steps, "steps", console, folder=folder.path, start=training.done, columns=columns
-        )
-    )
-    for text in filter(None, (*messages, opening.settle(f"{training.done:,} steps"))):
+    shown: dict[str, Any] = {"mode": console, "folder": folder.path, "start": training.done, "columns": stage.columns}
+    progress = stack.enter_context(Progress(stage.title, training.clock.steps, **shown))
+    for text in filter(None, (remark, *stage.messages, opening.settle(f"{training.done:,} steps"))):
         progress.message(text)
     return Session(training, folder, Recorder(metrics, progress), StopRequest(), call.stop_at)
 
 
-Look = Callable[[], Mapping[str, float | None]]
-"""A look at held-out rows: what is to be recorded of it."""
-
-
-def run_steps(
-    training: SupervisedTraining, session: Session, look: Look, first_look: Look | None = None
-) -> dict[str, Any] | None:
-    """Step to the end.
-
-    Args:
-        training: of the session.
-        session: open.
-        look: taken after each epoch and after the last step.
-        first_look: taken before the first step.
-
-    Returns:
-        None when all steps are done and saved; otherwise the results of a training that was stopped.
-    """
+def run_steps(stage: Stage, session: Session) -> dict[str, Any] | None:
+    """Step to the end; None when all steps are done and saved, or else the results of a training that was stopped."""
+    training = stage.training
+    training.prepare(session.recorder.progress.message)
     training.clock.start()
     with session.stop:
         with suppress(Interrupted):  # by a stop that can not wait for a look, which is then taken later
-            _step_to_the_end(training, session, look, first_look)
+            _step_to_the_end(stage, session)
         training.clock.stop()
         _say_why_it_ended(training, session)
         session.save()  # what is left to do, a last evaluation and writing the model, may be killed
@@ -205,10 +235,11 @@ def _say_why_it_ended(training: SupervisedTraining, session: Session) -> None:
         session.recorder.progress.warning(f"WARNING: {cut}")
 
 
-def _step_to_the_end(training: SupervisedTraining, session: Session, look: Look, first_look: Look | None) -> None:
-    if first_look is not None:
+def _step_to_the_end(stage: Stage, session: Session) -> None:
+    training = stage.training
+    if stage.first_look is not None and not training.seen:
         with training.interruptible():
-            seen = first_look()
+            seen = stage.first_look()
         _record(session, 0, seen)
         training.clock.start()  # it was not training time
     freed = FreedMemory()
@@ -217,7 +248,7 @@ def _step_to_the_end(training: SupervisedTraining, session: Session, look: Look,
             values = dict(training.unrecorded)
             if training.clock.ended or training.done % training.clock.per_epoch == 0:
                 with training.interruptible():
-                    values |= look()
+                    values |= stage.look()
             training.unrecorded = None
             _record(session, training.done, values)
             if session.due(training.done - 1):
@@ -231,14 +262,3 @@ def _step_to_the_end(training: SupervisedTraining, session: Session, look: Look,
 def _record(session: Session, step: int, values: Mapping[str, Any]) -> None:
     session.recorder.metrics.write(step, values)
     session.recorder.progress.update(step, values)
-
-
-def finish_stage(folder: RunFolder, results: dict[str, Any]) -> dict[str, Any]:
-    """Write what the training came to; its model is in the folder, so that its checkpoints can go."""
-    write_atomically(folder.results, json.dumps(results, indent=1).encode())
-    _forget(folder.checkpoints)
-    return results
-
-
-def _forget(checkpoints: Path) -> None:
-    shutil.rmtree(checkpoints, ignore_errors=True)  # a leftover costs space and nothing else

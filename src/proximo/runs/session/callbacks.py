@@ -13,7 +13,8 @@ from proximo.errors import UserError
 class Callback:
     """Called while a run trains: subclass it and override what you need. A plain function is an `iteration`.
 
-    `trainer` is the one that is iterated: `trainer.policy`, `trainer.step`, `trainer.folder`, `trainer.stop()`.
+    `trainer` is the one that is iterated, `proximo.Trainer` or `proximo.language.Trainer`: `trainer.policy`,
+    `trainer.step`, `trainer.folder`, `trainer.stop()`.
     """
 
     def start(self, trainer: Any) -> None:

@@ -1,7 +1,7 @@
 """A run while it is trained: going on from a checkpoint, iterations that leave nothing half-done, and stopping."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -122,6 +122,30 @@ class Session:
         if training.ring is not None and (news := training.ring.news()):
             self.recorder.progress.message(news)
         return values
+
+    def record(self, values: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+        """Call the callbacks with an iteration's metrics, and record these.
+
+        Returns:
+            The row that was written; and the name of the callback that ends the training, or None.
+        """
+        step = self.training.done
+        values = {"step": step, **values}
+        try:
+            ended, added = self.callbacks.iteration(self.trainer, values)
+        except Exception:
+            self.save()  # what was learnt outlives an error in the user's own code
+            raise
+        del values["step"]
+        return self.recorder.iteration(step, values, added), ended
+
+    def given(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Give a row to the loop that iterates; one that is left there is saved."""
+        try:
+            yield row
+        except GeneratorExit:
+            self.save()
+            raise
 
     def due(self, before: int) -> bool:
         """Whether the steps since `before` passed a point at which a checkpoint is to be written."""

@@ -1,0 +1,39 @@
+"""Algorithms given from Python: by what name a run stores them, and what of the user's own code they are."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from proximo.core.settings import UpdateSettings
+from proximo.errors import UserError
+from proximo.runs.plugins import name_of_own
+
+
+def with_algorithm(settings: Mapping[str, Any], algorithm: Any) -> dict[str, Any]:
+    """Settings of a run with its algorithm under `update`.
+
+    Args:
+        settings: as they were given.
+        algorithm: a class takes a preset's numbers and those in `update`; an instance has all of its own; or None.
+
+    Raises:
+        UserError: it is no algorithm, has no name to be found by, or both say all settings.
+    """
+    settings = dict(settings)
+    if algorithm is None:
+        return settings
+    if isinstance(algorithm, type) and issubclass(algorithm, UpdateSettings):
+        given = dict(settings.get("update") or {})
+        return settings | {"update": given | {UpdateSettings.chosen_by: name_of_own(algorithm, "algorithm")}}
+    if not isinstance(algorithm, UpdateSettings):
+        kind = algorithm.__name__ if isinstance(algorithm, type) else type(algorithm).__name__
+        raise UserError(f"algorithm {kind} must be proximo.algorithms.PPO, or a frozen dataclass derived from it")
+    if "update" in settings:
+        raise UserError("update and an instance of an algorithm both say all settings: give the class, and update")
+    name_of_own(type(algorithm), "algorithm")  # refused now, not when the run is written
+    return settings | {"update": algorithm}
+
+
+def own_algorithm(update: UpdateSettings) -> dict[str, Any]:
+    """The algorithm's class for a run's identity, where it is the user's own."""
+    ours = type(update).__module__.partition(".")[0] == "proximo"
+    return {} if ours else {"algorithm": type(update)}

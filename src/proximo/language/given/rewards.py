@@ -1,0 +1,90 @@
+"""Rewards as they are given from Python, each by a name that `config.toml` can hold."""
+
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+from proximo.errors import UserError
+from proximo.runs.storage.module_sources import own_source
+
+Function = Callable[..., Any]
+"""See `proximo.language.rewards.terms.RewardFunction`."""
+
+Own = Mapping[str, Function]
+"""By their names in `config.rewards`, the functions that were given from Python."""
+
+Given = str | Path | Function
+"""A folder, a hub name, `module:function`, or a function."""
+
+
+def named(rewards: Given | list[Given] | tuple[Given, ...] | Mapping[Given, float]) -> tuple[dict[str, float], Own]:
+    """Weights by name, as `config.rewards` has them, and what the names of functions stand for.
+
+    Args:
+        rewards: one, several, or several with their weights.
+
+    Raises:
+        UserError: there is none, one is of no known kind, or a name stands twice.
+    """
+    if isinstance(rewards, Mapping):
+        given = list(rewards.items())
+    else:
+        given = [(reward, 1.0) for reward in (rewards if isinstance(rewards, list | tuple) else [rewards])]
+    if not given:
+        raise UserError("PPO needs a reward: give rewards=[function] or rewards=['runs/x/reward']")
+    weights: dict[str, float] = {}
+    own: dict[str, Any] = {}
+    for reward, weight in given:
+        name = str(reward) if isinstance(reward, str | Path) else _free(_name(reward), weights)
+        if name in weights:
+            raise UserError(f"reward {name} is given twice: give it once, with a weight as rewards={{{name!r}: 2.0}}")
+        if not isinstance(reward, str | Path):
+            own[name] = reward
+        weights[name] = weight
+    return weights, own
+
+
+def folder_of(own: Own) -> str:
+    """The folder of the module of the first function that is in one, where later calls find it; "" if none is.
+
+    A library's functions are found without it.
+    """
+    for function in own.values():
+        module = sys.modules.get(str(getattr(function, "__module__", "")))
+        file = getattr(module, "__file__", None)
+        own_file = module is not None and module.__name__ != "__main__" and own_source(module.__name__) is not None
+        if file and module and own_file and _within(module, function):
+            path = Path(file).resolve()
+            package = path.parent if path.stem == "__init__" else path
+            return str(package.parents[module.__name__.count(".")])
+    return ""
+
+
+def _within(module: Any, function: Any) -> bool:
+    return getattr(module, getattr(function, "__qualname__", "?"), None) is function
+
+
+def _name(reward: Any) -> str:
+    """`module:function` as it would be given on the command line; `module:<name>` of what could not be."""
+    term = hasattr(reward, "weight") and hasattr(reward, "name")  # which is called otherwise than a function
+    if isinstance(reward, type) or term or not callable(reward):
+        kind = reward.__name__ if isinstance(reward, type) else type(reward).__name__
+        raise UserError(f"a reward is a function, a folder or module:function, and not a {kind}")
+    if isinstance(reward, FunctionType):
+        return f"{reward.__module__}:{reward.__qualname__}"
+    # No module holds an object, or a function with some of its arguments: in brackets, as Python writes <lambda>.
+    of = reward.func if isinstance(reward, partial) else reward
+    of = of if hasattr(of, "__qualname__") else type(of)
+    return f"{of.__module__}:<{of.__name__}>"
+
+
+def _free(name: str, taken: Mapping[str, float]) -> str:
+    """The name, numbered if another has it."""
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}-{number}"
+    return free

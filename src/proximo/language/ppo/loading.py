@@ -1,0 +1,39 @@
+"""A PPO training from its settings: the models, reward terms and prompts that they name."""
+
+from collections.abc import Sequence
+
+from proximo.errors import UserError
+from proximo.language.data.dataset import load_prompts
+from proximo.language.given.rewards import Own
+from proximo.language.models.loading import choose_device, load_causal_model, load_tokenizer
+from proximo.language.ppo.training import PPOTraining
+from proximo.language.ppo_config import PPOConfig
+from proximo.language.rewards.configured import make_rewards, reward_start
+from proximo.language.rewards.terms import RewardTerm
+
+
+def make_training(
+    config: PPOConfig, rewards: Sequence[RewardTerm] | None = None, own: Own | None = None
+) -> tuple[PPOTraining, str]:
+    """Models, reward terms and prompts as `config` names them, and a sentence about what was left out.
+
+    Args:
+        config: what to do.
+        rewards: terms made in Python; those that `config` names if None.
+        own: what some of these names stand for in this process.
+
+    Raises:
+        UserError: something can not be read or does not fit.
+    """
+    if not config.policy:
+        raise UserError("PPO needs a model: give --policy FOLDER, or make RUN/sft first (proximo rlhf sft)")
+    if not config.prompts:
+        raise UserError("PPO needs prompts: give --prompts FILE")
+    trust = config.trust_remote_code
+    tokenizer = load_tokenizer(config.policy, trust_remote_code=trust, day=config.date)
+    prompts = load_prompts(config.prompts, tokenizer, config.prompt_limit)
+    model = load_causal_model(config.policy, device=choose_device(config.device), trust_remote_code=trust)
+    terms = list(rewards) if rewards is not None else make_rewards(config, own=own)
+    decoder, head = reward_start(config, tokenizer, terms)
+    training = PPOTraining(config, model, tokenizer, prompts.items, terms, reward_decoder=decoder, reward_head=head)
+    return training, prompts.message or f"{len(prompts.items):,} prompts"

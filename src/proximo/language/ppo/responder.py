@@ -1,0 +1,40 @@
+"""The policy of a run while it trains: asked for responses that leave the run as it is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from proximo.errors import UserError
+from proximo.language.data.dataset import load_prompts
+from proximo.language.given.files import as_rows
+from proximo.language.ppo.training import PPOTraining
+from proximo.language.sampling.texts import to_texts
+
+
+@dataclass(frozen=True)
+class Responder:
+    """A policy, with the temperature and the limits of its run."""
+
+    training: PPOTraining
+
+    def respond(self, prompts: Sequence[Any], *, seed: int = 0) -> list[str]:
+        """One response to each prompt, drawn with random numbers that are not the run's.
+
+        Args:
+            prompts: texts, or lists of chat messages `{"role", "content"}`.
+            seed: of the sampling.
+
+        Raises:
+            UserError: there is no prompt, or one is longer than the run's `prompt_limit`.
+        """
+        training = self.training
+        rows = as_rows(prompts, "prompts", ("prompt",))
+        loaded = load_prompts(rows, training.tokenizer, training.config.prompt_limit)
+        if loaded.dropped:
+            raise UserError(f"{loaded.message}: shorten them, or raise prompt_limit")
+        with training.policy.computing():
+            noise = torch.Generator().manual_seed(seed)
+            samples = training.sample([prompt.tokens for prompt in loaded.items], noise)
+        return to_texts(loaded.items, samples, training.tokenizer).responses

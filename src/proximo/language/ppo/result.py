@@ -1,0 +1,81 @@
+"""What a PPO run came to: why it ends, and what it then leaves."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from proximo.language.models.folders import save_folder
+from proximo.language.ppo.training import PPOTraining
+from proximo.language.roles.critic import save_critic
+from proximo.runs.storage.files import write_atomically
+from proximo.runs.storage.folder import RunFolder
+
+CHAT = "chat messages"
+"""In the `results.json` of a run, under `prompts`: what it was trained to answer."""
+
+
+@dataclass(frozen=True)
+class LanguageRun:
+    """What a PPO run came to."""
+
+    path: Path
+    """The folder of the run."""
+    results: dict[str, Any]
+    """`responses`, `iterations`, why it `ended`... What was measured on the way is in `proximo.metrics(run.path)`."""
+    stopped: str | None = None
+    """What ended it early, a signal's name, `stop-at` or `trainer.stop()`; the same call goes on."""
+    finished_before: bool = False
+    """Whether an earlier call finished it, and this one has only read what it came to."""
+
+    @property
+    def folder(self) -> Path:
+        """`path`."""
+        return self.path
+
+    @property
+    def policy(self) -> Path:
+        """Folder that `transformers` (with adapters: `peft`) loads, once the run has ended."""
+        return self.path / "policy"
+
+
+def ending(training: PPOTraining, kl: float | None, seconds: float) -> str | None:
+    """Why the training ends here; None if it does not."""
+    config = training.config
+    if config.kl.budget is not None and kl is not None and kl > config.kl.budget:
+        return f"KL of {kl:.1f} nats per response is over the budget of {config.kl.budget}"
+    if training.done >= config.responses:
+        return "all responses done"
+    if config.minutes is not None and seconds > config.minutes * 60:
+        return _time_is_over(config.minutes)
+    return None
+
+
+def _time_is_over(minutes: float) -> str:
+    return f"{minutes:g} minutes are over"
+
+
+def cut_by_clock(training: PPOTraining) -> str:
+    """What the time limit took away from a run that has ended, in a sentence; "" if it took nothing."""
+    config = training.config
+    if config.minutes is None or training.ended != _time_is_over(config.minutes):
+        return ""
+    return (
+        f"the clock cut this stage: {config.minutes:g} minutes were over after {training.done:,} of "
+        f"{config.responses:,} responses; raise minutes to train it to its end"
+    )
+
+
+def finish(training: PPOTraining, folder: RunFolder) -> dict[str, Any]:
+    """Save policy and critic of a training that has ended, and write its results."""
+    save_folder(folder.path / "policy", training.roles, training.tokenizer)
+    done = training.progress
+    results: dict[str, Any] = {"responses": done.responses, "iterations": done.iterations, "ended": training.ended}
+    if cut := cut_by_clock(training):
+        results["cut_by_clock"] = cut
+    chat = all(isinstance(prompt.source, list) for prompt in training.prompts.prompts)
+    results["prompts"] = CHAT if chat else "text"
+    if not save_critic(folder.path / "critic", training.roles, training.tokenizer):
+        results["critic"] = f"not saved: transformers has no token classifier for {type(training.roles.model).__name__}"
+    write_atomically(folder.path / "results.json", json.dumps(results, indent=1).encode())
+    return results

@@ -1,0 +1,306 @@
+"""PPO as an iterator of its metrics: for loops of one's own, and for `proximo.language.train`."""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from proximo.algorithms.given import own_algorithm, with_algorithm
+from proximo.core.settings import UpdateSettings
+from proximo.errors import UserError
+from proximo.language.begun import settled
+from proximo.language.compute.malloc import FreedMemory
+from proximo.language.compute.threads import using_threads
+from proximo.language.given.files import Given
+from proximo.language.given.rewards import Own, folder_of, named
+from proximo.language.lineage import check_made_from, note_made_from
+from proximo.language.models.folders import check_savable, generates
+from proximo.language.models.loading import choose_device
+from proximo.language.ppo import preflight as flight
+from proximo.language.ppo.loading import make_training
+from proximo.language.ppo.responder import Responder
+from proximo.language.ppo.result import LanguageRun, cut_by_clock, ending, finish
+from proximo.language.ppo.sample_log import cut_texts, keep_texts
+from proximo.language.ppo.training import PPOTraining
+from proximo.language.ppo_config import PPOConfig
+from proximo.language.rewards.configured import code_of_rewards
+from proximo.language.rewards.terms import RewardTerm
+from proximo.language.stages import asked_for, configure, located, resolved
+from proximo.runs.config.toml import read_toml
+from proximo.runs.console.progress import HEALTH, Column, Mode, Progress
+from proximo.runs.session.alone import alone
+from proximo.runs.session.callbacks import Callbacks
+from proximo.runs.session.callbacks import Given as GivenCallback
+from proximo.runs.session.opening import Call, Opening, free_folder
+from proximo.runs.session.recorder import Recorder
+from proximo.runs.session.session import Session, resume
+from proximo.runs.session.signals import StopRequest
+from proximo.runs.session.trainer import IteratedTrainer, say_finished_before
+from proximo.runs.storage.code_identity import identity
+from proximo.runs.storage.folder import RunFolder
+from proximo.runs.storage.metrics import MetricsWriter
+from proximo.runs.system import resident_memory
+
+Preflight = Literal["stop", "warn", "off"]
+"""A failed check before a run's first step stops it, or is no more than said; off checks nothing."""
+
+_ROWS = {"held_out": ("prompt",), "held_out_pairs": ("prompt", "chosen", "rejected")}
+"""Settings that rows may be given for, and what each row must have."""
+
+COLUMNS = (
+    Column("score", "score", "score", ".3f"),
+    Column("kl", "KL to reference", "KL", ".2f", " nats"),
+    Column("kl_coefficient", "KL coefficient", "", ".4f"),
+    Column("response_length", "response length", "length", ".1f"),
+    Column("finished", "finished", "finished", ".0%"),
+    Column("approx_kl", "KL of the update", "", ".4f"),
+    Column("final_approx_kl", "KL after the last step", "", ".4f"),
+    Column("clip_fraction", "clip fraction", "clip", ".2f"),
+    Column("explained_variance", "explained variance", "EV", ".2f"),
+    Column("entropy", "entropy", "", ".3f"),
+    Column("distinct_2", "distinct-2", "distinct-2", ".2f"),
+    Column("duplicates", "duplicates", "", ".1%"),
+    Column("learning_rate", "learning rate", "", ".2e"),
+    HEALTH,
+)
+
+
+class Trainer(IteratedTrainer[LanguageRun]):
+    """PPO on a language model, iterated: `for metrics in Trainer("runs/x/sft", prompts=..., rewards=[brief]): ...`.
+
+    Each iteration gives its metrics by name, with `step`, the responses so far. Left by `break`, or stopped by Ctrl-C,
+    the run is saved, and iterating again resumes it. After the last iteration `run` has the results.
+
+    Args:
+        model: see `proximo.language.train`, as for all others.
+        prompts: as there.
+        rewards: as there.
+        algorithm: as there.
+        tokenizer: as there.
+        run: as there.
+        preset: as there.
+        callbacks: as there.
+        progress: as there.
+        preflight: as there.
+        stop_at: as there.
+        fresh: as there.
+        allow_change: as there.
+        settings: as there.
+
+    Raises:
+        UserError: a setting can not mean anything, or what is given can not be used.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        prompts: Any,
+        rewards: Any,
+        algorithm: UpdateSettings | type[UpdateSettings] | None = None,
+        tokenizer: Any = None,
+        run: str | Path | None = None,
+        preset: str = "",
+        callbacks: Sequence[GivenCallback] = (),
+        progress: Mode = "auto",
+        preflight: Preflight = "stop",
+        stop_at: int | None = None,
+        fresh: bool = False,
+        allow_change: bool = False,
+        **settings: Any,
+    ) -> None:
+        given = Given(Path(run or "runs/new"))
+        weights, own = named(rewards)
+        values: dict[str, Any] = {"policy": given.model("policy", model, tokenizer), "rewards": weights}
+        values |= {"prompts": given.rows("prompts", prompts, ("prompt",)), "run": str(run or "")}
+        rows = {name: given.rows(name, settings[name], fields) for name, fields in _ROWS.items() if name in settings}
+        settings = with_algorithm({"modules": folder_of(own), **settings, **rows}, algorithm)
+        config = asked_for(configure("ppo", preset, ""), "train", settings, values)
+        call = Call(stop_at, fresh, allow_change)
+        self._plan(config, progress, call, preflight, Callbacks(callbacks), given=given, own=own)
+
+    @classmethod
+    def of(
+        cls,
+        config: PPOConfig,
+        mode: Mode = "auto",
+        rewards: Sequence[RewardTerm] | None = None,
+        call: Call | None = None,
+        preflight: Preflight = "stop",
+    ) -> "Trainer":
+        """A trainer of settings that are complete.
+
+        Args:
+            config: complete.
+            mode: how progress is shown.
+            rewards: terms made in Python; those of `config.rewards` if None. A finished run of others is passed over.
+            call: how this call begins and ends.
+            preflight: see `Preflight`.
+        """
+        trainer = cls.__new__(cls)
+        trainer._plan(config, mode, call or Call(), preflight, Callbacks(), rewards=rewards)
+        return trainer
+
+    def _plan(
+        self,
+        config: PPOConfig,
+        mode: Mode,
+        call: Call,
+        preflight: Preflight,
+        callbacks: Callbacks,
+        *,
+        rewards: Sequence[RewardTerm] | None = None,
+        given: Given | None = None,
+        own: Own | None = None,
+    ) -> None:
+        self.config, self._mode, self._call, self._preflight, self._callbacks = config, mode, call, preflight, callbacks
+        self._rewards, self._given, self._own = rewards, given, own
+        self._training: PPOTraining | None = None
+
+    config: PPOConfig
+    """All settings."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return Path(self.config.run or f"runs/ppo-{Path(self.config.policy).name}-{self.config.seed}")
+
+    @property
+    def policy(self) -> Responder:
+        """The policy as it is now: `trainer.policy.respond(["w1 w2"])`.
+
+        Raises:
+            UserError: there is none before the first iteration.
+        """
+        if self._training is None:
+            raise UserError("there is no policy before the first iteration: iterate first")
+        return Responder(self._training)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Start, or resume from the last checkpoint; each iteration's metrics by name.
+
+        Raises:
+            UserError: something the user can mend.
+        """
+        self.run = None
+        opening, messages = self._opened()
+        config, folder = self.config, opening.folder
+        if finished := opening.results:
+            self.run = LanguageRun(folder.path, finished, finished_before=True)
+            if self._given is not None:
+                say_finished_before(folder.path, self._mode)
+            return
+        with alone(f"PPO in {folder.path}"), using_threads(config.threads), ExitStack() as stack:
+            if self._given is not None:
+                stack.enter_context(self._given.stored(folder))
+            training, message = self._make(opening)
+            stack.enter_context(opening.open())
+            note_made_from(folder, config)
+            metrics = stack.enter_context(MetricsWriter(folder.path))
+            self._go_on(training, opening, metrics)
+            title = f"PPO · {config.policy} · {config.sharing.mode} · seed {config.seed}"
+            shown: dict[str, Any] = {"folder": folder.path, "start": training.done, "columns": COLUMNS}
+            progress = stack.enter_context(Progress(title, config.responses, "responses", self._mode, **shown))
+            for text in filter(None, [*messages, *message, opening.settle(f"{training.done:,} responses")]):
+                progress.message(text)
+            with StopRequest() as stop:
+                session = Session(
+                    training, folder, Recorder(metrics, progress), stop, self._call.stop_at, self._callbacks, self
+                )
+                self._training, self._session = training, session
+                stack.callback(setattr, self, "_session", None)
+                self._callbacks.start(self)
+                stopped = yield from self._iterate(training, session)
+            if stopped:
+                self.run = _stopped(training, session, stopped)
+                return
+            if cut := cut_by_clock(training):
+                progress.warning(f"WARNING: {cut}")
+            self.run = LanguageRun(folder.path, finish(training, folder))
+            self._callbacks.finish(self, self.run.results)
+
+    def _opened(self) -> tuple[Opening, list[str]]:
+        """The folder, compared with what is asked for; and sentences on what is to be known of it."""
+        call, folder, passed_over = self._call, RunFolder(self.folder), ""
+        code = identity(own_algorithm(self.config.update))
+        code |= code_of_rewards(_with_modules(self.config, folder, call), self._rewards, self._own)
+        if self._rewards is not None and not call.fresh:
+            folder, passed_over = free_folder(folder, code)
+        if self._given is not None:
+            self._given.check(folder, call)
+        config = replace(located(_with_modules(self.config, folder, call)), run=str(folder.path))
+        self.config, remark = settled(config, folder, call, choose_device(config.device))
+        opening = Opening(folder, self.config, "policy", call, resolved=resolved)
+        opening.check_code(code)
+        check_made_from(opening)
+        return opening, [passed_over, remark]
+
+    def _make(self, opening: Opening) -> tuple[PPOTraining, list[str]]:
+        """The training, before its folder: one that fails leaves nothing behind; and what is to be known of it."""
+        training, message = make_training(self.config, self._rewards, self._own)
+        generates(training.roles.model, training.parameters.stop, self.config.temperature)
+        check_savable(training.roles.model, training.tokenizer)
+        if opening.resumed or self._preflight == "off":
+            return training, [message]
+        return training, [message, *_checked(training, stop=self._preflight == "stop")]
+
+    def _go_on(self, training: PPOTraining, opening: Opening, metrics: MetricsWriter) -> None:
+        training.other_rows = self._call.allow_change
+        if opening.resumed:
+            resume(training, opening.folder, metrics, self._callbacks)
+            cut_texts(opening.folder, training.done)
+        if opening.changes:
+            training.ended = None  # with other settings it may go on
+
+    def _iterate(self, training: PPOTraining, session: Session) -> Generator[dict[str, Any], None, str | None]:
+        """Iterate to the end; what asked to stop before, or None."""
+        freed = FreedMemory()
+        while training.ended is None:
+            before = training.done
+            if session.stopped or (values := session.iterate()) is None:
+                session.save()
+                return session.stopped
+            freed.tidy()
+            row, ended = session.record({**values, "memory_mb": resident_memory()})
+            keep_texts(training, session.folder, training.done)
+            training.ended = ending(training, values["kl"], session.recorder.metrics.seconds)
+            if ended and training.ended is None:
+                training.ended = f"callback {ended} ended it"
+            if session.due(before) or training.ended is not None:
+                session.save()
+            yield from session.given(row)
+        return None
+
+
+def _stopped(training: PPOTraining, session: Session, stopped: str) -> LanguageRun:
+    path = session.folder.path
+    kept = "as it was at its last checkpoint, if there is one," if session.lost else "saved"
+    session.recorder.progress.message(f"{stopped}: {kept} in {path}; the same command goes on")
+    return LanguageRun(path, {"responses": training.done}, stopped)
+
+
+def _with_modules(config: PPOConfig, folder: RunFolder, call: Call) -> PPOConfig:
+    """The settings with the folder of modules that a run goes on with, wherever its command is given again."""
+    if config.modules or call.fresh or not folder.exists:
+        return config
+    return replace(config, modules=str(read_toml(folder.config).get("modules", "")))
+
+
+def _checked(training: PPOTraining, *, stop: bool) -> list[str]:
+    """The preflight's sentences: one on all checks, one for each that did not pass.
+
+    Raises:
+        UserError: a check failed, and `stop`.
+    """
+    checks = flight.preflight(training)
+    wrong = flight.failed(checks)
+    if wrong and stop:
+        told = "; ".join(f"{check.name}: {check.seen} ({check.remedy})" for check in wrong)
+        raise UserError(
+            f"preflight failed, nothing was written: {told}; go on all the same with --override-preflight "
+            "(from Python: preflight='warn')"
+        )
+    verdicts = [check.verdict for check in checks]
+    summary = f"preflight: {verdicts.count('pass')} of {len(checks)} checks passed"
+    return [summary, *(f"{c.verdict} {c.name}: {c.seen}; {c.remedy}" for c in checks if c.verdict in ("warn", "fail"))]
