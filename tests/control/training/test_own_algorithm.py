@@ -137,10 +137,10 @@ def test_nothing_is_found_wrong_with_a_critic_that_there_is_not(tmp_path):
     plan = {**PLAN, "steps": 64 * 30}
     run = proximo.train("CartPole-v1", own_modules.MonteCarlo, run=tmp_path / "without", **plan)
     assert {row["explained_variance"] for row in proximo.metrics(run.path)} == {None}
-    assert not {"P030", "P031", "P032"} & {d.finding.code.code for d in proximo.diagnose(run.path).diagnoses}
+    assert not {"P030", "P031", "P032"} & {d.finding.code.number for d in proximo.diagnose(run.path).diagnoses}
     plan["update"] = {**plan["update"], "value_coefficient": 0.0}
     run = proximo.train("CartPole-v1", run=tmp_path / "with", **plan)
-    assert "P032" in {d.finding.code.code for d in proximo.diagnose(run.path).diagnoses}
+    assert "P032" in {d.finding.code.number for d in proximo.diagnose(run.path).diagnoses}
 
 
 def test_the_exact_kl_is_that_of_the_two_policies():

@@ -64,7 +64,7 @@ def test_an_algorithm_of_ones_own_is_reported_replayed_and_resumed(tmp_path, tin
     assert all(row["anchor"] >= 0 for row in rows)
     assert 'algorithm = "own_modules:Anchored"' in (whole.path / "config.toml").read_text()
     assert proximo.replay(whole.path, change="anchor=0").exact
-    with pytest.raises(proximo.UserError, match="code was changed"):
+    with pytest.raises(proximo.UserError, match=r"update\.algorithm is .own_modules:Anchored. there"):
         train(tiny_folder, tmp_path / "half", algorithm=own_modules.Steeper, update=update)
 
 
