@@ -3,19 +3,17 @@
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from proximo.cli.foreign_options import ASKING, LANGUAGE
-from proximo.cli.options import CALL_HELP, consent, exit_code, flag, json_flag, option, parse, take_call, take_table
+from proximo.cli import language_asking as asking
+from proximo.cli.foreign_options import LANGUAGE
+from proximo.cli.options import CALL_HELP, consent, exit_code, flag, option, parse, take_call, take_table
 from proximo.errors import UserError, nearest
 from proximo.language.compute.malloc import keep_freed_memory
-from proximo.language.config import require_seed
 from proximo.runs.session.opening import Call
 
 _NAMES = {"reward": "reward model", "judge": "judge"}
@@ -60,56 +58,6 @@ _HELP = """A language model trained from human judgement: fine-tuning -> reward 
 
 `proximo rlhf STAGE --help` lists its settings.
 """
-
-
-@dataclass(frozen=True)
-class ChatArguments:
-    """Answer prompts with the model before and after PPO, and show both with their reward."""
-
-    run: tyro.conf.Positional[Path]
-    """Folder that `proximo rlhf all` wrote, or its ppo folder."""
-    prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A prompt to answer, given once for each; the run's held-out prompts, or else its own, if none is."""
-    count: int = 5
-    """How many of the run's prompts."""
-    seed: int = 1
-    """Sampling seed, the same for both models."""
-    json: bool = False
-    """Print one JSON object instead of text."""
-
-    def __post_init__(self) -> None:
-        """Refuse a seed that torch has no room for.
-
-        Raises:
-            ValueError: it is one.
-        """
-        require_seed(self.seed)
-
-
-@dataclass(frozen=True)
-class EvaluateArguments:
-    """Measure what PPO did: the same prompts answered before and after, and judged."""
-
-    run: tyro.conf.Positional[Path]
-    """Folder that `proximo rlhf all` wrote, or its ppo folder."""
-    judge: Path | None = None
-    """Folder of the judge; RUN/judge if not given."""
-    prompts: str = ""
-    """File of prompts; the run's held-out prompts, or else its own, if not given."""
-    count: int = 256
-    """How many prompts."""
-    seed: int = 7
-    """Sampling seed, the same for both models."""
-    json: bool = False
-    """Print one JSON object instead of text."""
-
-    def __post_init__(self) -> None:
-        """Refuse a seed that torch has no room for.
-
-        Raises:
-            ValueError: it is one.
-        """
-        require_seed(self.seed)
 
 
 def main(arguments: list[str]) -> int:
@@ -307,95 +255,6 @@ def _show(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> No
         print(f"WARNING: {cut}")
 
 
-def _chat(arguments: list[str]) -> int:
-    asked = parse(ChatArguments, json_flag(arguments), "rlhf chat", foreign=ASKING)
-    if asked.count < 1:
-        raise UserError(f"--count {asked.count} must be positive")
-    from proximo.language.chat import side_by_side
-
-    rows = side_by_side(asked.run, asked.prompt, asked.count, asked.seed)
-    if asked.json:
-        print(json.dumps(rows))
-        return 0
-    _print_answers(rows["answers"])
-    print(f"mean reward {rows['before_score']:+.2f} before, {rows['after_score']:+.2f} after")
-    _print_notes(rows["notes"])
-    return 0
-
-
-def _print_answers(answers: list[dict[str, Any]]) -> None:
-    """Three lines for each prompt: texts, and what a chat template wrote out, have line breaks of their own."""
-    for row in answers:
-        print(" ".join(row["prompt"].split()))
-        for side in ("before", "after"):
-            print(f"  {side:6} {row[f'{side}_score']:+6.2f} {' '.join(row[side].split())}")
-
-
-def _print_notes(notes: list[str]) -> None:
-    """What is to be known of the prompts before the numbers are believed."""
-    for note in notes:
-        print(f"note: {note}")
-
-
-def _evaluate(arguments: list[str]) -> int:
-    asked = parse(EvaluateArguments, json_flag(arguments), "rlhf evaluate", foreign=ASKING)
-    if asked.count < 2:
-        raise UserError(f"--count {asked.count} must be at least 2: a spread is measured over the prompts")
-    from proximo.language.comparison import compare
-    from proximo.language.stages import built_in_file
-
-    seen = compare(asked.run, asked.judge, prompts=built_in_file(asked.prompts), count=asked.count, seed=asked.seed)
-    if asked.json:
-        print(json.dumps(seen))
-        return 0
-    _print_answers(seen["examples"])
-    print(
-        f"\njudge      {seen['judge_before']:+.2f} -> {seen['judge_after']:+.2f}: {seen['rise_sd']:+.2f} standard "
-        f"deviations (standard error {seen['rise_se']:.2f}), better on {seen['better_share']:.0%} of "
-        f"{seen['prompts']} prompts"
-    )
-    print(f"reward     {seen['reward_before']:+.2f} -> {seen['reward_after']:+.2f} (what PPO optimised)")
-    print(f"KL         {seen['kl']:.2f} nats per response (standard error {seen['kl_se']:.2f})")
-    for name, form in _STATISTICS.items():
-        print(f"{name.replace('_', ' '):<16} {seen[f'{name}_before']:{form}} -> {seen[f'{name}_after']:{form}}")
-    _print_notes(seen["notes"])
-    return 0
-
-
-_STATISTICS = {
-    "distinct_1": ".3f",
-    "distinct_2": ".3f",
-    "duplicates": ".1%",
-    "response_length": ".1f",
-    "finished": ".1%",
-}
-
-
-def _presets(arguments: list[str]) -> int:
-    """All presets in short, or the TOML of the one that is named."""
-    from proximo.language.stages import find_preset, presets
-
-    as_json = flag(arguments, "--json")
-    if len(arguments) > 1:
-        raise UserError(f"presets takes the name of one preset, or none for all of them, not also {arguments[1]}")
-    if arguments:
-        one = find_preset(arguments[0])
-        print(json.dumps(_in_short(one) | {"stages": one.stages}) if as_json else one.file.read_text("utf-8").rstrip())
-        return 0
-    found = presets()
-    if as_json:
-        print(json.dumps({"presets": [_in_short(preset) for preset in found]}))
-        return 0
-    for preset in found:
-        print(f"{preset.name}\n  {preset.about}\n  {preset.source}")
-    print("`proximo rlhf presets NAME` prints a preset's TOML, to start your own from")
-    return 0
-
-
-def _in_short(preset: Any) -> dict[str, Any]:
-    return {"preset": preset.name, "about": preset.about, "source": preset.source}
-
-
 def _without(arguments: list[str], *names: str) -> list[str]:
     """The arguments without these options and their values."""
     rest, skip = [], False
@@ -416,7 +275,6 @@ _STAGES: dict[str, Callable[[list[str]], int]] = {
     "preflight": _preflight,
     "ppo": partial(_stage, "ppo"),
     "all": _all,
-    "evaluate": _evaluate,
-    "chat": _chat,
-    "presets": _presets,
+    **asking.VERBS,
 }
+VERBS: Mapping[str, Callable[[list[str]], int]] = {"rlhf": main}

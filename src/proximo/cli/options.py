@@ -4,7 +4,7 @@ import io
 import re
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import MISSING, fields, is_dataclass
 from decimal import Decimal, InvalidOperation
@@ -123,6 +123,11 @@ def parse(
             raise
         sentence = answered(arguments, foreign or {}, dict(options_of(cls))) or _sentence(said.getvalue())
         raise UserError(f"{sentence}; `proximo {verb} --help` lists the options") from None
+
+
+def command(cls: Any, verb: str, foreign: Mapping[str, str] | None = None) -> Callable[[list[str]], int]:
+    """A verb whose options are the fields of the dataclass `cls`, and whose work is a call of it."""
+    return lambda arguments: int(parse(cls, json_flag(arguments), verb, foreign=foreign)())
 
 
 def as_lists(arguments: Sequence[str], cls: Any) -> list[str]:

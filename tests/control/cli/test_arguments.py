@@ -12,7 +12,7 @@ from command_lines import SMALL, refused
 
 import proximo
 from proximo.cli.language import _STAGES
-from proximo.cli.main import _VERBS
+from proximo.cli.main import VERBS
 from proximo.control.config import TrainConfig
 from proximo.control.presets import configure, presets
 from proximo.runs.config.toml import read_toml
@@ -246,10 +246,17 @@ def test_help_does_not_wait_for_torch():
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
     assert told.stdout.endswith("0 False\n")
-    for name, (_, described) in _VERBS.items():
-        assert f"\n  {name:<15}{described.__doc__.splitlines()[0]}\n" in told.stdout
+    for name, (_, summary) in VERBS.items():
+        assert f"\n  {name:<15}{summary}\n" in told.stdout
     listed = told.stdout.partition(": sft|")[2].splitlines()[0].rstrip(".").split("|")
     assert {"sft", *listed} == set(_STAGES)
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("train", "rlhf")])
+def test_a_verbs_own_help_opens_with_its_summary(prompt, verb):
+    code, out, _ = prompt(verb, "--help")
+    assert code == 0
+    assert VERBS[verb][1] in " ".join(out.split())
 
 
 def test_every_shipped_preset_makes_a_configuration_for_its_tasks():

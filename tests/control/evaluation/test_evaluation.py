@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import proximo
-from proximo.cli.main import _three_numbers
+from proximo.cli.results import three_numbers
 from proximo.control.environments import make_environments
 from proximo.control.evaluation.evaluate import LONGEST, Watch, evaluate, evaluate_all, longest_episode
 from proximo.control.evaluation.results import evaluate_run
@@ -77,7 +77,7 @@ def test_a_task_without_an_end_is_evaluated_and_said_to_have_none(tmp_path, caps
     )
     assert (run.results["unfinished_episodes"], run.results["episode_limit"]) == (3, 1_000)
     assert run.results["final_deterministic"] in (0.0, 1_000.0)
-    assert "3 were cut after 1,000 steps" in _three_numbers(run.results)["final deterministic"]
+    assert "3 were cut after 1,000 steps" in three_numbers(run.results)["final deterministic"]
 
 
 def test_the_limit_can_be_set_and_holds_for_evaluate(tmp_path):

@@ -15,7 +15,8 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from proximo.cli.language import _print_answers, _settings
+from proximo.cli.language import _settings
+from proximo.cli.language_asking import _print_answers
 from proximo.language.ppo import run as train
 from proximo.language.ppo import training as ppo
 from proximo.language.rewards.reward_model import RewardModel
