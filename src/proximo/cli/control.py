@@ -8,62 +8,92 @@ from typing import Any
 
 import tyro
 
+from proximo.cli.call import CallOptions, exit_code
 from proximo.cli.foreign_options import CONTROL, answered
-from proximo.cli.options import (
-    CALL_HELP,
-    command,
-    consent,
-    exit_code,
-    flag,
-    option,
-    options_of,
-    parse,
-    take_call,
-    take_table,
-)
+from proximo.cli.forms import Flag, Layout, changes, form, options_of
+from proximo.cli.options import command, parse, peek, refusals
 from proximo.cli.results import three_numbers
+from proximo.control.config import TrainConfig
 from proximo.errors import UserError
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    preset: str = "tuned"
+
+
+_ABOUT = (
+    "Train a policy; the preset gives the defaults, the options change them. ENVIRONMENT is an EnvPool or Gymnasium "
+    "task, or `module:function` that makes an environment. All settings are written to RUN/config.toml."
+)
+_LAYOUT = Layout(
+    first=(
+        "preset",
+        "steps",
+        "seed",
+        "run",
+        "environments",
+        "rollout_length",
+        "learning_rate",
+        "gamma",
+        "lam",
+        "device",
+    ),
+    groups={
+        "environment": (
+            "backend",
+            "options",
+            "frame_stack",
+            "observation_keys",
+            "mask_key",
+            "random_phase",
+            "restart_every",
+            "environment_timeout",
+        ),
+        "evaluation": ("episodes", "episode_limit", "evaluate_every"),
+        "checkpoint": ("checkpoint_every", "keep", "replay_mb"),
+    },
+    hidden=("environment",),
+)
 
 
 def train(arguments: list[str]) -> int:
     """Train a policy; the preset gives the defaults, the options change them."""
-    from proximo.control.config import TrainConfig
-    from proximo.control.presets import configure
-
-    as_json, quiet, yes = flag(arguments, "--json"), flag(arguments, "--quiet"), flag(arguments, "--yes")
-    call = take_call(arguments)
-    if not arguments or not arguments[0].strip() or arguments[0].startswith("-"):
-        base = TrainConfig()
-        if not {"-h", "--help"} & set(arguments):
-            if foreign := answered(arguments, CONTROL, dict(options_of(TrainConfig))):
-                raise UserError(f"{foreign}; as in `proximo train CartPole-v1`")
-            raise UserError("which environment? As in `proximo train CartPole-v1`; `proximo environments` lists them")
-    else:
-        from proximo.control.environments import known_name
-
-        name = known_name(arguments.pop(0))
-        base, _ = configure(name, option(arguments, "--preset", "tuned"))
-    # Free keys, which the parser would narrow down to those that the preset sets; in Python they are names.
-    options = {key.replace("-", "_"): value for key, value in take_table(arguments, "--options").items()}
-    config = parse(TrainConfig, arguments, "train ENVIRONMENT", replace(base, options={}), CALL_HELP, CONTROL)
-    config = replace(config, options={**base.options, **options})
-    if config.environment != base.environment:
-        raise UserError(
-            f"two environments are named, {base.environment} and {config.environment}: name the one to train in once, "
-            f"as in `proximo train {config.environment}`"
-        )
+    named = bool(arguments) and bool(arguments[0].strip()) and not arguments[0].startswith("-")
+    if not named and not {"-h", "--help"} & set(arguments):
+        raise UserError(_which_environment(arguments))
+    typed = arguments[named:]
+    base = _preset_of(arguments[0], typed) if named else TrainConfig()
+    shape = form(base, _LAYOUT, call=CallOptions())
+    asked = parse(shape, typed, "train", foreign=CONTROL, description=_ABOUT, usage=" ENVIRONMENT")
+    with refusals("train"):
+        given = changes(asked, base)
+        options = {key.replace("-", "_"): value for key, value in given["options"].items()}  # in Python they are names
+        config = replace(base, **given | {"options": {**base.options, **options}})
     from proximo.control.result import default_run
     from proximo.control.run import run_training
 
-    if call.fresh:
-        consent(Path(config.run or default_run(config)), yes)
-    run = run_training(config, mode="quiet" if quiet else "auto", call=call)
-    if as_json:
+    run = run_training(config, mode=asked.call.mode, call=asked.call.open(Path(config.run or default_run(config))))
+    if asked.call.json:
         told = {"run": str(run.path), "stopped": run.stopped, "finished_before": run.finished_before}
         print(json.dumps({**told, **run.results}))
     else:
         _print_run(run)
     return exit_code(run.stopped)
+
+
+def _preset_of(environment: str, typed: list[str]) -> TrainConfig:
+    from proximo.control.environments import known_name
+    from proximo.control.presets import configure
+
+    return configure(known_name(environment), peek(_Chosen, typed).preset)[0]
+
+
+def _which_environment(arguments: list[str]) -> str:
+    """The error of a command line that does not open with an environment."""
+    if foreign := answered(arguments, CONTROL, dict(options_of(form(TrainConfig(), _LAYOUT, call=CallOptions())))):
+        return f"{foreign}; as in `proximo train CartPole-v1`"
+    return "which environment? Name it first, as in `proximo train CartPole-v1`; `proximo environments` lists them"
 
 
 def _print_run(run: Any) -> None:
@@ -87,7 +117,7 @@ class Environments:
 
     pattern: tyro.conf.Positional[str] = ""
     """Part of a name, in any case; all if not given."""
-    json: bool = False
+    json: Flag = False
     """Print one JSON object instead of a table."""
 
     def __call__(self) -> int:
@@ -112,7 +142,7 @@ class Presets:
 
     environment: tyro.conf.Positional[str] = ""
     """Only those for this task."""
-    json: bool = False
+    json: Flag = False
     """Print one JSON object instead of a table."""
 
     def __call__(self) -> int:

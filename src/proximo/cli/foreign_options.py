@@ -33,7 +33,9 @@ CONTROL: Mapping[str, str] = {
     **dict.fromkeys(("policy-kwargs", "net-arch", "hidden", "hidden-sizes", "hidden-dims"), "--network.hidden 64 64"),
     **dict.fromkeys(("activation", "activation-fn"), "--network.activation"),
     **dict.fromkeys(("env-kwargs", "env-args", "make-kwargs"), "--options KEY VALUE"),
-    **dict.fromkeys(("env", "env-id", "gym-id", "task", "environment-id"), "the name behind `proximo train`"),
+    **dict.fromkeys(
+        ("env", "env-id", "gym-id", "task", "environment", "environment-id"), "the name behind `proximo train`"
+    ),
     **dict.fromkeys(("gpu", "cuda", "gpus"), "--device cuda"),
     **dict.fromkeys(("log-dir", "logdir", "tensorboard-log", "exp-name", "log-folder", "run-name", "name"), "--run"),
     **dict.fromkeys(("eval-freq", "eval-interval"), "--evaluate-every"),

@@ -5,11 +5,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from proximo import inspection
 from proximo.cli.foreign_options import ASKING
+from proximo.cli.forms import Flag
 from proximo.cli.options import command
 from proximo.cli.results import three_numbers
 from proximo.errors import UserError, nearest
@@ -28,7 +30,7 @@ class Evaluate:
     """Seed of the episodes (default: one that neither training nor its own evaluations have used)."""
     episode_limit: int | None = None
     """Steps after which an episode is cut; the run's own if not given."""
-    json: bool = False
+    json: Flag = False
     """Print one JSON object instead of a table."""
 
     def __call__(self) -> int:
@@ -52,14 +54,14 @@ class Doctor:
     The exit code is 1 where something is red.
     """
 
-    what: tyro.conf.Positional[str]
-    """Folder of a run (control or language), or an environment as `proximo train` takes it; or the code of a finding,
-    whose page is printed: P020."""
+    what: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RUN|ENVIRONMENT|CODE")]]
+    """Folder of a run (control or language), an environment as `proximo train` takes it, or the code of a finding whose
+    page is printed, as P020."""
     seed: int = 0
-    """Of an environment and of the random actions."""
+    """Seed of an environment and of the random actions."""
     backend: Backend = "auto"
     """Backend that steps an environment."""
-    json: bool = False
+    json: Flag = False
     """Print one JSON object instead of text."""
 
     def __call__(self) -> int:
@@ -95,7 +97,7 @@ class Verify:
     """Folder of a run of `proximo train` or `proximo rlhf ppo`."""
     iterations: int | None = None
     """Before the stop, and as many after it; 2 for an environment, 1 for a language model if not given."""
-    json: bool = False
+    json: Flag = False
     """Print one JSON object instead of text."""
 
     def __call__(self) -> int:
@@ -118,7 +120,7 @@ class Replay:
     """Which update, counted from 0; the newest that is kept if not given."""
     set: str | None = None
     """KEY=VALUE: the same update with one setting changed, beside it (target_kl=0.03, learning_rate=1e-4, clip=0.1)."""
-    json: bool = False
+    json: Flag = False
     """Print one JSON object instead of a table."""
 
     def __call__(self) -> int:

@@ -1,43 +1,24 @@
-"""`proximo rlhf STAGE`: supervised fine-tuning, reward model, PPO, all of them, and before and after side by side."""
+"""`proximo rlhf STAGE`: supervised fine-tuning, reward model, PPO, and all of them."""
 
 import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from proximo.cli import language_asking as asking
+from proximo.cli.call import CallOptions, PPOCallOptions, exit_code
 from proximo.cli.foreign_options import LANGUAGE
-from proximo.cli.options import CALL_HELP, consent, exit_code, flag, option, parse, take_call, take_table
+from proximo.cli.forms import Flag, Layout, changes, form
+from proximo.cli.options import parse, peek, refusals
 from proximo.errors import UserError, nearest
 from proximo.language.compute.malloc import keep_freed_memory
-from proximo.runs.session.opening import Call
 
 _NAMES = {"reward": "reward model", "judge": "judge"}
 """Stages that a result is judged by."""
-
-_OVERRIDE_HELP = """
-  --override-preflight  begin although a check before the first step failed
-"""
-
-_ALL_HELP = """usage: proximo rlhf all --preset NAME --run FOLDER [options]
-
-The stages of a preset, one after the other: sft, reward, judge (if the preset has one) and ppo. A stage that is done
-already is not done again. Settings of a stage are those of the preset: copy it to change them.
-
-  --preset NAME          a shipped preset (`proximo rlhf presets`), or the path of a TOML file
-  --run FOLDER           folder of all stages
-  --seed N               seed of every stage
-  --fresh                start over, after a yes at the terminal or with --yes
-  --yes                  delete what --fresh deletes without asking
-  --allow-change         resume with settings that differ
-  --override-preflight   begin PPO although a check before its first step failed
-  --quiet                show no progress
-  --json                 print one JSON object
-"""
 
 _HELP = """A language model trained from human judgement: fine-tuning -> reward model -> PPO with a KL penalty.
 
@@ -58,6 +39,43 @@ _HELP = """A language model trained from human judgement: fine-tuning -> reward 
 
 `proximo rlhf STAGE --help` lists its settings.
 """
+
+
+@dataclass(frozen=True)
+class Place:
+    """Preset and folder of the stages."""
+
+    preset: str = ""
+    """Shipped preset (`proximo rlhf presets`), or the path of a TOML file."""
+    run: str = ""
+    """Folder of all stages; this one writes RUN/STAGE."""
+
+
+@dataclass(frozen=True)
+class AllOptions:
+    """The stages of a preset, one after the other: sft, reward, judge (if the preset has one) and ppo.
+
+    A stage that is done already is not done again. Settings of a stage are those of the preset: copy it to change them.
+    """
+
+    preset: str = ""
+    """Shipped preset (`proximo rlhf presets`), or the path of a TOML file."""
+    run: str = ""
+    """Folder of all stages."""
+    seed: int | None = None
+    """Seed of every stage (default: the preset's)."""
+    fresh: Flag = False
+    """Delete the stages in the folder and start over, after a yes at the terminal."""
+    yes: Flag = False
+    """With --fresh: delete without asking."""
+    allow_change: Flag = False
+    """Resume with settings that differ from the folder's."""
+    override_preflight: Flag = False
+    """Begin PPO although a check before its first step failed."""
+    quiet: Flag = False
+    """Show no progress."""
+    json: Flag = False
+    """Print one JSON object instead of text."""
 
 
 def main(arguments: list[str]) -> int:
@@ -84,41 +102,28 @@ def _require_libraries() -> None:
 
 def _all(arguments: list[str]) -> int:
     from proximo.language.rewards.chance import BETTER, no_better_than_chance
-    from proximo.language.stages import CONFIGS, check_files, find_preset, presets
+    from proximo.language.stages import CONFIGS, check_files, configure, find_preset
 
-    if {"-h", "--help"} & set(arguments):
-        print(_ALL_HELP, end="")
-        return 0
-    preset, run = option(arguments, "--preset", ""), option(arguments, "--run", "")
-    if not preset or not run:
-        raise UserError(
-            "all stages need a preset and a folder: give --run FOLDER, and --preset with a shipped preset "
-            f"({', '.join(p.name for p in presets())}) or the path of a TOML file of your own (docs/rlhf.md has one to "
-            "copy; `proximo rlhf presets NAME` prints one)"
-        )
-    quiet = ["--quiet"] if flag(arguments, "--quiet") else []
-    as_json = flag(arguments, "--json")
-    seed = option(arguments, "--seed", "")
-    override = ["--override-preflight"] if flag(arguments, "--override-preflight") else []
-    begin = [name for name in ("--fresh", "--yes", "--allow-change") if flag(arguments, name)]
-    if rest := _without(arguments, "--preset", "--run", "--seed"):
-        raise UserError(
-            f"all takes --preset, --run, --seed, --fresh and --allow-change, not {rest[0]} (`proximo rlhf all --help` "
-            "has the rest): give settings to the stages one by one"
-        )
-    quiet += ["--seed", seed] if seed else []
-    check_files(preset, "" if "--fresh" in begin else run)
-    measured = "judge" in find_preset(preset).stages
+    advice = "`all` takes settings from the preset: change a copy of it, or run the stages one by one"
+    asked = parse(AllOptions, arguments, "rlhf all", advice=advice)
+    _require_place(asked)
+    run = str(Path(asked.run).resolve())
+    check_files(asked.preset, "" if asked.fresh else asked.run)
+    measured = "judge" in find_preset(asked.preset).stages
+    shared = {x.name: getattr(asked, x.name) for x in fields(CallOptions) if hasattr(asked, x.name)}
     done: dict[str, dict[str, Any]] = {}
     code = 0
     for name in CONFIGS:
         if name == "judge" and not measured:
             continue
-        more = override if name == "ppo" else []
-        folder, results = _train(name, ["--preset", preset, "--run", run, *quiet, *begin, *more])
+        config = configure(name, asked.preset, run)
+        with refusals("rlhf all"):
+            config = config if asked.seed is None else replace(config, seed=asked.seed)
+        call = PPOCallOptions(**shared, override_preflight=asked.override_preflight)
+        folder, results = _train(name, run, config, call)
         done[name] = {"folder": str(folder), **results}
-        weak = "" if override or name not in _NAMES else no_better_than_chance(results)
-        code = exit_code(results.get("stopped")) if as_json else _told(name, folder, results, as_json)
+        weak = "" if asked.override_preflight or name not in _NAMES else no_better_than_chance(results)
+        code = exit_code(results.get("stopped")) if asked.json else _told(name, folder, results, as_json=False)
         if code:
             break
         if weak:
@@ -126,61 +131,89 @@ def _all(arguments: list[str]) -> int:
                 f"the {_NAMES[name]} in {folder} ends all that follows: {weak}; {BETTER}, then give the same command "
                 "with --fresh; --override-preflight goes on all the same"
             )
-    if as_json:
+    if asked.json:
         print(json.dumps({"stages": done}))
     elif not code:
-        print(f"next: proximo rlhf {'evaluate' if measured else 'chat'} {run}")
+        print(f"next: proximo rlhf {'evaluate' if measured else 'chat'} {asked.run}")
     return code
 
 
+def _require_place(asked: AllOptions) -> None:
+    from proximo.language.stages import presets
+
+    if not asked.preset or not asked.run:
+        raise UserError(
+            "all stages need a preset and a folder: give --run FOLDER, and --preset with a shipped preset "
+            f"({', '.join(p.name for p in presets())}) or the path of a TOML file of your own (docs/rlhf.md has one to "
+            "copy; `proximo rlhf presets NAME` prints one)"
+        )
+
+
 def _stage(name: str, arguments: list[str]) -> int:
-    as_json = flag(arguments, "--json")
-    return _told(name, *_train(name, arguments), as_json)
+    run, config, call = _settings(name, arguments)
+    if not run:
+        raise UserError(f"no output folder is named: give --run FOLDER; the stage writes FOLDER/{name}")
+    return _told(name, *_train(name, run, config, call), call.json)
 
 
-def _train(name: str, arguments: list[str]) -> tuple[Path, dict[str, Any]]:
+def _train(name: str, run: str, config: Any, call: Any) -> tuple[Path, dict[str, Any]]:
     """A stage's folder, and what it came to."""
     from proximo.language.stages import located
 
-    quiet, yes = flag(arguments, "--quiet"), flag(arguments, "--yes")
-    call = take_call(arguments)
-    override = name == "ppo" and flag(arguments, "--override-preflight")
-    run, config = _settings(name, arguments, CALL_HELP + (_OVERRIDE_HELP if name == "ppo" else ""))
-    if not run:
-        raise UserError(f"no output folder is named: give --run FOLDER; the stage writes FOLDER/{name}")
     folder = Path(run) / name
-    if call.fresh:
-        consent(folder, yes)
-    mode = "quiet" if quiet else "auto"
-    if name == "ppo":
-        return _run_ppo(replace(located(config), run=str(folder)), mode, call, override)
-    return folder, _supervised(name, replace(located(config), output=str(folder)), mode, call)
+    begun = call.open(folder)
+    if name != "ppo":
+        return folder, _supervised(name, replace(located(config), output=str(folder)), call.mode, begun)
+    from proximo.language.ppo.run import run_ppo
+
+    preflight: Literal["warn", "stop"] = "warn" if call.override_preflight else "stop"
+    done = run_ppo(replace(located(config), run=str(folder)), mode=call.mode, call=begun, preflight=preflight)
+    return done.path, done.results | ({"stopped": done.stopped} if done.stopped else {})
 
 
-def _settings(name: str, arguments: list[str], more_help: str = "", verb: str = "") -> tuple[str, Any]:
-    """The run's folder, or "", and a stage's settings."""
+_LAYOUT = Layout(
+    first=("model", "data", "validation", "seed", "epochs", "batch", "learning_rate", "device"),
+    hidden=("output", "preset"),
+)
+_PPO_LAYOUT = Layout(
+    first=("policy", "rewards", "prompts", "seed", "responses", "batch", "learning_rate", "device"),
+    hidden=("run", "preset"),
+)
+
+
+@dataclass(frozen=True)
+class PreflightOptions:
+    """Of this call only."""
+
+    json: Flag = False
+    """Print one JSON object instead of text."""
+
+
+def _settings(name: str, arguments: list[str], verb: str = "") -> tuple[str, Any, Any]:
+    """The run's folder, or "", a stage's settings, and the options of this call."""
     from proximo.language.stages import CONFIGS, configure
 
-    run, preset = option(arguments, "--run", ""), option(arguments, "--preset", "")
-    run = str(Path(run).resolve()) if run else ""  # a stage's settings name the others: they hold from every folder
-    rest = _without(arguments, "--run", "--preset")
-    verb = f"rlhf {verb or name} [--preset NAME] --run RUN"
-    base = configure(name, preset, run)
-    if name != "ppo":
-        return run, parse(CONFIGS[name], rest, verb, base, more_help, LANGUAGE[name])
-    # Free keys, which the parser would narrow down to those that the preset or the run sets.
-    rewards = _take_rewards(rest)
-    config = parse(CONFIGS[name], rest, verb, replace(base, rewards={}), more_help, LANGUAGE[name])
-    return run, replace(config, rewards=rewards or base.rewards)
+    place = peek(Place, arguments)
+    run = str(Path(place.run).resolve()) if place.run else ""  # settings name other stages: they hold from every folder
+    base = configure(name, place.preset, run)
+    ppo = name == "ppo"
+    call = PreflightOptions() if verb else PPOCallOptions() if ppo else CallOptions()
+    shape = form(base, _PPO_LAYOUT if ppo else _LAYOUT, head=place, call=call)
+    verb = f"rlhf {verb or name}"
+    asked = parse(shape, arguments, verb, foreign=LANGUAGE[name], description=CONFIGS[name].__doc__)
+    with refusals(verb):
+        given = changes(asked, base)
+        if ppo:
+            given["rewards"] = _weights(given["rewards"]) or base.rewards
+        return run, replace(base, **given), asked.call
 
 
-def _take_rewards(arguments: list[str]) -> dict[str, float]:
-    """Take the rewards and their weights out of the arguments; none if none is given.
+def _weights(given: Mapping[str, Any]) -> dict[str, float]:
+    """The rewards' weights as numbers.
 
     Raises:
         UserError: a weight is no finite number.
     """
-    given = take_table(arguments, "--rewards")
     for name, weight in given.items():
         if isinstance(weight, bool | str) or not math.isfinite(weight):
             raise UserError(f"--rewards {name} {weight}: its weight must be a finite number, as 1.0")
@@ -193,13 +226,12 @@ def _preflight(arguments: list[str]) -> int:
     from proximo.language.ppo.run import make_training
     from proximo.language.stages import located
 
-    as_json = flag(arguments, "--json")
-    _, config = _settings("ppo", arguments, verb="preflight")
+    _, config, call = _settings("ppo", arguments, verb="preflight")
     training, _ = make_training(located(config))
     begun = time.perf_counter()
     checks = preflight(training)
     seconds = time.perf_counter() - begun
-    if as_json:
+    if call.json:
         print(json.dumps({"passed": not failed(checks), "checks": [vars(check) for check in checks]}))
     else:
         from proximo.runs.console.progress import print_table
@@ -209,7 +241,7 @@ def _preflight(arguments: list[str]) -> int:
     return 2 if failed(checks) else 0
 
 
-def _supervised(name: str, config: Any, mode: Any, call: Call) -> dict[str, Any]:
+def _supervised(name: str, config: Any, mode: Any, call: Any) -> dict[str, Any]:
     """Fine-tuning or reward model; a stage that is done with these settings is not done again."""
     if name == "sft":
         from proximo.language.supervised.sft import train_sft
@@ -235,13 +267,6 @@ def _told(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> in
     return exit_code(stopped)
 
 
-def _run_ppo(config: Any, mode: Any, call: Call, override: bool) -> tuple[Path, dict[str, Any]]:
-    from proximo.language.ppo.run import run_ppo
-
-    run = run_ppo(config, mode=mode, call=call, preflight="warn" if override else "stop")
-    return run.path, run.results | ({"stopped": run.stopped} if run.stopped else {})
-
-
 def _show(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps({"stage": name, "folder": str(folder), **results}))
@@ -253,19 +278,6 @@ def _show(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> No
     print_results(plain | {k: v for k, v in nested.items() if isinstance(v, int | float)}, f"{name} in {folder}")
     if cut := results.get("cut_by_clock"):
         print(f"WARNING: {cut}")
-
-
-def _without(arguments: list[str], *names: str) -> list[str]:
-    """The arguments without these options and their values."""
-    rest, skip = [], False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument in names:
-            skip = True
-        elif not any(argument.startswith(f"{name}=") for name in names):
-            rest.append(argument)
-    return rest
 
 
 _STAGES: dict[str, Callable[[list[str]], int]] = {

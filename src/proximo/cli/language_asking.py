@@ -9,7 +9,8 @@ from typing import Any
 import tyro
 
 from proximo.cli.foreign_options import ASKING
-from proximo.cli.options import command, flag
+from proximo.cli.forms import Flag
+from proximo.cli.options import command
 from proximo.errors import UserError
 from proximo.language.config import require_seed
 
@@ -26,7 +27,7 @@ class Chat:
     """How many of the run's prompts."""
     seed: int = 1
     """Sampling seed, the same for both models."""
-    json: bool = False
+    json: Flag = False
     """Print one JSON object instead of text."""
 
     def __post_init__(self) -> None:
@@ -67,7 +68,7 @@ class Evaluate:
     """How many prompts."""
     seed: int = 7
     """Sampling seed, the same for both models."""
-    json: bool = False
+    json: Flag = False
     """Print one JSON object instead of text."""
 
     def __post_init__(self) -> None:
@@ -126,25 +127,32 @@ def _print_notes(notes: list[str]) -> None:
         print(f"note: {note}")
 
 
-def _presets(arguments: list[str]) -> int:
-    """All presets in short, or the TOML of the one that is named."""
-    from proximo.language.stages import find_preset, presets
+@dataclass(frozen=True)
+class Presets:
+    """List the presets and where their numbers come from, or print the TOML of one, to start your own from."""
 
-    as_json = flag(arguments, "--json")
-    if len(arguments) > 1:
-        raise UserError(f"presets takes the name of one preset, or none for all of them, not also {arguments[1]}")
-    if arguments:
-        one = find_preset(arguments[0])
-        print(json.dumps(_in_short(one) | {"stages": one.stages}) if as_json else one.file.read_text("utf-8").rstrip())
+    preset: tyro.conf.Positional[str] = ""
+    """Name of a shipped preset, or the path of a TOML file; all presets in short if not given."""
+    json: Flag = False
+    """Print one JSON object instead of text."""
+
+    def __call__(self) -> int:
+        """Print all presets in short, or one preset's TOML."""
+        from proximo.language.stages import find_preset, presets
+
+        if self.preset:
+            one = find_preset(self.preset)
+            text = one.file.read_text("utf-8").rstrip()
+            print(json.dumps(_in_short(one) | {"stages": one.stages}) if self.json else text)
+            return 0
+        found = presets()
+        if self.json:
+            print(json.dumps({"presets": [_in_short(preset) for preset in found]}))
+            return 0
+        for preset in found:
+            print(f"{preset.name}\n  {preset.about}\n  {preset.source}")
+        print("`proximo rlhf presets NAME` prints a preset's TOML, to start your own from")
         return 0
-    found = presets()
-    if as_json:
-        print(json.dumps({"presets": [_in_short(preset) for preset in found]}))
-        return 0
-    for preset in found:
-        print(f"{preset.name}\n  {preset.about}\n  {preset.source}")
-    print("`proximo rlhf presets NAME` prints a preset's TOML, to start your own from")
-    return 0
 
 
 def _in_short(preset: Any) -> dict[str, Any]:
@@ -154,5 +162,5 @@ def _in_short(preset: Any) -> dict[str, Any]:
 VERBS: Mapping[str, Callable[[list[str]], int]] = {
     "evaluate": command(Evaluate, "rlhf evaluate", ASKING),
     "chat": command(Chat, "rlhf chat", ASKING),
-    "presets": _presets,
+    "presets": command(Presets, "rlhf presets"),
 }

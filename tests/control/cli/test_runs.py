@@ -30,7 +30,10 @@ def test_a_run_stops_where_it_is_told_and_goes_on(prompt, run):
     assert "stop" not in Path("r/config.toml").read_text()
     code, out, _ = prompt("train", "CartPole-v1", "--json", "--run", "r", *SMALL, "--stop-at=100")
     assert json.loads(out)["steps"] == told["steps"], "it has been there"
-    refused(prompt("train", "CartPole-v1", "--run", "r", *SMALL, "--stop-at", "soon"), "--stop-at soon must be a whole")
+    refused(
+        prompt("train", "CartPole-v1", "--run", "r", *SMALL, "--stop-at", "soon"),
+        "--stop-at must be none|INT, not soon",
+    )
     refused(prompt("train", "CartPole-v1", "--run", "r", *SMALL, "--stop-at"), "--stop-at has no value")
     code, out, _ = prompt("train", "CartPole-v1", "--json", "--run", "r", *SMALL)
     assert code == 0
