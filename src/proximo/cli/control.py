@@ -1,8 +1,9 @@
 """`proximo train`, `environments` and `presets`."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from proximo.cli.forms import Flag, Layout, changes, form, options_of
 from proximo.cli.options import command, parse, peek, refusals
 from proximo.cli.results import three_numbers
 from proximo.control.config import TrainConfig
-from proximo.errors import UserError
+from proximo.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def _which_environment(arguments: list[str]) -> str:
 
 
 def _print_run(run: Any) -> None:
-    from proximo.runs.console.progress import print_results
+    from proximo.runs.console.tables import print_results
 
     results = run.results
     if run.stopped:
@@ -130,7 +131,7 @@ class Environments:
         if self.json:
             print(json.dumps({"environments": [{"environment": name, "backend": backend} for name, backend in found]}))
             return 0
-        from proximo.runs.console.progress import print_table
+        from proximo.runs.console.tables import print_table
 
         print_table(found, ["environment", "stepped by"])
         return 0
@@ -138,10 +139,10 @@ class Environments:
 
 @dataclass(frozen=True)
 class Presets:
-    """List the presets: their tasks, their numbers and where these come from."""
+    """List the presets: their tasks and where their numbers come from."""
 
     environment: tyro.conf.Positional[str] = ""
-    """Only those for this task."""
+    """Name of a task, or part of one; all presets if not given."""
     json: Flag = False
     """Print one JSON object instead of a table."""
 
@@ -149,20 +150,43 @@ class Presets:
         """Print the list."""
         from proximo.control import presets as shipped
 
-        found = [p for p in shipped.presets() if not self.environment or p.matches(self.environment)]
+        every = shipped.presets()
+        found = [p for p in every if p.matches(self.environment)]
+        if all(p.family == "general" for p in found):  # no name of a task that a preset is for, but perhaps a part
+            found = [p for p in every if _named([p.family, *p.environments], self.environment)] or found
         if self.json:
             print(json.dumps({"presets": [{**vars(p), "environments": list(p.environments)} for p in found]}))
             return 0
-        from proximo.runs.console.progress import print_table
+        from proximo.runs.console.tables import print_table
 
-        if self.environment and all(p.family == "general" for p in found):
-            print(
-                f"no preset is for {self.environment!r} alone; tuned gives every environment that has none these "
-                "numbers:"
-            )
-        rows = [(p.name, p.family, " ".join(p.environments), p.source) for p in found]
+        if all(p.family == "general" for p in found):
+            print(_no_preset(self.environment, {name for p in every for name in p.environments}))
+        rows = [(p.name, p.family, _in_short(p.environments, self.environment), p.source) for p in found]
         print_table(rows, ["preset", "family", "for", "source"])
         return 0
+
+
+_SHOWN = 3
+"""Tasks of a preset that are listed; `--json` has them all."""
+
+
+def _named(patterns: Sequence[str], part: str) -> list[str]:
+    return [pattern for pattern in patterns if part.lower() in pattern.lower()]
+
+
+def _in_short(patterns: Sequence[str], part: str) -> str:
+    """The first tasks of a preset, those that were asked for before the others."""
+    asked = [p for p in patterns if fnmatchcase(part, p)] or _named(patterns, part)
+    ordered = list(dict.fromkeys([*asked, *patterns]))
+    more = len(ordered) - _SHOWN
+    return " ".join(ordered[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _no_preset(environment: str, patterns: Iterable[str]) -> str:
+    names = {pattern.partition("-v")[0] for pattern in patterns}
+    alike = nearest(environment.partition("-v")[0], names, 1)
+    hint = f" (did you mean {alike}?)" if alike and alike not in environment else ""
+    return f"no preset is for {environment!r} alone{hint}; tuned gives every environment that has none these numbers:"
 
 
 VERBS: Mapping[str, Callable[[list[str]], int]] = {

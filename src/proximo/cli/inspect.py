@@ -39,7 +39,7 @@ class Evaluate:
         if self.json:
             print(json.dumps(results))
             return 0
-        from proximo.runs.console.progress import print_results
+        from proximo.runs.console.tables import print_results
 
         which = "that training never saw" if self.seed is None else "as asked for"
         episodes = f"{self.episodes} episodes {which} (seed {results['seed']})"
@@ -129,7 +129,7 @@ class Replay:
         if self.json:
             print(json.dumps({"run": str(self.run), **found.describe()}))
             return 0
-        from proximo.runs.console.progress import print_table
+        from proximo.runs.console.tables import print_table
 
         print(f"iteration {found.iteration} of {self.run} (kept: {', '.join(map(str, found.kept))}): {found.verdict}")
         headings = ["", "as it ran"] + ([f"with {found.change}"] if found.change else [])

@@ -234,7 +234,7 @@ def _preflight(arguments: list[str]) -> int:
     if call.json:
         print(json.dumps({"passed": not failed(checks), "checks": [vars(check) for check in checks]}))
     else:
-        from proximo.runs.console.progress import print_table
+        from proximo.runs.console.tables import print_table
 
         print_table(rows(checks), ["", "check", "seen"])
         print(f"{len(checks)} checks in {seconds:.1f} s")
@@ -271,7 +271,7 @@ def _show(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> No
     if as_json:
         print(json.dumps({"stage": name, "folder": str(folder), **results}))
         return
-    from proximo.runs.console.progress import print_results
+    from proximo.runs.console.tables import print_results
 
     plain = {k: v for k, v in results.items() if isinstance(v, int | float | str) and k != "cut_by_clock"}
     nested = {f"{k} {n}": v for k, d in results.items() if isinstance(d, dict) for n, v in d.items()}

@@ -25,7 +25,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "train": ("control", "Train a policy; the preset gives the defaults, the options change them."),
     "evaluate": ("inspect", "Run episodes with a trained policy, on seeds that training never saw."),
     "environments": ("control", "List environments whose name contains a word, and what steps them."),
-    "presets": ("control", "List the presets: their tasks, their numbers and where these come from."),
+    "presets": ("control", "List the presets: their tasks and where their numbers come from."),
     "doctor": ("inspect", "Diagnose a run, or an environment under random actions, and say what to change first."),
     "verify-resume": ("inspect", "Check that resuming this run is exact, bit for bit, and say what is not."),
     "replay": (

@@ -300,6 +300,18 @@ def test_a_task_without_a_preset_of_its_own_is_told_so(prompt):
     assert list(json.loads(prompt("presets", "nonsense", "--json")[1])) == ["presets"]
 
 
+def test_presets_are_found_by_a_part_of_a_name_and_shown_in_short(prompt):
+    for part in ("cheetah", "HALFCHEETAH", "mujoco"):
+        code, out, _ = prompt("presets", part)
+        assert code == 0
+        assert "HalfCheetah-v? Hopper-v? Walker2d-v? and 8 more" in out
+        assert "general" not in out
+    assert {p["family"] for p in json.loads(prompt("presets", "cheetah", "--json")[1])["presets"]} == {"mujoco"}
+    assert "alone (did you mean HalfCheetah?); tuned gives" in prompt("presets", "halfchetah")[1]
+    assert max(map(len, prompt("presets")[1].splitlines())) < 400
+    assert len(json.loads(prompt("presets", "--json")[1])["presets"]) == len(presets())
+
+
 def test_the_most_special_preset_wins_and_what_it_leaves_out_stays():
     family, _ = configure("CartPole-v1", "tuned")
     task, chosen = configure("Acrobot-v1", "tuned")

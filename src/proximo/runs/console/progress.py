@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 if TYPE_CHECKING:
     from proximo.runs.console.live import LivePanel
@@ -233,33 +233,6 @@ def format_seconds(seconds: float | None) -> str:
         return "-"
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
-
-
-def print_table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> None:
-    """Prints aligned columns to stdout, numbers to the right."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
-    right = [all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(headers))]
-    for line in [list(headers), ["-" * width for width in widths], *cells]:
-        aligned = (f"{cell:>{w}}" if r else f"{cell:<{w}}" for cell, w, r in zip(line, widths, right, strict=True))
-        print("  ".join(aligned).rstrip())
-
-
-def print_results(results: Mapping[str, Any], title: str = "") -> None:
-    """Prints names and values to stdout, one a line."""
-    if title:
-        print(title)
-    width = max(map(len, results), default=0)
-    for name, value in results.items():
-        print(f"  {name:<{width}}  {_cell(value)}")
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
 
 
 def _choose_mode() -> Mode:
