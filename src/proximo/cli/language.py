@@ -97,7 +97,7 @@ def _require_libraries() -> None:
 
     missing = [name for name in ("transformers", "peft", "gguf") if find_spec(name) is None]
     if missing:
-        raise UserError(f"language models need {', '.join(missing)}: pip install 'proximo[language]'")
+        raise UserError(f"language models need {', '.join(missing)}: `pip install '.[language]'` in a clone of Proximo")
 
 
 def _all(arguments: list[str]) -> int:

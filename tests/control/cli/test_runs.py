@@ -92,7 +92,7 @@ def test_verify_resume_says_it_in_text_and_json(prompt, tmp_path):
     assert json.loads(out)["exact"] is True
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     refused(prompt("verify-resume", "nowhere"), "nowhere holds no run")
-    refused(prompt("verify-resume", "r", "--iterations", "0"), "--iterations 0 must be at least 1")
+    refused(prompt("verify-resume", "r", "--iterations", "0"), "iterations = 0 must be at least 1")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.toml").write_text("x = 1\n")
     refused(prompt("verify-resume", "other"), "no run of proximo train")

@@ -105,8 +105,8 @@ def test_an_evaluation_says_how_far_it_is_and_can_be_left(policies):
     told = []
     environments = make_environments(lambda: Counts(5), 2, backend="gymnasium")
     evaluate(policies["1"], environments, 4, deterministic=True, seed=0, watch=Watch(told.append, every=0.0))
-    assert told[0] == "evaluating: 0 of 4 episodes, 0 steps of each"
-    assert told[-1] == "evaluating: 2 of 4 episodes, 9 steps of each"
+    assert told[0] == "evaluating: 0 of 4 episodes, 0 steps in each environment"
+    assert told[-1] == "evaluating: 2 of 4 episodes, 9 steps in each environment"
     asked = iter([False] * 3 + [True])
     with pytest.raises(Interrupted):
         evaluate(policies["1"], environments, 4, deterministic=True, seed=0, watch=Watch(stopped=lambda: next(asked)))

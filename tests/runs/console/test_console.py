@@ -93,6 +93,16 @@ def test_the_rate_counts_only_the_steps_of_this_process(monkeypatch: pytest.Monk
     assert all("| 500 steps/s" in line for line in lines)
 
 
+def test_steps_beyond_those_asked_for_are_not_more_than_all(capsys: pytest.CaptureFixture):
+    with Progress("x", 500, mode="plain", every_seconds=0) as progress:
+        progress.update(512)
+        progress.update(1024)
+    assert [line.partition(" |")[0] for line in capsys.readouterr().err.splitlines()[1:]] == [
+        "steps 512/512  100%",
+        "steps 1,024/1,024  100%",
+    ]
+
+
 def test_quiet_is_quiet(capsys: pytest.CaptureFixture):
     with Progress("x", 10, mode="quiet") as progress:
         progress.update(10)

@@ -155,6 +155,7 @@ class Progress:
         """
         now = time.monotonic()
         self._now.step, self._now.elapsed = step, now - self._begun
+        self._now.total = max(self._now.total, step)  # whole iterations may be more than was asked for
         self._now.values.update({name: value for name, value in (values or {}).items() if value is not None})
         for name, seconds in (phases or {}).items():
             self._now.phases[name] = self._now.phases.get(name, 0.0) + seconds

@@ -212,7 +212,7 @@ _ENVIRONMENT = (
     Code("E004", "observation-large", "an observation is far from size 1", "set normalizers.observations = true"),
     Code("E003", "observation-constant", "an observation never changes", "leave it out"),
     Code("E007", "action-bounds", "the bounds of the actions are far from ±1", "give the bounds that the task can use"),
-    Code("E009", "slow", "steps take long", "use more processes: --backend subprocess; profile the environment's step"),
+    Code("E009", "slow", "steps take long", "use more processes: backend subprocess; profile the environment's step"),
 )
 
 

@@ -11,6 +11,11 @@ from proximo.runs.storage.code_identity import note_code, other_code
 from proximo.runs.storage.files import parse_json, write_atomically
 from proximo.runs.storage.folder import RunFolder
 
+# On the command line, and from Python.
+_FRESH = "--fresh (fresh=True)"
+_ALLOWED = "--allow-change (allow_change=True)"
+_ELSEWHERE = "another folder with --run (run=...)"
+
 
 @dataclass(frozen=True)
 class Call:
@@ -90,15 +95,15 @@ class Opening:
         done = self.folder.results.exists()
         if other and (done or not self.call.allow_change):
             what = " and ".join(other)
-            ways = "start over with --fresh, or choose another folder with --run"
+            ways = f"start over with {_FRESH}, or choose {_ELSEWHERE}"
             if done:
                 raise UserError(
                     f"{self.folder.path} holds a finished run of another {what}: its code was changed since, so its "
                     f"results are not those of this one; {ways}"
                 )
             raise UserError(
-                f"{self.folder.path} holds a run of another {what}: its code was changed since; go on with the new "
-                f"code by --allow-change, {ways}"
+                f"{self.folder.path} holds a run of another {what}: its code was changed since; resume with the "
+                f"new code by {_ALLOWED}, {ways}"
             )
         self._changed_code = other
 
@@ -143,17 +148,17 @@ class Opening:
         there, here = self._resolved(there), self._resolved(self.config)
         old, new = getattr(there, subject), getattr(here, subject)
         if old != new:  # then nothing else is worth saying
-            raise UserError(f"{path} holds a run of {old}, not of {new}; choose another folder with --run")
+            raise UserError(f"{path} holds a run of {old}, not of {new}; choose {_ELSEWHERE}")
         # Where the folder is may differ.
         changes = [change for change in difference(there, here) if change[0] not in ("run", "output")]
         done = self._final and self.folder.results.exists()
         if changes and (done or not self.call.allow_change):
             listed = ", ".join(f"{key} is {old!r} there and {new!r} here" for key, old, new in changes)
-            other = "" if done else ", go on with these by --allow-change"
+            other = "" if done else f", resume with these by {_ALLOWED}"
             finished = ", which is finished" if done else ""
             raise UserError(
-                f"{path} holds another run{finished}: {listed}; choose another folder with --run, give the same "
-                f"settings{other}, or start over with --fresh"
+                f"{path} holds another run{finished}: {listed}; choose {_ELSEWHERE}, give the same "
+                f"settings{other}, or start over with {_FRESH}"
             )
         return changes
 
