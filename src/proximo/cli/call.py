@@ -15,8 +15,6 @@ from proximo.runs.session.opening import Call
 class CallOptions:
     """Of this call only; the run's config.toml does not hold them."""
 
-    stop_at: int | None = None
-    """Step (response of a language model) at which to stop with a checkpoint; the same command without it resumes."""
     fresh: Flag = False
     """Delete the run in the folder and start over, after a yes at the terminal."""
     yes: Flag = False
@@ -28,6 +26,25 @@ class CallOptions:
     json: Flag = False
     """Print one JSON object instead of text."""
 
+    @property
+    def mode(self) -> Mode:
+        """How progress is shown."""
+        return "quiet" if self.quiet else "auto"
+
+    def open(self, folder: Path, stop_at: int | None = None) -> Call:
+        """How the run in `folder` begins; with --fresh, after the user's consent to its deletion."""
+        if self.fresh:
+            consent(folder, self.yes)
+        return Call(stop_at, fresh=self.fresh, allow_change=self.allow_change)
+
+
+@dataclass(frozen=True)
+class RunOptions(CallOptions):
+    """Of this call only; the run's config.toml does not hold them."""
+
+    stop_at: int | None = None
+    """Step (response of a language model) at which to stop with a checkpoint; the same command without it resumes."""
+
     def __post_init__(self) -> None:
         """Refuse a step before the first.
 
@@ -37,24 +54,25 @@ class CallOptions:
         if self.stop_at is not None and self.stop_at < 0:
             raise ValueError(f"stop_at = {self.stop_at} must be at least 0")
 
-    @property
-    def mode(self) -> Mode:
-        """How progress is shown."""
-        return "quiet" if self.quiet else "auto"
-
-    def open(self, folder: Path) -> Call:
-        """What is asked of the run in `folder`, which the user agrees to lose if it is."""
-        if self.fresh:
-            consent(folder, self.yes)
-        return Call(self.stop_at, fresh=self.fresh, allow_change=self.allow_change)
+    def open(self, folder: Path, stop_at: int | None = None) -> Call:
+        """See `CallOptions.open`."""
+        return super().open(folder, self.stop_at)
 
 
 @dataclass(frozen=True)
-class PPOCallOptions(CallOptions):
+class PPOOptions(RunOptions):
     """Of this call only; the run's config.toml does not hold them."""
 
     override_preflight: Flag = False
     """Begin although a check before the first step failed."""
+
+
+@dataclass(frozen=True)
+class AllOptions(CallOptions):
+    """Of this call only; the stages' config.toml do not hold them."""
+
+    override_preflight: Flag = False
+    """Begin PPO although a check before its first step failed."""
 
 
 def consent(folder: Path, yes: bool) -> None:

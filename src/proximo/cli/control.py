@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
-from proximo.cli.call import CallOptions, exit_code
+from proximo.cli.call import RunOptions, exit_code
 from proximo.cli.foreign_options import CONTROL, answered
-from proximo.cli.forms import Flag, Layout, changes, form, options_of
+from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag, Layout, changes, form, options_of
 from proximo.cli.options import command, parse, peek, refusals
 from proximo.cli.results import three_numbers
 from proximo.control.config import TrainConfig
@@ -65,7 +65,7 @@ def train(arguments: list[str]) -> int:
         raise UserError(_which_environment(arguments))
     typed = arguments[named:]
     base = _preset_of(arguments[0], typed) if named else TrainConfig()
-    shape = form(base, _LAYOUT, call=CallOptions())
+    shape = form(base, _LAYOUT, call=RunOptions())
     asked = parse(shape, typed, "train", foreign=CONTROL, description=_ABOUT, usage=" ENVIRONMENT")
     with refusals("train"):
         given = changes(asked, base)
@@ -92,7 +92,7 @@ def _preset_of(environment: str, typed: list[str]) -> TrainConfig:
 
 def _which_environment(arguments: list[str]) -> str:
     """The error of a command line that does not open with an environment."""
-    if foreign := answered(arguments, CONTROL, dict(options_of(form(TrainConfig(), _LAYOUT, call=CallOptions())))):
+    if foreign := answered(arguments, CONTROL, dict(options_of(form(TrainConfig(), _LAYOUT, call=RunOptions())))):
         return f"{foreign}; as in `proximo train CartPole-v1`"
     return "which environment? Name it first, as in `proximo train CartPole-v1`; `proximo environments` lists them"
 
@@ -102,7 +102,7 @@ def _print_run(run: Any) -> None:
 
     results = run.results
     if run.stopped:
-        print(f"stopped by {run.stopped} at {results['steps']:,} steps; the same command goes on from {run.path}")
+        print(f"stopped by {run.stopped} at {results['steps']:,} steps; the same command resumes from {run.path}")
         return
     title = f"{run.config.environment}, {results['steps']:,} steps in {results['seconds']:,.1f} s"
     if run.finished_before:
@@ -114,10 +114,10 @@ def _print_run(run: Any) -> None:
 
 @dataclass(frozen=True)
 class Environments:
-    """List environments whose name contains a word, and what steps them."""
+    """List environments whose name contains a word, with their backends."""
 
-    pattern: tyro.conf.Positional[str] = ""
-    """Part of a name, in any case; all if not given."""
+    pattern: tyro.conf.Positional[Annotated[str, SAYS_ITS_DEFAULT]] = ""
+    """Part of a name, in any case (default: all)."""
     json: Flag = False
     """Print one JSON object instead of a table."""
 
@@ -133,7 +133,7 @@ class Environments:
             return 0
         from proximo.runs.console.tables import print_table
 
-        print_table(found, ["environment", "stepped by"])
+        print_table(found, ["environment", "backend"])
         return 0
 
 
@@ -141,8 +141,8 @@ class Environments:
 class Presets:
     """List the presets: their tasks and where their numbers come from."""
 
-    environment: tyro.conf.Positional[str] = ""
-    """Name of a task, or part of one; all presets if not given."""
+    environment: tyro.conf.Positional[Annotated[str, SAYS_ITS_DEFAULT]] = ""
+    """Name of a task, or part of one (default: all presets)."""
     json: Flag = False
     """Print one JSON object instead of a table."""
 

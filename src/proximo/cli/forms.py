@@ -14,7 +14,9 @@ import tyro
 
 from proximo.errors import UserError
 
-Flag = tyro.conf.FlagCreatePairsOff[Annotated[bool, tyro.conf.arg(help_behavior_hint="")]]
+SAYS_ITS_DEFAULT = tyro.conf.arg(help_behavior_hint="")
+"""Of an option whose help names its default, or has none to name."""
+Flag = tyro.conf.FlagCreatePairsOff[Annotated[bool, SAYS_ITS_DEFAULT]]
 """A flag that is given or not, without a --no- twin."""
 Table = tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]]
 """Words of a table of free keys, one tuple for each time that its option is given."""
@@ -51,7 +53,8 @@ def form(default: Any, layout: Layout, *, head: Any = None, **parts: Any) -> typ
     entries = [(name, kind, field(default=x.default, metadata={"apart": True})) for name, kind, x in apart]
     entries += [*_entries(default, layout.first), *_entries(default, (n for n in given if given[n] and n not in known))]
     for heading, names in groups.items():
-        entries += [_flat(heading, make_dataclass(heading, _entries(default, names, flat=True), frozen=True)())]
+        if names:
+            entries += [_flat(heading, make_dataclass(heading, _entries(default, names, flat=True), frozen=True)())]
     return make_dataclass("Options", [*entries, *(_flat(name, part) for name, part in parts.items())], frozen=True)
 
 
@@ -145,7 +148,8 @@ def _entries(default: Any, names: Iterable[str], *, flat: bool = False) -> Itera
             shown = tyro.conf.arg(help=docs.get(name), metavar="KEY VALUE ...", prefix_name=prefix)
             yield name, Annotated[Table, shown], field(default=())
         else:
-            shown = tyro.conf.arg(help=docs.get(name), prefix_name=prefix)
+            says = value in ("", ()) or "default:" in docs.get(name, "")
+            shown = tyro.conf.arg(help=docs.get(name), prefix_name=prefix, help_behavior_hint="" if says else None)
             yield name, Annotated[hints[name], shown], field(default=value)
 
 
@@ -155,10 +159,11 @@ def _flat(name: str, part: Any) -> tuple[str, Any, Field]:
 
 
 def _docs(cls: type) -> dict[str, str]:
-    """The docstrings under the fields of a dataclass, each as one line."""
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    """The docstrings under the fields of a dataclass and of those that it extends, each as one line."""
+    bodies = (ast.parse(textwrap.dedent(inspect.getsource(c))).body[0] for c in cls.__mro__ if is_dataclass(c))
     return {
         entry.target.id: " ".join(doc.value.value.split())
+        for body in bodies
         for entry, doc in pairwise(typing.cast("ast.ClassDef", body).body)
         if isinstance(entry, ast.AnnAssign)
         and isinstance(entry.target, ast.Name)

@@ -11,7 +11,7 @@ import tyro
 
 from proximo import inspection
 from proximo.cli.foreign_options import ASKING
-from proximo.cli.forms import Flag
+from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag
 from proximo.cli.options import command
 from proximo.cli.results import three_numbers
 from proximo.errors import UserError, nearest
@@ -25,11 +25,11 @@ class Evaluate:
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
     episodes: int = 20
-    """How many for each number."""
-    seed: int | None = None
+    """Episodes for each of the three numbers."""
+    seed: Annotated[int | None, SAYS_ITS_DEFAULT] = None
     """Seed of the episodes (default: one that neither training nor its own evaluations have used)."""
-    episode_limit: int | None = None
-    """Steps after which an episode is cut; the run's own if not given."""
+    episode_limit: Annotated[int | None, SAYS_ITS_DEFAULT] = None
+    """Steps after which an episode is cut (default: the run's)."""
     json: Flag = False
     """Print one JSON object instead of a table."""
 
@@ -95,8 +95,8 @@ class Verify:
 
     run: tyro.conf.Positional[Path]
     """Folder of a run of `proximo train` or `proximo rlhf ppo`."""
-    iterations: int | None = None
-    """Before the stop, and as many after it; 2 for an environment, 1 for a language model if not given."""
+    iterations: Annotated[int | None, SAYS_ITS_DEFAULT] = None
+    """Iterations before the stop, and as many after it (default: 2 for an environment, 1 for a language model)."""
     json: Flag = False
     """Print one JSON object instead of text."""
 
@@ -109,15 +109,15 @@ class Verify:
 
 @dataclass(frozen=True)
 class Replay:
-    """Do one of a run's last updates again: is it the same, what was not finite first, and what if a setting changes?
+    """Repeat one of a run's last updates: is it the same, what was not finite first, and what if a setting changes?
 
     Names the samples whose log-prob changed most and those with the largest advantage. The run is only read.
     """
 
     run: tyro.conf.Positional[Path]
     """Folder of a run of `proximo train` or `proximo rlhf ppo`."""
-    iteration: int | None = None
-    """Which update, counted from 0; the newest that is kept if not given."""
+    iteration: Annotated[int | None, SAYS_ITS_DEFAULT] = None
+    """Update, counted from 0 (default: the newest that is kept)."""
     set: str | None = None
     """KEY=VALUE: the same update with one setting changed, beside it (target_kl=0.03, learning_rate=1e-4, clip=0.1)."""
     json: Flag = False

@@ -4,15 +4,15 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from proximo.cli import language_asking as asking
-from proximo.cli.call import CallOptions, PPOCallOptions, exit_code
+from proximo.cli.call import AllOptions, PPOOptions, RunOptions, exit_code
 from proximo.cli.foreign_options import LANGUAGE
-from proximo.cli.forms import Flag, Layout, changes, form
+from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag, Layout, changes, form
 from proximo.cli.options import parse, peek, refusals
 from proximo.errors import UserError, nearest
 from proximo.language.compute.malloc import keep_freed_memory
@@ -28,12 +28,12 @@ _HELP = """A language model trained from human judgement: fine-tuning -> reward 
 
   sft        likelihood of good responses; writes RUN/sft
   reward     a reward model from pairs that people judged; writes RUN/reward
-  judge      who measures: an encoder taught by ratings that the reward model never saw; writes RUN/judge
-  preflight  before PPO's first step: what is often wrong in silence, with its remedy; ppo begins with it
+  judge      an encoder that measures, taught by ratings the reward model never saw; writes RUN/judge
+  preflight  checks before PPO's first step, each with its remedy; ppo begins with them
   ppo        the policy against the reward, held near its start by the KL; writes RUN/ppo
-  all        the stages of a preset, one after the other; what is done already is not done again
-  evaluate   before against after on held-out prompts: the judge's verdict, KL, diversity
-  chat       prompts answered before and after, with the reward
+  all        the stages of a preset, one after the other; finished stages are skipped
+  evaluate   held-out prompts before and after: the judge's verdict, KL, diversity
+  chat       answers before and after, with the reward
   presets    the presets, and where their numbers come from; with a name, that one's TOML, to start your own from:
              proximo rlhf presets movie-sentiment > my.toml; proximo rlhf all --preset my.toml --run runs/mine
 
@@ -45,37 +45,21 @@ _HELP = """A language model trained from human judgement: fine-tuning -> reward 
 class Place:
     """Preset and folder of the stages."""
 
-    preset: str = ""
+    preset: Annotated[str, SAYS_ITS_DEFAULT] = ""
     """Shipped preset (`proximo rlhf presets`), or the path of a TOML file."""
-    run: str = ""
-    """Folder of all stages; this one writes RUN/STAGE."""
+    run: Annotated[str, SAYS_ITS_DEFAULT] = ""
+    """Folder of all stages; each writes RUN/STAGE."""
 
 
 @dataclass(frozen=True)
-class AllOptions:
+class Everything(Place):
     """The stages of a preset, one after the other: sft, reward, judge (if the preset has one) and ppo.
 
-    A stage that is done already is not done again. Settings of a stage are those of the preset: copy it to change them.
+    Finished stages are skipped. Settings of a stage are those of the preset: copy it to change them.
     """
 
-    preset: str = ""
-    """Shipped preset (`proximo rlhf presets`), or the path of a TOML file."""
-    run: str = ""
-    """Folder of all stages."""
     seed: int | None = None
     """Seed of every stage (default: the preset's)."""
-    fresh: Flag = False
-    """Delete the stages in the folder and start over, after a yes at the terminal."""
-    yes: Flag = False
-    """With --fresh: delete without asking."""
-    allow_change: Flag = False
-    """Resume with settings that differ from the folder's."""
-    override_preflight: Flag = False
-    """Begin PPO although a check before its first step failed."""
-    quiet: Flag = False
-    """Show no progress."""
-    json: Flag = False
-    """Print one JSON object instead of text."""
 
 
 def main(arguments: list[str]) -> int:
@@ -105,12 +89,12 @@ def _all(arguments: list[str]) -> int:
     from proximo.language.stages import CONFIGS, check_files, configure, find_preset
 
     advice = "`all` takes settings from the preset: change a copy of it, or run the stages one by one"
-    asked = parse(AllOptions, arguments, "rlhf all", advice=advice)
+    shape = form(Everything(), Layout(first=("preset", "run", "seed")), call=AllOptions())
+    asked = parse(shape, arguments, "rlhf all", description=Everything.__doc__, advice=advice)
     _require_place(asked)
     run = str(Path(asked.run).resolve())
-    check_files(asked.preset, "" if asked.fresh else asked.run)
+    check_files(asked.preset, "" if asked.call.fresh else asked.run)
     measured = "judge" in find_preset(asked.preset).stages
-    shared = {x.name: getattr(asked, x.name) for x in fields(CallOptions) if hasattr(asked, x.name)}
     done: dict[str, dict[str, Any]] = {}
     code = 0
     for name in CONFIGS:
@@ -119,26 +103,25 @@ def _all(arguments: list[str]) -> int:
         config = configure(name, asked.preset, run)
         with refusals("rlhf all"):
             config = config if asked.seed is None else replace(config, seed=asked.seed)
-        call = PPOCallOptions(**shared, override_preflight=asked.override_preflight)
-        folder, results = _train(name, run, config, call)
+        folder, results = _train(name, run, config, asked.call)
         done[name] = {"folder": str(folder), **results}
-        weak = "" if asked.override_preflight or name not in _NAMES else no_better_than_chance(results)
-        code = exit_code(results.get("stopped")) if asked.json else _told(name, folder, results, as_json=False)
+        weak = "" if asked.call.override_preflight or name not in _NAMES else no_better_than_chance(results)
+        code = exit_code(results.get("stopped")) if asked.call.json else _told(name, folder, results, as_json=False)
         if code:
             break
         if weak:
             raise UserError(
                 f"the {_NAMES[name]} in {folder} ends all that follows: {weak}; {BETTER}, then give the same command "
-                "with --fresh; --override-preflight goes on all the same"
+                "with --fresh; --override-preflight begins PPO all the same"
             )
-    if asked.json:
+    if asked.call.json:
         print(json.dumps({"stages": done}))
     elif not code:
         print(f"next: proximo rlhf {'evaluate' if measured else 'chat'} {asked.run}")
     return code
 
 
-def _require_place(asked: AllOptions) -> None:
+def _require_place(asked: Any) -> None:
     from proximo.language.stages import presets
 
     if not asked.preset or not asked.run:
@@ -157,7 +140,7 @@ def _stage(name: str, arguments: list[str]) -> int:
 
 
 def _train(name: str, run: str, config: Any, call: Any) -> tuple[Path, dict[str, Any]]:
-    """A stage's folder, and what it came to."""
+    """A stage's folder and its results."""
     from proximo.language.stages import located
 
     folder = Path(run) / name
@@ -197,7 +180,7 @@ def _settings(name: str, arguments: list[str], verb: str = "") -> tuple[str, Any
     run = str(Path(place.run).resolve()) if place.run else ""  # settings name other stages: they hold from every folder
     base = configure(name, place.preset, run)
     ppo = name == "ppo"
-    call = PreflightOptions() if verb else PPOCallOptions() if ppo else CallOptions()
+    call = PreflightOptions() if verb else PPOOptions() if ppo else RunOptions()
     shape = form(base, _PPO_LAYOUT if ppo else _LAYOUT, head=place, call=call)
     verb = f"rlhf {verb or name}"
     asked = parse(shape, arguments, verb, foreign=LANGUAGE[name], description=CONFIGS[name].__doc__)
@@ -242,7 +225,7 @@ def _preflight(arguments: list[str]) -> int:
 
 
 def _supervised(name: str, config: Any, mode: Any, call: Any) -> dict[str, Any]:
-    """Fine-tuning or reward model; a stage that is done with these settings is not done again."""
+    """Fine-tuning or reward model; a stage that is finished with these settings is skipped."""
     if name == "sft":
         from proximo.language.supervised.sft import train_sft
 
@@ -258,10 +241,10 @@ def _supervised(name: str, config: Any, mode: Any, call: Any) -> dict[str, Any]:
 
 
 def _told(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> int:
-    """Show what a stage came to, or where it was stopped; the exit code."""
+    """Show a stage's results, or where it was stopped; the exit code."""
     stopped = results.get("stopped")
     if stopped and not as_json:
-        print(f"stopped by {stopped}; the same command goes on from {folder}")
+        print(f"stopped by {stopped}; the same command resumes from {folder}")
     else:
         _show(name, folder, results, as_json)
     return exit_code(stopped)

@@ -4,12 +4,12 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
 from proximo.cli.foreign_options import ASKING
-from proximo.cli.forms import Flag
+from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag
 from proximo.cli.options import command
 from proximo.errors import UserError
 from proximo.language.config import require_seed
@@ -21,10 +21,10 @@ class Chat:
 
     run: tyro.conf.Positional[Path]
     """Folder that `proximo rlhf all` wrote, or its ppo folder."""
-    prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A prompt to answer, given once for each; the run's held-out prompts, or else its own, if none is."""
+    prompt: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], SAYS_ITS_DEFAULT]] = ()
+    """Prompt to answer; give the option once for each (default: the run's held-out prompts, or else its own)."""
     count: int = 5
-    """How many of the run's prompts."""
+    """Number of the run's prompts."""
     seed: int = 1
     """Sampling seed, the same for both models."""
     json: Flag = False
@@ -60,12 +60,12 @@ class Evaluate:
 
     run: tyro.conf.Positional[Path]
     """Folder that `proximo rlhf all` wrote, or its ppo folder."""
-    judge: Path | None = None
-    """Folder of the judge; RUN/judge if not given."""
-    prompts: str = ""
-    """File of prompts; the run's held-out prompts, or else its own, if not given."""
+    judge: Annotated[Path | None, SAYS_ITS_DEFAULT] = None
+    """Folder of the judge (default: RUN/judge)."""
+    prompts: Annotated[str, SAYS_ITS_DEFAULT] = ""
+    """File of prompts (default: the run's held-out prompts, or else its own)."""
     count: int = 256
-    """How many prompts."""
+    """Number of prompts."""
     seed: int = 7
     """Sampling seed, the same for both models."""
     json: Flag = False
@@ -122,7 +122,7 @@ def _print_answers(answers: list[dict[str, Any]]) -> None:
 
 
 def _print_notes(notes: list[str]) -> None:
-    """What is to be known of the prompts before the numbers are believed."""
+    """Limits of the prompts that bear on the numbers."""
     for note in notes:
         print(f"note: {note}")
 
@@ -131,8 +131,8 @@ def _print_notes(notes: list[str]) -> None:
 class Presets:
     """List the presets and where their numbers come from, or print the TOML of one, to start your own from."""
 
-    preset: tyro.conf.Positional[str] = ""
-    """Name of a shipped preset, or the path of a TOML file; all presets in short if not given."""
+    preset: tyro.conf.Positional[Annotated[str, SAYS_ITS_DEFAULT]] = ""
+    """Name of a shipped preset, or the path of a TOML file (default: all presets in short)."""
     json: Flag = False
     """Print one JSON object instead of text."""
 

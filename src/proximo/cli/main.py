@@ -24,14 +24,13 @@ _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and se
 VERBS: Mapping[str, tuple[str, str]] = {
     "train": ("control", "Train a policy; the preset gives the defaults, the options change them."),
     "evaluate": ("inspect", "Run episodes with a trained policy, on seeds that training never saw."),
-    "environments": ("control", "List environments whose name contains a word, and what steps them."),
+    "environments": ("control", "List environments whose name contains a word, with their backends."),
     "presets": ("control", "List the presets: their tasks and where their numbers come from."),
     "doctor": ("inspect", "Diagnose a run, or an environment under random actions, and say what to change first."),
     "verify-resume": ("inspect", "Check that resuming this run is exact, bit for bit, and say what is not."),
     "replay": (
         "inspect",
-        "Do one of a run's last updates again: is it the same, what was not finite first, and what if a setting "
-        "changes?",
+        "Repeat one of a run's last updates: is it the same, what was not finite first, and what if a setting changes?",
     ),
     "rlhf": (
         "language",

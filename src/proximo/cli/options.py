@@ -1,4 +1,4 @@
-"""What is typed to dataclasses, for all verbs: numbers as people write them, and errors of one sentence."""
+"""From the command line to dataclasses, for all verbs: numbers as people write them, and errors of one sentence."""
 
 import io
 import re
@@ -122,7 +122,7 @@ def command(cls: Any, verb: str, foreign: Mapping[str, str] | None = None) -> Ca
 
 
 def _read(cls: Any, arguments: Sequence[str], **options: Any) -> Any:
-    """What tyro reads, with ValueError in place of the box that it draws."""
+    """The dataclass that tyro reads, or ValueError in place of the box that it draws."""
     said = io.StringIO()
     try:
         with redirect_stderr(said):

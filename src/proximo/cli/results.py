@@ -19,7 +19,7 @@ def three_numbers(results: Any) -> dict[str, str]:
         "final deterministic": f"{results['final_deterministic']:,.1f} ± {results['final_deterministic_std']:,.1f}"
         f" ({results['episodes']} episodes; sampled: {results['final_sampled']:,.1f})"
         f"{task('final_deterministic')}"
-        f"{f'; {unfinished} were cut after {limit:,} steps, for they do not end' if unfinished else ''}",
+        f"{f'; {unfinished} were cut after {limit:,} steps, as they do not end' if unfinished else ''}",
         **_sampled(results),
         "best checkpoint": f"{results['best_checkpoint']:,.1f} ± {results['best_checkpoint_std']:,.1f}"
         f" (deterministic; chosen by {results.get('best_chosen_by', 'training return')}){task('best_checkpoint')}",
@@ -35,7 +35,7 @@ def _sampled(results: Any) -> dict[str, str]:
 
 
 def _better_sampled(results: Any) -> str:
-    """What to do where the mode of the actions is worse than a sample, by more than chance explains."""
+    """Advice where the mode of the actions is worse than a sample, by more than chance explains."""
     spreads = [results.get(f"{name}_std", 0.0) for name in ("final_deterministic", "final_sampled")]
     error = (sum(x * x for x in spreads) / max(1, results["episodes"])) ** 0.5
     if results["final_sampled"] - results["final_deterministic"] <= 2 * error:

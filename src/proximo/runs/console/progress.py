@@ -1,4 +1,4 @@
-"""What a run tells the person who watches: a live panel in a terminal, single lines elsewhere, or nothing.
+"""Progress of a run: a live panel in a terminal, single lines elsewhere, or nothing.
 
 Everything goes to stderr, so that stdout stays free for results.
 """
@@ -49,14 +49,14 @@ COLUMNS = (
     Column("learning_rate", "learning rate", "", ".2e"),
     HEALTH,
 )
-"""What a control run shows; a column without a short label is in the panel only."""
+"""Columns of a control run; one without a short label is in the panel only."""
 
 _SHORT_PHASES = {"environment": "env"}
 
 
 @dataclass
 class Snapshot:
-    """Where a run stands. Times are in seconds; `rate` is in units per second, None before it is known."""
+    """State of a run. Times are in seconds; `rate` is in units per second, None before it is known."""
 
     title: str
     unit: str
@@ -97,7 +97,7 @@ class Progress:
             terminal and plain otherwise (no terminal, TERM=dumb, or CI set).
         every_seconds: Between two lines of the plain mode.
         folder: The run's folder, to be shown.
-        start: The step from which this process goes on.
+        start: The step from which this process resumes.
         columns: The metrics to show; those without a value are left out.
     """
 
@@ -206,7 +206,7 @@ class Progress:
 
     @contextmanager
     def _or_quiet(self) -> Iterator[None]:
-        """Whoever read stderr may be gone (a closed terminal or pipe): the run goes on, its record is in its folder."""
+        """The reader of stderr may be gone (a closed terminal or pipe); the run and its record continue."""
         try:
             yield
         except OSError:

@@ -19,14 +19,14 @@ _ELSEWHERE = "another folder with --run (run=...)"
 
 @dataclass(frozen=True)
 class Call:
-    """What is asked of one call. It is no part of what the run is, so `config.toml` does not have it."""
+    """Options of one call. They are no part of the run, so `config.toml` does not hold them."""
 
     stop_at: int | None = None
     """Steps (responses of a language model) after which to stop with a checkpoint; schedules stay those of the run."""
     fresh: bool = False
     """Start over: the run that is in the folder is deleted."""
     allow_change: bool = False
-    """Go on with settings that differ from the run's; they are then recorded in its `config.toml`."""
+    """Resume with settings that differ from the run's; they are then recorded in its `config.toml`."""
 
     def __post_init__(self) -> None:
         """Refuse what can not mean anything.
@@ -47,7 +47,7 @@ class Opening:
         subject: name of the setting that the run is about.
         call: how this call begins.
         resolved: gives settings that mean the same one spelling; only the comparison is of these.
-        final: a finished run keeps nothing to go on from, so that its settings can not change any more.
+        final: a finished run keeps nothing to resume from, so that its settings can not change any more.
 
     Raises:
         UserError: another run is there.
@@ -72,7 +72,7 @@ class Opening:
 
     @property
     def results(self) -> dict[str, Any] | None:
-        """What the run came to, if it is finished and nothing is changed.
+        """Results of the run, if it is finished and nothing is changed.
 
         Raises:
             UserError: the file can not be read.
@@ -80,9 +80,9 @@ class Opening:
         return None if self.changes or not self.resumed else read_results(self.folder.results)
 
     def check_code(self, code: Mapping[str, str]) -> None:
-        """Refuses a run that was made with other code of the user's own, and remembers what is to be written down.
+        """Refuses a run that was made with other code of the user's own, and remembers the code to record.
 
-        A half-done one goes on with the new code if `allow_change` says so; what it has learnt by then stays.
+        A half-done one resumes with the new code under `allow_change`; what it has learnt by then stays.
 
         Args:
             code: see `identity`.
@@ -121,7 +121,7 @@ class Opening:
         return folder
 
     def settle(self, at: str) -> str | None:
-        """Record the changed settings, once the run has proved to go on with them.
+        """Record the changed settings, once the run has resumed with them.
 
         Args:
             at: how far the run is, for the record.
@@ -187,7 +187,7 @@ def free_folder(folder: RunFolder, code: Mapping[str, str]) -> tuple[RunFolder, 
 
 
 def read_results(file: Path) -> dict[str, Any] | None:
-    """What a finished run wrote of itself; None while it has not finished.
+    """Results of a finished run; None while it has not finished.
 
     Raises:
         UserError: the file can not be read.
