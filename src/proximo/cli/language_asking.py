@@ -149,8 +149,9 @@ class Presets:
         if self.json:
             print(json.dumps({"presets": [_in_short(preset) for preset in found]}))
             return 0
-        for preset in found:
-            print(f"{preset.name}\n  {preset.about}\n  {preset.source}")
+        from proximo.runs.console.tables import print_table
+
+        print_table([(p.name, p.about, p.source) for p in found], ["preset", "about", "source"])
         print("`proximo rlhf presets NAME` prints a preset's TOML, to start your own from")
         return 0
 

@@ -248,6 +248,9 @@ def test_every_shipped_preset_configures_every_stage(capsys):
             configure(stage, name, "")
     code, out, _ = run(capsys, "presets", "--json")
     rows = {row["preset"]: row for row in json.loads(out)["presets"]}
+    listed = run(capsys, "presets")[1].splitlines()
+    assert listed[0].split() == ["preset", "about", "source"]
+    assert [line.split()[0] for line in listed[2:-1]] == list(rows)
     assert code == 0
     for name in ("tldr-summarisation", "chat-preferences"):
         assert "NOT RUN at full size" in rows[name]["about"]
