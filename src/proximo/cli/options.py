@@ -161,7 +161,7 @@ def spelled(arguments: Iterable[str], cls: Any) -> list[str]:
             words += [table, key, *([value] if equals else [])]
         elif isinstance(kind, bool) and value.lower() in ("true", "false"):
             words[len(words) if is_option else -1 :] = [option if value.lower() == "true" else _negated(option)]
-        elif isinstance(kind, tuple) and _LIST.fullmatch(value):
+        elif isinstance(kind, tuple) and _plain(option) not in TABLES and _LIST.fullmatch(value):
             words += [*([option] if is_option else []), *re.findall(_NUMBER, value)]
         elif option.endswith("activation"):
             words.append(f"{option}{equals}{value.lower()}" if is_option else value.lower())

@@ -120,7 +120,11 @@ def test_options_are_keys_with_values_in_every_form(typed):
     found = read([*typed.split(), "--steps", "5"])
     assert found["options"] == {"size": 5, "name": "x"}
     assert found["steps"] == 5
-    assert read(["--options", "low", "-1.5", "on", "True"])["options"] == {"low": -1.5, "on": True}
+    assert read(["--options", "low", "-1.5", "on", "True", "at", "5,5"])["options"] == {
+        "low": -1.5,
+        "on": True,
+        "at": "5,5",
+    }
     assert table("--rewards", [["runs/lr=3e-4/reward", "1.0"]]) == {"runs/lr=3e-4/reward": 1.0}
     with pytest.raises(UserError, match="--options size has no value"):
         table("--options", [["size"]])
