@@ -124,7 +124,7 @@ def verify_resume(run: str | Path, iterations: int | None = None) -> "Verificati
         UserError: there is no such run, or it can not be trained.
     """
     if iterations is not None and iterations < 1:
-        raise UserError(f"--iterations {iterations} must be at least 1")
+        raise UserError(f"iterations = {iterations} must be at least 1")
     folder = find_run(Path(run))
     file = folder / "config.toml"
     settings = read_toml(file)

@@ -1,4 +1,4 @@
-"""What other libraries call our options: who types one of their names is told ours."""
+"""Names of other libraries' options: a refusal of one of them names ours."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -33,7 +33,9 @@ CONTROL: Mapping[str, str] = {
     **dict.fromkeys(("policy-kwargs", "net-arch", "hidden", "hidden-sizes", "hidden-dims"), "--network.hidden 64 64"),
     **dict.fromkeys(("activation", "activation-fn"), "--network.activation"),
     **dict.fromkeys(("env-kwargs", "env-args", "make-kwargs"), "--options KEY VALUE"),
-    **dict.fromkeys(("env", "env-id", "gym-id", "task", "environment-id"), "the name behind `proximo train`"),
+    **dict.fromkeys(
+        ("env", "env-id", "gym-id", "task", "environment", "environment-id"), "the name behind `proximo train`"
+    ),
     **dict.fromkeys(("gpu", "cuda", "gpus"), "--device cuda"),
     **dict.fromkeys(("log-dir", "logdir", "tensorboard-log", "exp-name", "log-folder", "run-name", "name"), "--run"),
     **dict.fromkeys(("eval-freq", "eval-interval"), "--evaluate-every"),
@@ -48,7 +50,7 @@ CONTROL: Mapping[str, str] = {
     **dict.fromkeys(("render", "render-mode", "capture-video", "video"), "nothing: training draws no pictures"),
     **dict.fromkeys(("verbose", "progress-bar"), "--quiet"),
     **dict.fromkeys(
-        ("resume", "load", "checkpoint", "pretrained-path", "continue"), "nothing: the same command goes on"
+        ("resume", "load", "checkpoint", "pretrained-path", "continue"), "nothing: the same command resumes"
     ),
     **dict.fromkeys(("algo", "algorithm"), "nothing: it is PPO"),
     **dict.fromkeys(("track", "wandb", "wandb-project-name"), "nothing: metrics are JSON lines and TensorBoard events"),
@@ -78,7 +80,7 @@ _LANGUAGE: Mapping[str, str] = {
         "--token-budget, which cuts a batch by its tokens and changes no gradient",
     ),
     **dict.fromkeys(("report-to", "logging-steps", "log-with"), "nothing: metrics are JSON lines in the run's folder"),
-    "resume-from-checkpoint": "nothing: the same command goes on",
+    "resume-from-checkpoint": "nothing: the same command resumes",
 }
 _SUPERVISED: Mapping[str, str] = {
     **_LANGUAGE,
@@ -154,7 +156,7 @@ LANGUAGE: Mapping[str, Mapping[str, str]] = {
 
 
 def answered(arguments: Iterable[str], table: Mapping[str, str], ours: Collection[str]) -> str:
-    """What is to be said of the first option that is another library's; "" if none is.
+    """Answer to the first option that is another library's; "" if none is.
 
     Args:
         arguments: as typed.

@@ -1,45 +1,24 @@
-"""`proximo rlhf STAGE`: supervised fine-tuning, reward model, PPO, all of them, and before and after side by side."""
+"""`proximo rlhf STAGE`: supervised fine-tuning, reward model, PPO, and all of them."""
 
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import tyro
-
-from proximo.cli.foreign_options import ASKING, LANGUAGE
-from proximo.cli.options import CALL_HELP, consent, exit_code, flag, json_flag, option, parse, take_call, take_table
+from proximo.cli import language_asking as asking
+from proximo.cli.call import AllOptions, PPOOptions, RunOptions, exit_code
+from proximo.cli.foreign_options import LANGUAGE
+from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag, Layout, changes, form
+from proximo.cli.options import parse, peek, refusals
 from proximo.errors import UserError, nearest
 from proximo.language.compute.malloc import keep_freed_memory
-from proximo.language.config import require_seed
-from proximo.runs.session.opening import Call
 
 _NAMES = {"reward": "reward model", "judge": "judge"}
 """Stages that a result is judged by."""
-
-_OVERRIDE_HELP = """
-  --override-preflight  begin although a check before the first step failed
-"""
-
-_ALL_HELP = """usage: proximo rlhf all --preset NAME --run FOLDER [options]
-
-The stages of a preset, one after the other: sft, reward, judge (if the preset has one) and ppo. A stage that is done
-already is not done again. Settings of a stage are those of the preset: copy it to change them.
-
-  --preset NAME          a shipped preset (`proximo rlhf presets`), or the path of a TOML file
-  --run FOLDER           folder of all stages
-  --seed N               seed of every stage
-  --fresh                start over, after a yes at the terminal or with --yes
-  --yes                  delete what --fresh deletes without asking
-  --allow-change         resume with settings that differ
-  --override-preflight   begin PPO although a check before its first step failed
-  --quiet                show no progress
-  --json                 print one JSON object
-"""
 
 _HELP = """A language model trained from human judgement: fine-tuning -> reward model -> PPO with a KL penalty.
 
@@ -49,12 +28,12 @@ _HELP = """A language model trained from human judgement: fine-tuning -> reward 
 
   sft        likelihood of good responses; writes RUN/sft
   reward     a reward model from pairs that people judged; writes RUN/reward
-  judge      who measures: an encoder taught by ratings that the reward model never saw; writes RUN/judge
-  preflight  before PPO's first step: what is often wrong in silence, with its remedy; ppo begins with it
+  judge      an encoder that measures, taught by ratings the reward model never saw; writes RUN/judge
+  preflight  checks before PPO's first step, each with its remedy; ppo begins with them
   ppo        the policy against the reward, held near its start by the KL; writes RUN/ppo
-  all        the stages of a preset, one after the other; what is done already is not done again
-  evaluate   before against after on held-out prompts: the judge's verdict, KL, diversity
-  chat       prompts answered before and after, with the reward
+  all        the stages of a preset, one after the other; finished stages are skipped
+  evaluate   held-out prompts before and after: the judge's verdict, KL, diversity
+  chat       answers before and after, with the reward
   presets    the presets, and where their numbers come from; with a name, that one's TOML, to start your own from:
              proximo rlhf presets movie-sentiment > my.toml; proximo rlhf all --preset my.toml --run runs/mine
 
@@ -63,53 +42,24 @@ _HELP = """A language model trained from human judgement: fine-tuning -> reward 
 
 
 @dataclass(frozen=True)
-class ChatArguments:
-    """Answer prompts with the model before and after PPO, and show both with their reward."""
+class Place:
+    """Preset and folder of the stages."""
 
-    run: tyro.conf.Positional[Path]
-    """Folder that `proximo rlhf all` wrote, or its ppo folder."""
-    prompt: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """A prompt to answer, given once for each; the run's held-out prompts, or else its own, if none is."""
-    count: int = 5
-    """How many of the run's prompts."""
-    seed: int = 1
-    """Sampling seed, the same for both models."""
-    json: bool = False
-    """Print one JSON object instead of text."""
-
-    def __post_init__(self) -> None:
-        """Refuse a seed that torch has no room for.
-
-        Raises:
-            ValueError: it is one.
-        """
-        require_seed(self.seed)
+    preset: Annotated[str, SAYS_ITS_DEFAULT] = ""
+    """Shipped preset (`proximo rlhf presets`), or the path of a TOML file."""
+    run: Annotated[str, SAYS_ITS_DEFAULT] = ""
+    """Folder of all stages; each writes RUN/STAGE."""
 
 
 @dataclass(frozen=True)
-class EvaluateArguments:
-    """Measure what PPO did: the same prompts answered before and after, and judged."""
+class Everything(Place):
+    """The stages of a preset, one after the other: sft, reward, judge (if the preset has one) and ppo.
 
-    run: tyro.conf.Positional[Path]
-    """Folder that `proximo rlhf all` wrote, or its ppo folder."""
-    judge: Path | None = None
-    """Folder of the judge; RUN/judge if not given."""
-    prompts: str = ""
-    """File of prompts; the run's held-out prompts, or else its own, if not given."""
-    count: int = 256
-    """How many prompts."""
-    seed: int = 7
-    """Sampling seed, the same for both models."""
-    json: bool = False
-    """Print one JSON object instead of text."""
+    Finished stages are skipped. Settings of a stage are those of the preset: copy it to change them.
+    """
 
-    def __post_init__(self) -> None:
-        """Refuse a seed that torch has no room for.
-
-        Raises:
-            ValueError: it is one.
-        """
-        require_seed(self.seed)
+    seed: int | None = None
+    """Seed of every stage (default: the preset's)."""
 
 
 def main(arguments: list[str]) -> int:
@@ -131,108 +81,122 @@ def _require_libraries() -> None:
 
     missing = [name for name in ("transformers", "peft", "gguf") if find_spec(name) is None]
     if missing:
-        raise UserError(f"language models need {', '.join(missing)}: pip install 'proximo[language]'")
+        raise UserError(f"language models need {', '.join(missing)}: `pip install '.[language]'` in a clone of Proximo")
 
 
 def _all(arguments: list[str]) -> int:
     from proximo.language.rewards.chance import BETTER, no_better_than_chance
-    from proximo.language.stages import CONFIGS, check_files, find_preset, presets
+    from proximo.language.stages import CONFIGS, check_files, configure, find_preset
 
-    if {"-h", "--help"} & set(arguments):
-        print(_ALL_HELP, end="")
-        return 0
-    preset, run = option(arguments, "--preset", ""), option(arguments, "--run", "")
-    if not preset or not run:
-        raise UserError(
-            "all stages need a preset and a folder: give --run FOLDER, and --preset with a shipped preset "
-            f"({', '.join(p.name for p in presets())}) or the path of a TOML file of your own (docs/rlhf.md has one to "
-            "copy; `proximo rlhf presets NAME` prints one)"
-        )
-    quiet = ["--quiet"] if flag(arguments, "--quiet") else []
-    as_json = flag(arguments, "--json")
-    seed = option(arguments, "--seed", "")
-    override = ["--override-preflight"] if flag(arguments, "--override-preflight") else []
-    begin = [name for name in ("--fresh", "--yes", "--allow-change") if flag(arguments, name)]
-    if rest := _without(arguments, "--preset", "--run", "--seed"):
-        raise UserError(
-            f"all takes --preset, --run, --seed, --fresh and --allow-change, not {rest[0]} (`proximo rlhf all --help` "
-            "has the rest): give settings to the stages one by one"
-        )
-    quiet += ["--seed", seed] if seed else []
-    check_files(preset, "" if "--fresh" in begin else run)
-    measured = "judge" in find_preset(preset).stages
+    advice = "`all` takes settings from the preset: change a copy of it, or run the stages one by one"
+    shape = form(Everything(), Layout(first=("preset", "run", "seed")), call=AllOptions())
+    asked = parse(shape, arguments, "rlhf all", description=Everything.__doc__, advice=advice)
+    _require_place(asked)
+    run = str(Path(asked.run).resolve())
+    check_files(asked.preset, "" if asked.call.fresh else asked.run)
+    measured = "judge" in find_preset(asked.preset).stages
     done: dict[str, dict[str, Any]] = {}
     code = 0
     for name in CONFIGS:
         if name == "judge" and not measured:
             continue
-        more = override if name == "ppo" else []
-        folder, results = _train(name, ["--preset", preset, "--run", run, *quiet, *begin, *more])
+        config = configure(name, asked.preset, run)
+        with refusals("rlhf all"):
+            config = config if asked.seed is None else replace(config, seed=asked.seed)
+        folder, results = _train(name, run, config, asked.call)
         done[name] = {"folder": str(folder), **results}
-        weak = "" if override or name not in _NAMES else no_better_than_chance(results)
-        code = exit_code(results.get("stopped")) if as_json else _told(name, folder, results, as_json)
+        weak = "" if asked.call.override_preflight or name not in _NAMES else no_better_than_chance(results)
+        code = exit_code(results.get("stopped")) if asked.call.json else _told(name, folder, results, as_json=False)
         if code:
             break
         if weak:
             raise UserError(
                 f"the {_NAMES[name]} in {folder} ends all that follows: {weak}; {BETTER}, then give the same command "
-                "with --fresh; --override-preflight goes on all the same"
+                "with --fresh; --override-preflight begins PPO all the same"
             )
-    if as_json:
+    if asked.call.json:
         print(json.dumps({"stages": done}))
     elif not code:
-        print(f"next: proximo rlhf {'evaluate' if measured else 'chat'} {run}")
+        print(f"next: proximo rlhf {'evaluate' if measured else 'chat'} {asked.run}")
     return code
 
 
+def _require_place(asked: Any) -> None:
+    from proximo.language.stages import presets
+
+    if not asked.preset or not asked.run:
+        raise UserError(
+            "all stages need a preset and a folder: give --run FOLDER, and --preset with a shipped preset "
+            f"({', '.join(p.name for p in presets())}) or the path of a TOML file of your own (docs/rlhf.md has one to "
+            "copy; `proximo rlhf presets NAME` prints one)"
+        )
+
+
 def _stage(name: str, arguments: list[str]) -> int:
-    as_json = flag(arguments, "--json")
-    return _told(name, *_train(name, arguments), as_json)
-
-
-def _train(name: str, arguments: list[str]) -> tuple[Path, dict[str, Any]]:
-    """A stage's folder, and what it came to."""
-    from proximo.language.stages import located
-
-    quiet, yes = flag(arguments, "--quiet"), flag(arguments, "--yes")
-    call = take_call(arguments)
-    override = name == "ppo" and flag(arguments, "--override-preflight")
-    run, config = _settings(name, arguments, CALL_HELP + (_OVERRIDE_HELP if name == "ppo" else ""))
+    run, config, call = _settings(name, arguments)
     if not run:
         raise UserError(f"no output folder is named: give --run FOLDER; the stage writes FOLDER/{name}")
+    return _told(name, *_train(name, run, config, call), call.json)
+
+
+def _train(name: str, run: str, config: Any, call: Any) -> tuple[Path, dict[str, Any]]:
+    """A stage's folder and its results."""
+    from proximo.language.stages import located
+
     folder = Path(run) / name
-    if call.fresh:
-        consent(folder, yes)
-    mode = "quiet" if quiet else "auto"
-    if name == "ppo":
-        return _run_ppo(replace(located(config), run=str(folder)), mode, call, override)
-    return folder, _supervised(name, replace(located(config), output=str(folder)), mode, call)
+    begun = call.open(folder)
+    if name != "ppo":
+        return folder, _supervised(name, replace(located(config), output=str(folder)), call.mode, begun)
+    from proximo.language.ppo.run import run_ppo
+
+    preflight: Literal["warn", "stop"] = "warn" if call.override_preflight else "stop"
+    done = run_ppo(replace(located(config), run=str(folder)), mode=call.mode, call=begun, preflight=preflight)
+    return done.path, done.results | ({"stopped": done.stopped} if done.stopped else {})
 
 
-def _settings(name: str, arguments: list[str], more_help: str = "", verb: str = "") -> tuple[str, Any]:
-    """The run's folder, or "", and a stage's settings."""
+_LAYOUT = Layout(
+    first=("model", "data", "validation", "seed", "epochs", "batch", "learning_rate", "device"),
+    hidden=("output", "preset"),
+)
+_PPO_LAYOUT = Layout(
+    first=("policy", "rewards", "prompts", "seed", "responses", "batch", "learning_rate", "device"),
+    hidden=("run", "preset"),
+)
+
+
+@dataclass(frozen=True)
+class PreflightOptions:
+    """Of this call only."""
+
+    json: Flag = False
+    """Print one JSON object instead of text."""
+
+
+def _settings(name: str, arguments: list[str], verb: str = "") -> tuple[str, Any, Any]:
+    """The run's folder, or "", a stage's settings, and the options of this call."""
     from proximo.language.stages import CONFIGS, configure
 
-    run, preset = option(arguments, "--run", ""), option(arguments, "--preset", "")
-    run = str(Path(run).resolve()) if run else ""  # a stage's settings name the others: they hold from every folder
-    rest = _without(arguments, "--run", "--preset")
-    verb = f"rlhf {verb or name} [--preset NAME] --run RUN"
-    base = configure(name, preset, run)
-    if name != "ppo":
-        return run, parse(CONFIGS[name], rest, verb, base, more_help, LANGUAGE[name])
-    # Free keys, which the parser would narrow down to those that the preset or the run sets.
-    rewards = _take_rewards(rest)
-    config = parse(CONFIGS[name], rest, verb, replace(base, rewards={}), more_help, LANGUAGE[name])
-    return run, replace(config, rewards=rewards or base.rewards)
+    place = peek(Place, arguments)
+    run = str(Path(place.run).resolve()) if place.run else ""  # settings name other stages: they hold from every folder
+    base = configure(name, place.preset, run)
+    ppo = name == "ppo"
+    call = PreflightOptions() if verb else PPOOptions() if ppo else RunOptions()
+    shape = form(base, _PPO_LAYOUT if ppo else _LAYOUT, head=place, call=call)
+    verb = f"rlhf {verb or name}"
+    asked = parse(shape, arguments, verb, foreign=LANGUAGE[name], description=CONFIGS[name].__doc__)
+    with refusals(verb):
+        given = changes(asked, base)
+        if ppo:
+            given["rewards"] = _weights(given["rewards"]) or base.rewards
+        return run, replace(base, **given), asked.call
 
 
-def _take_rewards(arguments: list[str]) -> dict[str, float]:
-    """Take the rewards and their weights out of the arguments; none if none is given.
+def _weights(given: Mapping[str, Any]) -> dict[str, float]:
+    """The rewards' weights as numbers.
 
     Raises:
         UserError: a weight is no finite number.
     """
-    given = take_table(arguments, "--rewards")
     for name, weight in given.items():
         if isinstance(weight, bool | str) or not math.isfinite(weight):
             raise UserError(f"--rewards {name} {weight}: its weight must be a finite number, as 1.0")
@@ -245,24 +209,23 @@ def _preflight(arguments: list[str]) -> int:
     from proximo.language.ppo.run import make_training
     from proximo.language.stages import located
 
-    as_json = flag(arguments, "--json")
-    _, config = _settings("ppo", arguments, verb="preflight")
+    _, config, call = _settings("ppo", arguments, verb="preflight")
     training, _ = make_training(located(config))
     begun = time.perf_counter()
     checks = preflight(training)
     seconds = time.perf_counter() - begun
-    if as_json:
+    if call.json:
         print(json.dumps({"passed": not failed(checks), "checks": [vars(check) for check in checks]}))
     else:
-        from proximo.runs.console.progress import print_table
+        from proximo.runs.console.tables import print_table
 
         print_table(rows(checks), ["", "check", "seen"])
         print(f"{len(checks)} checks in {seconds:.1f} s")
     return 2 if failed(checks) else 0
 
 
-def _supervised(name: str, config: Any, mode: Any, call: Call) -> dict[str, Any]:
-    """Fine-tuning or reward model; a stage that is done with these settings is not done again."""
+def _supervised(name: str, config: Any, mode: Any, call: Any) -> dict[str, Any]:
+    """Fine-tuning or reward model; a stage that is finished with these settings is skipped."""
     if name == "sft":
         from proximo.language.supervised.sft import train_sft
 
@@ -278,135 +241,26 @@ def _supervised(name: str, config: Any, mode: Any, call: Call) -> dict[str, Any]
 
 
 def _told(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> int:
-    """Show what a stage came to, or where it was stopped; the exit code."""
+    """Show a stage's results, or where it was stopped; the exit code."""
     stopped = results.get("stopped")
     if stopped and not as_json:
-        print(f"stopped by {stopped}; the same command goes on from {folder}")
+        print(f"stopped by {stopped}; the same command resumes from {folder}")
     else:
         _show(name, folder, results, as_json)
     return exit_code(stopped)
-
-
-def _run_ppo(config: Any, mode: Any, call: Call, override: bool) -> tuple[Path, dict[str, Any]]:
-    from proximo.language.ppo.run import run_ppo
-
-    run = run_ppo(config, mode=mode, call=call, preflight="warn" if override else "stop")
-    return run.path, run.results | ({"stopped": run.stopped} if run.stopped else {})
 
 
 def _show(name: str, folder: Path, results: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps({"stage": name, "folder": str(folder), **results}))
         return
-    from proximo.runs.console.progress import print_results
+    from proximo.runs.console.tables import print_results
 
     plain = {k: v for k, v in results.items() if isinstance(v, int | float | str) and k != "cut_by_clock"}
     nested = {f"{k} {n}": v for k, d in results.items() if isinstance(d, dict) for n, v in d.items()}
     print_results(plain | {k: v for k, v in nested.items() if isinstance(v, int | float)}, f"{name} in {folder}")
     if cut := results.get("cut_by_clock"):
         print(f"WARNING: {cut}")
-
-
-def _chat(arguments: list[str]) -> int:
-    asked = parse(ChatArguments, json_flag(arguments), "rlhf chat", foreign=ASKING)
-    if asked.count < 1:
-        raise UserError(f"--count {asked.count} must be positive")
-    from proximo.language.chat import side_by_side
-
-    rows = side_by_side(asked.run, asked.prompt, asked.count, asked.seed)
-    if asked.json:
-        print(json.dumps(rows))
-        return 0
-    _print_answers(rows["answers"])
-    print(f"mean reward {rows['before_score']:+.2f} before, {rows['after_score']:+.2f} after")
-    _print_notes(rows["notes"])
-    return 0
-
-
-def _print_answers(answers: list[dict[str, Any]]) -> None:
-    """Three lines for each prompt: texts, and what a chat template wrote out, have line breaks of their own."""
-    for row in answers:
-        print(" ".join(row["prompt"].split()))
-        for side in ("before", "after"):
-            print(f"  {side:6} {row[f'{side}_score']:+6.2f} {' '.join(row[side].split())}")
-
-
-def _print_notes(notes: list[str]) -> None:
-    """What is to be known of the prompts before the numbers are believed."""
-    for note in notes:
-        print(f"note: {note}")
-
-
-def _evaluate(arguments: list[str]) -> int:
-    asked = parse(EvaluateArguments, json_flag(arguments), "rlhf evaluate", foreign=ASKING)
-    if asked.count < 2:
-        raise UserError(f"--count {asked.count} must be at least 2: a spread is measured over the prompts")
-    from proximo.language.comparison import compare
-    from proximo.language.stages import built_in_file
-
-    seen = compare(asked.run, asked.judge, prompts=built_in_file(asked.prompts), count=asked.count, seed=asked.seed)
-    if asked.json:
-        print(json.dumps(seen))
-        return 0
-    _print_answers(seen["examples"])
-    print(
-        f"\njudge      {seen['judge_before']:+.2f} -> {seen['judge_after']:+.2f}: {seen['rise_sd']:+.2f} standard "
-        f"deviations (standard error {seen['rise_se']:.2f}), better on {seen['better_share']:.0%} of "
-        f"{seen['prompts']} prompts"
-    )
-    print(f"reward     {seen['reward_before']:+.2f} -> {seen['reward_after']:+.2f} (what PPO optimised)")
-    print(f"KL         {seen['kl']:.2f} nats per response (standard error {seen['kl_se']:.2f})")
-    for name, form in _STATISTICS.items():
-        print(f"{name.replace('_', ' '):<16} {seen[f'{name}_before']:{form}} -> {seen[f'{name}_after']:{form}}")
-    _print_notes(seen["notes"])
-    return 0
-
-
-_STATISTICS = {
-    "distinct_1": ".3f",
-    "distinct_2": ".3f",
-    "duplicates": ".1%",
-    "response_length": ".1f",
-    "finished": ".1%",
-}
-
-
-def _presets(arguments: list[str]) -> int:
-    """All presets in short, or the TOML of the one that is named."""
-    from proximo.language.stages import find_preset, presets
-
-    as_json = flag(arguments, "--json")
-    if len(arguments) > 1:
-        raise UserError(f"presets takes the name of one preset, or none for all of them, not also {arguments[1]}")
-    if arguments:
-        one = find_preset(arguments[0])
-        print(json.dumps(_in_short(one) | {"stages": one.stages}) if as_json else one.file.read_text("utf-8").rstrip())
-        return 0
-    found = presets()
-    if as_json:
-        print(json.dumps({"presets": [_in_short(preset) for preset in found]}))
-        return 0
-    for preset in found:
-        print(f"{preset.name}\n  {preset.about}\n  {preset.source}")
-    print("`proximo rlhf presets NAME` prints a preset's TOML, to start your own from")
-    return 0
-
-
-def _in_short(preset: Any) -> dict[str, Any]:
-    return {"preset": preset.name, "about": preset.about, "source": preset.source}
-
-
-def _without(arguments: list[str], *names: str) -> list[str]:
-    """The arguments without these options and their values."""
-    rest, skip = [], False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument in names:
-            skip = True
-        elif not any(argument.startswith(f"{name}=") for name in names):
-            rest.append(argument)
-    return rest
 
 
 _STAGES: dict[str, Callable[[list[str]], int]] = {
@@ -416,7 +270,6 @@ _STAGES: dict[str, Callable[[list[str]], int]] = {
     "preflight": _preflight,
     "ppo": partial(_stage, "ppo"),
     "all": _all,
-    "evaluate": _evaluate,
-    "chat": _chat,
-    "presets": _presets,
+    **asking.VERBS,
 }
+VERBS: Mapping[str, Callable[[list[str]], int]] = {"rlhf": main}

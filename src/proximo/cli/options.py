@@ -1,30 +1,20 @@
-"""Options to dataclasses, for all verbs: numbers as people write them, and errors of one sentence."""
+"""From the command line to dataclasses, for all verbs: numbers as people write them, and errors of one sentence."""
 
 import io
 import re
-import signal
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import redirect_stderr, suppress
-from dataclasses import MISSING, fields, is_dataclass
+import shutil
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from decimal import Decimal, InvalidOperation
-from pathlib import Path
 from typing import Any
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from proximo.cli.foreign_options import answered
+from proximo.cli.forms import options_of
 from proximo.errors import UserError
-from proximo.runs.session.opening import Call
-
-CALL_HELP = """
-Of this call, not of the run:
-  --stop-at N        end early with a checkpoint, as a preemption would; the same command goes on
-  --fresh [--yes]    delete the run that is in the folder and start over (--yes: without asking)
-  --allow-change     go on with settings that differ from the folder's; they are recorded in its config.toml
-  --quiet, --json    show no progress; print one JSON object instead of text
-"""
 
 
 def _whole(arguments: list[str]) -> int:
@@ -45,24 +35,7 @@ _WHOLE = PrimitiveConstructorSpec(
     is_instance=lambda x: isinstance(x, int),
     str_from_instance=lambda x: [str(x)],
 )
-_REGISTRY = tyro.constructors.ConstructorRegistry()
-
-
-def _truth(arguments: list[str]) -> bool:
-    words = {"true": True, "false": False}
-    if arguments[0].lower() not in words:
-        raise ValueError(f"{arguments[0]} is neither true nor false")
-    return words[arguments[0].lower()]
-
-
 # As config.toml writes it, and as Python does.
-_TRUTH = PrimitiveConstructorSpec(
-    nargs=1,
-    metavar="true|false",
-    instance_from_str=_truth,
-    is_instance=lambda x: isinstance(x, bool),
-    str_from_instance=lambda x: [str(x).lower()],
-)
 _NONE = PrimitiveConstructorSpec(
     nargs=1,
     metavar="none",
@@ -71,16 +44,12 @@ _NONE = PrimitiveConstructorSpec(
     is_instance=lambda x: x is None,
     str_from_instance=lambda _: ["none"],
 )
+_REGISTRY = tyro.constructors.ConstructorRegistry()
 
 
 @_REGISTRY.primitive_rule
 def _unset(info: tyro.constructors.PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     return _NONE if info.type is type(None) else None
-
-
-@_REGISTRY.primitive_rule
-def _truths(info: tyro.constructors.PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    return _TRUTH if info.type is bool else None
 
 
 @_REGISTRY.primitive_rule
@@ -92,9 +61,11 @@ def parse(
     cls: Any,
     arguments: Sequence[str],
     verb: str,
-    default: Any = tyro.MISSING_NONPROP,
-    more_help: str = "",
+    *,
     foreign: Mapping[str, str] | None = None,
+    description: str | None = None,
+    usage: str = "",
+    advice: str = "",
 ) -> Any:
     """The options of a verb.
 
@@ -102,72 +73,131 @@ def parse(
         cls: dataclass whose fields are the options.
         arguments: as given.
         verb: for help and errors.
-        default: what the options change.
-        more_help: printed after the options where help is asked for.
         foreign: what other libraries call our options, see `foreign_options`.
+        description: of the verb; None is the docstring of `cls`.
+        usage: what stands behind the verb in the help's first line.
+        advice: the end of an error; "" refers to the help.
 
     Raises:
         UserError: an option that does not exist or does not fit, in one sentence.
     """
-    arguments = as_lists(arguments, cls)
-    extra = {} if default is tyro.MISSING_NONPROP else {"default": default}
+    arguments = spelled(arguments, cls)
+    with refusals(verb, advice):
+        try:
+            return _read(cls, arguments, prog=f"proximo {verb}{usage}", description=_filled(description or cls.__doc__))
+        except ValueError as error:
+            raise ValueError(answered(arguments, foreign or {}, dict(options_of(cls))) or error) from None
+
+
+@contextmanager
+def refusals(verb: str, advice: str = "") -> Iterator[None]:
+    """Values that settings refuse, as an error that names the way to the help, or gives `advice`."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{error}; {advice or f'`proximo {verb} --help` lists the options'}") from None
+
+
+def peek(cls: Any, arguments: Sequence[str]) -> Any:
+    """Options that decide how the others are read: the fields of `cls`, among arguments that may hold any others.
+
+    Raises:
+        UserError: an option has no value.
+    """
+    try:
+        return _read(cls, arguments, return_unknown_args=True, add_help=False)[0]
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _filled(text: str) -> str:
+    """Text as wide as the terminal. Tyro keeps a line break only where the next line opens with no letter."""
+    width = min(shutil.get_terminal_size().columns, 100)
+    return textwrap.fill(" ".join(text.split()), width, initial_indent=" ", subsequent_indent=" ")
+
+
+def command(cls: Any, verb: str, foreign: Mapping[str, str] | None = None) -> Callable[[list[str]], int]:
+    """A verb whose options are the fields of the dataclass `cls`, and whose work is a call of it."""
+    return lambda arguments: int(parse(cls, arguments, verb, foreign=foreign)())
+
+
+def _read(cls: Any, arguments: Sequence[str], **options: Any) -> Any:
+    """The dataclass that tyro reads, or ValueError in place of the box that it draws."""
     said = io.StringIO()
     try:
-        with _REGISTRY, redirect_stderr(said):
+        with redirect_stderr(said):
             return tyro.cli(
-                cls, prog=f"proximo {verb}", args=list(arguments), config=(tyro.conf.FlagConversionOff,), **extra
+                cls,
+                args=list(arguments),
+                config=(tyro.conf.PositionalMetavarFromFieldName,),
+                registry=_REGISTRY,
+                **options,
             )
     except SystemExit as ending:
         if ending.code != 2:
-            print(more_help, end="")
             raise
-        sentence = answered(arguments, foreign or {}, dict(options_of(cls))) or _sentence(said.getvalue())
-        raise UserError(f"{sentence}; `proximo {verb} --help` lists the options") from None
+        raise ValueError(_sentence(said.getvalue())) from None
 
 
-def as_lists(arguments: Sequence[str], cls: Any) -> list[str]:
-    """Numbers of an option that takes several, written as one list: 256,256 or [256, 256]; and names of activations in
-    small letters.
+def spelled(arguments: Iterable[str], cls: Any) -> list[str]:
+    """Arguments as the parser reads them, however they are written.
+
+    Lists of numbers as 256,256 or [256, 256]; activations in any case; flags as --flag true or --flag false; tables as
+    --options.KEY VALUE.
 
     Args:
         arguments: as typed.
         cls: dataclass whose fields are the options.
     """
     kinds = dict(options_of(cls))
-    parts: list[str] = []
-    before = ""
+    words: list[str] = []
+    option = ""
     for argument in arguments:
-        name, equals, value = argument.partition("=")
-        several = isinstance(kinds.get(_plain(name if equals else before)), tuple)
-        if argument.startswith("--") and equals and several and _LIST.fullmatch(value):
-            parts += [name, *re.findall(_NUMBER, value)]
-        elif argument.startswith("--"):
-            parts.append(f"{name}={value.lower()}" if equals and name.endswith("activation") else argument)
-        elif several and _LIST.fullmatch(argument):
-            parts += re.findall(_NUMBER, argument)
+        is_option = argument.startswith("--")
+        option, equals, value = argument.partition("=") if is_option else (option, "", argument)
+        kind = kinds.get(_plain(option))
+        table, _, key = option.partition(".")
+        if is_option and key and kind is None and _plain(table) in TABLES:
+            words += [table, key, *([value] if equals else [])]
+        elif isinstance(kind, bool) and value.lower() in ("true", "false"):
+            words[len(words) if is_option else -1 :] = [option if value.lower() == "true" else _negated(option)]
+        elif isinstance(kind, tuple) and _plain(option) not in TABLES and _LIST.fullmatch(value):
+            words += [*([option] if is_option else []), *re.findall(_NUMBER, value)]
+        elif option.endswith("activation"):
+            words.append(f"{option}{equals}{value.lower()}" if is_option else value.lower())
         else:
-            parts.append(argument.lower() if before.endswith("activation") else argument)
-        before = argument if argument.startswith("--") else ""
-    return parts
+            words.append(argument)
+    return words
+
+
+TABLES = ("options", "rewards")
+"""Options that are tables of free keys."""
 
 
 def _plain(option: str) -> str:
     return option.removeprefix("--").replace("_", "-")
 
 
+def _negated(option: str) -> str:
+    before, dot, name = option.removeprefix("--").rpartition(".")
+    return f"--{before}{dot}no-{name}"
+
+
 _NUMBER = r"-?[\d.]+(?:e[+-]?\d+)?"
 _LIST = re.compile(rf"[\[(]\s*{_NUMBER}(\s*,\s*{_NUMBER})*\s*,?\s*[\])]|{_NUMBER}(\s*,\s*{_NUMBER})+", re.IGNORECASE)
 
 
-def options_of(cls: Any, before: str = "") -> Iterator[tuple[str, Any]]:
-    """Options of a dataclass as they are typed, without dashes before them, and their defaults."""
-    for field in fields(cls):
-        name = before + field.name.replace("_", "-")
-        made = field.default_factory() if field.default_factory is not MISSING else field.default
-        if is_dataclass(made):
-            yield from options_of(made, f"{name}.")
-        else:
-            yield name, made
+_CLEARER = (
+    (r"Unrecognized options: (--?[A-Za-z][^\s,]*).*", r"there is no option \1"),
+    (r"Unrecognized options: ([^,]*).*", r"\1 is one word too many"),
+    (r"Missing value for argument '(--[\w.-]+)'.*", r"\1 has no value: give one after it"),
+    (r"Missing from proximo [\w -]+: (\S+) (.*?)\.? \(required\).*", r"\1 is missing: \2"),
+    (r"Error parsing (--\S+): no type matching (\S+) could be \w+ from \['(.*?)'\].*", r"\1 must be \2, not \3"),
+    (r"Error parsing (--\S+): Could not find valid parse for arguments: \[(.*)\].*", r"\1 can not be read from \2"),
+    (r"Error parsing (--\S+): ", r"\1: "),
+    (r"Error parsing [A-Za-z]\w*: ", ""),  # of a class, which says nothing to who typed an option
+)
+"""Beginnings of tyro's messages, in our words."""
 
 
 def _sentence(box: str) -> str:
@@ -185,137 +215,6 @@ def _sentence(box: str) -> str:
     meant = [found[0] for p in others if "Perhaps you meant:" in p for x in p if (found := re.match(r"--[\w.-]+", x))]
     hint = f": did you mean {' or '.join(dict.fromkeys(meant))}?" if meant else ""
     text = " ".join(filter(None, first)).rstrip(".") or "the options can not be read"
-    text = re.sub(r"^Error parsing [A-Z]\w+: ", "", text)  # of a class, which says nothing to who typed an option
-    return text[0].lower() + text[1:] + hint
-
-
-def flag(arguments: list[str], name: str) -> bool:
-    """Take a flag out of the arguments."""
-    found = name in arguments
-    while name in arguments:
-        arguments.remove(name)
-    return found
-
-
-def option(arguments: Sequence[str], name: str, fallback: str) -> str:
-    """Read an option that decides how the others are read."""
-    for i, argument in enumerate(arguments):
-        if argument == name and i + 1 < len(arguments):
-            return arguments[i + 1]
-        if argument.startswith(f"{name}="):
-            return argument.partition("=")[2]
-    return fallback
-
-
-def take_option(arguments: list[str], name: str) -> str | None:
-    """Take an option and its value out of the arguments; None if it is not there.
-
-    Raises:
-        UserError: it has no value.
-    """
-    found = None
-    for i in reversed(range(len(arguments))):
-        given, equals, value = arguments[i].partition("=")
-        if given != name:
-            continue
-        if not equals and i + 1 == len(arguments):
-            raise UserError(f"{name} has no value: give one after it")
-        found = value if equals else arguments[i + 1]
-        del arguments[i : i + (1 if equals else 2)]
-    return found
-
-
-def take_table(arguments: list[str], name: str) -> dict[str, bool | int | float | str]:
-    """Take a table of free keys out of the arguments: `NAME KEY VALUE [KEY VALUE ...]`, `NAME KEY=VALUE` or
-    `NAME.KEY VALUE`, repeated.
-
-    A value is true or false, a number if it can be read as one, else text; keys are as they are written.
-
-    Raises:
-        UserError: a key has no value.
-    """
-    table: dict[str, bool | int | float | str] = {}
-    left, waiting = [], list(arguments)
-    while waiting:
-        given, equals, value = waiting.pop(0).partition("=")
-        if given.startswith(f"{name}."):
-            table[given.removeprefix(f"{name}.")] = _scalar(value if equals else _value_of(given, waiting))
-        elif given == name:
-            waiting[:0] = [value] if equals else []
-            if not _is_value(waiting):
-                raise UserError(f"{name} names nothing: give it as {name} KEY VALUE")
-            while _is_value(waiting):
-                key = waiting.pop(0)
-                before, equals, value = key.partition("=")
-                if equals and before.isidentifier():  # a folder's name may hold one too
-                    key, waiting[:0] = before, [value]
-                table[key] = _scalar(_value_of(f"{name} {key}", waiting))
-        else:
-            left.append(given + equals + value)
-    arguments[:] = left
-    return table
-
-
-def _is_value(waiting: Sequence[str]) -> bool:
-    """Whether a word comes next, and no option; -1 is a number."""
-    return bool(waiting) and not re.match(r"--?[A-Za-z]", waiting[0])
-
-
-def _value_of(key: str, waiting: list[str]) -> str:
-    if not _is_value(waiting):
-        raise UserError(f"{key} has no value: give one after it")
-    return waiting.pop(0)
-
-
-def _scalar(text: str) -> bool | int | float | str:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        with suppress(ValueError):
-            return kind(text)
-    return text
-
-
-def take_call(arguments: list[str]) -> Call:
-    """Take out of the arguments what is asked of this call and is no setting of the run.
-
-    Raises:
-        UserError: `--stop-at` is no whole number.
-    """
-    given = take_option(arguments, "--stop-at")
-    try:
-        stop_at = None if given is None else _whole([given])
-    except (ValueError, OverflowError):
-        raise UserError(f"--stop-at {given} must be a whole number, as 20000 or 2e4") from None
-    return Call(stop_at, fresh=flag(arguments, "--fresh"), allow_change=flag(arguments, "--allow-change"))
-
-
-def consent(folder: Path, yes: bool) -> None:
-    """Have the user confirm that the run in `folder` is to be deleted; there may be none.
-
-    Args:
-        folder: of the run.
-        yes: whether `--yes` was given.
-
-    Raises:
-        UserError: no, or nobody is there to ask.
-    """
-    if yes or not (folder / "config.toml").exists():
-        return
-    if not sys.stdin.isatty():
-        raise UserError(f"--fresh deletes the run in {folder}, and nobody is at a terminal to be asked: add --yes")
-    print(
-        f"{folder} holds a run; delete it with all its checkpoints and start over? [yes/no] ", end="", file=sys.stderr
-    )
-    if input().strip().lower() not in ("y", "yes"):
-        raise UserError(f"{folder} is left as it is: run without --fresh to go on, or choose another folder with --run")
-
-
-def exit_code(stopped: str | None) -> int:
-    """0 for a run that ended or was told where to stop, 128 + its number for a signal."""
-    return 128 + signal.Signals[stopped] if stopped is not None and stopped in signal.Signals.__members__ else 0
-
-
-def json_flag(arguments: list[str]) -> list[str]:
-    """`--json` without a value, as a person gives it."""
-    return [part for a in arguments for part in (["--json", "True"] if a == "--json" else [a])]
+    for pattern, words in _CLEARER:
+        text = re.sub(f"^{pattern}", words, text)
+    return text[0].lower() + text[1:] + hint if text[1:2].islower() else text + hint

@@ -25,9 +25,9 @@ class NetworkSettings:
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of actor and critic."""
     activation: Literal["tanh", "relu", "elu", "silu"] = "tanh"
-    """Between the layers."""
+    """Activation between the layers."""
     shared: bool = False
-    """Whether actor and critic share the hidden layers (pixels always share their convolutions)."""
+    """Actor and critic share the hidden layers (pixels always share their convolutions)."""
     orthogonal: bool = True
     """Orthogonal initialisation with gains √2 (hidden), 0.01 (actor) and 1 (critic); else torch's own."""
     pixels: Literal["auto", "nature", "impala"] = "auto"
@@ -91,13 +91,13 @@ class TrainConfig:
     environment: str = ""
     """An EnvPool or Gymnasium task, or `module:function` that makes an environment."""
     preset: str = "tuned"
-    """Where the numbers below come from: paper, tuned, or the path of a TOML file."""
+    """Source of the numbers below: paper, tuned, or the path of a TOML file."""
     steps: int = 1_000_000
     """Environment steps to train for, in whole iterations of `environments` x `rollout_length`."""
     seed: int = 0
-    """Everything random follows from it; any whole number."""
+    """Seed of everything random; any whole number."""
     run: str = ""
-    """Folder of the run; the same command on the same folder goes on. Empty: runs/ENVIRONMENT-PRESET-SEED."""
+    """Folder of the run; the same command on the same folder resumes (default: runs/ENVIRONMENT-PRESET-SEED)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks live; auto takes the CPU for small networks."""
     backend: Literal["auto", "envpool", "gymnasium", "subprocess"] = "auto"
@@ -135,12 +135,11 @@ class TrainConfig:
     checkpoint_every: int = 250_000
     """Environment steps between checkpoints."""
     restart_every: int = 250_000
-    """Environment steps after which, at a checkpoint, the environments start anew even in the middle of their episodes,
-    so that a run that goes on has not more to repeat; before, they do so where most steps are in episodes that ended.
-    """
+    """Environment steps after which the environments restart at a checkpoint even within episodes, so that a resumed
+    run repeats no more. Before, they restart where most steps are in episodes that ended."""
     evaluate_every: int | None = None
-    """Environment steps between evaluations of `episodes` episodes each, of which the best policy is kept apart; with
-    none, the best is the one with the highest mean return of 100 training episodes."""
+    """Environment steps between evaluations of `episodes` episodes each, whose best policy is kept. With none, the best
+    policy is that with the highest mean return of 100 training episodes."""
     replay_mb: float = 256
     """Megabytes of the last updates that are kept for `proximo replay`; 0 keeps none but one that fails."""
     keep: int = 2

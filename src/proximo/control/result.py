@@ -24,7 +24,14 @@ class Run:
     """Whether an earlier call finished it, and this one has only read what it came to."""
 
 
+_AROUND_ALL = ("PassiveEnvChecker", "OrderEnforcing", "TimeLimit")
+"""Wrappers that `gymnasium.make` puts around nearly every environment."""
+
+
 def default_run(config: TrainConfig) -> str:
-    """`runs/ENVIRONMENT-PRESET-SEED`."""
-    parts = (config.environment, Path(config.preset).stem, config.seed)
+    """`runs/ENVIRONMENT-PRESET-SEED`; of an environment object the names of its classes, without Gymnasium's own."""
+    name = config.environment
+    if name.startswith("object:"):
+        name = "-".join(x for x in name.removeprefix("object:").split(".") if x not in _AROUND_ALL)
+    parts = (name, Path(config.preset).stem, config.seed)
     return "runs/" + "-".join(str(part).replace("/", "_").replace(":", "_") for part in parts)

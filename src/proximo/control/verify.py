@@ -68,7 +68,7 @@ def _causes(config: TrainConfig, source: Source) -> list[str]:
 def _device(config: TrainConfig) -> str | None:
     if config.device == "cpu" or not torch.cuda.is_available():
         return None
-    return "a GPU adds in no fixed order unless told to: set CUBLAS_WORKSPACE_CONFIG=:4096:8, or --device cpu"
+    return "a GPU adds in no fixed order unless told to: set CUBLAS_WORKSPACE_CONFIG=:4096:8, or train on device cpu"
 
 
 def _not_deterministic(config: TrainConfig, source: Source) -> str | None:

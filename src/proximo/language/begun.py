@@ -60,5 +60,5 @@ def _threads(
         free = free_threads()
     return free, "" if free == most else (
         f"{counted(free)}: {most} were slower just now, as other programs take some of the cores; the run keeps this "
-        f"number (a new one with --threads {most} takes all)"
+        f"number (a new one with threads = {most} takes all)"
     )

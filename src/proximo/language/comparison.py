@@ -124,8 +124,8 @@ def before_and_after(run: Path, prompts: Any = (), count: int = 5, seed: int = 1
     anew = trained_anew(RunFolder(folder), config)
     if "policy" in anew:
         raise UserError(
-            f"{folder} was made from another {config.policy} than there is now, which was trained anew, so there is no "
-            "before to compare with: run `proximo rlhf ppo` anew with --fresh"
+            f"{folder} was made from another {config.policy} than there is now, which was retrained, so there is no "
+            "before to compare with: run `proximo rlhf ppo` again with --fresh (fresh=True)"
         )
     tokenizer = load_tokenizer(config.policy, trust_remote_code=config.trust_remote_code, day=config.date)
     loaded = load_prompts(prompts or config.held_out or config.prompts, tokenizer, config.prompt_limit)
@@ -248,7 +248,7 @@ def _judge_beside(run: Path) -> Path:
     for folder in (run / "judge", run.parent / "judge"):
         if (folder / ABOUT).exists():
             return folder
-    raise UserError(f"{run} has no judge: run `proximo rlhf judge`, or give --judge FOLDER")
+    raise UserError(f"{run} has no judge: run `proximo rlhf judge`, or give the folder of one as `judge`")
 
 
 def divergence(

@@ -98,7 +98,8 @@ def check_read(state: Mapping[str, Any], name: str, now: str, *, allowed: bool) 
     if not allowed and state.get(name, now) != now:
         raise UserError(
             "the data are read as other tokens than in the run so far: the file, the tokenizer or its chat template "
-            "was changed; bring them back, go on with the new ones by --allow-change, or start over with --fresh"
+            "was changed; bring them back, resume with the new ones by --allow-change (allow_change=True), or start "
+            "over with --fresh (fresh=True)"
         )
 
 
@@ -118,10 +119,10 @@ def check_made_from(opening: Opening) -> None:
     other_start = not done and any(place in _STARTS for place in anew)
     if other_start or not opening.call.allow_change:
         names = " and ".join(dict.fromkeys(anew.values()))
-        kept = "" if other_start else ", or keep it with --allow-change"
+        kept = "" if other_start else ", or keep it with --allow-change (allow_change=True)"
         raise UserError(
-            f"{opening.folder.path} was made from another {names} than there is now, which was trained anew: make this "
-            f"stage anew too with --fresh{kept}"
+            f"{opening.folder.path} was made from another {names} than there is now, which was retrained: retrain this "
+            f"stage too with --fresh (fresh=True){kept}"
         )
     if done:
         now, before = _models(opening.config), _read(opening.folder)

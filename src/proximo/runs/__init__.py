@@ -1,4 +1,4 @@
-"""What every run has: configuration, folder, checkpoints, metrics, console, signals, random state.
+"""Common to every run: configuration, folder, checkpoints, metrics, console, signals, random state.
 
 Nothing is imported here, so that a command which only prints help starts without torch.
 """

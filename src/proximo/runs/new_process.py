@@ -30,7 +30,7 @@ def call(function: str, *arguments: str, hash_seed: int) -> None:
 
 
 def main() -> int:
-    """What the new interpreter does; 2 where the user has something to mend."""
+    """Entry point of the new interpreter; 2 where the user has something to mend."""
     module, name = sys.argv[1].split(":")
     try:
         getattr(importlib.import_module(module), name)(*sys.argv[2:])

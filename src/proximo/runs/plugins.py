@@ -123,5 +123,5 @@ def import_own(name: str, folder: str = "") -> ModuleType:
 
 
 def _is_missing(name: str, error: BaseException) -> bool:
-    """Whether `import_own` failed since there is no such module, rather than one that it imports itself."""
+    """True if `import_own` failed since there is no such module, rather than one that it imports itself."""
     return isinstance(error, ModuleNotFoundError) and bool(error.name) and f"{name}.".startswith(f"{error.name}.")

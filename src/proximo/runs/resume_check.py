@@ -1,4 +1,4 @@
-"""Whether a run that stops and goes on is the run that never stopped, bit for bit, and where it is not."""
+"""Proof that a run which stops and resumes is the run that never stopped, bit for bit, or the place where it is not."""
 
 import itertools
 import shutil
@@ -17,7 +17,7 @@ from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, 
 from proximo.runs.storage.metrics import read_metrics
 
 Train = Callable[[Path, int], Any]
-"""Trains in a folder, or goes on there, and stops with a checkpoint at a number of steps."""
+"""Trains in a folder, or resumes there, and stops with a checkpoint at a number of steps."""
 
 _OF_THE_MACHINE = ("time", "seconds", "memory", "tokens_per_second", "health", "findings")
 _OF_HASHES = (
@@ -33,14 +33,14 @@ class Comparison:
     """A run beside the one that went through."""
 
     what: str
-    """What happened to it."""
+    """Treatment of this run."""
     exact: bool
     tensors: tuple[str, ...] = ()
     """Those of the last checkpoint that differ."""
     largest: float = 0.0
     """Largest difference in them, relative to the tensor's largest number."""
     settings: tuple[str, ...] = ()
-    """What else in the checkpoint differs."""
+    """Other differences in the checkpoint."""
     iteration: int | None = None
     """The first one whose metrics differ, counted from 1."""
     metrics: tuple[str, ...] = ()
@@ -63,23 +63,23 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was compared, and what is not exact."""
+    """Comparisons of a check, and the causes of what is not exact."""
 
     comparisons: tuple[Comparison, ...]
     causes: tuple[str, ...] = ()
     """Why it cannot hold, as far as it was found."""
     new_processes: bool = True
-    """Whether each part was trained by an interpreter of its own, as it is when a command is given again."""
+    """True if each part was trained by an interpreter of its own, as it is when a command is given again."""
 
     @property
     def exact(self) -> bool:
-        """Whether every run was the one that went through."""
+        """True if every run was the one that went through."""
         return all(comparison.exact for comparison in self.comparisons)
 
     @property
     def lines(self) -> list[str]:
         """For people."""
-        verdict = "this run goes on exactly" if self.exact else "this run does NOT go on exactly"
+        verdict = "this run resumes exactly" if self.exact else "this run does NOT resume exactly"
         lines = [verdict, *(f"  {c.line}" for c in self.comparisons), *(f"because {cause}" for cause in self.causes)]
         if not self.new_processes:
             lines.append(_ONE_PROCESS)
@@ -141,12 +141,12 @@ def _verify(
     train(whole, end)
     train(stopped, middle)
     train(stopped, end)
-    found = [compare("stopped and gone on", whole, stopped)]
+    found = [compare("stopped and resumed", whole, stopped)]
     shutil.rmtree(stopped)  # a language model's checkpoints may be gigabytes
     shutil.copytree(whole, killed)
     if scheduled := _forget_the_last(killed / "checkpoints"):
         train(killed, end)
-        found.append(compare(f"killed and gone on from the checkpoint at {scheduled:,}", whole, killed))
+        found.append(compare(f"killed and resumed from the checkpoint at {scheduled:,}", whole, killed))
     if all(comparison.exact for comparison in found):
         return Verification(tuple(found), new_processes=new_processes)
     train(home / "again", end)

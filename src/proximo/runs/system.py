@@ -1,4 +1,4 @@
-"""What a process takes of its machine."""
+"""Memory that a process takes of its machine."""
 
 import os
 import sys

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -12,7 +13,7 @@ from command_lines import SMALL, refused
 
 import proximo
 from proximo.cli.language import _STAGES
-from proximo.cli.main import _VERBS
+from proximo.cli.main import VERBS
 from proximo.control.config import TrainConfig
 from proximo.control.presets import configure, presets
 from proximo.runs.config.toml import read_toml
@@ -33,11 +34,8 @@ def nothing_left():
         (["train"], ["which environment"]),
         (["train", ""], ["which environment"]),
         (["train", " "], ["which environment"]),
-        (
-            ["train", "CartPole-v1", "--environment", "Pendulum-v1"],
-            ["two environments are named, CartPole-v1 and Pend"],
-        ),
-        (["train", "CartPole-v1", "--environment=Pendulum-v1"], ["two environments", "`proximo train Pendulum-v1`"]),
+        (["train", "CartPole-v1", "--environment", "Pendulum-v1"], ["here it is the name behind `proximo train`"]),
+        (["train", "CartPole-v1", "--environment=Pendulum-v1"], ["here it is the name behind `proximo train`"]),
         (["train", "CartPole-v1", "--steps", "-1"], ["proximo: steps = -1 must be at least 1; `proximo train"]),
         (["train", "CartPole-v1", "--preset", "tunde"], ["tunde", "tuned"]),
         (["train", "CartPole-v1", "--preset", "absent.toml"], ["absent.toml"]),
@@ -108,7 +106,7 @@ def test_options_add_to_those_of_the_preset_or_override_them(prompt):
     assert mine.config.options == preset | {"frame_skip": 2, "reward_clip": False}
     refused(prompt("train", "Pong-v5", "--run", "t", "--options", "frame_skip"), "--options frame_skip has no value")
     refused(prompt("train", "Pong-v5", "--run", "t", "--options", "--steps", "9"), "--options names nothing")
-    refused(prompt("train", "Pong-v5", "--run", "t", "--options.frame-skip"), "--options.frame-skip has no value")
+    refused(prompt("train", "Pong-v5", "--run", "t", "--options.frame-skip"), "--options frame-skip has no value")
     assert not Path("t").exists()
 
 
@@ -120,7 +118,7 @@ def test_a_truth_is_written_as_in_a_file_or_as_in_python(prompt, word, value):
         "train", "CartPole-v1", "--run", "r", "--quiet", *SMALL, "--normalizers.observations", word, "--stop-at", "64"
     )
     if value is None:
-        refused(answer, f"{word} is neither true nor false")
+        refused(answer, f"{word} is one word too many")
     else:
         assert answer[0] == 0
         assert read_toml(Path("r/config.toml"))["normalizers"]["observations"] is value
@@ -245,10 +243,33 @@ def test_help_does_not_wait_for_torch():
     )
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
     assert told.stdout.endswith("0 False\n")
-    for name, (_, described) in _VERBS.items():
-        assert f"\n  {name:<15}{described.__doc__.splitlines()[0]}\n" in told.stdout
+    for name, (_, summary) in VERBS.items():
+        assert f"\n  {name:<15}{summary}\n" in told.stdout
     listed = told.stdout.partition(": sft|")[2].splitlines()[0].rstrip(".").split("|")
     assert {"sft", *listed} == set(_STAGES)
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("train", "rlhf")])
+def test_a_verbs_own_help_opens_with_its_summary(prompt, verb):
+    code, out, _ = prompt(verb, "--help")
+    assert code == 0
+    assert VERBS[verb][1] in " ".join(out.split())
+
+
+def test_the_help_of_train_opens_with_the_options_that_people_use(prompt):
+    for asked in (["train", "--help"], ["train", "Pong-v5", "--help"]):
+        code, out, _ = prompt(*asked)
+        assert code == 0
+        shown = re.findall(r"^[│ ] (--[\w.-]+)", out, re.MULTILINE)
+        first = "preset steps seed run environments rollout-length learning-rate gamma lam device"
+        assert shown[:10] == [f"--{name}" for name in first.split()]
+        assert "--environment" not in shown
+        assert len(shown) == len(set(shown)) > 50
+        for flag in ("--fresh", "--yes", "--allow-change", "--quiet", "--json"):
+            assert re.search(rf"^[│ ] {flag} ", out, re.MULTILINE), "a flag has no value"
+        assert "--network.shared, --network.no-shared" in out
+        assert "true|false" not in out.lower()
+    assert "STR" not in prompt("doctor")[2]
 
 
 def test_every_shipped_preset_makes_a_configuration_for_its_tasks():
@@ -276,6 +297,18 @@ def test_a_task_without_a_preset_of_its_own_is_told_so(prompt):
     assert "no preset" not in prompt("presets", "CartPole-v1")[1]
     assert "no preset" not in prompt("presets")[1]
     assert list(json.loads(prompt("presets", "nonsense", "--json")[1])) == ["presets"]
+
+
+def test_presets_are_found_by_a_part_of_a_name_and_shown_in_short(prompt):
+    for part in ("cheetah", "HALFCHEETAH", "mujoco"):
+        code, out, _ = prompt("presets", part)
+        assert code == 0
+        assert "HalfCheetah-v? Hopper-v? Walker2d-v? and 8 more" in out
+        assert "general" not in out
+    assert {p["family"] for p in json.loads(prompt("presets", "cheetah", "--json")[1])["presets"]} == {"mujoco"}
+    assert "alone (did you mean HalfCheetah?); tuned gives" in prompt("presets", "halfchetah")[1]
+    assert max(map(len, prompt("presets")[1].splitlines())) < 400
+    assert len(json.loads(prompt("presets", "--json")[1])["presets"]) == len(presets())
 
 
 def test_the_most_special_preset_wins_and_what_it_leaves_out_stays():

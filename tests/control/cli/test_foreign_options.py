@@ -5,11 +5,21 @@ import json
 import pytest
 
 from proximo.cli.foreign_options import CONTROL, LANGUAGE, answered
+from proximo.cli.forms import Layout, changes, form, options_of, table
 from proximo.cli.main import main
-from proximo.cli.options import as_lists, options_of, parse, take_table
+from proximo.cli.options import parse, spelled
 from proximo.control.config import TrainConfig
 from proximo.errors import UserError
 from proximo.language.stages import CONFIGS
+
+HIDDEN = Layout(hidden=("environment",))
+
+
+def read(words):
+    """The training settings that these words give."""
+    base = TrainConfig()
+    return changes(parse(form(base, HIDDEN), words, "train"), base)
+
 
 OURS = {"train": (CONTROL, TrainConfig)} | {
     f"rlhf {n}": (t, CONFIGS.get(n, CONFIGS["ppo"])) for n, t in LANGUAGE.items()
@@ -19,7 +29,7 @@ OURS = {"train": (CONTROL, TrainConfig)} | {
 @pytest.mark.parametrize("verb", OURS)
 def test_every_answer_names_an_option_that_exists_and_no_option_of_ours_is_answered(verb):
     table, cls = OURS[verb]
-    names = set(dict(options_of(cls))) | {"run", "quiet", "options", "preset", "rewards"}
+    names = set(dict(options_of(form(cls(), HIDDEN)))) | {"run", "quiet", "options", "preset", "rewards"}
     for theirs, ours in table.items():
         if ours.startswith("--"):
             assert ours.split()[0].rstrip(",").removeprefix("--") in names, (theirs, ours)
@@ -69,28 +79,55 @@ def test_names_of_trl_are_answered_with_ours(capsys, tmp_path, stage, typed, sai
 @pytest.mark.parametrize("typed", ["256 128", "256,128", "[256,128]", "(256, 128)", "[256, 128,]"])
 def test_a_list_of_numbers_is_read_however_it_is_written(typed):
     words = typed.split() if typed == "256 128" else [typed]
-    read = parse(TrainConfig, ["--network.hidden", *words, "--network.activation", "ReLU"], "train")
-    assert read.network.hidden == (256, 128)
-    assert read.network.activation == "relu"
+    found = read(["--network.hidden", *words, "--network.activation", "ReLU"])["network"]
+    assert found.hidden == (256, 128)
+    assert found.activation == "relu"
     if typed != "256 128":
-        read = parse(TrainConfig, [f"--network.hidden={typed}", "--network.activation=ReLU"], "train")
-        assert (read.network.hidden, read.network.activation) == ((256, 128), "relu")
+        found = read([f"--network.hidden={typed}", "--network.activation=ReLU"])["network"]
+        assert (found.hidden, found.activation) == ((256, 128), "relu")
 
 
 def test_what_is_no_list_of_numbers_stays_as_it_is():
     words = ["--run", "2024,5", "1,2", "--learning-rate", "3e-4 -> 0", "--network.log-std-range", "-1e-3,2.5"]
-    assert as_lists(words, TrainConfig) == [*words[:-1], "-1e-3", "2.5"]
+    assert spelled(words, form(TrainConfig(), HIDDEN)) == [*words[:-1], "-1e-3", "2.5"]
 
 
-@pytest.mark.parametrize("typed", ["size 5 name x", "size=5 name=x", "size=5 name x"])
-def test_options_are_keys_with_values_in_either_form(typed):
-    arguments = ["--options", *typed.split(), "--steps", "5"]
-    assert take_table(arguments, "--options") == {"size": 5, "name": "x"}
-    assert arguments == ["--steps", "5"]
-    folders = ["--rewards", "runs/lr=3e-4/reward", "1.0"]
-    assert take_table(folders, "--rewards") == {"runs/lr=3e-4/reward": 1.0}
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("--normalizers.observations", True),
+        ("--normalizers.observations true", True),
+        ("--normalizers.observations=True", True),
+        ("--normalizers.no-observations", False),
+        ("--normalizers.observations FALSE", False),
+    ],
+)
+def test_a_flag_is_given_alone_or_with_a_truth(typed, value):
+    assert read(typed.split())["normalizers"].observations is value
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "--options size 5 name x",
+        "--options size=5 name=x",
+        "--options size=5 name x",
+        "--options size 5 --options name x",
+        "--options.size 5 --options.name=x",
+    ],
+)
+def test_options_are_keys_with_values_in_every_form(typed):
+    found = read([*typed.split(), "--steps", "5"])
+    assert found["options"] == {"size": 5, "name": "x"}
+    assert found["steps"] == 5
+    assert read(["--options", "low", "-1.5", "on", "True", "at", "5,5"])["options"] == {
+        "low": -1.5,
+        "on": True,
+        "at": "5,5",
+    }
+    assert table("--rewards", [["runs/lr=3e-4/reward", "1.0"]]) == {"runs/lr=3e-4/reward": 1.0}
     with pytest.raises(UserError, match="--options size has no value"):
-        take_table(["--options", "size"], "--options")
+        table("--options", [["size"]])
 
 
 def test_a_list_reaches_the_run(capsys, tmp_path):

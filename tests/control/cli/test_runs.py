@@ -30,7 +30,10 @@ def test_a_run_stops_where_it_is_told_and_goes_on(prompt, run):
     assert "stop" not in Path("r/config.toml").read_text()
     code, out, _ = prompt("train", "CartPole-v1", "--json", "--run", "r", *SMALL, "--stop-at=100")
     assert json.loads(out)["steps"] == told["steps"], "it has been there"
-    refused(prompt("train", "CartPole-v1", "--run", "r", *SMALL, "--stop-at", "soon"), "--stop-at soon must be a whole")
+    refused(
+        prompt("train", "CartPole-v1", "--run", "r", *SMALL, "--stop-at", "soon"),
+        "--stop-at must be none|INT, not soon",
+    )
     refused(prompt("train", "CartPole-v1", "--run", "r", *SMALL, "--stop-at"), "--stop-at has no value")
     code, out, _ = prompt("train", "CartPole-v1", "--json", "--run", "r", *SMALL)
     assert code == 0
@@ -83,13 +86,13 @@ def test_verify_resume_says_it_in_text_and_json(prompt, tmp_path):
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     code, out, _ = prompt("verify-resume", "r", "--iterations", "1")
     assert code == 0
-    assert out.startswith("this run goes on exactly\n  stopped and gone on: equal to the last bit\n")
+    assert out.startswith("this run resumes exactly\n  stopped and resumed: equal to the last bit\n")
     code, out, _ = prompt("verify-resume", "r", "--iterations", "1", "--json")
     assert code == 0
     assert json.loads(out)["exact"] is True
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
     refused(prompt("verify-resume", "nowhere"), "nowhere holds no run")
-    refused(prompt("verify-resume", "r", "--iterations", "0"), "--iterations 0 must be at least 1")
+    refused(prompt("verify-resume", "r", "--iterations", "0"), "iterations = 0 must be at least 1")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.toml").write_text("x = 1\n")
     refused(prompt("verify-resume", "other"), "no run of proximo train")
@@ -99,7 +102,7 @@ def test_a_run_that_does_not_go_on_exactly_is_told_by_the_exit_code(prompt):
     assert prompt("train", "control_tasks:moody", "--quiet", "--run", "r", *SMALL, "--stop-at", "64")[0] == 0
     code, out, _ = prompt("verify-resume", "r", "--iterations", "1")
     assert code == 1
-    assert out.startswith("this run does NOT go on exactly\n  stopped and gone on: NOT equal; iteration ")
+    assert out.startswith("this run does NOT resume exactly\n  stopped and resumed: NOT equal; iteration ")
     assert "because control_tasks:moody does not follow from its seed and actions" in out
 
 
@@ -191,7 +194,7 @@ def test_sigterm_in_the_last_evaluations_is_told_and_the_same_command_evaluates(
     os.killpg(process.pid, signal.SIGTERM)  # as schedulers do: the environments' processes too
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 143
-    assert out.startswith("stopped by SIGTERM at 256 steps; the same command goes on from r")
+    assert out.startswith("stopped by SIGTERM at 256 steps; the same command resumes from r")
     assert not (tmp_path / "r" / "results.json").exists()
     (tmp_path / "fast").touch()
     again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from answering import Answering
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import FlattenObservation
 
 import proximo
 from proximo.control.config import TrainConfig
-from proximo.control.environments import make_environments
+from proximo.control.environments import make_environments, name_of
+from proximo.control.result import default_run
 from proximo.errors import UserError
 
 SMALL = {"steps": 256, "rollout_length": 64, "episodes": 2, "update": {"minibatch_size": 64}, "progress": "quiet"}
@@ -38,6 +40,13 @@ def test_an_environment_is_trained_in_alone_and_left_open(tmp_path):
     assert not env.closed
     assert env.step(0)[1] == 1.0
     assert proximo.load(run.path).act(np.zeros(2, np.float32)) in (0, 1)
+
+
+def test_the_folder_of_an_environment_object_has_its_classes_names_without_gymnasiums_own():
+    env = gymnasium.make("CartPole-v1")
+    folders = {"runs/CartPoleEnv-tuned-0": env, "runs/CartPoleEnv-FlattenObservation-tuned-0": FlattenObservation(env)}
+    for folder, source in folders.items():
+        assert default_run(TrainConfig(environment=name_of(source))) == folder
 
 
 def test_the_rollout_is_as_large_as_that_of_many(tmp_path):

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import proximo
-from proximo.cli.main import _three_numbers
+from proximo.cli.results import three_numbers
 from proximo.control.environments import EpisodeCounter, make_environments
 from proximo.runs.storage.code_identity import code_digest
 
@@ -181,7 +181,7 @@ def test_a_run_shows_the_return_of_what_was_given_and_the_tasks_own(tmp_path):
     assert {run.results[f"{name}_task"] for name in names} == {21.0}
     rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert (rows[-1]["return"], rows[-1]["task_return"]) == (LIMIT, 21.0)
-    assert "6.0 ± 0.0 (2 episodes; sampled: 6.0); the task's own" in _three_numbers(run.results)["final deterministic"]
+    assert "6.0 ± 0.0 (2 episodes; sampled: 6.0); the task's own" in three_numbers(run.results)["final deterministic"]
 
 
 def test_one_return_is_shown_where_no_wrapper_changes_it(tmp_path):

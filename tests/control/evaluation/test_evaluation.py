@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import proximo
-from proximo.cli.main import _three_numbers
+from proximo.cli.results import three_numbers
 from proximo.control.environments import make_environments
 from proximo.control.evaluation.evaluate import LONGEST, Watch, evaluate, evaluate_all, longest_episode
 from proximo.control.evaluation.results import evaluate_run
@@ -77,7 +77,7 @@ def test_a_task_without_an_end_is_evaluated_and_said_to_have_none(tmp_path, caps
     )
     assert (run.results["unfinished_episodes"], run.results["episode_limit"]) == (3, 1_000)
     assert run.results["final_deterministic"] in (0.0, 1_000.0)
-    assert "3 were cut after 1,000 steps" in _three_numbers(run.results)["final deterministic"]
+    assert "3 were cut after 1,000 steps" in three_numbers(run.results)["final deterministic"]
 
 
 def test_the_limit_can_be_set_and_holds_for_evaluate(tmp_path):
@@ -105,8 +105,8 @@ def test_an_evaluation_says_how_far_it_is_and_can_be_left(policies):
     told = []
     environments = make_environments(lambda: Counts(5), 2, backend="gymnasium")
     evaluate(policies["1"], environments, 4, deterministic=True, seed=0, watch=Watch(told.append, every=0.0))
-    assert told[0] == "evaluating: 0 of 4 episodes, 0 steps of each"
-    assert told[-1] == "evaluating: 2 of 4 episodes, 9 steps of each"
+    assert told[0] == "evaluating: 0 of 4 episodes, 0 steps in each environment"
+    assert told[-1] == "evaluating: 2 of 4 episodes, 9 steps in each environment"
     asked = iter([False] * 3 + [True])
     with pytest.raises(Interrupted):
         evaluate(policies["1"], environments, 4, deterministic=True, seed=0, watch=Watch(stopped=lambda: next(asked)))

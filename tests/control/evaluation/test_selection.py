@@ -9,7 +9,7 @@ import torch
 from same_runs import PLAN, same_runs
 
 import proximo
-from proximo.cli.main import _three_numbers
+from proximo.cli.results import three_numbers
 from proximo.control.evaluation.evaluate import Evaluation, evaluate, evaluation_environments
 from proximo.control.evaluation.results import evaluate_run
 from proximo.control.evaluation.selection import Selection
@@ -131,7 +131,7 @@ def test_an_evaluation_of_a_run_has_episodes_of_its_own(tmp_path):
 def test_the_headline_names_both_ways_to_act_and_which_one_is_loaded(deterministic, sampled, said):
     both = {"final_deterministic": deterministic, "final_sampled": sampled, "best_checkpoint": deterministic}
     spread = {f"{name}_std": 0.3 for name in both}
-    shown = _three_numbers({**both, **spread, "episodes": 20})
+    shown = three_numbers({**both, **spread, "episodes": 20})
     assert shown["final deterministic"].startswith(f"{deterministic:.1f} ±") or said
     assert shown["final sampled"] == f"{sampled:,.1f} ± 0.3"
     assert shown["proximo.load gives"].startswith("the final policy, which acts deterministically")

@@ -45,7 +45,7 @@ def test_runs_that_go_on_exactly_are_said_to(source, settings):
     assert result.exact
     assert result.new_processes == isinstance(source, str)
     assert not result.causes
-    assert [c.what.split(" from")[0] for c in result.comparisons] == ["stopped and gone on", "killed and gone on"]
+    assert [c.what.split(" from")[0] for c in result.comparisons] == ["stopped and resumed", "killed and resumed"]
 
 
 def test_an_environment_that_does_not_follow_from_its_seed_is_named():

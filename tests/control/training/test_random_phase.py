@@ -71,7 +71,7 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped():
 @pytest.mark.parametrize("source", ["CartPole-v1", control_tasks.steady_vector])
 def test_who_can_not_be_told_so_is_named(source):
     backend = "envpool" if isinstance(source, str) else "auto"
-    with pytest.raises(UserError, match=r"random_phase needs .* stepped one by one.*--backend gymnasium"):
+    with pytest.raises(UserError, match=r"random_phase needs .* stepped one by one.*backend gymnasium"):
         trained(source, 1, backend=backend, random_phase=10)
 
 

@@ -251,4 +251,4 @@ def test_a_run_that_was_finished_before_says_so_and_the_screens_are_text(tmp_pat
     shown = str(proximo.replay(run.path, change="clip=0.1"))
     assert "the same as in the run, bit for bit" in shown.splitlines()[0]
     assert "change of the weights (L2)" in shown
-    assert "goes on exactly" in str(proximo.verify_resume(run.path))
+    assert "resumes exactly" in str(proximo.verify_resume(run.path))

@@ -15,7 +15,8 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from proximo.cli.language import _print_answers, _settings
+from proximo.cli.language import _settings
+from proximo.cli.language_asking import _print_answers
 from proximo.language.ppo import run as train
 from proximo.language.ppo import training as ppo
 from proximo.language.rewards.reward_model import RewardModel
@@ -84,7 +85,7 @@ def test_all_stages_leave_folders_that_transformers_loads(capsys, preset, files,
     assert code == 0, err
     assert [file.stat().st_mtime_ns for file in models] == before
     code, _, err = run(capsys, "all", "--preset", preset, "--run", folder, "--batch", "3")
-    assert (code, "all takes --preset, --run, --seed, --fresh and --allow-change, not --batch" in err) == (2, True)
+    assert (code, "no option --batch; `all` takes settings from the preset" in err) == (2, True)
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(monkeypatch, capsys, preset, tiny_folder, tmp_path):
@@ -197,16 +198,16 @@ def test_rewards_that_are_named_are_the_rewards_whatever_the_run_holds(capsys, f
     for stage in ("sft", "reward"):
         shutil.copytree(tiny_folder, tmp_path / "r" / stage)
     given = ["--run", str(tmp_path / "r")]
-    _, config = _settings("ppo", list(given))
+    _, config, _ = _settings("ppo", list(given))
     assert config.policy == str(tmp_path / "r" / "sft")
     assert config.rewards == {str(tmp_path / "r" / "reward"): 1.0}
-    _, config = _settings("ppo", [*given, "--rewards", "my-folder", "2", "mymod:f", "-0.5", "--seed", "3"])
+    _, config, _ = _settings("ppo", [*given, "--rewards", "my-folder", "2", "mymod:f", "-0.5", "--seed", "3"])
     assert (config.rewards, config.seed) == ({"my-folder": 2.0, "mymod:f": -0.5}, 3)
     own = tmp_path / "own.toml"
     own.write_text('[ppo]\npolicy = "mine"\n[ppo.rewards]\n"mymod:f" = 1.0\n')
-    _, config = _settings("ppo", [*given, "--preset", str(own)])
+    _, config, _ = _settings("ppo", [*given, "--preset", str(own)])
     assert (config.policy, config.rewards) == ("mine", {"mymod:f": 1.0})
-    _, config = _settings("ppo", [*given, "--preset", str(own), "--rewards", "other:g", "1", "--policy", "theirs"])
+    _, config, _ = _settings("ppo", [*given, "--preset", str(own), "--rewards", "other:g", "1", "--policy", "theirs"])
     assert (config.policy, config.rewards) == ("theirs", {"other:g": 1.0})
     for wrong, sentence in (
         (["m:f", "much"], "--rewards m:f much: its weight must be a finite number"),
@@ -247,6 +248,9 @@ def test_every_shipped_preset_configures_every_stage(capsys):
             configure(stage, name, "")
     code, out, _ = run(capsys, "presets", "--json")
     rows = {row["preset"]: row for row in json.loads(out)["presets"]}
+    listed = run(capsys, "presets")[1].splitlines()
+    assert listed[0].split() == ["preset", "about", "source"]
+    assert [line.split()[0] for line in listed[2:-1]] == list(rows)
     assert code == 0
     for name in ("tldr-summarisation", "chat-preferences"):
         assert "NOT RUN at full size" in rows[name]["about"]
@@ -268,7 +272,7 @@ def test_a_printed_preset_is_one_to_start_from(capsys, tmp_path, preset):
     code, _, err = run(capsys, "presets", "movie-sentimant")
     assert (code, "did you mean movie-sentiment" in err) == (2, True)
     code, _, err = run(capsys, "presets", "movie-sentiment", "my.toml")
-    assert (code, "presets takes the name of one preset, or none for all of them, not also my.toml" in err) == (2, True)
+    assert (code, "my.toml is one word too many" in err) == (2, True)
 
 
 def test_all_looks_for_every_stages_files_before_the_first_begins(capsys, preset, files, tmp_path):
@@ -380,8 +384,16 @@ def test_chat_models_end_under_plain_transformers_where_they_were_taught_to(
         assert answer == [6, 7, 60], folder
 
 
-def test_all_stages_have_help(capsys):
-    code, out, _ = run(capsys, "all", "--help")
-    assert code == 0
-    for name in ("--preset", "--run", "--seed", "--fresh", "--yes", "--allow-change", "--override-preflight", "--json"):
+@pytest.mark.parametrize("stage", ["all", "sft", "ppo", "preflight"])
+def test_stages_have_help_without_what_they_refuse(capsys, stage):
+    with pytest.raises(SystemExit) as ending:
+        run(capsys, stage, "--help")
+    out = capsys.readouterr().out
+    assert ending.value.code == 0
+    shown = {"--preset STR", "--run STR", "--seed ", "--json "}
+    call = {"--fresh ", "--yes ", "--allow-change", "--quiet "}
+    shown |= {"all": call | {"--override-preflight"}, "preflight": set()}.get(stage, call | {"--stop-at"})
+    for name in shown:
         assert name in out
+    for name in call - shown | {"--output", "--no-json", "True|False", "true|false"}:
+        assert name not in out

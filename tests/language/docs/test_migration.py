@@ -74,9 +74,9 @@ def test_every_metric_exists(ppo_config):
 
 def test_every_command_is_taken():
     first, last = (block for block in blocks(PAGE) if "--learning-rate" in block)
-    _, config = _settings("ppo", shlex.split(first.replace("\\\n", " "))[3:])
+    _, config, _ = _settings("ppo", shlex.split(first.replace("\\\n", " "))[3:])
     assert (config.policy, config.rewards, config.batch) == ("models/sft", {"models/reward": 1.0}, 64)
-    _, config = _settings("ppo", shlex.split(last.replace("\\\n", " ")))
+    _, config, _ = _settings("ppo", shlex.split(last.replace("\\\n", " ")))
     # TRL's defaults, from its own table on the page.
     assert (config.learning_rate, config.temperature, config.response_limit) == ("3e-6 -> 0", 0.7, 53)
     assert (config.update.value_clip, config.missing_eos_floor, config.update.target_kl) == (0.2, None, None)

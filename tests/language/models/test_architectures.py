@@ -26,7 +26,7 @@ def test_sampler_and_trainer_are_one_model_before_and_after_an_update(family, mo
     sharing = SharingSettings(mode=mode, top_layers=1, lora_rank=4)
     model = random_model(family, FAMILIES[family])
     if family in (NOT_CUT if mode == "top_layers" else NOT_ADAPTED if mode == "lora" else ()):
-        with pytest.raises(UserError, match=r"does not know (the layers|how to adapt).*: use --sharing.mode"):
+        with pytest.raises(UserError, match=r"does not know (the layers|how to adapt).*: set sharing.mode"):
             training(sharing, model)
         return
     run = training(sharing, model)

@@ -48,8 +48,8 @@ def test_later_stages_of_a_model_that_was_trained_anew_are_neither_done_nor_gone
     trained_anew(capsys, preset, made)
     for stage in ("reward", "judge", "ppo"):
         told = stale(capsys, preset, made, stage)
-        assert told.startswith(f"{made / 'sft'} than there is now, which was trained anew")
-        assert "with --fresh, or keep it with --allow-change" in told
+        assert told.startswith(f"{made / 'sft'} than there is now, which was retrained")
+        assert "with --fresh (fresh=True), or keep it with --allow-change" in told
     assert (made / "ppo" / "policy").is_dir()
     assert again(capsys, preset, made, "judge", "--allow-change")[0] == 0
     assert again(capsys, preset, made, "judge")[0] == 0, "kept once, it counts as made from this one"
@@ -77,7 +77,7 @@ def test_a_stage_that_is_kept_is_still_of_the_models_that_it_was_made_from(capsy
     for asked in ("evaluate", "chat"):
         code, _, err = run(capsys, asked, made)
         assert (code, "so there is no before to compare with" in err) == (2, True), err
-    assert "anew too with --fresh" in stale(capsys, preset, made, "ppo", "--responses", "40", "--allow-change")
+    assert "too with --fresh" in stale(capsys, preset, made, "ppo", "--responses", "40", "--allow-change")
 
 
 def test_rewards_may_be_named_in_any_order(capsys, preset, made, tmp_path):
@@ -124,7 +124,7 @@ def test_a_stage_that_is_finished_is_not_trained_over(capsys, preset, made):
         assert code == 2
         assert "holds another run, which is finished: epochs is 1.0 there and 2.0 here" in err
         assert err.strip().endswith(
-            "choose another folder with --run, give the same settings, or start over with --fresh"
+            "another folder with --run (run=...), give the same settings, or start over with --fresh (fresh=True)"
         )
     assert weights_id(made / "sft") == before
 
@@ -133,7 +133,7 @@ def test_what_ppo_started_from_can_not_be_exchanged_under_it(capsys, preset, mad
     assert again(capsys, preset, made, "ppo", "--fresh", "--yes", "--stop-at", "8")[0] == 0
     trained_anew(capsys, preset, made)
     told = stale(capsys, preset, made, "ppo", "--allow-change")
-    assert "anew too with --fresh" in told
+    assert "too with --fresh" in told
     assert "--allow-change" not in told
 
 

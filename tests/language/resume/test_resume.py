@@ -99,7 +99,7 @@ def test_a_run_is_verified_and_what_is_not_exact_is_named(config):
 
     good = verify_language(config, 2, [FunctionReward(per_word, name="words")])
     assert good.exact
-    assert [c.what.split(" from")[0] for c in good.comparisons] == ["stopped and gone on", "killed and gone on"]
+    assert [c.what.split(" from")[0] for c in good.comparisons] == ["stopped and resumed", "killed and resumed"]
     bad = verify_language(config, 1, [FunctionReward(per_word, name="words"), FunctionReward(moody, name="moody")])
     assert not bad.exact
     assert bad.causes[0] == "reward moody does not give the same responses the same score twice"
@@ -129,7 +129,7 @@ def test_sigterm_in_a_long_iteration_saves_what_was_before_it(config, tmp_path, 
 
 def test_without_a_copy_a_broken_update_leaves_the_last_checkpoint(config, tmp_path):
     wild = replace(config, learning_rate="1e-2 -> 1e37", kl=KLSettings(), checkpoint_every=8, undo=False)
-    with pytest.raises(UserError, match=r"not-finite.*goes on from its last checkpoint"):
+    with pytest.raises(UserError, match=r"not-finite.*resumes from its last checkpoint"):
         ppo(wild, tmp_path / "run")
     newest = latest_checkpoint(tmp_path / "run" / "checkpoints")
     tensors, _ = load_checkpoint(newest)

@@ -112,7 +112,7 @@ def gpt2():
 
 
 def test_a_decoder_that_adds_positions_can_not_be_cut():
-    with pytest.raises(UserError, match=r"use --sharing\.mode lora or full"):
+    with pytest.raises(UserError, match=r"set sharing\.mode to lora or full"):
         split_decoder(gpt2().get_decoder(), 1)
 
 

@@ -15,9 +15,8 @@ from proximo.runs.console.progress import (
     Snapshot,
     format_line,
     format_seconds,
-    print_results,
-    print_table,
 )
+from proximo.runs.console.tables import print_results, print_table
 
 VALUES = {"return": 1234.5, "approx_kl": 0.0123, "clip_fraction": 0.113, "explained_variance": 0.87, "entropy": 1.0}
 PHASES = {"environment": 5.5, "policy": 1.2, "update": 3.3}
@@ -94,6 +93,16 @@ def test_the_rate_counts_only_the_steps_of_this_process(monkeypatch: pytest.Monk
     assert all("| 500 steps/s" in line for line in lines)
 
 
+def test_steps_beyond_those_asked_for_are_not_more_than_all(capsys: pytest.CaptureFixture):
+    with Progress("x", 500, mode="plain", every_seconds=0) as progress:
+        progress.update(512)
+        progress.update(1024)
+    assert [line.partition(" |")[0] for line in capsys.readouterr().err.splitlines()[1:]] == [
+        "steps 512/512  100%",
+        "steps 1,024/1,024  100%",
+    ]
+
+
 def test_quiet_is_quiet(capsys: pytest.CaptureFixture):
     with Progress("x", 10, mode="quiet") as progress:
         progress.update(10)
@@ -151,18 +160,32 @@ def test_a_reader_who_goes_away_does_not_end_the_run(tmp_path: Path):
     assert process.communicate()[0] == "result\n"
 
 
-def test_tables_align(capsys: pytest.CaptureFixture):
-    print_table([["a", 1, 2.5], ["bb", 1000, None]], ["name", "n", "x"])
+def test_tables_align_and_are_plain_when_piped(capsys: pytest.CaptureFixture):
+    print_table([["a", 1, 2.5], ["[bb]", 1000, None]], ["name", "n", "x"])
     print_table([], ["name"])
     print_results({"return": 12.34567, "path": "runs/one"}, title="Results")
     assert capsys.readouterr().out.splitlines() == [
-        "name      n    x",
-        "----  -----  ---",
-        "a         1  2.5",
-        "bb    1,000    -",
+        "name       n     x",
+        "──────────────────",
+        "a          1   2.5",
+        "[bb]   1,000     -",
         "name",
-        "----",
+        "────",
         "Results",
         "  return  12.35",
         "  path    runs/one",
     ]
+    print_table([["x" * 3000]], ["one line"])
+    assert "x" * 3000 in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_tables_fit_the_terminal(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, width: int):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    print_table([["tuned", "word " * 100]], ["preset", "source"])
+    print_results({"final": "word " * 100})
+    lines = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= width
+    assert sum(line.count("word") for line in lines) == 200

@@ -43,7 +43,10 @@ def test_a_run_goes_on_with_its_own_settings_only(folder):
     for call in (Call(), Call(allow_change=True)):
         with pytest.raises(UserError) as error:  # of another task, what else differs is noise
             opened(folder, call, task="swim", rate=0.25)
-        assert str(error.value) == f"{folder.path} holds a run of walk, not of swim; choose another folder with --run"
+        assert (
+            str(error.value)
+            == f"{folder.path} holds a run of walk, not of swim; choose another folder with --run (run=...)"
+        )
     assert content(folder.path) == before
 
 

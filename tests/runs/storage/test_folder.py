@@ -224,5 +224,5 @@ def test_ctrl_c_speaks_of_a_checkpoint_where_there_is_one(tmp_path: Path, saved:
     ctrl_c = KeyboardInterrupt()
     fail(run, ctrl_c, KEPT["a checkpoint"] if saved else bool)
     said = getattr(ctrl_c, "__notes__", [])
-    assert said == (["the last checkpoint is whole, and the same command goes on from it"] if saved else [])
+    assert said == (["the last checkpoint is whole, and the same command resumes from it"] if saved else [])
     assert run.exists is saved

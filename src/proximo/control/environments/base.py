@@ -115,7 +115,7 @@ class VectorEnvironment(ABC):
         """
         raise UserError(
             f"random_phase needs environments that are stepped one by one, and those of {self.name} are not: choose "
-            "--backend gymnasium or subprocess, or set random_phase to 0"
+            "backend gymnasium or subprocess, or set random_phase to 0"
         )
 
     def statistics(self) -> dict[str, np.ndarray]:

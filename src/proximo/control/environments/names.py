@@ -97,7 +97,9 @@ def unknown(name: str) -> UserError:
     if name in envpool_names():
         return UserError(f"Gymnasium has no environment {name!r}, but EnvPool has: choose backend 'envpool'")
     if re.fullmatch(r"\w+NoFrameskip-v\d+|ALE/.*", name) and importlib.util.find_spec("ale_py") is None:
-        return UserError(f"{name} is a game of the Arcade Learning Environment: `pip install 'proximo[atari]'`")
+        return UserError(
+            f"{name} is a game of the Arcade Learning Environment: `pip install ale-py opencv-python-headless`"
+        )
     names = all_names() - {name}
     likely = nearest(name, names)
     word = (nearest(name, names, 1) or name).rsplit("-v", 1)[0].lower()

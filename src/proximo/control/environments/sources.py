@@ -176,12 +176,12 @@ def _reporting_making(make: Callable[[], Any], name: str, options: Mapping[str, 
 
 
 def _missing(name: str, reason: str) -> UserError:
-    """Gymnasium tells in prose which of its extras a task needs; atari's is ours, which brings OpenCV too."""
+    """Gymnasium tells in prose which of its extras a task needs; Atari's needs OpenCV too."""
     found = re.search(r"gymnasium\[([\w-]+)\]", reason)
     if found is None:
         return UserError(f"{name} needs a package that is not installed: {reason}")
-    package = "proximo[atari]" if found[1] == "atari" else f"gymnasium[{found[1]}]"
-    return UserError(f"{name} needs packages that are not installed: `pip install '{package}'`")
+    packages = "ale-py opencv-python-headless" if found[1] == "atari" else f"'gymnasium[{found[1]}]'"
+    return UserError(f"{name} needs packages that are not installed: `pip install {packages}`")
 
 
 def _function_of(source: str) -> Callable[..., Any] | None:

@@ -83,9 +83,9 @@ def _evaluate_both(training: Training, source: Source, selection: Selection) -> 
         watch.tell(f"an episode of the evaluations is cut after {limit:,} steps{why}")
     last, best = training.policy, policy_from(*training.state(), "best")
     policies = {
-        "the last policy": (last, True),
-        "the last policy, sampled": (last, False),
-        "the best one": (best, True),
+        "final deterministic": (last, True),
+        "final sampled": (last, False),
+        "best checkpoint": (best, True),
     }
     # Made outside of what may be interrupted: processes that are forked within would be interrupted too.
     environments = evaluation_environments(config, source, config.episodes)

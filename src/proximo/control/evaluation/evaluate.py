@@ -217,7 +217,7 @@ def evaluate_all(
     groups = [list(policies)] if wide else [[name] for name in policies]
     results: dict[str, Evaluation] = {}
     for names in groups:
-        who = " and ".join(filter(None, names))
+        who = ", ".join(name.replace("_", " ") for name in names if name)
         told = replace(watch, tell=partial(_tell, watch, f"evaluating {who}: " if who else "evaluating: "))
         group = [policies[name] for name in names]
         results |= zip(names, _run(group, environments, episodes, seed, limit, told), strict=True)
@@ -266,7 +266,8 @@ def _until_all_ended(collector: Collector, rows: int, rounds: int, limit: int, w
             raise Interrupted
         if time.monotonic() - last >= watch.every:
             last = time.monotonic()
-            watch.tell(f"{rows * rounds - missing.clip(0).sum()} of {rows * rounds} episodes, {steps:,} steps of each")
+            done = rows * rounds - missing.clip(0).sum()
+            watch.tell(f"{done} of {rows * rounds} episodes, {steps:,} steps in each environment")
         steps += 1
         rollout = collector.collect()
         assert collector.last_step is not None

@@ -57,7 +57,7 @@ def said_of(compute: str, device: torch.device, *, chosen: bool, kept: bool) -> 
     if compute == "bfloat16" and not fast:
         return (
             f"matrix products in bfloat16, which this {name} has no instructions for: they are emulated, several times "
-            "slower than float32; a new run with --compute auto takes the faster type"
+            'slower than float32; a new run with compute = "auto" takes the faster type'
         )
     if not chosen:
         return ""

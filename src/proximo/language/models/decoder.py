@@ -91,7 +91,7 @@ def split_decoder(decoder: nn.Module, top_layers: int) -> tuple[nn.Module, nn.Mo
     layers, norm = getattr(decoder, "layers", None), getattr(decoder, "norm", None)
     name = type(decoder).__name__
     if not isinstance(layers, nn.ModuleList) or not isinstance(norm, nn.Module):
-        raise UserError(f"sharing top_layers does not know the layers of {name}: use --sharing.mode lora or full")
+        raise UserError(f"sharing top_layers does not know the layers of {name}: set sharing.mode to lora or full")
     if not 0 < top_layers < len(layers):
         raise UserError(
             f"top_layers = {top_layers} must be between 1 and {len(layers) - 1}, as {name} has {len(layers)}"
@@ -148,5 +148,5 @@ def _check_parts(decoder: nn.Module, trunk: nn.Module, top: nn.Module) -> None:
     if not torch.allclose(whole, parts, rtol=1e-4, atol=1e-5):
         raise UserError(
             f"{type(decoder).__name__} does more between its layers than pass hidden states on, so sharing top_layers "
-            "would change the model: use --sharing.mode lora or full"
+            "would change the model: set sharing.mode to lora or full"
         )

@@ -36,7 +36,7 @@ def refuse_remote_code(place: str, name: str, trusted: bool) -> None:
     if "auto_map" in settings and settings.get("model_type") not in CONFIG_MAPPING:
         raise UserError(
             f"{name} needs Python code of its own (auto_map in its config.json), which is refused unless asked for: "
-            "read that code, then use --trust-remote-code"
+            "read that code, then set trust_remote_code"
         )
 
 
@@ -63,7 +63,7 @@ def explained(name: str, what: str) -> Iterator[None]:
         if "trust_remote_code" in text:
             raise UserError(
                 f"the {what} of {name} needs Python code of its own, which is refused unless asked for: read that "
-                "code, then use --trust-remote-code"
+                "code, then set trust_remote_code"
             ) from error
         first = text.strip().split("\n")[0].rstrip(".")
         elsewhere = "" if here or name.startswith(BUILTIN) else ", which is no folder here"

@@ -285,8 +285,8 @@ def _check_adapted(adapted: nn.Module, name: str) -> None:
     for layer in adapted.modules():
         if isinstance(layer, LoraLayer) and not isinstance(getattr(layer.get_base_layer(), "weight", None), Tensor):
             raise UserError(
-                f"sharing lora does not know how to adapt the {type(layer.get_base_layer()).__name__} of {name}: use "
-                "--sharing.mode top_layers or full"
+                f"sharing lora does not know how to adapt the {type(layer.get_base_layer()).__name__} of {name}: set "
+                "sharing.mode to top_layers or full"
             )
 
 

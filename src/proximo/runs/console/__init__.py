@@ -1,1 +1,1 @@
-"""What a run tells the person who watches."""
+"""Output for the person who watches a run."""

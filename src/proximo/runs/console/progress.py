@@ -1,4 +1,4 @@
-"""What a run tells the person who watches: a live panel in a terminal, single lines elsewhere, or nothing.
+"""Progress of a run: a live panel in a terminal, single lines elsewhere, or nothing.
 
 Everything goes to stderr, so that stdout stays free for results.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 if TYPE_CHECKING:
     from proximo.runs.console.live import LivePanel
@@ -49,14 +49,14 @@ COLUMNS = (
     Column("learning_rate", "learning rate", "", ".2e"),
     HEALTH,
 )
-"""What a control run shows; a column without a short label is in the panel only."""
+"""Columns of a control run; one without a short label is in the panel only."""
 
 _SHORT_PHASES = {"environment": "env"}
 
 
 @dataclass
 class Snapshot:
-    """Where a run stands. Times are in seconds; `rate` is in units per second, None before it is known."""
+    """State of a run. Times are in seconds; `rate` is in units per second, None before it is known."""
 
     title: str
     unit: str
@@ -97,7 +97,7 @@ class Progress:
             terminal and plain otherwise (no terminal, TERM=dumb, or CI set).
         every_seconds: Between two lines of the plain mode.
         folder: The run's folder, to be shown.
-        start: The step from which this process goes on.
+        start: The step from which this process resumes.
         columns: The metrics to show; those without a value are left out.
     """
 
@@ -155,6 +155,7 @@ class Progress:
         """
         now = time.monotonic()
         self._now.step, self._now.elapsed = step, now - self._begun
+        self._now.total = max(self._now.total, step)  # whole iterations may be more than was asked for
         self._now.values.update({name: value for name, value in (values or {}).items() if value is not None})
         for name, seconds in (phases or {}).items():
             self._now.phases[name] = self._now.phases.get(name, 0.0) + seconds
@@ -205,7 +206,7 @@ class Progress:
 
     @contextmanager
     def _or_quiet(self) -> Iterator[None]:
-        """Whoever read stderr may be gone (a closed terminal or pipe): the run goes on, its record is in its folder."""
+        """The reader of stderr may be gone (a closed terminal or pipe); the run and its record continue."""
         try:
             yield
         except OSError:
@@ -233,33 +234,6 @@ def format_seconds(seconds: float | None) -> str:
         return "-"
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
-
-
-def print_table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> None:
-    """Prints aligned columns to stdout, numbers to the right."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
-    right = [all(isinstance(row[i], int | float) or row[i] is None for row in rows) for i in range(len(headers))]
-    for line in [list(headers), ["-" * width for width in widths], *cells]:
-        aligned = (f"{cell:>{w}}" if r else f"{cell:<{w}}" for cell, w, r in zip(line, widths, right, strict=True))
-        print("  ".join(aligned).rstrip())
-
-
-def print_results(results: Mapping[str, Any], title: str = "") -> None:
-    """Prints names and values to stdout, one a line."""
-    if title:
-        print(title)
-    width = max(map(len, results), default=0)
-    for name, value in results.items():
-        print(f"  {name:<{width}}  {_cell(value)}")
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
 
 
 def _choose_mode() -> Mode:

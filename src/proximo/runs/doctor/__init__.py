@@ -1,4 +1,4 @@
-"""What went well in a run, what broke and when, and what to change first: from its files alone."""
+"""Diagnosis of a run from its files alone: what went well, what broke and when, and what to change first."""
 
 from proximo.runs.doctor.report import Report, examine_run, format_report
 

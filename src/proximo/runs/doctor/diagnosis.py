@@ -1,4 +1,4 @@
-"""What a rule of the doctor says."""
+"""The finding of one of the doctor's rules."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ class Diagnosis:
     finding: Finding
     changes: tuple[Change, ...] = ()
     iteration: int | None = None
-    """Where it began, from 0; None where it is so throughout."""
+    """Iteration at which it began, from 0; None where it is so throughout."""
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""

@@ -1,4 +1,4 @@
-"""Whether the policy still tries things, and whether the critic is of use."""
+"""Signs that the policy no longer explores, or that the critic is of no use."""
 
 from collections.abc import Iterator
 
@@ -43,7 +43,7 @@ def entropy_collapsed(run: Record) -> Iterator[Diagnosis]:
 
 
 def _suffered(run: Record, began: int) -> bool:
-    """Whether the return fell after that iteration by more than a tenth of its range."""
+    """True if the return fell after that iteration by more than a tenth of its range."""
     returns = run.column("return")
     known = returns[np.isfinite(returns)]
     return bool(np.isfinite(returns[began]) and returns[-1] < returns[began] - 0.1 * np.ptp(known))

@@ -1,4 +1,4 @@
-"""What the truth meter finds in the rows, over the whole run."""
+"""Findings of the truth meter over the whole run."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,9 +8,9 @@ from proximo.runs.doctor.record import Record
 from proximo.runs.health import Finding, verdict_on_error
 
 _ONCE = frozenset({"P010", "P011", "P013", "P014", "P015", "P016"})
-"""What must not happen once. Of the others a quarter of the iterations must say so."""
+"""Findings that must not happen once; the others need a quarter of the iterations."""
 _SEEN_WHOLE = frozenset({"P020", "P025", "P030", "P045", "P052", "P053", "P054"})
-"""What the doctor judges from the whole run instead."""
+"""Findings that the doctor judges from the whole run instead."""
 
 
 def stopped(run: Record) -> Iterator[Diagnosis]:
@@ -42,7 +42,7 @@ def meter(run: Record) -> Iterator[Diagnosis]:
 
 
 def _proves(code: str, row: Mapping[str, Any]) -> bool:
-    """Whether one iteration is enough: a lost final observation is, one that equals the next start may be chance."""
+    """True if one iteration is enough: a lost final observation is, one that equals the next start may be chance."""
     return code in _ONCE and (code != "P014" or bool(row.get("truncations_missed")))
 
 

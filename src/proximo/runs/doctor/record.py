@@ -17,12 +17,12 @@ from proximo.runs.health.history import number
 from proximo.runs.storage.metrics import read_metrics
 
 EVALUATION = "evaluation.json"
-"""What an independent judge measured of a language run, beside its `config.toml`."""
+"""File of an independent judge's measurement, beside the `config.toml` of a language run."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a run left behind."""
+    """Files of a run, read."""
 
     config: Mapping[str, Any]
     """As `config.toml` has it."""
@@ -34,7 +34,7 @@ class Record:
 
     @property
     def language(self) -> bool:
-        """Whether it trained a language model."""
+        """True if it trained a language model."""
         return "prompts" in self.config
 
     @cached_property

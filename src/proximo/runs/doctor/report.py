@@ -34,7 +34,7 @@ SHOWN = 5  # diagnoses that fit a screen; JSON has all
 
 @dataclass(frozen=True)
 class Report:
-    """What the doctor says of a run."""
+    """The doctor's report on a run."""
 
     run: str
     iterations: int

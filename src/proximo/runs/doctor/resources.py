@@ -1,4 +1,4 @@
-"""What a run takes from its machine."""
+"""Memory and time that a run takes from its machine."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What became of a language model's responses."""
+"""Length, ends, variety and reward of a language model's responses."""
 
 from collections.abc import Iterator
 

@@ -94,7 +94,7 @@ def fell_off(run: Record) -> Iterator[Diagnosis]:
 
 
 def collapsed(run: Record) -> bool:
-    """Whether the policy has become deterministic: then no step moves it, however large."""
+    """True if the policy has become deterministic: then no step moves it, however large."""
     entropy = run.measured("entropy")
     return "std" not in run.rows[0] and len(entropy) > 0 and bool(entropy.min() < 0.05 * entropy[0])
 
@@ -111,7 +111,7 @@ def _median(run: Record, name: str) -> float:
 
 
 def _cliff(run: Record, iteration: int) -> str:
-    """What happened there: KL, clip fraction, and what became of the return in the iterations after it."""
+    """KL and clip fraction there, and the return in the iterations after it."""
     row = run.rows[iteration]
     said = [f"at iteration {iteration}: KL {number(row.get('approx_kl')) or 0.0:.2g} nats"]
     final = number(row.get("final_approx_kl")) or 0.0

@@ -1,4 +1,4 @@
-"""What went well, in a few sentences."""
+"""A few sentences on what went well."""
 
 from collections import Counter
 from collections.abc import Iterator

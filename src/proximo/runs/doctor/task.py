@@ -1,4 +1,4 @@
-"""What the environment gives: rewards, ends, horizon."""
+"""Rewards, ends and horizon of the environment."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Whether a run is what it claims to be: findings with codes, causes and remedies, from its metrics alone."""
+"""Health of a run: findings with codes, causes and remedies, from its metrics alone."""
 
 from proximo.runs.health.codes import CODES, Code, Finding, found
 from proximo.runs.health.meter import TruthMeter, Verdict, verdict_on_error

@@ -18,9 +18,9 @@ class Code:
     """`P012`: P of a run, E of an environment. Never given to another meaning."""
     slug: str
     cause: str
-    """What it means, as the end of a sentence."""
+    """Meaning, as the end of a sentence."""
     remedy: str
-    """What to change first."""
+    """First change to make."""
 
     @property
     def label(self) -> str:
@@ -203,7 +203,7 @@ _RUN = (
 
 _ENVIRONMENT = (
     Code("E005", "not-reproducible", "the same seed and actions give another episode", "draw from self.np_random only"),
-    Code("E006", "reset-leaks", "a reset does not forget what was before it", "set every variable anew in reset"),
+    Code("E006", "reset-leaks", "a reset does not forget what was before it", "set every variable in reset"),
     Code("E011", "ends-at-once", "episodes end at their first step", "look at the condition that ends an episode"),
     Code("E001", "never-ends", "no episode ended", "add a time limit (gymnasium.wrappers.TimeLimit)"),
     Code("E008", "time-limit-as-end", "every episode terminates at the same step", "report a time limit as truncated"),
@@ -212,7 +212,7 @@ _ENVIRONMENT = (
     Code("E004", "observation-large", "an observation is far from size 1", "set normalizers.observations = true"),
     Code("E003", "observation-constant", "an observation never changes", "leave it out"),
     Code("E007", "action-bounds", "the bounds of the actions are far from ±1", "give the bounds that the task can use"),
-    Code("E009", "slow", "steps take long", "use more processes: --backend subprocess; profile the environment's step"),
+    Code("E009", "slow", "steps take long", "use more processes: backend subprocess; profile the environment's step"),
 )
 
 

@@ -1,4 +1,4 @@
-"""What rules may look back at: a window of recent rows, some far apart, and the first value of everything."""
+"""History that rules look back at: a window of recent rows, some far apart, and the first value of everything."""
 
 from collections import deque
 from collections.abc import Mapping

@@ -13,7 +13,7 @@ Health = Literal["green", "amber", "red"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found in one iteration, the worst first."""
+    """Findings of one iteration, the worst first."""
 
     findings: tuple[Finding, ...] = ()
 
@@ -29,7 +29,7 @@ class Verdict:
 
     @property
     def row(self) -> dict[str, str]:
-        """What stands in `metrics.jsonl`."""
+        """Values for `metrics.jsonl`."""
         return {"health": self.health, "findings": "; ".join(finding.code.label for finding in self.findings)}
 
 
@@ -47,7 +47,7 @@ class TruthMeter:
         return Verdict(tuple(sorted(findings, key=lambda finding: finding.rank)))
 
     def recall(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Take in the rows of a run that goes on, as if it had judged them: what was told then is not told again."""
+        """Take in the rows of a resumed run, as if it had judged them: what was told then is not told again."""
         for row in rows:
             self.news(self.judge(row))
 

@@ -38,7 +38,7 @@ class Callback:
         """Called once, with what a training came to that has ended."""
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs of this callback, as JSON holds it."""
+        """State that a resumed run needs of this callback, as JSON."""
         return {}
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -46,7 +46,7 @@ class Callback:
 
 
 Given = Callback | Callable[[Any, dict[str, Any]], bool | None]
-"""What is taken for a callback."""
+"""Objects that are taken as callbacks."""
 
 
 class _Function(Callback):

@@ -11,17 +11,22 @@ from proximo.runs.storage.code_identity import note_code, other_code
 from proximo.runs.storage.files import parse_json, write_atomically
 from proximo.runs.storage.folder import RunFolder
 
+# On the command line, and from Python.
+_FRESH = "--fresh (fresh=True)"
+_ALLOWED = "--allow-change (allow_change=True)"
+_ELSEWHERE = "another folder with --run (run=...)"
+
 
 @dataclass(frozen=True)
 class Call:
-    """What is asked of one call. It is no part of what the run is, so `config.toml` does not have it."""
+    """Options of one call. They are no part of the run, so `config.toml` does not hold them."""
 
     stop_at: int | None = None
     """Steps (responses of a language model) after which to stop with a checkpoint; schedules stay those of the run."""
     fresh: bool = False
     """Start over: the run that is in the folder is deleted."""
     allow_change: bool = False
-    """Go on with settings that differ from the run's; they are then recorded in its `config.toml`."""
+    """Resume with settings that differ from the run's; they are then recorded in its `config.toml`."""
 
     def __post_init__(self) -> None:
         """Refuse what can not mean anything.
@@ -42,7 +47,7 @@ class Opening:
         subject: name of the setting that the run is about.
         call: how this call begins.
         resolved: gives settings that mean the same one spelling; only the comparison is of these.
-        final: a finished run keeps nothing to go on from, so that its settings can not change any more.
+        final: a finished run keeps nothing to resume from, so that its settings can not change any more.
 
     Raises:
         UserError: another run is there.
@@ -67,7 +72,7 @@ class Opening:
 
     @property
     def results(self) -> dict[str, Any] | None:
-        """What the run came to, if it is finished and nothing is changed.
+        """Results of the run, if it is finished and nothing is changed.
 
         Raises:
             UserError: the file can not be read.
@@ -75,9 +80,9 @@ class Opening:
         return None if self.changes or not self.resumed else read_results(self.folder.results)
 
     def check_code(self, code: Mapping[str, str]) -> None:
-        """Refuses a run that was made with other code of the user's own, and remembers what is to be written down.
+        """Refuses a run that was made with other code of the user's own, and remembers the code to record.
 
-        A half-done one goes on with the new code if `allow_change` says so; what it has learnt by then stays.
+        A half-done one resumes with the new code under `allow_change`; what it has learnt by then stays.
 
         Args:
             code: see `identity`.
@@ -90,15 +95,15 @@ class Opening:
         done = self.folder.results.exists()
         if other and (done or not self.call.allow_change):
             what = " and ".join(other)
-            ways = "start over with --fresh, or choose another folder with --run"
+            ways = f"start over with {_FRESH}, or choose {_ELSEWHERE}"
             if done:
                 raise UserError(
                     f"{self.folder.path} holds a finished run of another {what}: its code was changed since, so its "
                     f"results are not those of this one; {ways}"
                 )
             raise UserError(
-                f"{self.folder.path} holds a run of another {what}: its code was changed since; go on with the new "
-                f"code by --allow-change, {ways}"
+                f"{self.folder.path} holds a run of another {what}: its code was changed since; resume with the "
+                f"new code by {_ALLOWED}, {ways}"
             )
         self._changed_code = other
 
@@ -116,7 +121,7 @@ class Opening:
         return folder
 
     def settle(self, at: str) -> str | None:
-        """Record the changed settings, once the run has proved to go on with them.
+        """Record the changed settings, once the run has resumed with them.
 
         Args:
             at: how far the run is, for the record.
@@ -143,17 +148,17 @@ class Opening:
         there, here = self._resolved(there), self._resolved(self.config)
         old, new = getattr(there, subject), getattr(here, subject)
         if old != new:  # then nothing else is worth saying
-            raise UserError(f"{path} holds a run of {old}, not of {new}; choose another folder with --run")
+            raise UserError(f"{path} holds a run of {old}, not of {new}; choose {_ELSEWHERE}")
         # Where the folder is may differ.
         changes = [change for change in difference(there, here) if change[0] not in ("run", "output")]
         done = self._final and self.folder.results.exists()
         if changes and (done or not self.call.allow_change):
             listed = ", ".join(f"{key} is {old!r} there and {new!r} here" for key, old, new in changes)
-            other = "" if done else ", go on with these by --allow-change"
+            other = "" if done else f", resume with these by {_ALLOWED}"
             finished = ", which is finished" if done else ""
             raise UserError(
-                f"{path} holds another run{finished}: {listed}; choose another folder with --run, give the same "
-                f"settings{other}, or start over with --fresh"
+                f"{path} holds another run{finished}: {listed}; choose {_ELSEWHERE}, give the same "
+                f"settings{other}, or start over with {_FRESH}"
             )
         return changes
 
@@ -182,7 +187,7 @@ def free_folder(folder: RunFolder, code: Mapping[str, str]) -> tuple[RunFolder, 
 
 
 def read_results(file: Path) -> dict[str, Any] | None:
-    """What a finished run wrote of itself; None while it has not finished.
+    """Results of a finished run; None while it has not finished.
 
     Raises:
         UserError: the file can not be read.

@@ -1,4 +1,4 @@
-"""What happens to an iteration's numbers: judged, written, shown. The same in both worlds."""
+"""Record of an iteration's numbers: judged, written and shown, the same in both worlds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

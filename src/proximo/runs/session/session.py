@@ -1,4 +1,4 @@
-"""A run while it is trained: going on from a checkpoint, iterations that leave nothing half-done, and stopping."""
+"""A run while it is trained: resuming from a checkpoint, iterations that leave nothing half-done, and stopping."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +23,7 @@ STOP_AT = "stop-at"
 
 
 class Trained(Protocol):
-    """What a session asks of a training, whatever it trains."""
+    """Interface of a training, the same in both worlds."""
 
     config: Any
     """With `checkpoint_every`, steps between two checkpoints, and `keep`, how many numbered ones stay."""
@@ -44,7 +44,7 @@ class Trained(Protocol):
         """Go back to before the iteration in progress; False if that is not possible any more."""
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that decides how the run goes on."""
+        """Everything that decides how the run continues."""
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Take over what `state` gave."""
@@ -58,7 +58,7 @@ class Session:
         folder: open.
         recorder: told of an iteration that fails.
         stop: asked before each iteration and within it.
-        stop_at: steps after which to stop; None goes on to the end.
+        stop_at: steps after which to stop; None trains to the end.
         callbacks: the user's; what they need to resume is in each checkpoint.
         trainer: what the callbacks are given.
     """
@@ -78,11 +78,11 @@ class Session:
         self.callbacks, self.trainer = callbacks or Callbacks(), trainer
         training.interruptible = stop.interruptible
         self.lost = False
-        """Whether a broken-off update has moved the weights for good: the run goes on from its last checkpoint."""
+        """True if a broken-off update has moved the weights for good: the run resumes from its last checkpoint."""
 
     @property
     def stopped(self) -> str | None:
-        """What asks to stop here: a signal's name, `stop-at`, or None."""
+        """Cause to stop here: a signal's name, `stop-at`, or None."""
         at = self.stop_at
         return self.stop.requested or (STOP_AT if at is not None and self.training.done >= at else None)
 
@@ -115,7 +115,7 @@ class Session:
             self._rewind()
             self.save()
             undone = f"the update was undone: what was right before it is in checkpoints/{step_name(done)}"
-            kept = "the run goes on from its last checkpoint, or starts over" if self.lost else undone
+            kept = "the run resumes from its last checkpoint, or starts over" if self.lost else undone
             raise UserError(
                 f"{error} (after {done:,} steps of {self.folder.path}; {kept}{self._keep_update()})"
             ) from error
@@ -148,7 +148,7 @@ class Session:
             raise
 
     def due(self, before: int) -> bool:
-        """Whether the steps since `before` passed a point at which a checkpoint is to be written."""
+        """True if the steps since `before` passed a point at which a checkpoint is due."""
         every = self.training.config.checkpoint_every
         return self.training.done // every > before // every
 
@@ -179,7 +179,7 @@ class Session:
 
 
 def resume(training: Trained, folder: RunFolder, metrics: MetricsWriter, callbacks: Callbacks | None = None) -> bool:
-    """Go on from the last whole checkpoint; what was written after it goes.
+    """Resume from the last whole checkpoint; what was written after it goes.
 
     Returns:
         False when the run ended before its first one.

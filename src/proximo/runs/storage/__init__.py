@@ -1,1 +1,1 @@
-"""What a run has on disk."""
+"""Files of a run."""

@@ -1,7 +1,7 @@
 """Checkpoints: tensors as safetensors, everything else as JSON, and a manifest that proves both are whole.
 
 A checkpoint is a folder, made under a hidden name and renamed. Replacing one moves the old copy aside first, so a crash
-between the two renames leaves `.<name>.old`; whoever reads takes that one, and the next save puts it back.
+between the two renames leaves `.<name>.old`; a reader takes that one, and the next save puts it back.
 No pickle is ever read, so a stranger's checkpoint cannot run code.
 """
 
@@ -123,11 +123,11 @@ def latest_checkpoint(
     Args:
         directory: The run's `checkpoints` folder; it need not exist.
         warn: Told one sentence about every broken checkpoint that is passed over.
-        set_aside: Rename these to `.<name>.broken`, for whoever writes there: they would count towards `keep`.
+        set_aside: Rename these to `.<name>.broken`, before a run writes there: they would count towards `keep`.
 
     Raises:
         NewerFormatError: The newest that is not broken needs a newer Proximo.
-        UserError: There are numbered checkpoints and none is whole: starting anew in silence would lose the run.
+        UserError: There are numbered checkpoints and none is whole: starting over in silence would lose the run.
     """
     names, broken = _numbered(directory), dict[Path, UserError]()
     whole: Path | None = None

@@ -22,7 +22,7 @@ _FILE = "identity.json"
 
 
 def identity(parts: Mapping[str, Any]) -> dict[str, str]:
-    """What tells the code of some callables from any other: 16 hexadecimal digits each, and Python's version.
+    """Fingerprints of some callables' code: 16 hexadecimal digits each, and Python's version.
 
     Args:
         parts: by a name for messages, a callable, an object whose class and contents count, or `module:function`.
@@ -32,7 +32,7 @@ def identity(parts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def code_digest(part: Any) -> str:
-    """What tells the code behind a callable, its closure and the modules of one's own that it needs from any other's.
+    """Fingerprint of the code behind a callable, its closure and the user's modules that it needs.
 
     Code is looked at each time. Lists, arrays and objects count as they were when they were first seen: what they have
     become by a later call, as a list that a training has filled, is no other code.
@@ -57,7 +57,7 @@ def code_digest(part: Any) -> str:
             seen.value(getattr(module, name, None))
     else:
         seen.value(part)
-        # An object is what its maker has made it, whoever wrote its class.
+        # An object is what its maker has made it, whatever module wrote its class.
         code = isinstance(part, FunctionType | BuiltinFunctionType | MethodType | type | functools.partial)
         seen.own = seen.own or not code
     return seen.digest

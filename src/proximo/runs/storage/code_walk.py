@@ -1,4 +1,4 @@
-"""What a piece of code consists of: instructions, what it closes over, reads and calls, and the modules it needs."""
+"""Parts of a piece of code: instructions, what it closes over, reads and calls, and the modules it needs."""
 
 import dataclasses
 import dis
@@ -41,9 +41,9 @@ class CodeWalk:
         self._walking: set[int] = set()
         """Ids of what is being walked through: cycles end there."""
         self._codes: dict[int, tuple[str, bool]] = {}
-        """What came of functions and classes, by their ids."""
+        """Digests of functions and classes, by their ids."""
         self.own = False
-        """Whether anything of it is the user's own code."""
+        """True if anything of it is the user's own code."""
 
     @property
     def digest(self) -> str:
@@ -101,7 +101,7 @@ class CodeWalk:
         self._take(*known[1:])
 
     def _once(self, value: Any, walk: Callable[[], None]) -> None:
-        """Walk through code, which is looked at anew by each `CodeWalk`, and once by it wherever it is met."""
+        """Walk through code, which each `CodeWalk` looks at again, and once by it wherever it is met."""
         if id(value) not in self._codes:
             if (found := self._apart(value, walk)) is None:
                 return
@@ -109,7 +109,7 @@ class CodeWalk:
         self._take(*self._codes[id(value)])
 
     def _apart(self, value: Any, walk: Callable[[], None]) -> tuple[str, bool] | None:
-        """What a walk through a value comes to by itself, whatever was met before it; None within that very walk."""
+        """Digest of a value by itself, independent of what was met before it; None within that very walk."""
         if id(value) in self._walking:
             self._add("again", type(value).__qualname__)
             return None
@@ -160,7 +160,7 @@ class CodeWalk:
         )
 
     def _held(self, value: Any) -> None:
-        """What an object holds; of a library's, its settings and what it wraps."""
+        """Contents of an object; of a library's, its settings and what it wraps."""
         own = is_own(type(value).__module__) or dataclasses.is_dataclass(value)
         own = own or isinstance(value, SimpleNamespace | Namespace)
         held = dict(_attributes(value))
@@ -228,7 +228,7 @@ class CodeWalk:
                 self._named(cls, name, member, source, state=name in states)
 
     def _named(self, holder: Any, name: str, value: Any, source: Program | None, *, state: bool) -> None:
-        """What a global or a class's member is: code, or data.
+        """Kind of a global or a class's member: code, or data.
 
         The source of a module that was read says what data begin as; what has become of them is this process's state,
         unless somebody else has put another value in the place of one that is written there.
@@ -308,12 +308,12 @@ def _require_imported(name: str, program: Program) -> None:
     elif known[1].text != program.text:
         raise UserError(
             f"module {name} was edited, but this process still runs it as it was imported: restart Python, or "
-            f"`importlib.reload({name})` and make anew what was made of it"
+            f"`importlib.reload({name})` and make again what was made of it"
         )
 
 
 def _members(cls: type) -> dict[str, Any]:
-    """What a class's own code has put into it."""
+    """Attributes that a class's own code has set on it."""
     members: dict[str, Any] = {}
     for name, member in vars(cls).items():
         ours = isinstance(member, FunctionType) and STANDS_FOR in vars(member)
@@ -325,7 +325,7 @@ def _members(cls: type) -> dict[str, Any]:
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
-    """What lies in an object's `__dict__` and in its slots."""
+    """Values in an object's `__dict__` and in its slots."""
     yield from getattr(value, "__dict__", {}).items()
     for cls in type(value).__mro__:
         slots = vars(cls).get("__slots__", ())
@@ -368,14 +368,14 @@ def _stored_by(code: CodeType) -> frozenset[str]:
 
 
 def _stored(function: FunctionType) -> frozenset[str]:
-    """What the functions of a namespace keep their state in."""
+    """Objects in which the functions of a namespace keep their state."""
     others = [x for x in list(function.__globals__.values()) if isinstance(x, FunctionType)]
     ours = [x for x in others if x.__globals__ is function.__globals__]
     return frozenset().union(_stored_by(function.__code__), *(_stored_by(x.__code__) for x in ours))
 
 
 def _registered(name: str) -> tuple[Any, ...] | None:
-    """What Gymnasium's registry holds under a name that a code mentions, see `registration`; None if nothing."""
+    """Entry of Gymnasium's registry under a name that a code mentions, see `registration`; None if nothing."""
     gymnasium = sys.modules.get("gymnasium")
     spec = None if gymnasium is None else gymnasium.registry.get(name)
     if spec is None:
@@ -385,7 +385,7 @@ def _registered(name: str) -> tuple[Any, ...] | None:
 
 
 def registration(spec: Any) -> Any:
-    """What a registered task consists of: its entry point, and what was given beside it.
+    """Parts of a registered task: its entry point, and what was given beside it.
 
     Args:
         spec: of Gymnasium's registry.

@@ -76,7 +76,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """What JSON says.
+    """Parsed JSON.
 
     Raises:
         ValueError: It is not JSON, or nested too deep to be anything of ours.

@@ -15,10 +15,10 @@ class RunFolder:
     """The folder of one run.
 
     `config.toml` is written last: a folder that has it is a whole run, a folder that has only some of the other names
-    is what a kill left of a creation, and `create` starts it anew.
+    is what a kill left of a creation, and `create` starts it over.
 
     Args:
-        path: Where it is or shall be.
+        path: Run folder; need not exist yet.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -39,7 +39,7 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether a whole run is there, to be continued with `open`."""
+        """True if a whole run is there, which `open` continues."""
         return self.config.is_file()
 
     def create(self, config_toml: str) -> Self:
@@ -124,7 +124,7 @@ class RunFolder:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Unlocks the folder; a run that was made here and failed before anything was worth keeping leaves nothing."""
         if isinstance(error, KeyboardInterrupt) and _holds_anything(self.checkpoints):
-            error.add_note("the last checkpoint is whole, and the same command goes on from it")
+            error.add_note("the last checkpoint is whole, and the same command resumes from it")
         if error is not None:
             with suppress(OSError):
                 self._withdraw()

@@ -1,4 +1,4 @@
-"""What was measured, step by step: one JSON line each, and the same scalars for TensorBoard."""
+"""Metrics, step by step: one JSON line each, and the same scalars for TensorBoard."""
 
 import json
 import math

@@ -44,7 +44,7 @@ def own_source(name: str) -> Path | None:
 
 
 def imported_names(tree: ast.AST) -> Iterator[str]:
-    """What a program imports, `from a import b` as a and a.b; relative names keep their dots."""
+    """Imports of a program, `from a import b` as a and a.b; relative names keep their dots."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -55,7 +55,7 @@ def imported_names(tree: ast.AST) -> Iterator[str]:
 
 
 def is_own(module: str | None) -> bool:
-    """Whether a module is the user's own: run as a script or in a notebook, or of a file outside of all libraries."""
+    """True if a module is the user's own: run as a script or in a notebook, or of a file outside of all libraries."""
     if module is None or module == "__main__":
         return True
     return module not in sys.modules or own_source(module) is not None
@@ -81,7 +81,7 @@ def own_file(file: str | None) -> Path | None:
 
 @dataclass(frozen=True)
 class Program:
-    """What is in a file."""
+    """Content of a file."""
 
     text: str
     """The program without comments and layout; as it is where it can not be parsed."""

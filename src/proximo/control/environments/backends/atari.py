@@ -20,7 +20,7 @@ def register_atari() -> None:
     try:
         import ale_py
     except ModuleNotFoundError as error:
-        raise UserError("the ALE/... environments need ale-py: `pip install proximo[atari]`") from error
+        raise UserError("the ALE/... environments need ale-py: `pip install ale-py opencv-python-headless`") from error
     gymnasium.register_envs(ale_py)
 
 

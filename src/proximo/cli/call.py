@@ -1,0 +1,103 @@
+"""Options of one call, which are no settings of the run; consent to a deletion; the exit code."""
+
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from proximo.cli.forms import Flag
+from proximo.errors import UserError
+from proximo.runs.console.progress import Mode
+from proximo.runs.session.opening import Call
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """Of this call only; the run's config.toml does not hold them."""
+
+    fresh: Flag = False
+    """Delete the run in the folder and start over, after a yes at the terminal."""
+    yes: Flag = False
+    """With --fresh: delete without asking."""
+    allow_change: Flag = False
+    """Resume with settings that differ from the folder's; config.toml records the change."""
+    quiet: Flag = False
+    """Show no progress."""
+    json: Flag = False
+    """Print one JSON object instead of text."""
+
+    @property
+    def mode(self) -> Mode:
+        """How progress is shown."""
+        return "quiet" if self.quiet else "auto"
+
+    def open(self, folder: Path, stop_at: int | None = None) -> Call:
+        """How the run in `folder` begins; with --fresh, after the user's consent to its deletion."""
+        if self.fresh:
+            consent(folder, self.yes)
+        return Call(stop_at, fresh=self.fresh, allow_change=self.allow_change)
+
+
+@dataclass(frozen=True)
+class RunOptions(CallOptions):
+    """Of this call only; the run's config.toml does not hold them."""
+
+    stop_at: int | None = None
+    """Step (response of a language model) at which to stop with a checkpoint; the same command without it resumes."""
+
+    def __post_init__(self) -> None:
+        """Refuse a step before the first.
+
+        Raises:
+            ValueError: `stop_at` is negative.
+        """
+        if self.stop_at is not None and self.stop_at < 0:
+            raise ValueError(f"stop_at = {self.stop_at} must be at least 0")
+
+    def open(self, folder: Path, stop_at: int | None = None) -> Call:
+        """See `CallOptions.open`."""
+        return super().open(folder, self.stop_at)
+
+
+@dataclass(frozen=True)
+class PPOOptions(RunOptions):
+    """Of this call only; the run's config.toml does not hold them."""
+
+    override_preflight: Flag = False
+    """Begin although a check before the first step failed."""
+
+
+@dataclass(frozen=True)
+class AllOptions(CallOptions):
+    """Of this call only; the stages' config.toml do not hold them."""
+
+    override_preflight: Flag = False
+    """Begin PPO although a check before its first step failed."""
+
+
+def consent(folder: Path, yes: bool) -> None:
+    """Have the user confirm that the run in `folder`, if there is one, will be deleted.
+
+    Args:
+        folder: of the run.
+        yes: `--yes` was given.
+
+    Raises:
+        UserError: the answer is no, or there is no terminal to ask at.
+    """
+    if yes or not (folder / "config.toml").exists():
+        return
+    if not sys.stdin.isatty():
+        raise UserError(f"--fresh deletes the run in {folder}, and there is no terminal to ask at: add --yes")
+    print(
+        f"{folder} holds a run; delete it with all its checkpoints and start over? [yes/no] ", end="", file=sys.stderr
+    )
+    if input().strip().lower() not in ("y", "yes"):
+        raise UserError(
+            f"{folder} is left as it is: run without --fresh to resume, or choose another folder with --run"
+        )
+
+
+def exit_code(stopped: str | None) -> int:
+    """0 for a run that ended or was told where to stop, 128 + its number for a signal."""
+    return 128 + signal.Signals[stopped] if stopped is not None and stopped in signal.Signals.__members__ else 0

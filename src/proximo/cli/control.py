@@ -1,0 +1,196 @@
+"""`proximo train`, `environments` and `presets`."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from proximo.cli.call import RunOptions, exit_code
+from proximo.cli.foreign_options import CONTROL, answered
+from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag, Layout, changes, form, options_of
+from proximo.cli.options import command, parse, peek, refusals
+from proximo.cli.results import three_numbers
+from proximo.control.config import TrainConfig
+from proximo.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    preset: str = "tuned"
+
+
+_ABOUT = (
+    "Train a policy; the preset gives the defaults, the options change them. ENVIRONMENT is an EnvPool or Gymnasium "
+    "task, or `module:function` that makes an environment. All settings are written to RUN/config.toml."
+)
+_LAYOUT = Layout(
+    first=(
+        "preset",
+        "steps",
+        "seed",
+        "run",
+        "environments",
+        "rollout_length",
+        "learning_rate",
+        "gamma",
+        "lam",
+        "device",
+    ),
+    groups={
+        "environment": (
+            "backend",
+            "options",
+            "frame_stack",
+            "observation_keys",
+            "mask_key",
+            "random_phase",
+            "restart_every",
+            "environment_timeout",
+        ),
+        "evaluation": ("episodes", "episode_limit", "evaluate_every"),
+        "checkpoint": ("checkpoint_every", "keep", "replay_mb"),
+    },
+    hidden=("environment",),
+)
+
+
+def train(arguments: list[str]) -> int:
+    """Train a policy; the preset gives the defaults, the options change them."""
+    named = bool(arguments) and bool(arguments[0].strip()) and not arguments[0].startswith("-")
+    if not named and not {"-h", "--help"} & set(arguments):
+        raise UserError(_which_environment(arguments))
+    typed = arguments[named:]
+    base = _preset_of(arguments[0], typed) if named else TrainConfig()
+    shape = form(base, _LAYOUT, call=RunOptions())
+    asked = parse(shape, typed, "train", foreign=CONTROL, description=_ABOUT, usage=" ENVIRONMENT")
+    with refusals("train"):
+        given = changes(asked, base)
+        options = {key.replace("-", "_"): value for key, value in given["options"].items()}  # in Python they are names
+        config = replace(base, **given | {"options": {**base.options, **options}})
+    from proximo.control.result import default_run
+    from proximo.control.run import run_training
+
+    run = run_training(config, mode=asked.call.mode, call=asked.call.open(Path(config.run or default_run(config))))
+    if asked.call.json:
+        told = {"run": str(run.path), "stopped": run.stopped, "finished_before": run.finished_before}
+        print(json.dumps({**told, **run.results}))
+    else:
+        _print_run(run)
+    return exit_code(run.stopped)
+
+
+def _preset_of(environment: str, typed: list[str]) -> TrainConfig:
+    from proximo.control.environments import known_name
+    from proximo.control.presets import configure
+
+    return configure(known_name(environment), peek(_Chosen, typed).preset)[0]
+
+
+def _which_environment(arguments: list[str]) -> str:
+    """The error of a command line that does not open with an environment."""
+    if foreign := answered(arguments, CONTROL, dict(options_of(form(TrainConfig(), _LAYOUT, call=RunOptions())))):
+        return f"{foreign}; as in `proximo train CartPole-v1`"
+    return "which environment? Name it first, as in `proximo train CartPole-v1`; `proximo environments` lists them"
+
+
+def _print_run(run: Any) -> None:
+    from proximo.runs.console.tables import print_results
+
+    results = run.results
+    if run.stopped:
+        print(f"stopped by {run.stopped} at {results['steps']:,} steps; the same command resumes from {run.path}")
+        return
+    title = f"{run.config.environment}, {results['steps']:,} steps in {results['seconds']:,.1f} s"
+    if run.finished_before:
+        title += "; finished before, nothing was done now"
+    print_results(three_numbers(results), title)
+    print(f"everything is in {run.path}: checkpoints, metrics.jsonl, TensorBoard events, config.toml")
+    print(f"next: proximo evaluate {run.path}")
+
+
+@dataclass(frozen=True)
+class Environments:
+    """List environments whose name contains a word, with their backends."""
+
+    pattern: tyro.conf.Positional[Annotated[str, SAYS_ITS_DEFAULT]] = ""
+    """Part of a name, in any case (default: all)."""
+    json: Flag = False
+    """Print one JSON object instead of a table."""
+
+    def __call__(self) -> int:
+        """Print the list."""
+        from proximo.control.environments import list_environments
+
+        found = list_environments(self.pattern)
+        if not found:
+            raise UserError(f"no environment's name contains {self.pattern!r}; `proximo environments` lists all")
+        if self.json:
+            print(json.dumps({"environments": [{"environment": name, "backend": backend} for name, backend in found]}))
+            return 0
+        from proximo.runs.console.tables import print_table
+
+        print_table(found, ["environment", "backend"])
+        return 0
+
+
+@dataclass(frozen=True)
+class Presets:
+    """List the presets: their tasks and where their numbers come from."""
+
+    environment: tyro.conf.Positional[Annotated[str, SAYS_ITS_DEFAULT]] = ""
+    """Name of a task, or part of one (default: all presets)."""
+    json: Flag = False
+    """Print one JSON object instead of a table."""
+
+    def __call__(self) -> int:
+        """Print the list."""
+        from proximo.control import presets as shipped
+
+        every = shipped.presets()
+        found = [p for p in every if p.matches(self.environment)]
+        if all(p.family == "general" for p in found):  # no name of a task that a preset is for, but perhaps a part
+            found = [p for p in every if _named([p.family, *p.environments], self.environment)] or found
+        if self.json:
+            print(json.dumps({"presets": [{**vars(p), "environments": list(p.environments)} for p in found]}))
+            return 0
+        from proximo.runs.console.tables import print_table
+
+        if all(p.family == "general" for p in found):
+            print(_no_preset(self.environment, {name for p in every for name in p.environments}))
+        rows = [(p.name, p.family, _in_short(p.environments, self.environment), p.source) for p in found]
+        print_table(rows, ["preset", "family", "for", "source"])
+        return 0
+
+
+_SHOWN = 3
+"""Tasks of a preset that are listed; `--json` has them all."""
+
+
+def _named(patterns: Sequence[str], part: str) -> list[str]:
+    return [pattern for pattern in patterns if part.lower() in pattern.lower()]
+
+
+def _in_short(patterns: Sequence[str], part: str) -> str:
+    """The first tasks of a preset, those that were asked for before the others."""
+    asked = [p for p in patterns if fnmatchcase(part, p)] or _named(patterns, part)
+    ordered = list(dict.fromkeys([*asked, *patterns]))
+    more = len(ordered) - _SHOWN
+    return " ".join(ordered[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _no_preset(environment: str, patterns: Iterable[str]) -> str:
+    names = {pattern.partition("-v")[0] for pattern in patterns}
+    alike = nearest(environment.partition("-v")[0], names, 1)
+    hint = f" (did you mean {alike}?)" if alike and alike not in environment else ""
+    return f"no preset is for {environment!r} alone{hint}; tuned gives every environment that has none these numbers:"
+
+
+VERBS: Mapping[str, Callable[[list[str]], int]] = {
+    "train": train,
+    "environments": command(Environments, "environments"),
+    "presets": command(Presets, "presets"),
+}
