@@ -16,12 +16,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from known_answer_cases import BROKEN, Case
 
+import proximo
 from proximo.control.config import TrainConfig
 from proximo.control.run import run_training
 from proximo.runs.config.toml import from_mapping, read_toml
-from proximo.runs.doctor import examine_run
 from proximo.runs.doctor.diagnosis import Change
-from proximo.runs.doctor.record import read_record
 
 CURED = (
     "learning-rate-x100",
@@ -62,18 +61,23 @@ def _value(text: str) -> Any:
     return text
 
 
+def _last_return(run: Path) -> float:
+    """The last one that was known."""
+    return [row["return"] for row in proximo.metrics(run) if row["return"] is not None][-1]
+
+
 def cure(case: Case, folder: Path, seed: int) -> str:
     """A row of the table: what was planted, what was proposed, and the return without and with it."""
     assert case.make is not None
     broken, cured = folder / "broken", folder / "cured"
     case.make(broken, seed)
-    before = examine_run(broken)
+    before = proximo.diagnose(broken)
     changes = tuple(change for change in before.diagnoses[0].changes if change.proposed)
     config = from_mapping(TrainConfig, read_toml(broken / "config.toml"), where="the broken run")
     config = from_mapping(TrainConfig, {**settings(changes), "run": str(cured)}, where="the proposal", base=config)
     run_training(config, mode="quiet")
-    after = examine_run(cured)
-    returns = [read_record(run).measured("return")[-1] for run in (broken, cured)]
+    after = proximo.diagnose(cured)
+    returns = [_last_return(run) for run in (broken, cured)]
     said = ", ".join(f"`{change}`" for change in changes)
     return f"| {case.planted} | {said} | {returns[0]:,.0f} | {returns[1]:,.0f} | {after.health} |"
 

@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from known_answer_cases import BROKEN, ENVIRONMENTS, HEALTHY, HEALTHY_ENVIRONMENTS, Case
 
+import proximo
 from proximo.control.check.explore import examine
 from proximo.control.check.report import findings
-from proximo.runs.doctor import examine_run
 from proximo.runs.health import Finding
 
 CASES = (*BROKEN, *ENVIRONMENTS, *HEALTHY, *HEALTHY_ENVIRONMENTS)
@@ -49,7 +49,7 @@ def answer(case: Case, folder: Path, seed: int) -> dict[str, Any]:
         seen = findings(examine(case.environment, seed=seed))
     else:
         case.make(folder / case.name, seed)
-        seen = [diagnosis.finding for diagnosis in examine_run(folder / case.name).diagnoses]
+        seen = [diagnosis.finding for diagnosis in proximo.diagnose(folder / case.name).diagnoses]
     first = seen[0].code.number if seen else ""
     right = first in case.codes if case.codes else not any(finding.severity == "red" for finding in seen)
     return {

@@ -68,11 +68,14 @@ def diagnose(
     """
     folder = Path(what) if isinstance(what, str | Path) else None
     if folder is not None and folder.is_dir():
+        from proximo.control import doctor_rules as control
+        from proximo.language import doctor_rules as language
         from proximo.runs.doctor import examine_run
 
         # `proximo rlhf all` keeps its PPO run in a folder of its own.
         inner = folder / "ppo"
-        return examine_run(inner if not (folder / "config.toml").is_file() and inner.is_dir() else folder)
+        run = inner if not (folder / "config.toml").is_file() and inner.is_dir() else folder
+        return examine_run(run, {"control": control.KIND, "language": language.KIND})
     from proximo.control.check.report import examine
     from proximo.control.environments import UnknownEnvironmentError
 
@@ -104,7 +107,7 @@ def replay(run: str | Path, iteration: int | None = None, change: str | None = N
 
 
 def _world(kept: "Kept", stack: ExitStack) -> "World":
-    if kept.run.get("world") == "control":
+    if kept.run.get("kind") == "control":
         from proximo.control.training.replay import replay_world
 
         return replay_world(kept, stack)
@@ -128,12 +131,12 @@ def verify_resume(run: str | Path, iterations: int | None = None) -> "Verificati
     folder = find_run(Path(run))
     file = folder / "config.toml"
     settings = read_toml(file)
-    if "environment" in settings:
+    if settings.get("kind") == "control":
         from proximo.control.config import TrainConfig
         from proximo.control.verify import verify_control
 
         return verify_control(from_mapping(TrainConfig, settings, where=str(file)), iterations or 2)
-    if "prompts" in settings:
+    if settings.get("kind") == "language":
         from proximo.language.ppo.verify import verify_language
         from proximo.language.ppo_config import PPOConfig
 

@@ -1,5 +1,7 @@
 """Records of runs, made by hand."""
 
+from proximo.control import doctor_rules as control_rules
+from proximo.language import doctor_rules as language_rules
 from proximo.runs.doctor.record import Record
 from proximo.runs.doctor.report import diagnose
 
@@ -12,10 +14,11 @@ UPDATE = {"epochs": 10, "clip": 0.2, "value_coefficient": 0.5, "entropy_coeffici
 BONUS = {"entropy_coefficient": 0.5}
 
 
-CONTROL = {"gamma": 0.99, "learning_rate": "0.001 -> 0", "environments": 8, "update": UPDATE}
+CONTROL = {"kind": "control", "gamma": 0.99, "learning_rate": "0.001 -> 0", "environments": 8, "update": UPDATE}
 
 
 LANGUAGE = {
+    "kind": "language",
     "prompts": "p",
     "learning_rate": 1e-4,
     "response_limit": 60,
@@ -46,6 +49,7 @@ def row(i):
         "explained_variance": 0.8,
         "return_std": 1.0,
         "return_rms": 2.0,
+        "value_rms": 2.0,
         "ratio_deviation": 1e-6,
     }
 
@@ -69,17 +73,19 @@ def spoken(i):
         "stopped_by_kl": 0,
         "return_std": 1.0,
         "return_rms": 2.0,
+        "value_rms": 2.0,
     }
 
 
 def control(changes=lambda i: {}, count=COUNT, **config):
     update = {**UPDATE, **config.pop("update", {})}
-    return Record({**CONTROL, "update": update, **config}, tuple({**row(i), **changes(i)} for i in range(count)))
+    rows = tuple({**row(i), **changes(i)} for i in range(count))
+    return Record({**CONTROL, "update": update, **config}, control_rules.KIND, rows)
 
 
 def language(changes=lambda i: {}, count=COUNT, evaluation=None, **config):
     rows = tuple({**spoken(i), **changes(i)} for i in range(count))
-    return Record({**LANGUAGE, **config}, rows, evaluation=evaluation or {})
+    return Record({**LANGUAGE, **config}, language_rules.KIND, rows, evaluation=evaluation or {})
 
 
 def seen(record):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from proximo.core.schedules import Schedule, as_setting
 from proximo.core.settings import UpdateSettings
@@ -87,6 +87,8 @@ class NormalizerSettings:
 @dataclass(frozen=True)
 class TrainConfig:
     """Train a policy. All settings are written to RUN/config.toml, which repeats the run."""
+
+    kind: ClassVar[str] = "control"
 
     environment: str = ""
     """An EnvPool or Gymnasium task, or `module:function` that makes an environment."""

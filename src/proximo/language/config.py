@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from datetime import date
-from typing import Literal
+from typing import ClassVar, Literal
 
 BUILTIN = "builtin:"
 """Prefix of models that Proximo gets with pip: builtin:smollm2 and builtin:minilm."""
@@ -103,6 +103,8 @@ class StageConfig:
 class SFTConfig(StageConfig):
     """Supervised fine-tuning: cross-entropy on response tokens."""
 
+    kind: ClassVar[str] = "sft"
+
     data: str = ""
     """JSONL or Parquet file, or saved datasets folder, with a `prompt` and a `response` per row."""
     freeze: int = 0
@@ -114,6 +116,8 @@ class SFTConfig(StageConfig):
 @dataclass(frozen=True)
 class RewardConfig(StageConfig):
     """A reward model from preference pairs (Bradley & Terry 1952)."""
+
+    kind: ClassVar[str] = "reward"
 
     model: str = ""
     """Folder or hub name of the language model to start from (best: the SFT stage's folder), or builtin:smollm2."""

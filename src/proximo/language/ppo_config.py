@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from proximo.core.schedules import Schedule, as_setting
 from proximo.core.settings import UpdateSettings
@@ -80,6 +80,8 @@ class SharingSettings:
 @dataclass(frozen=True)
 class PPOConfig:
     """PPO on a language model with a KL penalty against the model it starts from."""
+
+    kind: ClassVar[str] = "language"
 
     policy: str = ""
     """Folder (or hub name) of the model to train: it is also the reference. RUN/sft if none is named."""

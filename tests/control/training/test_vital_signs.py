@@ -8,6 +8,7 @@ import pytest
 import torch
 from control_runs import running
 
+from proximo.control.doctor_rules import KIND
 from proximo.control.models.normalizers import RewardScaler
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.training.rollout import Collector
@@ -114,7 +115,7 @@ def test_a_final_observation_that_is_the_next_first_one_is_seen(faking):
 
 def truncation_faults(training, iterations):
     """Colours of P014: of each iteration that has it, by the meter; and of the whole run, by the doctor."""
-    run = Record({}, tuple(training.iterate() for _ in range(iterations)))
+    run = Record({}, KIND, tuple(training.iterate() for _ in range(iterations)))
     told = [f.severity for verdict in run.verdicts for f in verdict.findings if f.code.number == "P014"]
     diagnosed = [d.finding.severity for d in invariants.meter(run) if d.finding.code.number == "P014"]
     return run, told, diagnosed

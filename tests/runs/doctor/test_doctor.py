@@ -8,11 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from records import CONTROL, LANGUAGE, control, language, row, seen, spoken
 
+import proximo
 from proximo.control.config import TrainConfig
 from proximo.errors import UserError
 from proximo.language.ppo_config import PPOConfig
 from proximo.runs.config.toml import to_toml
-from proximo.runs.doctor import examine_run, format_report
+from proximo.runs.doctor import format_report
 from proximo.runs.doctor.record import Record, start_and_end
 from proximo.runs.doctor.report import SHOWN, diagnose
 from proximo.runs.doctor.story import went_well
@@ -156,15 +157,15 @@ def test_an_invariant_that_ended_a_run_comes_first():
     error = {"step": 1, "error": "ratio-not-one: at the first minibatch the ratio is off by 0.1"}
     whole = control(lambda i: {"approx_kl": 9.0})
     for rows in (whole.rows, ()):
-        first, *_ = diagnose(Record(whole.config, rows, error))
+        first, *_ = diagnose(Record(whole.config, whole.kind, rows, error))
         assert (first.finding.code.number, first.iteration) == ("P012", len(rows))
 
 
 def test_an_error_that_the_run_went_on_from_is_forgotten(tmp_path):
     rows, error = control().rows, {"step": 5, "time": 1.0, "error": "ratio-not-one: off by 1"}
-    went_on = Record(CONTROL, (*rows[:5], error, *rows[5:]))
-    assert examine_run(folder(tmp_path / "on", went_on)).health == "green"
-    assert examine_run(folder(tmp_path / "ended", Record(CONTROL, (*rows, error)))).health == "red"
+    went_on = Record(CONTROL, control().kind, (*rows[:5], error, *rows[5:]))
+    assert proximo.diagnose(folder(tmp_path / "on", went_on)).health == "green"
+    assert proximo.diagnose(folder(tmp_path / "ended", Record(CONTROL, control().kind, (*rows, error)))).health == "red"
 
 
 def test_start_and_end_are_medians_of_a_tenth():
@@ -212,7 +213,7 @@ def test_the_report_fits_a_screen_and_json_has_all(tmp_path):
             "explained_variance": -1.0,
         }
     )
-    report = examine_run(folder(tmp_path / "run", broken))
+    report = proximo.diagnose(folder(tmp_path / "run", broken))
     text = format_report(report)
     assert text.startswith(f"red  {tmp_path / 'run'}: 40 iterations, 40,000 steps (40 red)")
     assert len(text.splitlines()) <= 45
@@ -237,16 +238,20 @@ def test_a_judge_that_agrees_is_named():
     assert not any("judge" in line for line in went_well(language(evaluation={"rise_sd": 0.1, "rise_se": 0.1})))
 
 
+SOUND = "kind = 'control'\n[update]"
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
         ({}, "holds no run (no config.toml): check the path"),
-        ({"config.toml": "steps = 3"}, "is no PPO run (no [update] in its config.toml)"),
-        ({"config.toml": "[update]"}, "has no metrics.jsonl, so there is nothing to go by: run it first"),
-        ({"config.toml": "[update]", "metrics.jsonl": ""}, "has no iteration yet: wait for the first"),
+        ({"config.toml": "steps = 3"}, "is no PPO run (its config.toml says no kind): give one of"),
+        ({"config.toml": "kind = 'sft'"}, "is no PPO run (its config.toml says kind = 'sft')"),
+        ({"config.toml": SOUND}, "has no metrics.jsonl, so there is nothing to go by: run it first"),
+        ({"config.toml": SOUND, "metrics.jsonl": ""}, "has no iteration yet: wait for the first"),
         ({"config.toml": "a =", "metrics.jsonl": '{"step": 1, "time": 0}\n'}, "is not valid TOML"),
         (
-            {"config.toml": "[update]", "metrics.jsonl": '{"step": 1, "time": 0}\n', "evaluation.json": "{"},
+            {"config.toml": SOUND, "metrics.jsonl": '{"step": 1, "time": 0}\n', "evaluation.json": "{"},
             "evaluation.json can not be read",
         ),
     ],
@@ -255,7 +260,7 @@ def test_a_folder_without_a_run_is_refused_in_a_sentence(tmp_path, files, messag
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(UserError) as error:
-        examine_run(tmp_path)
+        proximo.diagnose(tmp_path)
     assert message in str(error.value)
 
 
@@ -286,7 +291,9 @@ def test_files_of_any_content_give_a_report_or_a_sentence(data):
         rows.append({**(spoken(i) if speaks else row(i)), **changed})
     config = {**(LANGUAGE if speaks else CONTROL)}
     config |= data.draw(st.dictionaries(st.sampled_from(sorted(config)), NUMBERS, max_size=3))
-    record = Record(config, tuple(rows), evaluation={"rise_sd": data.draw(NUMBERS)})
+    record = Record(
+        config, (language if speaks else control)().kind, tuple(rows), evaluation={"rise_sd": data.draw(NUMBERS)}
+    )
     for found in diagnose(record):
         json.dumps(found.plain())
     went_well(record)

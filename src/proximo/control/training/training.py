@@ -282,7 +282,7 @@ class Training(OnPolicyTraining[Rollout]):
 
     def _described(self) -> dict[str, Any]:
         """What is the same for all updates."""
-        described = {"world": "control", "config": to_toml(self.config), "policy": self.policy.describe()}
+        described = {"kind": self.config.kind, "config": to_toml(self.config), "policy": self.policy.describe()}
         return {**described, "closed_form": self.closed_form is not None}
 
     def _choose_path(self) -> None:

@@ -138,7 +138,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         self.before = Undo(self.optimizer, self._generators, copies=config.undo)
         self._before = self._cursor
         self.ring = Ring(
-            self.before, self.optimizer, config.replay_mb, lambda: {"world": "language", "config": to_toml(config)}
+            self.before, self.optimizer, config.replay_mb, lambda: {"kind": config.kind, "config": to_toml(config)}
         )
         self.other_rows = False
         """Whether `load` takes a checkpoint of other prompts."""

@@ -21,6 +21,8 @@ from proximo.runs.plugins import find_own, name_of_own
 Config = TypeVar("Config")
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+KIND = "kind"
+"""Key of what kind of run a configuration is of: a class attribute of that name, where it has one."""
 USUAL = ("proximo.core.settings", "proximo.algorithms.ppo")
 """Where the classes of tables are defined that go without a name: PPO's settings, and PPO."""
 
@@ -34,7 +36,8 @@ def to_toml(config: Any) -> str:
     Raises:
         UserError: A text cannot be written (a lone surrogate), or could not be told from an unset field.
     """
-    return "\n".join(_table_lines(config, prefix=())).strip("\n") + "\n"
+    kind = [f'{KIND} = "{config.kind}"'] if hasattr(type(config), KIND) else []
+    return "\n".join([*kind, *_table_lines(config, prefix=())]).strip("\n") + "\n"
 
 
 def from_mapping(cls: type[Config], mapping: Mapping[str, Any], *, where: str, base: Config | None = None) -> Config:
@@ -52,6 +55,10 @@ def from_mapping(cls: type[Config], mapping: Mapping[str, Any], *, where: str, b
     Raises:
         UserError: An unknown or missing key, a value of another type or out of its range.
     """
+    if KIND in mapping and (kind := getattr(cls, KIND, None)) is not None:
+        if mapping[KIND] != kind:
+            raise UserError(f"{where} is of a run of kind {shown(mapping[KIND])}, and one of {kind!r} is asked for")
+        mapping = {name: value for name, value in mapping.items() if name != KIND}
     return typing.cast("Config", _read_table(cls, mapping, prefix="", where=where, base=base))
 
 

@@ -48,8 +48,8 @@ def _proves(code: str, row: Mapping[str, Any]) -> bool:
 
 def _changes(code: str, run: Record) -> tuple[Change, ...]:
     """Settings, where one helps; else the code's remedy is all there is to say."""
-    if code == "P031" and not run.language:
-        return (change("normalizers.rewards", run.setting("normalizers.rewards"), "scale"),)
+    if code == "P031" and (scaling := run.kind.reward_scaling) is not None:
+        return (change(scaling, run.setting(scaling), "scale"),)
     if code == "P040":
         return (change("normalizers.observations", run.setting("normalizers.observations"), "True"),)
     if code == "P016":

@@ -1,7 +1,7 @@
 """A run as it lies on disk: its rows as columns, its settings by name."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,8 @@ import numpy as np
 
 from proximo.core.schedules import Schedule
 from proximo.errors import UserError
-from proximo.runs.config.toml import read_toml
+from proximo.runs.config.toml import KIND, read_toml
+from proximo.runs.doctor.diagnosis import Diagnosis
 from proximo.runs.health import TruthMeter, Verdict
 from proximo.runs.health.history import number
 from proximo.runs.storage.metrics import read_metrics
@@ -21,21 +22,33 @@ EVALUATION = "evaluation.json"
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What a world knows of its runs."""
+
+    result: str
+    """Metric that says how well a policy does."""
+    noisy: bool
+    """Whether it is of one batch, so that its course is to be smoothed."""
+    value_coefficient: float
+    """A usual weight of the value loss."""
+    reward_scaling: str | None
+    """Setting that scales rewards, where there is one."""
+    rules: tuple[Callable[["Record"], Iterator[Diagnosis]], ...]
+    """Asked beside those for all runs."""
+
+
+@dataclass(frozen=True)
 class Record:
     """Files of a run, read."""
 
     config: Mapping[str, Any]
     """As `config.toml` has it."""
+    kind: Kind
     rows: tuple[Mapping[str, Any], ...]
     """One per iteration."""
     error: Mapping[str, Any] | None = None
     """The row of the error that ended it."""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def language(self) -> bool:
-        """True if it trained a language model."""
-        return "prompts" in self.config
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -77,7 +90,7 @@ class Record:
         return int(number(self.rows[-1].get("step")) or 0) if self.rows else 0
 
 
-def read_record(folder: Path) -> Record:
+def read_record(folder: Path, kinds: Mapping[str, Kind]) -> Record:
     """Read a run's folder.
 
     Raises:
@@ -86,8 +99,10 @@ def read_record(folder: Path) -> Record:
     if not (folder / "config.toml").is_file():
         raise UserError(f"{folder} holds no run (no config.toml): check the path")
     config = read_toml(folder / "config.toml")
-    if not isinstance(config.get("update"), dict):
-        raise UserError(f"{folder} is no PPO run (no [update] in its config.toml): give one of `train` or `rlhf ppo`")
+    kind = str(config.get(KIND, ""))
+    if kind not in kinds or not isinstance(config.get("update"), dict):
+        said = f"says {KIND} = {kind!r}" if kind else f"says no {KIND}"
+        raise UserError(f"{folder} is no PPO run (its config.toml {said}): give one of `train` or `rlhf ppo`")
     if not (folder / "metrics.jsonl").is_file():
         raise UserError(f"{folder} has no metrics.jsonl, so there is nothing to go by: run it first")
     rows = read_metrics(folder / "metrics.jsonl")
@@ -95,7 +110,7 @@ def read_record(folder: Path) -> Record:
     error = rows[-1] if rows and "error" in rows[-1] else None
     if not rows:
         raise UserError(f"{folder} has no iteration yet: wait for the first")
-    return Record(config, iterations, error, _evaluation(folder))
+    return Record(config, kinds[kind], iterations, error, _evaluation(folder))
 
 
 def _evaluation(folder: Path) -> dict[str, Any]:

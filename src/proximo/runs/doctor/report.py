@@ -1,34 +1,25 @@
 """From a run to a diagnosis, and the screen that shows it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from proximo.runs.doctor import exploration, invariants, resources, responses, step, task
+from proximo.runs.doctor import critic, invariants, resources, step
 from proximo.runs.doctor.diagnosis import Diagnosis
-from proximo.runs.doctor.record import Record, read_record
+from proximo.runs.doctor.record import Kind, Record, read_record
 from proximo.runs.doctor.story import colours, went_well
 
-_BOTH = (
+_RULES = (
     invariants.meter,
     step.no_clip,
     step.epochs,
     step.too_large,
     step.too_small,
     step.fell_off,
-    exploration.critic,
+    critic.critic,
     resources.memory_grows,
 )
-_CONTROL = (
-    exploration.entropy_collapsed,
-    exploration.entropy_rising,
-    task.no_reward,
-    task.ending_pays,
-    task.never_ends,
-    task.horizon,
-)
-_LANGUAGE = (responses.reward_hacking, responses.length_drift, responses.no_end, responses.duplicates)
 SHOWN = 5  # diagnoses that fit a screen; JSON has all
 
 
@@ -70,7 +61,7 @@ def diagnose(run: Record) -> tuple[Diagnosis, ...]:
     """All that is wrong with a run, the worst first."""
     found = list(invariants.stopped(run))
     if run.rows:
-        for rule in (*_BOTH, *(_LANGUAGE if run.language else _CONTROL)):
+        for rule in (*_RULES, *run.kind.rules):
             found += rule(run)
     return tuple(_each_option_once(sorted(found, key=lambda diagnosis: diagnosis.finding.rank)))
 
@@ -84,13 +75,13 @@ def _each_option_once(found: list[Diagnosis]) -> Iterator[Diagnosis]:
         yield replace(diagnosis, changes=changes)
 
 
-def examine_run(folder: Path) -> Report:
+def examine_run(folder: Path, kinds: Mapping[str, Kind]) -> Report:
     """The doctor's report on a run's folder.
 
     Raises:
         UserError: it holds no run, or a file is damaged.
     """
-    run = read_record(folder)
+    run = read_record(folder, kinds)
     return Report(str(folder), len(run.rows), run.steps, diagnose(run), tuple(went_well(run)), colours(run))
 
 

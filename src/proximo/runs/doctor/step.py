@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from proximo.runs.doctor.critic import SMALLEST_STD
 from proximo.runs.doctor.diagnosis import Change, Diagnosis, change, diagnosis
-from proximo.runs.doctor.exploration import SMALLEST_STD
 from proximo.runs.doctor.record import Record, running_median
 from proximo.runs.health.codes import Severity
 from proximo.runs.health.history import number
@@ -76,11 +76,11 @@ def too_small(run: Record) -> Iterator[Diagnosis]:
 
 def fell_off(run: Record) -> Iterator[Diagnosis]:
     """More than half of what had been won was lost again; or a third of what there was from the start."""
-    returns = run.column("score" if run.language else "return")
+    returns = run.column(run.kind.result)
     known = np.flatnonzero(np.isfinite(returns))
     if len(known) < 5:
         return
-    if run.language:  # a return is the mean of 100 episodes; a score is of one batch, and noisy
+    if run.kind.noisy:
         returns[known] = running_median(returns[known])
     first, last = returns[known[0]], returns[known[-1]]
     best = int(known[returns[known].argmax()])
@@ -118,7 +118,7 @@ def _cliff(run: Record, iteration: int) -> str:
     if final > 3 * (number(row.get("approx_kl")) or 0.0):
         said.append(f"{final:.2g} after its last step")
     said.append(f"clip fraction {number(row.get('clip_fraction')) or 0.0:.2g}")
-    name = "score" if run.language else "return"
+    name = run.kind.result
     returns = run.column(name)
     before = returns[: iteration + 1][np.isfinite(returns[: iteration + 1])]
     after = returns[iteration + 1 :][np.isfinite(returns[iteration + 1 :])]

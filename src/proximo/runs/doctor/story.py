@@ -21,7 +21,7 @@ def colours(run: Record) -> dict[str, int]:
 
 
 def _reached(run: Record) -> Iterator[str]:
-    name = "score" if run.language else "return"
+    name = run.kind.result
     values = run.measured(name)
     if len(values) and values[-1] > values[0]:
         yield f"{name} {values[0]:,.4g} -> {values[-1]:,.4g} (best {values.max():,.4g})"

@@ -4,8 +4,61 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from proximo.runs.doctor.critic import SMALLEST_STD
 from proximo.runs.doctor.diagnosis import Change, Diagnosis, change, diagnosis
-from proximo.runs.doctor.record import Record, start_and_end
+from proximo.runs.doctor.record import Kind, Record, start_and_end
+from proximo.runs.health.codes import Severity
+
+
+def _coefficient(run: Record) -> float:
+    """The entropy bonus at the start."""
+    schedule = run.schedule("update.entropy_coefficient")
+    return schedule.start if schedule else 0.0
+
+
+def entropy_collapsed(run: Record) -> Iterator[Diagnosis]:
+    """Red where the settings ask for it or the return did not survive it; else a solved task may look so too."""
+    continuous = "std" in run.rows[0]
+    values = run.column("std" if continuous else "entropy")
+    if not np.isfinite(values[0]):
+        return
+    bonus = _coefficient(run)
+    gone = values < (SMALLEST_STD if continuous else 0.02 * values[0])
+    if bonus < 0:
+        gone |= values < 0.75 * values[0]  # on its way, and paid for it
+    if not gone[-1]:
+        return
+    began = int(gone.argmax())
+    severity: Severity = "red" if bonus < 0 or began == 0 or _suffered(run, began) else "amber"
+    changes = []
+    if bonus < 0 or not continuous:
+        changes.append(change("update.entropy_coefficient", bonus, 0.0 if continuous else 0.01))
+    if continuous and began == 0:
+        changes.append(change("network.log_std", run.setting("network.log_std"), -1.0))
+    said = f"{'std' if continuous else 'entropy'} {values[0]:.2g} at first, {values[-1]:.2g} at the end"
+    if bonus:
+        said += f", with update.entropy_coefficient = {bonus:g}"
+    yield diagnosis("P025", severity, said, *changes, iteration=began)
+
+
+def _suffered(run: Record, began: int) -> bool:
+    """True if the return fell after that iteration by more than a tenth of its range."""
+    returns = run.column("return")
+    known = returns[np.isfinite(returns)]
+    return bool(np.isfinite(returns[began]) and returns[-1] < returns[began] - 0.1 * np.ptp(known))
+
+
+def entropy_rising(run: Record) -> Iterator[Diagnosis]:
+    """The deviation more than doubled, while a bonus pays for it."""
+    values, bonus = run.measured("std"), _coefficient(run)
+    if len(values) and values[-1] > 2.5 * values[0] and bonus > 0:
+        cut = run.measured("clipped_actions")[-1]
+        yield diagnosis(
+            "P026",
+            "red" if cut > 0.6 else "amber",
+            f"std {values[0]:.2g} -> {values[-1]:.2g}, {cut:.0%} of the actions at their bounds",
+            change("update.entropy_coefficient", bonus, 0.0),
+        )
 
 
 def no_reward(run: Record) -> Iterator[Diagnosis]:
@@ -68,3 +121,13 @@ def horizon(run: Record) -> Iterator[Diagnosis]:
             f"gamma = {gamma} sees {seen:.1f} steps ahead, and an episode has {length:,.0f}",
             change("gamma", float(gamma), "0.99"),
         )
+
+
+KIND = Kind(
+    result="return",
+    noisy=False,
+    value_coefficient=0.5,
+    reward_scaling="normalizers.rewards",
+    rules=(entropy_collapsed, entropy_rising, no_reward, ending_pays, never_ends, horizon),
+)
+"""What the doctor knows of control runs."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from proximo.runs.doctor.diagnosis import Change, Diagnosis, change, diagnosis
-from proximo.runs.doctor.record import Record, start_and_end
+from proximo.runs.doctor.record import Kind, Record, start_and_end
 from proximo.runs.health.history import number
 
 
@@ -83,3 +83,13 @@ def duplicates(run: Record) -> Iterator[Diagnosis]:
             f"{before:.0%} at first, {after:.0%} at the end",
             change("kl.coefficient", now, max(0.05, 2 * now)),
         )
+
+
+KIND = Kind(
+    result="score",
+    noisy=True,  # a return is the mean of 100 episodes; a score is of one batch
+    value_coefficient=0.1,
+    reward_scaling=None,
+    rules=(reward_hacking, length_drift, no_end, duplicates),
+)
+"""What the doctor knows of language runs."""
