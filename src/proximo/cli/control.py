@@ -15,12 +15,22 @@ from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag, Layout, changes, form, opt
 from proximo.cli.options import command, parse, peek, refusals
 from proximo.cli.results import three_numbers
 from proximo.control.config import TrainConfig
+from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError, nearest
+from proximo.runs.config.toml import from_mapping
+
+
+@dataclass(frozen=True)
+class _Algorithm:
+    algorithm: Annotated[str, SAYS_ITS_DEFAULT] = ""
+    """Own algorithm, `module:Name` of a class derived from proximo.algorithms.PPO; its settings are options under
+    --update (default: PPO)."""
 
 
 @dataclass(frozen=True)
 class _Chosen:
     preset: str = "tuned"
+    algorithm: str = ""
 
 
 _ABOUT = (
@@ -65,7 +75,7 @@ def train(arguments: list[str]) -> int:
         raise UserError(_which_environment(arguments))
     typed = arguments[named:]
     base = _preset_of(arguments[0], typed) if named else TrainConfig()
-    shape = form(base, _LAYOUT, call=RunOptions())
+    shape = form(base, _LAYOUT, head=_Algorithm(), call=RunOptions())
     asked = parse(shape, typed, "train", foreign=CONTROL, description=_ABOUT, usage=" ENVIRONMENT")
     with refusals("train"):
         given = changes(asked, base)
@@ -87,7 +97,12 @@ def _preset_of(environment: str, typed: list[str]) -> TrainConfig:
     from proximo.control.environments import known_name
     from proximo.control.presets import configure
 
-    return configure(known_name(environment), peek(_Chosen, typed).preset)[0]
+    chosen = peek(_Chosen, typed)
+    base = configure(known_name(environment), chosen.preset)[0]
+    if not chosen.algorithm:
+        return base
+    named = {"update": {UpdateSettings.chosen_by: chosen.algorithm}}
+    return from_mapping(TrainConfig, named, where="--algorithm", base=base)
 
 
 def _which_environment(arguments: list[str]) -> str:
