@@ -8,7 +8,7 @@ trains language models.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from proximo import language
+    from proximo import algorithms, language, schedules
     from proximo.control.loading import LoadedPolicy, load
     from proximo.control.result import Run
     from proximo.control.run import train
@@ -25,12 +25,14 @@ __all__ = [
     "Trainer",
     "UserError",
     "__version__",
+    "algorithms",
     "diagnose",
     "evaluate",
     "language",
     "load",
     "metrics",
     "replay",
+    "schedules",
     "train",
     "verify_resume",
 ]
@@ -51,12 +53,15 @@ _WHERE = {
 }
 
 
+_PACKAGES = ("algorithms", "language", "schedules")
+
+
 def __getattr__(name: str) -> Any:
     # Torch takes more than a second to import: keep `proximo --help` fast.
-    if name not in _WHERE and name != "language":
+    if name not in _WHERE and name not in _PACKAGES:
         raise AttributeError(f"module 'proximo' has no attribute {name!r}")
     import importlib
 
-    if name == "language":
-        return importlib.import_module("proximo.language")
+    if name in _PACKAGES:
+        return importlib.import_module(f"proximo.{name}")
     return getattr(importlib.import_module(_WHERE[name]), name)

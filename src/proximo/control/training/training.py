@@ -29,6 +29,7 @@ from proximo.control.training.rollout import Collector, Rollout
 from proximo.control.training.setup import fresh_policy, require_room, update_settings
 from proximo.control.training.vital_signs import fingerprint, still_deviations, vital_signs
 from proximo.core.batch import Batch
+from proximo.core.distributions import Gaussian
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
 from proximo.core.statistics import RunningMoments, informative
@@ -338,19 +339,29 @@ class Training(OnPolicyTraining[Rollout]):
         }
         if self.policy.actions.continuous:
             values["clipped_actions"] = rollout.clipped_fraction
-        if len(self.policy.log_std):
-            values["std"] = float(self.policy.log_std.detach().clamp(*self.policy.settings.log_std_range).exp().mean())
+            values["std"] = self._deviation(batch)
         return values
 
     @torch.no_grad()
+    def _deviation(self, batch: Batch) -> float | None:
+        """Mean standard deviation of the actions; None where a network of the user's own gives another distribution."""
+        if len(self.policy.log_std):
+            return float(self.policy.log_std.clamp(*self.policy.settings.log_std_range).exp().mean())
+        seen = self.policy.evaluate(self._spread_out(batch)).distribution
+        return float(seen.log_std.exp().mean()) if isinstance(seen, Gaussian) else None
+
+    def _spread_out(self, batch: Batch) -> Batch:
+        """As many samples as a minibatch has, `MEASURED` at most, from all over the batch."""
+        return batch[:: -(-len(batch) // min(MEASURED, self.algorithm.minibatch_size))]
+
+    @torch.no_grad()
     def _exact_kl(self, batch: Batch) -> float | None:
-        """KL(old policy, policy) in closed form, nats: a mean over states spread over the rollout, a minibatch of them
-        at most. None where the distributions have no closed form.
+        """KL(old policy, policy) in closed form, nats: a mean over states spread over the rollout. None where the
+        distributions have no closed form.
         """
         if self.before.snapshot is None:
             return None
-        part = batch[slice(None, None, -(-len(batch) // min(MEASURED, self.algorithm.minibatch_size)))]
-        flat = self.optimizer.flat
+        part, flat = self._spread_out(batch), self.optimizer.flat
         after, now = self.policy.evaluate(part).distribution, flat.clone()
         flat.copy_(self.before.snapshot.weights)
         before = self.policy.evaluate(part).distribution
