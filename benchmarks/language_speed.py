@@ -80,7 +80,7 @@ def proximo_update_seconds(name: str, model: str, updates: int) -> dict:
     )
     asked = [Prompt(tokenizer(text)["input_ids"], text, {}) for text in texts]
     training = PPOTraining(config, policy, tokenizer, asked, [ModelReward(RewardModel(scorer, tokenizer))])
-    training.parameters = SamplingParameters(WORK["response"], stop=(-1,))
+    training.parameters = SamplingParameters(WORK["response"], stop=(10**9,))  # no token has this id
     seen = []
     for _ in range(updates + 1):
         start = time.perf_counter()
