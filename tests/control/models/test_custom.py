@@ -202,6 +202,11 @@ def local():
         ("own_modules:Absent", "module 'own_modules' has no 'Absent'"),
         ("absent_module:Net", "there is no module 'absent_module'"),
         (own_modules.no_module, r"network own_modules:no_module gives a int, and has to give a torch.nn.Module"),
+        (
+            "shutil:rmtree",
+            r"network shutil:rmtree is a function: give a class of your own derived from torch\.nn\.Module",
+        ),
+        ("builtins:print", r"network builtins:print is a builtin_function_or_method: give a class"),
         (own_modules.Narrow, r"gives shapes \[\(3, 1\), \(3,\)\], and has to give outputs \[3, 2\] and values \[3\]"),
         (
             own_modules.Failing,

@@ -1,7 +1,9 @@
 """Networks and encoders of the user's own: found by name, made, tried out on zeros, and asked as ours are."""
 
+import sys
 import traceback
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -168,6 +170,12 @@ def made(name: str, call: str, make: Any, *arguments: Any, **named: Any) -> nn.M
     Raises:
         UserError: it can not be made, or is no module.
     """
+    ours = issubclass(make, nn.Module) if isinstance(make, type) else isinstance(make, FunctionType)
+    library = str(getattr(make, "__module__", "")).partition(".")[0] in sys.stdlib_module_names
+    if library or not ours:  # a run's files name it: whatever else has that name is not called
+        raise UserError(
+            f"{name} is a {type(make).__name__}: give a class of your own derived from torch.nn.Module, or a function"
+        )
     try:
         module = make(*arguments, **named)
     except FOREIGN as error:
