@@ -46,14 +46,29 @@ CONTROL: Mapping[str, str] = {
     "n-stack": "--frame-stack",
     **dict.fromkeys(("init-noise-std", "init-std", "log-std-init"), "--network.log-std (the logarithm)"),
     **dict.fromkeys(("actor-hidden-dims", "critic-hidden-dims"), "--network.hidden 64 64, for both"),
-    "use-sde": "nothing: state-dependent exploration is not here",
+    **dict.fromkeys(("use-sde", "sde-sample-freq"), "nothing: state-dependent exploration is not here"),
+    "ortho-init": "--network.orthogonal",
+    "lstm-hidden-size": "--network.memory-size",
+    **dict.fromkeys(("vec-env", "vec-env-type", "vec-env-cls"), "--backend"),
+    "policy": "nothing: the spaces choose the network, and --network its layers",
+    **dict.fromkeys(("log-interval", "log-freq"), "nothing: every iteration is recorded"),
+    "stats-window-size": "nothing: returns are means of 100 episodes",
+    "no-anneal-lr": "--learning-rate 3e-4, which is constant",
+    "no-norm-adv": f"{_UPDATE}normalize-advantages off",
+    "no-clip-vloss": "nothing: the value loss is not clipped unless --update.value-clip says so",
+    "no-cuda": "--device cpu",
+    "torch-deterministic": "nothing: the same seed gives the same run",
+    "save-model": "nothing: the run saves itself",
     **dict.fromkeys(("render", "render-mode", "capture-video", "video"), "nothing: training draws no pictures"),
     **dict.fromkeys(("verbose", "progress-bar"), "--quiet"),
     **dict.fromkeys(
         ("resume", "load", "checkpoint", "pretrained-path", "continue"), "nothing: the same command resumes"
     ),
     **dict.fromkeys(("algo", "algorithm"), "nothing: it is PPO"),
-    **dict.fromkeys(("track", "wandb", "wandb-project-name"), "nothing: metrics are JSON lines and TensorBoard events"),
+    **dict.fromkeys(
+        ("track", "wandb", "wandb-project-name", "wandb-entity"),
+        "nothing: metrics are JSON lines and TensorBoard events",
+    ),
 }
 """Names of Stable-Baselines3, its zoo, CleanRL, rsl_rl and others, to ours of `proximo train`."""
 
