@@ -4,6 +4,7 @@ Each function is a verb of the command line, for notebooks and scripts; whose ru
 """
 
 from contextlib import ExitStack
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,12 +26,12 @@ Backend = Literal["auto", "envpool", "gymnasium", "subprocess"]
 
 
 def evaluate(
-    run: str | Path, episodes: int = 20, *, seed: int | None = None, episode_limit: int | None = None
+    run: str | PathLike[str], episodes: int = 20, *, seed: int | None = None, episode_limit: int | None = None
 ) -> dict[str, Any]:
     """Run episodes with the policies of a control run (`proximo.language.compare` is for language runs).
 
     Args:
-        run: folder of the run.
+        run: folder of the run, or what `proximo.train` gave.
         episodes: for each of the three numbers.
         seed: of the episodes; None takes one that neither training nor its own evaluations have used.
         episode_limit: steps after which an episode is cut; None takes the run's own.
@@ -48,7 +49,7 @@ def evaluate(
 
 
 def diagnose(
-    what: "str | Path | Source",
+    what: "str | PathLike[str] | Source",
     *,
     seed: int = 0,
     backend: Backend = "auto",
@@ -66,7 +67,7 @@ def diagnose(
     Raises:
         UserError: there is no such folder or environment.
     """
-    folder = Path(what) if isinstance(what, str | Path) else None
+    folder = Path(what) if isinstance(what, str | PathLike) else None
     if folder is not None and folder.is_dir():
         from proximo.control import doctor_rules as control
         from proximo.language import doctor_rules as language
@@ -86,7 +87,7 @@ def diagnose(
         raise UserError(f"there is no folder {what} and {error}") from error
 
 
-def replay(run: str | Path, iteration: int | None = None, change: str | None = None) -> "Replay":
+def replay(run: str | PathLike[str], iteration: int | None = None, change: str | None = None) -> "Replay":
     """Do one of a run's last updates again.
 
     Args:
@@ -116,7 +117,7 @@ def _world(kept: "Kept", stack: ExitStack) -> "World":
     return language_world(kept)
 
 
-def verify_resume(run: str | Path, iterations: int | None = None) -> "Verification":
+def verify_resume(run: str | PathLike[str], iterations: int | None = None) -> "Verification":
     """Check that a run with these settings resumes bit for bit: trained through, stopped half-way, and killed.
 
     Args:
@@ -144,7 +145,7 @@ def verify_resume(run: str | Path, iterations: int | None = None) -> "Verificati
     raise UserError(f"{folder} is no run of proximo train or proximo rlhf ppo: give the folder of one")
 
 
-def metrics(run: str | Path) -> list[dict[str, Any]]:
+def metrics(run: str | PathLike[str]) -> list[dict[str, Any]]:
     """All rows of a run's metrics, one per iteration: `step`, `time` (seconds) and what was measured, by name.
 
     Args:

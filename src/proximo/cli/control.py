@@ -10,13 +10,13 @@ from typing import Annotated, Any
 import tyro
 
 from proximo.cli.call import RunOptions, exit_code
-from proximo.cli.foreign_options import CONTROL, answered
 from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag, Layout, changes, form, options_of
 from proximo.cli.options import command, parse, peek, refusals
 from proximo.cli.results import three_numbers
 from proximo.control.config import TrainConfig
 from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError, nearest
+from proximo.foreign_options import CONTROL, answered
 from proximo.runs.config.toml import from_mapping
 
 
@@ -107,7 +107,9 @@ def _preset_of(environment: str, typed: list[str]) -> TrainConfig:
 
 def _which_environment(arguments: list[str]) -> str:
     """The error of a command line that does not open with an environment."""
-    if foreign := answered(arguments, CONTROL, dict(options_of(form(TrainConfig(), _LAYOUT, call=RunOptions())))):
+    if foreign := answered(
+        arguments, CONTROL, dict(options_of(form(TrainConfig(), _LAYOUT, head=_Algorithm(), call=RunOptions())))
+    ):
         return f"{foreign}; as in `proximo train CartPole-v1`"
     return "which environment? Name it first, as in `proximo train CartPole-v1`; `proximo environments` lists them"
 

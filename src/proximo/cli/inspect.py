@@ -10,11 +10,11 @@ from typing import Annotated
 import tyro
 
 from proximo import inspection
-from proximo.cli.foreign_options import ASKING
 from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag
 from proximo.cli.options import command
 from proximo.cli.results import three_numbers
 from proximo.errors import UserError, nearest
+from proximo.foreign_options import ASKING
 from proximo.inspection import Backend
 
 

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 from proximo.cli import language_asking as asking
 from proximo.cli.call import AllOptions, PPOOptions, RunOptions, exit_code
-from proximo.cli.foreign_options import LANGUAGE
 from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag, Layout, changes, form
 from proximo.cli.options import parse, peek, refusals
 from proximo.errors import UserError, nearest
+from proximo.foreign_options import LANGUAGE
 from proximo.language.compute.malloc import keep_freed_memory
 
 _NAMES = {"reward": "reward model", "judge": "judge"}

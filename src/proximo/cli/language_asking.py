@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from proximo.cli.foreign_options import ASKING
 from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag
 from proximo.cli.options import command
 from proximo.errors import UserError
+from proximo.foreign_options import ASKING
 from proximo.language.config import require_seed
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from proximo.cli.foreign_options import answered
 from proximo.cli.forms import options_of
 from proximo.errors import UserError
+from proximo.foreign_options import answered
 
 
 def _whole(arguments: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +298,6 @@ def policy_from(tensors: Mapping[str, Tensor], state: Mapping[str, Any], prefix:
     return policy
 
 
-def load(run: str | Path, checkpoint: str = "final") -> LoadedPolicy:
+def load(run: str | PathLike[str], checkpoint: str = "final") -> LoadedPolicy:
     """The trained policy of a run: `proximo.load("runs/cheetah").act(observation)`. Arguments as `load_policy`."""
     return LoadedPolicy(load_policy(Path(run), checkpoint))

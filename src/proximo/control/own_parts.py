@@ -55,6 +55,8 @@ def _network(given: Any) -> Any:
             f"network is a {type(given).__name__} that is made already, and a run makes its own: give the class "
             f"(network={type(given).__name__}), or functools.partial of it with arguments"
         )
+    if isinstance(given, list | tuple):
+        raise UserError(f"network = {list(given)}: widths of the hidden layers are network={{'hidden': {list(given)}}}")
     arguments: dict[str, Any] = {}
     if isinstance(given, functools.partial):
         if given.args or not all(isinstance(x, _PLAIN) for x in given.keywords.values()):

@@ -23,6 +23,10 @@ class Run:
     finished_before: bool = False
     """Whether an earlier call finished it, and this one has only read what it came to."""
 
+    def __fspath__(self) -> str:
+        """Its folder, wherever a run is asked for."""
+        return str(self.path)
+
 
 _AROUND_ALL = ("PassiveEnvChecker", "OrderEnforcing", "TimeLimit")
 """Wrappers that `gymnasium.make` puts around nearly every environment."""

@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from proximo.control.spaces.observations import ObservationSpec
 from proximo.control.training.training import Training
 from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError
+from proximo.foreign_options import CONTROL, answered_in_python
 from proximo.runs.config.toml import from_mapping
 from proximo.runs.console.progress import Mode, Progress
 from proximo.runs.session.alone import alone
@@ -281,6 +282,8 @@ def _configured(environment: Source, preset: str, settings: dict[str, Any]) -> T
     Raises:
         UserError: there is no such preset, or a setting that there is not, or that can not mean anything.
     """
+    if answer := answered_in_python(settings, CONTROL, [field.name for field in fields(TrainConfig)]):
+        raise UserError(answer)
     base, _ = configure(task_of(environment), preset)
     base = _for_copies(replace(base, environment=name_of(environment)), copies(environment), settings)
     if isinstance(settings.get("run"), Path):

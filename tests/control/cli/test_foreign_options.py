@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from proximo.cli.foreign_options import CONTROL, LANGUAGE, answered
 from proximo.cli.forms import Layout, changes, form, options_of, table
 from proximo.cli.main import main
 from proximo.cli.options import parse, spelled
 from proximo.control.config import TrainConfig
 from proximo.errors import UserError
+from proximo.foreign_options import CONTROL, LANGUAGE, answered
 from proximo.language.stages import CONFIGS
 
 HIDDEN = Layout(hidden=("environment",))
@@ -29,7 +29,7 @@ OURS = {"train": (CONTROL, TrainConfig)} | {
 @pytest.mark.parametrize("verb", OURS)
 def test_every_answer_names_an_option_that_exists_and_no_option_of_ours_is_answered(verb):
     table, cls = OURS[verb]
-    names = set(dict(options_of(form(cls(), HIDDEN)))) | {"run", "quiet", "options", "preset", "rewards"}
+    names = set(dict(options_of(form(cls(), HIDDEN)))) | {"run", "quiet", "options", "preset", "rewards", "algorithm"}
     for theirs, ours in table.items():
         if ours.startswith("--"):
             assert ours.split()[0].rstrip(",").removeprefix("--") in names, (theirs, ours)

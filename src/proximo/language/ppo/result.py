@@ -38,6 +38,10 @@ class LanguageRun:
         """Folder that `transformers` (with adapters: `peft`) loads, once the run has ended."""
         return self.path / "policy"
 
+    def __fspath__(self) -> str:
+        """Its folder, wherever a run is asked for."""
+        return str(self.path)
+
 
 def ending(training: PPOTraining, kl: float | None, seconds: float) -> str | None:
     """Why the training ends here; None if it does not."""

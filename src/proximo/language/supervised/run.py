@@ -35,6 +35,10 @@ class StageRun:
         """`path`."""
         return self.path
 
+    def __fspath__(self) -> str:
+        """Its folder, wherever a run is asked for."""
+        return str(self.path)
+
 
 def train_sft(
     model: Any,

@@ -63,13 +63,14 @@ class Callbacks:
     """All callbacks of a run, in the order given.
 
     Args:
-        given: callbacks, or functions of trainer and metrics.
+        given: callbacks, or functions of trainer and metrics; or one.
 
     Raises:
         UserError: one is neither.
     """
 
-    def __init__(self, given: Sequence[Given] = ()) -> None:
+    def __init__(self, given: Sequence[Given] | Given = ()) -> None:
+        given = (given,) if isinstance(given, Callback) or callable(given) else given
         self.names = [f"{i} {_name(callback)}" for i, callback in enumerate(given)]
         self._all = [_as_callback(callback) for callback in given]
 

@@ -64,7 +64,7 @@ CONTROL: Mapping[str, str] = {
     **dict.fromkeys(
         ("resume", "load", "checkpoint", "pretrained-path", "continue"), "nothing: the same command resumes"
     ),
-    **dict.fromkeys(("algo", "algorithm"), "nothing: it is PPO"),
+    "algo": "--algorithm (PPO, or one of your own)",
     **dict.fromkeys(
         ("track", "wandb", "wandb-project-name", "wandb-entity"),
         "nothing: metrics are JSON lines and TensorBoard events",
@@ -187,4 +187,29 @@ def answered(arguments: Iterable[str], table: Mapping[str, str], ours: Collectio
             answer = table[name]
             is_ours = not answer.startswith("nothing: ")
             return f"there is no option {typed}: " + (f"here it is {answer}" if is_ours else answer.partition(": ")[2])
+    return ""
+
+
+_IN_PYTHON = {"quiet": 'progress="quiet"'}
+"""Options whose keywords have other names."""
+
+
+def answered_in_python(names: Iterable[str], table: Mapping[str, str], ours: Collection[str]) -> str:
+    """The same for keywords: the answer to the first that is another library's; "" if none is.
+
+    Args:
+        names: as given.
+        table: see `CONTROL`.
+        ours: keywords that there are.
+    """
+    for name in names:
+        answer = table.get(re.sub("_", "-", name).lower(), "")
+        if name in ours or not answer:
+            continue
+        option, space, rest = answer.partition(" ")
+        if not option.startswith("--"):
+            return f"there is no setting {name}: {answer.partition(': ')[2] or answer}"
+        table_name, dot, key = option.removeprefix("--").replace("-", "_").partition(".")
+        keyword = f'{table_name}={{"{key}": ...}}' if dot else _IN_PYTHON.get(table_name, table_name)
+        return f"there is no setting {name}: here it is {keyword}{space}{rest}"
     return ""
