@@ -75,7 +75,7 @@ def train(arguments: list[str]) -> int:
         raise UserError(_which_environment(arguments))
     typed = arguments[named:]
     base = _preset_of(arguments[0], typed) if named else TrainConfig()
-    shape = form(base, _LAYOUT, head=_Algorithm(), call=RunOptions())
+    shape = form(base, _LAYOUT, algorithm=_Algorithm(), call=RunOptions())
     asked = parse(shape, typed, "train", foreign=CONTROL, description=_ABOUT, usage=" ENVIRONMENT")
     with refusals("train"):
         given = changes(asked, base)
@@ -108,7 +108,7 @@ def _preset_of(environment: str, typed: list[str]) -> TrainConfig:
 def _which_environment(arguments: list[str]) -> str:
     """The error of a command line that does not open with an environment."""
     if foreign := answered(
-        arguments, CONTROL, dict(options_of(form(TrainConfig(), _LAYOUT, head=_Algorithm(), call=RunOptions())))
+        arguments, CONTROL, dict(options_of(form(TrainConfig(), _LAYOUT, algorithm=_Algorithm(), call=RunOptions())))
     ):
         return f"{foreign}; as in `proximo train CartPole-v1`"
     return "which environment? Name it first, as in `proximo train CartPole-v1`; `proximo environments` lists them"

@@ -74,5 +74,5 @@ def test_a_name_is_never_answered_with_itself_and_missing_packages_are_named(mon
     )
     monkeypatch.setattr(names_module, "all_names", lambda: {"CartPole-v1"})
     for name in ("PongNoFrameskip-v4", "ALE/Pong-v5"):
-        with pytest.raises(UserError, match=r"pip install 'proximo\[atari\]'"):
+        with pytest.raises(UserError, match="`pip install ale-py opencv-python-headless`"):
             raise names_module.unknown(name)

@@ -224,13 +224,13 @@ def test_rewards_that_are_named_are_the_rewards_whatever_the_run_holds(capsys, f
 
 
 def test_a_failed_update_leaves_its_batch(monkeypatch, capsys, preset, tiny_folder, tmp_path):
-    original = ppo.PPOTraining.collect
+    original = ppo.PPOTraining.estimate
 
-    def infinite(self):
-        batch, seen = original(self)
-        return batch.replace(advantages=batch.advantages / 0.0), seen
+    def infinite(self, rollout):
+        batch = original(self, rollout)
+        return batch.replace(advantages=batch.advantages / 0.0)
 
-    monkeypatch.setattr(ppo.PPOTraining, "collect", infinite)
+    monkeypatch.setattr(ppo.PPOTraining, "estimate", infinite)
     given = ["--policy", tiny_folder, "--rewards", "rlhf_commands:count", "1"]
     code, _, err = run(capsys, "ppo", "--preset", preset, "--run", tmp_path / "x", *given, "--quiet")
     assert code == 2

@@ -180,7 +180,7 @@ def test_a_failed_update_is_undone_to_the_last_bit(sharing, config, monkeypatch)
         raise InvariantError("seen after the update")
 
     with monkeypatch.context() as patch:
-        patch.setattr(PPOTraining, "_statistics", failing)
+        patch.setattr(PPOTraining, "measure", failing)
         with pytest.raises(InvariantError):
             training.iterate()
     moved = training.state()[0]
