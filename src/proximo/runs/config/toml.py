@@ -177,7 +177,11 @@ def _chosen(cls: type, mapping: Mapping[str, Any], prefix: str, where: str, base
     if not isinstance(path, str) or ":" not in path:
         raise UserError(f"{_dotted(prefix, key)} = {shown(path)} in {where} must name a class, module:Name")
     found = find_own(path, key)
-    if not (isinstance(found, type) and issubclass(found, cls) and vars(found)["__dataclass_params__"].frozen):
+    if not (
+        isinstance(found, type)
+        and issubclass(found, cls)
+        and getattr(vars(found).get("__dataclass_params__"), "frozen", False)
+    ):
         raise UserError(f"{key} {path} must be a frozen dataclass that is derived from proximo.algorithms.PPO")
     return found, rest, (_as(found, base) if isinstance(base, cls) and type(base) is not found else base)
 

@@ -71,6 +71,8 @@ class Callbacks:
 
     def __init__(self, given: Sequence[Given] | Given = ()) -> None:
         given = (given,) if isinstance(given, Callback) or callable(given) else given
+        if not isinstance(given, Sequence):
+            raise UserError(f"callbacks is a {type(given).__name__}: give a list, as in callbacks=[watch]")
         self.names = [f"{i} {_name(callback)}" for i, callback in enumerate(given)]
         self._all = [_as_callback(callback) for callback in given]
 
@@ -135,6 +137,8 @@ class Callbacks:
 
 def _as_callback(given: Any) -> Callback:
     if isinstance(given, Callback):
+        if callable(given):
+            raise UserError(f"callback {_name(given)} has a __call__, which nothing calls: name it iteration")
         return given
     if isinstance(given, type):
         raise UserError(f"callback {given.__name__} is a class: give an instance, as in callbacks=[{given.__name__}()]")
