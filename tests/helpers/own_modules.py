@@ -92,6 +92,26 @@ class Narrow(Ours):
         return outputs[:, 1:], value
 
 
+class Dropping(Ours):
+    """With all kinds of dropout."""
+
+    def __init__(self, observations, outputs):
+        super().__init__(observations, outputs)
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.5, batch_first=True)
+        self.memory = nn.GRU(4, 4, num_layers=2, dropout=0.5, batch_first=True)
+
+    def forward(self, inputs, state=None):
+        x = self.memory(self.layer(inputs["vector"].unsqueeze(1)))[0].squeeze(1)
+        return super().forward({"vector": x})
+
+
+class Alone(Ours):
+    """One output instead of two."""
+
+    def forward(self, inputs, state=None):
+        return super().forward(inputs)[0]
+
+
 class Failing(Ours):
     """Fails when it is asked."""
 
@@ -109,6 +129,39 @@ class Anchored(PPO):
         loss, statistics = super().loss(seen, batch, progress, policy)
         price = batch.mean(seen.value**2)
         return loss + self.anchor * price, {**statistics, "anchor": price.detach()}
+
+
+class Plain(PPO):
+    """No settings of its own."""
+
+    def loss(self, seen, batch, progress, policy):
+        loss, statistics = super().loss(seen, batch, progress, policy)
+        return loss, {"own": 1.0, **statistics}
+
+
+class Undecorated(PPO):
+    """A setting that the dataclass does not know."""
+
+    mine: float = 1.0
+
+
+@dataclass(frozen=True)
+class Flat(PPO):
+    """Estimates of another shape."""
+
+    def estimate(self, rollout):
+        return rollout.rewards.sum(0), rollout.rewards.sum(0)
+
+
+@dataclass(frozen=True)
+class Talkative(Anchored):
+    """Statistics in a random order, of which one is there now and then, one is no mean and one no number."""
+
+    def loss(self, seen, batch, progress, policy):
+        loss, statistics = super().loss(seen, batch, progress, policy)
+        many = bool(batch.advantages.sum() > 0)
+        told = {"seven": 7.0, **statistics, "nothing": float("nan")} | ({"some": 3.0} if many else {})
+        return loss, dict(sorted(told.items(), reverse=many))
 
 
 @dataclass(frozen=True)

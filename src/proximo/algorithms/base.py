@@ -12,6 +12,7 @@ from torch import Tensor
 from proximo.core.batch import Batch
 from proximo.core.optimizer import FlatAdam
 from proximo.core.update import UpdateReport, UpdateTask
+from proximo.errors import UserError
 from proximo.runs.replay.ring import Ring
 from proximo.runs.replay.undo import Undo
 
@@ -51,6 +52,22 @@ class Algorithm(Protocol):
 
     def update(self, task: UpdateTask) -> UpdateReport:
         """Improve the policy on one batch."""
+
+
+def estimated(algorithm: Algorithm, rollout: Transitions) -> tuple[Tensor, Tensor]:
+    """What an algorithm estimates, of the right shapes.
+
+    Raises:
+        UserError: it is not.
+    """
+    found = algorithm.estimate(rollout)
+    shapes = [tuple(x.shape) for x in found]
+    if shapes != 2 * [tuple(rollout.rewards.shape)]:
+        raise UserError(
+            f"estimate of {type(algorithm).__name__} gives shapes {shapes}, and has to give advantages and returns of "
+            f"the rewards' shape {tuple(rollout.rewards.shape)}"
+        )
+    return found
 
 
 OF_A_CRITIC = frozenset({"explained_variance", "critic_error", "value_loss", "value_rms"})

@@ -5,6 +5,7 @@ from typing import Any
 
 from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError
+from proximo.runs.config.toml import check_choice
 from proximo.runs.plugins import name_of_own
 
 
@@ -13,7 +14,8 @@ def with_algorithm(settings: Mapping[str, Any], algorithm: Any) -> dict[str, Any
 
     Args:
         settings: as they were given.
-        algorithm: a class takes a preset's numbers and those in `update`; an instance has all of its own; or None.
+        algorithm: a class, or its `module:Name`, takes a preset's numbers and those in `update`; an instance has all of
+            its own; or None.
 
     Raises:
         UserError: it is no algorithm, has no name to be found by, or both say all settings.
@@ -21,12 +23,12 @@ def with_algorithm(settings: Mapping[str, Any], algorithm: Any) -> dict[str, Any
     settings = dict(settings)
     if algorithm is None:
         return settings
-    if isinstance(algorithm, type) and issubclass(algorithm, UpdateSettings):
+    if isinstance(algorithm, str | type):
+        if isinstance(algorithm, type):
+            check_choice(algorithm, UpdateSettings, f"algorithm {algorithm.__name__}")
         given = dict(settings.get("update") or {})
         return settings | {"update": given | {UpdateSettings.chosen_by: name_of_own(algorithm, "algorithm")}}
-    if not isinstance(algorithm, UpdateSettings):
-        kind = algorithm.__name__ if isinstance(algorithm, type) else type(algorithm).__name__
-        raise UserError(f"algorithm {kind} must be proximo.algorithms.PPO, or a frozen dataclass derived from it")
+    check_choice(type(algorithm), UpdateSettings, f"algorithm {type(algorithm).__name__}")
     if "update" in settings:
         raise UserError("update and an instance of an algorithm both say all settings: give the class, and update")
     name_of_own(type(algorithm), "algorithm")  # refused now, not when the run is written

@@ -71,7 +71,8 @@ class PPO(UpdateSettings):
             policy: for a term that evaluates something else: `policy.evaluate(batch.replace(inputs=...))`.
 
         Returns:
-            A scalar to minimise, and numbers to report by name, without gradient.
+            A scalar to minimise, and what to report by name: tensors without gradient, which are means by `batch.mean`,
+            or plain numbers.
         """
         return objectives.ppo_loss(
             seen.log_prob,

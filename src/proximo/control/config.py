@@ -54,6 +54,8 @@ class NetworkSettings:
             raise ValueError(
                 f"encoders are parts of our networks, and custom = {self.custom} takes their place: read the keys there"
             )
+        if self.custom and self.memory != "none":
+            raise ValueError(f"memory = {self.memory} is of our networks: give custom = {self.custom} a state_size")
         if min(self.hidden, default=1) < 1 or self.memory_size < 1:
             raise ValueError(
                 f"hidden = {self.hidden} and memory_size = {self.memory_size} must be widths of at least 1"

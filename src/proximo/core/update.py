@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -21,8 +22,12 @@ NOISE = 0.1
 """Advantages below this share of the rewards' own scale are not scaled up to 1: a critic that knows 99 % of what varies
 leaves a tenth. In the presets' tasks advantages are 1 to 20 times the rewards' scale, so nothing is changed there."""
 
+MUST_BE_FINITE = ("policy_loss", "value_loss", "entropy", "approx_kl", "ratio_deviation", "grad_norm")
+"""Statistics whose being no number ends an update; one of the user's own is recorded as it is."""
+
 Statistics = Mapping[str, Tensor | float]
-"""One minibatch in numbers, by name: means over its samples, without gradient. `approx_kl` (k3 estimate of KL(old
+"""One minibatch in numbers, by name: tensors are means over its samples (`Batch.mean`), without gradient, and add up
+over its parts; plain numbers are taken as they are. `approx_kl` (k3 estimate of KL(old
 policy, policy), nats) and `ratio_deviation` (the largest |ratio - 1|) are always among them."""
 
 
@@ -172,10 +177,12 @@ class AutogradGradient:
         if len(parts) == 1 and not deviations:
             return parts[0]
         # Each part is a share of the minibatch's mean, so shares add up; the deviation is a maximum.
-        columns = {name: torch.stack([torch.as_tensor(part[name]) for part in parts]) for name in parts[0]}
+        constants = {name: x for name, x in parts[0].items() if isinstance(x, int | float)}
+        names = [name for name in parts[0] if name not in constants]
+        columns = {name: torch.stack([torch.as_tensor(part[name]) for part in parts]) for name in names}
         deviation = high_quantile(torch.cat(deviations), self._quantile) if deviations else None
         largest = columns["ratio_deviation"].max() if deviation is None else deviation
-        return {name: column.sum() for name, column in columns.items()} | {"ratio_deviation": largest}
+        return {name: column.sum() for name, column in columns.items()} | {**constants, "ratio_deviation": largest}
 
     @torch.no_grad()
     def divergence(self, minibatch: Batch) -> float:
@@ -201,12 +208,26 @@ def _with_ratio(statistics: Statistics, seen: Evaluation, part: Batch) -> Statis
 
 def objective_at(settings: UpdateSettings, progress: float) -> Objective:
     """The objective's numbers at `progress` in [0, 1]."""
+    s = settings
+    return _objective(s.clip, s.value_coefficient, s.entropy_coefficient, s.value_clip, s.dual_clip, progress)
+
+
+@lru_cache(maxsize=8, typed=True)
+def _objective(
+    clip: float | str | None,
+    value_coefficient: float,
+    entropy_coefficient: float | str,
+    value_clip: float | None,
+    dual_clip: float | None,
+    progress: float,
+) -> Objective:
+    """Read once for all minibatches of an update."""
     return Objective(
-        clip=None if settings.clip is None else Schedule.parse(settings.clip).at(progress),
-        value_coefficient=settings.value_coefficient,
-        entropy_coefficient=Schedule.parse(settings.entropy_coefficient).at(progress),
-        value_clip=settings.value_clip,
-        dual_clip=settings.dual_clip,
+        clip=None if clip is None else Schedule.parse(clip).at(progress),
+        value_coefficient=value_coefficient,
+        entropy_coefficient=Schedule.parse(entropy_coefficient).at(progress),
+        value_clip=value_clip,
+        dual_clip=dual_clip,
     )
 
 
@@ -264,21 +285,27 @@ def make_report(
         InvariantError: a loss or a gradient was not finite.
     """
     # The only transfer from the device: one tensor of all minibatches' numbers.
-    names = [*statistics[0], "grad_norm"]
+    names = [name for name in statistics[0] if all(name in row for row in statistics)]
     if isinstance(statistics[0]["approx_kl"], float):  # a closed form works with plain numbers
-        rows = torch.tensor([list(row.values()) for row in statistics], dtype=torch.float32)
+        rows = torch.tensor([[row[name] for name in names] for row in statistics], dtype=torch.float32)
     else:
-        numbers = [[torch.as_tensor(x, dtype=torch.float32) for x in row.values()] for row in statistics]
-        rows = torch.stack([torch.stack([x.to(row[0].device) for x in row]) for row in numbers])
+        numbers = [[torch.as_tensor(row[name], dtype=torch.float32) for name in names] for row in statistics]
+        device = norms[0].device
+        rows = torch.stack([torch.stack([x.to(device) for x in row]) for row in numbers])
     norm = torch.stack(norms).to(torch.float32)
     table = torch.cat([rows.to(norm.device), norm.unsqueeze(1)], 1).cpu()
-    if not torch.isfinite(table).all():
-        step = int((~torch.isfinite(table)).any(1).nonzero()[0])
+    names.append("grad_norm")
+    finite = torch.isfinite(table[:, [i for i, name in enumerate(names) if name in MUST_BE_FINITE]])
+    if not finite.all():
+        step = int((~finite).any(1).nonzero()[0])
         raise InvariantError(
             f"not-finite: the loss or gradient of minibatch {step} of this update is not a finite number; lower the "
             "learning rate, or look for extreme rewards or observations"
         )
     values = dict(zip(names, table.mean(0).tolist(), strict=True))
+    for name in dict.fromkeys(name for row in statistics for name in row if name not in values):  # not in all of them
+        seen = [float(row[name]) for row in statistics if name in row]
+        values[name] = sum(seen) / len(seen)
     values["ratio_deviation"] = float(table[0, names.index("ratio_deviation")])
     values["grad_clip_fraction"] = (
         0.0 if max_grad_norm is None else float((table[:, -1] > max_grad_norm).float().mean())

@@ -207,6 +207,7 @@ def local():
             r"network shutil:rmtree is a function: give a class of your own derived from torch\.nn\.Module",
         ),
         ("builtins:print", r"network builtins:print is a builtin_function_or_method: give a class"),
+        (own_modules.Alone, r"Alone failed .*it gave a Tensor where outputs and values were wanted"),
         (own_modules.Narrow, r"gives shapes \[\(3, 1\), \(3,\)\], and has to give outputs \[3, 2\] and values \[3\]"),
         (
             own_modules.Failing,
@@ -241,3 +242,21 @@ def test_normalised_returns_need_the_critics_last_layer():
     config = configured(network={"custom": "own_modules:ByKey"}, normalizers={"rewards": "return"}, count=2)
     with pytest.raises(UserError, match="name it value_head"):
         proximo.control.training.training.Training(config, make_environments(Two, 2))
+
+
+def test_dropout_of_any_kind_stands_still():
+    training = trained("CartPole-v1", 2, network={"custom": "own_modules:Dropping"}, count=4)
+    seen = {"vector": torch.ones(3, 4)}
+    first, again = (training.policy.value(seen) for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def test_whole_distributions_and_advantages_that_are_estimated_again():
+    named = {"custom": "own_modules:OwnDeviations"}
+    update = {"recompute_advantages": True}
+    trained(control_tasks.probe, 2, options={"number": 5, "actions": "box"}, network=named, update=update)
+
+
+def test_a_memory_of_ours_beside_a_network_of_ones_own_is_refused():
+    with pytest.raises(ValueError, match="memory = gru is of our networks"):
+        NetworkSettings(custom="own_modules:Ours", memory="gru")

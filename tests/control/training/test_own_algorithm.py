@@ -91,6 +91,50 @@ def test_a_replay_knows_the_algorithm(algorithm, tmp_path):
         assert replay(there, there.choose(None), world, None).exact
 
 
+@pytest.mark.parametrize(
+    "given",
+    [PPO, PPO(epochs=2, minibatch_size=32), "proximo.algorithms:PPO", own_modules.Plain, own_modules.Plain(epochs=2)],
+    ids=["PPO", "PPO()", "by name", "a plain subclass", "an instance of one"],
+)
+def test_it_is_given_as_a_class_or_an_instance_and_is_the_same_run_again(given, tmp_path):
+    plan = {key: value for key, value in PLAN.items() if key != "update" or isinstance(given, type | str)}
+    plan |= {"environments": 4, "rollout_length": 16}
+    whole = proximo.train("CartPole-v1", given, run=tmp_path / "whole", **plan)
+    assert proximo.train("CartPole-v1", given, run=tmp_path / "half", stop_at=300, **plan).stopped
+    same_runs(whole, proximo.train("CartPole-v1", given, run=tmp_path / "half", **plan))
+    assert proximo.train("CartPole-v1", given, run=tmp_path / "whole", **plan).finished_before
+    assert proximo.replay(whole).exact
+    trainer = proximo.Trainer("CartPole-v1", given, run=tmp_path / "left", **plan)
+    for _ in trainer:
+        break
+    same_runs(whole, trainer.to_the_end())
+
+
+def test_settings_that_dataclasses_do_not_know_are_refused(tmp_path):
+    for given in (own_modules.Undecorated, own_modules.Undecorated()):
+        with pytest.raises(UserError, match=r"Undecorated has settings of its own: write @dataclass\(frozen=True\)"):
+            proximo.train("CartPole-v1", given, run=tmp_path / "r")
+    with pytest.raises(UserError, match="algorithm Ours must be a frozen dataclass"):
+        proximo.train("CartPole-v1", own_modules.Ours, run=tmp_path / "r")
+
+
+def test_statistics_go_by_their_names():
+    """In another order in each minibatch, in some of them only, as plain numbers, and not finite."""
+    training, rows = learnt(own_modules.Talkative, update={"micro_batches": 4})
+    plain, expected = learnt(own_modules.Anchored, update={"micro_batches": 4})
+    for row, other in zip(rows, expected, strict=True):
+        assert (row["seven"], row["some"]) == (7.0, 3.0)
+        assert row["nothing"] != row["nothing"]
+        assert row["entropy"] == pytest.approx(other["entropy"], rel=1e-5)
+        assert row["approx_kl"] == pytest.approx(other["approx_kl"], abs=1e-6)
+    assert torch.equal(weights(training), weights(plain))
+
+
+def test_an_estimate_of_another_shape_is_refused():
+    with pytest.raises(UserError, match=r"estimate of Flat gives shapes \[\(8,\), \(8,\)\].*rewards' shape \(16, 8\)"):
+        learnt(own_modules.Flat)
+
+
 def test_the_settings_of_ones_own_are_written_and_read_back():
     config = replace(configured(), update=own_modules.Anchored(anchor=0.25, clip=0.1))
     text = to_toml(config)

@@ -56,8 +56,8 @@ class CustomNetwork(nn.Module):
         lead = _lead(inputs, self.observations)
         flat = {name: x.flatten(0, len(lead) - 1) if len(lead) > 1 else x for name, x in inputs.items()}
         outputs, value, after = self._ask(flat, state)
-        if len(lead) > 1 and isinstance(outputs, Distribution):
-            raise UserError(f"{self.name} gives a distribution, which can not be reshaped: give outputs instead")
+        if isinstance(outputs, Distribution):  # with more axes only the values are wanted
+            return outputs, value.unflatten(0, lead), after
         return (outputs.unflatten(0, lead) if len(lead) > 1 else outputs), value.unflatten(0, lead), after
 
     def sequence(self, inputs: Mapping[str, Tensor], state: Tensor, starts: Tensor) -> tuple[Any, Tensor]:
@@ -76,6 +76,8 @@ class CustomNetwork(nn.Module):
     def _ask(self, inputs: Mapping[str, Tensor], state: Tensor | None) -> tuple[Any, Tensor, Tensor | None]:
         shown = {**inputs, **self.observations.by_key(inputs)} if self.observations.keys else dict(inputs)
         given = self.module(shown) if not self.state_size else self.module(shown, state)
+        if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+            raise TypeError(f"it gave a {type(given).__name__} where outputs and values were wanted")
         outputs, value, *after = given
         if value.dim() == 2 and value.shape[1] == 1:
             value = value.squeeze(1)
@@ -185,8 +187,11 @@ def made(name: str, call: str, make: Any, *arguments: Any, **named: Any) -> nn.M
     if not isinstance(module, nn.Module):
         raise UserError(f"{name} gives a {type(module).__name__}, and has to give a torch.nn.Module")
     for part in module.modules():
+        # The policy that learns has to be the one that acted.
         if isinstance(part, _DropoutNd | _BatchNorm):
-            part.eval()  # the policy that learns has to be the one that acted
+            part.eval()
+        if isinstance(part, nn.RNNBase | nn.MultiheadAttention):
+            part.dropout = 0.0
     return module
 
 

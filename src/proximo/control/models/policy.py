@@ -200,9 +200,10 @@ class ControlPolicy(nn.Module):
             UserError: a network of the user's own does not name it.
         """
         head = getattr(getattr(self.network, "module", self.network), "value_head", None)
-        if not isinstance(head, nn.Linear):
+        if not isinstance(head, nn.Linear) or head.bias is None or head.out_features != 1:
             raise UserError(
-                "normalizers.rewards = return corrects the critic's last layer: name it value_head, an nn.Linear, in "
+                "normalizers.rewards = return corrects the critic's last layer: name it value_head, an "
+                f"nn.Linear(..., 1) with a bias, in "
                 f"the network {self.settings.custom}, or set normalizers.rewards to scale"
             )
         return head

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from proximo.algorithms.base import Algorithm, Transitions
+from proximo.algorithms.base import Algorithm, Transitions, estimated
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.training.rollout import Actor, Rollout
 from proximo.core.batch import Batch
@@ -97,7 +97,7 @@ class Estimator:
             self.gamma,
             self.lam,
         )
-        advantages, returns = self.algorithm.estimate(transitions)
+        advantages, returns = estimated(self.algorithm, transitions)
         return advantages, units.to_units(returns)
 
     def _after(self, inputs: Mapping[str, Tensor], memory: Tensor | None) -> Tensor:

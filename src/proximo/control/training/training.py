@@ -363,9 +363,11 @@ class Training(OnPolicyTraining[Rollout]):
             return None
         part, flat = self._spread_out(batch), self.optimizer.flat
         after, now = self.policy.evaluate(part).distribution, flat.clone()
-        flat.copy_(self.before.snapshot.weights)
-        before = self.policy.evaluate(part).distribution
-        flat.copy_(now)
+        try:
+            flat.copy_(self.before.snapshot.weights)
+            before = self.policy.evaluate(part).distribution
+        finally:
+            flat.copy_(now)
         if before is None or after is None:
             return None
         try:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from proximo.algorithms.base import Algorithm, Transitions
+from proximo.algorithms.base import Algorithm, Transitions, estimated
 from proximo.core.batch import Batch
 from proximo.core.divergences import kl_k1, kl_k3
 
@@ -51,7 +51,7 @@ def estimate(
     values = torch.where(batch.weight > 0, batch.value, 0.0)
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], 1)
     transitions = Transitions(rewards.T, values.T, following.T, ended.T, ended.T, gamma, lam, scores)
-    advantages, returns = algorithm.estimate(transitions)
+    advantages, returns = estimated(algorithm, transitions)
     return batch.replace(advantages=advantages.T.contiguous(), returns=returns.T.contiguous(), value=values)
 
 

@@ -84,7 +84,7 @@ def difference(a: Any, b: Any) -> list[tuple[str, Any, Any]]:
 
 
 def _differences(a: Any, b: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
-    if dataclasses.is_dataclass(a) and type(a) is type(b):
+    if dataclasses.is_dataclass(a) and dataclasses.is_dataclass(b) and _alike(a, b):
         for field in dataclasses.fields(a):
             yield from _differences(getattr(a, field.name), getattr(b, field.name), _dotted(key, field.name))
     elif isinstance(a, Mapping) and isinstance(b, Mapping):
@@ -94,6 +94,10 @@ def _differences(a: Any, b: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
         yield _dotted(key, a.chosen_by if hasattr(a, "chosen_by") else b.chosen_by), _name(a), _name(b)
     elif a != b and not (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b)):
         yield key, a, b
+
+
+def _alike(a: Any, b: Any) -> bool:
+    return type(a) is type(b) or (hasattr(a, "chosen_by") and hasattr(b, "chosen_by") and _name(a) == _name(b) == "")
 
 
 # Writing --------------------------------------------------------------------------------------------------------------
@@ -177,13 +181,23 @@ def _chosen(cls: type, mapping: Mapping[str, Any], prefix: str, where: str, base
     if not isinstance(path, str) or ":" not in path:
         raise UserError(f"{_dotted(prefix, key)} = {shown(path)} in {where} must name a class, module:Name")
     found = find_own(path, key)
-    if not (
-        isinstance(found, type)
-        and issubclass(found, cls)
-        and getattr(vars(found).get("__dataclass_params__"), "frozen", False)
-    ):
-        raise UserError(f"{key} {path} must be a frozen dataclass that is derived from proximo.algorithms.PPO")
+    check_choice(found, cls, f"{key} {path}")
+    if found.__module__ in USUAL:
+        found = cls
     return found, rest, (_as(found, base) if isinstance(base, cls) and type(base) is not found else base)
+
+
+def check_choice(found: Any, cls: type, name: str) -> None:
+    """See that a class of the user's own may stand for a table's.
+
+    Raises:
+        UserError: it is not derived from the table's class, or has fields that dataclasses do not know.
+    """
+    if not (isinstance(found, type) and issubclass(found, cls)):
+        raise UserError(f"{name} must be a frozen dataclass that is derived from proximo.algorithms.PPO")
+    own = vars(found)
+    if own.get("__annotations__") and not getattr(own.get("__dataclass_params__"), "frozen", False):
+        raise UserError(f"{name} has settings of its own: write @dataclass(frozen=True) above its class")
 
 
 def _as(cls: type, base: Any) -> Any:
@@ -220,8 +234,8 @@ def _read(hint: Any, value: Any, *, key: str, where: str, base: Any) -> Any:
     tables = [member for member in kinds if dataclasses.is_dataclass(member)]
     if len(tables) > 1:
         raise TypeError(f"configuration field {key!r} may be one of several tables, which cannot be told apart")
-    if tables and isinstance(value, typing.cast("type", tables[0])):
-        return value  # from Python
+    if tables and isinstance(value, typing.cast("type", tables[0])):  # from Python
+        return typing.cast("type", tables[0])(**vars(value)) if type(value).__module__ in USUAL else value
     if tables and isinstance(value, Mapping):
         cls = typing.cast("type", tables[0])
         return _read_table(cls, value, prefix=key, where=where, base=base if isinstance(base, cls) else None)
