@@ -20,7 +20,12 @@ from proximo.control.environments.backends.answers import (
     read_end,
     read_reward,
 )
-from proximo.control.environments.backends.reporting import LentEnvironment, RemoteEnvironment, ReportingEnvironment
+from proximo.control.environments.backends.reporting import (
+    LentEnvironment,
+    RemoteEnvironment,
+    ReportingEnvironment,
+    masks_not_asked,
+)
 from proximo.control.environments.backends.subprocesses import WatchedSubprocesses
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
 from proximo.control.environments.problems import require_spaces, space_problem
@@ -52,9 +57,10 @@ class GymnasiumEnvironments(VectorEnvironment):
         self.observation_space, self.action_space = self._kept.space, vector.single_action_space
         self.notes = (*self._kept.notes, *learnt.notes(vector))
         # Those who step single environments ask each of them, wherever it lives.
-        self._reporters = isinstance(vector, WatchedSubprocesses) or isinstance(
-            (getattr(vector, "envs", None) or [None])[0], ReportingEnvironment
-        )
+        first = (getattr(vector, "envs", None) or [None])[0]
+        self._reporters = isinstance(vector, WatchedSubprocesses) or isinstance(first, ReportingEnvironment)
+        if first is not None and not self._reporters:
+            self.notes += (*learnt.lost(first), *masks_not_asked(first))
         self._vector = vector
         self._recorder = RewardRecorder(vector)
         self._take = {

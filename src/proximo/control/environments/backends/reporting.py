@@ -90,7 +90,7 @@ class ReportingEnvironment(gymnasium.Wrapper):
     @property
     def sentences(self) -> tuple[str, ...]:
         """What a person who trains in it has to know."""
-        return (*self.kept.notes, *statistics.notes(self.env))
+        return (*self.kept.notes, *statistics.notes(self.env), *masks_not_asked(self.env))
 
     def proximo_statistics(self) -> dict[str, np.ndarray]:
         """What the wrappers have learnt; see `statistics.read`."""
@@ -159,4 +159,15 @@ def shown(action: Any) -> str:
     """An action on one line."""
     return (
         np.array2string(action, max_line_width=10**6, threshold=32) if isinstance(action, np.ndarray) else f"{action}"
+    )
+
+
+def masks_not_asked(env: Any) -> tuple[str, ...]:
+    """Of a method that another library asks for masks, and Proximo does not: a sentence, or none."""
+    inner = getattr(env, "unwrapped", env)
+    if not callable(getattr(inner, "action_masks", None)):
+        return ()
+    return (
+        f"the method action_masks of {type(inner).__name__} is not called: masks are read from info['action_mask'], or "
+        "from a key action_mask of the observation",
     )

@@ -61,9 +61,7 @@ def pooled(statistics: Statistics) -> dict[str, np.ndarray]:
 
 def notes(env: Any) -> tuple[str, ...]:
     """What a person has to know about what an environment learns of its observations: a sentence, or none."""
-    learnt = ((name, np.size(_plain(moments.mean))) for name, moments in _moments(env))
-    found = (name for name, size in learnt if size > 1 or "obs" in name.split(".")[2])
-    classes = list(dict.fromkeys(name.split(".")[1] for name in found))
+    classes = _that_learn(env)
     if not classes:
         return ()
     return (
@@ -71,6 +69,25 @@ def notes(env: Any) -> tuple[str, ...]:
         "policy needs: they are saved with it and carried into evaluations, `policy.carry_into(env)` puts them into an "
         "environment of yours, and normalizers.observations = true in its place keeps them in the policy",
     )
+
+
+def lost(env: Any) -> tuple[str, ...]:
+    """The same of one that lies inside an object of the user's, where it can not be asked: a sentence, or none."""
+    classes = _that_learn(env)
+    if not classes:
+        return ()
+    return (
+        f"{' and '.join(classes)} inside the environments that were given learns statistics, and these are not saved "
+        "with the policy: give a function that makes one environment, or set normalizers.observations = true in its "
+        "place",
+    )
+
+
+def _that_learn(env: Any) -> list[str]:
+    """Classes that learn something of the observations."""
+    learnt = ((name, np.size(_plain(moments.mean))) for name, moments in _moments(env))
+    found = (name for name, size in learnt if size > 1 or "obs" in name.split(".")[2])
+    return list(dict.fromkeys(name.split(".")[1] for name in found))
 
 
 def _layers(env: Any) -> Iterator[Any]:
