@@ -53,12 +53,11 @@ class CustomNetwork(nn.Module):
 
     def step(self, inputs: Mapping[str, Tensor], state: Tensor | None) -> tuple[Any, Tensor, Tensor | None]:
         """One step: encoded `[..., ...]` -> outputs `[..., outputs]` or a distribution, values `[...]`, the state."""
-        lead = _lead(inputs, self.observations)
-        flat = {name: x.flatten(0, len(lead) - 1) if len(lead) > 1 else x for name, x in inputs.items()}
+        flat, lead = _flat(inputs, self.observations)
         outputs, value, after = self._ask(flat, state)
-        if isinstance(outputs, Distribution):  # with more axes only the values are wanted
-            return outputs, value.unflatten(0, lead), after
-        return (outputs.unflatten(0, lead) if len(lead) > 1 else outputs), value.unflatten(0, lead), after
+        if not isinstance(outputs, Distribution):  # of which, with more axes, only the values are wanted
+            outputs = outputs.unflatten(0, lead)
+        return outputs, value.unflatten(0, lead), after
 
     def sequence(self, inputs: Mapping[str, Tensor], state: Tensor, starts: Tensor) -> tuple[Any, Tensor]:
         """Whole sequences `[B, T, ...]`, step by step, the state from zero where an episode starts."""
@@ -140,8 +139,7 @@ class Encoders(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Encoded `[..., ...]` -> features `[..., size]`."""
-        lead = _lead(inputs, self.observations)
-        flat = {name: x.flatten(0, len(lead) - 1) if len(lead) > 1 else x for name, x in inputs.items()}
+        flat, lead = _flat(inputs, self.observations)
         return self._features(self.observations.by_key(flat)).unflatten(0, lead)
 
     def _features(self, by_key: Mapping[str, Tensor]) -> Tensor:
@@ -203,6 +201,12 @@ def _place(error: BaseException) -> str:
 
 def _is_library(file: str) -> bool:
     return "site-packages" in file or file == __file__ or file.startswith("<frozen")
+
+
+def _flat(inputs: Mapping[str, Tensor], observations: ObservationSpec) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+    """Encoded observations with one leading axis in the place of theirs, and what these were."""
+    lead = _lead(inputs, observations)
+    return {name: x.flatten(0, len(lead) - 1) for name, x in inputs.items()}, lead
 
 
 def _lead(inputs: Mapping[str, Tensor], observations: ObservationSpec) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ from proximo.control.training.rollout import Collector, Rollout
 from proximo.control.training.setup import fresh_policy, require_room, update_settings
 from proximo.control.training.vital_signs import fingerprint, still_deviations, vital_signs
 from proximo.core.batch import Batch
-from proximo.core.distributions import Gaussian
+from proximo.core.distributions import Distribution, Gaussian
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
 from proximo.core.statistics import RunningMoments, informative
@@ -252,14 +252,13 @@ class Training(OnPolicyTraining[Rollout]):
 
     def finish(self, rollout: Rollout, batch: Batch, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Move the statistics and count."""
-        moved = fingerprint(self.policy, self.scaler)
         self._absorb(rollout, batch)
         self._count(rollout)
         self.log.record(rollout.action, self.collector)
         self._remember_best()
         if not self.normalizes:
             return {}
-        return {"normalizers_still": int(torch.equal(moved, fingerprint(self.policy, self.scaler)))}
+        return {"normalizers_still": int(torch.equal(self._statistics, fingerprint(self.policy, self.scaler)))}
 
     @property
     def done(self) -> int:
@@ -328,26 +327,29 @@ class Training(OnPolicyTraining[Rollout]):
     def measure(self, rollout: Rollout, batch: Batch, report: UpdateReport) -> dict[str, Any]:
         """Metrics beside the update's own."""
         self._look_at_the_critic(rollout, batch)
-        moved = fingerprint(self.policy, self.scaler) - self._statistics
+        statistics = fingerprint(self.policy, self.scaler)
+        moved, self._statistics = statistics - self._statistics, statistics
+        part = self._spread_out(batch)
+        with torch.no_grad():
+            seen = self.policy.evaluate(part).distribution
         values: dict[str, Any] = {
             **self.critic.measured(),
             "reset_rows": int((~rollout.valid).sum()),
             **vital_signs(self.policy, rollout, batch),
             **still_deviations(self.policy, self._log_std),
             "normalizers_moved": float(moved.abs().max()),
-            "exact_kl": self._exact_kl(batch),
+            "exact_kl": self._exact_kl(part, seen),
         }
         if self.policy.actions.continuous:
             values["clipped_actions"] = rollout.clipped_fraction
-            values["std"] = self._deviation(batch)
+            values["std"] = self._deviation(seen)
         return values
 
     @torch.no_grad()
-    def _deviation(self, batch: Batch) -> float | None:
+    def _deviation(self, seen: Distribution | None) -> float | None:
         """Mean standard deviation of the actions; None where a network of the user's own gives another distribution."""
         if len(self.policy.log_std):
             return float(self.policy.log_std.clamp(*self.policy.settings.log_std_range).exp().mean())
-        seen = self.policy.evaluate(self._spread_out(batch)).distribution
         return float(seen.log_std.exp().mean()) if isinstance(seen, Gaussian) else None
 
     def _spread_out(self, batch: Batch) -> Batch:
@@ -355,14 +357,14 @@ class Training(OnPolicyTraining[Rollout]):
         return batch[:: -(-len(batch) // min(MEASURED, self.algorithm.minibatch_size))]
 
     @torch.no_grad()
-    def _exact_kl(self, batch: Batch) -> float | None:
-        """KL(old policy, policy) in closed form, nats: a mean over states spread over the rollout. None where the
-        distributions have no closed form.
+    def _exact_kl(self, part: Batch, after: Distribution | None) -> float | None:
+        """KL(old policy, policy) in closed form, nats, a mean over `part`, of which the policy says `after`. None where
+        the distributions have no closed form.
         """
         if self.before.snapshot is None:
             return None
-        part, flat = self._spread_out(batch), self.optimizer.flat
-        after, now = self.policy.evaluate(part).distribution, flat.clone()
+        flat = self.optimizer.flat
+        now = flat.clone()
         try:
             flat.copy_(self.before.snapshot.weights)
             before = self.policy.evaluate(part).distribution
