@@ -1,7 +1,6 @@
 """Networks and encoders of the user's own: found by name, made, tried out on zeros, and asked as ours are."""
 
 import sys
-import traceback
 from collections.abc import Mapping
 from types import FunctionType
 from typing import Any
@@ -15,7 +14,7 @@ from proximo.control.config import NetworkSettings
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.core.distributions import Distribution, Product
 from proximo.errors import FOREIGN, UserError
-from proximo.runs.plugins import find_own, on_one_line
+from proximo.runs.plugins import find_own, on_one_line, own_frame
 
 TRIED = 3
 """Observations that a new network is shown."""
@@ -194,13 +193,9 @@ def made(name: str, call: str, make: Any, *arguments: Any, **named: Any) -> nn.M
 
 
 def _place(error: BaseException) -> str:
-    """` at FILE:LINE`, the innermost of the user's own code."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
-    return f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-
-
-def _is_library(file: str) -> bool:
-    return "site-packages" in file or file == __file__ or file.startswith("<frozen")
+    """` at FILE:LINE` of the user's code."""
+    frame = own_frame(error)
+    return "" if frame is None else f" at {frame.filename}:{frame.lineno}"
 
 
 def _flat(inputs: Mapping[str, Tensor], observations: ObservationSpec) -> tuple[dict[str, Tensor], tuple[int, ...]]:

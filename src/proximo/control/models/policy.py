@@ -203,7 +203,8 @@ class ControlPolicy(nn.Module):
         if not isinstance(head, nn.Linear) or head.bias is None or head.out_features != 1:
             raise UserError(
                 "normalizers.rewards = return corrects the critic's last layer: name it value_head, an "
-                f"nn.Linear(..., 1) with a bias, in the network {self.settings.custom}, or set normalizers.rewards to scale"
+                f"nn.Linear(..., 1) with a bias, in the network {self.settings.custom}, or set "
+                "normalizers.rewards to scale"
             )
         return head
 

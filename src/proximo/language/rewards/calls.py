@@ -3,15 +3,13 @@
 import asyncio
 import inspect
 import threading
-import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from proximo.errors import FOREIGN, UserError
-from proximo.runs.plugins import on_one_line
+from proximo.runs.plugins import on_one_line, own_frame
 
 _PROMPTS, _RESPONSES, _COMPLETIONS = "prompts", "responses", "completions"
 _SCORED = (_RESPONSES, _COMPLETIONS)
@@ -195,9 +193,6 @@ def _awaited(result: Any) -> Any:
 
 
 def _where(error: BaseException) -> str:
-    """` at FILE, line N` of the user's code: of the last frame that is neither ours nor a library's."""
-    ours = str(Path(__file__).parents[2])
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((ours, "<frozen"))]
-    standard = str(Path(asyncio.__file__).parent.parent)
-    own = [f for f in frames if not f.filename.startswith(standard) and "site-packages" not in f.filename] or frames
-    return f" at {own[-1].filename}, line {own[-1].lineno}" if own else ""
+    """` at FILE, line N` of the user's code."""
+    frame = own_frame(error)
+    return "" if frame is None else f" at {frame.filename}, line {frame.lineno}"
