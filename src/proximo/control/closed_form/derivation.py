@@ -28,7 +28,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "el
 """Those whose slopes are known by hand."""
 
 _METHODS: dict[type, tuple[str, ...]] = {
-    ControlPolicy: ("evaluate", "act", "log_prob", "value", "distribution", "_normalized"),
+    ControlPolicy: ("evaluate", "look", "act", "log_prob", "value", "distribution", "_normalized"),
     ActorCritic: ("step", "features", "heads"),
     ActionSpec: ("distribution",),
     ObservationNormalizer: ("forward",),

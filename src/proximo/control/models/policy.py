@@ -121,13 +121,17 @@ class ControlPolicy(nn.Module):
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """Log-prob, entropy and value of a batch, with gradient."""
-        inputs = self._normalized(batch.inputs)
-        if self.memory_size:
-            outputs, value = self.network.sequence(inputs, inputs["memory"], inputs["starts"])
-        else:
-            outputs, value, _ = self.network.step(inputs, None)
-        distribution = self.distribution(outputs, batch.inputs.get("mask"))
+        distribution, value = self.look(batch.inputs)
         return Evaluation(distribution.log_prob(batch.action), distribution.entropy(), value, distribution)
+
+    def look(self, inputs: Mapping[str, Tensor]) -> tuple[Distribution, Tensor]:
+        """What the policy would do, and the critic's output, with gradient."""
+        seen = self._normalized(inputs)
+        if self.memory_size:
+            outputs, value = self.network.sequence(seen, seen["memory"], seen["starts"])
+        else:
+            outputs, value, _ = self.network.step(seen, None)
+        return self.distribution(outputs, inputs.get("mask")), value
 
     @torch.no_grad()
     def act(

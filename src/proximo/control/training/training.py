@@ -331,7 +331,7 @@ class Training(OnPolicyTraining[Rollout]):
         moved, self._statistics = statistics - self._statistics, statistics
         part = self._spread_out(batch)
         with torch.no_grad():
-            seen = self.policy.evaluate(part).distribution
+            seen = self.policy.look(part.inputs)[0]
         values: dict[str, Any] = {
             **self.critic.measured(),
             "reset_rows": int((~rollout.valid).sum()),
@@ -346,7 +346,7 @@ class Training(OnPolicyTraining[Rollout]):
         return values
 
     @torch.no_grad()
-    def _deviation(self, seen: Distribution | None) -> float | None:
+    def _deviation(self, seen: Distribution) -> float | None:
         """Mean standard deviation of the actions; None where a network of the user's own gives another distribution."""
         if len(self.policy.log_std):
             return float(self.policy.log_std.clamp(*self.policy.settings.log_std_range).exp().mean())
@@ -357,7 +357,7 @@ class Training(OnPolicyTraining[Rollout]):
         return batch[:: -(-len(batch) // min(MEASURED, self.algorithm.minibatch_size))]
 
     @torch.no_grad()
-    def _exact_kl(self, part: Batch, after: Distribution | None) -> float | None:
+    def _exact_kl(self, part: Batch, after: Distribution) -> float | None:
         """KL(old policy, policy) in closed form, nats, a mean over `part`, of which the policy says `after`. None where
         the distributions have no closed form.
         """
@@ -367,11 +367,9 @@ class Training(OnPolicyTraining[Rollout]):
         now = flat.clone()
         try:
             flat.copy_(self.before.snapshot.weights)
-            before = self.policy.evaluate(part).distribution
+            before = self.policy.look(part.inputs)[0]
         finally:
             flat.copy_(now)
-        if before is None or after is None:
-            return None
         try:
             return float(part.mean(before.kl(after)))
         except (NotImplementedError, TypeError):
