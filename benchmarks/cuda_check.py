@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "helpers"))
+sys.path.insert(0, str(ROOT / "tests" / "helpers" / "language"))
 PPO = "--responses 64 --batch 16 --response-limit 12 --update.minibatch-size 8 --update.epochs 2 --override-preflight"
 CONTROL = "--steps 4096 --environments 8 --rollout-length 64 --update.minibatch-size 64 --episodes 4 --seed 3"
 

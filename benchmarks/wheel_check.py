@@ -53,7 +53,7 @@ def environment(folder: Path) -> Path:
 def example(python: Path, file: Path, home: Path) -> str:
     """Run one in reduced size; its last line."""
     if file.stem == "own_reward":
-        run(python, "-c", TINY.format(helpers=str(ROOT / "tests" / "helpers")), cwd=home)
+        run(python, "-c", TINY.format(helpers=str(ROOT / "tests" / "helpers" / "language")), cwd=home)
         call = 'main("model", 64)'
     else:
         call = f"main({STEPS.get(file.stem, 4096)})"

@@ -9,11 +9,14 @@ import signal
 import sys
 import time
 import warnings
+from pathlib import Path
 
 import torch
 
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, step_of
 from proximo.runs.storage.metrics import read_metrics
+
+HELPERS = str(Path(__file__).parent)
 
 LATER = 0.02  # seconds at most between a record and the kill: an iteration of the tests takes as long
 AT_ONCE = 5  # one process in so many is killed before it has recorded a step

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from command_lines import HERE as HELPERS
+from killing import HELPERS
 
 CODE = """
 import sys

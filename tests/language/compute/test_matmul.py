@@ -9,8 +9,9 @@ from peft import LoraConfig, get_peft_model
 from tiny import llama
 
 from proximo.language.compute import matmul as products
+from proximo.language.compute.lora import FusedLoraLinear
+from proximo.language.compute.lora import fused as fused_layers
 from proximo.language.compute.matmul import ProductLinear, product, use_products
-from proximo.language.roles.lora import FusedLoraLinear
 
 
 @pytest.fixture(params=[True, False], ids=["onednn", "torch"])
@@ -61,7 +62,7 @@ def adapted(fused, adapters=("default",), dropout=0.0):
     torch.manual_seed(0)
     settings = LoraConfig(r=3, lora_alpha=5, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM")
     if fused:
-        settings._register_custom_module({torch.nn.Linear: FusedLoraLinear})
+        settings = fused_layers(settings)
     model = get_peft_model(llama(), settings)
     for name in adapters[1:]:
         model.add_adapter(name, settings)

@@ -6,7 +6,7 @@ A role is a `Stack` of decoder parts. Only this file knows who shares what; the 
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ class LoraRoles(Roles):
         super().__init__(model, settings)
         from peft import LoraConfig, get_peft_model
 
-        from proximo.language.roles.lora import FusedLoraLinear
+        from proximo.language.compute.lora import fused
 
         lora = LoraConfig(
             r=settings.lora_rank,
@@ -174,8 +174,7 @@ class LoraRoles(Roles):
             target_modules="all-linear",
             task_type="CAUSAL_LM",
         )
-        lora._register_custom_module({nn.Linear: FusedLoraLinear})
-        self.adapted = get_peft_model(model, lora)
+        self.adapted = get_peft_model(model, fused(lora))
         _check_adapted(self.adapted, type(model).__name__)
         if self.separate:
             self.adapted.add_adapter("critic", lora)
@@ -201,7 +200,7 @@ class LoraRoles(Roles):
         """
         from peft.tuners.lora import LoraLayer
 
-        from proximo.language.roles.lora import merged_weight
+        from proximo.language.compute.lora import merged_weight
 
         layers: list[Any] = [m for m in self.adapted.modules() if isinstance(m, LoraLayer)]
         weights = [layer.get_base_layer().weight for layer in layers]
@@ -225,7 +224,7 @@ class LoraRoles(Roles):
         """See `Roles`: with the adapter added in."""
         from peft.tuners.lora import LoraLayer
 
-        from proximo.language.roles.lora import merged_weight
+        from proximo.language.compute.lora import merged_weight
 
         adapter = "default" if self.settings.critic == "shared" else "critic"
         decoder = self.policy.parts[0]
@@ -237,22 +236,10 @@ class LoraRoles(Roles):
         weights = {name: x for name, x in decoder.state_dict().items() if ".lora_" not in name} | merged
         return {name.replace(".base_layer.", "."): x for name, x in weights.items()}
 
-    @contextmanager
-    def _adapter(self, name: str | None) -> Iterator[None]:
-        """Another adapter, or none. peft's own switches also touch `requires_grad`, which the optimiser relies on."""
-        from peft.tuners.tuners_utils import BaseTunerLayer
+    def _adapter(self, name: str | None) -> AbstractContextManager[None]:
+        from proximo.language.compute.lora import as_adapter
 
-        layers = [m for m in self.adapted.modules() if isinstance(m, BaseTunerLayer)]
-        before = [(layer._active_adapter, layer._disable_adapters) for layer in layers]
-        try:
-            for layer in layers:
-                layer._disable_adapters = name is None
-                if name is not None:
-                    layer._active_adapter = [name]
-            yield
-        finally:
-            for layer, (active, disabled) in zip(layers, before, strict=True):
-                layer._active_adapter, layer._disable_adapters = active, disabled
+        return as_adapter(self.adapted, name)
 
     def save_pretrained(self, folder: Path) -> None:
         """See `Roles`: a PEFT adapter, which names its base; the whole model where there is no base to name."""

@@ -6,10 +6,13 @@
 here both products are added in place. Weights, names, files and everything else stay `peft`'s.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft.tuners.lora import Linear
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from proximo.language.compute.matmul import product
@@ -41,6 +44,30 @@ class FusedLoraLinear(Linear):
         plain = isinstance(self.lora_dropout[name], nn.Identity) and self.lora_B[name].bias is None
         same = x.dtype == weight.dtype == self.lora_A[name].weight.dtype
         return name if plain and same and not weight.requires_grad else None
+
+
+def fused(config: Any) -> Any:
+    """`config` of peft with `FusedLoraLinear` for its linear layers. A private name of peft is asked for it."""
+    config._register_custom_module({nn.Linear: FusedLoraLinear})
+    return config
+
+
+@contextmanager
+def as_adapter(model: nn.Module, name: str | None) -> Iterator[None]:
+    """Another adapter, or none. peft's own switches also touch `requires_grad`, which the optimiser relies on, so that
+    its private names are set.
+    """
+    layers = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
+    before = [(layer._active_adapter, layer._disable_adapters) for layer in layers]
+    try:
+        for layer in layers:
+            layer._disable_adapters = name is None
+            if name is not None:
+                layer._active_adapter = [name]
+        yield
+    finally:
+        for layer, (active, disabled) in zip(layers, before, strict=True):
+            layer._active_adapter, layer._disable_adapters = active, disabled
 
 
 @torch.no_grad()
