@@ -1,7 +1,9 @@
 """The one error that a user is meant to read."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+from typing import Any
 
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What building something from a stranger's description runs into where that is not what it should be."""
@@ -25,3 +27,35 @@ def nearest(name: str, names: Iterable[str], count: int = 3) -> str:
     lowered = {candidate.lower(): candidate for candidate in names}
     matches = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, count, 0.6)]
     return " or ".join(filter(None, [", ".join(matches[:-1]), *matches[-1:]]))
+
+
+def require_word(name: str, value: Any, words: Sequence[str]) -> None:
+    """Refuse what is none of the words that an argument may be.
+
+    Args:
+        name: of the argument.
+        value: given for it.
+        words: that there are.
+
+    Raises:
+        UserError: it is another, or no word at all.
+    """
+    if not (isinstance(value, str) and value in words):
+        alike = nearest(value, words, 1) if isinstance(value, str) else ""
+        raise UserError(f"{name} = {value!r} must be " + (f"{alike!r}" if alike else f"one of {', '.join(words)}"))
+
+
+def require_whole(name: str, value: Any, least: int, why: str = "") -> None:
+    """Refuse what is no whole number, or too small a one.
+
+    Args:
+        name: of the argument.
+        value: given for it; a number of NumPy is one too.
+        least: that it may be.
+        why: it may not be less.
+
+    Raises:
+        UserError: it is another number, or none.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise UserError(f"{name} = {value!r} must be a whole number, at least {least}" + (f": {why}" if why else ""))

@@ -19,7 +19,7 @@ class Run:
     `exact_resume` (False if environments once did not come back where the run went on)... Where wrappers change the
     reward, also each of the returns as the task itself pays it, with `_task` after its name; else these are None."""
     stopped: str | None = None
-    """What ended it early, a signal's name or `stop-at`; the same command goes on."""
+    """What ended it early, a signal's name or `stop-at`; the same command resumes."""
     finished_before: bool = False
     """Whether an earlier call finished it, and this one has only read what it came to."""
 

@@ -24,7 +24,7 @@ from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError
 from proximo.foreign_options import CONTROL, answered_in_python
 from proximo.runs.config.toml import from_mapping
-from proximo.runs.console.progress import Mode, Progress
+from proximo.runs.console.progress import Mode, Progress, checked_mode
 from proximo.runs.session.alone import alone
 from proximo.runs.session.callbacks import Callbacks, Given
 from proximo.runs.session.opening import Call, Opening, free_folder
@@ -79,6 +79,7 @@ class Trainer(IteratedTrainer[Run]):
         source = known_name(environment) if isinstance(environment, str) else environment
         settings = with_own_parts(settings, algorithm, network, encoders)
         config = _configured(source, preset, settings)
+        progress = checked_mode(progress)
         self._plan(config, source, progress, Call(stop_at, fresh, allow_change), Callbacks(callbacks), anew=True)
 
     @classmethod
@@ -149,6 +150,7 @@ class Trainer(IteratedTrainer[Run]):
             training = self._make(stack)
             selection = stack.enter_context(closing(Selection(config, self._source, folder)))
             stack.enter_context(opening.open())
+            self._call = replace(self._call, fresh=False)  # or iterating again would delete this run
             metrics = stack.enter_context(MetricsWriter(folder.path))
             resumed = opening.resumed and resume(training, folder, metrics, self._callbacks)
             started -= metrics.seconds  # those of earlier calls
@@ -314,7 +316,7 @@ def _watch(session: Session) -> Watch:
 
 
 def _stopped(training: Training, folder: RunFolder, config: TrainConfig, stopped: str, progress: Progress) -> Run:
-    progress.message(f"{stopped}: saved at {training.done:,} steps in {folder.path}; the same command goes on")
+    progress.message(f"{stopped}: saved at {training.done:,} steps in {folder.path}; the same command resumes")
     results = {"last_100_training_return": training.mean_return, "steps": training.done}
     return Run(folder.path, config, results, stopped=stopped)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from proximo.core.divergences import kl_k1, kl_k3
-from proximo.errors import UserError
+from proximo.errors import UserError, require_whole
 from proximo.language.compute.threads import using_threads
 from proximo.language.data.dataset import load_prompts
 from proximo.language.data.prompts import Prompt
@@ -120,6 +120,7 @@ def before_and_after(run: Path, prompts: Any = (), count: int = 5, seed: int = 1
     Raises:
         UserError: there is no finished PPO run, its starting model is another by now, or there is no prompt.
     """
+    require_whole("count", count, 1)
     folder, config = ppo_folder(run)
     anew = trained_anew(RunFolder(folder), config)
     if "policy" in anew:
@@ -175,8 +176,9 @@ def compare(
         of the prompts; `examples`. All but these are written to the run's folder, where `diagnose` reads them.
 
     Raises:
-        UserError: run or judge are not there.
+        UserError: run or judge are not there, or there are too few prompts.
     """
+    require_whole("count", count, 2, "a spread is measured over the prompts")
     run = Path(run)
     ppo, config = ppo_folder(run)
     asked = prompts if isinstance(prompts, str | Path) or not prompts else as_rows(prompts, "prompts", ("prompt",))

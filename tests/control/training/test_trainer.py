@@ -47,6 +47,31 @@ def test_a_loop_that_is_left_is_saved_and_iterating_again_resumes_it_exactly(tmp
     same_runs(whole, left.run)
 
 
+def test_a_fresh_run_that_is_left_and_taken_up_again_goes_on(tmp_path):
+    proximo.train("CartPole-v1", run=tmp_path / "run", **SMALL)
+    left = trainer(tmp_path / "run", fresh=True)
+    steps = [next(row["step"] for row in left)]
+    steps += [row["step"] for row in left]
+    assert steps == [64, 128, 192, 256, 320, 384]
+    assert list(left) == []
+    assert left.run.finished_before
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"progress": "silent"}, "progress = 'silent' must be one of auto, live, plain, quiet"),
+        ({"progress": "Quiet"}, "progress = 'Quiet' must be 'quiet'"),
+        ({"stop_at": "8"}, "stop_at = '8' must be a whole number, at least 0"),
+        ({"allow_change": "yes"}, "allow_change = 'yes' must be True or False"),
+    ],
+)
+def test_a_word_that_there_is_not_is_refused_before_anything_is_written(tmp_path, change, sentence):
+    with pytest.raises(proximo.UserError, match=f"^{sentence}$"):
+        trainer(tmp_path / "run", **change)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture
 def _interruptible():
     """Ctrl-C as in a terminal: a program that was started in the background ignores it."""

@@ -229,6 +229,18 @@ def test_a_loop_of_ones_own_asks_the_policy_and_is_left_and_taken_up_again(tmp_p
     assert stopping.run.stopped == "trainer.stop()"
 
 
+def test_a_fresh_run_that_is_left_and_taken_up_again_goes_on(tmp_path, tiny_folder):
+    train(tiny_folder, tmp_path / "run")
+    trainer = language.Trainer(
+        tiny_folder, prompts=PROMPTS, rewards=tiny.per_word, run=tmp_path / "run", fresh=True, **SMALL
+    )
+    steps = [next(row["step"] for row in trainer)]
+    steps += [row["step"] for row in trainer]
+    assert steps == [8, 16, 24, 32, 40]
+    assert list(trainer) == []
+    assert trainer.run.finished_before
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -246,6 +258,12 @@ def test_a_loop_of_ones_own_asks_the_policy_and_is_left_and_taken_up_again(tmp_p
         ({"prompts": iter(PROMPTS)}, "prompts can not be a list_iterator: give a list of dictionaries"),
         ({"tokenizer": "x"}, "tokenizer= belongs to a model that is given as an object"),
         ({"callbacks": [Counting]}, "callback Counting is a class"),
+        ({"preflight": "Stop"}, "^preflight = 'Stop' must be 'stop'$"),
+        ({"preflight": True}, "^preflight = True must be one of stop, warn, off$"),
+        ({"progress": "silent"}, "^progress = 'silent' must be one of auto, live, plain, quiet$"),
+        ({"stop_at": "8"}, "^stop_at = '8' must be a whole number, at least 0$"),
+        ({"stop_at": -1}, "^stop_at = -1 must be a whole number, at least 0$"),
+        ({"fresh": "no"}, "^fresh = 'no' must be True or False$"),
     ],
 )
 def test_what_can_not_be_used_is_one_sentence_and_writes_nothing(change, sentence, tmp_path, tiny_folder):

@@ -78,6 +78,9 @@ def test_from_rows_to_the_judges_comparison(tmp_path, tiny_folder, tiny_encoder,
         language.compare(run.path)
     seen = language.compare(run.path, judge.path, rewards=rewards)
     assert seen["prompts"] == 6
+    for few in (-1, 1):
+        with pytest.raises(proximo.UserError, match=f"^count = {few} must be a whole number, at least 2: a spread"):
+            language.compare(run.path, judge.path, rewards=rewards, count=few)
     again = language.compare(str(run.path), prompts=prompts[:6], rewards=rewards)
     assert again["rise_sd"] == seen["rise_sd"]
     assert "held-out" not in " ".join(seen["notes"])
@@ -98,6 +101,7 @@ def test_from_rows_to_the_judges_comparison(tmp_path, tiny_folder, tiny_encoder,
         ({"epoch": 2}, "unknown key 'epoch' in the arguments of proximo.language.train_reward: did you mean 'epochs'"),
         ({"output": "x"}, "output is no setting in .*train_reward: it is run="),
         ({"data": "x"}, "data is no setting in .*train_reward: it is pairs="),
+        ({"progress": "silent"}, "^progress = 'silent' must be one of auto, live, plain, quiet$"),
         ({"pairs": ROWS}, "the list given as pairs, row 1, 2, 3, 4, 5 and 7 more: 12 of 12 rows without a 'chosen'"),
         ({"pairs": Dataset.from_list(PAIRS).train_test_split(2)}, "pairs can not be a DatasetDict: give one of its sp"),
     ],

@@ -24,7 +24,7 @@ class LanguageRun:
     results: dict[str, Any]
     """`responses`, `iterations`, why it `ended`... What was measured on the way is in `proximo.metrics(run.path)`."""
     stopped: str | None = None
-    """What ended it early, a signal's name, `stop-at` or `trainer.stop()`; the same call goes on."""
+    """What ended it early, a signal's name, `stop-at` or `trainer.stop()`; the same call resumes."""
     finished_before: bool = False
     """Whether an earlier call finished it, and this one has only read what it came to."""
 

@@ -4,11 +4,11 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from proximo.algorithms.given import own_algorithm, with_algorithm
 from proximo.core.settings import UpdateSettings
-from proximo.errors import UserError
+from proximo.errors import UserError, require_word
 from proximo.language.begun import settled
 from proximo.language.compute.malloc import FreedMemory
 from proximo.language.compute.threads import using_threads
@@ -28,7 +28,7 @@ from proximo.language.rewards.configured import code_of_rewards
 from proximo.language.rewards.terms import RewardTerm
 from proximo.language.stages import asked_for, configure, located, resolved
 from proximo.runs.config.toml import read_toml
-from proximo.runs.console.progress import HEALTH, Column, Mode, Progress
+from proximo.runs.console.progress import HEALTH, Column, Mode, Progress, checked_mode
 from proximo.runs.session.alone import alone
 from proximo.runs.session.callbacks import Callbacks
 from proximo.runs.session.callbacks import Given as GivenCallback
@@ -110,6 +110,9 @@ class Trainer(IteratedTrainer[LanguageRun]):
         allow_change: bool = False,
         **settings: Any,
     ) -> None:
+        progress = checked_mode(progress)
+        require_word("preflight", preflight, get_args(Preflight))
+        call = Call(stop_at, fresh, allow_change)
         given = Given(Path(run or "runs/new"))
         weights, own = named(rewards)
         values: dict[str, Any] = {"policy": given.model("policy", model, tokenizer), "rewards": weights}
@@ -117,7 +120,6 @@ class Trainer(IteratedTrainer[LanguageRun]):
         rows = {name: given.rows(name, settings[name], fields) for name, fields in _ROWS.items() if name in settings}
         settings = with_algorithm({"modules": folder_of(own), **settings, **rows}, algorithm)
         config = asked_for(configure("ppo", preset, ""), "train", settings, values)
-        call = Call(stop_at, fresh, allow_change)
         self._plan(config, progress, call, preflight, Callbacks(callbacks), given=given, own=own)
 
     @classmethod
@@ -196,6 +198,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
                 stack.enter_context(self._given.stored(folder))
             training, message = self._make(opening)
             stack.enter_context(opening.open())
+            self._call = replace(self._call, fresh=False)  # or iterating again would delete this run
             note_made_from(folder, config)
             metrics = stack.enter_context(MetricsWriter(folder.path))
             self._go_on(training, opening, metrics)
@@ -276,7 +279,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
 def _stopped(training: PPOTraining, session: Session, stopped: str) -> LanguageRun:
     path = session.folder.path
     kept = "as it was at its last checkpoint, if there is one," if session.lost else "saved"
-    session.recorder.progress.message(f"{stopped}: {kept} in {path}; the same command goes on")
+    session.recorder.progress.message(f"{stopped}: {kept} in {path}; the same command resumes")
     return LanguageRun(path, {"responses": training.done}, stopped)
 
 

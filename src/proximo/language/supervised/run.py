@@ -9,7 +9,7 @@ from typing import Any
 from proximo.language.given.files import Given
 from proximo.language.stages import asked_for, configure, located
 from proximo.language.supervised import judge, reward, sft
-from proximo.runs.console.progress import Mode
+from proximo.runs.console.progress import Mode, checked_mode
 from proximo.runs.session.opening import Call
 from proximo.runs.session.trainer import say_finished_before
 from proximo.runs.storage.folder import RunFolder
@@ -26,7 +26,7 @@ class StageRun:
     results: dict[str, Any]
     """`steps`, `seconds`, what was measured on held-out rows, and how many rows were left out."""
     stopped: str | None = None
-    """What ended it early, a signal's name or `stop-at`; the same call goes on."""
+    """What ended it early, a signal's name or `stop-at`; the same call resumes."""
     finished_before: bool = False
     """Whether an earlier call finished it, and this one has only read what it came to."""
 
@@ -185,6 +185,7 @@ class _Stage:
         settings: Mapping[str, Any],
     ) -> StageRun:
         """Train it as it is asked for."""
+        progress = checked_mode(progress)
         given = Given(Path(self.run or "runs/new"))
         named = {
             "model": given.model("model", model, tokenizer),

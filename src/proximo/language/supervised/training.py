@@ -225,7 +225,7 @@ def run_steps(stage: Stage, session: Session) -> dict[str, Any] | None:
         if session.stop.requested is None and training.clock.ended:
             return None
         session.recorder.progress.message(
-            f"{session.stopped}: saved in {session.folder.path}; the same command goes on"
+            f"{session.stopped}: saved in {session.folder.path}; the same command resumes"
         )
         return {"stopped": session.stopped, "steps": training.done}
 

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+from proximo.errors import require_word
 
 if TYPE_CHECKING:
     from proximo.runs.console.live import LivePanel
@@ -211,6 +213,17 @@ class Progress:
             yield
         except OSError:
             self.mode, self._panel = "quiet", None
+
+
+def checked_mode(progress: Any) -> Mode:
+    """How progress is to be shown, as it is given from Python.
+
+    Raises:
+        UserError: it is none of the words.
+    """
+    require_word("progress", progress, get_args(Mode))
+    mode: Mode = progress
+    return mode
 
 
 def format_line(now: Snapshot) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from proximo.errors import UserError
+from proximo.errors import UserError, require_whole
 from proximo.runs.config.toml import difference, from_mapping, read_toml, to_toml
 from proximo.runs.storage.code_identity import note_code, other_code
 from proximo.runs.storage.files import parse_json, write_atomically
@@ -32,10 +32,14 @@ class Call:
         """Refuse what can not mean anything.
 
         Raises:
-            UserError: `stop_at` is negative.
+            UserError: `stop_at` is no number of steps, or what is true or false is given as something else.
         """
-        if self.stop_at is not None and self.stop_at < 0:
-            raise UserError(f"stop_at = {self.stop_at} must be at least 0")
+        if self.stop_at is not None:
+            require_whole("stop_at", self.stop_at, 0)
+        for name in ("fresh", "allow_change"):
+            value = vars(self)[name]
+            if not isinstance(value, bool):
+                raise UserError(f"{name} = {value!r} must be True or False")
 
 
 class Opening:
