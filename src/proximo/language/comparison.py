@@ -1,8 +1,9 @@
 """A finished PPO run against the model it started from, on prompts it never saw, by a judge it never saw."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,8 @@ def before_and_after(run: Path, prompts: Any = (), count: int = 5, seed: int = 1
 
 
 def compare(
-    run: str | Path,
-    judge: str | Path | None = None,
+    run: str | PathLike[str],
+    judge: str | PathLike[str] | None = None,
     *,
     prompts: Any = (),
     rewards: Any = None,
@@ -181,7 +182,9 @@ def compare(
     require_whole("count", count, 2, "a spread is measured over the prompts")
     run = Path(run)
     ppo, config = ppo_folder(run)
-    asked = prompts if isinstance(prompts, str | Path) or not prompts else as_rows(prompts, "prompts", ("prompt",))
+    none = prompts is None or (isinstance(prompts, Sized) and len(prompts) == 0)
+    given = not none and not isinstance(prompts, str | PathLike)
+    asked = as_rows(prompts, "prompts", ("prompt",)) if given else prompts
     own = {} if rewards is None else named(rewards)[1]
     with using_threads(config.threads):
         seen = _compare(run, Path(judge) if judge else _judge_beside(run), asked, own, count, seed)
@@ -194,6 +197,10 @@ def _compare(run: Path, folder: Path, prompts: Any, own: Own, count: int, seed: 
     ppo, config = ppo_folder(run)
     device = asking_device(config.device)
     terms = make_rewards(config, device, own)  # first: one that is not found is said before anything is answered
+    if not (folder / ABOUT).is_file():
+        raise UserError(
+            f"{folder} is no judge (no {ABOUT}): make one with proximo.language.train_judge or `proximo rlhf judge`"
+        )
     scorer = Judge.load(folder, device=device)
     if weak := no_better_than_chance(scorer.about.get("report", {})):
         raise UserError(f"the judge {folder} can not judge: {weak}; {BETTER}")

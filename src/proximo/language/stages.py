@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from importlib import resources
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,17 @@ def configure(stage: str, preset: str, run: str) -> Any:
     return config
 
 
+def folder_of_run(run: Any) -> str:
+    """The folder that a run is given from Python, "" where none is.
+
+    Raises:
+        UserError: it is no path.
+    """
+    if run is not None and not isinstance(run, str | PathLike):
+        raise UserError(f"run = {run!r} must be the path of a folder")
+    return os.fspath(run or "")
+
+
 def asked_for(base: Any, function: str, settings: Mapping[str, Any], named: Mapping[str, Any]) -> Any:
     """A stage's settings as a function of `proximo.language` is called.
 
@@ -115,7 +127,7 @@ def asked_for(base: Any, function: str, settings: Mapping[str, Any], named: Mapp
     where = f"the arguments of proximo.language.{function}"
     for name in settings.keys() & named.keys():
         raise UserError(f"{name} is no setting in {where}: it is {_ARGUMENTS.get(name, name + '=')}")
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    plain = {name: os.fspath(x) if isinstance(x, PathLike) else x for name, x in settings.items()}
     return from_mapping(type(base), {**plain, **named}, where=where, base=base)
 
 

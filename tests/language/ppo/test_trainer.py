@@ -3,11 +3,14 @@
 import json
 from functools import partial
 
+import numpy as np
 import own_modules
+import pandas
 import pytest
 import tiny
 import torch
 from datasets import Dataset
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 import proximo
 from proximo import language
@@ -258,6 +261,12 @@ def test_a_fresh_run_that_is_left_and_taken_up_again_goes_on(tmp_path, tiny_fold
         ({"prompts": iter(PROMPTS)}, "prompts can not be a list_iterator: give a list of dictionaries"),
         ({"tokenizer": "x"}, "tokenizer= belongs to a model that is given as an object"),
         ({"callbacks": [Counting]}, "callback Counting is a class"),
+        ({"prompts": {"w4 w5", "w6"}}, "prompts can not be a set, which has no order: give a list"),
+        ({"run": 5}, "run = 5 must be the path of a folder"),
+        ({"rewards": [tiny.llama()]}, "a reward can not be a LlamaForCausalLM object: give the folder of a reward mod"),
+        ({"rewards": {"mine": brief}}, r"weight of reward 'mine' is a function: .* as rewards=\{f: 1.0\}"),
+        ({"rewards": [(brief, 0.5)]}, r"give weights as rewards=\{f: 0.5\}"),
+        ({"seed": tiny.llama()}, "^seed = a LlamaForCausalLM in the arguments of proximo.language.train must be"),
         ({"preflight": "Stop"}, "^preflight = 'Stop' must be 'stop'$"),
         ({"preflight": True}, "^preflight = True must be one of stop, warn, off$"),
         ({"progress": "silent"}, "^progress = 'silent' must be one of auto, live, plain, quiet$"),
@@ -274,11 +283,102 @@ def test_what_can_not_be_used_is_one_sentence_and_writes_nothing(change, sentenc
     assert not (tmp_path / "given").exists()
 
 
+def test_a_table_is_its_rows(tmp_path, tiny_folder):
+    one = train(tiny_folder, tmp_path / "rows", responses=8)
+    table = pandas.DataFrame(PROMPTS)
+    for name, rows in (("pandas", table), ("arrow", Dataset.from_list(PROMPTS).data.table)):
+        run = train(tiny_folder, tmp_path / name, rows, held_out=table, responses=8)
+        same(one.path, run.path)
+    assert [path.name.partition("-")[0] for path in sorted((tmp_path / "given").iterdir())] == ["held_out", "prompts"]
+
+
+def test_one_text_is_one_prompt(tmp_path, tiny_folder):
+    trainer = language.Trainer(tiny_folder, prompts=PROMPTS, rewards=tiny.per_word, run=tmp_path / "run", **SMALL)
+    next(iter(trainer))
+    assert trainer.policy.respond("w4 w5") == trainer.policy.respond(["w4 w5"])[0]
+
+
+def test_a_model_that_is_changed_before_it_is_stored_is_refused(tmp_path, tiny_model, tiny_tokenizer):
+    given = {"prompts": PROMPTS, "rewards": tiny.per_word, "tokenizer": tiny_tokenizer, "run": tmp_path / "new" / "run"}
+    trainer = language.Trainer(tiny_model, **given, **SMALL)
+    with torch.no_grad():
+        tiny_model.lm_head.weight.zero_()
+    with pytest.raises(proximo.UserError, match="the LlamaForCausalLM or its tokenizer was changed since it was given"):
+        next(iter(trainer))
+    assert not (tmp_path / "new").exists()
+    run = language.train(tiny_model, **given, **SMALL | {"responses": 8})
+    (stored,) = (tmp_path / "new" / "given").glob("model-*")
+    assert not AutoModelForCausalLM.from_pretrained(stored).lm_head.weight.any()
+    assert sorted(x.name[:6] for x in stored.parent.iterdir()) == ["model-", "prompt"], "nothing beside it"
+    assert run.results["responses"] == 8
+
+
+class Flat(LlamaForCausalLM):
+    def forward(self, *given, **named):
+        made = super().forward(*given, **named)
+        made.logits = made.logits * 0
+        return made
+
+
+class OwnLinear(torch.nn.Linear):
+    """Other code under the same weights."""
+
+
+def _replaced(model):
+    model.forward = lambda *given, **named: None
+
+
+def _with_own_part(model):
+    own = OwnLinear(model.lm_head.in_features, model.lm_head.out_features, bias=False)
+    own.load_state_dict(model.lm_head.state_dict())
+    model.lm_head = own
+
+
+def _hooked(model):
+    model.lm_head.register_forward_hook(lambda part, given, made: made * 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (_replaced, "the forward of LlamaForCausalLM was replaced"),
+        (_with_own_part, "lm_head is a OwnLinear"),
+        (_hooked, "lm_head has a hook"),
+    ],
+)
+def test_a_model_that_computes_by_code_of_ones_own_is_refused(tmp_path, tiny_model, tiny_tokenizer, change, sentence):
+    with pytest.raises(proximo.UserError, match="the class Flat is not of transformers, so that its folder would load"):
+        train(Flat(tiny_model.config), tmp_path / "run", tokenizer=tiny_tokenizer)
+    change(tiny_model)
+    with pytest.raises(
+        proximo.UserError, match=rf"by code of your own \({sentence}\), which its folder would not hold"
+    ):
+        train(tiny_model, tmp_path / "run", tokenizer=tiny_tokenizer)
+    assert not (tmp_path / "given").exists()
+
+
+def test_a_tokenizer_of_a_folder_goes_with_a_model_and_a_run_stands_for_its_policy(tmp_path, tiny_model, tiny_folder):
+    first = train(tiny_model, tmp_path / "one", tokenizer=tiny_folder, responses=8)
+    second = train(first, tmp_path / "two", rewards={tiny.per_word: np.float32(0.5)}, responses=8)
+    text = (second.path / "config.toml").read_text()
+    assert f'policy = "{first.policy}"' in text
+    assert '"tiny:per_word" = 0.5' in text
+    file = tmp_path / "own.toml"
+    file.write_text("[ppo]\nresponses = 8\n")
+    settings = {name: value for name, value in SMALL.items() if name != "responses"}
+    run = language.train(
+        tiny_folder, prompts=PROMPTS, rewards=tiny.per_word, run=tmp_path / "three", preset=file, **settings
+    )
+    assert run.results["responses"] == 8
+
+
 def test_a_model_needs_its_tokenizer(tmp_path, tiny_model):
     with pytest.raises(proximo.UserError, match="the LlamaForCausalLM that is given needs its tokenizer"):
         train(tiny_model, tmp_path / "run")
     with pytest.raises(proximo.UserError, match="a model is a folder, a name or a model of transformers, and not a"):
         train(3, tmp_path / "run")
+    with pytest.raises(proximo.UserError, match="a model of transformers, and not a Linear"):
+        train(torch.nn.Linear(2, 2), tmp_path / "run", tokenizer="x")
 
 
 def test_a_run_that_fails_before_it_begins_leaves_nothing_behind(tmp_path, tiny_model, tiny_tokenizer):

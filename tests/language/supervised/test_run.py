@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pandas
 import pytest
 import tiny
 import torch
@@ -64,9 +65,9 @@ def test_from_rows_to_the_judges_comparison(tmp_path, tiny_folder, tiny_encoder,
         BertModel.from_pretrained(tiny_encoder), tokenizer=tiny_tokenizer, pairs=PAIRS, run=tmp_path / "judge", **QUICK
     )
     settings = {"responses": 16, "batch": 8, "update": {"minibatch_size": 4}, "preflight": "off", **short}
-    rewards = {scores.path: 1.0, brief: 0.5}
+    rewards = {scores: 1.0, brief: 0.5}
     run = language.train(
-        start.path,
+        start,
         prompts=prompts,
         held_out=prompts[:6],
         rewards=rewards,
@@ -76,11 +77,18 @@ def test_from_rows_to_the_judges_comparison(tmp_path, tiny_folder, tiny_encoder,
     )
     with pytest.raises(proximo.UserError, match="is a function that no module holds: give it as rewards="):
         language.compare(run.path)
-    seen = language.compare(run.path, judge.path, rewards=rewards)
+    seen = language.compare(run, judge, rewards=rewards)
     assert seen["prompts"] == 6
+    for no_judge in ("nope", run):
+        with pytest.raises(
+            proximo.UserError, match=r"is no judge \(no proximo_judge.json\): make one with .*train_judge"
+        ):
+            language.compare(run, no_judge, rewards=rewards)
     for few in (-1, 1):
         with pytest.raises(proximo.UserError, match=f"^count = {few} must be a whole number, at least 2: a spread"):
             language.compare(run.path, judge.path, rewards=rewards, count=few)
+    table = pandas.DataFrame({"prompt": prompts[:6]})
+    assert language.compare(run.path, prompts=table, rewards=rewards)["rise_sd"] == seen["rise_sd"]
     again = language.compare(str(run.path), prompts=prompts[:6], rewards=rewards)
     assert again["rise_sd"] == seen["rise_sd"]
     assert "held-out" not in " ".join(seen["notes"])
@@ -102,6 +110,10 @@ def test_from_rows_to_the_judges_comparison(tmp_path, tiny_folder, tiny_encoder,
         ({"output": "x"}, "output is no setting in .*train_reward: it is run="),
         ({"data": "x"}, "data is no setting in .*train_reward: it is pairs="),
         ({"progress": "silent"}, "^progress = 'silent' must be one of auto, live, plain, quiet$"),
+        (
+            {"policy": tiny.llama()},
+            "^policy = a LlamaForCausalLM in the arguments of proximo.language.train_reward must",
+        ),
         ({"pairs": ROWS}, "the list given as pairs, row 1, 2, 3, 4, 5 and 7 more: 12 of 12 rows without a 'chosen'"),
         ({"pairs": Dataset.from_list(PAIRS).train_test_split(2)}, "pairs can not be a DatasetDict: give one of its sp"),
     ],

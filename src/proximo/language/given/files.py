@@ -6,18 +6,22 @@ and others are another one.
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from proximo.errors import UserError
+from proximo.language.compute.own_code import own_parts
 from proximo.language.data.rows import Rows, read_fields
 from proximo.language.models.folders import check_savable, save_folder
+from proximo.language.models.loading import load_text_tokenizer
 from proximo.runs.config.toml import read_toml
 from proximo.runs.session.opening import Call
 from proximo.runs.storage.files import parse_json, user_error, write_atomically
@@ -65,8 +69,8 @@ class Given:
         Raises:
             UserError: there is no row, or one that can not be used or stored: which, and why.
         """
-        if source is None or isinstance(source, str | Path):
-            return str(source or "")
+        if source is None or isinstance(source, str | PathLike):
+            return os.fspath(source or "")
         argument = argument or setting
         values = [_stored(row, i, argument) for i, row in enumerate(as_rows(source, argument, fields), 1)]
         name = f"the {type(source).__name__} given as {argument}"
@@ -88,28 +92,37 @@ class Given:
 
         Args:
             setting: its name.
-            model: folder or name, which stays as it is, or a model of `transformers`, which is not changed.
-            tokenizer: of a model; None where a folder has its own.
+            model: folder or name, which stays as it is; a run, for what it has trained; or a model of `transformers`,
+                which is not changed.
+            tokenizer: of a model, or a folder or name that has it; None where a folder has its own.
 
         Raises:
             UserError: a tokenizer is missing or too much, or the model can not be stored.
         """
-        if isinstance(model, str | Path):
+        if isinstance(model, str | PathLike):
             if tokenizer is not None:
-                raise UserError(f"tokenizer= belongs to a model that is given as an object: {model} has its own")
-            return str(model)
-        if not isinstance(model, torch.nn.Module) or not hasattr(model, "save_pretrained"):
-            raise UserError(f"a model is a folder, a name or a model of transformers, and not a {type(model).__name__}")
+                raise UserError(
+                    f"tokenizer= belongs to a model that is given as an object: {os.fspath(model)} has its own"
+                )
+            return model_folder(model)
+        _check_model(model)
         if tokenizer is None:
             raise UserError(f"the {type(model).__name__} that is given needs its tokenizer: give tokenizer=")
-        if hasattr(model, "peft_config"):
-            raise UserError("a model with adapters can not be given: give model.merge_and_unload(), or its folder")
-        path = self._folder / f"model-{_digest_of_model(model, tokenizer)}"
+        if isinstance(tokenizer, str | PathLike):
+            tokenizer = load_text_tokenizer(model_folder(tokenizer))
+        digest = _digest_of_model(model, tokenizer)
+        path = self._folder / f"model-{digest}"
 
         def write() -> None:
-            if not (path / "config.json").is_file():  # which is written last
-                check_savable(model, tokenizer)
-                save_folder(path, model, tokenizer)
+            if (path / "config.json").is_file():  # it was put there whole
+                return
+            if _digest_of_model(model, tokenizer) != digest:
+                raise UserError(
+                    f"the {type(model).__name__} or its tokenizer was changed since it was given: give it as it is now "
+                    "to a new call"
+                )
+            check_savable(model, tokenizer)
+            _save_whole(path, model, tokenizer)
 
         self._kept[setting] = _Kept(path, "another model", type(model).__name__, write)
         return str(path)
@@ -162,13 +175,17 @@ def as_rows(source: Any, setting: str, fields: Sequence[str]) -> list[Mapping[st
     """Rows that are given, as mappings.
 
     Args:
-        source: dictionaries or a `datasets.Dataset`; where prompts alone are asked for, also texts and chat messages.
+        source: dictionaries, a `datasets.Dataset` or a table of pandas, polars or Arrow; where prompts alone are asked
+            for, also texts and chat messages.
         setting: what they are given as, for messages.
         fields: that each row must have.
 
     Raises:
         UserError: it is something else.
     """
+    source = _without_table(source)
+    if isinstance(source, set | frozenset):
+        raise UserError(f"{setting} can not be a {type(source).__name__}, which has no order: give a list")
     if isinstance(source, Mapping | Iterator) or not hasattr(source, "__iter__"):
         kind = type(source).__name__
         hint = "one of its splits" if kind.endswith("DatasetDict") else "a list of dictionaries, a Dataset or a file"
@@ -183,6 +200,70 @@ def as_rows(source: Any, setting: str, fields: Sequence[str]) -> list[Mapping[st
             )
         rows.append(row)
     return rows
+
+
+def model_folder(model: str | PathLike[str]) -> str:
+    """The folder or name of a model: of a PPO run, its policy's."""
+    policy = getattr(model, "policy", None)
+    return os.fspath(policy if isinstance(policy, PathLike) else model)
+
+
+def _without_table(source: Any) -> Any:
+    """A table as its rows: iterated itself, it gives its columns. What is missing in one of pandas is None."""
+    if not hasattr(type(source), "columns"):
+        return source
+    if hasattr(source, "to_pylist"):  # Arrow
+        return source.to_pylist()
+    if hasattr(source, "to_dicts"):  # polars
+        return source.to_dicts()
+    if hasattr(source, "notna"):
+        return source.astype(object).where(source.notna(), None).to_dict("records")
+    return source
+
+
+def _check_model(model: Any) -> None:
+    """Refuse what no folder of `transformers` holds as it is.
+
+    Raises:
+        UserError: it is no model of `transformers`, has adapters, or computes by code that is not stored with it.
+    """
+    from transformers import PreTrainedModel
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
+
+    kind = type(model)
+    if isinstance(model, torch.nn.Module) and hasattr(model, "peft_config"):
+        raise UserError("a model with adapters can not be given: give model.merge_and_unload(), or its folder")
+    if not isinstance(model, PreTrainedModel):
+        raise UserError(f"a model is a folder, a name or a model of transformers, and not a {kind.__name__}")
+    known: list[Any] = [
+        mapping.get(type(model.config), None) for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING)
+    ]
+    with_its_code = getattr(model.config, "auto_map", None) or kind._auto_class is not None
+    if with_its_code:
+        return
+    if not kind.__module__.startswith("transformers.") and kind not in known:
+        raise UserError(
+            f"the class {kind.__name__} is not of transformers, so that its folder would load as another one: give a "
+            f"model of transformers' own class, or {kind.__name__} stored with its code (register_for_auto_class) and "
+            "trust_remote_code=True"
+        )
+    if own := next(own_parts(model), ""):
+        raise UserError(
+            f"the {kind.__name__} that is given computes by code of your own ({own}), which its folder would not hold: "
+            "give the model without it"
+        )
+
+
+def _save_whole(path: Path, model: Any, tokenizer: Any) -> None:
+    """Save a model under another name first, so that a folder of this one is whole."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_folder(part, model, tokenizer)
+        if path.exists():  # a half one, of a version that wrote it in place
+            shutil.rmtree(path)
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _write(kept: _Kept) -> None:

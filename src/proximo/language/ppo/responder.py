@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import torch
 
@@ -19,16 +19,24 @@ class Responder:
 
     training: PPOTraining
 
-    def respond(self, prompts: Sequence[Any], *, seed: int = 0) -> list[str]:
+    @overload
+    def respond(self, prompts: str, *, seed: int = 0) -> str: ...
+
+    @overload
+    def respond(self, prompts: Sequence[Any], *, seed: int = 0) -> list[str]: ...
+
+    def respond(self, prompts: str | Sequence[Any], *, seed: int = 0) -> str | list[str]:
         """One response to each prompt, drawn with random numbers that are not the run's.
 
         Args:
-            prompts: texts, or lists of chat messages `{"role", "content"}`.
+            prompts: texts, or lists of chat messages `{"role", "content"}`; or one text, for its response alone.
             seed: of the sampling.
 
         Raises:
             UserError: there is no prompt, or one is longer than the run's `prompt_limit`.
         """
+        if isinstance(prompts, str):
+            return self.respond([prompts], seed=seed)[0]
         training = self.training
         rows = as_rows(prompts, "prompts", ("prompt",))
         loaded = load_prompts(rows, training.tokenizer, training.config.prompt_limit)

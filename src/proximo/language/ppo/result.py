@@ -38,6 +38,10 @@ class LanguageRun:
         """Folder that `transformers` (with adapters: `peft`) loads, once the run has ended."""
         return self.path / "policy"
 
+    def __hash__(self) -> int:
+        """As its folder."""
+        return hash(self.path)
+
     def __fspath__(self) -> str:
         """Its folder, wherever a run is asked for."""
         return str(self.path)

@@ -1,6 +1,7 @@
 """PPO from start to result."""
 
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ def train(
     rewards: Any,
     algorithm: UpdateSettings | type[UpdateSettings] | None = None,
     tokenizer: Any = None,
-    run: str | Path | None = None,
-    preset: str = "",
+    run: str | PathLike[str] | None = None,
+    preset: str | Path = "",
     callbacks: Sequence[Given] = (),
     progress: Mode = "auto",
     preflight: Preflight = "stop",
@@ -40,7 +41,7 @@ def train(
         model: folder, hub name, `builtin:smollm2`, or a causal model of `transformers`; such an object is copied to a
             folder beside the run's and stays as it is.
         prompts: rows with a `prompt`, whose other fields reach reward functions: a file, a list of dictionaries, texts
-            or chat messages, or a `datasets.Dataset`. Rows are kept in a file beside the run's folder.
+            or chat messages, a `datasets.Dataset` or a `DataFrame`. Rows are kept in a file beside the run's folder.
         rewards: functions `f(prompts, responses, **columns)` that give one number per response (None where they do not
             apply), folders of reward models, `module:function`; one, a list, or a dictionary with their weights.
         algorithm: a subclass of `proximo.algorithms.PPO` with the preset's settings and those in `update`, or an

@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,7 +27,7 @@ from proximo.language.ppo.training import PPOTraining
 from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.configured import code_of_rewards
 from proximo.language.rewards.terms import RewardTerm
-from proximo.language.stages import asked_for, configure, located, resolved
+from proximo.language.stages import asked_for, configure, folder_of_run, located, resolved
 from proximo.runs.config.toml import read_toml
 from proximo.runs.console.progress import HEALTH, Column, Mode, Progress, checked_mode
 from proximo.runs.session.alone import alone
@@ -100,8 +101,8 @@ class Trainer(IteratedTrainer[LanguageRun]):
         rewards: Any,
         algorithm: UpdateSettings | type[UpdateSettings] | None = None,
         tokenizer: Any = None,
-        run: str | Path | None = None,
-        preset: str = "",
+        run: str | PathLike[str] | None = None,
+        preset: str | Path = "",
         callbacks: Sequence[GivenCallback] = (),
         progress: Mode = "auto",
         preflight: Preflight = "stop",
@@ -113,13 +114,14 @@ class Trainer(IteratedTrainer[LanguageRun]):
         progress = checked_mode(progress)
         require_word("preflight", preflight, get_args(Preflight))
         call = Call(stop_at, fresh, allow_change)
-        given = Given(Path(run or "runs/new"))
+        folder = folder_of_run(run)
+        given = Given(Path(folder or "runs/new"))
         weights, own = named(rewards)
         values: dict[str, Any] = {"policy": given.model("policy", model, tokenizer), "rewards": weights}
-        values |= {"prompts": given.rows("prompts", prompts, ("prompt",)), "run": str(run or "")}
+        values |= {"prompts": given.rows("prompts", prompts, ("prompt",)), "run": folder}
         rows = {name: given.rows(name, settings[name], fields) for name, fields in _ROWS.items() if name in settings}
         settings = with_algorithm({"modules": folder_of(own), **settings, **rows}, algorithm)
-        config = asked_for(configure("ppo", preset, ""), "train", settings, values)
+        config = asked_for(configure("ppo", str(preset), ""), "train", settings, values)
         self._plan(config, progress, call, preflight, Callbacks(callbacks), given=given, own=own)
 
     @classmethod

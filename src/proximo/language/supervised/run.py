@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from proximo.language.given.files import Given
-from proximo.language.stages import asked_for, configure, located
+from proximo.language.stages import asked_for, configure, folder_of_run, located
 from proximo.language.supervised import judge, reward, sft
 from proximo.runs.console.progress import Mode, checked_mode
 from proximo.runs.session.opening import Call
@@ -35,6 +36,10 @@ class StageRun:
         """`path`."""
         return self.path
 
+    def __hash__(self) -> int:
+        """As its folder: it may be a key of `rewards`."""
+        return hash(self.path)
+
     def __fspath__(self) -> str:
         """Its folder, wherever a run is asked for."""
         return str(self.path)
@@ -46,8 +51,8 @@ def train_sft(
     data: Any,
     validation: Any = None,
     tokenizer: Any = None,
-    run: str | Path | None = None,
-    preset: str = "",
+    run: str | PathLike[str] | None = None,
+    preset: str | Path = "",
     progress: Mode = "auto",
     stop_at: int | None = None,
     fresh: bool = False,
@@ -86,8 +91,8 @@ def train_reward(
     pairs: Any,
     validation: Any = None,
     tokenizer: Any = None,
-    run: str | Path | None = None,
-    preset: str = "",
+    run: str | PathLike[str] | None = None,
+    preset: str | Path = "",
     progress: Mode = "auto",
     stop_at: int | None = None,
     fresh: bool = False,
@@ -128,8 +133,8 @@ def train_judge(
     pairs: Any,
     validation: Any = None,
     tokenizer: Any = None,
-    run: str | Path | None = None,
-    preset: str = "",
+    run: str | PathLike[str] | None = None,
+    preset: str | Path = "",
     progress: Mode = "auto",
     stop_at: int | None = None,
     fresh: bool = False,
@@ -171,7 +176,7 @@ class _Stage:
     """The argument that its rows are given as."""
     fields: Sequence[str]
     """That each of them must have."""
-    run: str | Path | None
+    run: str | PathLike[str] | None
     call: Call
 
     def train(
@@ -180,24 +185,25 @@ class _Stage:
         tokenizer: Any,
         data: Any,
         validation: Any,
-        preset: str,
+        preset: str | Path,
         progress: Mode,
         settings: Mapping[str, Any],
     ) -> StageRun:
         """Train it as it is asked for."""
         progress = checked_mode(progress)
-        given = Given(Path(self.run or "runs/new"))
+        run = folder_of_run(self.run)
+        given = Given(Path(run or "runs/new"))
         named = {
             "model": given.model("model", model, tokenizer),
             "data": given.rows("data", data, self.fields, self.rows),
         }
-        named["output"] = str(self.run or "")
+        named["output"] = run
         if validation is not None:
             named["validation"] = given.rows("validation", validation, self.fields)
         settings = dict(settings)
         if "standardise_on" in settings:
             settings["standardise_on"] = given.rows("standardise_on", settings["standardise_on"], ("prompt",))
-        config = asked_for(configure(self.name, preset, ""), f"train_{self.name}", settings, named)
+        config = asked_for(configure(self.name, str(preset), ""), f"train_{self.name}", settings, named)
         output = config.output or f"runs/{self.name}-{Path(config.model).name}-{config.seed}"
         return self._trained(replace(located(config), output=output), given, progress)
 

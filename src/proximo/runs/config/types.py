@@ -90,8 +90,13 @@ def _is_dict(hint: Any) -> bool:
     return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
+_LONGEST = 200
+"""Characters of a value that a message shows."""
+
+
 def shown(value: Any) -> str:
-    """A value as the user wrote it."""
+    """A value as the user wrote it; of an object, whose text may be pages, its kind."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return repr(value)
+    text = repr(value)
+    return f"a {type(value).__name__}" if "\n" in text or len(text) > _LONGEST else text
