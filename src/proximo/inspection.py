@@ -45,7 +45,24 @@ def evaluate(
     """
     from proximo.control.evaluation.results import evaluate_run
 
+    _refuse_language(Path(run))
     return evaluate_run(Path(run), episodes, seed, episode_limit)
+
+
+def _refuse_language(folder: Path) -> None:
+    """Name what evaluates a language run, whose folder, or that of its stages, was given.
+
+    Raises:
+        UserError: it was.
+    """
+    stages = ("sft", "reward", "judge", "ppo")
+    inner = [folder / stage / "config.toml" for stage in stages] if not (folder / "config.toml").is_file() else []
+    file = next((file for file in (folder / "config.toml", *inner) if file.is_file()), None)
+    if file is not None and read_toml(file).get("kind") in ("language", *stages):
+        raise UserError(
+            f"{folder} is of a language model, which a judge evaluates: use `proximo rlhf evaluate` (from Python: "
+            "proximo.language.compare)"
+        )
 
 
 def diagnose(

@@ -132,7 +132,7 @@ class Presets:
     """List the presets and where their numbers come from, or print the TOML of one, to start your own from."""
 
     preset: tyro.conf.Positional[Annotated[str, SAYS_ITS_DEFAULT]] = ""
-    """Name of a shipped preset, or the path of a TOML file (default: all presets in short)."""
+    """Name of a shipped preset or part of it, or the path of a TOML file (default: all presets in short)."""
     json: Flag = False
     """Print one JSON object instead of text."""
 
@@ -140,12 +140,15 @@ class Presets:
         """Print all presets in short, or one preset's TOML."""
         from proximo.language.stages import find_preset, presets
 
-        if self.preset:
-            one = find_preset(self.preset)
+        known = presets()
+        part = [preset for preset in known if self.preset.lower() in preset.name.lower()]
+        exact = self.preset in [preset.name for preset in known]
+        if self.preset and (exact or len(part) < 2):
+            one = part[0] if part and not exact else find_preset(self.preset)
             text = one.file.read_text("utf-8").rstrip()
             print(json.dumps(_in_short(one) | {"stages": one.stages}) if self.json else text)
             return 0
-        found = presets()
+        found = part
         if self.json:
             print(json.dumps({"presets": [_in_short(preset) for preset in found]}))
             return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from proximo.errors import UserError, nearest
+from proximo.foreign_options import LANGUAGE, answered_in_python
 from proximo.language.config import BUILTIN, RewardConfig, SFTConfig
 from proximo.language.data.files import is_hub_name
 from proximo.language.ppo_config import PPOConfig
@@ -17,7 +18,8 @@ from proximo.runs.config.toml import from_mapping, read_toml
 CONFIGS: dict[str, type] = {"sft": SFTConfig, "reward": RewardConfig, "judge": RewardConfig, "ppo": PPOConfig}
 BUILT_IN = "movie-sentiment/"  # paths that start so are fetched with pip and kept in the cache
 _MODELS = ("model", "policy")
-_ARGUMENTS = {"policy": "the first argument", "output": "run=", "data": "pairs="}
+_FIRST = "the first argument"
+_ARGUMENTS = {"policy": _FIRST, "model": _FIRST, "output": "run=", "data": "pairs="}
 """What settings are called in the functions of `proximo.language`, where that is another name."""
 _DATA = ("data", "validation", "standardise_on", "prompts", "held_out", "held_out_pairs")
 
@@ -125,6 +127,9 @@ def asked_for(base: Any, function: str, settings: Mapping[str, Any], named: Mapp
         UserError: there is no such setting (it names the nearest), or one can not mean anything.
     """
     where = f"the arguments of proximo.language.{function}"
+    foreign = LANGUAGE[function.removeprefix("train_") if function.startswith("train_") else "ppo"]
+    if answer := answered_in_python(settings, foreign, [field.name for field in fields(base)]):
+        raise UserError(answer)
     for name in settings.keys() & named.keys():
         raise UserError(f"{name} is no setting in {where}: it is {_ARGUMENTS.get(name, name + '=')}")
     plain = {name: os.fspath(x) if isinstance(x, PathLike) else x for name, x in settings.items()}

@@ -14,6 +14,8 @@ from words import WORDS
 
 import proximo
 from proximo import language
+from proximo.cli.main import main
+from proximo.errors import UserError
 
 ROWS = [{"prompt": f"{word} w5", "response": f"w6 {word}"} for word in WORDS[:12]]
 PAIRS = [{"prompt": "w5", "chosen": f" {word} w9", "rejected": f" {word}"} for word in WORDS[:12]]
@@ -131,3 +133,61 @@ def test_the_names_are_there_without_torch():
     assert "torch" not in told
     assert "transformers" not in told
     assert all(callable(getattr(language, name)) for name in language.__all__)
+
+
+SCRIPT = """
+from proximo import language
+
+PROMPTS = [{"prompt": f"w{i} w{i + 1}"} for i in range(4, 9)]
+SMALL = {"responses": 16, "batch": 8, "response_limit": 4, "threads": 1, "progress": "quiet", "preflight": "off"}
+
+
+def words(prompts, responses):
+    return [0.1 * len(response.split()) for response in responses]
+
+
+if __name__ == "__main__":
+    update = {"epochs": 1, "minibatch_size": 8}
+    language.train("tiny", prompts=PROMPTS, rewards=[words], run="runs/s/ppo", update=update, **SMALL)
+"""
+
+
+def test_a_run_of_a_scripts_own_reward_is_verified_and_gone_on_with_by_another_process(tmp_path, tiny_folder):
+    assert tiny_folder == tmp_path / "tiny"
+    (tmp_path / "rated.py").write_text(SCRIPT)
+    for command in (["rated.py"], ["-m", "proximo.cli.main", "verify-resume", "runs/s"], ["rated.py"]):
+        told = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert told.returncode == 0, told.stderr
+    assert "rated:words" in (tmp_path / "runs" / "s" / "ppo" / "config.toml").read_text()
+
+
+@pytest.mark.parametrize("folder", ["r", "r/ppo"])
+def test_a_language_run_asked_for_episodes_names_what_evaluates_it(folder, tmp_path, capsys):
+    (tmp_path / "r" / "ppo").mkdir(parents=True)
+    (tmp_path / "r" / "ppo" / "config.toml").write_text('kind = "language"\n')
+    with pytest.raises(UserError, match=r"`proximo rlhf evaluate` \(from Python: proximo.language.compare\)"):
+        proximo.evaluate(tmp_path / folder)
+    assert main(["evaluate", str(tmp_path / folder)]) == 2
+    assert "proximo rlhf evaluate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: language.train("m", prompts=["a"], rewards=len, kl_coef=0.1), r'here it is kl=\{"coefficient": ...\}'),
+        (lambda: language.train("m", prompts=["a"], rewards=len, max_new_tokens=4), "here it is response_limit"),
+        (lambda: language.train_sft("m", data=[{}], num_train_epochs=2), "here it is epochs"),
+    ],
+)
+def test_keywords_of_other_libraries_are_answered_with_ours(call, words):
+    with pytest.raises(UserError, match=words):
+        call()
+
+
+def test_a_part_of_a_presets_name_finds_it(capsys):
+    assert main(["rlhf", "presets", "chat"]) == 0
+    assert "A chat model on human preference pairs" in capsys.readouterr().out
+    assert main(["rlhf", "presets", "movie"]) == 0
+    said = capsys.readouterr().out
+    assert "movie-sentiment-demo" in said
+    assert "chat-preferences" not in said

@@ -26,9 +26,12 @@ def make_training(
         UserError: something can not be read or does not fit.
     """
     if not config.policy:
-        raise UserError("PPO needs a model: give --policy FOLDER, or make RUN/sft first (proximo rlhf sft)")
+        raise UserError(
+            "PPO needs a model: give --policy FOLDER (in Python the first argument), or make RUN/sft first (proximo "
+            "rlhf sft)"
+        )
     if not config.prompts:
-        raise UserError("PPO needs prompts: give --prompts FILE")
+        raise UserError("PPO needs prompts: give --prompts FILE (in Python prompts=)")
     trust = config.trust_remote_code
     tokenizer = load_tokenizer(config.policy, trust_remote_code=trust, day=config.date)
     prompts = load_prompts(config.prompts, tokenizer, config.prompt_limit)

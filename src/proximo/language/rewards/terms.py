@@ -124,7 +124,10 @@ def function_from(path: str, folder: str = "") -> RewardFunction:
     place, _, name = path.partition(":")
     # A script's or notebook's own functions are there for as long as it runs.
     if "<" in name or (place == "__main__" and not hasattr(sys.modules[place], name)):
-        raise UserError(f"reward {path} is a function that no module holds: give it as rewards=, or put it into one")
+        raise UserError(
+            f"reward {path} is a function that no module holds: give it as rewards= to proximo.language.train or "
+            "compare, or, for all else, define it at the top of a module or a script and train with that"
+        )
     function: RewardFunction = find_own(path, "reward", folder=folder)
     return function
 

@@ -184,9 +184,12 @@ def run_stage(
 def _opened(config: StageConfig, call: Call) -> tuple[Opening, str]:
     """What is in a stage's output folder, beside what is asked for; and a sentence on the type it computes in."""
     if not config.data:
-        raise UserError("no data is named: give --data, a .jsonl or .parquet file or a folder saved by datasets")
+        raise UserError(
+            "no data is named: give --data (in Python data=, or pairs= for a reward model or judge), a .jsonl or "
+            ".parquet file or a folder saved by datasets"
+        )
     if not config.output:
-        raise UserError("no output folder is named: give --output")
+        raise UserError("no output folder is named: give --run (in Python run=)")
     folder = RunFolder(config.output)
     config, remark = settled(config, folder, call, choose_device(config.device))
     opening = Opening(folder, config, "model", call, resolved=resolved, final=True)
