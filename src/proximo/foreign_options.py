@@ -64,7 +64,7 @@ CONTROL: Mapping[str, str] = {
     **dict.fromkeys(
         ("resume", "load", "checkpoint", "pretrained-path", "continue"), "nothing: the same command resumes"
     ),
-    "algo": "--algorithm (PPO, or one of your own)",
+    "algo": "--algorithm (ppo, ppo-penalty, a2c, reinforce, trpo, or one of your own)",
     **dict.fromkeys(
         ("track", "wandb", "wandb-project-name", "wandb-entity"),
         "nothing: metrics are JSON lines and TensorBoard events",
@@ -154,7 +154,8 @@ _PPO: Mapping[str, str] = {
     **dict.fromkeys(("lora-r", "lora-rank", "lora-dim"), "--sharing.lora-rank"),
     "lora-alpha": "--sharing.lora-alpha",
     **dict.fromkeys(
-        ("num-generations", "n-samples-per-prompt", "group-size"), "nothing: PPO samples one response to each prompt"
+        ("num-generations", "n-samples-per-prompt", "group-size"),
+        f"{_UPDATE}group, with --algorithm grpo or rloo (PPO samples one response to each prompt)",
     ),
     "gradient-checkpointing": "nothing here: call model.gradient_checkpointing_enable() in Python",
     "num-layers-unfrozen": "--sharing.mode top_layers --sharing.top-layers",

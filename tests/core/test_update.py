@@ -11,7 +11,7 @@ from proximo.core.batch import Batch, Evaluation
 from proximo.core.invariants import InvariantError
 from proximo.core.optimizer import FlatAdam
 from proximo.core.settings import UpdateSettings
-from proximo.core.update import check_minibatch_size, objective_at
+from proximo.core.update import minibatches, objective_at
 
 F64 = torch.float64
 NAMES = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "ratio_deviation")
@@ -260,10 +260,10 @@ def test_the_same_seed_gives_the_same_parameters_and_another_does_not():
 )
 def test_a_minibatch_that_does_not_fit_is_refused_with_one_that_would(samples, size, words):
     with pytest.raises(ValueError, match=words):
-        check_minibatch_size(samples, size)
+        minibatches(samples, size)
     with pytest.raises(ValueError, match=words):
         run(UpdateSettings(minibatch_size=size), rollout(SmallPolicy(), samples))
-    check_minibatch_size(samples, 6)
+    minibatches(samples, 6)
 
 
 # Advantages

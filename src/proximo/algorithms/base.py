@@ -39,6 +39,8 @@ class Transitions:
     lam: float
     scores: Tensor | None = None
     """`[B]`, of whole responses before any KL price; None for environments."""
+    limit: int | None = None
+    """Tokens that a response may have at most; None for environments."""
 
 
 class Algorithm(Protocol):
@@ -46,28 +48,31 @@ class Algorithm(Protocol):
 
     critic: ClassVar[bool]
     """Whether it learns values."""
+    kl_in_the_loss: ClassVar[bool]
+    """Whether a language model's KL to its reference is paid for in the loss, and not in the rewards."""
 
-    def estimate(self, rollout: Transitions) -> tuple[Tensor, Tensor]:
-        """Advantages and returns, each of the shape of `rollout.rewards`."""
+    def estimate(self, rollout: Transitions) -> tuple[Tensor, ...]:
+        """Advantages and returns, each of the shape of `rollout.rewards`; a third tensor says how much each counts."""
 
     def update(self, task: UpdateTask) -> UpdateReport:
         """Improve the policy on one batch."""
 
 
-def estimated(algorithm: Algorithm, rollout: Transitions) -> tuple[Tensor, Tensor]:
-    """What an algorithm estimates, of the right shapes.
+def estimated(algorithm: Algorithm, rollout: Transitions) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What an algorithm estimates, of the right shapes: advantages, returns, and weights where it gives any.
 
     Raises:
         UserError: it is not.
     """
     found = algorithm.estimate(rollout)
     shapes = [tuple(x.shape) for x in found]
-    if shapes != 2 * [tuple(rollout.rewards.shape)]:
+    if shapes not in ([tuple(rollout.rewards.shape)] * count for count in (2, 3)):
         raise UserError(
-            f"estimate of {type(algorithm).__name__} gives shapes {shapes}, and has to give advantages and returns of "
-            f"the rewards' shape {tuple(rollout.rewards.shape)}"
+            f"estimate of {type(algorithm).__name__} gives shapes {shapes}, and has to give advantages and returns "
+            f"(and, if it likes, weights) of the rewards' shape {tuple(rollout.rewards.shape)}"
         )
-    return found
+    advantages, returns, *weight = found
+    return advantages, returns, weight[0] if weight else None
 
 
 OF_A_CRITIC = frozenset({"explained_variance", "critic_error", "value_loss", "value_rms"})
@@ -96,6 +101,8 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         """Of the iteration, by phase."""
+        self.numbers: dict[str, float] = {}
+        """What the algorithm keeps from one update to the next."""
         self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
         """Entered around what `rewind` can undo, by whoever may want to stop there."""
 

@@ -1,7 +1,6 @@
 """Proximal policy optimization (Schulman et al. 2017, arXiv 1707.06347): advantages, loss and update."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,8 +22,8 @@ from proximo.core.update import (
     Statistics,
     UpdateReport,
     UpdateTask,
-    check_minibatch_size,
     make_report,
+    minibatches,
     normalized,
     objective_at,
 )
@@ -38,10 +37,7 @@ class PPO(UpdateSettings):
     any of the three methods.
     """
 
-    critic: ClassVar[bool] = True
-    """False for an algorithm that learns no values: then nothing is measured, or found wrong, of a critic."""
-
-    def estimate(self, rollout: Transitions) -> tuple[Tensor, Tensor]:
+    def estimate(self, rollout: Transitions) -> tuple[Tensor, ...]:
         """Advantages and returns by generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
 
         Args:
@@ -49,7 +45,7 @@ class PPO(UpdateSettings):
 
         Returns:
             Advantages, by which actions are made more or less likely, and returns, which the critic learns; each of the
-            shape of `rollout.rewards`.
+            shape of `rollout.rewards`. A subclass may give a third tensor of that shape: how much each sample counts.
         """
         return gae(
             rollout.rewards,
@@ -90,14 +86,12 @@ class PPO(UpdateSettings):
     def update(self, task: UpdateTask) -> UpdateReport:
         """Epochs of minibatches over one rollout, a step of Adam for each (Schulman et al. 2017, algorithm 1).
 
-        One epoch over one minibatch without a clip is the policy-gradient step of REINFORCE and A2C.
-
         Raises:
             ValueError: the minibatch size does not divide the batch.
             InvariantError: the batch is not finite, the first ratio is not 1, or a gradient is not finite.
         """
         batch, optimizer = task.batch, task.optimizer
-        check_minibatch_size(len(batch), self.minibatch_size)
+        count = minibatches(len(batch), self.minibatch_size)
         check_batch(batch)
         gradient = self.gradient(task)
         project = task.policy.project if isinstance(task.policy, Bounded) else None
@@ -114,7 +108,7 @@ class PPO(UpdateSettings):
                 prepared = normalized(batch, self, "batch", floor)
             permutation = torch.randperm(len(batch), generator=task.generator).to(batch.weight.device)
             shuffled = normalized(prepared[permutation], self, "minibatch", floor)
-            for minibatch in shuffled.split(len(batch) // self.minibatch_size):
+            for minibatch in shuffled.split(count):
                 optimizer.zero_grad()
                 seen = gradient(minibatch)
                 if not statistics:
@@ -137,6 +131,10 @@ class PPO(UpdateSettings):
             return replace(report, final_kl=gradient.divergence(minibatch))
         return report
 
+    def denominator(self, minibatch: Batch) -> Tensor:
+        """What sums over a minibatch are divided by, `Batch.mean` among them; a scalar."""
+        return minibatch.weight.sum()
+
     def gradient(self, task: UpdateTask) -> Gradient:
         """Autograd; the policy's own closed form where the loss is the very one that it was derived from."""
         gradient: Gradient
@@ -148,6 +146,7 @@ class PPO(UpdateSettings):
                 lambda seen, part: self.loss(seen, part, task.progress, task.policy),
                 task.split,
                 task.quantile,
+                self.denominator,
             )
         return gradient if task.watch is None else task.watch(gradient)
 

@@ -4,11 +4,40 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
-from proximo.cli.forms import Flag
+from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag
+from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError
+from proximo.runs.config.toml import from_mapping
 from proximo.runs.console.progress import Mode
 from proximo.runs.session.opening import Call
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """By what a policy is trained."""
+
+    algorithm: Annotated[str, SAYS_ITS_DEFAULT] = ""
+    """Name of an algorithm (control: ppo, ppo-penalty, a2c, reinforce, trpo; language: ppo, ppo-penalty, rloo, grpo),
+    or `module:Name` of a class of yours derived from proximo.algorithms.PPO. Its settings are options under --update
+    (default: ppo)."""
+
+    def of(self, base: Any) -> Any:
+        """Settings of a run with this algorithm, which keeps those numbers of the base's that it has too.
+
+        Raises:
+            UserError: there is no such algorithm, or it is not for this kind of run.
+        """
+        if not self.algorithm:
+            return base
+        named = {"update": {UpdateSettings.chosen_by: self.algorithm}}
+        return from_mapping(type(base), named, where="--algorithm", base=base)
+
+
+def lacking(update: UpdateSettings) -> dict[str, str]:
+    """Options that an algorithm does not have, and why, as `foreign_options.answered` reads them."""
+    return {f"update-{name.replace('_', '-')}": f"nothing: {update.refusal(name)}" for name in update.lacks}
 
 
 @dataclass(frozen=True)

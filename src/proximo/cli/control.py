@@ -9,27 +9,18 @@ from typing import Annotated, Any
 
 import tyro
 
-from proximo.cli.call import RunOptions, exit_code
+from proximo.cli.call import Algorithm, RunOptions, exit_code, lacking
 from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag, Layout, changes, form, options_of
 from proximo.cli.options import command, parse, peek, refusals
 from proximo.cli.results import three_numbers
 from proximo.control.config import TrainConfig
-from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError, nearest
 from proximo.foreign_options import CONTROL, answered
-from proximo.runs.config.toml import from_mapping
-
-
-@dataclass(frozen=True)
-class _Algorithm:
-    algorithm: Annotated[str, SAYS_ITS_DEFAULT] = ""
-    """Own algorithm, `module:Name` of a class derived from proximo.algorithms.PPO; its settings are options under
-    --update (default: PPO)."""
 
 
 @dataclass(frozen=True)
 class _Chosen:
-    preset: str = "tuned"
+    preset: str = ""
     algorithm: str = ""
 
 
@@ -75,8 +66,10 @@ def train(arguments: list[str]) -> int:
         raise UserError(_which_environment(arguments))
     typed = arguments[named:]
     base = _preset_of(arguments[0], typed) if named else TrainConfig()
-    shape = form(base, _LAYOUT, algorithm=_Algorithm(), call=RunOptions())
-    asked = parse(shape, typed, "train", foreign=CONTROL, description=_ABOUT, usage=" ENVIRONMENT")
+    shape = form(base, _LAYOUT, algorithm=Algorithm(), call=RunOptions())
+    asked = parse(
+        shape, typed, "train", foreign={**CONTROL, **lacking(base.update)}, description=_ABOUT, usage=" ENVIRONMENT"
+    )
     with refusals("train"):
         given = changes(asked, base)
         options = {key.replace("-", "_"): value for key, value in given["options"].items()}  # in Python they are names
@@ -95,20 +88,18 @@ def train(arguments: list[str]) -> int:
 
 def _preset_of(environment: str, typed: list[str]) -> TrainConfig:
     from proximo.control.environments import known_name
-    from proximo.control.presets import configure
+    from proximo.control.presets import configure, usual_preset
 
     chosen = peek(_Chosen, typed)
-    base = configure(known_name(environment), chosen.preset)[0]
-    if not chosen.algorithm:
-        return base
-    named = {"update": {UpdateSettings.chosen_by: chosen.algorithm}}
-    return from_mapping(TrainConfig, named, where="--algorithm", base=base)
+    base = configure(known_name(environment), chosen.preset or usual_preset(chosen.algorithm))[0]
+    found: TrainConfig = Algorithm(chosen.algorithm).of(base)
+    return found
 
 
 def _which_environment(arguments: list[str]) -> str:
     """The error of a command line that does not open with an environment."""
     if foreign := answered(
-        arguments, CONTROL, dict(options_of(form(TrainConfig(), _LAYOUT, algorithm=_Algorithm(), call=RunOptions())))
+        arguments, CONTROL, dict(options_of(form(TrainConfig(), _LAYOUT, algorithm=Algorithm(), call=RunOptions())))
     ):
         return f"{foreign}; as in `proximo train CartPole-v1`"
     return "which environment? Name it first, as in `proximo train CartPole-v1`; `proximo environments` lists them"

@@ -141,7 +141,9 @@ def _entries(default: Any, names: Iterable[str], *, flat: bool = False) -> Itera
     for name in names:
         value, prefix = getattr(default, name), False if flat else None
         if is_dataclass(value):
-            inner = make_dataclass(name, _entries(value, (x.name for x in fields(value))), frozen=True)
+            lacks = getattr(value, "lacks", ())
+            names_inside = (x.name for x in fields(value) if x.name not in lacks)
+            inner = make_dataclass(name, _entries(value, names_inside), frozen=True)
             inner.__doc__ = (type(value).__doc__ or "").partition("\n")[0]
             yield name, inner, field(default=inner())
         elif isinstance(value, Mapping):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from proximo.cli import language_asking as asking
-from proximo.cli.call import AllOptions, PPOOptions, RunOptions, exit_code
+from proximo.cli.call import Algorithm, AllOptions, PPOOptions, RunOptions, exit_code, lacking
 from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag, Layout, changes, form
 from proximo.cli.options import parse, peek, refusals
 from proximo.errors import UserError, nearest
@@ -180,10 +180,13 @@ def _settings(name: str, arguments: list[str], verb: str = "") -> tuple[str, Any
     run = str(Path(place.run).resolve()) if place.run else ""  # settings name other stages: they hold from every folder
     base = configure(name, place.preset, run)
     ppo = name == "ppo"
+    base = peek(Algorithm, arguments).of(base) if ppo else base
     call = PreflightOptions() if verb else PPOOptions() if ppo else RunOptions()
-    shape = form(base, _PPO_LAYOUT if ppo else _LAYOUT, head=place, call=call)
+    parts = {"algorithm": Algorithm()} if ppo else {}
+    shape = form(base, _PPO_LAYOUT if ppo else _LAYOUT, head=place, **parts, call=call)
+    foreign = {**LANGUAGE[name], **(lacking(base.update) if ppo else {})}
     verb = f"rlhf {verb or name}"
-    asked = parse(shape, arguments, verb, foreign=LANGUAGE[name], description=CONFIGS[name].__doc__)
+    asked = parse(shape, arguments, verb, foreign=foreign, description=CONFIGS[name].__doc__)
     with refusals(verb):
         given = changes(asked, base)
         if ppo:

@@ -95,7 +95,7 @@ class TrainConfig:
     environment: str = ""
     """An EnvPool or Gymnasium task, or `module:function` that makes an environment."""
     preset: str = "tuned"
-    """Source of the numbers below: paper, tuned, or the path of a TOML file."""
+    """Source of the numbers below: paper, tuned, the name of an algorithm, or the path of a TOML file."""
     steps: int = 1_000_000
     """Environment steps to train for, in whole iterations of `environments` x `rollout_length`."""
     seed: int = 0
@@ -160,6 +160,7 @@ class TrainConfig:
         Raises:
             ValueError: names the setting, its value and what it must be.
         """
+        self.update.check_kind(self.kind)
         for name in (
             "steps",
             "environments",

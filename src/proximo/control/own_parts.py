@@ -20,7 +20,7 @@ _PLAIN = (bool, int, float, str)
 
 def with_own_parts(
     settings: Mapping[str, Any],
-    algorithm: UpdateSettings | type[UpdateSettings] | None,
+    algorithm: str | UpdateSettings | type[UpdateSettings] | None,
     network: Maker | NetworkSettings | Mapping[str, Any] | None,
     encoders: Mapping[str, Maker] | None,
 ) -> dict[str, Any]:

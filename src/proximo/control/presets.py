@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from proximo.control.config import TrainConfig
+from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError, nearest
 from proximo.runs.config.toml import from_mapping, read_toml
 
-_NAMES = ("tuned", "paper")
+_NAMES = ("tuned", "paper", "ppo-penalty", "trpo", "a2c", "reinforce")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def configure(environment: str, preset: str) -> tuple[TrainConfig, Preset]:
 
     Args:
         environment: name of the task.
-        preset: tuned, paper, or the path of a TOML file.
+        preset: tuned, paper, an algorithm's name, or the path of a TOML file.
 
     Raises:
         UserError: there is no such preset, or none for this task.
@@ -93,6 +94,19 @@ def configure(environment: str, preset: str) -> tuple[TrainConfig, Preset]:
     if not matching:
         raise UserError(f"preset {preset!r} has no numbers for {environment}; use tuned, or a TOML file of your own")
     return matching[-1].apply(base), matching[-1]
+
+
+def usual_preset(algorithm: Any) -> str:
+    """The preset where none is asked for: the one of the algorithm's name where it is one of ours, else tuned.
+
+    Args:
+        algorithm: a name, a class, an instance, or None.
+    """
+    if not isinstance(algorithm, str):
+        cls = algorithm if isinstance(algorithm, type) else type(algorithm)
+        place = f"{cls.__module__}:{cls.__qualname__}"
+        algorithm = next((name for name, path in UpdateSettings.shipped.items() if path == place), "")
+    return algorithm if algorithm in _NAMES else "tuned"
 
 
 def _from_file(base: TrainConfig, file: Path) -> tuple[TrainConfig, Preset]:

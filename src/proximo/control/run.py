@@ -16,9 +16,9 @@ from proximo.runs.session.opening import Call
 
 def train(
     environment: Source,
-    algorithm: UpdateSettings | type[UpdateSettings] | None = None,
+    algorithm: str | UpdateSettings | type[UpdateSettings] | None = None,
     *,
-    preset: str = "tuned",
+    preset: str = "",
     network: Maker | NetworkSettings | Mapping[str, Any] | None = None,
     encoders: Mapping[str, Maker] | None = None,
     callbacks: Sequence[Given] = (),
@@ -33,9 +33,11 @@ def train(
     Args:
         environment: a task of EnvPool or Gymnasium, `module:function`, a callable that makes an environment, or an
             environment, which is trained in alone (a rollout is then as much longer) and left open.
-        algorithm: a subclass of `proximo.algorithms.PPO` with the preset's settings and those in `update`, or an
-            instance with its own; PPO if None.
-        preset: tuned, paper, or the path of a TOML file.
+        algorithm: one of `proximo.algorithms` by its name ("ppo", "ppo-penalty", "a2c", "reinforce", "trpo"), or a
+            class of yours derived from `proximo.algorithms.PPO`, with the preset's settings and those in `update`; or
+            an instance with its own. PPO if None.
+        preset: tuned, paper, the name of an algorithm, or the path of a TOML file; if "", the algorithm's own, and
+            tuned where it has none.
         network: a class or function that makes a network of your own, called as `Net(observations, outputs)`, or a
             `functools.partial` of it with arguments by name; a mapping has settings of ours.
         encoders: by key of a Dict observation, a class or function that makes an encoder, called with the shape of the

@@ -16,7 +16,7 @@ from proximo.control.evaluation.selection import Selection
 from proximo.control.loading import LoadedPolicy, require_final
 from proximo.control.models.device import limit_threads
 from proximo.control.own_parts import Maker, own_code, with_own_parts
-from proximo.control.presets import configure
+from proximo.control.presets import configure, usual_preset
 from proximo.control.result import Run, default_run
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.control.training.training import Training
@@ -64,9 +64,9 @@ class Trainer(IteratedTrainer[Run]):
     def __init__(
         self,
         environment: Source,
-        algorithm: UpdateSettings | type[UpdateSettings] | None = None,
+        algorithm: str | UpdateSettings | type[UpdateSettings] | None = None,
         *,
-        preset: str = "tuned",
+        preset: str = "",
         network: Maker | NetworkSettings | Mapping[str, Any] | None = None,
         encoders: Mapping[str, Maker] | None = None,
         callbacks: Sequence[Given] = (),
@@ -78,7 +78,7 @@ class Trainer(IteratedTrainer[Run]):
     ) -> None:
         source = known_name(environment) if isinstance(environment, str) else environment
         settings = with_own_parts(settings, algorithm, network, encoders)
-        config = _configured(source, preset, settings)
+        config = _configured(source, preset or usual_preset(algorithm), settings)
         progress = checked_mode(progress)
         self._plan(config, source, progress, Call(stop_at, fresh, allow_change), Callbacks(callbacks), anew=True)
 

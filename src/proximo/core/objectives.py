@@ -35,6 +35,7 @@ def clipped_surrogate(
     weight: Tensor | None = None,
     dual_clip: float | None = None,
     total_weight: Tensor | float | None = None,
+    clip_high: float | None = None,
 ) -> tuple[Tensor, SurrogateStatistics]:
     """The negative of PPO's clipped objective (Schulman et al. 2017, eq. 7).
 
@@ -50,21 +51,26 @@ def clipped_surrogate(
         weight: 0 leaves a sample out.
         dual_clip: c > 1, or None.
         total_weight: denominator of the mean where this is part of a minibatch.
+        clip_high: the interval's width above 1, where it is another than below (Yu et al. 2025, arXiv 2503.14476,
+            section 3.1).
 
     Returns:
         `(loss, statistics)`, a scalar with gradient and scalars without.
     """
+    high = clip if clip_high is None else clip_high
     log_ratio = _counted(log_prob - old_log_prob, weight)
     ratio = log_ratio.exp()
     objective = ratio * advantages
-    if clip is not None:
-        objective = torch.minimum(objective, ratio.clamp(1 - clip, 1 + clip) * advantages)
+    if clip is not None and high is not None:
+        objective = torch.minimum(objective, ratio.clamp(1 - clip, 1 + high) * advantages)
     if dual_clip is not None:
         objective = torch.where(advantages < 0, torch.maximum(objective, dual_clip * advantages), objective)
     loss = -weighted_mean(objective, weight, total_weight)
     with torch.no_grad():
         deviation = (ratio - 1).abs()
-        outside = (deviation > clip).to(ratio.dtype) if clip is not None else torch.zeros_like(ratio)
+        outside = torch.zeros_like(ratio)
+        if clip is not None and high is not None:
+            outside = ((deviation > clip) if clip == high else (ratio < 1 - clip) | (ratio > 1 + high)).to(ratio.dtype)
         statistics = SurrogateStatistics(
             approx_kl=weighted_mean(kl_k3(old_log_prob, log_prob), weight, total_weight),
             clip_fraction=weighted_mean(outside, weight, total_weight),

@@ -31,7 +31,8 @@ class FlatAdam:
         *,
         configured_rate: float | None = None,
     ) -> None:
-        parameters = list(parameters)
+        self.parameters = parameters = list(parameters)
+        """In the order in which they lie in `flat`."""
         if len({(p.dtype, p.device) for p in parameters}) != 1:
             raise ValueError("FlatAdam needs at least one parameter, and all of one type on one device")
         self.flat = torch.cat([p.detach().reshape(-1) for p in parameters])

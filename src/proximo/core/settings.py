@@ -1,6 +1,7 @@
 """What an update can be told. No torch here: the command line reads this before torch is loaded."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from math import inf
 from typing import ClassVar, Literal
 
@@ -12,12 +13,33 @@ class UpdateSettings:
     """One on-policy update: epochs x minibatches over one batch."""
 
     chosen_by: ClassVar[str] = "algorithm"
-    """Key of a table that names a subclass of the user's own, `module:Name`, with settings of its own."""
+    """Key of a table that names a subclass with settings of its own: one of `shipped`, or the user's `module:Name`."""
+    shipped: ClassVar[Mapping[str, str]] = {
+        "ppo": "proximo.algorithms.ppo:PPO",
+        "ppo-penalty": "proximo.algorithms.ppo_penalty:PPOPenalty",
+        "a2c": "proximo.algorithms.a2c:A2C",
+        "reinforce": "proximo.algorithms.reinforce:REINFORCE",
+        "trpo": "proximo.algorithms.trpo:TRPO",
+        "rloo": "proximo.algorithms.rloo:RLOO",
+        "grpo": "proximo.algorithms.grpo:GRPO",
+    }
+    """Algorithms of ours by the names that a person types."""
+    lacks: ClassVar[Mapping[str, str]] = {}
+    """PPO's settings that an algorithm does not have, and why. They stay at the class's default, are not written, and
+    can not be set."""
+    critic: ClassVar[bool] = True
+    """False for an algorithm that learns no values: then nothing is measured, or found wrong, of a critic."""
+    kl_in_the_loss: ClassVar[bool] = False
+    """True where the loss pays for a language model's KL to its reference, and the rewards do not: then a batch has
+    `inputs["ref_log_prob"]` `[B, R]` and `inputs["kl_coefficient"]` `[B]`, where there is a reference."""
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    """Kinds of runs that an algorithm is not for, `control` or `language`, and why."""
 
     epochs: int = 10
     """Passes over each rollout."""
-    minibatch_size: int = 64
-    """Samples per gradient step (environment steps; with memory, still steps: whole sequences are taken)."""
+    minibatch_size: int | None = 64
+    """Samples per gradient step (environment steps; with memory, still steps: whole sequences are taken); None takes
+    the whole rollout."""
     clip: float | str | None = 0.2
     """Clip range of the probability ratio, a number or a schedule; None removes the clip (policy gradient, A2C)."""
     dual_clip: float | None = None
@@ -49,13 +71,16 @@ class UpdateSettings:
         Raises:
             ValueError: names the setting, its value and what it must be.
         """
+        for field in fields(self):
+            if field.name in self.lacks and getattr(self, field.name) != field.default:
+                raise ValueError(self.refusal(field.name))
         for name in ("clip", "entropy_coefficient"):
             object.__setattr__(self, name, as_setting(getattr(self, name)))
         clip = None if self.clip is None else Schedule.parse(self.clip, "clip")
         Schedule.parse(self.entropy_coefficient, "entropy_coefficient")
         rules = {
             "epochs": (self.epochs >= 1, "positive"),
-            "minibatch_size": (self.minibatch_size >= 1, "positive"),
+            "minibatch_size": (self.minibatch_size is None or self.minibatch_size >= 1, "positive"),
             "micro_batches": (self.micro_batches >= 1, "positive"),
             "clip": (clip is None or clip.extremes[0] >= 0, "at least 0"),
             "dual_clip": (self.dual_clip is None or self.dual_clip > 1, "more than 1"),
@@ -72,3 +97,22 @@ class UpdateSettings:
         for name, (holds, bound) in rules.items():
             if not holds:
                 raise ValueError(f"{name} = {getattr(self, name)} must be {bound}")
+
+    @property
+    def responses_per_prompt(self) -> int:
+        """Responses of a language model to each prompt that is taken, which lie side by side in a rollout."""
+        return 1
+
+    def check_kind(self, kind: str) -> None:
+        """Refuse a kind of run that the algorithm is not for.
+
+        Raises:
+            ValueError: it is not for it.
+        """
+        if kind in self.elsewhere:
+            raise ValueError(f"{type(self).__name__} is not for this kind of run: {self.elsewhere[kind]}")
+
+    @classmethod
+    def refusal(cls, name: str) -> str:
+        """Why a setting of PPO's is none of this algorithm's."""
+        return f"{cls.__name__} has no {name}: {cls.lacks[name]}"

@@ -112,6 +112,8 @@ class UpdateTask:
     measure: bool = True
     """Whether the KL after the last step is worth a pass of its own, without gradient, over one minibatch; False takes
     it only where there was one step, of which nothing else is seen."""
+    numbers: dict[str, float] = field(default_factory=dict)
+    """What the algorithm keeps from one update to the next, by name: it may write here, and a checkpoint has it."""
     reward_scale: float = 0.0
     """The rewards' own scale (`core.statistics.informative`): normalised advantages are divided by at least `NOISE`
     times it. Where rewards are nearly all equal, advantages are the critic's errors alone."""
@@ -150,6 +152,7 @@ class AutogradGradient:
         loss: of a part; its means are to be `Batch.mean`, so that parts add up.
         split: see `UpdateTask`.
         quantile: see `UpdateTask`.
+        denominator: what sums over a minibatch are divided by, a scalar.
     """
 
     def __init__(
@@ -158,12 +161,14 @@ class AutogradGradient:
         loss: Loss,
         split: Callable[[Batch], Iterable[Batch]] = _whole,
         quantile: float = 1.0,
+        denominator: Callable[[Batch], Tensor] = lambda minibatch: minibatch.weight.sum(),
     ) -> None:
         self._policy, self._loss, self._split, self._quantile = policy, loss, split, quantile
+        self._denominator = denominator
 
     def __call__(self, minibatch: Batch) -> Statistics:
         """Add the minibatch's gradient."""
-        total_weight = minibatch.weight.sum()
+        total_weight = self._denominator(minibatch)
         parts, deviations = [], []
         for part in self._split(minibatch):
             part = replace(part, total_weight=total_weight)
@@ -184,15 +189,26 @@ class AutogradGradient:
         largest = columns["ratio_deviation"].max() if deviation is None else deviation
         return {name: column.sum() for name, column in columns.items()} | {**constants, "ratio_deviation": largest}
 
-    @torch.no_grad()
     def divergence(self, minibatch: Batch) -> float:
         """See `Measuring`."""
-        total_weight = minibatch.weight.sum()
-        parts = [
-            weighted_mean(kl_k3(part.log_prob, self._policy.evaluate(part).log_prob), part.weight, total_weight)
-            for part in self._split(minibatch)
-        ]
-        return float(torch.stack(parts).sum())
+        return divergence(self._policy, minibatch, self._split)
+
+
+@torch.no_grad()
+def divergence(policy: Policy, batch: Batch, split: Callable[[Batch], Iterable[Batch]] = _whole) -> float:
+    """k3 estimate of KL(old policy, policy) over a batch, nats.
+
+    Args:
+        policy: as it is now.
+        batch: with the old policy's log-probs.
+        split: see `UpdateTask`.
+    """
+    total_weight = batch.weight.sum()
+    parts = [
+        weighted_mean(kl_k3(part.log_prob, policy.evaluate(part).log_prob), part.weight, total_weight)
+        for part in split(batch)
+    ]
+    return float(torch.stack(parts).sum())
 
 
 def _with_ratio(statistics: Statistics, seen: Evaluation, part: Batch) -> Statistics:
@@ -231,18 +247,21 @@ def _objective(
     )
 
 
-def check_minibatch_size(samples: int, minibatch_size: int) -> None:
-    """A rollout is cut into whole minibatches.
+def minibatches(samples: int, minibatch_size: int | None) -> int:
+    """How many minibatches a rollout is cut into; 1 where the size is None.
 
     Raises:
         ValueError: `minibatch_size` is larger than the batch or does not divide it.
     """
+    if minibatch_size is None:
+        return 1
     if samples % minibatch_size:
         fitting = max(size for size in range(1, min(samples, minibatch_size) + 1) if samples % size == 0)
         raise ValueError(
             f"minibatch_size = {minibatch_size} {'is larger than' if minibatch_size > samples else 'does not divide'} "
             f"the {samples} samples of a rollout; {fitting} would fit"
         )
+    return samples // minibatch_size
 
 
 def normalized(batch: Batch, settings: UpdateSettings, over: str, floor: float) -> Batch:
@@ -258,7 +277,7 @@ def normalized(batch: Batch, settings: UpdateSettings, over: str, floor: float) 
         return batch
     if over == "batch":
         return batch.replace(advantages=_whitened(batch.advantages, batch.weight, floor))
-    size = settings.minibatch_size
+    size = settings.minibatch_size or len(batch)
     advantages, weight = (x.unflatten(0, (-1, size)) for x in (batch.advantages, batch.weight))
     return batch.replace(advantages=_whitened(advantages, weight, floor, rows=True).flatten(0, 1))
 

@@ -186,6 +186,12 @@ class PPOConfig:
                 "update.recompute_advantages and update.micro_batches do not apply to language models: token_budget "
                 "decides what goes through the network at once"
             )
+        self.update.check_kind(self.kind)
+        if self.sharing.critic == "separate" and not self.update.critic:
+            raise ValueError(
+                f"sharing.critic = separate: {type(self.update).__name__} learns no values, so it has no critic to be "
+                "separate; leave it at shared"
+            )
         object.__setattr__(self, "learning_rate", as_setting(self.learning_rate))
         rate = Schedule.parse(self.learning_rate, "learning_rate")
         rules = {

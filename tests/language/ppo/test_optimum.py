@@ -1,11 +1,12 @@
-"""PPO must find the distribution that mathematics knows: pi*(y) ~ pi_ref(y) exp(r(y) / beta)."""
+"""PPO and RLOO must find the distribution that mathematics knows: pi*(y) ~ pi_ref(y) exp(r(y) / beta)."""
 
 import itertools
 
+import pytest
 import torch
 from tiny import llama, prompts, tokenizer
 
-from proximo.core.settings import UpdateSettings
+from proximo.algorithms import PPO, RLOO
 from proximo.language.ppo.training import PPOTraining
 from proximo.language.ppo_config import KLSettings, PPOConfig
 from proximo.language.rewards.terms import FunctionReward
@@ -41,7 +42,12 @@ def objective(p, rewards, reference):
     return float((p * (rewards - BETA * (p.log() - reference.log()))).sum())
 
 
-def test_ppo_reaches_the_analytic_optimum():
+PPO_SETTINGS = PPO(epochs=4, minibatch_size=64, value_coefficient=0.5, max_grad_norm=1.0)
+RLOO_SETTINGS = RLOO(epochs=2, minibatch_size=64, max_grad_norm=1.0, group=8)
+
+
+@pytest.mark.parametrize("algorithm", [PPO_SETTINGS, RLOO_SETTINGS], ids=["PPO", "RLOO"])
+def test_it_reaches_the_analytic_optimum(algorithm):
     every = responses()
     for seed in range(3):
         model = llama(VOCABULARY, width=48, layers=2, seed=seed, spread=0.15)
@@ -66,7 +72,7 @@ def test_ppo_reaches_the_analytic_optimum():
                 score_clip=None,
                 seed=seed,
                 kl=KLSettings(coefficient=BETA),
-                update=UpdateSettings(epochs=4, minibatch_size=64, value_coefficient=0.5, max_grad_norm=1.0),
+                update=algorithm,
             ),
             model,
             tokenizer(VOCABULARY),

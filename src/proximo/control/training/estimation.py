@@ -35,8 +35,9 @@ class Estimator:
         """
         self._rollout, self.rewards = rollout, rewards
         # Two fields are rewritten each epoch when advantages are recomputed, the rest stays.
-        advantages, returns = self._estimate(rollout.value)
+        advantages, returns, counted = self._estimate(rollout.value)
         weight = torch.from_numpy(rollout.valid).to(rollout.value)
+        weight = weight if counted is None else weight * counted
         inputs = dict(rollout.inputs)
         shaped = self._shaper()
         batch = Batch(
@@ -60,7 +61,7 @@ class Estimator:
         The old value (of the value clip) stays what it was. With a memory, the values at the cuts (the end of the
         rollout, a truncated episode's last state) read the state that the rollout left there.
         """
-        advantages, returns = self._estimate(self._values())
+        advantages, returns, _ = self._estimate(self._values())
         shaped = self._shaper()
         return batch.replace(advantages=shaped(advantages), returns=shaped(returns))
 
@@ -79,8 +80,10 @@ class Estimator:
             return lambda x: x.flatten(0, 1)
         return lambda x: x.transpose(0, 1).contiguous()
 
-    def _estimate(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Advantages in units of reward and returns in the critic's, each `[T, N]`, from outputs of the critic."""
+    def _estimate(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Advantages in units of reward, returns in the critic's, and weights if the algorithm gives any, each
+        `[T, N]`, from outputs of the critic.
+        """
         rollout, units = self._rollout, self.policy.values
         values = units.from_units(values)
         following = torch.cat([values[1:], torch.empty_like(values[:1])])
@@ -97,8 +100,8 @@ class Estimator:
             self.gamma,
             self.lam,
         )
-        advantages, returns = estimated(self.algorithm, transitions)
-        return advantages, units.to_units(returns)
+        advantages, returns, weight = estimated(self.algorithm, transitions)
+        return advantages, units.to_units(returns), weight
 
     def _after(self, inputs: Mapping[str, Tensor], memory: Tensor | None) -> Tensor:
         """`[N]`, in units of reward, of states that follow a cut."""

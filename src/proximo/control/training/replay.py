@@ -138,9 +138,10 @@ def make_learner(run: Mapping[str, Any], entry: Entry, config: TrainConfig, befo
         split=lambda minibatch: minibatch.split(algorithm.micro_batches),
         closed_form=closed_form,
         reestimate=estimator.reestimate,
+        numbers=dict(entry.before.numbers),
         reward_scale=informative(entry.learnt["rewards"], torch.from_numpy(rollout.valid))[1],
     )
-    return Learner(task, algorithm, policy, algorithm.minibatch_size, where)
+    return Learner(task, algorithm, policy, algorithm.minibatch_size or len(batch), where)
 
 
 def replay_world(kept: Kept, stack: ExitStack) -> World:

@@ -11,7 +11,7 @@ from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.core.settings import UpdateSettings
-from proximo.core.update import check_minibatch_size
+from proximo.core.update import minibatches
 from proximo.errors import UserError
 from proximo.runs.system import available_memory
 
@@ -42,8 +42,8 @@ def update_settings(config: TrainConfig, *, recurrent: bool) -> UpdateSettings:
     """
     size = config.update.minibatch_size
     try:
-        check_minibatch_size(config.rollout_size, size)
-        if not recurrent:
+        minibatches(config.rollout_size, size)
+        if not recurrent or size is None:
             return config.update
         if size % config.rollout_length:
             raise ValueError(

@@ -110,7 +110,7 @@ class Training(OnPolicyTraining[Rollout]):
         self.scaler = RewardScaler(environments.count, config.gamma, config.normalizers.clip)
         self.progress: Progress = Progress()
         self.log = ActionLog()
-        self.before = Undo(self.optimizer, {"noise": self.noise, "shuffle": self.shuffle})
+        self.before = Undo(self.optimizer, {"noise": self.noise, "shuffle": self.shuffle}, self.numbers)
         self.ring = Ring(self.before, self.optimizer, config.replay_mb, self._described)
         self.returns: deque[float] = deque(maxlen=RECENT)
         self.task_returns: deque[float] = deque(maxlen=RECENT)
@@ -247,6 +247,7 @@ class Training(OnPolicyTraining[Rollout]):
             split=lambda minibatch: minibatch.split(self.algorithm.micro_batches),
             closed_form=self.closed_form,
             reestimate=self.estimator.reestimate,
+            numbers=self.numbers,
             reward_scale=informative(self.estimator.rewards, torch.from_numpy(rollout.valid))[1],
         )
 
@@ -354,7 +355,7 @@ class Training(OnPolicyTraining[Rollout]):
 
     def _spread_out(self, batch: Batch) -> Batch:
         """As many samples as a minibatch has, `MEASURED` at most, from all over the batch."""
-        return batch[:: -(-len(batch) // min(MEASURED, self.algorithm.minibatch_size))]
+        return batch[:: -(-len(batch) // min(MEASURED, self.algorithm.minibatch_size or MEASURED))]
 
     @torch.no_grad()
     def _exact_kl(self, part: Batch, after: Distribution) -> float | None:
@@ -421,6 +422,7 @@ class Training(OnPolicyTraining[Rollout]):
             "policy": self.policy.describe(),
             "progress": vars(self.progress).copy(),
             "learning_rate": self.optimizer.learning_rate,
+            "numbers": dict(self.numbers),
             "returns": list(self.returns),
             "task_returns": list(self.task_returns),
             "lengths": list(self.lengths),
@@ -450,6 +452,7 @@ class Training(OnPolicyTraining[Rollout]):
         self._learnt_at_restart = {name: x.numpy() for name, x in _group(tensors, "environments/learnt").items()}
         self.optimizer.load_state(_group(tensors, "optimizer"))
         self.optimizer.learning_rate = state["learning_rate"]
+        self.numbers.update({name: float(x) for name, x in state["numbers"].items()})
         self.scaler.load_state_dict(_group(tensors, "scaler"))
         self.log.load(_group(tensors, "environments"), state["environments"])
         self.progress = Progress(**state["progress"])

@@ -142,6 +142,7 @@ def _spread(x: Tensor, rows: Tensor, steps: Tensor, like: Tensor) -> Tensor:
 
 
 def _cut(batch: Batch, width: int, steps: int) -> Batch:
-    inputs = {k: x[:, :width] if x.dim() > 1 else x for k, x in batch.inputs.items()}
+    widths = dict.fromkeys(batch.inputs, width) | {"ref_log_prob": steps}
+    inputs = {k: x[:, : widths[k]] if x.dim() > 1 else x for k, x in batch.inputs.items()}
     names = ("action", "log_prob", "value", "advantages", "returns", "weight")
     return Batch(inputs=inputs, **{name: getattr(batch, name)[:, :steps] for name in names})

@@ -10,10 +10,10 @@ from proximo.algorithms.ppo import algorithm_of
 from proximo.core.batch import Batch
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
-from proximo.core.update import UpdateTask, check_minibatch_size
+from proximo.core.update import UpdateTask, minibatches
 from proximo.errors import UserError
 from proximo.language.models.loading import choose_device, load_causal_model, load_tokenizer
-from proximo.language.ppo.rollout import estimate, token_rewards
+from proximo.language.ppo.rollout import estimate, token_rewards, with_reference
 from proximo.language.ppo.setup import RATIO_QUANTILE, RATIO_TOLERANCE, learning_rate, make_policy, refers
 from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.configured import make_rewards, reward_start
@@ -47,9 +47,13 @@ def to_batch(tensors: Mapping[str, Tensor]) -> Batch:
 
 def _estimated_again(batch: Batch, tensors: Mapping[str, Tensor], coefficient: float, config: PPOConfig) -> Batch:
     """The batch with advantages and returns for other settings."""
-    rewarded, lengths = tensors["rewarded"], batch.weight.sum(1).long()
-    rewards = token_rewards(rewarded, batch.log_prob, tensors.get("ref_log_prob"), lengths, coefficient)
-    return estimate(batch, rewards, algorithm_of(config.update), config.gamma, config.lam, rewarded)
+    rewarded, lengths, algorithm = tensors["rewarded"], (batch.weight > 0).sum(1), algorithm_of(config.update)
+    reference = tensors.get("ref_log_prob")
+    rewards = token_rewards(
+        rewarded, batch.log_prob, reference, lengths, 0.0 if algorithm.kl_in_the_loss else coefficient
+    )
+    batch = estimate(batch, rewards, algorithm, config.gamma, config.lam, rewarded, config.response_limit)
+    return with_reference(batch, algorithm, reference, coefficient)
 
 
 def make_learner(entry: Entry, config: PPOConfig, before: PPOConfig) -> Learner:
@@ -82,7 +86,7 @@ def make_learner(entry: Entry, config: PPOConfig, before: PPOConfig) -> Learner:
     if (config.gamma, config.lam, config.kl, config.update) != (before.gamma, before.lam, before.kl, before.update):
         batch = _estimated_again(batch, learnt, coefficient, config)
     try:
-        check_minibatch_size(len(batch), config.update.minibatch_size)
+        minibatches(len(batch), config.update.minibatch_size)
     except ValueError as error:
         raise UserError(str(error).replace("samples of a rollout", "responses of an iteration (batch)")) from None
 
@@ -105,8 +109,10 @@ def make_learner(entry: Entry, config: PPOConfig, before: PPOConfig) -> Learner:
         tolerance=RATIO_TOLERANCE[config.compute],
         reward_scale=reward_scale(learnt["rewarded"]),
         measure=False,
+        numbers=dict(entry.before.numbers),
     )
-    return Learner(task, algorithm_of(config.update), policy.roles, config.update.minibatch_size, where)
+    at_a_time = config.update.minibatch_size or len(batch)
+    return Learner(task, algorithm_of(config.update), policy.roles, at_a_time, where)
 
 
 def replay_world(kept: Kept) -> World:

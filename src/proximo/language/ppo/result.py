@@ -47,11 +47,21 @@ class LanguageRun:
         return str(self.path)
 
 
+FRUITLESS = 8
+"""Iterations without any difference of rewards within a group, from the first on, that end a run."""
+
+
 def ending(training: PPOTraining, kl: float | None, seconds: float) -> str | None:
     """Why the training ends here; None if it does not."""
     config = training.config
     if config.kl.budget is not None and kl is not None and kl > config.kl.budget:
         return f"KL of {kl:.1f} nats per response is over the budget of {config.kl.budget}"
+    iterations, group = training.progress.iterations, training.algorithm.responses_per_prompt
+    if group > 1 and iterations >= FRUITLESS and not training.progress.told_apart:
+        return (
+            f"nothing to learn from: in {iterations} iterations all {group} responses to each prompt got one reward; "
+            "give prompts that are solved now and then, a reward with degrees, or a larger update.group"
+        )
     if training.done >= config.responses:
         return "all responses done"
     if config.minutes is not None and seconds > config.minutes * 60:

@@ -34,7 +34,13 @@ def token_rewards(
 
 
 def estimate(
-    batch: Batch, rewards: Tensor, algorithm: Algorithm, gamma: float, lam: float, scores: Tensor | None = None
+    batch: Batch,
+    rewards: Tensor,
+    algorithm: Algorithm,
+    gamma: float,
+    lam: float,
+    scores: Tensor | None = None,
+    limit: int | None = None,
 ) -> Batch:
     """Advantages and returns over response tokens; a response ends with its last token, finished or not.
 
@@ -45,14 +51,26 @@ def estimate(
         gamma: discount per token.
         lam: λ.
         scores: `[B]`, of whole responses.
+        limit: tokens that a response may have at most.
     """
     steps = torch.arange(rewards.shape[1], device=rewards.device)
-    ended = steps >= (batch.weight.sum(1).long() - 1).unsqueeze(1)  # from the last token on: padding chains nothing
+    real = (batch.weight > 0).to(batch.weight.dtype)
+    ended = steps >= (real.sum(1).long() - 1).unsqueeze(1)  # from the last token on: padding chains nothing
     values = torch.where(batch.weight > 0, batch.value, 0.0)
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], 1)
-    transitions = Transitions(rewards.T, values.T, following.T, ended.T, ended.T, gamma, lam, scores)
-    advantages, returns = estimated(algorithm, transitions)
-    return batch.replace(advantages=advantages.T.contiguous(), returns=returns.T.contiguous(), value=values)
+    transitions = Transitions(rewards.T, values.T, following.T, ended.T, ended.T, gamma, lam, scores, limit)
+    advantages, returns, counted = estimated(algorithm, transitions)
+    weight = real if counted is None else real * counted.T
+    estimates = {"advantages": advantages.T.contiguous(), "returns": returns.T.contiguous()}
+    return batch.replace(**estimates, value=values, weight=weight)
+
+
+def with_reference(batch: Batch, algorithm: Algorithm, ref_log_prob: Tensor | None, coefficient: float) -> Batch:
+    """The batch with what a loss needs that pays for the KL itself: `ref_log_prob` `[B, R]`, and β as `[B]`."""
+    if ref_log_prob is None or not algorithm.kl_in_the_loss:
+        return batch
+    beta = torch.full((len(batch),), coefficient, device=batch.weight.device)
+    return batch.replace(inputs={**batch.inputs, "ref_log_prob": ref_log_prob, "kl_coefficient": beta})
 
 
 def kl_statistics(batch: Batch, ref_log_prob: Tensor | None) -> dict[str, float | None]:

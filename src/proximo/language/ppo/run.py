@@ -23,7 +23,7 @@ def train(
     *,
     prompts: Any,
     rewards: Any,
-    algorithm: UpdateSettings | type[UpdateSettings] | None = None,
+    algorithm: str | UpdateSettings | type[UpdateSettings] | None = None,
     tokenizer: Any = None,
     run: str | PathLike[str] | None = None,
     preset: str | Path = "",
@@ -44,8 +44,9 @@ def train(
             or chat messages, a `datasets.Dataset` or a `DataFrame`. Rows are kept in a file beside the run's folder.
         rewards: functions `f(prompts, responses, **columns)` that give one number per response (None where they do not
             apply), folders of reward models, `module:function`; one, a list, or a dictionary with their weights.
-        algorithm: a subclass of `proximo.algorithms.PPO` with the preset's settings and those in `update`, or an
-            instance with its own; PPO if None.
+        algorithm: one of `proximo.algorithms` by its name ("ppo", "ppo-penalty", "rloo", "grpo"), or a class of yours
+            derived from `proximo.algorithms.PPO`, with the preset's settings and those in `update`; or an instance with
+            its own. PPO if None.
         tokenizer: of a model that is given as an object; a folder has its own.
         run: folder of the run; None takes `runs/ppo-MODEL-SEED`.
         preset: name or path of a TOML file whose table `[ppo]` gives the other settings.

@@ -9,7 +9,7 @@ from torch import nn
 
 from proximo.core.divergences import AdaptiveKLController, FixedKLController
 from proximo.core.schedules import Schedule
-from proximo.core.update import check_minibatch_size
+from proximo.core.update import minibatches
 from proximo.errors import UserError
 from proximo.language.data.prompts import Prompt
 from proximo.language.models.caches import usable_cache
@@ -116,7 +116,11 @@ def check_fit(
     if len(set(names)) < len(names):
         raise UserError(f"two rewards share a name ({', '.join(names)}): give each its own")
     try:
-        check_minibatch_size(config.batch, config.update.minibatch_size)
+        minibatches(config.batch, config.update.minibatch_size)
+        if config.batch % config.update.responses_per_prompt:
+            raise ValueError(
+                f"batch = {config.batch} must be a multiple of update.group = {config.update.responses_per_prompt}"
+            )
     except ValueError as error:
         raise UserError(str(error).replace("samples of a rollout", "responses of an iteration (batch)")) from error
     longest = max(len(p.tokens) for p in prompts)

@@ -99,7 +99,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
         *,
         prompts: Any,
         rewards: Any,
-        algorithm: UpdateSettings | type[UpdateSettings] | None = None,
+        algorithm: str | UpdateSettings | type[UpdateSettings] | None = None,
         tokenizer: Any = None,
         run: str | PathLike[str] | None = None,
         preset: str | Path = "",

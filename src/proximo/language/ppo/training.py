@@ -21,7 +21,7 @@ from proximo.language.compute.precision import chosen_type
 from proximo.language.data.prompts import Prompt, PromptSource
 from proximo.language.lineage import check_read, digest_of
 from proximo.language.ppo import replay
-from proximo.language.ppo.rollout import correlation, estimate, kl_statistics, token_rewards
+from proximo.language.ppo.rollout import correlation, estimate, kl_statistics, token_rewards, with_reference
 from proximo.language.ppo.setup import (
     RATIO_QUANTILE,
     RATIO_TOLERANCE,
@@ -49,6 +49,8 @@ class Progress(Counters):
     """Counters of a run."""
 
     responses: int = 0
+    told_apart: int = 0
+    """Iterations in which the responses to some prompt got different rewards; counted where prompts have several."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         self.gap: float | None = None
         """Mean |log-prob of the sampler - of the trainer| in this iteration, nats; None where it was not measured."""
         self.last: Rollout | None = None
-        self.before = Undo(self.optimizer, self._generators, copies=config.undo)
+        self.before = Undo(self.optimizer, self._generators, self.numbers, copies=config.undo)
         self._before = self._cursor
         self.ring = Ring(
             self.before, self.optimizer, config.replay_mb, lambda: {"kind": config.kind, "config": to_toml(config)}
@@ -160,7 +162,8 @@ class PPOTraining(OnPolicyTraining[Rollout]):
 
     def collect(self) -> Rollout:
         """Sample responses and have them scored."""
-        prompts = self.prompts.take(self.config.batch)
+        group = self.algorithm.responses_per_prompt
+        prompts = [p for p in self.prompts.take(self.config.batch // group) for _ in range(group)]
         with self._phase("sample"), self.policy.computing():
             samples = self.sample([p.tokens for p in prompts])
         batch = to_batch(prompts, samples)
@@ -177,10 +180,11 @@ class PPOTraining(OnPolicyTraining[Rollout]):
     def estimate(self, rollout: Rollout) -> Batch:
         """Advantages and returns of the scores less the KL price."""
         rewarded, batch = rollout.rewarded.to(self.device), rollout.batch
-        rewards = token_rewards(
-            rewarded, batch.log_prob, rollout.ref_log_prob, rollout.samples.lengths, self.kl.coefficient
-        )
-        return estimate(batch, rewards, self.algorithm, self.config.gamma, self.config.lam, rewarded)
+        reference, algorithm, config = rollout.ref_log_prob, self.algorithm, self.config
+        price = 0.0 if algorithm.kl_in_the_loss else self.kl.coefficient
+        rewards = token_rewards(rewarded, batch.log_prob, reference, rollout.samples.lengths, price)
+        batch = estimate(batch, rewards, algorithm, config.gamma, config.lam, rewarded, config.response_limit)
+        return with_reference(batch, algorithm, reference, self.kl.coefficient)
 
     def learnt_from(self, rollout: Rollout, batch: Batch) -> dict[str, Tensor]:
         """See `language.ppo.replay`."""
@@ -202,6 +206,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
             quantile=RATIO_QUANTILE,
             tolerance=RATIO_TOLERANCE[self.config.compute],
             reward_scale=reward_scale(rollout.rewarded),
+            numbers=self.numbers,
             measure=False,  # a pass through a language model costs too much for a number
         )
 
@@ -252,6 +257,8 @@ class PPOTraining(OnPolicyTraining[Rollout]):
             self.parity = self.gap = float((self.policy.evaluate(part).log_prob - part.log_prob)[real].abs().mean())
             if self.sampler_log_probs is None:
                 self.sampler_log_probs = self.parity <= PARITY
+        if self.sampler_log_probs and not self.algorithm.critic:
+            return batch
         if self.sampler_log_probs and self.roles.separate:
             return batch.replace(value=self.policy.values(batch))
         if self.sampler_log_probs:
@@ -270,6 +277,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
             "score_std": float(seen.scores.std(unbiased=False)),
             "rewarded": float(seen.rewarded.mean()),
             **reward_statistics(seen.rewarded),
+            **self._groups(seen.rewarded),
             **{f"reward/{term.name}": _mean_where_it_applies(seen.each[term.name]) for term in self.rewards},
             **{
                 f"unrewarded/{term.name}": float(seen.each[term.name].isnan().float().mean())
@@ -301,6 +309,16 @@ class PPOTraining(OnPolicyTraining[Rollout]):
             "sampler_gap": self.gap,
         }
 
+    def _groups(self, rewarded: Tensor) -> dict[str, float]:
+        """Share of the prompts whose responses all got one reward, which teach nothing; where prompts have several."""
+        group = self.algorithm.responses_per_prompt
+        if group == 1:
+            return {}
+        rows = rewarded.view(-1, group)
+        equal = float((rows == rows[:, :1]).all(1).float().mean())
+        self.progress.told_apart += equal < 1
+        return {"equal_groups": equal}
+
     def texts(self, count: int) -> list[dict[str, Any]]:
         """The last rollout's first `count` responses with their scores."""
         if self.last is None:
@@ -323,6 +341,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
             "prompts_read": self._prompts_read,
             "kl_coefficient": self.kl.coefficient,
             "learning_rate": self.optimizer.learning_rate,
+            "numbers": dict(self.numbers),
             "sampler_log_probs": self.sampler_log_probs,
             "parity": self.parity,
             "random": generators,
@@ -371,6 +390,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         self.prompts.taken = state["prompts_taken"]
         self.kl.coefficient = state["kl_coefficient"]
         self.optimizer.learning_rate = state["learning_rate"]
+        self.numbers.update({name: float(x) for name, x in state["numbers"].items()})
         self.sampler_log_probs, self.parity = state["sampler_log_probs"], state["parity"]
 
     @contextmanager

@@ -129,9 +129,12 @@ def _items(table: Any) -> Iterator[tuple[str, Any, bool]]:
 
 
 def _name(table: Any) -> str:
-    """`module:Name` of a table's class where the table may be of several; "" of the one that it is without a name."""
+    """Name of a table's class where the table may be of several; "" of the one that it is without a name."""
     usual = not hasattr(type(table), "chosen_by") or type(table).__module__ in USUAL
-    return "" if usual else name_of_own(type(table), table.chosen_by)
+    if usual:
+        return ""
+    path = name_of_own(type(table), table.chosen_by)
+    return next((name for name, place in table.shipped.items() if place == path), path)
 
 
 def _is_table(value: Any) -> bool:
@@ -178,9 +181,15 @@ def _chosen(cls: type, mapping: Mapping[str, Any], prefix: str, where: str, base
     if not key or key not in rest:
         return (type(base) if key and isinstance(base, cls) else cls), rest, base
     path = rest.pop(key)
-    if not isinstance(path, str) or ":" not in path:
-        raise UserError(f"{_dotted(prefix, key)} = {shown(path)} in {where} must name a class, module:Name")
-    found = find_own(path, key)
+    shipped: Mapping[str, str] = getattr(cls, "shipped", {})
+    if not isinstance(path, str) or (path not in shipped and ":" not in path):
+        alike = nearest(path, shipped) if isinstance(path, str) else ""
+        hint = f"did you mean {alike}? There are" if alike else "it must be one of"
+        raise UserError(
+            f"{_dotted(prefix, key)} = {shown(path)} in {where}: {hint} {', '.join(shipped)}, or a class of your own, "
+            "module:Name"
+        )
+    found = find_own(shipped.get(path, path), key)
     check_choice(found, cls, f"{key} {path}")
     if found.__module__ in USUAL:
         found = cls
@@ -212,6 +221,8 @@ def _read_table(cls: type, mapping: Mapping[str, Any], *, prefix: str, where: st
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in _fields(cls)}
     for name in mapping:
+        if name in getattr(cls, "lacks", ()) and mapping[name] != UNSET:
+            raise UserError(f"{_dotted(prefix, name)} in {where}: {cls.refusal(name)}")  # type: ignore[attr-defined]
         if name not in fields:
             raise UserError(_unknown_key(cls, name, prefix, where))
     given: dict[str, Any] = {}
@@ -277,7 +288,8 @@ def _all_keys(cls: type, prefix: str) -> Iterator[str]:
 
 
 def _fields(cls: Any) -> list[dataclasses.Field]:
-    return [field for field in dataclasses.fields(cls) if field.init]
+    """Those that a file may hold: what a class lacks of its base's is no setting."""
+    return [field for field in dataclasses.fields(cls) if field.init and field.name not in getattr(cls, "lacks", ())]
 
 
 def _default(field: dataclasses.Field) -> Any:

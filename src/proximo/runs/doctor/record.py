@@ -12,6 +12,7 @@ import numpy as np
 from proximo.core.schedules import Schedule
 from proximo.errors import UserError
 from proximo.runs.config.toml import KIND, read_toml
+from proximo.runs.config.types import UNSET
 from proximo.runs.doctor.diagnosis import Diagnosis
 from proximo.runs.health import TruthMeter, Verdict
 from proximo.runs.health.history import number
@@ -67,10 +68,18 @@ class Record:
 
     def setting(self, name: str) -> Any:
         """A setting by its dotted name; None where it is unset."""
+        found = self._written(name)
+        return None if found == UNSET else found
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a setting, set or not: an algorithm lacks those that mean nothing to it."""
+        return self._written(name) is not None
+
+    def _written(self, name: str) -> Any:
         table: Any = self.config
         for part in name.split("."):
             table = table.get(part) if isinstance(table, Mapping) else None
-        return None if table == "none" else table
+        return table
 
     def amount(self, name: str) -> float:
         """A setting as a number; 0 where it is unset or none."""

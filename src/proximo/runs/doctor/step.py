@@ -16,7 +16,12 @@ SOUND_KL = 0.01  # nats per update: in the middle of the healthy runs of docs/do
 def no_clip(run: Record) -> Iterator[Diagnosis]:
     """Several epochs without a clip, and a KL no clipped run shows: as a habit, or once (the policy may end there)."""
     habit, worst = _median(run, "approx_kl"), float(run.measured("approx_kl").max(initial=0.0))
-    if run.setting("update.clip") is None and run.setting("update.epochs") != 1 and (habit > 0.05 or worst > 1):
+    if (
+        run.has("update.clip")
+        and run.setting("update.clip") is None
+        and run.setting("update.epochs") != 1
+        and (habit > 0.05 or worst > 1)
+    ):
         yield diagnosis(
             "P021",
             "red",
@@ -64,7 +69,9 @@ def too_large(run: Record) -> Iterator[Diagnosis]:
 def too_small(run: Record) -> Iterator[Diagnosis]:
     """A fiftieth of the smallest healthy KL (0.001) and nothing clipped, in the first half, before a schedule ends."""
     half = slice(0, max(1, len(run.rows) // 2))
-    kl, fraction = run.column("approx_kl")[half], run.column("clip_fraction")[half]
+    # What one step did is seen after it alone: before it, the ratio is 1.
+    kl = np.fmax(run.column("approx_kl"), run.column("final_approx_kl"))[half]
+    fraction = np.nan_to_num(run.column("clip_fraction")[half])
     if len(kl) < 3 or not np.isfinite(kl).any():
         return
     usual = float(np.nanmedian(kl))
@@ -136,7 +143,7 @@ def _steepest(returns: np.ndarray, known: np.ndarray, best: int) -> int:
 def _smaller(run: Record, kl: float) -> tuple[Change, ...]:
     # KL grows with the square of the step.
     changes = [_rate(run, min(0.5, max(0.01, (SOUND_KL / kl) ** 0.5)))]
-    if run.setting("update.target_kl") is None:
+    if run.has("update.target_kl") and run.setting("update.target_kl") is None:
         changes.append(change("update.target_kl", None, 0.03))
     return tuple(changes)
 

@@ -18,7 +18,9 @@ def settable(config: Any, without: Sequence[str] = ()) -> list[str]:
         config: of the run, with `update`, `learning_rate`, `gamma` and `lam`.
         without: fields of `update` that this run's world does not have.
     """
-    update = [f"update.{field.name}" for field in fields(config.update) if field.name not in without]
+    update = [
+        f"update.{field.name}" for field in fields(config.update) if field.name not in (*without, *config.update.lacks)
+    ]
     # Where the learning rate is steered by the KL, the schedule has no say.
     return [*update, *(["learning_rate"] if config.update.adaptive_kl is None else []), "gamma", "lam"]
 

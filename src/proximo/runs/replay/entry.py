@@ -103,6 +103,7 @@ def write(folder: Path, kept: Kept) -> None:
             "iteration": entry.iteration,
             "progress": entry.progress,
             "learning_rate": entry.before.learning_rate,
+            "numbers": dict(entry.before.numbers),
             "facts": dict(entry.facts),
             "report": None if entry.report is None else dict(entry.report),
         }
@@ -142,6 +143,7 @@ def _entry(tensors: Mapping[str, Tensor], row: Mapping[str, Any]) -> Entry:
         under("before/moments/", mine),
         float(row["learning_rate"]),
         under("before/generators/", mine),
+        {str(name): float(x) for name, x in row["numbers"].items()},
     )
     report = None if row["report"] is None else dict(row["report"])
     learnt, facts = under("learnt/", mine), dict(row["facts"])

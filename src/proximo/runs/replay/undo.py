@@ -1,7 +1,7 @@
 """Going back to before an iteration that failed or was given up."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,15 +19,18 @@ class Snapshot:
     learning_rate: float
     generators: Mapping[str, Tensor]
     """Their states, by name."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """What the algorithm keeps from one update to the next."""
 
     @classmethod
-    def of(cls, optimizer: FlatAdam, generators: Mapping[str, Tensor]) -> "Snapshot":
+    def of(cls, optimizer: FlatAdam, generators: Mapping[str, Tensor], numbers: Mapping[str, float]) -> "Snapshot":
         """A copy of what is; the generators' states are taken as they come."""
         return cls(
             optimizer.flat.detach().to("cpu", copy=True),
             optimizer.state("cpu"),
             optimizer.learning_rate,
             dict(generators),
+            dict(numbers),
         )
 
     def put_back(self, optimizer: FlatAdam, generators: Mapping[str, torch.Generator]) -> None:
@@ -46,11 +49,20 @@ class Undo:
     Args:
         optimizer: holds everything that an update moves.
         generators: what an iteration draws from.
+        numbers: what the algorithm keeps from one update to the next; written to.
         copies: whether weights and optimiser are copied; without, only what came before the first step is undone.
     """
 
-    def __init__(self, optimizer: FlatAdam, generators: Mapping[str, torch.Generator], *, copies: bool = True) -> None:
+    def __init__(
+        self,
+        optimizer: FlatAdam,
+        generators: Mapping[str, torch.Generator],
+        numbers: dict[str, float],
+        *,
+        copies: bool = True,
+    ) -> None:
         self._optimizer, self._generators, self._copies = optimizer, dict(generators), copies
+        self._numbers, self._numbers_before = numbers, dict(numbers)
         self._states: dict[str, Tensor] | None = None
         self.snapshot: Snapshot | None = None
         """What `undo` goes back to; never written to, so others may hold on to it. None without copies."""
@@ -60,8 +72,9 @@ class Undo:
         self.snapshot = None
         self._steps, self._learning_rate = self._optimizer.steps, self._optimizer.learning_rate
         self._states = {name: generator.get_state() for name, generator in self._generators.items()}
+        self._numbers_before = dict(self._numbers)
         if self._copies:
-            self.snapshot = Snapshot.of(self._optimizer, self._states)
+            self.snapshot = Snapshot.of(self._optimizer, self._states, self._numbers)
 
     def undo(self) -> bool:
         """Put the copy back.
@@ -74,10 +87,16 @@ class Undo:
             return True
         if self.snapshot is not None:
             self.snapshot.put_back(self._optimizer, self._generators)
+            self._put_numbers_back()
             return True
         if self._optimizer.steps != self._steps:
             return False
         self._optimizer.learning_rate = self._learning_rate
         for name, generator in self._generators.items():
             generator.set_state(self._states[name])
+        self._put_numbers_back()
         return True
+
+    def _put_numbers_back(self) -> None:
+        self._numbers.clear()
+        self._numbers.update(self._numbers_before)

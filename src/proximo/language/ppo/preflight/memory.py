@@ -29,7 +29,7 @@ def predicted(training: PPOTraining) -> dict[str, int]:
     heads = getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads
     head_width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
     longest = max(len(p.tokens) for p in training.prompts.prompts) + config.response_limit
-    minibatch = config.update.minibatch_size * longest
+    minibatch = (config.update.minibatch_size or config.batch) * longest
     tokens = min(max(config.token_budget, longest), minibatch)
     inner = getattr(shape, "intermediate_size", None) or 4 * shape.hidden_size
     layers = _layers_with_gradient(training)
