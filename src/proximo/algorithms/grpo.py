@@ -8,9 +8,9 @@ from torch import Tensor
 
 from proximo.algorithms.base import Transitions
 from proximo.algorithms.grouped import Grouped
+from proximo.core.advantages import relative
 from proximo.core.batch import Batch, Evaluation
 from proximo.core.divergences import kl_k3
-from proximo.core.groups import relative
 from proximo.core.objectives import clipped_surrogate
 from proximo.core.update import Policy, Statistics, objective_at
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from proximo.algorithms.base import Transitions
 from proximo.algorithms.grouped import Grouped
+from proximo.core.advantages import leave_one_out
 from proximo.core.batch import Batch, Evaluation
-from proximo.core.groups import leave_one_out
 from proximo.core.objectives import clipped_surrogate
 from proximo.core.update import Policy, Statistics, objective_at
 
