@@ -16,6 +16,7 @@ _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and se
   proximo replay runs/cheetah --set target_kl=0.03
   proximo environments cheetah
   proximo presets
+  proximo lab run cliff --quick
 
   proximo rlhf all --preset movie-sentiment --run runs/movies
   proximo rlhf chat runs/movies
@@ -32,6 +33,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
         "inspect",
         "Repeat one of a run's last updates: is it the same, what was not finite first, and what if a setting changes?",
     ),
+    "lab": ("lab", "Experiments that show what each mechanism does, measured on this very code."),
     "rlhf": (
         "language",
         "Train a language model from human judgement: sft|reward|judge|preflight|ppo|all|evaluate|chat|presets.",

@@ -330,7 +330,7 @@ class Training(OnPolicyTraining[Rollout]):
         self._look_at_the_critic(rollout, batch)
         statistics = fingerprint(self.policy, self.scaler)
         moved, self._statistics = statistics - self._statistics, statistics
-        part = self._spread_out(batch)
+        part = self.measured(batch)
         with torch.no_grad():
             seen = self.policy.look(part.inputs)[0]
         values: dict[str, Any] = {
@@ -353,8 +353,8 @@ class Training(OnPolicyTraining[Rollout]):
             return float(self.policy.log_std.clamp(*self.policy.settings.log_std_range).exp().mean())
         return float(seen.log_std.exp().mean()) if isinstance(seen, Gaussian) else None
 
-    def _spread_out(self, batch: Batch) -> Batch:
-        """As many samples as a minibatch has, `MEASURED` at most, from all over the batch."""
+    def measured(self, batch: Batch) -> Batch:
+        """The samples that are looked at after an update: a minibatch's worth, `MEASURED` at most, from all over."""
         return batch[:: -(-len(batch) // min(MEASURED, self.algorithm.minibatch_size or MEASURED))]
 
     @torch.no_grad()

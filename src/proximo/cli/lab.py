@@ -1,0 +1,123 @@
+"""`proximo lab`: experiments that show what each mechanism does."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag
+from proximo.cli.options import command
+from proximo.errors import UserError, nearest
+
+_HELP = """Experiments that show what each mechanism does, measured on this very code.
+
+  proximo lab list
+  proximo lab run cliff --quick
+  proximo lab run cliff --seeds 5 --docs docs/lab
+
+`proximo lab run --help` lists the options.
+"""
+
+
+@dataclass(frozen=True)
+class List:
+    """List the experiments and their questions."""
+
+    json: Flag = False
+    """Print one JSON object instead of a table."""
+
+    def __call__(self) -> int:
+        """Print the list."""
+        from proximo.lab.experiment import Text
+        from proximo.lab.experiments import EXPERIMENTS
+        from proximo.runs.console.tables import print_table
+
+        rows = [(name, Text.of(name).question) for name in EXPERIMENTS]
+        if self.json:
+            print(json.dumps({"experiments": [{"name": name, "question": question} for name, question in rows]}))
+        else:
+            print_table(rows, ["experiment", "question"])
+        return 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run an experiment and judge its claims. What is measured already is not measured again."""
+
+    experiment: tyro.conf.Positional[Annotated[str, SAYS_ITS_DEFAULT]] = ""
+    """Name of the experiment."""
+    quick: Flag = False
+    """A form of seconds, for a first look: its verdicts are of few seeds."""
+    seeds: int | None = None
+    """Seeds (default: the experiment's own number)."""
+    out: str = "runs/lab"
+    """Folder of the measurements, one for each experiment in it."""
+    docs: Annotated[str, SAYS_ITS_DEFAULT] = ""
+    """Folder of pages; the experiment's is written there, with its figure (default: OUT/EXPERIMENT)."""
+    json: Flag = False
+    """Print one JSON object instead of text."""
+
+    def __call__(self) -> int:
+        """Run it."""
+        import sys
+
+        from proximo.lab import page
+        from proximo.lab.experiment import Text, run
+        from proximo.lab.experiments import EXPERIMENTS, find
+
+        if not self.experiment:
+            raise UserError(f"which experiment? One of {', '.join(EXPERIMENTS)}, as in `proximo lab run cliff`")
+        experiment = find(self.experiment)(quick=self.quick)
+        folder = Path(self.out) / experiment.name
+        rows = run(experiment, folder, self.seeds, lambda sentence: print(sentence, file=sys.stderr))
+        judged = experiment.judged(rows)
+        seconds = sum(row["seconds"] for row in rows)
+        asked = f"proximo lab run {experiment.name}{' --quick' if self.quick else ''}"
+        seeds = len({row["seed"] for row in rows})
+        about = f"`{asked} --seeds {seeds}`, {seconds / 60:.1f} minutes on {_machine()}, {time.strftime('%Y-%m-%d')}."
+        written = page.write(experiment, rows, judged, Path(self.docs or folder), about)
+        if self.json:
+            claims = [{"says": each.claim.says, "control": each.claim.control, **vars(each.verdict)} for each in judged]
+            print(json.dumps({"experiment": experiment.name, "claims": claims, "page": str(written)}))
+        else:
+            print(Text.of(experiment.name).question)
+            for each in judged:
+                mark = "control: " if each.claim.control else ""
+                print(f"  {mark}{each.claim.says}\n    {each.verdict}")
+            print(f"the page is {written}")
+        return 0 if all(each.sound for each in judged) else 1
+
+
+def _machine() -> str:
+    """The processor, in words."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    except OSError:
+        pass
+    return f"{cores} cores of an {model}"
+
+
+_VERBS: Mapping[str, Callable[[list[str]], int]] = {"list": command(List, "lab list"), "run": command(Run, "lab run")}
+
+
+def main(arguments: list[str]) -> int:
+    """List or run; the exit code is 1 where a control came out as supported."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_HELP, end="")
+        return 0 if arguments else 2
+    if arguments[0] not in _VERBS:
+        likely = nearest(arguments[0], _VERBS) or " or ".join(_VERBS)
+        raise UserError(f"there is no `proximo lab {arguments[0]}`: did you mean {likely}?")
+    return _VERBS[arguments[0]](list(arguments[1:]))
+
+
+VERBS: Mapping[str, Callable[[list[str]], int]] = {"lab": main}

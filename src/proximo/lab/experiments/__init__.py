@@ -1,0 +1,22 @@
+"""The experiments, one file each."""
+
+from proximo.errors import UserError, nearest
+from proximo.lab.experiment import Experiment
+from proximo.lab.experiments.baseline import Baseline
+from proximo.lab.experiments.cliff import Cliff
+from proximo.lab.experiments.step_size import StepSize
+from proximo.lab.experiments.trust_region import TrustRegion
+
+EXPERIMENTS: dict[str, type[Experiment]] = {each.name: each for each in (Cliff, StepSize, TrustRegion, Baseline)}
+
+
+def find(name: str) -> type[Experiment]:
+    """The experiment of a name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in EXPERIMENTS:
+        likely = nearest(name, EXPERIMENTS) or ", ".join(EXPERIMENTS)
+        raise UserError(f"there is no experiment {name!r}: did you mean {likely}? `proximo lab list` lists them")
+    return EXPERIMENTS[name]

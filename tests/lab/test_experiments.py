@@ -1,0 +1,146 @@
+"""Experiments run, resume and judge; what was planted in their rows is what their verdicts say."""
+
+import json
+from typing import ClassVar
+
+import pytest
+
+from proximo.cli.main import main
+from proximo.errors import UserError
+from proximo.lab.experiment import Claim, Experiment, Text, run
+from proximo.lab.experiments import EXPERIMENTS, find
+from proximo.lab.experiments.baseline import AGAIN, JUDGED
+from proximo.lab.experiments.cliff import ALONE, WITH, WITHOUT
+
+
+class Coin(Experiment):
+    """Measures nothing but how often it is asked."""
+
+    name = "cliff"
+    asked: ClassVar[list] = []
+
+    def arms(self):
+        return ["a", "b"]
+
+    def measure(self, arm, seed):
+        self.asked.append((arm, seed))
+        if len(self.asked) == 4:
+            raise KeyboardInterrupt
+        return {"x": seed + 10.0 * (arm == "b")}
+
+    def claims(self):
+        return [
+            Claim("b is larger.", lambda arms: arms["b"]["x"] - arms["a"]["x"], 1.0),
+            Claim("a is larger.", lambda arms: arms["a"]["x"] - arms["b"]["x"], 1.0, control=True),
+        ]
+
+    def draw(self, axes, rows):
+        axes.plot([row["x"] for row in rows])
+
+
+def test_an_interrupted_experiment_goes_on_and_measures_nothing_twice(tmp_path):
+    coin = Coin()
+    Coin.asked = []
+    with pytest.raises(KeyboardInterrupt):
+        run(coin, tmp_path, 3, lambda _: None)
+    rows = run(coin, tmp_path, 3, lambda _: None)
+    assert [(row["arm"], row["seed"]) for row in rows] == [(arm, seed) for seed in range(3) for arm in "ab"]
+    assert len(Coin.asked) == 7, "six measurements, one of which was begun twice"
+    verdicts = coin.judged(rows)
+    assert [each.verdict.word for each in verdicts] == ["supported", "not supported"]
+    assert all(each.sound for each in verdicts)
+
+
+def test_a_control_that_is_supported_is_not_sound(tmp_path):
+    rows = [{"arm": arm, "seed": seed, "x": 5.0 * (arm == "a")} for seed in range(3) for arm in "ab"]
+    assert [each.sound for each in Coin().judged(rows)] == [True, False]
+
+
+def planted(name):
+    """Rows of an experiment in which its hypothesis holds, and rows in which all arms are the same."""
+    experiment = find(name)(quick=True)
+    falls = {arm: i for i, arm in enumerate(JUDGED)}
+
+    def row(arm, holds):
+        better = {
+            "cliff": {"drop": [0.5 + 0.4 * (arm == WITHOUT)] * 2, "recovery": [2 + 9 * (arm == WITHOUT)] * 2},
+            "step-size": {"band": 1.0 + 2.0 * arm.startswith("PPO")},
+            "trust-region": {
+                "score": 0.5 + 0.4 * (arm != "nothing") + 0.09 * (arm == "TRPO"),
+                "cost": 1.0 + 4.0 * (arm == "TRPO"),
+                "largest_kl": 0.05,
+            },
+            "baseline": {"variance": 1.0 if arm == AGAIN else 4.0 ** -falls.get(arm, 0)},
+        }[name]
+        same = {
+            "cliff": {"drop": [0.2, 0.2], "recovery": [2, 2]},
+            "step-size": {"band": 1.0},
+            "trust-region": {"score": 0.5, "cost": 1.0, "largest_kl": 0.005},
+            "baseline": {"variance": 1.0},
+        }[name]
+        return better if holds else same
+
+    return experiment, [
+        [{"arm": arm, "seed": seed, **row(arm, holds)} for seed in range(3) for arm in experiment.arms()]
+        for holds in (True, False)
+    ]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_its_verdicts_are_those_of_a_planted_answer(name):
+    experiment, (holds, same) = planted(name)
+    judged = experiment.judged(holds)
+    first = next(each for each in judged if not each.claim.control)
+    assert first.verdict.word == "supported"
+    assert any(each.claim.control for each in judged)
+    assert all(each.verdict.word == "not supported" for each in judged if each.claim.control)
+    assert all(each.verdict.word == "not supported" for each in experiment.judged(same))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_its_quick_form_runs_and_leaves_a_page_with_its_figure(name, tmp_path, capsys):
+    command = ["lab", "run", name, "--quick", "--out", str(tmp_path), "--docs", str(tmp_path / "docs"), "--json"]
+    assert main(command) in (0, 1)
+    told = json.loads(capsys.readouterr().out)
+    assert {claim["word"] for claim in told["claims"]} <= {"supported", "not supported", "undecided"}
+    page = (tmp_path / "docs" / f"{name}.md").read_text()
+    assert page.startswith(f"# {Text.of(name).question}")
+    assert "Control, which must not be supported" in page
+    assert "<svg" in (tmp_path / "docs" / f"{name}.svg").read_text()
+    assert main(command) in (0, 1), "nothing is measured again"
+    assert json.loads(capsys.readouterr().out)["claims"] == told["claims"]
+
+
+def test_every_text_has_its_parts():
+    for name in EXPERIMENTS:
+        text = Text.of(name)
+        assert text.question.endswith("?")
+        assert text.meaning.count("\n\n") == 2, "three paragraphs"
+        assert text.expected
+        assert text.protocol
+
+
+def test_the_arms_of_the_cliff_share_what_they_start_from():
+    assert set(find("cliff")().arms()) == {WITH, WITHOUT, ALONE}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run"], "which experiment? One of cliff"),
+        (["run", "clif"], "did you mean cliff?"),
+        (["run", "cliff", "--seeds", "1"], "seeds = 1 must be 2 or more"),
+        (["rnu"], "did you mean run?"),
+    ],
+)
+def test_what_is_not_there_is_one_sentence(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["lab", *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_that_can_not_be_read_are_named(tmp_path):
+    (tmp_path / "full.jsonl").write_text("{nonsense\n")
+    with pytest.raises(UserError, match="does not hold an experiment's rows"):
+        run(Coin(), tmp_path, 2, lambda _: None)
