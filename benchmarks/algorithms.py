@@ -1,6 +1,6 @@
 """TRPO and A2C beside those of Stable-Baselines3 (sb3-contrib), with the same settings, steps and seeds.
 
-    pip install stable-baselines3==2.9.2 sb3-contrib==2.9.2      # in an environment of its own: OTHER
+    OTHER/bin/pip install stable-baselines3==2.9.2 sb3-contrib==2.9.2 'gymnasium[mujoco]'      # apart from this one
     python benchmarks/algorithms.py --python OTHER/bin/python --out algorithms.jsonl
 
 Each run is a process of one thread, two at a time. A row says the mean return of 20 deterministic and 20 sampled
@@ -130,9 +130,11 @@ def main() -> None:
     def run(job: tuple[str, str, str, int]) -> None:
         python = sys.executable if job[0] == "proximo" else asked.python
         command = [python, __file__, "--worker", *map(str, job)]
-        told = subprocess.run(
-            command, capture_output=True, text=True, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
+        one = {**os.environ, "OMP_NUM_THREADS": "1"}
+        told = subprocess.run(command, capture_output=True, text=True, check=False, env=one)
+        if told.returncode:
+            print(f"{job} failed: {told.stderr.splitlines()[-1:]}", file=sys.stderr)
+            return
         row = dict(zip(("library", "task", "algorithm", "seed"), job, strict=True))
         with asked.out.open("a") as file:
             file.write(json.dumps(row | json.loads(told.stdout.splitlines()[-1])) + "\n")

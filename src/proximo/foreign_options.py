@@ -155,7 +155,7 @@ _PPO: Mapping[str, str] = {
     "lora-alpha": "--sharing.lora-alpha",
     **dict.fromkeys(
         ("num-generations", "n-samples-per-prompt", "group-size"),
-        f"{_UPDATE}group, with --algorithm grpo or rloo (PPO samples one response to each prompt)",
+        f"nothing: PPO samples one response to each prompt; with --algorithm rloo or grpo it is {_UPDATE}group",
     ),
     "gradient-checkpointing": "nothing here: call model.gradient_checkpointing_enable() in Python",
     "num-layers-unfrozen": "--sharing.mode top_layers --sharing.top-layers",
@@ -204,6 +204,8 @@ def answered_in_python(names: Iterable[str], table: Mapping[str, str], ours: Col
         ours: keywords that there are.
     """
     for name in names:
+        if name in _IN_PYTHON and name not in ours:
+            return f"there is no setting {name}: here it is {_IN_PYTHON[name]}"
         answer = table.get(re.sub("_", "-", name).lower(), "")
         if name in ours or not answer:
             continue

@@ -95,7 +95,8 @@ def test_a_wrong_name_is_answered_with_the_nearest(capsys):
 def test_reinforce_without_a_baseline_has_no_critic_to_measure(tmp_path):
     settings = PLAN | {"rollout_length": 64, "steps": 256 * 4, "update": {"baseline": False}}
     run = proximo.train("CartPole-v1", "reinforce", run=tmp_path / "r", **settings)
-    assert all(row["explained_variance"] is None for row in proximo.metrics(run))
+    assert all(row["explained_variance"] is None and row.get("value_loss") is None for row in proximo.metrics(run))
+    assert repr(run) == f"Run({str(run.path)!r}, CartPole-v1, {run.results['steps']:,} steps)"
     assert proximo.replay(run).exact
 
 

@@ -62,4 +62,5 @@ class REINFORCE(PPO):
         """See `PPO`; without a baseline no values are learnt."""
         if self.baseline:
             return super().loss(seen, batch, progress, policy)
-        return PPO.loss(replace(self, value_coefficient=0.0), seen, batch, progress, policy)
+        loss, told = PPO.loss(replace(self, value_coefficient=0.0), seen, batch, progress, policy)
+        return loss, {name: x for name, x in told.items() if name != "value_loss"}

@@ -23,6 +23,12 @@ class Run:
     finished_before: bool = False
     """Whether an earlier call finished it, and this one has only read what it came to."""
 
+    def __repr__(self) -> str:
+        """Where it lies and how it ended; `config` and `results` have the rest."""
+        steps = self.results.get("steps", 0)
+        ended = f", stopped by {self.stopped}" if self.stopped else ""
+        return f"Run({str(self.path)!r}, {self.config.environment}, {steps:,} steps{ended})"
+
     def __fspath__(self) -> str:
         """Its folder, wherever a run is asked for."""
         return str(self.path)

@@ -276,7 +276,7 @@ def test_every_shipped_preset_makes_a_configuration_for_its_tasks():
     from proximo.control.environments import list_environments
 
     shipped = presets()
-    assert {p.name for p in shipped} == {"tuned", "paper"}
+    assert {p.name for p in shipped} == {"tuned", "paper", "ppo-penalty", "trpo", "a2c", "reinforce"}
     names = [name for name, _ in list_environments()]
     for preset in shipped:
         assert preset.source.strip(), f"{preset.file} [{preset.name}] does not say where its numbers come from"
@@ -287,7 +287,7 @@ def test_every_shipped_preset_makes_a_configuration_for_its_tasks():
             assert config.environment == name
             assert config.preset == preset.name
             assert chosen.source
-            assert config.rollout_size % config.update.minibatch_size == 0
+            assert config.rollout_size % (config.update.minibatch_size or 1) == 0
 
 
 def test_a_task_without_a_preset_of_its_own_is_told_so(prompt):

@@ -3,6 +3,7 @@
 import pytest
 
 import proximo
+from proximo.errors import UserError
 
 SMALL = {"steps": 64, "environments": 2, "rollout_length": 32, "update": {"minibatch_size": 32}, "progress": "quiet"}
 
@@ -34,3 +35,19 @@ def test_a_run_stands_for_its_folder_and_one_callback_for_a_list(tmp_path):
     assert len(proximo.metrics(run)) == len(seen)
     assert str(proximo.diagnose(run)) == str(proximo.diagnose(run.path))
     assert proximo.replay(run).exact
+
+
+def test_quiet_is_answered_with_the_keyword_that_does_it():
+    with pytest.raises(UserError, match='there is no setting quiet: here it is progress="quiet"'):
+        proximo.train("CartPole-v1", quiet=True)
+
+
+def test_a_minibatch_that_cuts_sequences_is_answered_with_one_that_fits():
+    settings = {
+        "network": {"memory": "gru"},
+        "update": {"minibatch_size": 64},
+        "environments": 16,
+        "rollout_length": 128,
+    }
+    with pytest.raises(UserError, match="whole sequences: try 128"):
+        proximo.train("CartPole-v1", **settings)

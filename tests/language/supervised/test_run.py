@@ -176,7 +176,7 @@ def test_a_language_run_asked_for_episodes_names_what_evaluates_it(folder, tmp_p
     [
         (lambda: language.train("m", prompts=["a"], rewards=len, kl_coef=0.1), r'here it is kl=\{"coefficient": ...\}'),
         (lambda: language.train("m", prompts=["a"], rewards=len, max_new_tokens=4), "here it is response_limit"),
-        (lambda: language.train_sft("m", data=[{}], num_train_epochs=2), "here it is epochs"),
+        (lambda: language.train_sft("m", data=ROWS, num_train_epochs=2), "here it is epochs"),
     ],
 )
 def test_keywords_of_other_libraries_are_answered_with_ours(call, words):

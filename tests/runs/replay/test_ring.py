@@ -40,7 +40,7 @@ def fill(ring, undo, adam, iterations, numbers=250):
 
 def made(megabytes, iterations, numbers=250):
     adam = optimizer()
-    undo = Undo(adam, {"shuffle": torch.Generator()})
+    undo = Undo(adam, {"shuffle": torch.Generator()}, {})
     ring = Ring(undo, adam, megabytes, dict)
     fill(ring, undo, adam, iterations, numbers)
     return ring
@@ -59,7 +59,7 @@ def test_the_bound_holds(megabytes, kept):
 
 def test_one_large_update_leaves_the_small_ones():
     adam = optimizer()
-    undo = Undo(adam, {})
+    undo = Undo(adam, {}, {})
     ring = Ring(undo, adam, 0.03, dict)
     fill(ring, undo, adam, 2)
     undo.remember()
@@ -78,7 +78,7 @@ def test_it_is_said_once_what_an_update_takes():
 
 def test_what_is_kept_is_what_was_though_the_buffers_are_used_again(tmp_path):
     adam = optimizer(3)
-    undo = Undo(adam, {"shuffle": torch.Generator().manual_seed(5)})
+    undo = Undo(adam, {"shuffle": torch.Generator().manual_seed(5)}, {})
     ring = Ring(undo, adam, 1.0, dict)
     buffer = torch.zeros(4)
     for i in range(3):
@@ -102,7 +102,7 @@ def test_what_is_kept_is_what_was_though_the_buffers_are_used_again(tmp_path):
 @pytest.mark.parametrize("megabytes", [0, 1])
 def test_an_update_that_fails_is_kept_whatever_the_bound(tmp_path, megabytes):
     adam = optimizer()
-    undo = Undo(adam, {})
+    undo = Undo(adam, {}, {})
     ring = Ring(undo, adam, megabytes, dict)
     fill(ring, undo, adam, 2)
     ring.forget()

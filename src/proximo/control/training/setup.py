@@ -48,12 +48,18 @@ def update_settings(config: TrainConfig, *, recurrent: bool) -> UpdateSettings:
         if size % config.rollout_length:
             raise ValueError(
                 f"minibatch_size = {size} must be a multiple of rollout_length = {config.rollout_length}, since a "
-                "recurrent policy learns from whole sequences"
+                f"recurrent policy learns from whole sequences: try {config.rollout_length * _near(size, config)}"
             )
     except ValueError as error:
         count, length = config.environments, config.rollout_length
         raise UserError(f"{error} (environments {count} x rollout_length {length} = {count * length})") from None
     return replace(config.update, minibatch_size=size // config.rollout_length)
+
+
+def _near(size: int, config: TrainConfig) -> int:
+    """Sequences that make about as many minibatches as `size` steps do, of all that a rollout has."""
+    fitting = [n for n in range(1, config.environments + 1) if config.environments % n == 0]
+    return min(fitting, key=lambda n: abs(n * config.rollout_length - size))
 
 
 def require_room(config: TrainConfig, observations: ObservationSpec, actions: ActionSpec) -> None:
