@@ -11,6 +11,7 @@ from proximo.control.config import TrainConfig
 from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError, nearest
 from proximo.runs.config.toml import from_mapping, read_toml
+from proximo.runs.plugins import place_of
 
 _NAMES = ("tuned", "paper", "ppo-penalty", "trpo", "a2c", "reinforce")
 
@@ -104,8 +105,7 @@ def usual_preset(algorithm: Any) -> str:
     """
     if not isinstance(algorithm, str):
         cls = algorithm if isinstance(algorithm, type) else type(algorithm)
-        place = f"{cls.__module__}:{cls.__qualname__}"
-        algorithm = next((name for name, path in UpdateSettings.shipped.items() if path == place), "")
+        algorithm = UpdateSettings.short_name(place_of(cls))
     return algorithm if algorithm in _NAMES else "tuned"
 
 

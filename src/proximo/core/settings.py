@@ -113,6 +113,11 @@ class UpdateSettings:
             raise ValueError(f"{type(self).__name__} is not for this kind of run: {self.elsewhere[kind]}")
 
     @classmethod
+    def short_name(cls, path: str) -> str:
+        """The name that a person types for a class at `path`; `path` itself for one of the user's own."""
+        return next((name for name, place in cls.shipped.items() if place == path), path)
+
+    @classmethod
     def refusal(cls, name: str) -> str:
         """Why a setting of PPO's is none of this algorithm's."""
         return f"{cls.__name__} has no {name}: {cls.lacks[name]}"

@@ -48,17 +48,14 @@ def write(experiment: Experiment, rows: Sequence[Row], judged: Sequence[Judged],
 
 def _draw(experiment: Experiment, rows: Sequence[Row], file: Path) -> None:
     try:
+        import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UserError(
-            "figures need matplotlib: `pip install 'proximo[lab]'`, or in a clone `pip install '.[lab]'`"
-        ) from error
+        raise UserError("figures need matplotlib: `pip install '.[lab]'` in a clone of Proximo") from error
     figure = Figure(figsize=(7.6, 3.6), layout="constrained")
     axes = figure.subplots()
     experiment.draw(axes, rows)
     axes.spines[["top", "right"]].set_visible(False)
     # Without a date, and with one salt for all names: the same rows give the same file.
-    import matplotlib as mpl
-
     with mpl.rc_context({"svg.hashsalt": experiment.name, "svg.fonttype": "none"}):
         figure.savefig(file, metadata={"Date": None})

@@ -1,7 +1,7 @@
 """Four ways to keep a policy near the one that acted, and what they cost."""
 
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from proximo.algorithms import PPO, TRPO, PPOPenalty
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TASK, BEST = "CartPole-v1", 500.0
-MANY = {"epochs": 5, "minibatch_size": 128}
+CLIPPED = PPO(clip=0.1, epochs=5, minibatch_size=128)
 ALGORITHMS: Mapping[str, UpdateSettings] = {
-    "clip": PPO(clip=0.1, **MANY),  # type: ignore[arg-type]
-    "penalty, fixed": PPOPenalty(kl_target=None, kl_coefficient=3.0, **MANY),  # type: ignore[arg-type]
-    "penalty, adaptive": PPOPenalty(kl_target=0.01, **MANY),  # type: ignore[arg-type]
+    "clip": CLIPPED,
+    "penalty, fixed": PPOPenalty(kl_target=None, kl_coefficient=3.0, epochs=5, minibatch_size=128),
+    "penalty, adaptive": PPOPenalty(kl_target=0.01, epochs=5, minibatch_size=128),
     "TRPO": TRPO(max_kl=0.01),
-    "nothing": PPO(clip=None, **MANY),  # type: ignore[arg-type]
-    "clip, again": PPO(clip=0.1, **MANY),  # type: ignore[arg-type]
+    "nothing": replace(CLIPPED, clip=None),
+    "clip, again": CLIPPED,
 }
 COLOURS = ("#1f6feb", "#2da44e", "#8250df", "#d1572c", "#57606a")
 
@@ -55,7 +55,6 @@ class TrustRegion(Experiment):
             "kl": sum(divergences) / len(divergences),
             "largest_kl": max(divergences),
             "cost": spent / iterations,
-            "at": time.strftime("%Y-%m-%d"),
         }
 
     def claims(self) -> list[Claim]:

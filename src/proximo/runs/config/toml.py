@@ -133,8 +133,7 @@ def _name(table: Any) -> str:
     usual = not hasattr(type(table), "chosen_by") or type(table).__module__ in USUAL
     if usual:
         return ""
-    path = name_of_own(type(table), table.chosen_by)
-    return next((name for name, place in table.shipped.items() if place == path), path)
+    return str(table.short_name(name_of_own(type(table), table.chosen_by)))
 
 
 def _is_table(value: Any) -> bool:
