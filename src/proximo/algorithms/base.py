@@ -49,7 +49,7 @@ class Algorithm(Protocol):
     critic: ClassVar[bool]
     """Whether it learns values."""
     kl_in_the_loss: ClassVar[bool]
-    """Whether a language model's KL to its reference is paid for in the loss, and not in the rewards."""
+    """True where the loss pays for a language model's KL to its reference, and the rewards do not."""
 
     def estimate(self, rollout: Transitions) -> tuple[Tensor, ...]:
         """Advantages and returns, each of the shape of `rollout.rewards`; a third tensor says how much each counts."""

@@ -1,4 +1,4 @@
-"""What algorithms share that compare the responses to one prompt, and learn no values."""
+"""Shared by algorithms that compare the responses to one prompt and learn no values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -30,7 +30,7 @@ class GRPO(Grouped):
     scale: Literal["group", "batch", "off"] = "group"
     """By whose standard deviation scores are divided: the group's, the batch's, or none (Dr. GRPO)."""
     length: Literal["response", "token", "limit"] = "response"
-    """What a token's loss is divided by: its response's length (GRPO), the minibatch's tokens (DAPO), or
+    """Divisor of a token's loss: its response's length (GRPO), the minibatch's tokens (DAPO), or
     `response_limit` (Dr. GRPO)."""
 
     unbiased_kl: bool = True

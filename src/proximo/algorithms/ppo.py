@@ -132,7 +132,7 @@ class PPO(UpdateSettings):
         return report
 
     def denominator(self, minibatch: Batch) -> Tensor:
-        """What sums over a minibatch are divided by, `Batch.mean` among them; a scalar."""
+        """Divisor of sums over a minibatch, as `Batch.mean` takes them; a scalar."""
         return minibatch.weight.sum()
 
     def gradient(self, task: UpdateTask) -> Gradient:
