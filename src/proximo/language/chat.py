@@ -33,7 +33,7 @@ def side_by_side(run: Path, prompts: Sequence[str] = (), count: int = 5, seed: i
     rows = [{"prompt": asked(p)} for p in prompts]
     seen = before_and_after(run, rows, len(rows) or count, seed)
     terms = make_rewards(seen.config, seen.device)
-    scores = [combine(terms, answers.texts)[0] for answers in seen.answers]
+    scores = [combine(terms, answers.texts, seen.config.combine)[0] for answers in seen.answers]
     means = [float(given.mean()) for given in scores]
     return {
         "answers": seen.rows(scores),

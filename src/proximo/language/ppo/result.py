@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from proximo.language.meter.meter import Meter
 from proximo.language.models.folders import save_folder
 from proximo.language.ppo.training import PPOTraining
 from proximo.language.roles.critic import save_critic
@@ -84,8 +85,16 @@ def cut_by_clock(training: PPOTraining) -> str:
     )
 
 
-def finish(training: PPOTraining, folder: RunFolder) -> dict[str, Any]:
-    """Save policy and critic of a training that has ended, and write its results."""
+def finish(training: PPOTraining, folder: RunFolder, meter: Meter | None = None) -> dict[str, Any]:
+    """Save policy and critic of a training that has ended, and write its results.
+
+    Where a judge was asked, the policy that it liked best is `best_policy`, if that is not the last one; a run that is
+    to stop at the peak leaves it as `policy`.
+    """
+    at_peak = training.config.stop_at_peak
+    better = meter if meter is not None and not meter.last_is_best else None
+    if better is not None and at_peak:
+        better.take_best()
     save_folder(folder.path / "policy", training.roles, training.tokenizer)
     done = training.progress
     results: dict[str, Any] = {"responses": done.responses, "iterations": done.iterations, "ended": training.ended}
@@ -95,5 +104,10 @@ def finish(training: PPOTraining, folder: RunFolder) -> dict[str, Any]:
     results["prompts"] = CHAT if chat else "text"
     if not save_critic(folder.path / "critic", training.roles, training.tokenizer):
         results["critic"] = f"not saved: transformers has no token classifier for {type(training.roles.model).__name__}"
+    if meter is not None:
+        results |= meter.results()
+    if better is not None and not at_peak:
+        better.take_best()
+        save_folder(folder.path / "best_policy", training.roles, training.tokenizer)
     write_atomically(folder.path / "results.json", json.dumps(results, indent=1).encode())
     return results

@@ -72,8 +72,10 @@ def _in_full(model: Any, config: PPOConfig) -> Any:
 
 
 def refers(config: PPOConfig) -> bool:
-    """Whether the policy is compared with a reference: a KL that costs nothing and ends nothing is not computed."""
-    return config.kl.coefficient > 0 or config.kl.budget is not None
+    """Whether the policy is compared with a reference: a KL that costs nothing, ends nothing and is no judge's scale is
+    not computed.
+    """
+    return config.kl.coefficient > 0 or config.kl.budget is not None or config.judge != ""
 
 
 def learning_rate(config: PPOConfig, progress: float) -> float:

@@ -16,6 +16,7 @@ from proximo.language.compute.threads import using_threads
 from proximo.language.given.files import Given
 from proximo.language.given.rewards import Own, folder_of, named
 from proximo.language.lineage import check_made_from, note_made_from
+from proximo.language.meter.meter import METER, PASSED, Meter, make_meter
 from proximo.language.models.folders import check_savable, generates
 from proximo.language.models.loading import choose_device
 from proximo.language.ppo import preflight as flight
@@ -51,6 +52,8 @@ _ROWS = {"held_out": ("prompt",), "held_out_pairs": ("prompt", "chosen", "reject
 
 COLUMNS = (
     Column("score", "score", "score", ".3f"),
+    Column("judge", "judge", "judge", ".2f"),
+    Column("judge_peak", "√KL of the judge's peak", "", ".2f"),
     Column("kl", "KL to reference", "KL", ".2f", " nats"),
     Column("kl_coefficient", "KL coefficient", "", ".4f"),
     Column("response_length", "response length", "length", ".1f"),
@@ -117,6 +120,9 @@ class Trainer(IteratedTrainer[LanguageRun]):
         folder = folder_of_run(run)
         given = Given(Path(folder or "runs/new"))
         weights, own = named(rewards)
+        if callable(judge := settings.get("judge")):
+            name, judging = named(judge)
+            own, settings = {**own, **judging}, {**settings, "judge": next(iter(name))}
         values: dict[str, Any] = {"policy": given.model("policy", model, tokenizer), "rewards": weights}
         values |= {"prompts": given.rows("prompts", prompts, ("prompt",)), "run": folder}
         rows = {name: given.rows(name, settings[name], fields) for name, fields in _ROWS.items() if name in settings}
@@ -198,7 +204,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
         with alone(f"PPO in {folder.path}"), using_threads(config.threads), ExitStack() as stack:
             if self._given is not None:
                 stack.enter_context(self._given.stored(folder))
-            training, message = self._make(opening)
+            training, meter, message = self._make(opening)
             stack.enter_context(opening.open())
             self._call = replace(self._call, fresh=False)  # or iterating again would delete this run
             note_made_from(folder, config)
@@ -216,13 +222,13 @@ class Trainer(IteratedTrainer[LanguageRun]):
                 self._training, self._session = training, session
                 stack.callback(setattr, self, "_session", None)
                 self._callbacks.start(self)
-                stopped = yield from self._iterate(training, session)
+                stopped = yield from self._iterate(training, session, meter)
             if stopped:
                 self.run = _stopped(training, session, stopped)
                 return
             if cut := cut_by_clock(training):
                 progress.warning(f"WARNING: {cut}")
-            self.run = LanguageRun(folder.path, finish(training, folder))
+            self.run = LanguageRun(folder.path, finish(training, folder, meter))
             self._callbacks.finish(self, self.run.results)
 
     def _opened(self) -> tuple[Opening, list[str]]:
@@ -241,14 +247,17 @@ class Trainer(IteratedTrainer[LanguageRun]):
         check_made_from(opening)
         return opening, [passed_over, remark]
 
-    def _make(self, opening: Opening) -> tuple[PPOTraining, list[str]]:
-        """The training, before its folder: one that fails leaves nothing behind; and what is to be known of it."""
+    def _make(self, opening: Opening) -> tuple[PPOTraining, Meter | None, list[str]]:
+        """The training, before its folder: one that fails leaves nothing behind; its meter; what is to be known."""
         training, message = make_training(self.config, self._rewards, self._own)
+        meter = make_meter(training, opening.folder, self._own)
+        if meter is not None:
+            self._callbacks.put_first(METER, meter)
         generates(training.roles.model, training.parameters.stop, self.config.temperature)
         check_savable(training.roles.model, training.tokenizer)
         if opening.resumed or self._preflight == "off":
-            return training, [message]
-        return training, [message, *_checked(training, stop=self._preflight == "stop")]
+            return training, meter, [message]
+        return training, meter, [message, *_checked(training, stop=self._preflight == "stop")]
 
     def _go_on(self, training: PPOTraining, opening: Opening, metrics: MetricsWriter) -> None:
         training.other_rows = self._call.allow_change
@@ -258,7 +267,9 @@ class Trainer(IteratedTrainer[LanguageRun]):
         if opening.changes:
             training.ended = None  # with other settings it may go on
 
-    def _iterate(self, training: PPOTraining, session: Session) -> Generator[dict[str, Any], None, str | None]:
+    def _iterate(
+        self, training: PPOTraining, session: Session, meter: Meter | None
+    ) -> Generator[dict[str, Any], None, str | None]:
         """Iterate to the end; what asked to stop before, or None."""
         freed = FreedMemory()
         while training.ended is None:
@@ -270,8 +281,11 @@ class Trainer(IteratedTrainer[LanguageRun]):
             row, ended = session.record({**values, "memory_mb": resident_memory()})
             keep_texts(training, session.folder, training.done)
             training.ended = ending(training, values["kl"], session.recorder.metrics.seconds)
+            if meter is not None:
+                for text in meter.told():
+                    session.recorder.progress.message(text)
             if ended and training.ended is None:
-                training.ended = f"callback {ended} ended it"
+                training.ended = PASSED if ended == METER else f"callback {ended} ended it"
             if session.due(before) or training.ended is not None:
                 session.save()
             yield from session.given(row)

@@ -169,7 +169,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         batch = to_batch(prompts, samples)
         with self._phase("reward"):
             texts = to_texts(prompts, samples, self.tokenizer)
-            scores, each = combine(self.rewards, texts)
+            scores, each = combine(self.rewards, texts, self.config.combine)
             rewarded = self._rewarded(scores, samples.finished.cpu())
         with self._phase("score"):
             batch = self._with_old(batch, samples)

@@ -37,6 +37,7 @@ def verify_language(config: PPOConfig, iterations: int, rewards: Sequence[Reward
         responses=max(config.responses, end + size),
         checkpoint_every=iterations * size,
         minutes=None,
+        stop_at_peak=False,
         kl=replace(config.kl, budget=None),
         keep=2,
         threads=config.threads or free_threads(),  # one number for all parts, whatever else runs meanwhile

@@ -47,7 +47,8 @@ def code_of_rewards(
     """
     if rewards is not None:
         return identity({f"reward {x.name}": (_what_scores(x), x.weight) for x in rewards})
-    functions = {name: function_from(name, config.modules) for name in config.rewards if _is_named(name, own)}
+    names = [*config.rewards, *filter(None, [config.judge])]
+    functions = {name: function_from(name, config.modules) for name in names if _is_named(name, own)}
     return identity({f"reward {name}": function for name, function in {**(own or {}), **functions}.items()})
 
 

@@ -21,8 +21,7 @@ from proximo.language.models.encoder import context_of_encoder
 from proximo.language.models.folders import read_json, save_folder
 from proximo.language.models.loading import load_encoder, load_text_tokenizer
 from proximo.language.rewards.scale import mean_and_std
-
-ABOUT = "proximo_judge.json"
+from proximo.language.stages import JUDGE as ABOUT
 
 
 class Judge:

@@ -95,14 +95,38 @@ class ModelReward:
         return self._alike[1]
 
 
-def combine(terms: Sequence[RewardTerm], texts: Texts) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted sum of all reward terms `[B]`, and each term's own scores by name.
+def combine(terms: Sequence[RewardTerm], texts: Texts, how: str = "sum") -> tuple[Tensor, dict[str, Tensor]]:
+    """All reward terms as one number `[B]`, and each term's own scores by name.
 
-    NaN says that a term does not apply to a response, where it adds nothing.
+    An ensemble of reward models, taught by different people or seeds, agrees where it knows: `min` (worst case) and
+    `mean-std` believe a response only as far as all of them do (Coste et al. 2024, eq. 4 and 5, with the standard
+    deviation for the variance).
+
+    Args:
+        terms: scores are multiplied by the weights first.
+        texts: what is scored.
+        how: sum, mean, min or mean-std, over the terms that apply to a response (NaN says that one does not).
     """
     each = {term.name: term(texts) for term in terms}
-    total = torch.stack([term.weight * each[term.name] for term in terms]).nan_to_num(0.0).sum(0)
-    return total, each
+    return combined(torch.stack([term.weight * each[term.name] for term in terms]), how), each
+
+
+def combined(scores: Tensor, how: str) -> Tensor:
+    """One number `[B]` of weighted scores `[terms, B]`, see `combine`; 0 where no term applies.
+
+    Raises:
+        ValueError: `how` is none of the words.
+    """
+    mean = scores.nanmean(0).nan_to_num(0.0)
+    if how == "sum":
+        return scores.nan_to_num(0.0).sum(0)
+    if how == "mean":
+        return mean
+    if how == "min":
+        return torch.where(scores.isnan().all(0), 0.0, scores.nan_to_num(torch.inf).amin(0))
+    if how == "mean-std":
+        return mean - (scores - mean).square().nanmean(0).nan_to_num(0.0).sqrt()
+    raise ValueError(f"combine = {how!r} must be sum, mean, min or mean-std")
 
 
 def cut_prompts(terms: Sequence[RewardTerm]) -> list[str]:

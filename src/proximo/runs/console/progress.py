@@ -169,7 +169,7 @@ class Progress:
     def show_also(self, names: Sequence[str]) -> None:
         """Shows these metrics behind the others from now on."""
         known = {column.key for column in self._now.columns}
-        new = [Column(name, name, name, ".4g") for name in names if name not in known]
+        new = [Column(x, x, x, ".4g") for x in names if x not in known and not x.startswith("seconds/")]
         self._now.columns = [*self._now.columns, *new]
 
     def message(self, text: str) -> None:

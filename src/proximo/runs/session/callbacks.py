@@ -76,6 +76,15 @@ class Callbacks:
         self.names = [f"{i} {_name(callback)}" for i, callback in enumerate(given)]
         self._all = [_as_callback(callback) for callback in given]
 
+    def put_first(self, name: str, callback: Callback) -> None:
+        """Have a callback of the library's own called before the others; one of that name is replaced."""
+        name = f"own {name}"
+        if name in self.names:
+            del self._all[self.names.index(name)]
+            self.names.remove(name)
+        self.names.insert(0, name)
+        self._all.insert(0, callback)
+
     def start(self, trainer: Any) -> None:
         """See `Callback.start`."""
         for callback in self._all:

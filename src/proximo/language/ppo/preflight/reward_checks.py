@@ -40,7 +40,7 @@ def reward_checks(flight: Flight) -> list[Check]:
 
 def _informative(flight: Flight) -> Check:
     """After clip and floor, on all rewards together: what the run would learn from."""
-    scores, _ = combine(flight.training.rewards, flight.texts)
+    scores, _ = combine(flight.training.rewards, flight.texts, flight.training.config.combine)
     rewarded = flight.training._rewarded(scores, flight.samples.finished.cpu())
     share, name = informative(rewarded)[0], "there is something to learn from"
     seen = f"{share:.0%} of {len(rewarded)} rewards differ from the commonest"
