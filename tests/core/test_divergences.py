@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proximo.core.divergences import AdaptiveKLController, FixedKLController, kl_k1, kl_k3
+from proximo.core.divergences import AdaptiveKLController, FixedKLController, kl_k1, kl_k3, steadied
 
 F64 = torch.float64
 
@@ -97,3 +97,22 @@ def test_a_loop_around_the_controller_settles_at_the_target():
 def test_targets_that_can_not_be_steered_to_are_refused(bad):
     with pytest.raises(ValueError, match="adaptive KL"):
         AdaptiveKLController(**bad)
+
+
+def test_the_steadied_estimate_is_the_divergence_with_less_noise_than_both_of_its_parts():
+    """Against the exact KL of two distributions, near and far, over 400 batches of 64."""
+    for distance in (0.1, 1.5):
+        generator = torch.Generator().manual_seed(3)
+        logits = torch.randn(2, 12, generator=generator, dtype=torch.float64)
+        p, q = logits[0].log_softmax(0), (logits[0] + distance * logits[1]).log_softmax(0)
+        truth = float(exact(p, q))
+        drawn = torch.multinomial(p.exp(), 400 * 64, replacement=True, generator=generator).view(400, 64)
+        k1, ratio = p[drawn] - q[drawn], torch.expm1(q[drawn] - p[drawn])
+        each = {
+            "k1": k1.mean(1),
+            "k3": (k1 + ratio).mean(1),
+            "steadied": torch.stack([steadied(a, b).mean() for a, b in zip(k1, ratio, strict=True)]),
+        }
+        spread = {name: float((x - truth).square().mean().sqrt()) for name, x in each.items()}
+        assert spread["steadied"] < 1.1 * min(spread["k1"], spread["k3"])
+        assert abs(float(each["steadied"].mean()) - truth) < 0.03 * truth

@@ -31,6 +31,26 @@ def kl_k3(log_prob: Tensor, ref_log_prob: Tensor) -> Tensor:
     return (torch.expm1(log_ratio) - log_ratio).clamp_min(0.0)
 
 
+def steadied(k1: Tensor, ratio: Tensor) -> Tensor:
+    """KL(p, q) of each sequence x ~ p by k1 and a control variate whose mean is 0: k1 + c (q / p - 1).
+
+    c is the one of least variance, -cov / var over the sequences, held in [0, 1]: 0 is k1, and 1 is k3 (Schulman 2020),
+    which is the better one where policies are near, and the worse one where they are far.
+
+    Args:
+        k1: `[n]`, sums of `kl_k1` over a sequence.
+        ratio: `[n]`, sums of q / p - 1 over it.
+
+    Returns:
+        `[n]`, nats.
+    """
+    x, z = k1.double(), ratio.double()
+    spread = z - z.mean()
+    variance = float((spread**2).sum())
+    share = -float(((x - x.mean()) * spread).sum()) / variance if variance > 0 else 0.0
+    return x + min(1.0, max(0.0, share)) * z
+
+
 @dataclass
 class FixedKLController:
     """A KL coefficient that stays what it is."""

@@ -1,6 +1,7 @@
 """What the stages before PPO can be told. No torch here: the command line reads this before torch is loaded."""
 
 import math
+import re
 from dataclasses import dataclass
 from datetime import date
 from typing import ClassVar, Literal
@@ -137,6 +138,9 @@ class RewardConfig(StageConfig):
     standardise_on: str = ""
     """Rows with a `prompt` for these samples. If none are named, the preset's prompts for PPO, or else those of
     `validation` or `data`."""
+    part: str = ""
+    """Share of the pairs to learn from, as 1/2 and 2/2: reward models that were taught by different people can check
+    each other, as an ensemble (combine) or as reward and judge. Empty takes all."""
     head_learning_rate: float | None = None
     """Of the score head; None takes learning_rate."""
     centre: float = 0.01
@@ -161,6 +165,7 @@ class RewardConfig(StageConfig):
         layers = self.layers
         return super()._rules() | {
             "layers": (layers is None or layers >= 1, "positive"),
+            "part": (is_part(self.part), "k/n with 1 <= k <= n, as 1/2, or empty"),
             "freeze": (self.freeze >= 0 and (layers is None or self.freeze < layers), "at least 0 and below layers"),
             "head_learning_rate": (_is_rate(self.head_learning_rate or 0.0), "at least 0, and finite"),
             "centre": (_is_rate(self.centre), "at least 0, and finite"),
@@ -179,6 +184,12 @@ def is_day(text: str) -> bool:
         return not text or date.fromisoformat(text).isoformat() == text
     except ValueError:
         return False
+
+
+def is_part(text: str) -> bool:
+    """Whether a share is k/n with 1 <= k <= n, or empty."""
+    found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
+    return not text or (found is not None and int(found[1]) <= int(found[2]))
 
 
 def _is_rate(value: float) -> bool:

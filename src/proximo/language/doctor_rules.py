@@ -33,6 +33,36 @@ def reward_hacking(run: Record) -> Iterator[Diagnosis]:
         yield diagnosis("P050", "red", ", ".join(said), *changes)
 
 
+def past_the_peak(run: Record) -> Iterator[Diagnosis]:
+    """The judge that watched the run scored it higher before, by more than chance explains, while the reward rose.
+
+    Both means are of the same prompts with the same random numbers, so their difference has no more than the error of
+    two: red beyond 3 of its standard errors, amber beyond 2. The best of many is high by chance: the mean of it and its
+    neighbours is taken.
+    """
+    judged = [(number(row.get("judge")), number(row.get("judge_se")), row) for row in run.rows]
+    seen = [(mean, error, row) for mean, error, row in judged if mean is not None and error is not None]
+    if len(seen) < 5:
+        return
+    means = np.array([mean for mean, _, _ in seen])
+    smooth = np.convolve(means, np.ones(3) / 3, mode="valid")  # the i-th is around measurement i + 1
+    best, last = int(smooth.argmax()), float(means[-2:].mean())
+    fallen, error = float(smooth[best]) - last, float(np.hypot(seen[best + 1][1], seen[-1][1]))
+    before, after = start_and_end(run.measured("score"))
+    if best + 1 >= len(seen) - 2 or not after > before or not fallen > 2 * error:
+        return
+    way = number(seen[best + 1][2].get("judge_distance")) or 0.0
+    now = run.amount("kl.coefficient")
+    yield diagnosis(
+        "P057",
+        "red" if fallen > 3 * error else "amber",
+        f"judge {smooth[best]:.2f} at √KL {way:.1f}, {last:.2f} at the end, while the score "
+        f"went from {before:.2f} to {after:.2f}",
+        change("stop_at_peak", run.setting("stop_at_peak"), True),
+        change("kl.coefficient", now, 4 * now if now else 0.05),
+    )
+
+
 def length_drift(run: Record) -> Iterator[Diagnosis]:
     """Length changed by half, or grew up to the limit; red where the score follows it from the start."""
     before, after = start_and_end(run.measured("response_length"))
@@ -90,6 +120,6 @@ KIND = Kind(
     noisy=True,  # a return is the mean of 100 episodes; a score is of one batch
     value_coefficient=0.1,
     reward_scaling=None,
-    rules=(reward_hacking, length_drift, no_end, duplicates),
+    rules=(reward_hacking, past_the_peak, length_drift, no_end, duplicates),
 )
 """What the doctor knows of language runs."""

@@ -19,6 +19,11 @@ from proximo.runs.doctor.report import SHOWN, diagnose
 from proximo.runs.doctor.story import went_well
 
 
+def judged(i, mean):
+    """An iteration whose judge says `mean`, with an error of 0.1; the score rises."""
+    return {"score": 0.1 * i, "judge": mean, "judge_se": 0.1, "judge_distance": 0.1 * i}
+
+
 def test_sound_runs_have_no_finding():
     assert seen(control()) == seen(language()) == []
 
@@ -69,6 +74,8 @@ def test_sound_runs_have_no_finding():
         (("P044", "red"), control(lambda i: {"episodes": 0}, environments=4)),
         (("P050", "red"), language(lambda i: {"score": 0.1 * i, "distinct_2": 0.8 - 0.015 * i})),
         (("P050", "red"), language(lambda i: {"score": 0.1 * i}, evaluation={"rise_sd": -0.5, "rise_se": 0.1})),
+        (("P057", "red"), language(lambda i: judged(i, 0.05 * i if i < 20 else 1.9 - 0.05 * i))),
+        (("P057", "amber"), language(lambda i: judged(i, 0.05 * i if i < 20 else 1.3 - 0.018 * i))),
         (("P052", "red"), language(lambda i: {"finished": 0.0})),
         (("P052", "amber"), language(lambda i: {"finished": 0.9 - 0.9 * i / 39})),
         (("P053", "amber"), language(lambda i: {"response_length": 10.0 + i})),
@@ -98,6 +105,8 @@ def test_each_rule_names_what_it_is_for(expected, record):
             lambda i: {"return": -500.0 + 10 * i, "episode_length": 500.0 - 10 * i, "reward_mean": -1.0}
         ),  # Acrobot
         control(lambda i: {"return": 10.0 + i % 3}),  # noise
+        language(lambda i: judged(i, min(1.0, 0.05 * i) - 0.1 * (i % 2))),  # the judge is content
+        language(lambda i: judged(i, 0.05 * i if i < 20 else 1.9 - 0.05 * i) if i < 4 else {}),  # asked four times
         control(lambda i: {"return": -200.0 if i < 30 else -150.0}),
         control(lambda i: {"explained_variance": -5.0, "return_std": 0.01}),  # all returns alike
         control(update={"clip": "none", "epochs": 1}),  # A2C

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from proximo.core.divergences import kl_k1, steadied
 from proximo.errors import UserError
 from proximo.language.data.dataset import load_prompts
 from proximo.language.data.prompts import Prompt
@@ -108,10 +109,10 @@ class Meter(Callback):
             samples = training.sample([prompt.tokens for prompt in self._prompts], noise)
         batch = to_batch(self._prompts, samples)
         scores = self._judge(to_texts(self._prompts, samples, training.tokenizer)).nan_to_num(0.0)
-        apart = torch.where(batch.weight > 0, batch.log_prob - training.policy.reference_log_probs(batch), 0.0)
+        k1 = torch.where(batch.weight > 0, kl_k1(batch.log_prob, training.policy.reference_log_probs(batch)), 0.0)
         self.responses.append(training.done)
         self._scores.append(scores.tolist())
-        self._divergences.append(apart.sum(1).tolist())
+        self._divergences.append(steadied(k1.sum(1), torch.expm1(-k1).sum(1)).tolist())
         if self.best == len(self._scores) - 1:
             weights = {f"trained/{name}": x for name, x in training.roles.trained_state().items()}
             about = {"responses": training.done, "judge": self.means[-1]}
@@ -124,7 +125,7 @@ class Meter(Callback):
 
     @property
     def distances(self) -> list[float]:
-        """√KL from the reference at each measurement, by k1 on the judged responses."""
+        """√KL from the reference at each measurement, on the judged responses."""
         return [math.sqrt(max(0.0, sum(row) / len(row))) for row in self._divergences]
 
     @property

@@ -8,6 +8,7 @@ import torch
 
 from proximo.language.config import RewardConfig
 from proximo.language.data.dataset import Loaded, Pair, as_pair, different_sides, read_pair_rows
+from proximo.language.data.parts import part_of
 from proximo.language.models.encoder import check_encoder
 from proximo.language.models.folders import check_savable
 from proximo.language.models.loading import choose_device, load_encoder, load_text_tokenizer
@@ -68,7 +69,7 @@ def _stage(config: RewardConfig, ceiling: Mapping[str, float]) -> Stage:
         compute=config.compute,
     )
     initialise_head(judge.head, torch.Generator().manual_seed(config.seed))
-    loaded = judge_pairs(config.data, judge)
+    loaded = part_of(judge_pairs(config.data, judge), config.part)
     held_out = judge_pairs(config.validation, judge) if config.validation else Loaded([])
     standard = standard_texts(config, config.policy)
     training = RewardTraining(config, _RowScorer(judge), loaded.items, held_out.items)
