@@ -1,10 +1,23 @@
-"""Rows of each experiment in which its first claim holds, and rows in which all arms are the same."""
+"""Rows of each experiment in which what it looks for is there, and rows in which all arms are the same."""
 
+from proximo.lab.advantage_errors import LAMBDAS, PERFECT
 from proximo.lab.experiment import Experiment
 from proximo.lab.experiments.baseline import AGAIN, JUDGED
-from proximo.lab.experiments.bias_variance import LAMBDAS, LEARNT, PERFECT
+from proximo.lab.experiments.bias_variance import LEARNT
 from proximo.lab.experiments.cliff import WITHOUT
 from proximo.lab.experiments.ratio import PLAIN
+
+HOLDS = {
+    "cliff": (True, True, False, False),
+    "step-size": (True, True, False),
+    "trust-region": (True, True, True, True, False),
+    "baseline": (True, True, False),
+    "ratio": (True, True, True, True, True, True, False),
+    "bias-variance": (True, True, False, True, True, True, False),
+    "reuse": (True, True, True, True, True, True, True, False),
+    "details": (True, False, False, False, False, False, False),
+}
+"""Which claims these rows support, in their order, the control last."""
 
 
 def _bias_variance(arm, holds):
@@ -13,7 +26,7 @@ def _bias_variance(arm, holds):
     wrong = {PERFECT: 0.0, LEARNT: 4.0}.get(arm, 9.0)
     return {
         "bias": [wrong * (1 - lam) ** 2 for lam in LAMBDAS],
-        "variance": [10 ** (6 * lam - 5) for lam in LAMBDAS],
+        "variance": [10 ** (6 * lam - 4.5) for lam in LAMBDAS],
     }
 
 

@@ -4,8 +4,9 @@ import gymnasium
 import numpy as np
 import pytest
 
+from proximo.lab.advantage_errors import LAMBDAS, PERFECT, Plan, study
 from proximo.lab.continuations import Robot, follow, sampled_returns
-from proximo.lab.experiments.bias_variance import GAMMA, LAMBDAS, LEARNT, PERFECT, POOR, Plan, study
+from proximo.lab.experiments.bias_variance import GAMMA, LEARNT, POOR
 from proximo.lab.policies import settings, training
 
 CHOICES = 4
@@ -46,7 +47,7 @@ def found():
     plan = Plan(states=60, actions=3, paths=200, length=25, perfect=(20, 25), truth=300, inner=4)
     starts = np.zeros((plan.states, 2), int)
     critics = {LEARNT: exact, POOR: wrong}
-    return study(Doors(0), critics, starts, plan)
+    return study(Doors(0), critics, starts, plan, GAMMA)
 
 
 def signal():

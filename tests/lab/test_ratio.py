@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from proximo.core.batch import Batch, Evaluation
-from proximo.lab.experiments.ratio import Looked, clamped, look
+from proximo.lab.clip_range import Looked, clamped, look
 
 RATIOS = torch.tensor([0.8, 1.2, 1.0, 0.8, 1.2, 1.0], dtype=torch.float64)
 ADVANTAGES = torch.tensor([1.0, 2.0, 3.0, -4.0, -5.0, -6.0], dtype=torch.float64)
