@@ -4,12 +4,12 @@ import json
 from typing import ClassVar
 
 import pytest
+from planted_lab import HOLDS, rows
 
 from proximo.cli.main import main
 from proximo.errors import UserError
 from proximo.lab.experiment import Claim, Experiment, Text, run
 from proximo.lab.experiments import EXPERIMENTS, find
-from proximo.lab.experiments.baseline import AGAIN, JUDGED
 from proximo.lab.experiments.cliff import ALONE, WITH, WITHOUT
 
 
@@ -43,58 +43,34 @@ def test_an_interrupted_experiment_goes_on_and_measures_nothing_twice(tmp_path):
     Coin.asked = []
     with pytest.raises(KeyboardInterrupt):
         run(coin, tmp_path, 3, lambda _: None)
-    rows = run(coin, tmp_path, 3, lambda _: None)
-    assert [(row["arm"], row["seed"]) for row in rows] == [(arm, seed) for seed in range(3) for arm in "ab"]
+    found = run(coin, tmp_path, 3, lambda _: None)
+    assert [(row["arm"], row["seed"]) for row in found] == [(arm, seed) for seed in range(3) for arm in "ab"]
     assert len(Coin.asked) == 7, "six measurements, one of which was begun twice"
-    verdicts = coin.judged(rows)
+    verdicts = coin.judged(found)
     assert [each.verdict.word for each in verdicts] == ["supported", "not supported"]
     assert all(each.sound for each in verdicts)
 
 
 def test_a_control_that_is_supported_is_not_sound(tmp_path):
-    rows = [{"arm": arm, "seed": seed, "x": 5.0 * (arm == "a")} for seed in range(3) for arm in "ab"]
-    assert [each.sound for each in Coin().judged(rows)] == [True, False]
-
-
-def planted(name):
-    """Rows of an experiment in which its hypothesis holds, and rows in which all arms are the same."""
-    experiment = find(name)(quick=True)
-    falls = {arm: i for i, arm in enumerate(JUDGED)}
-
-    def row(arm, holds):
-        better = {
-            "cliff": {"drop": [0.5 + 0.4 * (arm == WITHOUT)] * 2, "recovery": [2 + 9 * (arm == WITHOUT)] * 2},
-            "step-size": {"band": 1.0 + 2.0 * arm.startswith("PPO")},
-            "trust-region": {
-                "score": 0.5 + 0.4 * (arm != "nothing") + 0.09 * (arm == "TRPO"),
-                "cost": 1.0 + 4.0 * (arm == "TRPO"),
-                "largest_kl": 0.05,
-            },
-            "baseline": {"variance": 1.0 if arm == AGAIN else 4.0 ** -falls.get(arm, 0)},
-        }[name]
-        same = {
-            "cliff": {"drop": [0.2, 0.2], "recovery": [2, 2]},
-            "step-size": {"band": 1.0},
-            "trust-region": {"score": 0.5, "cost": 1.0, "largest_kl": 0.005},
-            "baseline": {"variance": 1.0},
-        }[name]
-        return better if holds else same
-
-    return experiment, [
-        [{"arm": arm, "seed": seed, **row(arm, holds)} for seed in range(3) for arm in experiment.arms()]
-        for holds in (True, False)
-    ]
+    planted = [{"arm": arm, "seed": seed, "x": 5.0 * (arm == "a")} for seed in range(3) for arm in "ab"]
+    assert [each.sound for each in Coin().judged(planted)] == [True, False]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_its_verdicts_are_those_of_a_planted_answer(name):
-    experiment, (holds, same) = planted(name)
-    judged = experiment.judged(holds)
-    first = next(each for each in judged if not each.claim.control)
-    assert first.verdict.word == "supported"
-    assert any(each.claim.control for each in judged)
-    assert all(each.verdict.word == "not supported" for each in judged if each.claim.control)
-    assert all(each.verdict.word == "not supported" for each in experiment.judged(same))
+    experiment = find(name)()
+    judged = experiment.judged(rows(experiment, holds=True))
+    assert judged[-1].claim.control
+    assert tuple(each.verdict.word == "supported" for each in judged) == HOLDS[name]
+    assert all(each.verdict.word == "not supported" for each in experiment.judged(rows(experiment, holds=False)))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_its_quick_form_claims_nothing_of_arms_that_it_lacks(name):
+    experiment = find(name)(quick=True)
+    judged = experiment.judged(rows(experiment, holds=True))
+    assert judged[0].verdict.word == "supported"
+    assert [each.verdict.word for each in judged if each.claim.control] == ["not supported"]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

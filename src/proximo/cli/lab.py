@@ -3,11 +3,13 @@
 import json
 import os
 import platform
+import re
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -20,8 +22,9 @@ _HELP = """Experiments that show what each mechanism does, measured on this very
   proximo lab list
   proximo lab run cliff --quick
   proximo lab run cliff --seeds 5 --docs docs/lab
+  proximo lab ablate CartPole-v1 --details value_clip,recompute_advantages --seeds 5
 
-`proximo lab run --help` lists the options.
+`proximo lab run --help` and `proximo lab ablate --help` list the options.
 """
 
 
@@ -65,33 +68,86 @@ class Run:
 
     def __call__(self) -> int:
         """Run it."""
-        import sys
-
-        from proximo.lab import page
-        from proximo.lab.experiment import Text, run
         from proximo.lab.experiments import EXPERIMENTS, find
 
         if not self.experiment:
             raise UserError(f"which experiment? One of {', '.join(EXPERIMENTS)}, as in `proximo lab run cliff`")
         experiment = find(self.experiment)(quick=self.quick)
-        folder = Path(self.out) / experiment.name
-        rows = run(experiment, folder, self.seeds, lambda sentence: print(sentence, file=sys.stderr))
-        judged = experiment.judged(rows)
-        seconds = sum(row["seconds"] for row in rows)
-        asked = f"proximo lab run {experiment.name}{' --quick' if self.quick else ''}"
-        seeds = len({row["seed"] for row in rows})
-        about = f"`{asked} --seeds {seeds}`, {seconds / 60:.1f} minutes on {_machine()}, {time.strftime('%Y-%m-%d')}."
-        written = page.write(experiment, rows, judged, Path(self.docs or folder), about)
-        if self.json:
-            claims = [{"says": each.claim.says, "control": each.claim.control, **vars(each.verdict)} for each in judged]
-            print(json.dumps({"experiment": experiment.name, "claims": claims, "page": str(written)}))
-        else:
-            print(Text.of(experiment.name).question)
-            for each in judged:
-                mark = "control: " if each.claim.control else ""
-                print(f"  {mark}{each.claim.says}\n    {each.verdict}")
-            print(f"the page is {written}")
-        return 0 if all(each.sound for each in judged) else 1
+        asked = f"run {experiment.name}{' --quick' if self.quick else ''}"
+        return _carry_out(experiment, self, Path(self.out) / experiment.name, asked)
+
+
+@dataclass(frozen=True)
+class Ablate:
+    """Switch details of the code on and off, in a small factorial with common seeds, and print what each changes."""
+
+    environment: tyro.conf.Positional[Annotated[str, SAYS_ITS_DEFAULT]] = ""
+    """A task that `proximo train` takes."""
+    details: str = "value_clip,recompute_advantages,normalize_advantages"
+    """Names of settings, with commas between them; a wrong one lists all. Up to 3 take 8 runs for each seed, up to 7
+    take 16."""
+    steps: int | None = None
+    """Environment steps of each run (default: 60,000)."""
+    quick: Flag = False
+    """A form of seconds, for a first look: its verdicts are of few seeds."""
+    seeds: int | None = None
+    """Seeds, common to all runs of the design (default: 5)."""
+    out: str = "runs/lab"
+    """Folder of the measurements, one for each task in it."""
+    docs: Annotated[str, SAYS_ITS_DEFAULT] = ""
+    """Folder of the page (default: beside the measurements)."""
+    json: Flag = False
+    """Print one JSON object instead of text."""
+
+    def __call__(self) -> int:
+        """Run it."""
+        from proximo.lab.experiments.details import Details
+
+        if not self.environment:
+            raise UserError("which task? As in `proximo lab ablate CartPole-v1`")
+        details = [name.strip() for name in self.details.split(",") if name.strip()]
+        if self.steps is not None and self.steps < 1:
+            raise UserError(f"steps = {self.steps} must be at least 1")
+        experiment = Details(quick=self.quick, environment=self.environment, details=details, steps=self.steps)
+        task = re.sub(r"[^\w.-]", "_", self.environment)
+        asked = f"ablate {self.environment}{' --quick' if self.quick else ''} --details {','.join(details)}"
+        folder = Path(self.out) / experiment.name / f"{task}-{experiment.steps}"
+        return _carry_out(experiment, self, folder, f"{asked} --steps {experiment.steps}", table=True)
+
+
+def _carry_out(experiment: Any, options: Run | Ablate, folder: Path, asked: str, *, table: bool = False) -> int:
+    """Run an experiment, write its page and print its verdicts; the exit code.
+
+    Args:
+        experiment: what to run.
+        options: seeds, and where the page goes.
+        folder: of the measurements.
+        asked: the command, without `proximo lab` and seeds.
+        table: whether verdicts are printed as the page has them.
+    """
+    from proximo.lab import page
+    from proximo.lab.experiment import Text, run
+
+    rows = run(experiment, folder, options.seeds, lambda sentence: print(sentence, file=sys.stderr))
+    judged = experiment.judged(rows)
+    seconds = sum(row["seconds"] for row in rows)
+    seeds = len({row["seed"] for row in rows})
+    command = f"`proximo lab {asked} --seeds {seeds}`"
+    about = f"{command}, {seconds / 60:.1f} minutes on {_machine()}, {time.strftime('%Y-%m-%d')}."
+    written = page.write(experiment, rows, judged, Path(options.docs or folder), about)
+    if options.json:
+        claims = [{"says": each.claim.says, "control": each.claim.control, **vars(each.verdict)} for each in judged]
+        print(json.dumps({"experiment": experiment.name, "claims": claims, "page": str(written)}))
+    elif table:
+        print(experiment.shown(judged))
+        print(f"\n{about}\nthe page is {written}")
+    else:
+        print(Text.of(experiment.name).question)
+        for each in judged:
+            mark = "control: " if each.claim.control else ""
+            print(f"  {mark}{each.claim.says}\n    {each.verdict}")
+        print(f"the page is {written}")
+    return 0 if all(each.sound for each in judged) else 1
 
 
 def _machine() -> str:
@@ -103,10 +159,14 @@ def _machine() -> str:
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
     except OSError:
         pass
-    return f"{cores} cores of an {model}"
+    return f"{cores} core{'s' * (cores != 1)} of an {model}"
 
 
-_VERBS: Mapping[str, Callable[[list[str]], int]] = {"list": command(List, "lab list"), "run": command(Run, "lab run")}
+_VERBS: Mapping[str, Callable[[list[str]], int]] = {
+    "list": command(List, "lab list"),
+    "run": command(Run, "lab run"),
+    "ablate": command(Ablate, "lab ablate"),
+}
 
 
 def main(arguments: list[str]) -> int:

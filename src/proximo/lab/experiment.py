@@ -98,6 +98,14 @@ class Experiment(ABC):
     def draw(self, axes: "Axes", rows: Sequence[Row]) -> None:
         """The one figure that shows it."""
 
+    def shown(self, judged: Sequence[Judged]) -> str:
+        """The verdicts as its page shows them; Markdown."""
+        return "\n".join(
+            f"* {'Control, which must not be supported: ' if each.claim.control else ''}{each.claim.says}\n"
+            f"  **{each.verdict}**; what would matter is {each.claim.least:g}."
+            for each in judged
+        )
+
     def judged(self, rows: Sequence[Row]) -> list[Judged]:
         """Every claim with its verdict."""
         by_seed: dict[int, dict[str, Row]] = {}

@@ -23,11 +23,6 @@ def write(experiment: Experiment, rows: Sequence[Row], judged: Sequence[Judged],
     folder.mkdir(parents=True, exist_ok=True)
     figure = folder / f"{experiment.name}.svg"
     _draw(experiment, rows, figure)
-    claims = [
-        f"* {'Control, which must not be supported: ' if each.claim.control else ''}{each.claim.says}\n"
-        f"  **{each.verdict}**; what would matter is {each.claim.least:g}."
-        for each in judged
-    ]
     told = Text.of(experiment.name)
     text = "\n\n".join(
         [
@@ -37,7 +32,7 @@ def write(experiment: Experiment, rows: Sequence[Row], judged: Sequence[Judged],
             "## Measured",
             f"**Expected.** {told.expected}",
             f"**Protocol.** {told.protocol}",
-            "\n".join(claims),
+            experiment.shown(judged),
             about,
         ]
     )

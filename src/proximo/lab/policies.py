@@ -1,19 +1,20 @@
 """Control runs in memory, for experiments: begun, held at a point, gone on with under other settings."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 from torch import Tensor
 
 from proximo.control.config import TrainConfig
 from proximo.control.environments import make_environments
 from proximo.control.loading import LoadedPolicy
+from proximo.control.models.device import limit_threads
 from proximo.control.presets import configure
+from proximo.control.spaces.observations import ObservationSpec
 from proximo.control.training.training import Training
 from proximo.core.batch import Batch
 from proximo.core.settings import UpdateSettings
@@ -44,9 +45,10 @@ def training(config: TrainConfig, held: Held | None = None) -> Iterator[Training
         config: what to do.
         held: where to begin.
     """
-    torch.set_num_threads(1)
-    environments = make_environments(config.environment, config.environments, backend=config.backend)
-    try:
+    with ExitStack() as stack:
+        environments = make_environments(config.environment, config.environments, backend=config.backend)
+        stack.callback(environments.close)
+        limit_threads(stack, config.device, images=bool(ObservationSpec.of(environments.observation_space).images))
         begun = Watched(config, environments)
         if held is None:
             begun.start()
@@ -54,8 +56,6 @@ def training(config: TrainConfig, held: Held | None = None) -> Iterator[Training
             begun.load(*held)
             begun.restart()
         yield begun
-    finally:
-        environments.close()
 
 
 def mean_return(begun: Training, seed: int, episodes: int = 16) -> float:

@@ -3,11 +3,16 @@
 from proximo.errors import UserError, nearest
 from proximo.lab.experiment import Experiment
 from proximo.lab.experiments.baseline import Baseline
+from proximo.lab.experiments.bias_variance import BiasVariance
 from proximo.lab.experiments.cliff import Cliff
+from proximo.lab.experiments.details import Details
+from proximo.lab.experiments.ratio import Ratio
+from proximo.lab.experiments.reuse import Reuse
 from proximo.lab.experiments.step_size import StepSize
 from proximo.lab.experiments.trust_region import TrustRegion
 
-EXPERIMENTS: dict[str, type[Experiment]] = {each.name: each for each in (Cliff, StepSize, TrustRegion, Baseline)}
+_ALL: tuple[type[Experiment], ...] = (Cliff, StepSize, TrustRegion, Baseline, Ratio, BiasVariance, Reuse, Details)
+EXPERIMENTS: dict[str, type[Experiment]] = {each.name: each for each in _ALL}
 
 
 def find(name: str) -> type[Experiment]:
