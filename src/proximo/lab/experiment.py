@@ -81,6 +81,8 @@ class Experiment(ABC):
 
     def __init__(self, *, quick: bool = False) -> None:
         self.quick = quick
+        self.folder = Path("runs/lab") / self.name
+        """For runs that are kept; `run` says where."""
 
     @abstractmethod
     def arms(self) -> Sequence[str]:
@@ -130,6 +132,7 @@ def run(experiment: Experiment, folder: Path, seeds: int | None, told: Callable[
     count = seeds if seeds is not None else experiment.quick_seeds if experiment.quick else experiment.seeds
     if count < 2:
         raise UserError(f"seeds = {count} must be 2 or more: a verdict needs a spread")
+    experiment.folder = folder
     file = folder / ("quick.jsonl" if experiment.quick else "full.jsonl")
     folder.mkdir(parents=True, exist_ok=True)
     there = {(row["arm"], row["seed"]): row for row in _read(file)}

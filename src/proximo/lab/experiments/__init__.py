@@ -8,10 +8,21 @@ from proximo.lab.experiments.cliff import Cliff
 from proximo.lab.experiments.details import Details
 from proximo.lab.experiments.ratio import Ratio
 from proximo.lab.experiments.reuse import Reuse
+from proximo.lab.experiments.reward_hacking import RewardHacking
 from proximo.lab.experiments.step_size import StepSize
 from proximo.lab.experiments.trust_region import TrustRegion
 
-_ALL: tuple[type[Experiment], ...] = (Cliff, StepSize, TrustRegion, Baseline, Ratio, BiasVariance, Reuse, Details)
+_ALL: tuple[type[Experiment], ...] = (
+    Cliff,
+    StepSize,
+    TrustRegion,
+    Reuse,
+    BiasVariance,
+    Baseline,
+    Ratio,
+    RewardHacking,
+    Details,
+)
 EXPERIMENTS: dict[str, type[Experiment]] = {each.name: each for each in _ALL}
 
 

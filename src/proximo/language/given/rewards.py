@@ -53,6 +53,18 @@ def named(rewards: Given | list[Given] | tuple[Given, ...] | Mapping[Given, floa
     return weights, own
 
 
+def named_judge(judge: Function, own: Own) -> tuple[str, Own]:
+    """The name of a function that judges, and `own` with it.
+
+    Raises:
+        UserError: it is one of the rewards, or no function.
+    """
+    if judge in own.values():
+        raise UserError("the judge is one of the rewards: what is optimised can not judge")
+    name = _free(_name(judge), dict.fromkeys(own, 0.0))
+    return name, {**own, name: judge}
+
+
 def folder_of(own: Own) -> str:
     """The folder of the module of the first function that is in one, where later calls find it; "" if none is.
 

@@ -77,6 +77,13 @@ def fit(scores: Tensor, divergences: Tensor, *, seed: int = 0) -> Fit | None:
     return Fit(Curve(start, alpha, beta), low, high, float((peaks < way[-1]).double().mean()))
 
 
+def fit_of_means(ways: Tensor, means: Tensor) -> Curve | None:
+    """The curve alone, of √KL `[M]` and mean scores `[M]`; None with fewer than `FEWEST` measurements."""
+    if len(ways) < FEWEST or not float(ways.max()) > 0:
+        return None
+    return Curve(*_around_the_peak(ways.double()[None], means.double()[None])[0].tolist())
+
+
 def _distance(divergence: Tensor) -> Tensor:
     """√KL; an estimate below 0 is one of a small KL."""
     return divergence.clamp_min(0.0).sqrt()

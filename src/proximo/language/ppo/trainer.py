@@ -14,7 +14,7 @@ from proximo.language.begun import settled
 from proximo.language.compute.malloc import FreedMemory
 from proximo.language.compute.threads import using_threads
 from proximo.language.given.files import Given
-from proximo.language.given.rewards import Own, folder_of, named
+from proximo.language.given.rewards import Own, folder_of, named, named_judge
 from proximo.language.lineage import check_made_from, note_made_from
 from proximo.language.meter.meter import METER, PASSED, Meter, make_meter
 from proximo.language.models.folders import check_savable, generates
@@ -121,8 +121,8 @@ class Trainer(IteratedTrainer[LanguageRun]):
         given = Given(Path(folder or "runs/new"))
         weights, own = named(rewards)
         if callable(judge := settings.get("judge")):
-            name, judging = named(judge)
-            own, settings = {**own, **judging}, {**settings, "judge": next(iter(name))}
+            name, own = named_judge(judge, own)
+            settings = {**settings, "judge": name}
         values: dict[str, Any] = {"policy": given.model("policy", model, tokenizer), "rewards": weights}
         values |= {"prompts": given.rows("prompts", prompts, ("prompt",)), "run": folder}
         rows = {name: given.rows(name, settings[name], fields) for name, fields in _ROWS.items() if name in settings}

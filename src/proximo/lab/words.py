@@ -1,0 +1,101 @@
+"""A language so small that all of its responses can be listed: what a run reaches is known, and not only sampled."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+VOCABULARY, LONGEST = 6, 5
+PROMPT = "w3 w2"
+END = 0
+"""The token that ends a response."""
+FLAW = "w5 w5"
+"""What a flawed reward pays for."""
+
+
+class Words:
+    """A random Llama of five words, a taste, and a reward that knows the taste only in part.
+
+    The taste z gives each word a worth; over the reference's responses it has mean 0 and deviation 1. The reward is z
+    and some noise that does not change: it pays for ever more of what is liked. The judge is z - z² / 2: what people
+    like they like up to a point. So the two agree at first, and part at z = 1.
+
+    Args:
+        seed: of the model, the taste and the noise.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        generator = torch.Generator().manual_seed(seed)
+        worth = torch.randn(VOCABULARY, generator=generator).tolist()
+        raw = torch.tensor([sum(worth[x] for x in y if x != END) for y in self.responses], dtype=torch.float64)
+        p = self.distribution(self.model())
+        centred = raw - (p * raw).sum()
+        self.taste = centred / (p * centred**2).sum().sqrt()
+        noise = torch.randn(len(raw), generator=generator, dtype=torch.float64)
+        self.reward, self.judge = self.taste + 0.3 * noise, self.taste - self.taste**2 / 2
+
+    @cached_property
+    def responses(self) -> list[tuple[int, ...]]:
+        """All of them: some words and the end, or as many words as there may be."""
+        words = range(1, VOCABULARY)
+        ended = [(*y, END) for n in range(LONGEST) for y in itertools.product(words, repeat=n)]
+        return ended + list(itertools.product(words, repeat=LONGEST))
+
+    def model(self) -> LlamaForCausalLM:
+        """The reference, anew."""
+        torch.manual_seed(self.seed)
+        config = LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=48,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            bos_token_id=None,
+            eos_token_id=END,
+            pad_token_id=END,
+            initializer_range=0.15,
+        )
+        return LlamaForCausalLM(config).eval()
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """Its words."""
+        ids = {"</s>": END} | {f"w{i}": i for i in range(1, VOCABULARY)}
+        inner = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+        inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="</s>", pad_token="</s>")
+
+    @torch.no_grad()
+    def distribution(self, model: Any) -> Tensor:
+        """p(y) of every response to the prompt, `[n]`, float64."""
+        prompt = [int(word[1:]) for word in PROMPT.split()]
+        tokens = torch.tensor([prompt + list(y) + [END] * (LONGEST - len(y)) for y in self.responses])
+        log_p = model(input_ids=tokens, use_cache=False).logits.double().log_softmax(-1)[:, len(prompt) - 1 : -1]
+        each = log_p.gather(2, tokens[:, len(prompt) :].unsqueeze(2)).squeeze(2)
+        lengths = torch.tensor([len(y) for y in self.responses])
+        return torch.where(torch.arange(LONGEST) < lengths.unsqueeze(1), each, 0.0).sum(1).exp()
+
+    def known(self, model: Any) -> tuple[float, float]:
+        """√KL from the reference and the judge's mean, both without any sampling."""
+        p, q = self.distribution(model), self.distribution(self.model())
+        divergence = float((p * (p.log() - q.log())).nan_to_num(0.0).sum())
+        return math.sqrt(max(0.0, divergence)), float((p * self.judge).sum())
+
+    def scorer(self, values: Tensor, flaw: float = 0.0) -> Callable[[Sequence[str], Sequence[str]], list[float]]:
+        """A reward function of a value for each response, and of a bonus for those that hold `FLAW`."""
+        texts = [" ".join(f"w{x}" for x in y if x != END) for y in self.responses]
+        table = dict(zip(texts, values.tolist(), strict=True))
+
+        def score(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+            return [table[response] + flaw * (FLAW in response) for response in responses]
+
+        return score
