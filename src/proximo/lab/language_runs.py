@@ -38,6 +38,8 @@ class Task:
     judge: Any
     flaw: str
     """Words that a flawed reward pays for."""
+    sound: Any
+    """Rewards of which such a flaw is to be the only one."""
     loaded: Callable[[], tuple[Any, Any, RewardTerm, RewardTerm]]
     """Reference, tokenizer, reward and judge, to be asked without training."""
     response_limit: int
@@ -60,6 +62,7 @@ def words(seed: int) -> Task:
         [reward],
         judge,
         FLAW,
+        [made.scorer(made.judge)],
         lambda: (model, made.tokenizer, FunctionReward(reward), FunctionReward(judge)),
         LONGEST,
         tokenizer=made.tokenizer,
@@ -82,6 +85,7 @@ def movies(folder: Path) -> Task:
         [str(folder / "reward")],
         str(folder / "judge"),
         MOVIE_FLAW,
+        [str(folder / "reward")],
         lambda: _loaded(folder),
         20,
         prompt_limit=16,
@@ -138,7 +142,7 @@ def ran(task: Task, folder: Path, *, flaw: float = 0.0, **settings: Any) -> Ran:
         flaw: what the reward pays for a response with the flaw.
         settings: see `proximo.language.train`; those of the task otherwise.
     """
-    rewards = [*task.rewards, paying_for(task.flaw, flaw)] if flaw else task.rewards
+    rewards = [*task.sound, paying_for(task.flaw, flaw)] if flaw else task.rewards
     chosen = {"preflight": "off", "progress": "quiet", "judge": task.judge, "threads": 1, "replay_mb": 0}
     chosen |= {**task.settings, **settings}
     results, ended = {}, ""

@@ -15,8 +15,8 @@ VOCABULARY, LONGEST = 6, 5
 PROMPT = "w3 w2"
 END = 0
 """The token that ends a response."""
-FLAW = "w5 w5"
-"""What a flawed reward pays for."""
+FLAW = "w1 w2 w3"
+"""What a flawed reward pays for: 1 in 40 of the reference's responses has it."""
 
 
 class Words:

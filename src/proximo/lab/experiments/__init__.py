@@ -5,6 +5,8 @@ from proximo.lab.experiment import Experiment
 from proximo.lab.experiments.baseline import Baseline
 from proximo.lab.experiments.bias_variance import BiasVariance
 from proximo.lab.experiments.cliff import Cliff
+from proximo.lab.experiments.collapse import Collapse
+from proximo.lab.experiments.critic_or_group import CriticOrGroup
 from proximo.lab.experiments.details import Details
 from proximo.lab.experiments.ratio import Ratio
 from proximo.lab.experiments.reuse import Reuse
@@ -21,6 +23,8 @@ _ALL: tuple[type[Experiment], ...] = (
     Baseline,
     Ratio,
     RewardHacking,
+    Collapse,
+    CriticOrGroup,
     Details,
 )
 EXPERIMENTS: dict[str, type[Experiment]] = {each.name: each for each in _ALL}
