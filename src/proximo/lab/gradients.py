@@ -16,21 +16,24 @@ from proximo.runs.session.session import load_into
 from proximo.runs.storage.checkpoint import latest_checkpoint
 
 
-def spread_of_gradients(task: Task, run: Path, batches: int) -> float:
+def spread_of_gradients(task: Task, run: Path, batches: int, *, at_its_start: bool = False) -> float:
     """Variance of a policy's gradient over batches of a run, in units of its mean's squared length.
 
-    Batches are drawn and judged by the policy and critic as the run left them, and nothing is learnt in between.
+    Batches are drawn and judged by the policy and critic as the run left them, or as they were before its first step,
+    and nothing is learnt in between.
 
     Args:
         task: what the run was trained on.
         run: its folder.
         batches: how many, at least 2.
+        at_its_start: whether it is of the policy before the first step.
     """
     config = from_mapping(PPOConfig, read_toml(run / "config.toml"), where=str(run))
     training, _ = make_training(config, [task.loaded()[2]])
     path = latest_checkpoint(run / "checkpoints")
     assert path is not None, "a run that has ended has a checkpoint"
-    load_into(training, path)
+    if not at_its_start:
+        load_into(training, path)
     return relative_variance(torch.stack([_gradient(training) for _ in range(batches)]))
 
 

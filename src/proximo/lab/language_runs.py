@@ -40,10 +40,14 @@ class Task:
     """Words that a flawed reward pays for."""
     sound: Any
     """Rewards of which such a flaw is to be the only one."""
+    good: Any
+    """Rows with a `prompt` and a good `response`, to learn from without a reward."""
     loaded: Callable[[], tuple[Any, Any, RewardTerm, RewardTerm]]
     """Reference, tokenizer, reward and judge, to be asked without training."""
     response_limit: int
     prompt_limit: int = 64
+    freeze: int = 0
+    """Lowest layers that PPO leaves as they are."""
     preset: str = ""
     tokenizer: Any = None
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -63,6 +67,7 @@ def words(seed: int) -> Task:
         judge,
         FLAW,
         [made.scorer(made.judge)],
+        made.good(512),
         lambda: (model, made.tokenizer, FunctionReward(reward), FunctionReward(judge)),
         LONGEST,
         tokenizer=made.tokenizer,
@@ -77,7 +82,7 @@ def movies(folder: Path) -> Task:
         UserError: data or models can not be fetched.
     """
     for stage, made in (("sft", train_sft), ("reward", train_reward), ("judge", train_judge)):
-        config = replace(located(configure(stage, MOVIES, str(folder))), output=str(folder / stage))
+        config = replace(located(configure(stage, MOVIES, str(folder))), output=str(folder / stage), minutes=None)
         made(config, console="quiet")
     return Task(
         folder / "sft",
@@ -86,9 +91,11 @@ def movies(folder: Path) -> Task:
         str(folder / "judge"),
         MOVIE_FLAW,
         [str(folder / "reward")],
+        built_in_file("movie-sentiment/sft_train.jsonl"),
         lambda: _loaded(folder),
         20,
         prompt_limit=16,
+        freeze=26,
         preset=MOVIES,
         settings={"minutes": None},
     )

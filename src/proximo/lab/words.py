@@ -90,6 +90,14 @@ class Words:
         divergence = float((p * (p.log() - q.log())).nan_to_num(0.0).sum())
         return math.sqrt(max(0.0, divergence)), float((p * self.judge).sum())
 
+    def good(self, count: int) -> list[dict[str, str]]:
+        """Rows of responses that the judge likes: drawn from p(y) exp(2 judge(y)), PPO's optimum at β = 1/2."""
+        weights = self.distribution(self.model()) * (2 * self.judge).exp()
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = torch.multinomial(weights, count, replacement=True, generator=generator).tolist()
+        texts = [" ".join(f"w{x}" for x in self.responses[i] if x != END) for i in drawn]
+        return [{"prompt": PROMPT, "response": text or "w1"} for text in texts]
+
     def scorer(self, values: Tensor, flaw: float = 0.0) -> Callable[[Sequence[str], Sequence[str]], list[float]]:
         """A reward function of a value for each response, and of a bonus for those that hold `FLAW`."""
         texts = [" ".join(f"w{x}" for x in y if x != END) for y in self.responses]

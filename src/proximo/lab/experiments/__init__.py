@@ -12,6 +12,7 @@ from proximo.lab.experiments.ratio import Ratio
 from proximo.lab.experiments.reuse import Reuse
 from proximo.lab.experiments.reward_hacking import RewardHacking
 from proximo.lab.experiments.step_size import StepSize
+from proximo.lab.experiments.supervised_vs_rl import SupervisedVsRL
 from proximo.lab.experiments.trust_region import TrustRegion
 
 _ALL: tuple[type[Experiment], ...] = (
@@ -24,6 +25,7 @@ _ALL: tuple[type[Experiment], ...] = (
     Ratio,
     RewardHacking,
     Collapse,
+    SupervisedVsRL,
     CriticOrGroup,
     Details,
 )
