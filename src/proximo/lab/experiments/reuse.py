@@ -46,7 +46,7 @@ class Reuse(Experiment):
         steps = 2_000 if self.quick else STEPS[task]
         if algorithm == "PPO":
             return _ppo(task, seed, steps, None)
-        return _learnt(task, steps, dqn_episodes(task, seed, steps))
+        return in_numbers(task, steps, dqn_episodes(task, seed, steps))
 
     def claims(self) -> list[Claim]:
         """Epochs beside each other, and DQN beside PPO for each task that is tried."""
@@ -126,10 +126,14 @@ def _ppo(task: str, seed: int, steps: int, epochs: int | None) -> dict[str, Any]
             divergences.append(float(row["exact_kl"] or 0.0))
             if mean is not None:
                 episodes.append((begun.progress.steps, time.process_time() - started, mean))
-    return {**_learnt(task, steps, episodes), "kl": sum(divergences) / len(divergences), "largest_kl": max(divergences)}
+    return {
+        **in_numbers(task, steps, episodes),
+        "kl": sum(divergences) / len(divergences),
+        "largest_kl": max(divergences),
+    }
 
 
-def _learnt(task: str, steps: int, episodes: Sequence[Episode]) -> dict[str, Any]:
+def in_numbers(task: str, steps: int, episodes: Sequence[Episode]) -> dict[str, Any]:
     """A run in numbers: mean return over equal parts of its steps, the last one known where no episode ended."""
     curve: list[list[float]] = []
     for part in range(1, POINTS + 1):
