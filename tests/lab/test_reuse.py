@@ -24,6 +24,7 @@ def test_where_no_episode_ends_the_last_one_stands():
     assert [value for *_, value in found["curve"]] == [-200.0] * (POINTS - 1) + [250.0]
     assert found["score"] == pytest.approx(1 / POINTS)
     assert in_numbers(CART, 100, [])["score"] == 0.0
+    assert in_numbers(CART, 100, [(163, 1.0, 250.0)])["score"] == pytest.approx(0.5), "a rollout that goes on a little"
 
 
 def test_dqn_notes_every_episode_it_ends():

@@ -134,11 +134,13 @@ def _ppo(task: str, seed: int, steps: int, epochs: int | None) -> dict[str, Any]
 
 
 def in_numbers(task: str, steps: int, episodes: Sequence[Episode]) -> dict[str, Any]:
-    """A run in numbers: mean return over equal parts of its steps, the last one known where no episode ended."""
+    """A run in numbers: mean return over equal parts of its steps, the last one known where no episode ended. What a
+    last rollout has beyond the steps counts as their end.
+    """
     curve: list[list[float]] = []
     for part in range(1, POINTS + 1):
         bounds = steps * (part - 1) / POINTS, steps * part / POINTS
-        here = [each for each in episodes if bounds[0] < each[0] <= bounds[1]]
+        here = [each for each in episodes if bounds[0] < min(each[0], steps) <= bounds[1]]
         if here:
             curve.append([bounds[1], here[-1][1], sum(value for *_, value in here) / len(here)])
         elif curve:
