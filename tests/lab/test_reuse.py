@@ -6,6 +6,7 @@ import gymnasium
 import pytest
 
 from proximo.errors import UserError
+from proximo.lab.experiment import run
 from proximo.lab.experiments.reuse import CART, LANDER, POINTS, Reuse, in_numbers
 from proximo.lab.off_policy import dqn_episodes
 
@@ -38,21 +39,26 @@ def dqn_episodes_by_length(episodes):
     return [(step, spent, float(step - last)) for (step, spent, _), last in zip(episodes, before, strict=False)]
 
 
-def test_what_is_not_installed_is_named_with_its_command(monkeypatch):
+def test_what_is_not_installed_is_named_with_its_command_before_anything_is_measured(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "stable_baselines3", None)
     with pytest.raises(UserError, match=r"DQN needs stable-baselines3: `pip install '\.\[lab\]'`"):
-        dqn_episodes(CART, 0, 100)
+        run(Reuse(quick=True), tmp_path, 2, lambda _: None)
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_task_that_is_not_installed_is_named_with_its_command(monkeypatch):
+def test_a_task_that_is_not_installed_is_named_with_its_command(monkeypatch, tmp_path):
     pytest.importorskip("stable_baselines3")
+    known = gymnasium.make
 
     def missing(task):
-        raise gymnasium.error.DependencyNotInstalled("Box2D is not installed")
+        if task == LANDER:
+            raise gymnasium.error.DependencyNotInstalled("Box2D is not installed")
+        return known(task)
 
     monkeypatch.setattr(gymnasium, "make", missing)
     with pytest.raises(UserError, match=r"LunarLander-v3 needs Box2D: `pip install '\.\[lab,box2d\]'`"):
-        dqn_episodes(LANDER, 0, 100)
+        run(Reuse(), tmp_path, 2, lambda _: None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_quick_form_needs_no_box2d():

@@ -57,7 +57,7 @@ class Run:
     """Name of the experiment."""
     quick: Flag = False
     """A form of seconds, for a first look: its verdicts are of few seeds."""
-    seeds: int | None = None
+    seeds: Annotated[int | None, SAYS_ITS_DEFAULT] = None
     """Seeds (default: the experiment's own number)."""
     out: str = "runs/lab"
     """Folder of the measurements, one for each experiment in it."""
@@ -86,11 +86,11 @@ class Ablate:
     details: Annotated[str, SAYS_ITS_DEFAULT] = ""
     """Names of settings, with commas between them; a wrong one lists all. Up to 3 take 8 runs for each seed, up to 7
     take 16 (default: value_clip and six others, two with --quick)."""
-    steps: int | None = None
+    steps: Annotated[int | None, SAYS_ITS_DEFAULT] = None
     """Environment steps of each run (default: 60,000)."""
     quick: Flag = False
     """A form of seconds, for a first look: its verdicts are of few seeds."""
-    seeds: int | None = None
+    seeds: Annotated[int | None, SAYS_ITS_DEFAULT] = None
     """Seeds, common to all runs of the design (default: 5)."""
     out: str = "runs/lab"
     """Folder of the measurements, one for each task in it."""

@@ -1,6 +1,7 @@
 """The off-policy reference: Stable-Baselines3's DQN with a replay buffer, for experiments."""
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import gymnasium
@@ -41,6 +42,23 @@ Episode = tuple[int, float, float]
 """Environment steps and seconds of processor time since the beginning, and the return of an episode that ended then."""
 
 
+def require(tasks: Iterable[str]) -> None:
+    """See that DQN can be trained on some tasks, before anything else is measured.
+
+    Raises:
+        UserError: Stable-Baselines3, or what a task needs, is not installed.
+    """
+    try:
+        import stable_baselines3  # noqa: F401
+    except ImportError as error:
+        raise UserError("DQN needs stable-baselines3: `pip install '.[lab]'` in a clone of Proximo") from error
+    for task in tasks:
+        try:
+            gymnasium.make(task).close()
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise UserError(f"{task} needs Box2D: `pip install '.[lab,box2d]'` in a clone of Proximo") from error
+
+
 def dqn_episodes(task: str, seed: int, steps: int) -> list[Episode]:
     """The training episodes of DQN (Mnih et al. 2015), without greedy evaluations.
 
@@ -48,20 +66,12 @@ def dqn_episodes(task: str, seed: int, steps: int) -> list[Episode]:
         task: one of `SETTINGS`.
         seed: of the environment, the network and the exploration.
         steps: of the one environment.
-
-    Raises:
-        UserError: Stable-Baselines3, or what the task needs, is not installed.
     """
-    try:
-        from stable_baselines3 import DQN
-        from stable_baselines3.common.callbacks import BaseCallback
-        from stable_baselines3.common.monitor import Monitor
-    except ImportError as error:
-        raise UserError("DQN needs stable-baselines3: `pip install '.[lab]'` in a clone of Proximo") from error
-    try:
-        environment = Monitor(gymnasium.make(task))
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise UserError(f"{task} needs Box2D: `pip install '.[lab,box2d]'` in a clone of Proximo") from error
+    from stable_baselines3 import DQN
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.monitor import Monitor
+
+    environment = Monitor(gymnasium.make(task))
     episodes: list[Episode] = []
     started = time.process_time()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from proximo.lab.experiment import Claim, Experiment, Row
-from proximo.lab.off_policy import Episode, dqn_episodes
+from proximo.lab.off_policy import Episode, dqn_episodes, require
 from proximo.lab.policies import iterate, settings, training
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class Reuse(Experiment):
 
     def measure(self, arm: str, seed: int) -> dict[str, Any]:
         """`score` of the whole run, its `curve`, `seconds_used` of the processor, and the KL of its updates."""
+        require(task for arm, (_, task) in BESIDE.items() if arm in self.arms())
         if arm in EPOCHS:
             return _ppo(CART, seed + 1000 * arm.endswith("again"), 4_000 if self.quick else 60_000, EPOCHS[arm])
         algorithm, task = BESIDE[arm]
