@@ -1,5 +1,7 @@
 """Rows of each experiment in which what it looks for is there, and rows in which all arms are the same."""
 
+from math import exp, log
+
 from proximo.lab.advantage_errors import LAMBDAS, PERFECT
 from proximo.lab.experiment import Experiment
 from proximo.lab.experiments.baseline import AGAIN, JUDGED
@@ -15,7 +17,11 @@ HOLDS = {
     "ratio": (True, True, True, True, True, True, False),
     "bias-variance": (True, True, False, True, True, True, False),
     "reuse": (True, True, True, True, True, True, True, False),
-    "details": (True, False, False, False, False, False, False),
+    "reward-hacking": (True, True, True, True, True, False),
+    "collapse": (True, True, True, True, False),
+    "supervised-vs-rl": (True, True, True, False),
+    "critic-or-group": (True, True, True, True, True, False),
+    "details": (True, *[False] * 14),
 }
 """Which claims these rows support, in their order, the control last."""
 
@@ -57,6 +63,51 @@ def _reuse(arm, holds):
     }
 
 
+def _reward_hacking(arm, holds):
+    free, flawed = arm == "β = 0", arm == "flawed reward, β = 0"
+    way = [0.2 * i for i in range(16)]
+    peak = [d * (1.0 - 0.8 * log(d)) if d else 0.0 for d in way]
+    return {
+        "way": way,
+        "judge": peak if holds and free else [0.1 * i for i in range(16)],
+        "score": [0.1 * i for i in range(16)],
+        "flaw": [0.0, 0.9 * holds * flawed],
+        "foretold": exp(1.0 / 0.8 - 1) if holds else None,
+        "best_of": {"way": [0.0, 1.0], "score": [0.0, 1.0], "judge": [0.0, 0.5]},
+    }
+
+
+def _collapse(arm, holds):
+    without = holds and arm == "no clip"
+    return {
+        "factors": [1, 4],
+        "kl": [0.1 + 0.9 * without] * 2,
+        "score": [1.0 - without] * 2,
+        "variety": [1.0 - 0.5 * without] * 2,
+        "lost": [1.0 * without] * 2,
+    }
+
+
+def _supervised_vs_rl(arm, holds):
+    rl = holds and arm == "PPO"
+    return {
+        "courses": [[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]],
+        "spread": 1.0 + 9.0 * rl,
+        "apart": 0.5 * rl,
+        "spikes": 0.2 * rl,
+    }
+
+
+def _critic_or_group(arm, holds):
+    group = holds and arm in ("RLOO", "GRPO")
+    return {
+        "steps": [0, 64, 128],
+        "clock": [0.0, 5.0, 10.0] if group else [0.0, 10.0, 20.0],
+        "judge": [0.0, 1.0, 1.0] if group else [0.0, 0.5, 0.5],
+        "spread": 5.0 if group else 1.0,
+    }
+
+
 def row(experiment: Experiment, arm: str, holds: bool) -> dict:
     """What an arm would measure."""
     falls = {arm: i for i, arm in enumerate(JUDGED)}
@@ -73,6 +124,10 @@ def row(experiment: Experiment, arm: str, holds: bool) -> dict:
         "ratio": _ratio(arm, holds),
         "bias-variance": _bias_variance(arm, holds),
         "reuse": _reuse(arm, holds),
+        "reward-hacking": _reward_hacking(arm, holds),
+        "collapse": _collapse(arm, holds),
+        "supervised-vs-rl": _supervised_vs_rl(arm, holds),
+        "critic-or-group": _critic_or_group(arm, holds),
     }
     return ready.get(experiment.name) or _details(experiment, arm, holds)
 

@@ -6,9 +6,10 @@ import pytest
 
 from proximo.lab.advantage_errors import LAMBDAS, PERFECT, Plan, study
 from proximo.lab.continuations import Robot, follow, sampled_returns
-from proximo.lab.experiments.bias_variance import GAMMA, LEARNT, POOR
+from proximo.lab.experiments.bias_variance import LEARNT, POOR
 from proximo.lab.policies import settings, training
 
+GAMMA = 0.7
 CHOICES = 4
 """In every state an action, 0 to 3, is drawn evenly; the next state is 1 + action, after 20 steps it is over."""
 WORTH = np.array([0.0, -2.0, 1.0, 0.5, 3.0])
@@ -44,7 +45,7 @@ def wrong(states):
 
 @pytest.fixture(scope="module")
 def found():
-    plan = Plan(states=60, actions=3, paths=200, length=25, perfect=(20, 25), truth=300, inner=4)
+    plan = Plan(states=60, actions=3, paths=100, length=25, perfect=(20, 25), truth=100, inner=4)
     starts = np.zeros((plan.states, 2), int)
     critics = {LEARNT: exact, POOR: wrong}
     return study(Doors(0), critics, starts, plan, GAMMA)
@@ -82,6 +83,22 @@ def test_the_variance_of_the_whole_return_is_that_of_its_rewards(found):
     expected = WORTH[1:].var() * sum(GAMMA ** (2 * t) for t in range(2, 20))
     for critic in (LEARNT, POOR):
         assert found[critic]["variance"][-1] == pytest.approx(expected, rel=0.1)
+
+
+def test_what_sampling_adds_is_taken_off():
+    """With few continuations the truth and the perfect critic are both uncertain, apart from each other."""
+    plan = Plan(states=300, actions=3, paths=2, length=25, perfect=(2, 3), truth=8, inner=1)
+    found = study(Doors(3), {}, np.zeros((300, 2), int), plan, GAMMA)
+    assert found[PERFECT]["bias"][0] == pytest.approx(0.0, abs=0.1)
+    assert found[PERFECT]["signal"] == pytest.approx(signal(), rel=0.15)
+
+
+def test_after_the_end_nothing_is_worth_anything():
+    plan = Plan(states=20, actions=3, paths=2, length=5, perfect=(2, 3), truth=8, inner=1)
+    found = study(Doors(4), {POOR: wrong}, np.full((20, 2), (0, 19)), plan, GAMMA)
+    for critic in (PERFECT, POOR):
+        assert found[critic]["signal"] == 0.0
+        assert found[critic]["bias"] == [0.0] * len(LAMBDAS)
 
 
 def test_paths_stand_still_after_their_end_and_cost_nothing_more():

@@ -66,7 +66,7 @@ def test_its_verdicts_are_those_of_a_planted_answer(name):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_its_quick_form_claims_nothing_of_arms_that_it_lacks(name):
+def test_with_fewer_arms_nothing_is_claimed_of_those_that_it_lacks(name):
     experiment = find(name)(quick=True)
     judged = experiment.judged(rows(experiment, holds=True))
     assert judged[0].verdict.word == "supported"

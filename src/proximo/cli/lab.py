@@ -57,7 +57,7 @@ class Run:
     """Name of the experiment."""
     quick: Flag = False
     """A form of seconds, for a first look: its verdicts are of few seeds."""
-    seeds: int | None = None
+    seeds: Annotated[int | None, SAYS_ITS_DEFAULT] = None
     """Seeds (default: the experiment's own number)."""
     out: str = "runs/lab"
     """Folder of the measurements, one for each experiment in it."""
@@ -83,14 +83,14 @@ class Ablate:
 
     environment: tyro.conf.Positional[Annotated[str, SAYS_ITS_DEFAULT]] = ""
     """A task that `proximo train` takes."""
-    details: str = "value_clip,recompute_advantages,normalize_advantages"
+    details: Annotated[str, SAYS_ITS_DEFAULT] = ""
     """Names of settings, with commas between them; a wrong one lists all. Up to 3 take 8 runs for each seed, up to 7
-    take 16."""
-    steps: int | None = None
+    take 16 (default: value_clip and six others, two with --quick)."""
+    steps: Annotated[int | None, SAYS_ITS_DEFAULT] = None
     """Environment steps of each run (default: 60,000)."""
     quick: Flag = False
     """A form of seconds, for a first look: its verdicts are of few seeds."""
-    seeds: int | None = None
+    seeds: Annotated[int | None, SAYS_ITS_DEFAULT] = None
     """Seeds, common to all runs of the design (default: 5)."""
     out: str = "runs/lab"
     """Folder of the measurements, one for each task in it."""
@@ -102,15 +102,17 @@ class Ablate:
     def __call__(self) -> int:
         """Run it."""
         from proximo.lab.experiments.details import Details
+        from proximo.lab.factorial import short
 
         if not self.environment:
             raise UserError("which task? As in `proximo lab ablate CartPole-v1`")
-        details = [name.strip() for name in self.details.split(",") if name.strip()]
+        details = [name.strip() for name in self.details.split(",") if name.strip()] if self.details else None
         if self.steps is not None and self.steps < 1:
             raise UserError(f"steps = {self.steps} must be at least 1")
         experiment = Details(quick=self.quick, environment=self.environment, details=details, steps=self.steps)
         task = re.sub(r"[^\w.-]", "_", self.environment)
-        asked = f"ablate {self.environment}{' --quick' if self.quick else ''} --details {','.join(details)}"
+        named = ",".join(map(short, experiment.details))
+        asked = f"ablate {self.environment}{' --quick' if self.quick else ''} --details {named}"
         folder = Path(self.out) / experiment.name / f"{task}-{experiment.steps}"
         return _carry_out(experiment, self, folder, f"{asked} --steps {experiment.steps}", table=True)
 

@@ -79,7 +79,7 @@ def look(policy: Policy, batch: Batch, clip: float) -> dict[str, Any]:
     ratio = (log_prob.detach() - batch.log_prob).exp()
     outside = (ratio < 1 - clip) | (ratio > 1 + clip)
     signs = [batch.advantages > 0, batch.advantages < 0]
-    shares = {"outside": outside, "cut": outside & still, "astray": outside & ~still}
+    shares = {"outside": outside, "cut": still, "astray": outside & ~still}
     found: dict[str, Any] = {name: [_share(x, sign) for sign in signs] for name, x in shares.items()}
     whole = float(vectors[0].norm())
     return {**found, "missing": float((vectors[0] - vectors[1]).norm()) / whole if whole else 0.0}

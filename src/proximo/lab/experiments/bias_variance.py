@@ -77,17 +77,18 @@ class BiasVariance(Experiment):
         ]
 
     def draw(self, axes: "Axes", rows: Sequence[Row]) -> None:
-        """Variance over squared bias: a line for each critic, a point for each λ, means over the seeds."""
+        """Both over λ, means over the seeds: squared bias as a solid line, variance as a dashed one."""
+        places = range(len(LAMBDAS))
         for arm, colour in COLOURS.items():
             here = [row for row in rows if row["arm"] == arm]
-            bias, variance = (np.mean([row[name] for row in here], 0).clip(1e-2) for name in ("bias", "variance"))
-            axes.plot(bias, variance, "o-", color=colour, markersize=4, label=f"{arm} critic")
-            for lam, x, y in zip(LAMBDAS, bias, variance, strict=True):
-                axes.annotate(f"{lam:g}", (x, y), fontsize=7, color=colour, xytext=(4, 3), textcoords="offset points")
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xlabel("squared bias, rewards² (drawn as 0.01 where less)")
-        axes.set_ylabel("variance, rewards²")
+            bias, variance = (np.mean([row[name] for row in here], 0) for name in ("bias", "variance"))
+            axes.plot(places, bias, "o-", color=colour, markersize=4, label=f"{arm} critic")
+            axes.plot(places, variance, "--", color=colour)
+        axes.set_yscale("symlog", linthresh=0.1)
+        axes.axhline(0.0, color="#8c959f", linewidth=0.8)
+        axes.set_xticks(places, [f"{lam:g}" for lam in LAMBDAS])
+        axes.set_xlabel("λ (solid: squared bias, dashed: variance)")
+        axes.set_ylabel("squared rewards")
         axes.legend(frameon=False)
 
 

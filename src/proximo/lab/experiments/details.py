@@ -14,7 +14,15 @@ from proximo.lab.statistics import Verdict
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-USUAL = ("value_clip", "recompute_advantages", "normalize_advantages")
+USUAL = (
+    "value_clip",
+    "recompute_advantages",
+    "normalize_advantages",
+    "max_grad_norm",
+    "orthogonal",
+    "adam_epsilon",
+    "learning_rate",
+)
 SEEDS = "other seeds"
 """A factor that changes nothing but the seeds: the control."""
 LEAST = 0.05
@@ -26,7 +34,8 @@ class Details(Experiment):
     Args:
         quick: seconds instead of minutes.
         environment: a task.
-        details: names of settings, all of their path (`update.value_clip`) or its end (`value_clip`).
+        details: names of settings, all of their path (`update.value_clip`) or its end (`value_clip`); those of `USUAL`
+            if None, or three of them if quick.
         steps: of each run.
 
     Raises:
@@ -40,11 +49,12 @@ class Details(Experiment):
         *,
         quick: bool = False,
         environment: str = "CartPole-v1",
-        details: Sequence[str] = USUAL,
+        details: Sequence[str] | None = None,
         steps: int | None = None,
     ) -> None:
         super().__init__(quick=quick)
-        self.environment, self.details = environment, found(details)
+        self.environment = environment
+        self.details = found(details if details is not None else USUAL[:3] if quick else USUAL)
         self.steps = steps or (4_000 if quick else 60_000)
         self.design = design([*self.details, SEEDS])
 
@@ -100,7 +110,15 @@ class Details(Experiment):
             word = words.get(said, "undecided" if "undecided" in said else "no difference that matters")
             levels = (str(value).lower() for value in LEVELS[detail])
             rows.append((f"`{detail}`", *levels, *_numbers(up), word))
-        rows.append((f"{SEEDS} (control)", "", "", *_numbers(judged[-1].verdict), judged[-1].verdict.word))
+        rows.append(
+            (
+                f"Control, which must not be supported: {SEEDS}",
+                "",
+                "",
+                *_numbers(judged[-1].verdict),
+                judged[-1].verdict.word,
+            )
+        )
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
     def draw(self, axes: "Axes", rows: Sequence[Row]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from proximo.lab.experiment import Claim, Experiment, Row
-from proximo.lab.off_policy import Episode, dqn_episodes
+from proximo.lab.off_policy import Episode, dqn_episodes, require
 from proximo.lab.policies import iterate, settings, training
 
 if TYPE_CHECKING:
@@ -40,13 +40,14 @@ class Reuse(Experiment):
 
     def measure(self, arm: str, seed: int) -> dict[str, Any]:
         """`score` of the whole run, its `curve`, `seconds_used` of the processor, and the KL of its updates."""
+        require(task for arm, (_, task) in BESIDE.items() if arm in self.arms())
         if arm in EPOCHS:
             return _ppo(CART, seed + 1000 * arm.endswith("again"), 4_000 if self.quick else 60_000, EPOCHS[arm])
         algorithm, task = BESIDE[arm]
         steps = 2_000 if self.quick else STEPS[task]
         if algorithm == "PPO":
             return _ppo(task, seed, steps, None)
-        return _learnt(task, steps, dqn_episodes(task, seed, steps))
+        return in_numbers(task, steps, dqn_episodes(task, seed, steps))
 
     def claims(self) -> list[Claim]:
         """Epochs beside each other, and DQN beside PPO for each task that is tried."""
@@ -126,15 +127,21 @@ def _ppo(task: str, seed: int, steps: int, epochs: int | None) -> dict[str, Any]
             divergences.append(float(row["exact_kl"] or 0.0))
             if mean is not None:
                 episodes.append((begun.progress.steps, time.process_time() - started, mean))
-    return {**_learnt(task, steps, episodes), "kl": sum(divergences) / len(divergences), "largest_kl": max(divergences)}
+    return {
+        **in_numbers(task, steps, episodes),
+        "kl": sum(divergences) / len(divergences),
+        "largest_kl": max(divergences),
+    }
 
 
-def _learnt(task: str, steps: int, episodes: Sequence[Episode]) -> dict[str, Any]:
-    """A run in numbers: mean return over equal parts of its steps, the last one known where no episode ended."""
+def in_numbers(task: str, steps: int, episodes: Sequence[Episode]) -> dict[str, Any]:
+    """A run in numbers: mean return over equal parts of its steps, the last one known where no episode ended. What a
+    last rollout has beyond the steps counts as their end.
+    """
     curve: list[list[float]] = []
     for part in range(1, POINTS + 1):
         bounds = steps * (part - 1) / POINTS, steps * part / POINTS
-        here = [each for each in episodes if bounds[0] < each[0] <= bounds[1]]
+        here = [each for each in episodes if bounds[0] < min(each[0], steps) <= bounds[1]]
         if here:
             curve.append([bounds[1], here[-1][1], sum(value for *_, value in here) / len(here)])
         elif curve:
