@@ -34,7 +34,7 @@ from proximo.language.ppo.setup import (
 from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.informative import reward_scale, reward_statistics
 from proximo.language.rewards.terms import RewardTerm, combine
-from proximo.language.sampling.sampler import Samples, SamplingParameters, generate, stop_tokens
+from proximo.language.sampling.sampler import Sampler, Samples, SamplingParameters, generate, stop_tokens
 from proximo.language.sampling.texts import Texts, text_statistics, to_batch, to_texts
 from proximo.runs.config.toml import to_toml
 from proximo.runs.replay.ring import Ring
@@ -93,6 +93,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         rewards: what scores the responses.
         reward_decoder: what a separate critic starts from (`critic_from = reward`).
         reward_head: what reads its first values off that; None starts with values of 0.
+        sampler: draws the responses.
 
     Raises:
         UserError: settings, model and data that do not fit together.
@@ -108,8 +109,10 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         *,
         reward_decoder: Any = None,
         reward_head: Any = None,
+        sampler: Sampler = generate,
     ) -> None:
         super().__init__()
+        self._draw = sampler
         self.config, self.tokenizer, self.rewards = config, tokenizer, list(rewards)
         check_fit(config, model, tokenizer, prompts, self.rewards)
         self.config = config = replace(config, compute=chosen_type(config.compute, next(model.parameters()).device))
@@ -232,7 +235,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         if longest is not None and longest < parameters.max_tokens:
             parameters = replace(parameters, max_tokens=longest)
         with self.roles.as_sampler() as stack:
-            return generate(
+            return self._draw(
                 stack,
                 self.roles.head,
                 prompts,

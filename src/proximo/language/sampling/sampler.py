@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -59,6 +59,22 @@ class Samples:
     states: list[Tensor]
     """Per row `[prompt + length - 1, d]`: what the lowest part said of every token that was read; empty unless the
     stack has two parts."""
+
+
+class Sampler(Protocol):
+    """What draws responses; `generate` is one. Another engine fits here if it gives what `Samples` says."""
+
+    def __call__(
+        self,
+        stack: Stack,
+        head: torch.nn.Linear,
+        prompts: Sequence[Sequence[int]],
+        parameters: SamplingParameters,
+        *,
+        generator: torch.Generator | None = None,
+        cache: Kind = "dynamic",
+    ) -> Samples:
+        """One response to each prompt, see `generate`."""
 
 
 @torch.no_grad()
