@@ -12,14 +12,12 @@ from proximo.algorithms.ppo import PPO
 
 _NO_CRITIC = "it learns no values: the other responses to a prompt take the critic's place"
 _GROUPS = "advantages are compared within the responses to each prompt"
+_WHOLE = "a response is rewarded as a whole, and no token's value is estimated"
 
 
 @dataclass(frozen=True)
 class Grouped(PPO):
-    """Several responses to each prompt; a response's advantage is what it got less what the others got.
-
-    `gamma` and `lam` of the run have no say: rewards are of whole responses.
-    """
+    """Several responses to each prompt; a response's advantage is what it got less what the others got."""
 
     critic: ClassVar[bool] = False
     lacks: ClassVar[Mapping[str, str]] = {
@@ -30,6 +28,7 @@ class Grouped(PPO):
         "dual_clip": "clip and clip_high bound the ratio",
         "micro_batches": "token_budget decides what goes through the network at once",
     }
+    unread: ClassVar[Mapping[str, str]] = {"gamma": _WHOLE, "lam": _WHOLE}
     elsewhere: ClassVar[Mapping[str, str]] = {"control": "it compares the responses of a language model to one prompt"}
 
     value_coefficient: float = 0.0

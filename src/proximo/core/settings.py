@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import inf
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from proximo.core.schedules import Schedule, as_setting
 
@@ -34,6 +34,9 @@ class UpdateSettings:
     `inputs["ref_log_prob"]` `[B, R]` and `inputs["kl_coefficient"]` `[B]`, where there is a reference."""
     elsewhere: ClassVar[Mapping[str, str]] = {}
     """Kinds of runs that an algorithm is not for, `control` or `language`, and why."""
+
+    unread: ClassVar[Mapping[str, str]] = {}
+    """Settings of the run that an algorithm does not read, and why: they can not be set beside it."""
 
     epochs: int = 10
     """Passes over each rollout."""
@@ -111,6 +114,18 @@ class UpdateSettings:
         """
         if kind in self.elsewhere:
             raise ValueError(f"{type(self).__name__} is not for this kind of run: {self.elsewhere[kind]}")
+
+    def check_unread(self, run: Any) -> None:
+        """Refuse settings of the run, a dataclass, that mean nothing to the algorithm.
+
+        Raises:
+            ValueError: one is not at its default.
+        """
+        for field in fields(run):
+            if field.name in self.unread and (value := getattr(run, field.name)) != field.default:
+                raise ValueError(
+                    f"{field.name} = {value} has no say in {type(self).__name__}: {self.unread[field.name]}"
+                )
 
     @classmethod
     def short_name(cls, path: str) -> str:

@@ -132,7 +132,8 @@ def check_made_from(opening: Opening) -> None:
 def _models(config: Any) -> dict[str, tuple[str, str]]:
     """Folder and weights of each model that the settings name, by its place in them."""
     named = {place: getattr(config, place, "") for place in _STARTS}
-    named |= {"judge": getattr(config, "judge", "")}
+    if getattr(config, "stop_at_peak", False):  # a judge that only watches decides nothing
+        named["judge"] = config.judge
     named |= {f"rewards {i}": name for i, name in enumerate(getattr(config, "rewards", {}), 1)}
     found = {place: (name, weights_id(Path(without_label(name)[0]))) for place, name in named.items() if name}
     return {place: (name, weights) for place, (name, weights) in found.items() if weights}

@@ -103,7 +103,7 @@ class PPOConfig:
     judge: str = ""
     """What scores held-out prompts while the run goes on and is not optimised: folder of a judge or of another reward
     model, or module:function. RUN/judge where there is one and none is named; without one nobody judges."""
-    judge_every: int = 4
+    judge_every: int = 8
     """Iterations between two such measurements."""
     judge_prompts: int = 64
     """Prompts that each of them asks, the last ones of `held_out`, always with the same random numbers."""
@@ -199,6 +199,7 @@ class PPOConfig:
                 "decides what goes through the network at once"
             )
         self.update.check_kind(self.kind)
+        self.update.check_unread(self)
         if self.sharing.critic == "separate" and not self.update.critic:
             raise ValueError(
                 f"sharing.critic = separate: {type(self.update).__name__} learns no values, so it has no critic to be "

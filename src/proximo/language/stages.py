@@ -102,9 +102,16 @@ def configure(stage: str, preset: str, run: str) -> Any:
             config = replace(config, policy=str(policy))
         if (reward / "config.json").exists() and not config.rewards:
             config = replace(config, rewards={str(reward): 1.0})
-        if (Path(run) / "judge" / JUDGE).exists() and not config.judge:
-            config = replace(config, judge=str(Path(run) / "judge"))
+        config = config if config.judge else replace(config, judge=_judge_of(Path(run)))
     return config
+
+
+def _judge_of(run: Path) -> str:
+    """The judge of a PPO run that is there, or of a new one that which is beside it; "" if nobody judges."""
+    begun, beside = run / "ppo" / "config.toml", run / "judge"
+    if begun.is_file():  # a judge that was made since changes nothing
+        return str(read_toml(begun).get("judge", ""))
+    return str(beside) if (beside / JUDGE).exists() else ""
 
 
 def folder_of_run(run: Any) -> str:

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 import proximo
 from proximo import language
 from proximo.language.rewards.terms import combined
+from proximo.language.stages import JUDGE, configure
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
 
 PROMPTS = [{"prompt": f"w{i} w{i + 1}"} for i in range(4, 9)]
@@ -139,3 +140,14 @@ def test_the_way_an_ensemble_is_combined_decides_what_is_optimised(tmp_path, tin
         (row,) = rows(run)
         parts = [row["reward/per_word"], row["reward/shorter"]]
         assert row["score"] <= min(parts) + 1e-6 if how == "min" else abs(row["score"] - sum(parts)) < 1e-6
+
+
+def test_the_judge_beside_a_new_run_is_taken_and_one_that_was_made_later_changes_nothing(tmp_path):
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / JUDGE).write_text("{}")
+    assert configure("ppo", "", str(tmp_path)).judge == str(tmp_path / "judge")
+    (tmp_path / "ppo").mkdir()
+    (tmp_path / "ppo" / "config.toml").write_text('kind = "language"\n')
+    assert configure("ppo", "", str(tmp_path)).judge == ""
+    (tmp_path / "ppo" / "config.toml").write_text('kind = "language"\njudge = "other"\n')
+    assert configure("ppo", "", str(tmp_path)).judge == "other"

@@ -84,6 +84,7 @@ def test_a_run_without_any_difference_of_rewards_ends_with_that_sentence(name, t
         ({"algorithm": "trpo"}, "TRPO is not for this kind of run"),
         ({"algorithm": "grpo", "sharing": {"critic": "separate"}}, "GRPO learns no values"),
         ({"algorithm": "grpo", "update": {"value_coefficient": 0.5}}, "GRPO has no value_coefficient"),
+        ({"algorithm": "rloo", "lam": 0.9}, "lam = 0.9 has no say in RLOO: a response is rewarded as a whole"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_leaves_nothing(settings, words, tmp_path, tiny_folder):
