@@ -54,7 +54,7 @@ def past_the_peak(run: Record) -> Iterator[Diagnosis]:
     way = number(seen[best + 1][2].get("judge_distance")) or 0.0
     now = run.amount("kl.coefficient")
     yield diagnosis(
-        "P057",
+        "P061",
         "red" if fallen > 3 * error else "amber",
         f"judge {smooth[best]:.2f} at √KL {way:.1f}, {last:.2f} at the end, while the score "
         f"went from {before:.2f} to {after:.2f}",

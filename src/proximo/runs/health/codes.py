@@ -146,7 +146,7 @@ _RUN = (
         "raise kl.coefficient; train a better reward model; stop earlier",
     ),
     Code(
-        "P057",
+        "P061",
         "past-the-peak",
         "a judge that is not optimised liked the policy better before: later steps learnt the reward's mistakes",
         "train with stop_at_peak, or take the policy in best_policy",
