@@ -137,7 +137,7 @@ def _early_peak(way: Sequence[float], judged: Sequence[float]) -> float | None:
     """√KL of the peak as the first 40 % of the measurements tell it; None where they tell none."""
     count = math.ceil(0.4 * len(way))
     found = fit_of_means(torch.tensor(way[:count]), torch.tensor(judged[:count]))
-    return None if found is None or not math.isfinite(found.peak) else found.peak
+    return None if found is None or not math.isfinite(found[1]) else found[1]
 
 
 def _smooth(values: Sequence[float]) -> list[float]:

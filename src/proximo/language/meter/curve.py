@@ -1,4 +1,4 @@
-"""How a judge's score goes with the way from the reference: a curve through what was measured, and its peak.
+"""How a judge's score goes with the way from the reference: a curve through what was measured, and the peak.
 
 Gao, Schulman & Hilton (2022), section 3.1: with d = sqrt(KL(policy, reference)) the score that is not optimised follows
 R(d) = R(0) + d (α - β log d) under reinforcement learning. It rises with slope α at first, and falls beyond
@@ -32,26 +32,26 @@ class Curve:
     @property
     def peak(self) -> float:
         """√KL at which the score is highest; infinite where no end of its rise is in sight, 0 where it only falls."""
-        return float(_peaks(torch.tensor([[self.start, self.alpha, self.beta]], dtype=torch.float64)))
+        return float(_peaks_of(torch.tensor([[self.start, self.alpha, self.beta]], dtype=torch.float64)))
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A curve, and how well what was measured knows it."""
+    """A curve, and where the peak is."""
 
     curve: Curve
+    peak: float
+    """√KL of the highest score: as measured where it is behind, or else as the curve foretells it; may be infinite."""
     low: float
-    """Of the interval that covers the peak with 95 %, √KL; may be infinite, as `high`."""
+    """Of the interval that covers the peak with 95 %; may be infinite, as `high`."""
     high: float
     passed: float
-    """Share of the resamples whose peak lies before the last measurement."""
+    """Share of the resamples whose peak is behind."""
 
 
 def fit(scores: Tensor, divergences: Tensor, *, seed: int = 0) -> Fit | None:
-    """The curve by weighted least squares, its peak's interval by a bootstrap over the prompts.
+    """The curve by least squares, and the peak with an interval by a bootstrap over the prompts.
 
-    What lies near the peak counts most, with weights that fall like a Gaussian over a third of its distance: far beyond
-    it the score follows no law that is known. Each part of the way counts the same, however often it was measured.
     Prompts are drawn with their whole history, since their noise is the same at every measurement (Efron & Tibshirani
     1993, section 13.3): that of the scores and that of the KL both count.
 
@@ -64,24 +64,23 @@ def fit(scores: Tensor, divergences: Tensor, *, seed: int = 0) -> Fit | None:
         None with fewer than `FEWEST` measurements, or where the policy has not moved.
     """
     scores, divergences = scores.double(), divergences.double()
-    count, prompts = scores.shape
-    way = _distance(divergences.mean(1))
-    if count < FEWEST or not float(way.max()) > 0:
+    prompts = scores.shape[1]
+    whole = fit_of_means(_distance(divergences.mean(1)), scores.mean(1))
+    if whole is None:
         return None
-    start, alpha, beta = _around_the_peak(way[None], scores.mean(1)[None])[0].tolist()
     draws = torch.randint(prompts, (RESAMPLES, prompts), generator=torch.Generator().manual_seed(seed))
-    curves = _around_the_peak(_distance(divergences[:, draws].mean(2).T), scores[:, draws].mean(2).T)
-    peaks = _peaks(curves)
+    _, peaks, behind = _peaks(_distance(divergences[:, draws].mean(2).T), scores[:, draws].mean(2).T)
     ordered = peaks.sort().values
     low, high = (float(ordered[round(share * (RESAMPLES - 1))]) for share in (0.025, 0.975))
-    return Fit(Curve(start, alpha, beta), low, high, float((peaks < way[-1]).double().mean()))
+    return Fit(*whole, low, high, float(behind.double().mean()))
 
 
-def fit_of_means(ways: Tensor, means: Tensor) -> Curve | None:
-    """The curve alone, of √KL `[M]` and mean scores `[M]`; None with fewer than `FEWEST` measurements."""
+def fit_of_means(ways: Tensor, means: Tensor) -> tuple[Curve, float] | None:
+    """Curve and peak alone, of √KL `[M]` and mean scores `[M]`; None as for `fit`."""
     if len(ways) < FEWEST or not float(ways.max()) > 0:
         return None
-    return Curve(*_around_the_peak(ways.double()[None], means.double()[None])[0].tolist())
+    curves, peaks, _ = _peaks(ways.double()[None], means.double()[None])
+    return Curve(*curves[0].tolist()), float(peaks[0])
 
 
 def _distance(divergence: Tensor) -> Tensor:
@@ -89,30 +88,33 @@ def _distance(divergence: Tensor) -> Tensor:
     return divergence.clamp_min(0.0).sqrt()
 
 
-def _around_the_peak(ways: Tensor, means: Tensor) -> Tensor:
-    """`[B, 3]`: start, α and β for each row of `[B, M]`, by weights around the peak that the weights lead to."""
-    shares, furthest = _shares(ways), ways.amax(1)
-    near = _gaussian(ways.unsqueeze(2) - ways.unsqueeze(1), (_SMOOTH * furthest).view(-1, 1, 1)) * shares.unsqueeze(1)
-    smooth = (near * means.unsqueeze(1)).sum(2) / near.sum(2).clamp_min(1e-12)
-    least = _LEAST * furthest
-    centre = torch.maximum(ways.gather(1, smooth.argmax(1, keepdim=True)).squeeze(1), least)
-    for _ in range(_ROUNDS):
-        weights = _gaussian(ways - centre.unsqueeze(1), _REACH * centre.unsqueeze(1)) * shares
-        curves = _least_squares(ways, means, weights)
-        # Half of the way: a centre that jumps takes its weights along, and may jump back.
-        centre = (centre + _peaks(curves).clamp_min(0.0).minimum(furthest).maximum(least)) / 2
-    return curves
+def _peaks(ways: Tensor, means: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Curves `[B, 3]`, √KL of their peaks `[B]` and whether these are behind `[B]`, for rows of `[B, M]`.
+
+    A peak is behind where the highest mean of neighbours has others after it. The law is an average of many runs, and
+    one run may turn sharply, so a peak that was measured is where it was measured.
+    """
+    count = ways.shape[1]
+    curves = _least_squares(ways, means, _shares(ways))
+    half = min(2, count // 8)
+    smooth, at = _smoothed(means, half), _smoothed(ways, half)
+    best = smooth.argmax(1, keepdim=True)
+    measured, behind = at.gather(1, best).squeeze(1), best.squeeze(1) < count - 1 - half
+    foretold = torch.maximum(_peaks_of(curves), measured)
+    return curves, torch.where(behind, measured, foretold), behind
 
 
-_REACH, _SMOOTH, _LEAST, _ROUNDS = 1 / 3, 0.15, 0.1, 6
-
-
-def _gaussian(x: Tensor, width: Tensor) -> Tensor:
-    return torch.exp(-0.5 * (x / width.clamp_min(1e-9)) ** 2)
+def _smoothed(values: Tensor, half: int) -> Tensor:
+    """Means of each value and `half` neighbours on each side, as far as there are any; `[B, M]`."""
+    windows = torch.nn.functional.pad(values, (half, half), value=torch.nan).unfold(1, 2 * half + 1, 1)
+    return windows.nanmean(2)
 
 
 def _shares(ways: Tensor) -> Tensor:
-    """How much of the way each measurement stands for, `[B, M]`: half of what lies between it and its neighbours."""
+    """How much of the way each measurement stands for, `[B, M]`: half of what lies between it and its neighbours.
+
+    Each part of the way counts the same, however often it was measured.
+    """
     ordered, order = ways.sort(1)
     gaps = ordered.diff(dim=1) / 2
     shares = torch.nn.functional.pad(gaps, (0, 1)) + torch.nn.functional.pad(gaps, (1, 0))
@@ -127,7 +129,7 @@ def _least_squares(ways: Tensor, means: Tensor, weights: Tensor) -> Tensor:
     return torch.linalg.lstsq(features * root, means.unsqueeze(2) * root, driver="gelsd").solution.squeeze(2)
 
 
-def _peaks(curves: Tensor) -> Tensor:
+def _peaks_of(curves: Tensor) -> Tensor:
     """√KL of each curve's peak, `[B]`, see `Curve.peak`."""
     alpha, beta = curves[:, 1], curves[:, 2]
     inside = (alpha / torch.where(beta > 0, beta, 1.0) - 1).clamp_max(700.0).exp()

@@ -161,7 +161,7 @@ class Meter(Callback):
         }
         if found is not None:
             curve = found.curve
-            seen |= {"judge_alpha": curve.alpha, "judge_beta": curve.beta, "judge_peak": _finite(curve.peak)}
+            seen |= {"judge_alpha": curve.alpha, "judge_beta": curve.beta, "judge_peak": _finite(found.peak)}
             seen |= {"judge_peak_low": _finite(found.low), "judge_peak_high": _finite(found.high)}
         return seen
 
@@ -175,7 +175,7 @@ class Meter(Callback):
         assert found is not None
         best, means = self.best, self.means
         return (
-            f"the judge's peak is behind: at √KL {found.curve.peak:.2f} ({found.low:.2f} to {found.high:.2f}), now "
+            f"the judge's peak is behind: at √KL {found.peak:.2f} ({found.low:.2f} to {found.high:.2f}), now "
             f"{self.distances[-1]:.2f}; judge {means[best]:.2f} at {self.responses[best]:,} responses, now "
             f"{means[-1]:.2f}"
         )
@@ -191,7 +191,7 @@ class Meter(Callback):
             "judge_best": means[best],
             "judge_best_responses": self.responses[best],
         }
-        return seen if found is None else seen | {"judge_peak": _finite(found.curve.peak)}
+        return seen if found is None else seen | {"judge_peak": _finite(found.peak)}
 
     @property
     def last_is_best(self) -> bool:
