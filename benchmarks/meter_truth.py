@@ -4,8 +4,8 @@
 
 Each seed is another model, another taste and another reward (`proximo.lab.words`). PPO with a price of 0.02 is trained
 until the judge's exact mean is back where it began, or for 300 iterations. After each iteration the judge's mean and
-√KL are measured on 64 answers, as the meter does, and computed exactly from all responses. The exact peak is the iteration with the highest exact mean.
-Rows are kept, and a seed that is there is not measured again.
+√KL are measured on 64 answers, as the meter does, and computed exactly from all responses. The exact peak is the
+iteration with the highest exact mean. Rows are kept, and a seed that is there is not measured again.
 """
 
 import argparse
@@ -96,10 +96,8 @@ def main() -> None:
         row = next(row for row in rows if row["seed"] == seed)
         low, high = row["interval"]
         said = f"exact {row['exact']:.2f}, meter {row['meter']:.2f} ({low:.2f} to {high:.2f}), {row['error']:+.0%}"
-        print(
-            f"seed {seed}: {said}, misses {row['lost']:.0%} of the rise; judge {' -> '.join(f'{x:.2f}' for x in row['judge'])}",
-            flush=True,
-        )
+        judged = " -> ".join(f"{x:.2f}" for x in row["judge"])
+        print(f"seed {seed}: {said}, misses {row['lost']:.0%} of the rise; judge {judged}", flush=True)
     near = sum(abs(row["error"]) <= 0.1 for row in rows)
     print(f"{near} of {len(rows)} within 10 %")
     print(f"{sum(row['lost'] <= 0.1 for row in rows)} of {len(rows)} miss a tenth of the judge's rise at most")
