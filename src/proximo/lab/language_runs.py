@@ -57,7 +57,13 @@ def words(seed: int) -> Task:
     """The language of five words; each seed has another model and another taste."""
     made = Words(seed)
     model, reward, judge = made.model(), made.scorer(made.reward), made.scorer(made.judge)
-    settings: dict[str, Any] = {"response_limit": LONGEST, "missing_eos_floor": None, "score_clip": None, "batch": 64}
+    settings: dict[str, Any] = {
+        "threads": 1,
+        "response_limit": LONGEST,
+        "missing_eos_floor": None,
+        "score_clip": None,
+        "batch": 64,
+    }
     settings |= {"learning_rate": 1e-3, "sharing": {"mode": "full"}, "warmup": 0.0}
     settings |= {"update": {"epochs": 2, "minibatch_size": 32, "value_coefficient": 0.5, "max_grad_norm": 1.0}}
     return Task(
@@ -97,7 +103,7 @@ def movies(folder: Path) -> Task:
         prompt_limit=16,
         freeze=26,
         preset=MOVIES,
-        settings={"minutes": None},
+        settings={"minutes": None, "learning_rate": 3e-4},
     )
 
 
@@ -150,7 +156,7 @@ def ran(task: Task, folder: Path, *, flaw: float = 0.0, **settings: Any) -> Ran:
         settings: see `proximo.language.train`; those of the task otherwise.
     """
     rewards = [*task.sound, paying_for(task.flaw, flaw)] if flaw else task.rewards
-    chosen = {"preflight": "off", "progress": "quiet", "judge": task.judge, "threads": 1, "replay_mb": 0}
+    chosen = {"preflight": "off", "progress": "quiet", "judge": task.judge, "replay_mb": 0}
     chosen |= {**task.settings, **settings}
     results, ended = {}, ""
     try:

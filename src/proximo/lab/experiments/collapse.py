@@ -35,7 +35,7 @@ class Collapse(Experiment):
                 self.folder / "runs" / f"{arm.replace(' ', '')}-{factor}-{seed}{'-quick' if self.quick else ''}",
                 seed=seed + 1000 * (arm == ALONE),
                 learning_rate=(1e-3 if self.quick else 3e-4) * factor,
-                responses=320 if self.quick else 384,
+                responses=320,
                 judge="",
                 samples=0,
                 update={**task.settings.get("update", {}), **update},

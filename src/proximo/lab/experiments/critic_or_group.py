@@ -41,7 +41,7 @@ class CriticOrGroup(Experiment):
             seed=seed + 1000 * (arm == AGAIN),
             update=update,
             kl={"coefficient": 0.05},
-            responses=512 if self.quick else 768,
+            responses=512,
             learning_rate=1e-3 if self.quick else 3e-4,
             judge_every=2,
             samples=0,

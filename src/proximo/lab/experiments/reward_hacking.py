@@ -105,7 +105,7 @@ class RewardHacking(Experiment):
 
 
 QUICK: Mapping[str, Any] = {"responses": 768, "learning_rate": 1e-3}
-FULL: Mapping[str, Any] = {"responses": 768, "learning_rate": 1e-3}
+FULL: Mapping[str, Any] = {"responses": 512, "learning_rate": 2e-3}
 FLAW_PAYS = 1.0
 
 
