@@ -6,7 +6,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -132,10 +132,9 @@ def _carry_out(experiment: Any, options: Run | Ablate, folder: Path, asked: str,
 
     rows = run(experiment, folder, options.seeds, lambda sentence: print(sentence, file=sys.stderr))
     judged = experiment.judged(rows)
-    seconds = sum(row["seconds"] for row in rows)
     seeds = len({row["seed"] for row in rows})
     command = f"`proximo lab {asked} --seeds {seeds}`"
-    about = f"{command}, {seconds / 60:.1f} minutes on {_machine()}, {time.strftime('%Y-%m-%d')}."
+    about = f"{command}, {_spent(rows)} on {_machine()}, {time.strftime('%Y-%m-%d')}."
     written = page.write(experiment, rows, judged, Path(options.docs or folder), about)
     if options.json:
         claims = [{"says": each.claim.says, "control": each.claim.control, **vars(each.verdict)} for each in judged]
@@ -150,6 +149,14 @@ def _carry_out(experiment: Any, options: Run | Ablate, folder: Path, asked: str,
             print(f"  {mark}{each.claim.says}\n    {each.verdict}")
         print(f"the page is {written}")
     return 0 if all(each.sound for each in judged) else 1
+
+
+def _spent(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Minutes, and those of the processor, which other work on the machine does not lengthen, where all rows say so."""
+    minutes = f"{sum(row['seconds'] for row in rows) / 60:.1f} minutes"
+    if not all("processor_seconds" in row for row in rows):
+        return minutes
+    return f"{minutes} ({sum(row['processor_seconds'] for row in rows) / 60:.1f} of the processor)"
 
 
 def _machine() -> str:

@@ -140,9 +140,9 @@ def run(experiment: Experiment, folder: Path, seeds: int | None, told: Callable[
     for arm, seed in jobs:
         if (arm, seed) in there:
             continue
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.process_time()
         row = {"arm": arm, "seed": seed, **experiment.measure(arm, seed)}
-        row["seconds"] = time.perf_counter() - started
+        row |= {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - worked}
         with file.open("a") as out:
             out.write(json.dumps(row) + "\n")
         there[arm, seed] = row

@@ -110,15 +110,8 @@ class Details(Experiment):
             word = words.get(said, "undecided" if "undecided" in said else "no difference that matters")
             levels = (str(value).lower() for value in LEVELS[detail])
             rows.append((f"`{detail}`", *levels, *_numbers(up), word))
-        rows.append(
-            (
-                f"Control, which must not be supported: {SEEDS}",
-                "",
-                "",
-                *_numbers(judged[-1].verdict),
-                judged[-1].verdict.word,
-            )
-        )
+        last = judged[-1].verdict
+        rows.append((f"Control, which must not be supported: {SEEDS}", "", "", *_numbers(last), last.word))
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
     def draw(self, axes: "Axes", rows: Sequence[Row]) -> None:
