@@ -22,9 +22,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 from doctor_known_answers import answer, table
-from fruitless_cases import HEALTHY, HELD_OUT, NOTHING_TO_GAIN, TUNED_ON
+import fruitless_cases as cases_of
 
-SETS = {"tuned-on": TUNED_ON, "held-out": HELD_OUT, "healthy": HEALTHY, "nothing-to-gain": NOTHING_TO_GAIN}
+SETS = {
+    "tuned-on": cases_of.TUNED_ON,
+    "held-out": cases_of.HELD_OUT,
+    "healthy": cases_of.HEALTHY,
+    "nothing-to-gain": cases_of.NOTHING_TO_GAIN,
+    "environments-tuned-on": cases_of.ENVIRONMENTS_TUNED_ON,
+    "environments-held-out": cases_of.ENVIRONMENTS_HELD_OUT,
+    "environments-sound": cases_of.SOUND_ENVIRONMENTS,
+}
 
 
 def counts(rows: list[dict[str, Any]]) -> str:

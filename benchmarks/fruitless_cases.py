@@ -249,3 +249,50 @@ NOTHING_TO_GAIN = [
     for preset, steps in (("tuned", 80_000), ("paper", 40_000))
 ]
 """No policy is better than the random one: nothing red may be said."""
+
+ENVIRONMENTS_TUNED_ON = [
+    Case("env-ignored", "actions do nothing (CartPole-v1)", ("E012",), environment=fruitless.ignored),
+    Case("env-weak", "actions have 0.001 of their force (Pendulum-v1)", ("E012",), environment=fruitless.weak),
+    Case("env-noise", "observations are noise (CartPole-v1)", ("E013",), environment=fruitless.noise),
+    Case("env-random-reward", "the reward is a coin (Pendulum-v1)", ("E014",), environment=fruitless.random_reward),
+    Case("env-late-reward", "rewards come 50 steps late (Pendulum-v1)", ("E015",), environment=fruitless.late_reward),
+]
+
+ENVIRONMENTS_HELD_OUT = [
+    Case(
+        "env-half-flipped", "half of the actions flipped (Pendulum-v1)", ("E012",), environment=fruitless.half_flipped
+    ),
+    Case("env-elsewhere", "observations are another copy's", ("E012", "E013"), environment=fruitless.elsewhere),
+    Case("env-stale", "observations are 30 steps old", ("E013", "E015"), environment=fruitless.stale),
+    Case("env-shuffled", "observations' numbers change places", ("E013",), environment=fruitless.shuffled),
+    Case("env-late-actions", "actions arrive 40 steps late", ("E015",), environment=fruitless.late_actions),
+    Case("env-disturbed", "no reward below a wrapper's noise", ("E014",), environment=fruitless.disturbed_constant),
+]
+
+SOUND_ENVIRONMENTS = [
+    Case(f"env-{task}", "", (), environment=task)
+    for task in (
+        "CartPole-v1",
+        "Acrobot-v1",
+        "Pendulum-v1",
+        "MountainCar-v0",
+        "MountainCarContinuous-v0",
+        "LunarLander-v3",
+        "LunarLanderContinuous-v3",
+        "BipedalWalker-v3",
+        "HalfCheetah-v5",
+        "Hopper-v5",
+        "Walker2d-v5",
+        "Ant-v5",
+        "Humanoid-v5",
+        "InvertedPendulum-v5",
+        "InvertedDoublePendulum-v5",
+        "Swimmer-v5",
+        "Reacher-v5",
+        "Pusher-v5",
+        "FrozenLake-v1",
+        "Taxi-v3",
+        "Blackjack-v1",
+        "CliffWalking-v1",
+    )
+]

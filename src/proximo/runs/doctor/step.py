@@ -90,7 +90,8 @@ def too_small(run: Record) -> Iterator[Diagnosis]:
         if not changes and _frozen(run):
             yield diagnosis("P058", "red", f"KL 0 nats in each of {len(run.rows)} iterations")
             return
-        sound = not changes and seen is not None and (seen.improved or not _to_gain(run))
+        told = len(run.measured("ended")) > 0  # else an older version's run, of whose episodes nothing is known
+        sound = not changes and told and ((seen is not None and seen.improved) or not _to_gain(run))
         said = f"KL {usual:.2g} nats per update"
         changes = changes or ((_rate(run, factor),) if seen is None else _higher(run, factor))
         yield diagnosis("P022", "amber" if sound else "red", said, *changes)
