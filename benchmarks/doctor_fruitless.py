@@ -21,8 +21,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from doctor_known_answers import answer, table
 import fruitless_cases as cases_of
+from doctor_known_answers import answer, table
 
 SETS = {
     "tuned-on": cases_of.TUNED_ON,

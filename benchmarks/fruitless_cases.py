@@ -11,15 +11,26 @@ _GRU = {"memory": "gru"}
 
 TUNED_ON = [
     Case(
-        "ignored", "actions do nothing (CartPole-v1)", ("P047",), control(fruitless.ignored, 40_000, base="CartPole-v1")
+        "ignored",
+        "actions do nothing (CartPole-v1)",
+        ("P047",),
+        control(fruitless.ignored, 40_000, base="CartPole-v1"),
+        fast=True,
     ),
     Case(
         "normalized-constant",
         "a constant reward below NormalizeReward (Pendulum-v1)",
         ("P041", "P049"),
         control(fruitless.normalized_constant, 60_000, base="Pendulum-v1"),
+        fast=True,
     ),
-    Case("clip", "clip 0.0005 (CartPole-v1)", ("P059",), control("CartPole-v1", 40_000, update={"clip": 0.0005})),
+    Case(
+        "clip",
+        "clip 0.0005 (CartPole-v1)",
+        ("P059",),
+        control("CartPole-v1", 40_000, update={"clip": 0.0005}),
+        fast=True,
+    ),
     Case(
         "learning-rate-1e-7",
         "learning rate 1e-7 (Pendulum-v1)",

@@ -8,12 +8,14 @@ import numpy as np
 from proximo.control.probes.answers import Answers, ask, problems
 from proximo.control.probes.experience import from_updates
 from proximo.errors import UserError
-from proximo.runs.doctor.diagnosis import Diagnosis, change, diagnosis
+from proximo.runs.doctor.diagnosis import Change, Diagnosis, change, diagnosis
 from proximo.runs.doctor.learning import learning
 from proximo.runs.doctor.record import Record
 from proximo.runs.replay.entry import read
 
 _CODES = {"noise": "P049", "blind": "P048", "ignored": "P047", "late": "P057"}
+FEW_STEPS = 128
+"""Of a rollout; the presets' have 80 (A2C, which takes one step for each) to 8,192."""
 
 
 def probe(run: Record) -> Answers | None:
@@ -39,7 +41,7 @@ def learnt_nothing(run: Record) -> Iterator[Diagnosis]:
         return
     found = [*_settings(run), *_from_steps(run)]
     gain = run.probed is not None and run.probed.something_to_gain
-    if gain and found and not any(each.finding.severity == "red" for each in found):
+    if gain and found and found[0].finding.code.number != "P030" and not _any_red(found):
         found[0] = replace(found[0], finding=replace(found[0].finding, severity="red"))
     yield from found
     said = f"first policy {seen.first}, later at best {seen.best}"
@@ -47,7 +49,18 @@ def learnt_nothing(run: Record) -> Iterator[Diagnosis]:
         said += "; some actions pay better than others in its own steps, so there is something to learn"
     elif run.probed is not None:
         said += "; no action is seen to pay better than another: perhaps there is nothing to gain"
-    yield diagnosis("P046", "red" if gain else "amber", said)
+    yield diagnosis("P046", "red" if gain else "amber", said, *_more_steps(run))
+
+
+def _any_red(found: list[Diagnosis]) -> bool:
+    return any(each.finding.severity == "red" for each in found)
+
+
+def _more_steps(run: Record) -> Iterator[Change]:
+    """A longer rollout, where one has so few steps that an update is mostly chance."""
+    length, count = run.amount("rollout_length"), run.amount("environments")
+    if 0 < length * count < FEW_STEPS:
+        yield change("rollout_length", int(length), int(2048 // count))
 
 
 def _settings(run: Record) -> Iterator[Diagnosis]:
@@ -62,6 +75,11 @@ def _settings(run: Record) -> Iterator[Diagnosis]:
             "P025", "red", f"entropy {entropy[0]:.2g} in the first iteration already: nothing is ever tried"
         )
     yield from _small_inputs(run)
+    size = run.measured("return_rms")
+    if len(size) and 0 < np.median(size) < 1e-3:
+        now = run.setting("normalizers.rewards")
+        changes = (change("normalizers.rewards", now, "scale"),) if now == "off" else ()
+        yield diagnosis("P031", "red", f"returns of size {np.median(size):.2g}", *changes)
     gamma, lengths = run.setting("gamma"), run.measured("episode_length")
     # Twice as strict as `horizon`, which has to leave runs alone that learn.
     length = float(np.median(lengths)) if len(lengths) else 0.0

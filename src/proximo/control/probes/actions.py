@@ -11,7 +11,9 @@ MOST_ROWS = 6000
 """Steps that a question is put to, the last ones."""
 MOST_LAG = 64
 """Steps that an effect may be late."""
-NONE = Effect(0.0, 1.0, 1.0)
+SOON = 4
+"""Steps within which an effect is not late."""
+NONE = Effect(0.0, 1.0, 1.0, 0.0)
 """Nothing is known."""
 
 
@@ -35,12 +37,27 @@ def states(x: np.ndarray) -> np.ndarray | None:
 
 
 def on_what_follows(seen: Experience) -> Effect:
-    """On the next observation, the reward, and whether the episode terminates, beyond what the observation says."""
+    """On what is seen next and some steps later, the reward, and whether the episode terminates, beyond what this and
+    the last observation say.
+    """
     found = [
         _of(seen, seen.together, seen.following - seen.observations),
+        _of(seen, *_moved(seen, SOON)),
         _of(seen, seen.counted, np.stack([seen.rewards, seen.terminated], -1).astype(np.float64)),
     ]
     return max(found, key=lambda each: (each.clear(), each.share))
+
+
+def _moved(seen: Experience, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the same episode goes on for so many steps, `[T, N]`, and what has changed by then, `[T, N, D]`.
+
+    Where velocities are not seen, or a force moves them only at the end of a step, the next observation is too soon.
+    """
+    there, change = np.zeros_like(seen.counted), np.zeros_like(seen.observations)
+    if len(there) > steps:
+        there[:-steps] = seen.pairs(steps)
+        change[:-steps] = seen.observations[steps:] - seen.observations[:-steps]
+    return there, change
 
 
 def on_returns(seen: Experience, gamma: float) -> Effect:
@@ -50,7 +67,7 @@ def on_returns(seen: Experience, gamma: float) -> Effect:
         total, whole = rewards_ahead(seen, steps, gamma)
         if whole.sum() >= 200:
             found.append(_of(seen, whole, total[..., None]))
-    return min(found, key=lambda each: each.p, default=NONE)
+    return max(found, key=lambda each: each.deviations, default=NONE)
 
 
 def rewards_ahead(seen: Experience, steps: int, gamma: float) -> tuple[np.ndarray, np.ndarray]:
@@ -78,6 +95,7 @@ def _of(seen: Experience, where: np.ndarray, targets: np.ndarray) -> Effect:
     if len(rows) < 200:
         return NONE
     x = seen.observations.reshape(-1, seen.observations.shape[-1])[rows]
+    both = np.concatenate([x, seen.before.reshape(-1, x.shape[1])[rows]], 1)
     y = targets.reshape(-1, targets.shape[-1])[rows]
     done = seen.actions.reshape(-1, seen.actions.shape[-1])[rows]
     number = states(x)
@@ -87,7 +105,7 @@ def _of(seen: Experience, where: np.ndarray, targets: np.ndarray) -> Effect:
     near = standardized(x)[:, -8:]
     products = [own[:, :, None] * near[:, None, :]] if own.shape[1] * near.shape[1] <= 96 else []
     given = np.concatenate([own, *(p.reshape(len(rows), -1) for p in products)], 1)
-    return effect(given, features(x), _few(y))
+    return effect(given, features(both), _few(y))
 
 
 def _few(y: np.ndarray) -> np.ndarray:
@@ -111,7 +129,7 @@ def _within_states(state: np.ndarray, cell: np.ndarray, targets: np.ndarray) -> 
     total = ((targets - targets.mean(0)) ** 2).sum(0)
     varies = total > 1e-12 * len(targets)
     if not varies.any():
-        return Effect(0.0, 0.0, 1.0)
+        return Effect(0.0, 0.0, 1.0, 0.0)
 
     def centred(x: np.ndarray, group: np.ndarray) -> np.ndarray:
         count = np.bincount(group)
@@ -157,7 +175,7 @@ def _best_lag(seen: Experience, given: np.ndarray, targets: np.ndarray, where: n
     """The lag at which `given` explains most of a target, if it is far more than at none and at one."""
     shares: list[float] = []
     for lag in range(min(MOST_LAG, len(targets) - 1)):
-        mask = seen.pairs(lag)[0] & where[lag:]
+        mask = seen.pairs(lag) & where[lag:]
         if mask.sum() < 500:
             break
         x, y = given[: len(given) - lag][mask][-MOST_ROWS:], targets[lag:][mask][-MOST_ROWS:]

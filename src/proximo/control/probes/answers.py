@@ -45,7 +45,7 @@ class Answers:
     @property
     def something_to_gain(self) -> bool:
         """Some actions are followed by better returns than others, so a better policy exists."""
-        return self.returns.p < 0.01
+        return self.returns.clear()
 
     @property
     def blind(self) -> bool:
@@ -61,6 +61,8 @@ class Answers:
     def ignored(self) -> bool:
         """Nothing that follows depends on the action, or hardly."""
         seen = self.follows
+        if self.something_to_gain:
+            return False
         if seen.clear():
             return seen.share < WEAK and seen.limit < UNSEEN
         return seen.limit < UNSEEN

@@ -51,12 +51,19 @@ class Experience:
         whole = (flat == np.round(flat)).all(0)
         return np.array([bool(w) and len(np.unique(flat[:, i])) <= MOST_LEVELS for i, w in enumerate(whole)], bool)
 
-    def pairs(self, lag: int) -> tuple[np.ndarray, np.ndarray]:
-        """Masks `[T - lag, N]` of `[:-lag]` and `[lag:]`: the same rows, which lie `lag` steps apart in one episode."""
+    @property
+    def before(self) -> np.ndarray:
+        """`[T, N, D]`: the observation of the step before; its own where it is the first of an episode."""
+        seen = self.observations.copy()
+        same = self.pairs(1)
+        seen[1:][same] = self.observations[:-1][same]
+        return seen
+
+    def pairs(self, lag: int) -> np.ndarray:
+        """`[T - lag, N]`: where a step and the one `lag` steps after it are of one episode."""
         end = len(self.rewards) - lag
         same = self.episodes[:end] == self.episodes[lag:]
-        mask = same & self.counted[:end] & self.counted[lag:]
-        return mask, mask
+        return np.asarray(same & self.counted[:end] & self.counted[lag:])
 
 
 def from_updates(kept: Kept) -> Experience | None:

@@ -70,7 +70,7 @@ def learning(run: Record) -> Learning | None:
     enough = np.flatnonzero(np.cumsum(counts) >= fewest)
     if not len(enough) or rows < FEWEST_ITERATIONS or enough[0] >= rows // 2:
         return None
-    end = int(enough[0]) + 1
+    end = max(int(enough[0]) + 1, min(_unbiased(run), rows // 10))
     first = _pooled(counts, means, stds, slice(0, end))
     longer = max(end, rows // 10)  # the first tenth, if nothing has risen in it
     if (
@@ -89,6 +89,20 @@ def learning(run: Record) -> Learning | None:
     fair = steps <= 0 or run.steps >= FAIR_SHARE * steps
     improved = sure >= SURE and size >= 0.1
     return Learning(first, best, later[-1], improved, fair and not improved and size < SMALL)
+
+
+LENGTHS = 10
+"""Episodes one after the other in each environment, before those that have ended stand for all: the mean of those that
+end within n mean lengths is short by some half of a length in n (renewal theory: Cox 1962, section 5)."""
+
+
+def _unbiased(run: Record) -> int:
+    """Iterations in which so many follow each other; 0 where all are of one length."""
+    lengths, spreads = run.measured("episode_length"), run.measured("episode_length_std")
+    if not len(lengths) or not len(spreads) or spreads[0] < 0.05 * lengths[0]:
+        return 0
+    each = run.column("step") / max(1.0, run.amount("environments"))
+    return int(np.searchsorted(np.nan_to_num(each), LENGTHS * lengths[0])) + 1
 
 
 def fell(run: Record) -> bool:

@@ -102,7 +102,7 @@ def _higher(run: Record, factor: float) -> tuple[Change, ...]:
     rate = run.schedule("learning_rate")
     if rate is not None and factor * rate.extremes[1] > HIGHEST_RATE:
         factor = HIGHEST_RATE / rate.extremes[1]
-        if factor < 5:
+        if factor < 10:
             return (
                 Change("look for what keeps the gradient small: outputs that are squashed, rewards that hardly differ"),
             )
@@ -124,8 +124,8 @@ def _frozen(run: Record) -> bool:
     )
 
 
-LOWEST_RATE, HIGHEST_RATE, LOWEST_KL = 1e-5, 1e-2, 1e-4
-"""A thirtieth of the lowest rate of any preset, and three times the highest; a hundredth of the lowest KL limit in use
+LOWEST_RATE, HIGHEST_RATE, LOWEST_KL = 1e-5, 3e-3, 1e-4
+"""A thirtieth of the lowest rate of any preset, and the highest; a hundredth of the lowest KL limit in use
 (0.01)."""
 
 
