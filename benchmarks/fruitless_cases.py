@@ -147,9 +147,9 @@ HELD_OUT = [
     ),
     Case(
         "disturbed-constant",
-        "no reward below a wrapper that adds noise (LunarLander-v3)",
+        "no reward below a wrapper that adds noise (Acrobot-v1)",
         ("P041", "P049"),
-        control(fruitless.disturbed_constant, 60_000, base="LunarLander-v3"),
+        control(fruitless.disturbed_constant, 60_000, base="Acrobot-v1"),
     ),
     Case(
         "at-once",

@@ -278,7 +278,7 @@ def normalized_constant(task="Pendulum-v1"):
     return gymnasium.wrappers.NormalizeReward(gymnasium.wrappers.TimeLimit(_Pays(task, 1.0), 200))
 
 
-def disturbed_constant(task="LunarLander-v3"):
+def disturbed_constant(task="Acrobot-v1"):
     """No reward, below a wrapper that adds noise; cut after 200 steps."""
     return Disturbed(gymnasium.wrappers.TimeLimit(_Pays(task, 0.0), 200))
 

@@ -14,14 +14,14 @@ from proximo.runs.replay.entry import read
 T, N = 400, 8
 
 
-def walk(seed=0, force=1.0, lag=0):
+def walk(seed=0, force=1.0, lag=0, keeps=0.9):
     """A point that each action (-1 or 1) pushes, `lag` steps later; the reward is its place, episodes have 40 steps."""
     generator = np.random.default_rng(seed)
     done = generator.integers(0, 2, (T, N))
     place = np.zeros((T + 1, N))
     for t in range(T):
         pushed = 2.0 * done[t - lag] - 1.0 if t % 40 >= lag else 0.0
-        place[t + 1] = 0.0 if (t + 1) % 40 == 0 else 0.9 * place[t] + force * pushed + 0.3 * generator.normal(size=N)
+        place[t + 1] = 0.0 if (t + 1) % 40 == 0 else keeps * place[t] + force * pushed + 0.3 * generator.normal(size=N)
     over = np.zeros((T, N), bool)
     over[39::40] = True
     return Experience(
@@ -53,12 +53,23 @@ def test_a_push_that_never_comes_is_named():
     assert told.alive
 
 
-@pytest.mark.parametrize("lag", [5, 20])
-def test_a_push_that_comes_late_is_named_with_its_delay(lag):
-    told = ask(walk(lag=lag), 0.9)
+@pytest.mark.parametrize(("lag", "keeps"), [(5, 0.9), (20, 0.9), (5, -0.9)])
+def test_a_push_that_comes_late_is_named_with_its_delay(lag, keeps):
+    """Also where the point jumps from side to side by itself, which is 20 times as much as a push."""
+    told = ask(walk(lag=lag, keeps=keeps), 0.9)
     assert told.late is not None
     assert told.late[0] == lag
     assert [problem.name for problem in problems(told)] == ["late"]
+
+
+def test_steps_of_two_episodes_make_no_pair():
+    pairs = walk().pairs(3)
+    assert pairs.shape == (T - 3, N)
+    assert pairs[:37].all()
+    assert not pairs[37:40].any()
+    assert pairs.sum() == N * (T - 3 * (T // 40))
+    assert (walk().before[40] == walk().observations[40]).all()
+    assert (walk().before[41] == walk().observations[40]).all()
 
 
 def test_a_reward_that_comes_late_is_named_with_its_delay():

@@ -41,6 +41,14 @@ def test_an_effect_that_depends_on_the_state_is_found():
     assert effect(x * given, context, x * given + noise).share == pytest.approx(0.5, abs=0.05)
 
 
+def test_many_useless_columns_explain_nothing():
+    """100 of them take a fifth of the variance of 500 rows, by chance."""
+    given, target = np.random.default_rng(0).normal(size=(500, 100)), np.random.default_rng(1).normal(size=(500, 1))
+    found = effect(given, np.ones((500, 1)), target)
+    assert abs(found.share) < 0.05
+    assert not found.clear()
+
+
 def test_a_rank_deficient_basis_has_the_rank():
     x = np.random.default_rng(0).normal(size=(50, 3))
     q = basis(np.concatenate([x, x @ np.ones((3, 2)), np.zeros((50, 1))], 1))

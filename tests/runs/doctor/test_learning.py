@@ -164,6 +164,8 @@ def test_small_steps_are_right_where_nothing_is_to_be_gained():
     still = control(episodes(approx_kl=1e-6, clip_fraction=0.0))
     assert ("P022", "amber") in seen(probed(still, **LUCK))
     assert ("P022", "red") in seen(probed(still))
+    unknown = control(lambda i: {"approx_kl": 1e-6, "clip_fraction": 0.0})  # an older version's run, without episodes
+    assert ("P022", "red") in seen(probed(unknown, **LUCK))
     slow = control(episodes(approx_kl=1e-6, clip_fraction=0.0), learning_rate=9e-6)
     assert ("P022", "red") in seen(probed(slow, **LUCK))
 
