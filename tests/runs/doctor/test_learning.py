@@ -142,6 +142,14 @@ def test_the_likeliest_reason_comes_first(changes, expected):
     assert seen(probed(control(episodes()), **changes)) == expected
 
 
+def test_where_it_may_have_learnt_the_environment_is_doubted_only():
+    unsure = control(episodes(late=0.42))
+    assert seen(probed(unsure)) == []
+    assert seen(probed(unsure, late=(30, 0.7), follows=Effect(0.0, 0.01, 0.5, 1.0))) == [("P057", "amber")]
+    sure = control(episodes(late=1.0))
+    assert seen(probed(sure, late=(30, 0.7), follows=Effect(0.0, 0.01, 0.5, 1.0))) == []
+
+
 @pytest.mark.parametrize(
     ("reason", "record"),
     [

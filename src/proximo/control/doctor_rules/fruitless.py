@@ -37,7 +37,10 @@ def learnt_nothing(run: Record) -> Iterator[Diagnosis]:
     they do not, the task may have nothing to gain: then amber, but for what no sound run shows.
     """
     seen = learning(run)
-    if seen is None or not seen.nothing:
+    if seen is None or seen.improved or not seen.fair:
+        return
+    if not seen.nothing:
+        yield from _doubts(run)
         return
     found = [*_settings(run), *_from_steps(run)]
     gain = run.probed is not None and run.probed.something_to_gain
@@ -50,6 +53,13 @@ def learnt_nothing(run: Record) -> Iterator[Diagnosis]:
     elif run.probed is not None:
         said += "; no action is seen to pay better than another: perhaps there is nothing to gain"
     yield diagnosis("P046", "red" if gain else "amber", said, *_more_steps(run))
+
+
+def _doubts(run: Record) -> Iterator[Diagnosis]:
+    """Where it looks as if something was learnt, and that may be chance: what is wrong with the environment, amber."""
+    for problem in problems(run.probed) if isinstance(run.probed, Answers) else ():
+        if problem.name != "blind":
+            yield diagnosis(_CODES[problem.name], "amber", problem.evidence)
 
 
 def _any_red(found: list[Diagnosis]) -> bool:

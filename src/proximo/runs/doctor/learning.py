@@ -50,10 +50,12 @@ class Learning:
     first: Returns
     best: Returns
     last: Returns
+    fair: bool
+    """A fair share of the budget is spent."""
     improved: bool
     """Later episodes are better than the first policy's, and that is no chance."""
     nothing: bool
-    """They are not, and enough were seen, and enough of the budget is spent, to say so."""
+    """They are not, nor does it look so, after a fair share of the budget."""
 
 
 def learning(run: Record) -> Learning | None:
@@ -88,7 +90,7 @@ def learning(run: Record) -> Learning | None:
     steps = run.amount("steps")
     fair = steps <= 0 or run.steps >= FAIR_SHARE * steps
     improved = sure >= SURE and size >= 0.1
-    return Learning(first, best, later[-1], improved, fair and not improved and size < SMALL)
+    return Learning(first, best, later[-1], fair, improved, fair and not improved and size < SMALL)
 
 
 LENGTHS = 10
