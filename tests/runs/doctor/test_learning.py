@@ -72,7 +72,7 @@ def test_one_mean_above_another_is_welchs_statistic():
         # Less than 0.4 deviations, and the error of the difference is sqrt(1/80 + 1/80) = 0.16: not sure either.
         (control(episodes(late=0.42)), control(episodes(late=0.38))),
         (control(episodes(), steps=205_000), control(episodes(), steps=195_000)),  # a fifth of the budget
-        (control(episodes(), count=9), control(episodes(), count=10)),
+        (control(episodes(count=30, at=2), count=5), control(episodes(count=30, at=2), count=6)),
         (control(episodes(count=1), environments=1), control(episodes(count=4), environments=1)),
         (control(episodes(count=4), environments=50), control(episodes(count=4), environments=20)),
     ],
@@ -154,7 +154,6 @@ def test_where_it_may_have_learnt_the_environment_is_doubted_only():
     ("reason", "record"),
     [
         ("P026", control(episodes(), update={"entropy_coefficient": 0.1})),
-        ("P025", control(episodes(entropy=0.04))),
         ("P040", control(episodes(observation_max=0.009))),
         ("P031", control(episodes(return_rms=9e-4))),
         ("P033", control(episodes(), gamma=0.94)),
@@ -165,6 +164,12 @@ def test_settings_that_explain_it_are_named_too(reason, record):
     assert reason in [code for code, _ in seen(record)]
     learnt = replace(record, rows=tuple(row | {"ended_mean": float(i)} for i, row in enumerate(record.rows)))
     assert reason not in [code for code, _ in seen(learnt)]
+
+
+def test_a_policy_that_begins_sure_is_named():
+    assert seen(control(lambda i: {"entropy": 0.06})) == []
+    assert seen(control(lambda i: {"entropy": 0.04})) == [("P025", "amber")]
+    assert seen(control(episodes(entropy=0.04)))[0] == ("P025", "red")
 
 
 def test_small_steps_are_right_where_nothing_is_to_be_gained():

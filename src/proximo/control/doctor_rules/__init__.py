@@ -15,6 +15,7 @@ KIND = Kind(
         episodes.ending_pays,
         episodes.never_ends,
         episodes.horizon,
+        fruitless.began_sure,
         fruitless.learnt_nothing,
     ),
     probe=fruitless.probe,

@@ -80,7 +80,7 @@ def _settings(run: Record) -> Iterator[Diagnosis]:
     if bonus is not None and bonus.start >= 0.1 and held:
         said = f"entropy {entropy[0]:.2g} at first, {entropy[-1]:.2g} at the end, with a bonus of {bonus.start:g}"
         yield diagnosis("P026", "red", said, change("update.entropy_coefficient", bonus.start, 0.01))
-    if len(entropy) and "std" not in run.rows[0] and 0 <= entropy[0] < 0.05:
+    if _sure_from_the_start(run):
         yield diagnosis(
             "P025", "red", f"entropy {entropy[0]:.2g} in the first iteration already: nothing is ever tried"
         )
@@ -101,6 +101,18 @@ def _settings(run: Record) -> Iterator[Diagnosis]:
         said = f"a gradient of norm {np.median(norm):,.2g} is cut to {limit:g}"
         changes = (change("update.max_grad_norm", limit, 0.5),) if limit < 0.01 else ()
         yield diagnosis("P023", "red" if changes else "amber", said, *changes)
+
+
+def _sure_from_the_start(run: Record) -> bool:
+    """Whether the first policy nearly always does the same: of two choices, it takes the other once in 110 steps."""
+    entropy = run.column("entropy")
+    return "std" not in run.rows[0] and bool(0 <= entropy[0] < 0.05)
+
+
+def began_sure(run: Record) -> Iterator[Diagnosis]:
+    """Amber of a run that learns nevertheless."""
+    if _sure_from_the_start(run):
+        yield diagnosis("P025", "amber", f"entropy {run.column('entropy')[0]:.2g} in the first iteration already")
 
 
 def _small_inputs(run: Record) -> Iterator[Diagnosis]:

@@ -49,10 +49,14 @@ def reward_told(seen: Experience) -> float:
         return np.nan
     done = action_features(_flat(seen.actions)[rows], seen.choices)
     ends = seen.terminated.reshape(-1, 1)[rows].astype(np.float64)
-    here, after = features(_flat(seen.observations)[rows]), features(_flat(seen.following)[rows])
-    near = standardized(_flat(seen.following)[rows])[:, -8:]
-    products = (done[:, :, None] * near[:, None, :]).reshape(len(rows), -1)
-    columns = np.concatenate([here, after[:, 1:], done, products[:, :96], ends], 1)
+    now, after = (_flat(x)[rows] for x in (seen.observations, seen.following))
+    # Many rewards are of progress: of the change, which is lost in the state if it is small.
+    change = np.where(seen.over.reshape(-1, 1)[rows], 0.0, after - now)
+    parts = [features(now), features(after)[:, 1:], features(change)[:, 1:], done, ends]
+    moved, near = standardized(change)[:, -8:], standardized(after)[:, -8:]
+    for first, second in ((done, near), (done, moved), (standardized(now)[:, -8:], moved)):
+        parts.append((first[:, :, None] * second[:, None, :]).reshape(len(rows), -1)[:, :96])
+    columns = np.concatenate(parts, 1)
     return explained(columns, seen.rewards.reshape(-1)[rows], _fold(seen, rows))
 
 

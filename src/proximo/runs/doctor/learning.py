@@ -9,7 +9,7 @@ from proximo.runs.doctor.record import Record
 
 FEWEST_EPISODES = 30
 """Of the first policy; two of each environment at least, since the first that end are the short ones."""
-FEWEST_ITERATIONS = 10
+FEWEST_ITERATIONS = 6
 FAIR_SHARE = 0.2
 """Of the run's budget, before a run can be said to have learnt nothing."""
 SURE = 3.5
