@@ -224,6 +224,10 @@ def test_a_fall_that_chance_explains_is_none():
         lambda i: {"return": 40.0 if i == 1 else 10.0} | episodes(late=0.1, std=30.0)(i) | (fallen if i > 1 else {})
     )
     assert "P043" not in [code for code, _ in seen(lucky)]
+    few = control(
+        lambda i: {"return": 40.0 if i < 20 else 10.0, "ended": int(i % 20 == 0), "ended_mean": 9.0, "ended_std": 0.0}
+    )
+    assert seen(few) == []
     real = control(
         lambda i: {
             "return": 40.0 if i < 20 else 10.0,

@@ -108,8 +108,13 @@ def _unbiased(run: Record) -> int:
 
 
 def fell(run: Record) -> bool:
-    """Whether the last episodes are worse than the best before by more than chance; True where nothing is known."""
-    seen = learning(run)
+    """Whether the last episodes are worse than the best before by more than chance; True where nothing is known.
+
+    Two of some thirty episodes that ended say nothing of a fall.
+    """
+    seen, counts = learning(run), run.measured("ended")
+    if len(counts) and counts.sum() < FEWEST_EPISODES:
+        return False
     return seen is None or max(seen.best, seen.first, key=lambda part: part.mean).above(seen.last)[0] >= SURE
 
 
