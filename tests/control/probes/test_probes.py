@@ -140,6 +140,14 @@ def test_a_policy_that_does_not_look_is_found(continuous):
     assert signals.policy_looks(replace(steps, log_probs=looking))
 
 
+def test_of_a_policy_that_tries_nothing_it_can_not_be_told_what_actions_do():
+    sure = replace(walk(force=0.0), actions=np.ones((T, N, 1)), log_probs=np.full((T, N), -1e-3))
+    told = ask(sure, 0.9)
+    assert not told.ignored
+    assert told.looks
+    assert list(problems(told)) == []
+
+
 def test_what_a_run_keeps_is_what_it_did(tmp_path):
     run = str(tmp_path / "run")
     proximo.train("CartPole-v1", steps=6000, run=run, progress="quiet", episodes=1)

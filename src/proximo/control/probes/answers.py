@@ -86,7 +86,8 @@ def ask(seen: Experience, gamma: float) -> Answers:
         gamma: discount of returns.
     """
     few = int(seen.counted.sum()) < 500
-    follows = NONE if few else actions.on_what_follows(seen)
+    untold = few or not seen.tries
+    follows = NONE if untold else actions.on_what_follows(seen)
     return Answers(
         steps=int(seen.counted.sum()),
         constant=signals.constant(seen),
@@ -95,9 +96,9 @@ def ask(seen: Experience, gamma: float) -> Answers:
         reward_told=nan if few else signals.reward_told(seen),
         dense=signals.dense(seen.rewards[seen.counted]),
         follows=follows,
-        returns=NONE if few else actions.on_returns(seen, gamma),
-        late=None if few else actions.late(seen),
-        looks=signals.policy_looks(seen),
+        returns=NONE if untold else actions.on_returns(seen, gamma),
+        late=None if untold else actions.late(seen),
+        looks=untold or signals.policy_looks(seen),
     )
 
 
