@@ -48,7 +48,7 @@ def control(
 
     def make(folder: Path, seed: int) -> None:
         seed += 1000 * again
-        name = task if isinstance(task, str) else f"broken_environments:{task.__name__}"
+        name = task if isinstance(task, str) else f"{task.__module__}:{task.__name__}"
         config, _ = configure(base or name, preset)
         settings = {"environment": name, "steps": steps, "seed": seed, "run": str(folder), "episodes": 1} | changes
         config = from_mapping(TrainConfig, settings, where="the case", base=replace(config))

@@ -11,11 +11,14 @@ import numpy as np
 from proximo.control import seeds
 from proximo.control.environments import EpisodeCounter, Source, make_environments
 from proximo.control.environments.base import Observation, VectorEnvironment
+from proximo.control.probes.answers import Answers, ask
+from proximo.control.probes.experience import Watched
 from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.leaves import leaves
 from proximo.control.spaces.trees import named_leaves
 
 COUNT = 4  # environments stepped together
+FEWEST = 1000  # steps of all copies together, before questions are put to them
 REPEATED = 60  # steps in which two copies are compared
 
 
@@ -50,6 +53,8 @@ class Observed:
     """Two new copies do the same with the same seeds and actions."""
     forgets: bool = True
     """A copy that has been used does the same again after a reset with its seed."""
+    told: Answers | None = None
+    """What the steps say of actions, observations and rewards; None where there are only images, or few steps."""
 
     @property
     def rate(self) -> float:
@@ -105,6 +110,13 @@ def examine(
 
 def random_actions(spec: ActionSpec, count: int, generator: np.random.Generator, mask: np.ndarray | None) -> Any:
     """Uniform actions for `count` environments, as they take them; a choice that `mask` forbids is not taken."""
+    return spec.to_environment(_random_columns(spec, count, generator, mask))
+
+
+def _random_columns(
+    spec: ActionSpec, count: int, generator: np.random.Generator, mask: np.ndarray | None
+) -> np.ndarray:
+    """The same as they are stored, `[count, width]`."""
     columns: list[np.ndarray] = []
     start = 0
     for part in spec.parts:
@@ -118,7 +130,7 @@ def random_actions(spec: ActionSpec, count: int, generator: np.random.Generator,
                 weight = np.where(mask[:, start : start + choices], weight, -1.0)
             columns.append(weight.argmax(1)[:, None])
             start += choices
-    return spec.to_environment(np.concatenate(columns, 1).astype(np.float64))
+    return np.concatenate(columns, 1).astype(np.float64)
 
 
 def _numbers(observation: Observation, count: int) -> np.ndarray:
@@ -174,11 +186,12 @@ def _explore(
     seen.images = any(_is_image(np.asarray(x)) for _, x in named_leaves(observation))
     seen.scaled = _scaled(environments.observation_space, observation, environments.count)
     numbers, rewards = [_numbers(observation, environments.count)], []
+    watched = Watched(numbers[0])
     begun = time.perf_counter()
     for _ in range(steps):
-        actions = random_actions(spec, environments.count, generator, mask)
+        actions = _random_columns(spec, environments.count, generator, mask)
         before = time.perf_counter()
-        step = environments.step(actions)
+        step = environments.step(spec.to_environment(actions))
         seen.seconds += time.perf_counter() - before
         mask = step.mask
         seen.steps += int(step.valid.sum())
@@ -187,11 +200,14 @@ def _explore(
         seen.lengths += [episode.length for episode in counter.update(step)]
         rewards.append(step.reward[step.valid])
         numbers.append(_numbers(step.final_observation, environments.count))
+        watched.note(actions, step, numbers[-1], _numbers(step.observation, environments.count))
         if time.perf_counter() - begun > seconds:
             break
     every = np.concatenate(numbers)
     seen.rewards = np.concatenate(rewards)
     seen.size, seen.spread = np.sqrt((every**2).mean(0)), np.ptp(every, axis=0)
+    if not seen.images and seen.steps >= FEWEST:
+        seen.told = ask(watched.experience(), 0.99)
     return seen
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from proximo.control.check.explore import COUNT, Observed
 from proximo.control.check.explore import examine as explore
 from proximo.control.environments import Source
+from proximo.control.probes.answers import Answers, problems
 from proximo.runs.health import Finding, found
 from proximo.runs.health.codes import Severity
 
@@ -47,7 +48,7 @@ def examine(source: Source, *, seed: int = 0, backend: str = "auto") -> Examinat
 
 def findings(seen: Observed) -> list[Finding]:
     """All that is unusual about an environment, the worst first."""
-    rules = (_seeds, _ends, _rewards, _observations, _actions, _speed)
+    rules = (_seeds, _ends, _rewards, _observations, _actions, _told, _speed)
     return sorted((finding for rule in rules for finding in rule(seen)), key=lambda finding: finding.rank)
 
 
@@ -104,6 +105,20 @@ def _actions(seen: Observed) -> Iterator[Finding]:
         yield found("E007", "amber", f"ranges from {seen.bounds[0]:g} to {seen.bounds[1]:g} wide: {seen.action_space}")
 
 
+_CODES = {"noise": "E014", "blind": "E013", "ignored": "E012", "late": "E015"}
+
+
+def _told(seen: Observed) -> Iterator[Finding]:
+    """Whether actions matter, observations tell, and rewards are earned, as random actions see it.
+
+    Where all is chance there is no fault to name: the facts say so. Without any reward nothing can be told of returns.
+    """
+    if seen.told is None or seen.told.chance or not seen.rewards.any() or max(seen.lengths, default=2) == 1:
+        return
+    for problem in problems(seen.told):
+        yield found(_CODES[problem.name], "red" if problem.strong else "amber", problem.evidence)
+
+
 def _speed(seen: Observed) -> Iterator[Finding]:
     if seen.rate < 500:
         yield found("E009", "amber", f"{seen.rate:,.0f} steps/s: a million take {1e6 / seen.rate / 3600:,.1f} hours")
@@ -127,6 +142,7 @@ def facts(seen: Observed) -> dict[str, str]:
         "reward": scale,
         "observation": numbers,
         "action": seen.action_space,
+        "follows": _what_follows(seen.told),
         "same seed": "same episode" if seen.repeats and seen.forgets else "another episode",
         "speed": f"{seen.rate:,.0f} steps/s ({COUNT} copies, {seen.backend})",
     }
@@ -140,6 +156,19 @@ def _how_they_end(seen: Observed) -> str:
     if not seen.terminated:
         return "never terminated here, only truncated: the critic is asked for the value beyond each end"
     return "terminated and truncated"
+
+
+def _what_follows(told: Answers | None) -> str:
+    if told is None:
+        return "was not asked"
+    if told.chance:
+        return "neither observations nor rewards follow from anything: a lottery"
+    shares = {
+        "of the next observation from this one": told.foretold,
+        "from the action": max(0.0, told.follows.share),
+        "of the returns from the observation": told.returns_told,
+    }
+    return ", ".join(f"{share:.0%} {what}" for what, share in shares.items() if share == share)
 
 
 def plain(seen: Observed, wrong: list[Finding]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from proximo.control import seeds
 from proximo.control.closed_form.gradient import ClosedForm, supports
 from proximo.control.config import TrainConfig
 from proximo.control.environments.base import VectorEnvironment
+from proximo.control.environments.episodes import Episode
 from proximo.control.environments.wrappers.statistics import pooled
 from proximo.control.models.device import choose_device
 from proximo.control.models.normalizers import RewardScaler, far
@@ -27,7 +28,7 @@ from proximo.control.training.critic_window import CriticWindow
 from proximo.control.training.estimation import Estimator
 from proximo.control.training.rollout import Collector, Rollout
 from proximo.control.training.setup import fresh_policy, require_room, update_settings
-from proximo.control.training.vital_signs import fingerprint, still_deviations, vital_signs
+from proximo.control.training.vital_signs import ended, fingerprint, still_deviations, vital_signs
 from proximo.core.batch import Batch
 from proximo.core.distributions import Distribution, Gaussian
 from proximo.core.optimizer import FlatAdam
@@ -115,6 +116,9 @@ class Training(OnPolicyTraining[Rollout]):
         self.returns: deque[float] = deque(maxlen=RECENT)
         self.task_returns: deque[float] = deque(maxlen=RECENT)
         self.lengths: deque[int] = deque(maxlen=RECENT)
+        self.ended: list[Episode] = []
+        """Episodes that no iteration has told of yet: those of the rollout that only shows what the numbers look like
+        are the first one's."""
         self.critic = CriticWindow()
         self.best_return = -np.inf
         self.best_weights: dict[str, Tensor] = {}
@@ -257,9 +261,10 @@ class Training(OnPolicyTraining[Rollout]):
         self._count(rollout)
         self.log.record(rollout.action, self.collector)
         self._remember_best()
+        told, self.ended = ended(self.ended), []
         if not self.normalizes:
-            return {}
-        return {"normalizers_still": int(torch.equal(self._statistics, fingerprint(self.policy, self.scaler)))}
+            return told
+        return told | {"normalizers_still": int(torch.equal(self._statistics, fingerprint(self.policy, self.scaler)))}
 
     @property
     def done(self) -> int:
@@ -324,6 +329,7 @@ class Training(OnPolicyTraining[Rollout]):
         self.returns.extend(episode.value for episode in rollout.episodes)
         self.task_returns.extend(episode.task_value for episode in rollout.episodes)
         self.lengths.extend(episode.length for episode in rollout.episodes)
+        self.ended.extend(rollout.episodes)
 
     def measure(self, rollout: Rollout, batch: Batch, report: UpdateReport) -> dict[str, Any]:
         """Metrics beside the update's own."""
@@ -426,6 +432,7 @@ class Training(OnPolicyTraining[Rollout]):
             "returns": list(self.returns),
             "task_returns": list(self.task_returns),
             "lengths": list(self.lengths),
+            "ended": [list(episode) for episode in self.ended],
             "best_return": None if np.isinf(self.best_return) else self.best_return,
             "critic": self.critic.state(),
             "exact_observations": self.collector.exact,
@@ -459,6 +466,7 @@ class Training(OnPolicyTraining[Rollout]):
         self.returns.extend(state["returns"])
         self.task_returns.extend(state["task_returns"])
         self.lengths.extend(state["lengths"])
+        self.ended = [Episode(*episode) for episode in state.get("ended", [])]  # none in older checkpoints
         self.critic.load(state["critic"])
         self.collector.see(state["exact_observations"])
         self.best_return = -np.inf if state["best_return"] is None else state["best_return"]

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from proximo.control.environments.episodes import Episode
 from proximo.control.models.normalizers import RewardScaler
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.training.rollout import Rollout
@@ -66,6 +67,22 @@ def still_deviations(policy: ControlPolicy, before: Tensor) -> dict[str, int]:
     if not len(before) or low == high:
         return {}
     return {"std_stuck": int((policy.log_std.detach() == before).sum())}
+
+
+def ended(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Of the episodes that ended since the last iteration: how many, and mean and deviation of their returns.
+
+    `ended_task_mean` and `ended_task_std` are of the task itself, where a wrapper of the user's changes the reward;
+    nothing but the count where none ended.
+    """
+    told: dict[str, float] = {"ended": len(episodes)}
+    if not episodes:
+        return told
+    values, tasks = (np.array([getattr(e, name) for e in episodes]) for name in ("value", "task_value"))
+    told |= {"ended_mean": float(values.mean()), "ended_std": float(values.std())}
+    if not np.array_equal(values, tasks):
+        told |= {"ended_task_mean": float(tasks.mean()), "ended_task_std": float(tasks.std())}
+    return told
 
 
 def _truncations(rollout: Rollout) -> dict[str, int]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,6 +22,14 @@ EVALUATION = "evaluation.json"
 """File of an independent judge's measurement, beside the `config.toml` of a language run."""
 
 
+class Probed(Protocol):
+    """What a run's own steps have answered."""
+
+    @property
+    def something_to_gain(self) -> bool:
+        """Whether some actions are followed by better returns than others."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """What a world knows of its runs."""
@@ -36,6 +44,9 @@ class Kind:
     """Setting that scales rewards, where there is one."""
     rules: tuple[Callable[["Record"], Iterator[Diagnosis]], ...]
     """Asked beside those for all runs."""
+    probe: Callable[["Record"], Probed | None] | None = None
+    """Puts questions to the steps that a run keeps; None where it keeps none. It takes seconds, so it is asked only of
+    a run that has something to explain."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,13 @@ class Record:
     error: Mapping[str, Any] | None = None
     """The row of the error that ended it."""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+    """Where it lies; None for one made by hand."""
+
+    @cached_property
+    def probed(self) -> Probed | None:
+        """What its own steps say; None where they are not kept."""
+        return self.kind.probe(self) if self.kind.probe else None
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -119,7 +137,7 @@ def read_record(folder: Path, kinds: Mapping[str, Kind]) -> Record:
     error = rows[-1] if rows and "error" in rows[-1] else None
     if not rows:
         raise UserError(f"{folder} has no iteration yet: wait for the first")
-    return Record(config, kinds[kind], iterations, error, _evaluation(folder))
+    return Record(config, kinds[kind], iterations, error, _evaluation(folder), folder)
 
 
 def _evaluation(folder: Path) -> dict[str, Any]:

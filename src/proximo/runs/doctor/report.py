@@ -16,6 +16,7 @@ _RULES = (
     step.epochs,
     step.too_large,
     step.too_small,
+    step.tiny_clip,
     step.fell_off,
     critic.critic,
     resources.memory_grows,
@@ -63,7 +64,15 @@ def diagnose(run: Record) -> tuple[Diagnosis, ...]:
     if run.rows:
         for rule in (*_RULES, *run.kind.rules):
             found += rule(run)
-    return tuple(_each_option_once(sorted(found, key=lambda diagnosis: diagnosis.finding.rank)))
+    return tuple(_each_option_once(_each_code_once(sorted(found, key=lambda diagnosis: diagnosis.finding.rank))))
+
+
+def _each_code_once(found: list[Diagnosis]) -> list[Diagnosis]:
+    """Two rules may come to the same finding; the worse one is told."""
+    seen: dict[str, Diagnosis] = {}
+    for diagnosis in found:
+        seen.setdefault(diagnosis.finding.code.number, diagnosis)
+    return list(seen.values())
 
 
 def _each_option_once(found: list[Diagnosis]) -> Iterator[Diagnosis]:

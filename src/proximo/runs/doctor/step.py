@@ -6,6 +6,7 @@ import numpy as np
 
 from proximo.runs.doctor.critic import SMALLEST_STD
 from proximo.runs.doctor.diagnosis import Change, Diagnosis, change, diagnosis
+from proximo.runs.doctor.learning import fell, learning
 from proximo.runs.doctor.record import Record, running_median
 from proximo.runs.health.codes import Severity
 from proximo.runs.health.history import number
@@ -55,7 +56,7 @@ def too_large(run: Record) -> Iterator[Diagnosis]:
     stopped = _stopped_share(run)
     if kl[worst] > 5 or habit > 0.1:
         yield diagnosis("P020", "red", _cliff(run, worst), *_smaller(run, float(kl[worst])), iteration=worst)
-    elif stopped > 0.5:
+    elif stopped > 0.5 and not _held_back(run):
         yield diagnosis(
             "P020",
             "red",
@@ -67,7 +68,11 @@ def too_large(run: Record) -> Iterator[Diagnosis]:
 
 
 def too_small(run: Record) -> Iterator[Diagnosis]:
-    """A fiftieth of the smallest healthy KL (0.001) and nothing clipped, in the first half, before a schedule ends."""
+    """A fiftieth of the smallest healthy KL (0.001) and nothing clipped, in the first half, before a schedule ends.
+
+    Amber where no setting is at fault and either the run did learn or no action pays better than another: then small
+    steps are right, for there is nothing to gain.
+    """
     half = slice(0, max(1, len(run.rows) // 2))
     # What one step did is seen after it alone: before it, the ratio is 1.
     kl = np.fmax(run.column("approx_kl"), run.column("final_approx_kl"))[half]
@@ -75,10 +80,90 @@ def too_small(run: Record) -> Iterator[Diagnosis]:
     if len(kl) < 3 or not np.isfinite(kl).any():
         return
     usual = float(np.nanmedian(kl))
-    if usual < 2e-5 and np.nanmedian(fraction) < 1e-3 and not collapsed(run) and _stopped_share(run) < 0.5:
+    if _held_back(run):
+        said = f"in {_stopped_share(run):.0%} of the iterations one gradient step passed target_kl, KL {usual:.2g} nats"
+        yield diagnosis("P022", "red", said, *_too_low(run, 1.0))
+    elif usual < 2e-5 and np.nanmedian(fraction) < 1e-3 and not collapsed(run) and _stopped_share(run) < 0.5:
         # KL grows with the square of the step.
         factor = min(1000.0, (0.5 * SOUND_KL / max(usual, 1e-12)) ** 0.5)
-        yield diagnosis("P022", "red", f"KL {usual:.2g} nats per update", _rate(run, factor))
+        changes, seen = _too_low(run, factor), learning(run)
+        if not changes and _frozen(run):
+            yield diagnosis("P058", "red", f"KL 0 nats in each of {len(run.rows)} iterations")
+            return
+        told = len(run.measured("ended")) > 0  # else an older version's run, of whose episodes nothing is known
+        sound = not changes and told and ((seen is not None and seen.improved) or not _to_gain(run))
+        said = f"KL {usual:.2g} nats per update"
+        changes = changes or ((_rate(run, factor),) if seen is None else _higher(run, factor))
+        yield diagnosis("P022", "amber" if sound else "red", said, *changes)
+
+
+def _higher(run: Record, factor: float) -> tuple[Change, ...]:
+    """A higher rate; where it is as high as any in use, the gradient is what is too small."""
+    rate = run.schedule("learning_rate")
+    if rate is not None and factor * rate.extremes[1] > HIGHEST_RATE:
+        factor = HIGHEST_RATE / rate.extremes[1]
+        if factor < 10:
+            return (
+                Change("look for what keeps the gradient small: outputs that are squashed, rewards that hardly differ"),
+            )
+    return (_rate(run, factor),)
+
+
+def _to_gain(run: Record) -> bool:
+    """False if the run's own steps show no action that pays better than another."""
+    return run.probed is None or run.probed.something_to_gain
+
+
+def _frozen(run: Record) -> bool:
+    """Whether no update of all has moved the policy by one bit."""
+    kl = np.stack([run.column(name) for name in ("approx_kl", "final_approx_kl", "exact_kl")])
+    return (
+        bool(run.measured("exact_kl").size)
+        and not np.nan_to_num(kl).any()
+        and bool(run.measured("gradient_steps").all())
+    )
+
+
+LOWEST_RATE, HIGHEST_RATE, LOWEST_KL = 1e-5, 3e-3, 1e-4
+"""A thirtieth of the lowest rate of any preset, and the highest; a hundredth of the lowest KL limit in use
+(0.01)."""
+
+
+def _held_back(run: Record) -> bool:
+    """Whether a target far below any in use ends the updates after one step."""
+    return 0 < run.amount("update.target_kl") < LOWEST_KL and _stopped_share(run) > 0.5
+
+
+def _too_low(run: Record, factor: float) -> tuple[Change, ...]:
+    """Settings that no sound run has, of all that hold a step back."""
+    found, rate = [], run.schedule("learning_rate")
+    if rate is not None and rate.extremes[1] < LOWEST_RATE and factor > 1:
+        found.append(_rate(run, factor))
+    for name, low, high, usual in (
+        ("adam_epsilon", 0.0, 0.01, 1e-5),  # far above a gradient's root mean square it divides the step
+        ("update.max_grad_norm", 1e-3, np.inf, 0.5),  # Adam's epsilon is 1e-5, and a gradient has thousands of numbers
+        ("update.target_kl", LOWEST_KL, np.inf, 0.03),
+    ):
+        value = run.amount(name)
+        if value and not low <= value <= high:
+            found.append(change(name, value, usual))
+    return tuple(found)
+
+
+SMALLEST_CLIP = 0.005
+"""A twentieth of the smallest range in use (0.1)."""
+
+
+def tiny_clip(run: Record) -> Iterator[Diagnosis]:
+    """A sample is left out as soon as its probability has moved by less than a hundredth."""
+    clip = run.schedule("update.clip")
+    if clip is None or not 0 <= clip.extremes[1] < SMALLEST_CLIP:
+        return
+    seen = learning(run)
+    kl, fraction = _median(run, "approx_kl"), _median(run, "clip_fraction")
+    said = f"update.clip = {clip.start:g}: KL {kl:.2g} nats, clip fraction {fraction:.2g}"
+    severity: Severity = "amber" if seen is not None and seen.improved else "red"
+    yield diagnosis("P059", severity, said, change("update.clip", clip.start, 0.2))
 
 
 def fell_off(run: Record) -> Iterator[Diagnosis]:
@@ -93,7 +178,7 @@ def fell_off(run: Record) -> Iterator[Diagnosis]:
     best = int(known[returns[known].argmax()])
     won, lost = returns[best] - first, returns[best] - last
     size = max(abs(first), abs(returns[best]), _median(run, "score_std"), 1e-9)
-    if lost > 0.3 * size and lost > 0.5 * won:
+    if lost > 0.3 * size and lost > 0.5 * won and fell(run):
         steep = _steepest(returns, known, best)
         severity: Severity = "red" if lost > 0.8 * won else "amber"
         said = f"{returns[best]:,.4g} at iteration {best}, {last:,.4g} at the end; most was lost {_cliff(run, steep)}"

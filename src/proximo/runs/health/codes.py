@@ -94,6 +94,30 @@ _RUN = (
     ),
     Code("P041", "no-reward", "rewards do not tell good from bad", "reward steps towards the goal; explore more"),
     Code(
+        "P049",
+        "reward-noise",
+        "rewards follow from nothing that is seen or done",
+        "look at how the reward is computed, and from the state of which step",
+    ),
+    Code(
+        "P048",
+        "observation-blind",
+        "observations say nothing of what comes next or of what is paid",
+        "look at what the observation is made of; give the policy a memory if the state is hidden",
+    ),
+    Code(
+        "P057",
+        "effect-late",
+        "what an action does is seen or paid many steps later",
+        "reward and observe the state that the action led to; else show the last actions, and raise gamma",
+    ),
+    Code(
+        "P047",
+        "actions-ignored",
+        "what happens does not depend on the action",
+        "follow one action from step() to where it acts; look at its scale",
+    ),
+    Code(
         "P042",
         "ending-pays",
         "the shorter the episode, the larger the return: the policy learns to end it",
@@ -119,6 +143,18 @@ _RUN = (
         'set normalizers.rewards = "scale", or divide the reward',
     ),
     Code(
+        "P060",
+        "policy-blind",
+        "the policy does the same whatever it sees",
+        "look at whether the network reads its inputs",
+    ),
+    Code(
+        "P058",
+        "policy-frozen",
+        "no update changes the policy at all",
+        "look for a detached output, or for parameters without gradient",
+    ),
+    Code(
         "P021",
         "no-clip",
         "nothing stops the policy from leaving the data it learns from",
@@ -138,6 +174,12 @@ _RUN = (
     ),
     Code("P024", "too-many-epochs", "a rollout is learnt from until it says nothing new", "lower update.epochs"),
     Code("P020", "step-too-large", "the policy changes too much in one update", "lower learning_rate; set target_kl"),
+    Code(
+        "P059",
+        "clip-too-small",
+        "the clip leaves a sample out as soon as the policy has hardly moved",
+        "set update.clip = 0.2",
+    ),
     Code("P022", "step-too-small", "the policy hardly changes", "raise learning_rate"),
     Code(
         "P050",
@@ -181,6 +223,12 @@ _RUN = (
     Code("P051", "kl-runaway", "the policy is very far from its reference", "raise kl.coefficient, or set kl.target"),
     Code("P054", "duplicates", "many responses are the same", "raise kl.coefficient; lower learning_rate"),
     Code(
+        "P046",
+        "learnt-nothing",
+        "episodes are no better than those of the first policy",
+        "look at the findings before this one and at `proximo doctor ENVIRONMENT`; else train longer",
+    ),
+    Code(
         "P030",
         "critic-useless",
         "the critic predicts returns no better than their mean",
@@ -214,6 +262,30 @@ _ENVIRONMENT = (
     Code("E001", "never-ends", "no episode ended", "add a time limit (gymnasium.wrappers.TimeLimit)"),
     Code("E008", "time-limit-as-end", "every episode terminates at the same step", "report a time limit as truncated"),
     Code("E010", "no-reward", "every reward is the same", "reward progress; random actions find nothing"),
+    Code(
+        "E014",
+        "reward-noise",
+        "rewards follow from nothing that is seen or done",
+        "look at how the reward is computed, and from the state of which step",
+    ),
+    Code(
+        "E013",
+        "observation-blind",
+        "observations say nothing of what comes next or of what is paid",
+        "look at what the observation is made of; with a hidden state give the policy a memory",
+    ),
+    Code(
+        "E015",
+        "effect-late",
+        "what an action does is seen or paid many steps later",
+        "reward and observe the state that the action led to",
+    ),
+    Code(
+        "E012",
+        "actions-ignored",
+        "what happens does not depend on the action",
+        "follow one action from step() to where it acts; look at its scale",
+    ),
     Code("E002", "reward-scale", "rewards are far from size 1", 'set normalizers.rewards = "scale", or divide them'),
     Code("E004", "observation-large", "an observation is far from size 1", "set normalizers.observations = true"),
     Code("E003", "observation-constant", "an observation never changes", "leave it out"),

@@ -6,7 +6,8 @@ import numpy as np
 
 from proximo.runs.doctor.critic import SMALLEST_STD
 from proximo.runs.doctor.diagnosis import Change, Diagnosis, change, diagnosis
-from proximo.runs.doctor.record import Kind, Record, start_and_end
+from proximo.runs.doctor.learning import learning
+from proximo.runs.doctor.record import Record, start_and_end
 from proximo.runs.health.codes import Severity
 
 
@@ -67,8 +68,24 @@ def no_reward(run: Record) -> Iterator[Diagnosis]:
     returns, episodes = run.measured("return"), run.measured("episodes")
     if len(means) >= 3 and not means.any() and not spreads.any():
         yield diagnosis("P041", "red", f"every reward of {run.steps:,} steps was 0")
+    elif (same := _same_task(run)) is not None:
+        seen = learning(run)
+        severity: Severity = "red" if seen is None or not seen.improved else "amber"
+        said = f"the task itself pays {same:,.4g} in every episode; what varies is a wrapper's"
+        yield diagnosis("P041", severity, said)
     elif len(returns) >= 5 and np.ptp(returns) == 0 and episodes[-1] >= 20:
         yield diagnosis("P041", "amber", f"each of {episodes[-1]:,.0f} episodes returned {returns[0]:,.4g}")
+
+
+def _same_task(run: Record) -> float | None:
+    """The return below the user's wrappers, if it is the same in all of many episodes and theirs is not."""
+    means, spreads, counts = (run.column(name) for name in ("ended_task_mean", "ended_task_std", "ended"))
+    known = np.isfinite(means)
+    if np.nansum(counts[known]) < 20 or not run.measured("ended_std").any():
+        return None
+    size = 1e-6 * max(1e-9, float(np.abs(means[known]).max()))
+    same = np.ptp(means[known]) <= size and np.nanmax(spreads[known]) <= size
+    return float(means[known][0]) if same else None
 
 
 def ending_pays(run: Record) -> Iterator[Diagnosis]:
@@ -121,13 +138,3 @@ def horizon(run: Record) -> Iterator[Diagnosis]:
             f"gamma = {gamma} sees {seen:.1f} steps ahead, and an episode has {length:,.0f}",
             change("gamma", float(gamma), "0.99"),
         )
-
-
-KIND = Kind(
-    result="return",
-    noisy=False,
-    value_coefficient=0.5,
-    reward_scaling="normalizers.rewards",
-    rules=(entropy_collapsed, entropy_rising, no_reward, ending_pays, never_ends, horizon),
-)
-"""What the doctor knows of control runs."""

@@ -1,0 +1,1 @@
+"""Cheap questions to the steps of a policy: does an action matter, does an observation tell, is a reward earned?"""
