@@ -46,7 +46,7 @@ class RewardHacking(Experiment):
             samples=8,
             **settings,
         )
-        return _course(seen, task) | ({"best_of": best_of(task, seed, 1 if self.quick else 8)} if arm == FREE else {})
+        return _course(seen, task) | ({"best_of": best_of(task, seed, 1 if self.quick else 3)} if arm == FREE else {})
 
     def claims(self) -> list[Claim]:
         """What is lost beyond the peak, and what a price on the way saves."""
