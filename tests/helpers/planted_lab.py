@@ -1,6 +1,6 @@
 """Rows of each experiment in which what it looks for is there, and rows in which all arms are the same."""
 
-from math import exp, log
+from math import log
 
 from proximo.lab.advantage_errors import LAMBDAS, PERFECT
 from proximo.lab.experiment import Experiment
@@ -17,7 +17,7 @@ HOLDS = {
     "ratio": (True, True, True, True, True, True, False),
     "bias-variance": (True, True, False, True, True, True, False),
     "reuse": (True, True, True, True, True, True, True, False),
-    "reward-hacking": (True, True, True, True, True, False),
+    "reward-hacking": (True, True, True, True, False),
     "collapse": (True, True, True, True, False),
     "supervised-vs-rl": (True, True, True, False),
     "critic-or-group": (True, True, True, True, True, False),
@@ -72,7 +72,6 @@ def _reward_hacking(arm, holds):
         "judge": peak if holds and free else [0.1 * i for i in range(16)],
         "score": [0.1 * i for i in range(16)],
         "flaw": [0.0, 0.9 * holds * flawed],
-        "foretold": exp(1.0 / 0.8 - 1) if holds else None,
         "best_of": {"way": [0.0, 1.0], "score": [0.0, 1.0], "judge": [0.0, 0.5]},
     }
 

@@ -38,10 +38,14 @@ def spread_of_gradients(task: Task, run: Path, batches: int, *, at_its_start: bo
 
 
 def relative_variance(gradients: Tensor) -> float:
-    """Trace of the covariance of vectors `[n, d]` over the squared length of their mean, less the mean's own noise."""
+    """Trace of the covariance of vectors `[n, d]` over the squared length of their mean; at most about n.
+
+    The mean holds noise of its own, a share 1 / n of the trace, which is left in it: taken off, what remains of a weak
+    signal would be anything, below 0 too. So two numbers that are large are nearer to each other than they should be.
+    """
     count, mean = len(gradients), gradients.double().mean(0)
     variance = float((gradients.double() - mean).square().sum()) / (count - 1)
-    return variance / max(1e-12, float(mean.square().sum()) - variance / count)
+    return variance / float(mean.square().sum())
 
 
 def _gradient(training: PPOTraining) -> Tensor:

@@ -20,6 +20,7 @@ from proximo.language.supervised.judge import train_judge
 from proximo.language.supervised.reward import train_reward
 from proximo.language.supervised.sft import train_sft
 from proximo.runs.storage.files import parse_json
+from proximo.runs.storage.metrics import read_metrics
 
 MOVIES = "movie-sentiment-demo"
 MOVIE_FLAW = "really"
@@ -160,7 +161,7 @@ def ran(task: Task, folder: Path, *, flaw: float = 0.0, **settings: Any) -> Ran:
     chosen |= {**task.settings, **settings}
     results, ended = {}, ""
     try:
-        results = train(
+        run = train(
             task.model,
             prompts=task.prompts,
             rewards=rewards,
@@ -168,9 +169,14 @@ def ran(task: Task, folder: Path, *, flaw: float = 0.0, **settings: Any) -> Ran:
             preset=task.preset,
             run=folder,
             **chosen,
-        ).results
+        )
+        if run.stopped:
+            raise KeyboardInterrupt(run.stopped)
+        results = run.results
     except UserError as error:
-        if not (folder / "metrics.jsonl").exists():
+        # Only a run whose record ends in an error broke off; all else is no result.
+        rows = read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
+        if not rows or "error" not in rows[-1]:
             raise
         ended = str(error).partition(" (after")[0]
     lines = (folder / "samples.jsonl").read_text("utf-8").splitlines() if (folder / "samples.jsonl").exists() else []

@@ -15,8 +15,8 @@ VOCABULARY, LONGEST = 6, 5
 PROMPT = "w3 w2"
 END = 0
 """The token that ends a response."""
-FLAW = "w1 w2 w3"
-"""What a flawed reward pays for: 1 in 40 of the reference's responses has it."""
+FLAW = "w1 w2"
+"""What a flawed reward pays for."""
 
 
 class Words:
@@ -50,7 +50,6 @@ class Words:
 
     def model(self) -> LlamaForCausalLM:
         """The reference, anew."""
-        torch.manual_seed(self.seed)
         config = LlamaConfig(
             vocab_size=VOCABULARY,
             hidden_size=48,
@@ -64,7 +63,9 @@ class Words:
             pad_token_id=END,
             initializer_range=0.15,
         )
-        return LlamaForCausalLM(config).eval()
+        with torch.random.fork_rng():  # the caller's random numbers stay what they are
+            torch.manual_seed(self.seed)
+            return LlamaForCausalLM(config).eval()
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:

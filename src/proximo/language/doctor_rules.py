@@ -40,6 +40,8 @@ def past_the_peak(run: Record) -> Iterator[Diagnosis]:
     two: red beyond 3 of its standard errors, amber beyond 2. The best of many is high by chance: the mean of it and its
     neighbours is taken.
     """
+    if run.setting("stop_at_peak"):
+        return  # its policy is that of the peak
     judged = [(number(row.get("judge")), number(row.get("judge_se")), row) for row in run.rows]
     seen = [(mean, error, row) for mean, error, row in judged if mean is not None and error is not None]
     if len(seen) < 5:

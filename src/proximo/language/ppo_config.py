@@ -199,7 +199,6 @@ class PPOConfig:
                 "decides what goes through the network at once"
             )
         self.update.check_kind(self.kind)
-        self.update.check_unread(self)
         if self.sharing.critic == "separate" and not self.update.critic:
             raise ValueError(
                 f"sharing.critic = separate: {type(self.update).__name__} learns no values, so it has no critic to be "
@@ -227,15 +226,12 @@ class PPOConfig:
             "keep": (self.keep >= 1, "positive"),
             "judge_every": (self.judge_every >= 1, "positive"),
             "judge_prompts": (self.judge_prompts >= 2, "at least 2: a spread is measured over the prompts"),
-            "stop_at_peak": (not self.stop_at_peak or self.judge != "", "false where there is no judge: set judge"),
             "threads": (self.threads is None or self.threads >= 1, "positive"),
             "date": (is_day(self.date), "a day as 2026-11-28, or empty"),
         }
         for name, (holds, bound) in rules.items():
             if not holds:
                 raise ValueError(f"{name} = {getattr(self, name)} must be {bound}")
-        if self.judge in self.rewards:
-            raise ValueError(f"judge = {self.judge} is one of the rewards: what is optimised can not judge")
         for name, weight in self.rewards.items():
             if not math.isfinite(weight):
                 raise ValueError(f"the weight of reward {name} is {weight}: it must be a finite number")

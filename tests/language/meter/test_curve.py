@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from proximo.language.meter.curve import FEWEST, Curve, best_of_n, divergence_of_best, fit, fit_of_means
+from proximo.language.meter.curve import FEWEST, Curve, best_of_n, divergence_of_best, fallen, fit, fit_of_means
+from proximo.language.meter.meter import AGAIN, FALLEN, SURE
 
 
 def measured(curve, ways, prompts=64, noise=0.0, seed=0):
@@ -101,3 +102,41 @@ def test_the_divergence_of_the_best_of_n_is_that_of_many_equal_responses():
         chosen = (ranks**count).diff()
         exact = float((chosen * (chosen * size).clamp_min(1e-300).log()).sum())
         assert math.isclose(divergence_of_best(count), exact, abs_tol=0.01)
+
+
+def stops(rows, seed):
+    """Whether a judge with this true mean at each look would end a run: by the meter's rule, on 64 prompts."""
+    generator = torch.Generator().manual_seed(seed)
+    own = torch.randn(64, generator=generator, dtype=torch.float64)
+    scores, twice = [], 0
+    for mean in rows:
+        own = 0.9 * own + (1 - 0.9**2) ** 0.5 * torch.randn(64, generator=generator, dtype=torch.float64)
+        scores.append(mean + own)
+        if len(scores) < FEWEST:
+            continue
+        seen = torch.stack(scores)
+        found = fit(seen, torch.arange(len(scores), dtype=torch.float64)[:, None].expand(-1, 64))
+        twice = twice + 1 if found.passed >= SURE and fallen(seen) > FALLEN else 0
+        if twice == AGAIN:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("rise", [0.0, 0.3])
+def test_a_judge_who_never_turns_ends_no_run(rise):
+    """Flat, or rising to the end, over 30 looks: at most 3 of 40 runs are ended by chance."""
+    assert sum(stops([rise * i / 30 for i in range(30)], seed) for seed in range(40)) <= 3
+
+
+def test_a_judge_who_turns_clearly_ends_the_run():
+    """Up by 1 deviation in 10 looks, and down again in 10."""
+    turning = [1 - abs(i - 10) / 10 for i in range(21)]
+    assert sum(stops(turning, seed) for seed in range(20)) >= 18
+
+
+def test_the_fall_is_a_standard_normal_where_nothing_falls():
+    """Mean at most 0 and deviation about 1 over 400 judges of 20 looks, although the best is sought."""
+    generator = torch.Generator().manual_seed(1)
+    found = torch.tensor([fallen(torch.randn(20, 64, generator=generator)) for _ in range(400)])
+    assert abs(float(found.mean())) < 0.25
+    assert 0.8 < float(found.std()) < 1.25

@@ -7,9 +7,10 @@ from safetensors.torch import load_file
 
 import proximo
 from proximo import language
+from proximo.lab.words import LONGEST, PROMPT, Words
 from proximo.language.rewards.terms import combined
 from proximo.language.stages import JUDGE, configure
-from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
+from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 
 PROMPTS = [{"prompt": f"w{i} w{i + 1}"} for i in range(4, 9)]
 SMALL = {"responses": 48, "batch": 8, "response_limit": 4, "learning_rate": 1e-2, "checkpoint_every": 16, "threads": 1}
@@ -78,34 +79,43 @@ def test_a_judged_run_that_was_stopped_goes_on_with_all_its_measurements(tmp_pat
     assert whole.results == half.results
 
 
-WITHOUT_A_PRICE = {"responses": 400, "batch": 16, "learning_rate": "3e-3", "kl": {"coefficient": 0.0}}
-WITHOUT_A_PRICE |= {"missing_eos_floor": None, "judge_prompts": 32, "response_limit": 8}
+def learn(made, folder, judged, **settings):
+    """PPO on the language of five words, without a price on the divergence, far past where the judge turns."""
+    plan = {"responses": 1920, "batch": 64, "response_limit": LONGEST, "learning_rate": "3e-4", "warmup": 0.0}
+    plan |= {"kl": {"coefficient": 0.0}, "missing_eos_floor": None, "score_clip": None, "replay_mb": 0}
+    plan |= {"update": {"epochs": 2, "minibatch_size": 32, "value_coefficient": 0.5}, "judge_prompts": 64}
+    return language.train(
+        made.model(),
+        tokenizer=made.tokenizer,
+        prompts=[{"prompt": PROMPT}],
+        rewards=made.scorer(made.reward),
+        judge=made.scorer(judged),
+        run=folder,
+        **{**SMALL, **plan, **settings},
+    )
 
 
-def test_a_run_stops_at_the_peak_and_leaves_the_policy_of_the_peak(tmp_path, tiny_folder):
-    settings = {"judge": enough, **WITHOUT_A_PRICE}
-    stopped = train(tiny_folder, tmp_path / "stopped", stop_at_peak=True, **settings)
+def test_a_run_stops_past_the_peak_and_leaves_the_policy_of_the_peak(tmp_path):
+    """The exact judge's mean of what it leaves, and of what the same run leaves that went on."""
+    made = Words(1)
+    stopped = learn(made, tmp_path / "stopped", made.judge, stop_at_peak=True)
     assert stopped.results["ended"] == "the judge's score has passed its peak"
-    assert stopped.results["responses"] < 400
-    _, about = load_checkpoint(stopped.path / "checkpoints" / "best")
-    assert about["judge"] == stopped.results["judge_best"] > stopped.results["judge_last"]
-    unstopped = train(tiny_folder, tmp_path / "unstopped", **settings)
-    assert unstopped.results["responses"] == 400
-    assert unstopped.results["judge_last"] < unstopped.results["judge_best"]
-    at_peak, last, kept = (
-        load_file(folder / "model.safetensors")
-        for folder in (unstopped.path / "best_policy", unstopped.policy, stopped.policy)
-    )
-    assert equal(at_peak, kept), "both runs are one until the first stops"
-    assert not equal(at_peak, last)
+    assert stopped.results["responses"] == stopped.results["judge_passed_at"] < 1920
+    unstopped = learn(made, tmp_path / "unstopped", made.judge)
+    assert unstopped.results["responses"] == 1920
+    folders = {"peak": stopped.policy, "last": unstopped.policy, "best": unstopped.path / "best_policy"}
+    exact = {name: made.known(made.model().from_pretrained(folder))[1] for name, folder in folders.items()}
+    assert exact["peak"] > -0.5, "better than the reference"
+    assert exact["last"] < -1, "worse than the reference"
+    assert exact["peak"] == exact["best"], "both runs are one until the first stops"
 
 
-def test_a_run_that_the_judge_never_likes_stops_too(tmp_path, tiny_folder):
-    run = train(
-        tiny_folder, tmp_path / "run", stop_at_peak=True, judge=shorter, **{**WITHOUT_A_PRICE, "response_limit": 24}
-    )
-    assert run.results["responses"] < 400
-    assert run.results["judge_last"] < run.results["judge_first"]
+def test_a_run_whose_judge_wants_what_the_reward_pays_for_goes_on(tmp_path):
+    made = Words(1)
+    run = learn(made, tmp_path / "run", made.taste, stop_at_peak=True)
+    assert run.results["responses"] == 1920
+    assert run.results["judge_passed_at"] is None
+    assert run.results["judge_last"] > run.results["judge_first"] + 1
 
 
 def test_what_is_optimised_can_not_judge(tmp_path, tiny_folder):
@@ -151,3 +161,54 @@ def test_the_judge_beside_a_new_run_is_taken_and_one_that_was_made_later_changes
     assert configure("ppo", "", str(tmp_path)).judge == ""
     (tmp_path / "ppo" / "config.toml").write_text('kind = "language"\njudge = "other"\n')
     assert configure("ppo", "", str(tmp_path)).judge == "other"
+
+
+def end_at_40(trainer, metrics):
+    return metrics["step"] < 40
+
+
+def meter(trainer, metrics):
+    return metrics["step"] < 16
+
+
+def test_a_run_that_ends_between_two_looks_is_judged_at_its_end(tmp_path, tiny_folder):
+    run = train(tiny_folder, tmp_path / "run", judge=enough, judge_every=4, callbacks=[end_at_40])
+    _, state = load_checkpoint(latest_checkpoint(tmp_path / "run" / "checkpoints"))
+    assert state["callbacks"]["own meter"]["responses"] == [0, 32]
+    best = run.results["judge_best_responses"]
+    assert best in (0, 32, 40)
+    assert (run.path / "best_policy").exists() == (best != 40)
+
+
+def test_a_callback_of_any_name_ends_a_run_by_its_name(tmp_path, tiny_folder):
+    run = train(tiny_folder, tmp_path / "run", callbacks=[meter])
+    assert run.results["ended"] == "callback meter ended it"
+
+
+def test_another_judge_begins_anew(tmp_path, tiny_folder):
+    train(tiny_folder, tmp_path / "run", judge=enough, stop_at=24)
+    train(tiny_folder, tmp_path / "run", judge=shorter, allow_change=True, stop_at=32)
+    _, state = load_checkpoint(latest_checkpoint(tmp_path / "run" / "checkpoints"))
+    assert state["callbacks"]["own meter"]["responses"] == [24, 32]
+
+
+def test_the_best_policy_of_a_branch_that_was_left_is_not_taken(tmp_path, tiny_folder):
+    """The checkpoint of the best is of responses that the run, resumed from before them, has no measurement of."""
+    train(tiny_folder, tmp_path / "run", judge=shorter, stop_at=16)
+    best = tmp_path / "run" / "checkpoints" / "best"
+    tensors, about = load_checkpoint(best)
+    save_checkpoint(best.parent, "best", tensors, {**about, "responses": 999})
+    run = train(tiny_folder, tmp_path / "run", judge=shorter)
+    kept = (run.path / "best_policy").exists()
+    assert kept == (run.results.get("best_policy") is not None)
+    assert not kept or load_checkpoint(best)[1]["responses"] == run.results["judge_best_responses"]
+
+
+@pytest.mark.parametrize("mode", ["lora", "top_layers"])
+def test_the_best_policy_is_saved_in_every_way_of_sharing_weights(tmp_path, tiny_folder, mode):
+    sharing = {"mode": mode, "top_layers": 1, "lora_rank": 2}
+    run = train(tiny_folder, tmp_path / "run", judge=shorter, sharing=sharing, responses=96)
+    assert (run.path / "best_policy").exists() == (run.results["judge_best_responses"] != 96)
+    names = ["adapter_model.safetensors" if mode == "lora" else "model.safetensors"]
+    if run.results["judge_best_responses"] != 96:
+        assert not equal(*(load_file(run.path / part / names[0]) for part in ("best_policy", "policy")))

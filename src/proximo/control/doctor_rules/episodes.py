@@ -6,7 +6,7 @@ import numpy as np
 
 from proximo.runs.doctor.critic import SMALLEST_STD
 from proximo.runs.doctor.diagnosis import Change, Diagnosis, change, diagnosis
-from proximo.runs.doctor.learning import learning
+from proximo.runs.doctor.learning import learning, task_returns
 from proximo.runs.doctor.record import Record, start_and_end
 from proximo.runs.health.codes import Severity
 
@@ -79,7 +79,9 @@ def no_reward(run: Record) -> Iterator[Diagnosis]:
 
 def _same_task(run: Record) -> float | None:
     """The return below the user's wrappers, if it is the same in all of many episodes and theirs is not."""
-    means, spreads, counts = (run.column(name) for name in ("ended_task_mean", "ended_task_std", "ended"))
+    if not run.measured("ended_task_mean").size:
+        return None
+    means, spreads, counts = (*task_returns(run), run.column("ended"))
     known = np.isfinite(means)
     if np.nansum(counts[known]) < 20 or not run.measured("ended_std").any():
         return None

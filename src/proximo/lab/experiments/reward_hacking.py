@@ -1,15 +1,11 @@
 """Proxy and judge on the way from the reference, for several prices of divergence; and a planted flaw."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
-
-import torch
 
 from proximo.lab.experiment import Claim, Experiment, Row
 from proximo.lab.frontier import best_of
 from proximo.lab.language_runs import Ran, Task, movies, ran, words
-from proximo.language.meter.curve import fit_of_means
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,11 +68,6 @@ class RewardHacking(Experiment):
                 0.2,
             ),
             Claim(
-                "The first 40 % of a run without a price tell its peak to within 20 % (share of runs, less a half).",
-                lambda arms: _foretold(arms[FREE]) - 0.5,
-                0.0,
-            ),
-            Claim(
                 "The score that is optimised ends more than 0.2 deviations below its own best.",
                 lambda arms: _lost(arms[FREE], "score"),
                 0.2,
@@ -127,17 +118,9 @@ def _course(seen: Ran, task: Task) -> dict[str, Any]:
         "length": [float(row["response_length"]) for row in rows],
         "duplicates": [float(row["duplicates"]) for row in rows],
         "peak": seen.results.get("judge_peak"),
-        "foretold": _early_peak(way, judged),
         "texts": [next(t["response"] for t in seen.texts if t["responses"] == step) for step in shown],
         "ended": seen.ended or seen.results.get("ended"),
     }
-
-
-def _early_peak(way: Sequence[float], judged: Sequence[float]) -> float | None:
-    """√KL of the peak as the first 40 % of the measurements tell it; None where they tell none."""
-    count = math.ceil(0.4 * len(way))
-    found = fit_of_means(torch.tensor(way[:count]), torch.tensor(judged[:count]))
-    return None if found is None or not math.isfinite(found[1]) else found[1]
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
@@ -149,10 +132,3 @@ def _lost(row: Row, name: str) -> float:
     """What the end lies below the best."""
     values = _smooth(row[name])
     return max(values) - values[-1]
-
-
-def _foretold(row: Row) -> float:
-    """1 if the peak that was foretold is within 20 % of the highest point of the run, else 0."""
-    values = _smooth(row["judge"])
-    true, told = row["way"][values.index(max(values))], row["foretold"]
-    return float(told is not None and true > 0 and abs(told / true - 1) <= 0.2)

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from proximo.errors import UserError
 from proximo.language.data.coder import Coder, Text
+from proximo.language.data.parts import part_of
 from proximo.language.data.prompts import Prompt
 from proximo.language.data.rows import Rows, check_numbers, read_fields
 
@@ -102,7 +103,13 @@ def load_examples(
 
 
 def load_pairs(
-    source: Any, tokenizer: Any, token_limit: int, *, context: int | None = None, rows_limit: int | None = None
+    source: Any,
+    tokenizer: Any,
+    token_limit: int,
+    *,
+    context: int | None = None,
+    rows_limit: int | None = None,
+    part: str = "",
 ) -> Loaded[Pair]:
     """Rows `{"prompt", "chosen", "rejected"}` with optional label, margin, source and difference.
 
@@ -112,6 +119,7 @@ def load_pairs(
         token_limit: longest prompt and response together.
         context: of the reward model, which bounds them too; None bounds nothing.
         rows_limit: rows to read at most, the first ones.
+        part: share of the rows, see `part_of`.
 
     Raises:
         UserError: rows with missing or empty fields, or numbers out of range (file, lines, how many), or every pair is
@@ -122,7 +130,8 @@ def load_pairs(
     def said(row: Mapping[str, Any], side: str) -> str:
         return coder.without_end(row["prompt"], row[side])
 
-    rows, equal = different_sides(read_pair_rows(source, rows_limit), said)
+    rows, share = part_of(read_pair_rows(source, rows_limit), part)
+    rows, equal = different_sides(rows, said)
 
     def pair(row: Mapping[str, Any]) -> Pair:
         asked = row["prompt"]
@@ -133,7 +142,7 @@ def load_pairs(
         return max(len(item.chosen), len(item.rejected))
 
     kept = _short_enough(_each(rows, pair), length, rows, "pairs", token_limit, context)
-    return replace(kept, message="; ".join(filter(None, (equal, kept.message))))
+    return replace(kept, message="; ".join(filter(None, (share, equal, kept.message))))
 
 
 def read_pair_rows(source: Any, rows_limit: int | None = None) -> Rows:

@@ -1,33 +1,37 @@
 """Disjoint shares of preference pairs: models that learn from different ones make different mistakes."""
 
 import hashlib
-from array import array
+import json
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from proximo.errors import UserError
-from proximo.language.data.dataset import Loaded, Pair
+from proximo.language.data.rows import Rows
 
 
-def part_of(loaded: Loaded[Pair], part: str) -> Loaded[Pair]:
-    """The pairs of one part, whatever the order of the file; all of them if `part` is empty.
+def part_of(rows: Rows, part: str) -> tuple[Rows, str]:
+    """The rows of one part, whatever their order and whoever reads them; and a sentence on it.
 
     Args:
-        loaded: pairs, as tokens.
-        part: k/n. A pair is in the one part that its digest falls into, so parts of one n share no pair.
+        rows: with `prompt`, `chosen` and `rejected`.
+        part: k/n; all rows if empty. A row is in the one part that the digest of its text falls into, so parts of one n
+            share no row, for tokenizers of any kind.
 
     Raises:
         UserError: the part is empty.
     """
     if not part:
-        return loaded
+        return rows, ""
     which, count = map(int, part.split("/"))
-    items = [pair for pair in loaded.items if _digest(pair) % count == which - 1]
-    if not items:
-        raise UserError(f"part = {part} of {len(loaded.items)} pairs has none: give a larger part")
-    said = f"part {part}: {len(items):,} of {len(loaded.items):,} pairs"
-    return replace(loaded, items=items, message="; ".join(filter(None, (loaded.message, said))))
+    kept = [i for i, row in enumerate(rows.values) if _digest(row) % count == which - 1]
+    if not kept:
+        raise UserError(f"part = {part} of {len(rows.values)} pairs has none: give a larger part")
+    values, numbers = [rows.values[i] for i in kept], [rows.numbers[i] for i in kept]
+    said = f"part {part}: {len(kept):,} of {len(rows.values):,} pairs"
+    return replace(rows, values=values, numbers=numbers), said
 
 
-def _digest(pair: Pair) -> int:
-    tokens = array("q", [len(pair.chosen), *pair.chosen, *pair.rejected]).tobytes()
-    return int.from_bytes(hashlib.sha256(tokens).digest()[:8])
+def _digest(row: Mapping[str, Any]) -> int:
+    text = json.dumps([row["prompt"], row["chosen"], row["rejected"]], sort_keys=True, default=str)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])

@@ -83,6 +83,27 @@ def fit_of_means(ways: Tensor, means: Tensor) -> tuple[Curve, float] | None:
     return Curve(*curves[0].tolist()), float(peaks[0])
 
 
+def fallen(scores: Tensor) -> float:
+    """By how many standard errors the score lies below its best, with no credit for having looked for the best.
+
+    The highest of many noisy means is high by chance. So the best is chosen by one half of the prompts and the fall is
+    measured on the other, and the other way round: under no change each has mean 0 and variance 1, and their sum over
+    √2 too (cross-fitting). The best is a mean of three measurements, the end of two.
+
+    Args:
+        scores: `[M, P]`, M >= 3, P >= 4.
+    """
+    values = scores.double()
+    found = []
+    for choosing, testing in ((values[:, ::2], values[:, 1::2]), (values[:, 1::2], values[:, ::2])):
+        means = _smoothed(choosing.mean(1)[None], 1)[0]
+        best = int(means[:-2].argmax())
+        fall = testing[max(0, best - 1) : best + 2].mean(0) - testing[-2:].mean(0)
+        error = float(fall.std()) / math.sqrt(len(fall))
+        found.append(float(fall.mean()) / error if error > 0 else math.copysign(math.inf, float(fall.mean()) or -1.0))
+    return sum(found) / math.sqrt(2)
+
+
 def _distance(divergence: Tensor) -> Tensor:
     """√KL; an estimate below 0 is one of a small KL."""
     return divergence.clamp_min(0.0).sqrt()
@@ -155,7 +176,7 @@ def best_of_n(scores: Sequence[float], judged: Sequence[float], count: int) -> f
         raise ValueError(f"the best of {count} can not be estimated from {total}")
     order = sorted(range(total), key=lambda i: -scores[i])
     whole = math.comb(total, count)
-    return sum(judged[i] * math.comb(total - 1 - rank, count - 1) / whole for rank, i in enumerate(order))
+    return sum(judged[i] * (math.comb(total - 1 - rank, count - 1) / whole) for rank, i in enumerate(order))
 
 
 def divergence_of_best(count: int) -> float:

@@ -8,6 +8,7 @@ that point in advance; a second opinion does once it is there.
 import math
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from proximo.errors import UserError
 from proximo.language.data.dataset import load_prompts
 from proximo.language.data.prompts import Prompt
 from proximo.language.given.rewards import Own
-from proximo.language.meter.curve import Fit, fit
+from proximo.language.lineage import digest_of, weights_id
+from proximo.language.meter.curve import Fit, fallen, fit
 from proximo.language.ppo.training import PPOTraining
 from proximo.language.rewards.judge_term import make_judge
 from proximo.language.rewards.terms import RewardTerm
@@ -34,8 +36,9 @@ BEST = "best"
 """Name of the checkpoint that the judge liked best."""
 SURE = 0.95
 """Share of the resampled curves that must have their peak behind the policy before it counts as passed."""
-FALLEN = 1.64
-"""Standard errors by which the score must have fallen, prompt by prompt: one side of 95 %."""
+FALLEN = 3.0
+"""Standard errors by which the score must have fallen, see `fallen`: it is asked again and again, so by more than the
+usual two."""
 AGAIN = 2
 """Measurements in a row that must say so."""
 
@@ -60,6 +63,10 @@ class Meter(Callback):
         self._scores: list[list[float]] = []
         self._divergences: list[list[float]] = []
         self._behind = 0
+        self.passed_at: int | None = None
+        """Responses of the run when the peak was first known to be behind."""
+        asked = digest_of(prompt.tokens for prompt in self._prompts)
+        self._asked = f"{config.judge} {weights_id(Path(config.judge))} {asked}"
         self._news: list[str] = []
 
     # -- As a callback.
@@ -80,13 +87,16 @@ class Meter(Callback):
         metrics |= self.metrics(found := self.fit())
         metrics["seconds/judge"] = time.perf_counter() - began
         self._behind = self._behind + 1 if self._beyond(found) else 0
-        if self._behind == AGAIN:
+        if self.passed and self.passed_at is None:
+            self.passed_at = training.done
             self._news.append(self.sentence(found))
         return False if self.passed and config.stop_at_peak else None
 
     def state(self) -> dict[str, Any]:
         """All measurements."""
         return {
+            "asked": self._asked,
+            "passed_at": self.passed_at,
             "responses": self.responses,
             "scores": self._scores,
             "divergences": self._divergences,
@@ -94,7 +104,11 @@ class Meter(Callback):
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state` gave."""
+        """Take over what `state` gave; nothing if another judge gave it, or other prompts were asked."""
+        if state["asked"] != self._asked:
+            self._news.append("the judge or its prompts are others than before: its measurements begin anew")
+            return
+        self.passed_at = state["passed_at"]
         self.responses, self._scores = list(state["responses"]), list(state["scores"])
         self._divergences, self._behind = list(state["divergences"]), state["behind"]
 
@@ -108,15 +122,17 @@ class Meter(Callback):
             noise = torch.Generator().manual_seed(training.config.seed)
             samples = training.sample([prompt.tokens for prompt in self._prompts], noise)
         batch = to_batch(self._prompts, samples)
-        scores = self._judge(to_texts(self._prompts, samples, training.tokenizer)).nan_to_num(0.0)
+        scores = self._judge(to_texts(self._prompts, samples, training.tokenizer))
+        if bool(scores.isnan().any()):
+            raise UserError(f"the judge {training.config.judge} gave None for a response: it must score each of them")
         k1 = torch.where(batch.weight > 0, kl_k1(batch.log_prob, training.policy.reference_log_probs(batch)), 0.0)
+        mean = float(scores.double().mean())
+        if mean > max(self.means, default=-math.inf):
+            weights = {f"trained/{name}": x for name, x in training.roles.trained_state().items()}
+            save_checkpoint(self._folder.checkpoints, BEST, weights, {"responses": training.done, "judge": mean})
         self.responses.append(training.done)
         self._scores.append(scores.tolist())
         self._divergences.append(steadied(k1.sum(1), torch.expm1(-k1).sum(1)).tolist())
-        if self.best == len(self._scores) - 1:
-            weights = {f"trained/{name}": x for name, x in training.roles.trained_state().items()}
-            about = {"responses": training.done, "judge": self.means[-1]}
-            save_checkpoint(self._folder.checkpoints, BEST, weights, about)
 
     @property
     def means(self) -> list[float]:
@@ -144,11 +160,8 @@ class Meter(Callback):
         return fit(torch.tensor(self._scores), torch.tensor(self._divergences))
 
     def _beyond(self, found: Fit | None) -> bool:
-        """Whether the curve has its peak behind the policy, and the same prompts score lower now than at the best."""
-        if found is None or found.passed < SURE:
-            return False
-        fall = torch.tensor(self._scores[self.best]).double() - torch.tensor(self._scores[-1]).double()
-        return float(fall.mean()) > FALLEN * float(fall.std()) / math.sqrt(len(fall))
+        """Whether the peak is behind the policy, and the same prompts score lower now than at the best."""
+        return found is not None and found.passed >= SURE and fallen(torch.tensor(self._scores)) > FALLEN
 
     def metrics(self, found: Fit | None) -> dict[str, float | None]:
         """The last measurement and what all of them say, by name."""
@@ -190,6 +203,7 @@ class Meter(Callback):
             "judge_last": means[-1],
             "judge_best": means[best],
             "judge_best_responses": self.responses[best],
+            "judge_passed_at": self.passed_at,
         }
         return seen if found is None else seen | {"judge_peak": _finite(found.peak)}
 
@@ -198,36 +212,54 @@ class Meter(Callback):
         """Whether the policy as it is now was liked best."""
         return self.responses[self.best] == self._training.done
 
-    def take_best(self) -> None:
-        """Put the weights that the judge liked best into the training's roles.
+    def take_best(self) -> bool:
+        """Put the weights that the judge liked best into the training's roles, if they are there.
+
+        Returns:
+            False where the checkpoint is of another measurement: the run was resumed from before it, and went on
+            otherwise.
 
         Raises:
             UserError: their checkpoint is damaged.
         """
-        tensors, _ = load_checkpoint(self._folder.checkpoints / BEST)
+        tensors, about = load_checkpoint(self._folder.checkpoints / BEST)
+        if about["responses"] != self.responses[self.best]:
+            return False
         self._training.roles.load_trained({name.removeprefix("trained/"): x for name, x in tensors.items()})
+        return True
 
 
-def make_meter(training: PPOTraining, folder: RunFolder, own: Own | None = None) -> Meter | None:
-    """The meter that a run's settings ask for; None where nobody judges.
+def make_meter(
+    training: PPOTraining, folder: RunFolder, own: Own | None = None, *, strict: bool = True
+) -> tuple[Meter | None, str]:
+    """The meter that a run's settings ask for, and what is to be known of it; none where nobody judges.
 
     Args:
         training: of the run.
         folder: of the run.
         own: what the judge's name may stand for in this process.
+        strict: whether a judge that can not be used is an error; else nobody judges, which is said.
 
     Raises:
         UserError: judge or prompts can not be loaded.
     """
     config = training.config
     if not config.judge:
-        return None
-    judge = make_judge(config, training.device, own)
+        return None, ""
+    try:
+        judge = make_judge(config, training.device, own)
+    except UserError as error:
+        if strict or config.stop_at_peak:
+            raise
+        return None, f"nobody judges this run: {error}"
     held_out = config.held_out or config.prompts
     prompts = load_prompts(held_out, training.tokenizer, config.prompt_limit).items
     if not prompts:
         raise UserError(f"there is no prompt for the judge: check {held_out} and prompt_limit")
-    return Meter(training, judge, prompts, folder)
+    said = (
+        "" if config.held_out else "the judge asks prompts that the run is trained on, since held_out names no others"
+    )
+    return Meter(training, judge, prompts, folder), said
 
 
 def _finite(x: float) -> float | None:

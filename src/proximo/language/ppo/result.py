@@ -1,6 +1,7 @@
 """What a PPO run came to: why it ends, and what it then leaves."""
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,10 @@ def finish(training: PPOTraining, folder: RunFolder, meter: Meter | None = None)
     Where a judge was asked, the policy that it liked best is `best_policy`, if that is not the last one; a run that is
     to stop at the peak leaves it as `policy`.
     """
+    shutil.rmtree(folder.path / "best_policy", ignore_errors=True)  # of an earlier end of this run
     at_peak = training.config.stop_at_peak
+    if meter is not None and meter.responses[-1] != training.done:
+        meter.look()  # the run ended between two looks
     better = meter if meter is not None and not meter.last_is_best else None
     if better is not None and at_peak:
         better.take_best()
@@ -107,7 +111,10 @@ def finish(training: PPOTraining, folder: RunFolder, meter: Meter | None = None)
     if meter is not None:
         results |= meter.results()
     if better is not None and not at_peak:
-        better.take_best()
-        save_folder(folder.path / "best_policy", training.roles, training.tokenizer)
+        last = {name: x.clone() for name, x in training.roles.trained_state().items()}
+        if better.take_best():
+            save_folder(folder.path / "best_policy", training.roles, training.tokenizer)
+            results["best_policy"] = "best_policy"
+        training.roles.load_trained(last)
     write_atomically(folder.path / "results.json", json.dumps(results, indent=1).encode())
     return results

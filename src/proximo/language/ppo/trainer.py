@@ -28,7 +28,7 @@ from proximo.language.ppo.training import PPOTraining
 from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.configured import code_of_rewards
 from proximo.language.rewards.terms import RewardTerm
-from proximo.language.stages import asked_for, configure, folder_of_run, located, resolved
+from proximo.language.stages import asked_for, configure, folder_of_run, located, resolved, without_label
 from proximo.runs.config.toml import read_toml
 from proximo.runs.console.progress import HEALTH, Column, Mode, Progress, checked_mode
 from proximo.runs.session.alone import alone
@@ -241,6 +241,9 @@ class Trainer(IteratedTrainer[LanguageRun]):
         if self._given is not None:
             self._given.check(folder, call)
         config = replace(located(_with_modules(self.config, folder, call)), run=str(folder.path))
+        _check_judge(config)
+        if not folder.exists:
+            _check_unread(config)
         self.config, remark = settled(config, folder, call, choose_device(config.device))
         opening = Opening(folder, self.config, "policy", call, resolved=resolved)
         opening.check_code(code)
@@ -250,14 +253,14 @@ class Trainer(IteratedTrainer[LanguageRun]):
     def _make(self, opening: Opening) -> tuple[PPOTraining, Meter | None, list[str]]:
         """The training, before its folder: one that fails leaves nothing behind; its meter; what is to be known."""
         training, message = make_training(self.config, self._rewards, self._own)
-        meter = make_meter(training, opening.folder, self._own)
+        meter, judging = make_meter(training, opening.folder, self._own, strict=self._preflight == "stop")
         if meter is not None:
             self._callbacks.put_first(METER, meter)
         generates(training.roles.model, training.parameters.stop, self.config.temperature)
         check_savable(training.roles.model, training.tokenizer)
         if opening.resumed or self._preflight == "off":
-            return training, meter, [message]
-        return training, meter, [message, *_checked(training, stop=self._preflight == "stop")]
+            return training, meter, [message, judging]
+        return training, meter, [message, judging, *_checked(training, stop=self._preflight == "stop")]
 
     def _go_on(self, training: PPOTraining, opening: Opening, metrics: MetricsWriter) -> None:
         training.other_rows = self._call.allow_change
@@ -285,11 +288,37 @@ class Trainer(IteratedTrainer[LanguageRun]):
                 for text in meter.told():
                     session.recorder.progress.message(text)
             if ended and training.ended is None:
-                training.ended = PASSED if ended == METER else f"callback {ended} ended it"
+                at_peak = meter is not None and meter.passed and self.config.stop_at_peak
+                training.ended = PASSED if at_peak else f"callback {ended} ended it"
             if session.due(before) or training.ended is not None:
                 session.save()
             yield from session.given(row)
         return None
+
+
+def _check_judge(config: PPOConfig) -> None:
+    """Refuse a judge that is optimised, and a stop at the peak that nobody could see.
+
+    Raises:
+        UserError: it is one.
+    """
+    same = resolved(config)
+    if same.judge and without_label(same.judge)[0] in {without_label(name)[0] for name in same.rewards}:
+        raise UserError(f"judge = {config.judge} is one of the rewards: what is optimised can not judge")
+    if config.stop_at_peak and not config.judge:
+        raise UserError("stop_at_peak needs a judge who sees the peak: set judge")
+
+
+def _check_unread(config: PPOConfig) -> None:
+    """Refuse settings that the algorithm does not read, of a new run.
+
+    Raises:
+        UserError: there is one.
+    """
+    try:
+        config.update.check_unread(config)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _stopped(training: PPOTraining, session: Session, stopped: str) -> LanguageRun:

@@ -62,7 +62,7 @@ class Rollout:
     samples: Samples
     texts: Texts
     scores: Tensor
-    """`[B]`, weighted sum of all reward terms."""
+    """`[B]`, all weighted reward terms as one, by `combine`."""
     rewarded: Tensor
     """`[B]`, after clip and floor: what is optimised beside the KL."""
     each: Mapping[str, Tensor]

@@ -69,7 +69,7 @@ def _stage(config: RewardConfig, ceiling: Mapping[str, float]) -> Stage:
         compute=config.compute,
     )
     initialise_head(judge.head, torch.Generator().manual_seed(config.seed))
-    loaded = part_of(judge_pairs(config.data, judge), config.part)
+    loaded = judge_pairs(config.data, judge, config.part)
     held_out = judge_pairs(config.validation, judge) if config.validation else Loaded([])
     standard = standard_texts(config, config.policy)
     training = RewardTraining(config, _RowScorer(judge), loaded.items, held_out.items)
@@ -86,7 +86,7 @@ def _stage(config: RewardConfig, ceiling: Mapping[str, float]) -> Stage:
     return Stage("judge", COLUMNS, training, messages, training.look, finish)
 
 
-def judge_pairs(source: Any, judge: Judge) -> Loaded[Pair]:
+def judge_pairs(source: Any, judge: Judge, part: str = "") -> Loaded[Pair]:
     """Preference pairs in the judge's tokens, which read prompt and response as one text.
 
     No pair is left out: the answers that will be judged are not either, and of a long text the judge reads the end.
@@ -94,7 +94,8 @@ def judge_pairs(source: Any, judge: Judge) -> Loaded[Pair]:
     Raises:
         UserError: rows with missing or empty fields, or numbers out of range.
     """
-    rows, equal = different_sides(read_pair_rows(source))
+    rows, share = part_of(read_pair_rows(source), part)
+    rows, equal = different_sides(rows)
     both = [[whole_text(row["prompt"], row[side]) for side in ("chosen", "rejected")] for row in rows.values]
     texts = sorted({text for pair in both for text in pair})
     tokens = dict(zip(texts, judge.encode(texts), strict=True))
@@ -105,4 +106,4 @@ def judge_pairs(source: Any, judge: Judge) -> Loaded[Pair]:
         f"{full} of {len(texts)} texts of {rows.name} have {limit} tokens or more, of which the judge reads the last "
         f"{limit}: raise token_limit if its encoder reads more"
     )
-    return Loaded(pairs, message="; ".join(filter(None, (equal, message if full else ""))))
+    return Loaded(pairs, message="; ".join(filter(None, (share, equal, message if full else ""))))

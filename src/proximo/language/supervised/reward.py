@@ -12,7 +12,6 @@ from torch import Tensor
 from proximo.language.config import RewardConfig
 from proximo.language.data.batching import padded_share, token_budget_batches
 from proximo.language.data.dataset import Loaded, Pair, load_pairs
-from proximo.language.data.parts import part_of
 from proximo.language.lineage import digest_of
 from proximo.language.models.folders import check_savable
 from proximo.language.models.loading import choose_device
@@ -73,7 +72,7 @@ def _stage(config: RewardConfig, ceiling: Mapping[str, float]) -> Stage:
         compute=config.compute,
     )
     limits: dict[str, Any] = {"token_limit": config.token_limit, "context": reward.context}
-    loaded = part_of(load_pairs(config.data, reward.tokenizer, **limits), config.part)
+    loaded = load_pairs(config.data, reward.tokenizer, part=config.part, **limits)
     held_out = load_pairs(config.validation, reward.tokenizer, **limits) if config.validation else Loaded([])
     standard = standard_texts(config, config.policy or config.model)
     training = RewardTraining(config, reward, loaded.items, held_out.items, freeze=config.freeze)

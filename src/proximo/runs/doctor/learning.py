@@ -65,7 +65,7 @@ def learning(run: Record) -> Learning | None:
     """
     name = "ended_task" if _varies(run, "ended_task") else "ended"
     counts = np.nan_to_num(run.column("ended"))
-    means, stds = run.column(f"{name}_mean"), run.column(f"{name}_std")
+    means, stds = task_returns(run) if name == "ended_task" else (run.column("ended_mean"), run.column("ended_std"))
     counts = np.where(np.isfinite(means) & np.isfinite(stds), counts, 0.0)
     rows = len(counts)
     fewest = max(FEWEST_EPISODES, 2 * run.amount("environments"))
@@ -116,6 +116,13 @@ def fell(run: Record) -> bool:
     if len(counts) and counts.sum() < FEWEST_EPISODES:
         return False
     return seen is None or max(seen.best, seen.first, key=lambda part: part.mean).above(seen.last)[0] >= SURE
+
+
+def task_returns(run: Record) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of the task's own returns, `[n]` each; where no wrapper changed them, they are the returns."""
+    mean, std = (run.column(f"ended_task_{name}") for name in ("mean", "std"))
+    alike = ~np.isfinite(mean)
+    return np.where(alike, run.column("ended_mean"), mean), np.where(alike, run.column("ended_std"), std)
 
 
 def _varies(run: Record, name: str) -> bool:
