@@ -1,6 +1,7 @@
 """A finished PPO run against the model it started from, on prompts it never saw, by a judge it never saw."""
 
 import json
+import os
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -16,7 +17,7 @@ from proximo.language.compute.threads import using_threads
 from proximo.language.data.dataset import load_prompts
 from proximo.language.data.prompts import Prompt
 from proximo.language.given.files import as_rows
-from proximo.language.given.rewards import Own, named
+from proximo.language.given.rewards import Function, Own, named
 from proximo.language.lineage import trained_anew
 from proximo.language.models.decoder import Stack
 from proximo.language.models.linear_head import linear_head
@@ -25,11 +26,11 @@ from proximo.language.ppo.policy import LanguagePolicy
 from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.configured import make_rewards
 from proximo.language.rewards.judge_term import load_judge
-from proximo.language.rewards.terms import combine, cut_prompts
+from proximo.language.rewards.terms import FunctionReward, RewardTerm, combine, cut_prompts, function_from
 from proximo.language.sampling.answers import Answers, answer
 from proximo.language.sampling.sampler import SamplingParameters, stop_tokens
 from proximo.language.sampling.texts import to_batch
-from proximo.language.stages import JUDGE, without_label
+from proximo.language.stages import JUDGE, is_function, without_label
 from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.doctor.record import EVALUATION
 from proximo.runs.session.opening import read_results
@@ -151,7 +152,7 @@ def before_and_after(run: Path, prompts: Any = (), count: int = 5, seed: int = 1
 
 def compare(
     run: str | PathLike[str],
-    judge: str | PathLike[str] | None = None,
+    judge: str | PathLike[str] | Function | None = None,
     *,
     prompts: Any = (),
     rewards: Any = None,
@@ -162,7 +163,8 @@ def compare(
 
     Args:
         run: folder of the PPO run, or that of all stages.
-        judge: folder of a judge (`train_judge`, `proximo rlhf judge`); the one beside or in the run's folder if None.
+        judge: folder of a judge (`train_judge`, `proximo rlhf judge`), a function `f(prompts, responses)` or
+            `module:function`; if None the one beside or in the run's folder, or else the one that watched the run.
         prompts: a file, a list of dictionaries, texts or chat messages, or a `datasets.Dataset`; the run's held-out
             prompts if empty, or else its own.
         rewards: functions that the run was given and that no module holds, as they were given to `train`.
@@ -186,17 +188,17 @@ def compare(
     asked = as_rows(prompts, "prompts", ("prompt",)) if given else prompts
     own = {} if rewards is None else named(rewards)[1]
     with using_threads(config.threads):
-        seen = _compare(run, Path(judge) if judge else _judge_beside(run), asked, own, count, seed)
+        seen = _compare(run, judge, asked, own, count, seed)
     numbers = {name: x for name, x in seen.items() if name != "examples"}
     write_atomically(ppo / EVALUATION, json.dumps(numbers, indent=1).encode())
     return seen
 
 
-def _compare(run: Path, folder: Path, prompts: Any, own: Own, count: int, seed: int) -> dict[str, Any]:
+def _compare(run: Path, given: Any, prompts: Any, own: Own, count: int, seed: int) -> dict[str, Any]:
     ppo, config = ppo_folder(run)
     device = asking_device(config.device)
     terms = make_rewards(config, device, own)  # first: one that is not found is said before anything is answered
-    judge = load_judge(folder, device)
+    judge, folder = _judge(run, config, given, device)
     seen = before_and_after(run, prompts, count, seed)
     if len(seen.prompts) < 2:
         raise UserError("one prompt has no spread to measure a rise on: give a file with more prompts")
@@ -238,6 +240,19 @@ def cut_stages(ppo: Path, judge: Path) -> list[str]:
         if cut:
             notes.append(f"{stage.name}: {cut}")
     return notes
+
+
+def _judge(run: Path, config: PPOConfig, given: Any, device: torch.device) -> tuple[RewardTerm, Path]:
+    """The judge that is asked, and its folder; the run's if it has none."""
+    if callable(given):
+        return FunctionReward(given, name="judge"), run
+    name = os.fspath(given) if given else ""
+    if not name and is_function(config.judge):
+        name = config.judge
+    if is_function(name):
+        return FunctionReward(function_from(name, config.modules), name="judge"), run
+    folder = Path(name) if name else _judge_beside(run)
+    return load_judge(folder, device), folder
 
 
 def _judge_beside(run: Path) -> Path:

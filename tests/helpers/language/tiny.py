@@ -40,6 +40,11 @@ def per_word(prompts, responses):
     return [0.1 * len(r.split()) for r in responses]
 
 
+def few_words(prompts, responses):
+    """A judge: -0.1 for each word."""
+    return [-0.1 * len(r.split()) for r in responses]
+
+
 def prompts(*rows):
     """Prompts of these token ids."""
     return [Prompt(list(row), " ".join(f"w{i}" for i in row), {}) for row in rows]

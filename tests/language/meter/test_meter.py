@@ -212,3 +212,11 @@ def test_the_best_policy_is_saved_in_every_way_of_sharing_weights(tmp_path, tiny
     names = ["adapter_model.safetensors" if mode == "lora" else "model.safetensors"]
     if run.results["judge_best_responses"] != 96:
         assert not equal(*(load_file(run.path / part / names[0]) for part in ("best_policy", "policy")))
+
+
+def test_a_function_judges_a_finished_run_too(tmp_path, tiny_folder):
+    """Given, and by default the one that watched the run where a module holds it."""
+    run = train(tiny_folder, tmp_path / "run", judge=tiny.few_words)
+    given, watched = (language.compare(run.path, judge, count=5) for judge in (shorter, None))
+    assert given["judge_before"] == pytest.approx(1 + 2 * watched["judge_before"])
+    assert set(given) == set(watched)

@@ -89,11 +89,11 @@ def cut_by_clock(training: PPOTraining) -> str:
 def finish(training: PPOTraining, folder: RunFolder, meter: Meter | None = None) -> dict[str, Any]:
     """Save policy and critic of a training that has ended, and write its results.
 
-    Where a judge was asked, the policy that it liked best is `best_policy`, if that is not the last one; a run that is
-    to stop at the peak leaves it as `policy`.
+    Where a judge was asked, the policy that it liked best is `best_policy`, if that is not the last one; a run that was
+    to stop at the peak and has passed it leaves it as `policy`.
     """
     shutil.rmtree(folder.path / "best_policy", ignore_errors=True)  # of an earlier end of this run
-    at_peak = training.config.stop_at_peak
+    at_peak = training.config.stop_at_peak and meter is not None and meter.passed
     if meter is not None and meter.responses[-1] != training.done:
         meter.look()  # the run ended between two looks
     better = meter if meter is not None and not meter.last_is_best else None
@@ -106,7 +106,7 @@ def finish(training: PPOTraining, folder: RunFolder, meter: Meter | None = None)
         results["cut_by_clock"] = cut
     chat = all(isinstance(prompt.source, list) for prompt in training.prompts.prompts)
     results["prompts"] = CHAT if chat else "text"
-    if not save_critic(folder.path / "critic", training.roles, training.tokenizer):
+    if training.algorithm.critic and not save_critic(folder.path / "critic", training.roles, training.tokenizer):
         results["critic"] = f"not saved: transformers has no token classifier for {type(training.roles.model).__name__}"
     if meter is not None:
         results |= meter.results()

@@ -80,9 +80,10 @@ def refers(config: PPOConfig) -> bool:
 
 def learning_rate(config: PPOConfig, progress: float) -> float:
     """The step size at `progress` in [0, 1]."""
-    rate = Schedule.parse(config.learning_rate).at(progress)
-    # The first iteration must move too: half an iteration's share, not 0.
+    # The first iteration must move too, by a schedule with a warm-up as well: half an iteration's share, not 0.
     share = progress + 0.5 * config.batch / config.responses
+    schedule = Schedule.parse(config.learning_rate)
+    rate = schedule.at(progress) or schedule.at(share)
     return rate * min(1.0, share / config.warmup) if config.warmup > 0 else rate
 
 

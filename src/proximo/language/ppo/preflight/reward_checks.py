@@ -49,6 +49,13 @@ def _informative(flight: Flight) -> Check:
     common = float(rewarded.mode().values)
     if flight.shortened and not bool(flight.samples.finished.any()):
         return Check(name, "skip", f"{seen}, but responses are cut at {flight.cap} tokens here")
+    floor = flight.training.config.missing_eos_floor
+    if floor is not None and common == floor:
+        remedy = (
+            "responses that do not end get missing_eos_floor instead of their score: raise response_limit, or set "
+            "missing_eos_floor to none"
+        )
+        return Check(name, "warn", f"{seen}, the floor {common:.3g}", remedy)
     return Check(name, "warn", f"{seen}, {common:.3g}", "start with easier prompts, or pay for what comes close (P056)")
 
 
