@@ -40,9 +40,9 @@ def per_word(prompts, responses):
     return [0.1 * len(r.split()) for r in responses]
 
 
-def few_words(prompts, responses):
-    """A judge: -0.1 for each word."""
-    return [-0.1 * len(r.split()) for r in responses]
+def few_letters(prompts, responses):
+    """A judge: -0.1 for each letter."""
+    return [-0.1 * len(r) for r in responses]
 
 
 def prompts(*rows):

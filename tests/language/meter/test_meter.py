@@ -216,7 +216,11 @@ def test_the_best_policy_is_saved_in_every_way_of_sharing_weights(tmp_path, tiny
 
 def test_a_function_judges_a_finished_run_too(tmp_path, tiny_folder):
     """Given, and by default the one that watched the run where a module holds it."""
-    run = train(tiny_folder, tmp_path / "run", judge=tiny.few_words)
-    given, watched = (language.compare(run.path, judge, count=5) for judge in (shorter, None))
+
+    def twice(prompts, responses):
+        return [1.0 - 0.2 * len(r) for r in responses]
+
+    run = train(tiny_folder, tmp_path / "run", judge=tiny.few_letters)
+    given, watched = (language.compare(run.path, judge, count=5) for judge in (twice, None))
     assert given["judge_before"] == pytest.approx(1 + 2 * watched["judge_before"])
     assert set(given) == set(watched)
