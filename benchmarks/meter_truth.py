@@ -2,7 +2,7 @@
 
     python benchmarks/meter_truth.py --seeds 10 --out meter_truth.jsonl
 
-Each seed is another model, another taste and another reward (`proximo.lab.words`). PPO with a price of 0.02 is trained
+Each seed is another model, taste and reward (`proximo.lab.language.words`). PPO with a price of 0.02 is trained
 until the judge's exact mean is back where it began, or for 300 iterations. After each iteration the judge's mean and
 √KL are measured on 64 answers, as the meter does, and computed exactly from all responses. The exact peak is the
 iteration with the highest exact mean. Rows are kept, and a seed that is there is not measured again.
@@ -16,7 +16,7 @@ import torch
 
 from proximo.algorithms import PPO
 from proximo.core.divergences import kl_k1, steadied
-from proximo.lab.words import LONGEST, PROMPT, Words
+from proximo.lab.language.words import LONGEST, PROMPT, Words
 from proximo.language.data.prompts import Prompt
 from proximo.language.meter.curve import fit
 from proximo.language.ppo.training import PPOTraining

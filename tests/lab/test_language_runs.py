@@ -4,10 +4,10 @@ import math
 
 import torch
 
-from proximo.lab.frontier import COUNTS, best_of
-from proximo.lab.gradients import relative_variance
-from proximo.lab.language_runs import ran, words
-from proximo.lab.words import FLAW, PROMPT, Words
+from proximo.lab.language.frontier import COUNTS, best_of
+from proximo.lab.language.gradients import relative_variance
+from proximo.lab.language.runs import ran, words
+from proximo.lab.language.words import FLAW, PROMPT, Words
 
 
 def test_all_responses_are_listed_and_the_taste_is_standardised():

@@ -19,13 +19,13 @@ from proximo.language.data.prompts import Prompt
 from proximo.language.given.files import as_rows
 from proximo.language.given.rewards import Function, Own, named
 from proximo.language.lineage import trained_anew
+from proximo.language.meter.judge_term import load_judge
 from proximo.language.models.decoder import Stack
 from proximo.language.models.linear_head import linear_head
 from proximo.language.models.loading import asking_device, load_causal_model, load_tokenizer
 from proximo.language.ppo.policy import LanguagePolicy
 from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.configured import make_rewards
-from proximo.language.rewards.judge_term import load_judge
 from proximo.language.rewards.terms import FunctionReward, RewardTerm, combine, cut_prompts, function_from
 from proximo.language.sampling.answers import Answers, answer
 from proximo.language.sampling.sampler import SamplingParameters, stop_tokens

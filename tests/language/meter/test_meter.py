@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 import proximo
 from proximo import language
-from proximo.lab.words import LONGEST, PROMPT, Words
+from proximo.lab.language.words import LONGEST, PROMPT, Words
 from proximo.language.rewards.terms import combined
 from proximo.language.stages import JUDGE, configure
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from proximo.lab.experiment import Claim, Experiment, Row
-from proximo.lab.language_runs import Ran, movies, ran, words
+from proximo.lab.language.runs import Ran, movies, ran, words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

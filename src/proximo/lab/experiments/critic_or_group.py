@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from proximo.lab.experiment import Claim, Experiment, Row
-from proximo.lab.gradients import spread_of_gradients
-from proximo.lab.language_runs import movies, ran, words
+from proximo.lab.language.gradients import spread_of_gradients
+from proximo.lab.language.runs import movies, ran, words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

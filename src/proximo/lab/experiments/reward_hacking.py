@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from proximo.lab.experiment import Claim, Experiment, Row
-from proximo.lab.frontier import best_of
-from proximo.lab.language_runs import Ran, Task, movies, ran, words
+from proximo.lab.language.frontier import best_of
+from proximo.lab.language.runs import Ran, Task, movies, ran, words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,9 +6,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from proximo.lab.experiment import Claim, Experiment, Row
-from proximo.lab.gradients import spread_of_gradients
-from proximo.lab.language_runs import Task, movies, ran, words
-from proximo.lab.supervised_runs import Course, fine_tuned
+from proximo.lab.language.gradients import spread_of_gradients
+from proximo.lab.language.runs import Task, movies, ran, words
+from proximo.lab.language.supervised import Course, fine_tuned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,8 +20,8 @@ from proximo.language.data.prompts import Prompt
 from proximo.language.given.rewards import Own
 from proximo.language.lineage import digest_of, weights_id
 from proximo.language.meter.curve import Fit, fallen, fit
+from proximo.language.meter.judge_term import make_judge
 from proximo.language.ppo.training import PPOTraining
-from proximo.language.rewards.judge_term import make_judge
 from proximo.language.rewards.terms import RewardTerm
 from proximo.language.sampling.texts import to_batch, to_texts
 from proximo.runs.session.callbacks import Callback

@@ -9,10 +9,10 @@ import torch
 
 from proximo.errors import UserError
 from proximo.inspection import metrics
-from proximo.lab.words import FLAW, LONGEST, PROMPT, Words
+from proximo.lab.language.words import FLAW, LONGEST, PROMPT, Words
+from proximo.language.meter.judge_term import load_judge
 from proximo.language.models.loading import load_causal_model, load_tokenizer
 from proximo.language.ppo.run import train
-from proximo.language.rewards.judge_term import load_judge
 from proximo.language.rewards.loading import load_reward_term
 from proximo.language.rewards.terms import FunctionReward, RewardTerm
 from proximo.language.stages import built_in_file, configure, located

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proximo.lab.gradients import relative_variance
-from proximo.lab.language_runs import Task
+from proximo.lab.language.gradients import relative_variance
+from proximo.lab.language.runs import Task
 from proximo.language.config import SFTConfig
 from proximo.language.data.dataset import load_examples
 from proximo.language.supervised.sft import SFTTraining

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from proximo.core.update import NOISE, normalized
-from proximo.lab.language_runs import Task
+from proximo.lab.language.runs import Task
 from proximo.language.ppo.loading import make_training
 from proximo.language.ppo.training import PPOTraining
 from proximo.language.ppo_config import PPOConfig

@@ -2,7 +2,7 @@
 
 import math
 
-from proximo.lab.language_runs import Task
+from proximo.lab.language.runs import Task
 from proximo.language.data.dataset import load_prompts
 from proximo.language.meter.curve import best_of_n, divergence_of_best
 from proximo.language.sampling.answers import answer

@@ -1,0 +1,1 @@
+"""What the language experiments share: tasks, runs, gradients, and the best of n."""
