@@ -33,8 +33,15 @@ def fine_tuned(task: Task, *, seed: int, steps: int, batch: int, learning_rate: 
     """
     model, tokenizer, _, _ = task.loaded()
     examples = load_examples(task.good, tokenizer, token_limit=40, context=None).items
-    still = {"schedule": "constant", "warmup": 0.0, "freeze": task.freeze}
-    config = SFTConfig(seed=seed, steps=steps, batch=batch, learning_rate=learning_rate, **still)  # type: ignore[arg-type]
+    config = SFTConfig(
+        seed=seed,
+        steps=steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        schedule="constant",
+        warmup=0.0,
+        freeze=task.freeze,
+    )
     training = SFTTraining(config, model.train(False), tokenizer, examples)
     spread = relative_variance(torch.stack([_gradient(training) for _ in range(batches)]))
     training.optimizer.zero_grad()

@@ -176,9 +176,8 @@ def different_sides(rows: Rows, said: Callable[[Mapping[str, Any], str], str] = 
         raise UserError(f"{rows.name}: chosen and rejected are the same text in all {left_out} pairs: give others")
     if not left_out:
         return rows, ""
-    values, numbers = [rows.values[i] for i in kept], [rows.numbers[i] for i in kept]
     message = f"left out {left_out} of {len(rows.values)} pairs of {rows.name}: chosen and rejected are the same text"
-    return replace(rows, values=values, numbers=numbers), message
+    return rows.only(kept), message
 
 
 def as_pair(row: Mapping[str, Any], chosen: list[int], rejected: list[int]) -> Pair:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from proximo.errors import UserError
@@ -27,9 +26,7 @@ def part_of(rows: Rows, part: str) -> tuple[Rows, str]:
     kept = [i for i, row in enumerate(rows.values) if _digest(row) % count == which - 1]
     if not kept:
         raise UserError(f"part = {part} of {len(rows.values)} pairs has none: give a larger part")
-    values, numbers = [rows.values[i] for i in kept], [rows.numbers[i] for i in kept]
-    said = f"part {part}: {len(kept):,} of {len(rows.values):,} pairs"
-    return replace(rows, values=values, numbers=numbers), said
+    return rows.only(kept), f"part {part}: {len(kept):,} of {len(rows.values):,} pairs"
 
 
 def _digest(row: Mapping[str, Any]) -> int:

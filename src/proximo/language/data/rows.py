@@ -24,6 +24,10 @@ class Rows:
     unit: str = "row"
     """line or row."""
 
+    def only(self, kept: Sequence[int]) -> "Rows":
+        """These rows alone, by their indices."""
+        return replace(self, values=[self.values[i] for i in kept], numbers=[self.numbers[i] for i in kept])
+
     def where(self, bad: Sequence[int]) -> str:
         """`FILE, line 3, 7 and 9` for indices of rows; at most five are named."""
         numbers = [str(self.numbers[i]) for i in bad]
