@@ -38,8 +38,13 @@ def outputs(cell):
     return "".join(output.get("text", "") or output.get("data", {}).get("text/plain", "") for output in cell.outputs)
 
 
-def test_the_example_runs_from_top_to_bottom(notebook, tmp_path):
+def test_the_example_runs_from_top_to_bottom_and_a_training_shows_one_table_in_its_cell(notebook, tmp_path):
+    """The table is drawn over itself: the cell ends with one, and it is of the last step."""
+    call = "proximo.train('CartPole-v1', steps=10_000, run='runs/<b>', seed=0);"
+    notebook.nb.cells.append(nbformat.v4.new_code_cell(call))
     cells = notebook.execute().cells
+    (table,) = [output["data"]["text/html"] for output in cells[-1].outputs if "data" in output]
+    assert all(text in table for text in ("100%", "explained variance", "runs/&lt;b&gt;"))
     said = [outputs(cell) for cell in cells if cell.cell_type == "code"]
     assert "steps" in said[1]
     assert "final_deterministic" in said[2]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from proximo.errors import UserError
     from proximo.inspection import diagnose, evaluate, metrics, replay, verify_resume
     from proximo.runs.session.callbacks import Callback
+    from proximo.views.record import record
 
 __version__ = "0.1.0"
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "language",
     "load",
     "metrics",
+    "record",
     "replay",
     "schedules",
     "train",
@@ -50,6 +52,7 @@ _WHERE = {
     "metrics": "proximo.inspection",
     "replay": "proximo.inspection",
     "verify_resume": "proximo.inspection",
+    "record": "proximo.views.record",
 }
 
 

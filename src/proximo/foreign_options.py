@@ -59,7 +59,9 @@ CONTROL: Mapping[str, str] = {
     "no-cuda": "--device cpu",
     "torch-deterministic": "nothing: the same seed gives the same run",
     "save-model": "nothing: the run saves itself",
-    **dict.fromkeys(("render", "render-mode", "capture-video", "video"), "nothing: training draws no pictures"),
+    **dict.fromkeys(
+        ("render", "render-mode", "capture-video", "video"), "nothing: `proximo record RUN` films a run afterwards"
+    ),
     **dict.fromkeys(("verbose", "progress-bar"), "--quiet"),
     **dict.fromkeys(
         ("resume", "load", "checkpoint", "pretrained-path", "continue"), "nothing: the same command resumes"
@@ -76,7 +78,7 @@ ASKING: Mapping[str, str] = {
     **dict.fromkeys(("n-eval-episodes", "eval-episodes", "num-episodes", "n-episodes"), "--episodes"),
     **dict.fromkeys(("n-envs", "num-envs", "max-steps", "n-timesteps"), "nothing: it is what the run was trained with"),
     **dict.fromkeys(("env", "env-id", "task"), "nothing: the run knows its environment"),
-    **dict.fromkeys(("render", "render-mode", "record"), "nothing: no pictures are drawn"),
+    **dict.fromkeys(("render", "render-mode", "record"), "nothing: `proximo record RUN` films a run"),
     "deterministic": "nothing: the policy is evaluated both ways",
     **dict.fromkeys(("max-new-tokens", "max-tokens"), "nothing: answers are as long as in training"),
     "num-samples": "--count",

@@ -115,6 +115,8 @@ def _print_run(run: Any) -> None:
     title = f"{run.config.environment}, {results['steps']:,} steps in {results['seconds']:,.1f} s"
     if run.finished_before:
         title += "; finished before, nothing was done now"
+    if ended := results.get("ended_by"):
+        title += f"; callback {ended} ended it"
     print_results(three_numbers(results), title)
     print(f"everything is in {run.path}: checkpoints, metrics.jsonl, TensorBoard events, config.toml")
     print(f"next: proximo evaluate {run.path}")

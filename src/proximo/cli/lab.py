@@ -146,7 +146,9 @@ def _carry_out(experiment: Any, options: Run | Ablate, folder: Path, asked: str,
         print(Text.of(experiment.name).question)
         for each in judged:
             mark = "control: " if each.claim.control else ""
-            print(f"  {mark}{each.claim.says}\n    {each.verdict}")
+            print(f"  {mark}{each.claim.says}\n    {each.verdict}; what would matter is {each.claim.least:g}.")
+        if experiment.quick:
+            print("this was the quick form: small budgets and few seeds; without --quick it is the experiment")
         print(f"the page is {written}")
     return 0 if all(each.sound for each in judged) else 1
 

@@ -14,6 +14,7 @@ _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and se
   proximo doctor runs/cheetah
   proximo verify-resume runs/cheetah
   proximo replay runs/cheetah --set target_kl=0.03
+  proximo record runs/cheetah
   proximo environments cheetah
   proximo presets
   proximo lab run cliff --quick
@@ -32,6 +33,10 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "replay": (
         "inspect",
         "Repeat one of a run's last updates: is it the same, what was not finite first, and what if a setting changes?",
+    ),
+    "record": (
+        "views",
+        "Film an episode of a control run: its best policy beside its latest, with reward and value below.",
     ),
     "lab": ("lab", "Experiments that show what each mechanism does, measured on this very code."),
     "rlhf": (

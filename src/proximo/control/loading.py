@@ -260,7 +260,10 @@ def load_policy(folder: Path, checkpoint: str = "final", warn: Callable[[str], N
         raise UserError(f"{folder} has no checkpoint yet: train for longer, or wait for the first one")
     tensors, state = load_checkpoint(path)
     if "policy" not in state:
-        raise UserError(f"{path} is not a checkpoint of a control run: check the path")
+        raise UserError(
+            f"{path} is not a checkpoint of a control run: `proximo rlhf chat` talks to a language model, and its "
+            "policy folder is loaded by transformers"
+        )
     return policy_from(tensors, state, "best" if checkpoint == "best" and path.name != "best" else "policy")
 
 

@@ -16,6 +16,7 @@ from proximo.runs.console.progress import (
     format_line,
     format_seconds,
 )
+from proximo.runs.console.sparkline import Curve, sparkline
 from proximo.runs.console.tables import print_results, print_table
 
 VALUES = {"return": 1234.5, "approx_kl": 0.0123, "clip_fraction": 0.113, "explained_variance": 0.87, "entropy": 1.0}
@@ -189,3 +190,48 @@ def test_tables_fit_the_terminal(capsys: pytest.CaptureFixture, monkeypatch: pyt
     lines = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
     assert max(map(len, lines)) <= width
     assert sum(line.count("word") for line in lines) == 200
+
+
+def test_a_curve_rises_where_its_values_rise_and_is_flat_where_they_are_equal():
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8) == "▁▂▃▄▅▆▇█"
+    assert sparkline([3.0] * 5, 8) == "▁" * 5
+    assert sparkline([0, 2, 10, 12], 2) == "▁█"  # the means 1 and 11
+    assert sparkline([1.0], 8) == ""
+
+
+@pytest.mark.parametrize("count", [2, 31, 64, 1000, 4097])
+def test_a_long_curve_keeps_its_course_in_few_numbers(count: int):
+    curve = Curve(32)
+    for i in range(count):
+        curve.add(float(i))
+        curve.add(float("nan"))
+    shown = str(curve)
+    assert len(shown) <= 32
+    assert list(shown) == sorted(shown)
+    assert (shown[0], shown[-1]) == ("▁", "█")
+    assert len(curve._means) < 64
+
+
+def test_a_terminal_without_such_characters_gets_no_curve():
+    now = snapshot()
+    for value in (1.0, 2.0):
+        now.curve.add(value)
+    for encoding, shown in (("utf-8", True), ("ascii", False)):
+        console = Console(file=io.TextIOWrapper(io.BytesIO(), encoding), width=80, force_terminal=True)
+        console.print(render(now))
+        console.file.flush()
+        assert ("▁█" in console.file.buffer.getvalue().decode(encoding)) == shown
+
+
+def test_two_samples_a_minute_are_shown_in_one_line_each(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    clock = [0.0]
+    monkeypatch.setattr("proximo.runs.console.progress.time.monotonic", lambda: clock[0])
+    with Progress("x", 10, mode="plain", every_seconds=1000) as progress:
+        for second in range(61):
+            clock[0] = float(second)
+            progress.sample("a\nfilm", f"is\x1b[2J good {second} " + "very " * 100, 1.25)
+    lines = capsys.readouterr().err.splitlines()[1:]
+    assert len(lines) == 3
+    assert all(line.startswith("  sample +1.25  a film ▸ is [2J good ") and len(line) < 260 for line in lines)

@@ -130,6 +130,15 @@ class VectorEnvironment(ABC):
             fixed: Whether they learn no more from now on, where they can be told so.
         """
 
+    def render(self) -> np.ndarray | None:
+        """A picture of the first copy, uint8 [H, W, 3]; None where nothing is drawn."""
+        return None
+
+    @property
+    def frame_rate(self) -> float:
+        """Steps in a second of the task's own time, as its metadata say; 30 where they say nothing."""
+        return 30.0
+
 
 class AroundEnvironments(VectorEnvironment):
     """Environments around others: whatever is not overridden is theirs."""
@@ -172,3 +181,12 @@ class AroundEnvironments(VectorEnvironment):
     def take_statistics(self, statistics: Mapping[str, np.ndarray], *, fixed: bool) -> None:
         """See `VectorEnvironment.take_statistics`."""
         self._environments.take_statistics(statistics, fixed=fixed)
+
+    def render(self) -> np.ndarray | None:
+        """See `VectorEnvironment.render`."""
+        return self._environments.render()
+
+    @property
+    def frame_rate(self) -> float:
+        """See `VectorEnvironment.frame_rate`."""
+        return self._environments.frame_rate

@@ -289,6 +289,8 @@ class Trainer(IteratedTrainer[LanguageRun]):
             freed.tidy()
             row, ended = session.record({**values, "memory_mb": resident_memory()})
             keep_texts(training, session.folder, training.done)
+            for sample in training.texts(1):
+                session.recorder.progress.sample(**sample)
             training.ended = ending(training, values["kl"], session.recorder.metrics.seconds)
             if meter is not None:
                 for text in meter.told():

@@ -1,6 +1,8 @@
 """The live panel. Nothing runs in the background: it is drawn when the run says so, on the run's own thread."""
 
-from rich.console import Console, Group, RenderableType
+from dataclasses import dataclass
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -46,7 +48,25 @@ def render(now: Snapshot) -> Panel:
         body = Table.grid(padding=(0, 4))
         body.add_row(_metrics(now), _phases(now))
         parts += [Text(), body]
+    if str(now.curve):
+        parts.append(_Ascent(now))
+    if now.text:
+        parts += [Text(), Text(now.text, style="italic")]
+    if now.load:
+        parts.append(Text(now.load, style="dim"))
     return Panel(Group(*parts), title=Text(now.title, style="bold"), subtitle=Text(now.folder, style="dim"))
+
+
+@dataclass(frozen=True)
+class _Ascent:
+    """The headline number's course; nothing where the terminal has no such characters."""
+
+    now: Snapshot
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        if not options.ascii_only:
+            label = next(column.label for column in self.now.columns if column.key in self.now.values)
+            yield Text.assemble((f"{label}  ", ""), (str(self.now.curve), "cyan"), overflow="crop", no_wrap=True)
 
 
 def _head(now: Snapshot) -> Table:

@@ -1,8 +1,9 @@
-"""Progress of a run: a live panel in a terminal, single lines elsewhere, or nothing.
+"""Progress of a run: a live panel in a terminal, a table in a notebook, single lines elsewhere, or nothing.
 
 Everything goes to stderr, so that stdout stays free for results.
 """
 
+import math
 import os
 import sys
 import time
@@ -14,14 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from proximo.errors import require_word
+from proximo.runs.console.machine import load
+from proximo.runs.console.sparkline import Curve
 
 if TYPE_CHECKING:
     from proximo.runs.console.live import LivePanel
+    from proximo.runs.console.notebook import Cell
 
 Mode = Literal["auto", "live", "plain", "quiet"]
 
 _RATE_WINDOW = 20.0  # seconds over which steps/s are averaged
 _RENDER_SECONDS = 0.25
+_TEXT_SECONDS = 30.0  # between two sample texts
+_TEXT_LENGTH = 220  # characters of one that are shown
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,12 @@ class Snapshot:
     elapsed: float = 0.0
     values: dict[str, float | str | None] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=dict)
+    curve: Curve = field(default_factory=Curve)
+    """Of the first column that has values."""
+    load: str = ""
+    """What the run takes of the machine."""
+    text: str = ""
+    """A sample and its score, in one line."""
 
     @property
     def speed(self) -> str:
@@ -119,14 +131,19 @@ class Progress:
         self._now = Snapshot(title, unit, total, columns, folder=str(folder), step=start)
         self._every = _RENDER_SECONDS if self.mode == "live" else every_seconds
         self._points: deque[tuple[float, int]] = deque()
-        self._panel: LivePanel | None = None
+        self._panel: LivePanel | Cell | None = None
         self._begun = self._shown = time.monotonic()
+        self._text_shown = -math.inf
         self._stale = False
 
     def __enter__(self) -> Self:
         self._begun = self._shown = time.monotonic()
         self._points.append((self._begun, self._now.step))
-        if self.mode == "live":
+        if self.mode == "live" and in_notebook():
+            from proximo.runs.console.notebook import Cell
+
+            self._panel = Cell(self._now)
+        elif self.mode == "live":
             from proximo.runs.console.live import LivePanel  # rich is imported only by those who see it
 
             self._panel = LivePanel(self._now)
@@ -159,6 +176,9 @@ class Progress:
         self._now.step, self._now.elapsed = step, now - self._begun
         self._now.total = max(self._now.total, step)  # whole iterations may be more than was asked for
         self._now.values.update({name: value for name, value in (values or {}).items() if value is not None})
+        headline = (values or {}).get(next((c.key for c in self._now.columns if c.key in self._now.values), ""))
+        if isinstance(headline, int | float):
+            self._now.curve.add(headline)
         for name, seconds in (phases or {}).items():
             self._now.phases[name] = self._now.phases.get(name, 0.0) + seconds
         self._measure_rate(now, step)
@@ -171,6 +191,16 @@ class Progress:
         known = {column.key for column in self._now.columns}
         new = [Column(x, x, x, ".4g") for x in names if x not in known and not x.startswith("seconds/")]
         self._now.columns = [*self._now.columns, *new]
+
+    def sample(self, prompt: str, response: str, score: float) -> None:
+        """Shows a sample text and its score, two a minute at most."""
+        now = time.monotonic()
+        if self.mode == "quiet" or now - self._text_shown < _TEXT_SECONDS:
+            return
+        self._text_shown = now
+        self._now.text = f"{score:+.2f}  {_one_line(prompt)} ▸ {_one_line(response)}"
+        if self._panel is None:
+            self._say(f"  sample {self._now.text}")
 
     def message(self, text: str) -> None:
         """Prints a line above the panel, or among the lines; nothing in quiet mode."""
@@ -197,6 +227,7 @@ class Progress:
     def _show(self) -> None:
         self._shown, self._stale = time.monotonic(), False
         if self._panel is not None:
+            self._now.load = load()
             with self._or_quiet():
                 self._panel.show(self._now)
         elif self.mode == "plain":
@@ -249,7 +280,22 @@ def format_seconds(seconds: float | None) -> str:
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def _one_line(text: str) -> str:
+    """Text without line breaks and control characters, cut in its middle."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    half = _TEXT_LENGTH // 2
+    return line if len(line) <= _TEXT_LENGTH else f"{line[:half]} … {line[-half:]}"
+
+
 def _choose_mode() -> Mode:
+    if in_notebook():
+        return "live"
     terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
     watched = os.environ.get("CI", "").lower() in ("", "0", "false")
     return "live" if terminal and watched else "plain"

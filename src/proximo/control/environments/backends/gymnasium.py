@@ -151,6 +151,16 @@ class GymnasiumEnvironments(VectorEnvironment):
         else:
             learnt.write(self._vector, statistics, 0, fixed=fixed)
 
+    def render(self) -> np.ndarray | None:
+        """See `VectorEnvironment.render`."""
+        drawn = self._vector.render()
+        return drawn[0] if isinstance(drawn, tuple | list) else drawn
+
+    @property
+    def frame_rate(self) -> float:
+        """See `VectorEnvironment.frame_rate`."""
+        return float((getattr(self._vector, "metadata", None) or {}).get("render_fps") or 30.0)
+
     def close(self) -> None:
         """See `VectorEnvironment.close`."""
         self._recorder.close()

@@ -1,0 +1,151 @@
+"""One episode, filmed."""
+
+import inspect
+import io
+import os
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from proximo.control.config import TrainConfig
+from proximo.control.environments import VectorEnvironment, make_environments
+from proximo.control.loading import LoadedPolicy
+from proximo.errors import UserError
+from proximo.runs.plugins import find_own
+
+NO_SCREEN = (
+    "no picture can be drawn here: on a machine without a screen MuJoCo needs MUJOCO_GL=egl (a GPU's driver, or Mesa's "
+    "libegl1) or MUJOCO_GL=osmesa (libosmesa6)"
+)
+
+
+@dataclass
+class Filmed:
+    """An episode: pictures before each step and after the last, and what each step gave."""
+
+    title: str
+    pictures: list[bytes] = field(default_factory=list)
+    """JPEG: a thousand pictures of a robot are half a gigabyte otherwise."""
+    rewards: list[float] = field(default_factory=list)
+    """Of the environment as it was given."""
+    values: list[float] = field(default_factory=list)
+    """The critic's estimate before each step; empty for a policy without a critic."""
+    ended: str = ""
+    """`terminated`, `truncated`, or "" where it was cut here."""
+
+
+def drawing_environments(config: TrainConfig) -> VectorEnvironment:
+    """One copy of a run's environment that draws.
+
+    Raises:
+        UserError: it can not be made, or draws nothing.
+    """
+    if sys.platform == "linux" and not os.environ.get("DISPLAY") and "mujoco" not in sys.modules:
+        os.environ.setdefault("MUJOCO_GL", "egl")  # read once, when MuJoCo is imported
+    options = dict(config.options)
+    if _takes_render_mode(config.environment):
+        options["render_mode"] = "rgb_array"
+    if _is_mujoco(config.environment) and "camera_id" not in options:
+        options.setdefault("camera_name", "track")  # the default one stays where it is, and robots run out of sight
+    return make_environments(
+        config.environment,
+        1,
+        backend="gymnasium",
+        options=options,
+        mask_key=config.mask_key,
+        observation_keys=config.observation_keys,
+    )
+
+
+def _takes_render_mode(environment: str) -> bool:
+    """A registered task does; a function of one's own may, and else chooses its mode itself."""
+    import gymnasium
+
+    if ":" not in environment or environment in gymnasium.registry:
+        return True
+    function = find_own(environment, "environment", registry=gymnasium.registry, with_traceback=True)
+    if function is None:
+        return True
+    parameters = inspect.signature(function).parameters.values()
+    return any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _is_mujoco(environment: str) -> bool:
+    """Whether it is one of Gymnasium's own MuJoCo tasks, whose models have a camera that goes along."""
+    import gymnasium
+
+    spec = gymnasium.registry.get(environment)
+    return spec is not None and str(spec.entry_point).startswith("gymnasium.envs.mujoco.")
+
+
+def film(
+    environments: VectorEnvironment,
+    policy: LoadedPolicy,
+    title: str,
+    *,
+    seed: int,
+    limit: int,
+    width: int,
+    critic: bool,
+) -> Filmed:
+    """Run one episode and keep its pictures.
+
+    Args:
+        environments: one copy, that draws.
+        policy: takes the most probable action.
+        title: written above the pictures.
+        seed: of the episode.
+        limit: steps after which it is cut.
+        width: of the pictures, in pixels.
+        critic: whether the policy has learnt values.
+
+    Raises:
+        UserError: nothing is drawn.
+    """
+    filmed = Filmed(title)
+    policy.reset()
+    if policy.policy.wrappers:
+        environments.take_statistics(policy.policy.wrappers, fixed=True)
+    observation, mask = environments.reset([seed])
+    for _ in range(limit):
+        filmed.pictures.append(_picture(environments, width))
+        if critic:
+            filmed.values.append(float(policy.value(observation)[0]))
+        step = environments.step(policy.act(observation, mask=mask))
+        observation, mask = step.observation, step.mask
+        filmed.rewards.append(float(step.raw_reward[0]))
+        if step.episode_over[0]:
+            filmed.ended = "terminated" if step.terminated[0] else "truncated"
+            break
+        if step.started[0]:  # a life was lost; the game goes on
+            policy.reset()
+    return filmed
+
+
+def _picture(environments: VectorEnvironment, width: int) -> bytes:
+    """What the environment draws, at this width, as JPEG.
+
+    Raises:
+        UserError: it draws nothing, or can not.
+    """
+    from gymnasium.error import DependencyNotInstalled
+    from PIL import Image
+
+    try:
+        drawn: Any = environments.render()
+    except DependencyNotInstalled as error:
+        raise UserError(f"{environments.name} is drawn by a package that is missing: `pip install pygame`") from error
+    except Exception as error:  # an OpenGL or pygame of any version, each with errors of its own
+        raise UserError(f"{environments.name}: {NO_SCREEN}; it said: {type(error).__name__}: {error}") from error
+    if not isinstance(drawn, np.ndarray) or drawn.ndim != 3 or drawn.shape[-1] != 3:
+        raise UserError(
+            f"{environments.name} draws nothing: make it with render_mode='rgb_array', or let its function take "
+            "render_mode"
+        )
+    picture = Image.fromarray(drawn.astype(np.uint8))
+    height = round(width * picture.height / picture.width)
+    out = io.BytesIO()
+    picture.resize((width, height), Image.Resampling.BILINEAR).save(out, "JPEG", quality=92)
+    return out.getvalue()

@@ -1,0 +1,79 @@
+"""Episodes as videos, read back by a decoder."""
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+import proximo
+from proximo.errors import UserError
+from proximo.views.record.drawing import HEAD
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "pole"
+    small = {"environments": 4, "rollout_length": 16, "update": {"minibatch_size": 32, "epochs": 1}, "episodes": 2}
+    proximo.train("CartPole-v1", run=folder, steps=256, seed=3, progress="quiet", backend="gymnasium", **small)
+    return folder
+
+
+def pictures(file):
+    reader = imageio_ffmpeg.read_frames(str(file))
+    about = next(reader)
+    width, height = about["size"]
+    return about, [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+
+
+def test_a_video_has_a_frame_for_each_step_at_the_tasks_own_rate_and_both_policies_side_by_side(run, tmp_path):
+    file = proximo.record(run, tmp_path / "a.mp4", seed=5)
+    about, seen = pictures(file)
+    lengths = []
+    for checkpoint in ("best", "final"):
+        policy, env = proximo.load(run, checkpoint), __import__("gymnasium").make("CartPole-v1")
+        observation, _ = env.reset(seed=5)
+        steps, over = 0, False
+        while not over:
+            observation, _, terminated, truncated, _ = env.step(policy.act(observation))
+            steps, over = steps + 1, terminated or truncated
+        lengths.append(steps)
+    assert len(seen) == max(lengths)
+    assert about["fps"] == 50  # CartPole's metadata
+    assert about["size"] == (2 * 320 + 6, HEAD + 320 * 400 // 600 + 1 + 2 * 52)
+
+
+def test_the_picture_is_that_of_the_state(run, tmp_path):
+    """The pole's cart of the first frame is where CartPole draws it; below it the reward's curve is blue."""
+    file = proximo.record(run, tmp_path / "b.gif", policies=["latest"], seed=5, limit=30, width=300)
+    env = __import__("gymnasium").make("CartPole-v1", render_mode="rgb_array")
+    env.reset(seed=5)
+    drawn = np.asarray(Image.fromarray(env.render()).resize((300, 200)), float)
+    frames = [np.asarray(frame.convert("RGB"), float) for frame in ImageSequence.Iterator(Image.open(file))]
+    assert np.abs(frames[0][HEAD : HEAD + 200, :300] - drawn).mean() < 6
+    strip = frames[-1][HEAD + 206 : HEAD + 252]
+    assert ((strip[..., 2] - strip[..., 0]) > 100).any()
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"out": "a.avi"}, r"\.mp4 or \.gif"),
+        ({"policies": ["newest"]}, "no policy 'newest'"),
+        ({"limit": 0}, "limit = 0"),
+        ({"width": 8}, "width = 8"),
+    ],
+)
+def test_what_can_not_be_is_refused_and_leaves_nothing(run, asked, words):
+    with pytest.raises(UserError, match=words):
+        proximo.record(run, **asked)
+    assert not (run / "videos").exists()
+
+
+def test_an_environment_that_draws_nothing_is_named(tmp_path, monkeypatch):
+    (tmp_path / "dark.py").write_text("import gymnasium\ndef make():\n    return gymnasium.make('CartPole-v1')\n")
+    monkeypatch.chdir(tmp_path)
+    small = {"environments": 2, "rollout_length": 16, "update": {"minibatch_size": 32, "epochs": 1}, "episodes": 1}
+    proximo.train("dark:make", run="dark", steps=32, progress="quiet", **small)
+    with pytest.raises(UserError, match="dark:make draws nothing"):
+        proximo.record("dark")
+    assert not (tmp_path / "dark" / "videos").exists()
