@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from proximo import algorithms, language, schedules
     from proximo.control.loading import LoadedPolicy, load
+    from proximo.control.many import train_seeds
     from proximo.control.result import Run
     from proximo.control.run import train
     from proximo.control.trainer import Trainer
@@ -36,11 +37,13 @@ __all__ = [
     "replay",
     "schedules",
     "train",
+    "train_seeds",
     "verify_resume",
 ]
 
 _WHERE = {
     "train": "proximo.control.run",
+    "train_seeds": "proximo.control.many",
     "Run": "proximo.control.result",
     "Trainer": "proximo.control.trainer",
     "Callback": "proximo.runs.session.callbacks",

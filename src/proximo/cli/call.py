@@ -89,6 +89,16 @@ class RunOptions(CallOptions):
 
 
 @dataclass(frozen=True)
+class TrainOptions(RunOptions):
+    """Of this call only; the run's config.toml does not hold them."""
+
+    seeds: tuple[int, ...] = ()
+    """Train once with each of these seeds, as --seeds 0 1 2, in the folders RUN/seed-0, RUN/seed-1..."""
+    parallel: int = 1
+    """With --seeds: how many train at once, each in a process of its own."""
+
+
+@dataclass(frozen=True)
 class PPOOptions(RunOptions):
     """Of this call only; the run's config.toml does not hold them."""
 

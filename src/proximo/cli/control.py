@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from proximo.cli.call import Algorithm, RunOptions, exit_code, lacking
+from proximo.cli.call import Algorithm, TrainOptions, exit_code, lacking
 from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag, Layout, changes, form, options_of
 from proximo.cli.options import command, parse, peek, refusals
 from proximo.cli.results import three_numbers
@@ -66,7 +66,7 @@ def train(arguments: list[str]) -> int:
         raise UserError(_which_environment(arguments))
     typed = arguments[named:]
     base = _preset_of(arguments[0], typed) if named else TrainConfig()
-    shape = form(base, _LAYOUT, algorithm=Algorithm(), call=RunOptions())
+    shape = form(base, _LAYOUT, algorithm=Algorithm(), call=TrainOptions())
     asked = parse(
         shape, typed, "train", foreign={**CONTROL, **lacking(base.update)}, description=_ABOUT, usage=" ENVIRONMENT"
     )
@@ -74,6 +74,8 @@ def train(arguments: list[str]) -> int:
         given = changes(asked, base)
         options = {key.replace("-", "_"): value for key, value in given["options"].items()}  # in Python they are names
         config = replace(base, **given | {"options": {**base.options, **options}})
+    if asked.call.seeds:
+        return _train_each(config, asked.call)
     from proximo.control.result import default_run
     from proximo.control.run import run_training
 
@@ -84,6 +86,35 @@ def train(arguments: list[str]) -> int:
     else:
         _print_run(run)
     return exit_code(run.stopped)
+
+
+def _train_each(config: TrainConfig, options: TrainOptions) -> int:
+    """Train with each of several seeds, and print one table."""
+    from proximo.control.many import folders, train_each
+    from proximo.runs.console.tables import print_table
+
+    configs = folders(config, options.seeds)
+    for each in configs:
+        call = options.open(Path(str(each.run)))
+    runs = train_each(configs, parallel=options.parallel, mode=options.mode, call=call)
+    if options.json:
+        told = [{"run": str(run.path), "stopped": run.stopped, **run.results} for run in runs]
+        print(json.dumps({"runs": told}))
+    else:
+        names = ["last_100_training_return", "final_deterministic", "final_sampled", "best_checkpoint"]
+        rows = [[run.config.seed, *(run.results.get(name) for name in names), str(run.path)] for run in runs]
+        whole = [row for row, run in zip(rows, runs, strict=True) if run.stopped is None]
+        if len(whole) > 1:
+            rows.append(["mean", *map(_mean, list(zip(*whole, strict=True))[1:-1]), f"of {len(whole)} seeds"])
+        print_table(rows, ["seed", *(name.replace("_", " ") for name in names), "run"])
+        if stopped := [run for run in runs if run.stopped]:
+            print(f"stopped by {stopped[0].stopped}; the same command goes on")
+    return max((exit_code(run.stopped) for run in runs), default=0)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _preset_of(environment: str, typed: list[str]) -> TrainConfig:
@@ -99,7 +130,7 @@ def _preset_of(environment: str, typed: list[str]) -> TrainConfig:
 def _which_environment(arguments: list[str]) -> str:
     """The error of a command line that does not open with an environment."""
     if foreign := answered(
-        arguments, CONTROL, dict(options_of(form(TrainConfig(), _LAYOUT, algorithm=Algorithm(), call=RunOptions())))
+        arguments, CONTROL, dict(options_of(form(TrainConfig(), _LAYOUT, algorithm=Algorithm(), call=TrainOptions())))
     ):
         return f"{foreign}; as in `proximo train CartPole-v1`"
     return "which environment? Name it first, as in `proximo train CartPole-v1`; `proximo environments` lists them"

@@ -1,0 +1,82 @@
+"""Several seeds in one call: each is the run that it would be alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium
+import pytest
+from command_lines import SMALL
+from same_runs import same_tensors
+
+import proximo
+from proximo.cli.main import main
+from proximo.runs.storage.checkpoint import load_checkpoint
+
+NAMES = ("last_100_training_return", "final_deterministic", "final_sampled", "best_checkpoint")
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_each_seed_is_the_run_that_it_is_alone(parallel, tmp_path, capsys):
+    asked = ["train", "CartPole-v1", *SMALL, "--quiet", "--backend", "gymnasium"]
+    many = ["--seeds", "3", "4", "--parallel", str(parallel), "--run", str(tmp_path / "all"), "--json"]
+    assert main([*asked, *many]) == 0
+    told = json.loads(capsys.readouterr().out)["runs"]
+    for seed, row in zip((3, 4), told, strict=True):
+        alone = tmp_path / f"alone-{seed}"
+        assert main([*asked, "--seed", str(seed), "--run", str(alone), "--json"]) == 0
+        results = json.loads(capsys.readouterr().out)
+        assert [row[name] for name in NAMES] == [results[name] for name in NAMES]
+        same_tensors(*(load_checkpoint(run / "checkpoints" / "final")[0] for run in (alone, Path(row["run"]))))
+    assert main([*asked, *many]) == 0  # finished before
+    assert [row["final_sampled"] for row in json.loads(capsys.readouterr().out)["runs"]] == [
+        row["final_sampled"] for row in told
+    ]
+
+
+def test_an_environment_of_ones_own_is_trained_in_turn_and_not_side_by_side(tmp_path):
+    def make():
+        return gymnasium.make("CartPole-v1")
+
+    small = {"steps": 64, "environments": 2, "rollout_length": 16, "update": {"minibatch_size": 32}, "episodes": 1}
+    runs = proximo.train_seeds(make, seeds=[5, 6], run=tmp_path / "own", progress="quiet", **small)
+    assert [(run.path, run.config.seed) for run in runs] == [(tmp_path / "own" / f"seed-{n}", n) for n in (5, 6)]
+    with pytest.raises(proximo.UserError, match="parallel needs an environment that other processes can make"):
+        proximo.train_seeds(make, seeds=[5, 6], parallel=2, run=tmp_path / "b", progress="quiet", **small)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--seeds", "1", "1"], "seeds 1, 1: give different ones"),
+        (["--seeds", "1", "2", "--parallel", "0"], "parallel = 0 must be at least 1"),
+        (["--seeds", "1", "2", "--parallel", "2", "--options", "mass=3"], "could not be made with"),
+    ],
+)
+def test_what_can_not_be_is_said_once(more, words, tmp_path, capsys):
+    code = main(["train", "CartPole-v1", *SMALL, "--backend", "gymnasium", "--run", str(tmp_path / "all"), *more])
+    err = capsys.readouterr().err
+    assert code == 2
+    assert [words in line for line in err.splitlines() if line.startswith("proximo: ")] == [True]
+
+
+def test_sigterm_stops_all_and_the_same_command_goes_on(tmp_path):
+    command = [sys.executable, "-m", "proximo", "train", "CartPole-v1", "--steps", "1e9", "--seeds", "0", "1"]
+    command += ["--parallel", "2", "--run", str(tmp_path / "all"), "--backend", "gymnasium", "--quiet"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
+    files = [tmp_path / "all" / f"seed-{seed}" / "metrics.jsonl" for seed in (0, 1)]
+    while not all(file.exists() and file.stat().st_size for file in files):
+        time.sleep(0.05)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the same command goes on" in out
+    steps = [proximo.metrics(file.parent)[-1]["step"] for file in files]
+    assert all(step > 0 for step in steps)
+    assert all(any((file.parent / "checkpoints").iterdir()) for file in files)
