@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from proximo.errors import UserError
     from proximo.inspection import diagnose, evaluate, metrics, replay, verify_resume
     from proximo.runs.session.callbacks import Callback
+    from proximo.views.report import report
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "load",
     "metrics",
     "replay",
+    "report",
     "schedules",
     "train",
     "verify_resume",
@@ -48,6 +50,7 @@ _WHERE = {
     "diagnose": "proximo.inspection",
     "evaluate": "proximo.inspection",
     "metrics": "proximo.inspection",
+    "report": "proximo.views.report",
     "replay": "proximo.inspection",
     "verify_resume": "proximo.inspection",
 }
