@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from proximo.errors import UserError
     from proximo.inspection import diagnose, evaluate, metrics, replay, verify_resume
     from proximo.runs.session.callbacks import Callback
+    from proximo.views.compare import compare
     from proximo.views.report import report
+    from proximo.views.watch import watch
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "UserError",
     "__version__",
     "algorithms",
+    "compare",
     "diagnose",
     "evaluate",
     "language",
@@ -37,6 +40,7 @@ __all__ = [
     "schedules",
     "train",
     "verify_resume",
+    "watch",
 ]
 
 _WHERE = {
@@ -50,7 +54,9 @@ _WHERE = {
     "diagnose": "proximo.inspection",
     "evaluate": "proximo.inspection",
     "metrics": "proximo.inspection",
+    "compare": "proximo.views.compare",
     "report": "proximo.views.report",
+    "watch": "proximo.views.watch",
     "replay": "proximo.inspection",
     "verify_resume": "proximo.inspection",
 }

@@ -35,6 +35,11 @@ VERBS: Mapping[str, tuple[str, str]] = {
         "Repeat one of a run's last updates: is it the same, what was not finite first, and what if a setting changes?",
     ),
     "report": ("views", "Draw one or more runs as one HTML page: learning curves, health, time, settings, texts."),
+    "watch": ("views", "Show runs in a browser on this machine while they go on, until Ctrl-C."),
+    "compare": (
+        "views",
+        "Compare two settings by their runs, A -- B: which is better, by how much, and are the seeds enough to tell?",
+    ),
     "lab": ("lab", "Experiments that show what each mechanism does, measured on this very code."),
     "rlhf": (
         "language",

@@ -10,6 +10,7 @@ import tyro
 
 from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag
 from proximo.cli.options import command
+from proximo.errors import UserError
 
 Runs = tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]]
 
@@ -38,4 +39,60 @@ class Report:
         return 0
 
 
-VERBS: Mapping[str, Callable[[list[str]], int]] = {"report": command(Report, "report")}
+@dataclass(frozen=True)
+class Watch:
+    """Show runs in a browser on this machine while they go on, until Ctrl-C."""
+
+    where: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN|FOLDER")]]
+    """Folder of a run, or one with runs below it, which are all listed."""
+    port: int = 6070
+    """Port of the page; the next free one if it is taken."""
+
+    def __call__(self) -> int:
+        """Serve until Ctrl-C."""
+        from proximo.views.watch import watch
+
+        watch(self.where, port=self.port)
+        return 0
+
+
+SIDES = "\0"
+"""Stands for the `--` between two sides, which the parser would take away."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare two settings by their runs, A -- B: which is better, by how much, and are the seeds enough to tell?
+
+    The runs of a side differ in their seed alone. Interquartile means and probability of improvement with bootstrap
+    intervals (rliable, in the extra lab), and the settings in which the sides differ.
+    """
+
+    runs: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN [RUN ...] -- RUN [RUN ...]")]]
+    """Folders of the runs of A, two dashes, those of B."""
+    metric: Annotated[str | None, SAYS_ITS_DEFAULT] = None
+    """Metric to compare by (default: return of robots, score of language models)."""
+    json: Flag = False
+    """Print one JSON object instead of text."""
+
+    def __call__(self) -> int:
+        """Print what `compare` finds."""
+        from proximo.views.compare import compare
+
+        if self.runs.count(SIDES) != 1:
+            raise UserError("give two sides with -- between them: proximo compare RUN [RUN ...] -- RUN [RUN ...]")
+        middle = self.runs.index(SIDES)
+        found = compare(self.runs[:middle], self.runs[middle + 1 :], metric=self.metric)
+        print(json.dumps(found.plain()) if self.json else found)
+        return 0
+
+
+def _compare(arguments: list[str]) -> int:
+    return command(Compare, "compare")([SIDES if word == "--" else word for word in arguments])
+
+
+VERBS: Mapping[str, Callable[[list[str]], int]] = {
+    "report": command(Report, "report"),
+    "watch": command(Watch, "watch"),
+    "compare": _compare,
+}

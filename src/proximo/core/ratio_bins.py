@@ -1,7 +1,6 @@
 """Where the probability ratios of an update lie, in few numbers: counts in bins that are relative to the clip range."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -28,10 +27,12 @@ def ratio_counts(log_ratio: np.ndarray, clip: float | None) -> str:
     return " ".join(map(str, np.bincount(found, minlength=BINS).tolist()))
 
 
-def read_counts(recorded: Any) -> Sequence[int] | None:
+def read_counts(recorded: object) -> Sequence[int] | None:
     """The counts again; None where they are missing, or no such counts."""
+    if not isinstance(recorded, str):
+        return None
     try:
         counts = [int(word) for word in recorded.split()]
-    except (AttributeError, ValueError):
+    except ValueError:
         return None
     return counts if len(counts) == BINS and min(counts) >= 0 and sum(counts) else None

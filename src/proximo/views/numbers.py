@@ -47,12 +47,12 @@ def thinned(x: Sequence[float], y: Sequence[float | None], buckets: int) -> tupl
     ys: list[float | None] = []
     for b in range(buckets):
         inside = range(b * n // buckets, (b + 1) * n // buckets)
-        known = [i for i in inside if y[i] is not None]
+        known = [(value, i) for i in inside if (value := y[i]) is not None]
         if not known:
             xs.append(x[inside[0]])
             ys.append(None)
             continue
-        low, high = (pick(known, key=lambda i: y[i]) for pick in (min, max))  # type: ignore[type-var, arg-type]
+        low, high = min(known)[1], max(known)[1]
         ends = {0, n - 1} & set(inside)
         for i in sorted({low, high, *ends}):
             xs.append(x[i])

@@ -68,6 +68,21 @@ def interquartile_curve(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     return means, low, high
 
 
+def difference(a: Sequence[float], b: Sequence[float]) -> Estimate:
+    """Interquartile mean of `a` less that of `b`, both sides resampled independently.
+
+    Raises:
+        UserError: rliable is not installed.
+    """
+    rliable_metrics()
+    from scipy.stats import trim_mean
+
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    drawn = trim_mean(x[_draws(len(x))], 0.25, axis=1) - trim_mean(y[_draws(len(y), seed=1)], 0.25, axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Estimate(float(trim_mean(x, 0.25) - trim_mean(y, 0.25)), float(low), float(high))
+
+
 def probability_of_improvement(a: Sequence[float], b: Sequence[float]) -> Estimate:
     """P(a run of `a` scores more than a run of `b`), ties counted half, over all pairs.
 
@@ -76,9 +91,8 @@ def probability_of_improvement(a: Sequence[float], b: Sequence[float]) -> Estima
     """
     metrics = rliable_metrics()
     x, y = (np.asarray(side, np.float64)[:, None] for side in (a, b))
-    drawn = [
-        metrics.probability_of_improvement(x[i], y[j])
-        for i, j in zip(_draws(len(x)), _draws(len(y), seed=1), strict=True)
-    ]
+    wins = (x > y.T) + 0.5 * (x == y.T)  # [a, b], whose mean is rliable's number: drawn 2,000 times, that takes seconds
+    i, j = _draws(len(x)), _draws(len(y), seed=1)
+    drawn = wins[i[:, :, None], j[:, None, :]].mean((1, 2))
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Estimate(float(metrics.probability_of_improvement(x, y)), float(low), float(high))

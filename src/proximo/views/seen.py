@@ -17,6 +17,7 @@ from proximo.runs.storage.metrics import read_metrics
 State = Literal["running", "finished", "failed", "stopped", "empty"]
 RESULTS = ("return", "score", "validation/accuracy", "accuracy", "validation_loss", "loss")
 """Metrics that say how well a run does; the first that a run has is its own."""
+STAGES = ("sft", "reward", "judge", "ppo")
 SEED = "seed"
 WHERE = frozenset({"run", "date", "keep", "checkpoint_every", "replay_mb", "threads"})
 """Settings that say where a run lies and what it keeps, not what it learns."""
@@ -139,9 +140,9 @@ def flat(table: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, Any]
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """The last part of each path, or as many as tell it from the others."""
+    """The last part of each path, or as many as tell it from the others; two of a stage, whose own name says little."""
     parts = {folder: folder.parts for folder in folders}
-    length = dict.fromkeys(folders, 1)
+    length = {folder: 1 + (folder.name in STAGES) for folder in folders}
     while True:
         names = {folder: "/".join(parts[folder][-length[folder] :]) for folder in folders}
         count = Counter(names.values())

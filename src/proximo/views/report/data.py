@@ -1,4 +1,4 @@
-"""What the page draws, as one JSON object. `page.js` and `figures.js` are its only readers."""
+"""What the page draws, as one JSON object. The scripts beside it are its only readers."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -44,6 +44,7 @@ def page_data(runs: Sequence[Seen], *, live: bool = False) -> dict[str, Any]:
     ]
     notes += _left_out(runs, drawn)
     return {
+        "overview": [],
         "title": runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
         "made": datetime.now().strftime("%Y-%m-%d %H:%M"),
         "live": live,

@@ -57,7 +57,7 @@ def headline(run: Seen) -> list[list[str]]:
     facts.append(["iterations", short(len(rows)), ""])
     if seconds:
         facts.append(["time", clock(seconds), ""])
-        facts.append(["speed", f"{short((steps or 0) / seconds)} / s", ""])
+        facts.append(["speed", f"{short((steps or 0) / seconds)} {run.unit.split()[-1]} / s", ""])
     if run.result:
         values = [x for x in run.column(run.result) if x is not None]
         label = TEXTS[run.result].label
@@ -70,7 +70,8 @@ def headline(run: Seen) -> list[list[str]]:
     for name in ("judge", "kl"):
         values = [x for x in run.column(name) if x is not None]
         if values:
-            facts.append([TEXTS[name].label, f"{short(values[0])} to {short(values[-1])}", name])
+            way = f"{short(values[0])} to {short(values[-1])}" if len(values) > 1 else short(values[0])
+            facts.append([TEXTS[name].label, way, name])
     return facts
 
 

@@ -1,7 +1,9 @@
 "use strict";
 // Traces and layouts for Plotly. Colours: Okabe & Ito's, which colour-blind people can tell apart; then dashes.
 
-const PALETTE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6d31", "#7f7f7f"];
+const LIGHT = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6d31", "#6e7781"];
+const DARK = ["#56b4e9", "#e69f00", "#1fc79a", "#cc79a7", "#4f8fdc", "#ff7f3f", "#d1b06b", "#a0a8b0"];
+const palette = () => (luminance(css("--paper")) < 0.5 ? DARK : LIGHT);
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -13,10 +15,10 @@ const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;"
 function styleOf(data, index) {
   const groups = data.groups.filter((group) => group.runs.length);
   if (groups.length === 1 || groups.length === data.runs.length) {
-    return { color: PALETTE[index % 8], dash: DASHES[Math.floor(index / 8) % 5] };
+    return { color: palette()[index % 8], dash: DASHES[Math.floor(index / 8) % 5] };
   }
   const g = groups.findIndex((group) => group.runs.includes(index));
-  return { color: PALETTE[g % 8], dash: DASHES[groups[g].runs.indexOf(index) % 5] };
+  return { color: palette()[g % 8], dash: DASHES[groups[g].runs.indexOf(index) % 5] };
 }
 
 function baseLayout(xTitle, yTitle) {
@@ -56,7 +58,12 @@ function decades([low, high]) {
   for (let power = Math.floor(low); power <= high; power++) {
     if (power % every === 0) marks.push(...digits.map((digit) => digit * 10 ** power));
   }
-  return { tickmode: "array", tickvals: marks, ticktext: marks.map((mark) => String(Number(mark.toPrecision(1)))) };
+  return { tickmode: "array", tickvals: marks, ticktext: marks.map(written) };
+}
+
+function written(mark) {
+  const rounded = Number(mark.toPrecision(1));
+  return rounded < 0.001 || rounded >= 1e5 ? rounded.toExponential(0).replace("e+", "e") : String(rounded);
 }
 
 // Where a metric is healthy: shaded amber and red beyond the health rules' limits, if they are in sight.
@@ -87,7 +94,7 @@ function lineFigure(data, shown, name) {
     const few = y.filter((v) => v !== null).length <= 60;
     const log = (v) => (text.log && v !== null && v <= 0 ? null : v);
     return { x, y: y.map(log), name: plain(data.runs[i].name), mode: few ? "lines+markers" : "lines", connectgaps: true,
-      type: "scatter", marker: { size: 4 }, line: { ...styleOf(data, i), width: 1.6 } };
+      type: "scatter", showlegend: false, marker: { size: 4 }, line: { ...styleOf(data, i), width: 1.6 } };
   });
   const layout = baseLayout(stepsTitle(runs.map((i) => data.runs[i])), text.unit);
   const range = rangeOf(traces.flatMap((trace) => trace.y), text.log);
@@ -114,12 +121,16 @@ function resultFigure(data, shown, task, name) {
     }
     const color = several ? styleOf(data, group.runs[0]).color : css("--ink");
     const { x, y, low, high } = group.curve;
-    const edge = { type: "scatter", mode: "lines", line: { width: 0 }, hoverinfo: "skip" };
+    const edge = { type: "scatter", mode: "lines", line: { width: 0 }, hoverinfo: "skip", showlegend: false };
     figure.traces.push({ ...edge, x, y: low });
     figure.traces.push({ ...edge, x, y: high, fill: "tonexty", fillcolor: color + (color.length === 7 ? "33" : "") });
-    figure.traces.push({ x, y, type: "scatter", mode: "lines", name: `IQM of ${group.runs.length} seeds`,
+    figure.traces.push({ x, y, type: "scatter", mode: "lines", showlegend: true,
+      name: `interquartile mean of ${group.runs.map((i) => shortened(data.runs[i].name)).join(", ")}, 95 % interval`,
       line: { color, width: 3 } });
   }
+  figure.layout.showlegend = figure.traces.some((trace) => trace.showlegend);
+  Object.assign(figure.layout, { legend: { orientation: "h", y: 1, yanchor: "bottom" } });
+  if (figure.layout.showlegend) figure.layout.margin.t = 28;
   figure.layout.yaxis.range = rangeOf(figure.traces.flatMap((trace) => trace.y), false);
   return figure;
 }
@@ -167,7 +178,7 @@ function phaseFigure(data, shown) {
       const all = Object.values(data.runs[i].phases).reduce((a, b) => a + b, 0);
       return all ? (100 * (data.runs[i].phases[phase] || 0)) / all : 0;
     }),
-    marker: { color: PALETTE[p % 8] },
+    marker: { color: palette()[p % 8] },
     hovertemplate: `${plain(phase)}: %{x:.3~g}%<extra></extra>`,
   }));
   return { traces, layout, height: Math.max(150, 110 + 30 * runs.length) };

@@ -4,6 +4,7 @@
 let data = JSON.parse(document.getElementById("data").textContent);
 const hidden = new Set(); // folders of the runs that are not shown
 let focus = null; // folder of the run whose own figures are shown
+let refill = null; // fills what is about one run
 const plots = new Map(); // element id -> function that gives its figure
 
 function element(tag, attributes = {}, ...children) {
@@ -103,6 +104,7 @@ function ownSection() {
     redraw();
   } }, ...data.runs.map((run, i) => element("option", { selected: i === focused() }, run.name)));
   fill();
+  refill = fill;
   const label = data.runs.length > 1 ? element("label", { class: "tools" }, "Run", choice) : null;
   const ratio = data.runs.some((run) => run.ratio)
     ? figure("plot-ratio", "ratio_histogram", "Probability ratios after each update", () => (data.runs[focused()].ratio ? ratioFigure(data, focused()) : { traces: [], layout: absent() }), true) : null;
@@ -142,6 +144,7 @@ function settings() {
 
 function build() {
   plots.clear();
+  refill = null;
   const results = [...new Set(data.runs.filter((run) => run.result).map((run) => JSON.stringify([run.task, run.result])))].map((pair) => JSON.parse(pair));
   const curves = results.map(([task, name], k) => figure(`plot-result-${k}`, name, `${data.texts[name].label}, ${task}`, () => resultFigure(data, shown(), task, name), true));
   const sections = data.sections.flatMap((section) => [element("h2", {}, section.title), element("div", { class: "grid" },
@@ -152,6 +155,8 @@ function build() {
   const theme = element("button", { type: "button", id: "theme", onclick: switchTheme }, "light / dark");
   document.getElementById("page").replaceChildren(...[
     element("header", {}, element("h1", {}, data.title), element("span", { class: "soft", id: "made" }, data.live ? `live, ${data.made}` : data.made), element("span", { class: "grow" }), theme),
+    data.overview.length > 1 ? overviewTable() : null,
+    data.runs.length ? null : element("p", {}, "There is no run here yet."),
     picker(),
     headlines(),
     ...data.notes.map((note) => element("p", { class: "soft" }, note)),
@@ -159,7 +164,7 @@ function build() {
     element("div", { class: "grid" }, ...curves),
     strips.length ? element("h2", {}, "Health and time") : null,
     element("div", { class: "grid" }, ...strips),
-    ...ownSection(),
+    ...(data.runs.length ? ownSection() : []),
     ...sections,
     element("p", { class: "soft" }, "Shaded green: healthy by the limits of the health rules (proximo doctor); amber: unusual; red: unsound."),
     ...settings(),
@@ -172,6 +177,3 @@ function switchTheme() {
   document.documentElement.dataset.theme = dark ? "light" : "dark";
   redraw();
 }
-
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-build();

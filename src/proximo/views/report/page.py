@@ -23,8 +23,7 @@ _PAGE = """<!doctype html>
 <script type="application/json" id="data">{data}</script>
 <script>{plotly}</script>
 <script>
-{figures}
-{page}
+{scripts}
 </script>
 </body>
 </html>
@@ -46,8 +45,7 @@ def html(data: dict[str, Any]) -> str:
         style=(here / "page.css").read_text("utf-8"),
         data=as_json(data),
         plotly=get_plotlyjs(),
-        figures=(here / "figures.js").read_text("utf-8"),
-        page=(here / "page.js").read_text("utf-8"),
+        scripts="\n".join((here / f"{name}.js").read_text("utf-8") for name in ("figures", "page", "live", "start")),
     )
 
 
