@@ -64,15 +64,17 @@ async function refresh() {
 async function show(page) {
   const same = shape(page) === shape(data), active = document.activeElement && document.activeElement.id;
   data = page;
+  let drawn;
   if (same) {
     document.getElementById("headline").parentElement.replaceWith(headlines());
     const overview = document.getElementById("overview");
     if (overview) overview.replaceWith(overviewTable());
     if (refill) refill();
     tell(`live, ${data.made}`);
-    await redraw();
-  } else await build();
+    drawn = redraw();
+  } else drawn = build();
   if (active && document.getElementById(active)) document.getElementById(active).focus();
+  await drawn;
 }
 
 function tell(text) {

@@ -65,7 +65,7 @@ function headlines() {
 
 function picker() {
   const boxes = data.runs.map((run, i) => {
-    const box = element("input", { type: "checkbox", checked: !hidden.has(run.folder), onchange: (event) => {
+    const box = element("input", { type: "checkbox", id: `show-${i}`, checked: !hidden.has(run.folder), onchange: (event) => {
       if (event.target.checked) hidden.delete(run.folder);
       else hidden.add(run.folder);
       redraw();
