@@ -1,8 +1,8 @@
 """Several seeds as one statement: interquartile means and bootstrap intervals (Agarwal et al. 2021, arXiv 2108.13264).
 
 Interquartile mean and probability of improvement are rliable's. The intervals are percentile bootstraps over seeds
-(Efron & Tibshirani 1993, section 13.3) with draws that are always the same: rliable's own bootstrap can not run with
-the versions of `arch` that pandas 3 needs.
+(Efron & Tibshirani 1993, section 13.3) with draws that are always the same: the bootstrap of rliable 1.2.0 runs with
+neither `arch` 7.2 (it can not be imported beside pandas 3.1) nor 8.0 (it takes no `random_state`).
 """
 
 from collections.abc import Sequence

@@ -52,8 +52,10 @@ class Seen:
     @property
     def task(self) -> str:
         """What its result is of: only runs with one task have results on one scale."""
-        named = self.settings.get("environment") or self.settings.get("prompts") or self.settings.get("data") or ""
-        return str(named) if self.kind == "control" else f"{self.kind}: {Path(str(named)).name}"
+        if self.kind == "control":
+            return str(self.settings.get("environment", ""))
+        rows = self.settings.get("prompts") or self.settings.get("data") or ""
+        return f"{self.kind}: {Path(str(rows)).name}"
 
     @property
     def result(self) -> str | None:

@@ -15,8 +15,8 @@ from proximo.views.report.histogram import ratio_map
 from proximo.views.seeds import interquartile_curve
 from proximo.views.seen import SEED, Seen, differing, groups_of_seeds
 
-POINTS = 2000
-"""Buckets of one metric's curves, all runs together; each has at most two points."""
+POINTS = 1200
+"""Buckets of one metric's curves, all runs together; each has at most two points. So 10 long runs stay below 6 MB."""
 FIGURES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("How the policy moves", ("approx_kl", "final_approx_kl", "exact_kl", "clip_fraction")),
     ("What is left to explore", ("entropy", "std", "clipped_actions")),
@@ -32,7 +32,7 @@ CURVE_POINTS = 100
 
 def page_data(runs: Sequence[Seen], *, live: bool = False) -> dict[str, Any]:
     """The whole content of a page about some runs."""
-    buckets = max(40, min(200, POINTS // max(1, len(runs))))
+    buckets = max(20, min(200, POINTS // max(1, len(runs))))
     names = [name for _, metrics in FIGURES for name in metrics]
     notes: list[str] = []
     groups = groups_of_seeds(runs)
@@ -78,11 +78,11 @@ def _run(run: Seen, names: Sequence[str], buckets: int, live: bool) -> dict[str,
         "result": run.result,
         "headline": facts.headline(run),
         "series": series,
-        "ratio": ratio_map(run),
+        "ratio": ratio_map(run, buckets),
         "phases": facts.phases(run),
         "health": findings.strip(run),
         "findings": findings.recorded(run) if live else findings.diagnosed(run),
-        "samples": facts.samples(run),
+        "samples": facts.samples(run, max(6, buckets // 5)),
     }
 
 

@@ -10,9 +10,7 @@ from proximo.views.metrics_texts import TEXTS
 from proximo.views.numbers import clock, short
 from proximo.views.seen import Seen
 
-SAMPLES = 40
-"""Sample texts that a page shows of a run, from its first to its last."""
-LONGEST = 2000
+LONGEST = 1000
 """Characters of a sample that a page shows."""
 
 
@@ -86,22 +84,21 @@ def phases(run: Seen) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in totals.items() if value > 0}
 
 
-def samples(run: Seen) -> list[dict[str, Any]]:
-    """Some of a language run's texts, from all over it: `step`, `prompt`, `response`, `score`; no torn lines."""
+def samples(run: Seen, most: int) -> list[dict[str, Any]]:
+    """At most so many of a language run's texts, from all over it: `step`, `prompt`, `response`, `score`."""
     try:
         lines = (run.folder / "samples.jsonl").read_bytes().split(b"\n")
     except OSError:
         return []
     lines = [line for line in lines[:-1] if line]
-    chosen = [
-        lines[i * (len(lines) - 1) // max(1, min(SAMPLES, len(lines)) - 1)] for i in range(min(SAMPLES, len(lines)))
-    ]
+    count = min(most, len(lines))
+    chosen = [lines[i * (len(lines) - 1) // max(1, count - 1)] for i in range(count)]
     found = []
     for line in chosen:
         try:
             row = parse_json(line)
             text = {name: str(row[name])[:LONGEST] for name in ("prompt", "response")}
             found.append({"step": int(row["responses"]), **text, "score": short(number(row.get("score")))})
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError):  # torn by a kill
             continue
     return found

@@ -2,7 +2,7 @@
 // Traces and layouts for Plotly. Colours: Okabe & Ito's, which colour-blind people can tell apart; then dashes.
 
 const LIGHT = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c6d31", "#6e7781"];
-const DARK = ["#56b4e9", "#e69f00", "#1fc79a", "#cc79a7", "#4f8fdc", "#ff7f3f", "#d1b06b", "#a0a8b0"];
+const DARK = ["#56b4e9", "#e69f00", "#1fc79a", "#cc79a7", "#f0e442", "#ff7f3f", "#d1b06b", "#a0a8b0"];
 const palette = () => (luminance(css("--paper")) < 0.5 ? DARK : LIGHT);
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
 
@@ -10,6 +10,7 @@ const css = (name) => getComputedStyle(document.documentElement).getPropertyValu
 // Tick labels and hovers never have more than five digits: 60k, 1.2M, 0.0123.
 const SHORT = ".4~g";
 const STEPS = ".4~s";
+const NAMES = 130; // pixels for the names of runs beside a figure
 const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;"); // Plotly reads some HTML in names
 
 function styleOf(data, index) {
@@ -22,13 +23,13 @@ function styleOf(data, index) {
 }
 
 function baseLayout(xTitle, yTitle) {
-  const axis = { gridcolor: css("--line"), zerolinecolor: css("--line"), linecolor: css("--line"), automargin: true };
+  const axis = { gridcolor: css("--line"), zerolinecolor: css("--line"), linecolor: css("--line") };
   const title = (text) => ({ text, font: { size: 12 }, standoff: 8 });
   return {
     font: { family: "system-ui, sans-serif", size: 12, color: css("--ink") },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
-    margin: { l: 8, r: 12, t: 8, b: 8 },
+    margin: { l: 68, r: 14, t: 8, b: 42 }, // fixed: margins that fit themselves draw every figure twice
     showlegend: false,
     hovermode: "x",
     hoverlabel: { font: { size: 12 }, namelength: 24 },
@@ -94,7 +95,7 @@ function lineFigure(data, shown, name) {
     const few = y.filter((v) => v !== null).length <= 60;
     const log = (v) => (text.log && v !== null && v <= 0 ? null : v);
     return { x, y: y.map(log), name: plain(data.runs[i].name), mode: few ? "lines+markers" : "lines", connectgaps: true,
-      type: "scatter", showlegend: false, marker: { size: 4 }, line: { ...styleOf(data, i), width: 1.6 } };
+      type: "scatter", marker: { size: 4 }, line: { ...styleOf(data, i), width: 1.6 } };
   });
   const layout = baseLayout(stepsTitle(runs.map((i) => data.runs[i])), text.unit);
   const range = rangeOf(traces.flatMap((trace) => trace.y), text.log);
@@ -111,6 +112,7 @@ function resultFigure(data, shown, task, name) {
   const members = shown.filter((i) => data.runs[i].task === task && data.runs[i].result === name);
   const figure = lineFigure(data, members, name);
   const several = data.groups.length > 1;
+  figure.legend = [];
   for (const group of data.groups) {
     if (!group.curve || !group.runs.every((i) => members.includes(i))) continue;
     for (const trace of figure.traces) {
@@ -121,16 +123,12 @@ function resultFigure(data, shown, task, name) {
     }
     const color = several ? styleOf(data, group.runs[0]).color : css("--ink");
     const { x, y, low, high } = group.curve;
-    const edge = { type: "scatter", mode: "lines", line: { width: 0 }, hoverinfo: "skip", showlegend: false };
+    const edge = { type: "scatter", mode: "lines", line: { width: 0 }, hoverinfo: "skip" };
     figure.traces.push({ ...edge, x, y: low });
     figure.traces.push({ ...edge, x, y: high, fill: "tonexty", fillcolor: color + (color.length === 7 ? "33" : "") });
-    figure.traces.push({ x, y, type: "scatter", mode: "lines", showlegend: true,
-      name: `interquartile mean of ${group.runs.map((i) => shortened(data.runs[i].name)).join(", ")}, 95 % interval`,
-      line: { color, width: 3 } });
+    figure.traces.push({ x, y, type: "scatter", mode: "lines", name: `IQM of ${group.runs.length} seeds`, line: { color, width: 3 } });
+    figure.legend.push([`interquartile mean of ${group.runs.map((i) => data.runs[i].name).join(", ")}; 95 % interval`, color]);
   }
-  figure.layout.showlegend = figure.traces.some((trace) => trace.showlegend);
-  Object.assign(figure.layout, { legend: { orientation: "h", y: 1, yanchor: "bottom" } });
-  if (figure.layout.showlegend) figure.layout.margin.t = 28;
   figure.layout.yaxis.range = rangeOf(figure.traces.flatMap((trace) => trace.y), false);
   return figure;
 }
@@ -145,6 +143,7 @@ function ratioFigure(data, index) {
   const names = clipped ? ["2 below", "1 - clip", "1", "1 + clip", "2 above"] : ["0.64", "0.8", "1", "1.2", "1.44"];
   Object.assign(layout.yaxis, { tickmode: "array", tickvals: marks, ticktext: names, range: [-2.2, 2.2] });
   layout.hovermode = "closest";
+  layout.margin.l = 92;
   const line = (y) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y, y1: y, line: { color: css("--red"), width: 2, dash: "dash" } });
   layout.shapes = clipped ? [line(-1), line(1)] : [];
   const dark = luminance(css("--paper")) < 0.5;
@@ -153,7 +152,7 @@ function ratioFigure(data, index) {
   const trace = { type: "heatmap", x, y: centres, z, zmin: 0, zmax: 100, colorscale: scale, name: "",
     hovertemplate: "step %{x:.4~s}<br>%{z:.3~g}% of the samples<extra></extra>",
     colorbar: { thickness: 10, outlinewidth: 0, title: { text: "samples, %", side: "right", font: { size: 12 } } } };
-  return { traces: [trace], layout };
+  return { traces: [trace], layout, height: 300 };
 }
 
 function luminance(colour) {
@@ -166,8 +165,7 @@ function phaseFigure(data, shown) {
   const runs = shown.filter((i) => data.runs[i].phases && Object.keys(data.runs[i].phases).length).reverse();
   const phases = [...new Set(runs.flatMap((i) => Object.keys(data.runs[i].phases)))];
   const layout = baseLayout("share of the measured time, %", "");
-  Object.assign(layout, { barmode: "stack", hovermode: "closest", showlegend: true,
-    legend: { orientation: "h", y: 1, yanchor: "bottom", traceorder: "normal" }, margin: { l: 8, r: 12, t: 30, b: 8 } });
+  Object.assign(layout, { barmode: "stack", hovermode: "closest", margin: { ...layout.margin, l: NAMES } });
   layout.xaxis.range = [0, 100];
   layout.xaxis.tickformat = "";
   Object.assign(layout.yaxis, { type: "category", title: { text: "" }, nticks: 0, tickmode: "array",
@@ -181,7 +179,8 @@ function phaseFigure(data, shown) {
     marker: { color: palette()[p % 8] },
     hovertemplate: `${plain(phase)}: %{x:.3~g}%<extra></extra>`,
   }));
-  return { traces, layout, height: Math.max(150, 110 + 30 * runs.length) };
+  const legend = phases.map((phase, p) => [phase, palette()[p % 8]]);
+  return { traces, layout, legend, height: Math.max(120, 80 + 30 * runs.length) };
 }
 
 // Green, amber and red iterations: a strip for each run. Height tells the colours apart where hues do not.
@@ -200,12 +199,11 @@ function healthFigure(data, shown) {
     return { type: "scatter", mode: "markers", x, y, name: word, hovertemplate: `step %{x:.4~s}: ${word}<extra></extra>`,
       marker: { symbol: "line-ns", size: 8 + 5 * colour, line: { width: 2, color: css(`--${word}`) } } };
   });
-  layout.showlegend = true;
-  layout.legend = { orientation: "h", y: 1, yanchor: "bottom" };
-  layout.margin.t = 30;
-  return { traces, layout, height: Math.max(150, 110 + 28 * runs.length) };
+  layout.margin.l = NAMES;
+  const legend = words.map((word) => [word, css(`--${word}`)]);
+  return { traces, layout, legend, height: Math.max(120, 80 + 28 * runs.length) };
 }
 
 function shortened(name) {
-  return plain(name.length > 22 ? name.slice(0, 10) + "…" + name.slice(-11) : name);
+  return plain(name.length > 18 ? name.slice(0, 8) + "…" + name.slice(-9) : name);
 }

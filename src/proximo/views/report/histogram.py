@@ -5,16 +5,18 @@ from typing import Any
 from proximo.core.ratio_bins import BINS, EDGES, read_counts
 from proximo.views.seen import Seen
 
-COLUMNS = 150
-"""Columns of the picture; each is the sum of its iterations."""
 
+def ratio_map(run: Seen, most: int) -> dict[str, Any] | None:
+    """Shares of the samples: `x` steps `[n]`, `z` `[bins, n]` in %, edges in clip ranges; None if not recorded.
 
-def ratio_map(run: Seen) -> dict[str, Any] | None:
-    """Shares of the samples: `x` steps `[n]`, `z` `[bins, n]` in %, edges in clip ranges; None if not recorded."""
+    Args:
+        run: any.
+        most: columns of the picture, each the sum of its iterations.
+    """
     known = [(int(row["step"]), counts) for row in run.rows if (counts := read_counts(row.get("ratio_histogram")))]
     if not known:
         return None
-    columns = min(COLUMNS, len(known))
+    columns = min(most, len(known))
     parts = [known[i * len(known) // columns : (i + 1) * len(known) // columns] for i in range(columns)]
     sums = [[sum(counts[b] for _, counts in part) for b in range(BINS)] for part in parts]
     shares = [[round(100 * n / max(1, sum(column)), 2) for n in column] for column in sums]

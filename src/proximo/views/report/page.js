@@ -3,7 +3,7 @@
 
 let data = JSON.parse(document.getElementById("data").textContent);
 const hidden = new Set(); // folders of the runs that are not shown
-let focus = null; // folder of the run whose own figures are shown
+let focus = (data.runs.find((run) => run.ratio) || data.runs[0] || {}).folder; // folder of the run whose own figures are shown
 let refill = null; // fills what is about one run
 const plots = new Map(); // element id -> function that gives its figure
 
@@ -30,7 +30,7 @@ function explained(tag, name, label) {
 function figure(id, name, label, make, wide = false) {
   plots.set(id, make);
   const plot = element("div", { class: "plot", id, role: "img", "aria-label": label });
-  return element("figure", { class: wide ? "wide" : null }, explained("h3", name, label), plot);
+  return element("figure", { class: wide ? "wide" : null }, explained("h3", name, label), element("div", { class: "legend" }), plot);
 }
 
 const CONFIG = { responsive: true, displayModeBar: false }; // drag to zoom, double-click to go back
@@ -41,7 +41,13 @@ async function draw() {
     const made = place && make();
     if (!made) continue;
     if (made.height) place.style.height = `${made.height}px`;
+    place.previousElementSibling.replaceChildren(...(made.legend || []).map(([name, colour]) => {
+      const swatch = element("span", { class: "swatch" });
+      swatch.style.borderTopColor = colour;
+      return element("span", {}, swatch, name);
+    }));
     await Plotly.react(place, made.traces, made.layout, CONFIG);
+    document.documentElement.dataset.first ??= String(Math.round(performance.now()));
     await new Promise((next) => setTimeout(next)); // lets the browser show what is drawn already
   }
   document.documentElement.dataset.drawn = String(plots.size);
@@ -107,7 +113,7 @@ function ownSection() {
   refill = fill;
   const label = data.runs.length > 1 ? element("label", { class: "tools" }, "Run", choice) : null;
   const ratio = data.runs.some((run) => run.ratio)
-    ? figure("plot-ratio", "ratio_histogram", "Probability ratios after each update", () => (data.runs[focused()].ratio ? ratioFigure(data, focused()) : { traces: [], layout: absent() }), true) : null;
+    ? figure("plot-ratio", "ratio_histogram", "Probability ratios after each update", () => (data.runs[focused()].ratio ? ratioFigure(data, focused()) : { traces: [], layout: absent(), height: 80 }), true) : null;
   return [element("h2", {}, "One run in detail"), label, ratio && element("div", { class: "grid" }, ratio), holder];
 }
 
