@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from proximo.errors import UserError
     from proximo.inspection import diagnose, evaluate, metrics, replay, verify_resume
     from proximo.runs.session.callbacks import Callback
+    from proximo.views.compare import compare
     from proximo.views.record import record
+    from proximo.views.report import report
+    from proximo.views.watch import watch
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "UserError",
     "__version__",
     "algorithms",
+    "compare",
     "diagnose",
     "evaluate",
     "language",
@@ -35,10 +39,12 @@ __all__ = [
     "metrics",
     "record",
     "replay",
+    "report",
     "schedules",
     "train",
     "train_seeds",
     "verify_resume",
+    "watch",
 ]
 
 _WHERE = {
@@ -53,6 +59,9 @@ _WHERE = {
     "diagnose": "proximo.inspection",
     "evaluate": "proximo.inspection",
     "metrics": "proximo.inspection",
+    "compare": "proximo.views.compare",
+    "report": "proximo.views.report",
+    "watch": "proximo.views.watch",
     "replay": "proximo.inspection",
     "verify_resume": "proximo.inspection",
     "record": "proximo.views.record",

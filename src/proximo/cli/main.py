@@ -14,6 +14,7 @@ _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and se
   proximo doctor runs/cheetah
   proximo verify-resume runs/cheetah
   proximo replay runs/cheetah --set target_kl=0.03
+  proximo report runs/cheetah
   proximo record runs/cheetah
   proximo environments cheetah
   proximo presets
@@ -35,8 +36,14 @@ VERBS: Mapping[str, tuple[str, str]] = {
         "Repeat one of a run's last updates: is it the same, what was not finite first, and what if a setting changes?",
     ),
     "record": (
-        "views",
+        "artifacts",
         "Film an episode of a control run: its best policy beside its latest, with reward and value below.",
+    ),
+    "report": ("views", "Draw one or more runs as one HTML page: learning curves, health, time, settings, texts."),
+    "watch": ("views", "Show runs in a browser on this machine while they go on, until Ctrl-C."),
+    "compare": (
+        "views",
+        "Compare two settings by their runs, A -- B: which is better, by how much, and are the seeds enough to tell?",
     ),
     "lab": ("lab", "Experiments that show what each mechanism does, measured on this very code."),
     "rlhf": (

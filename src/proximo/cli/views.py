@@ -1,44 +1,98 @@
 """The verbs that show a run: each is a function of `proximo.views`."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag
 from proximo.cli.options import command
+from proximo.errors import UserError
+
+Runs = tyro.conf.Positional[Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]]
 
 
 @dataclass(frozen=True)
-class Record:
-    """Film an episode of a control run: its best policy beside its latest, with reward and value below."""
+class Report:
+    """Draw one or more runs as one HTML page: learning curves, health, time, settings, texts.
 
-    run: tyro.conf.Positional[Path]
-    """Folder of the run, finished or not."""
+    The page needs no network, and may be made while a run goes on. Runs with the same settings but the seed are also
+    shown as one.
+    """
+
+    runs: Runs
+    """Folders of runs."""
     out: Annotated[Path | None, SAYS_ITS_DEFAULT] = None
-    """File of the video, `.mp4` or `.gif` (default: RUN/videos/SEED.mp4)."""
-    policy: Literal["both", "best", "latest"] = "both"
-    """Whose episode is filmed."""
-    seed: Annotated[int | None, SAYS_ITS_DEFAULT] = None
-    """Seed of the episode (default: one that training never saw)."""
-    limit: int = 1000
-    """Steps after which the episode is cut."""
-    width: int = 320
-    """Width of each picture, in pixels."""
+    """File to write (default: report.html, in the folder of the run if it is one, else in the current folder)."""
     json: Flag = False
     """Print one JSON object instead of text."""
 
     def __call__(self) -> int:
-        """Print where the video is."""
-        from proximo.views.record import record
+        """Write the page and say where it is."""
+        from proximo.views.report import report
 
-        policies = ("best", "latest") if self.policy == "both" else (self.policy,)
-        file = record(self.run, self.out, policies=policies, seed=self.seed, limit=self.limit, width=self.width)
-        print(json.dumps({"video": str(file)}) if self.json else f"the video is {file}")
+        file = report(self.runs, out=self.out)
+        print(json.dumps({"report": str(file)}) if self.json else f"the report is in {file}: open it in a browser")
         return 0
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"record": command(Record, "record")}
+@dataclass(frozen=True)
+class Watch:
+    """Show runs in a browser on this machine while they go on, until Ctrl-C."""
+
+    where: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN|FOLDER")]]
+    """Folder of a run, or one with runs below it, which are all listed."""
+    port: int = 6070
+    """Port of the page; the next free one if it is taken."""
+
+    def __call__(self) -> int:
+        """Serve until Ctrl-C."""
+        from proximo.views.watch import watch
+
+        watch(self.where, port=self.port)
+        return 0
+
+
+SIDES = "\0"
+"""Stands for the `--` between two sides, which the parser would take away."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare two settings by their runs, A -- B: which is better, by how much, and are the seeds enough to tell?
+
+    The runs of a side differ in their seed alone. Interquartile means and probability of improvement with bootstrap
+    intervals (rliable, in the extra lab), and the settings in which the sides differ.
+    """
+
+    runs: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN [RUN ...] -- RUN [RUN ...]")]]
+    """Folders of the runs of A, two dashes, those of B."""
+    metric: Annotated[str | None, SAYS_ITS_DEFAULT] = None
+    """Metric to compare by (default: return of robots, score of language models)."""
+    json: Flag = False
+    """Print one JSON object instead of text."""
+
+    def __call__(self) -> int:
+        """Print what `compare` finds."""
+        from proximo.views.compare import compare
+
+        if self.runs.count(SIDES) != 1:
+            raise UserError("give two sides with -- between them: proximo compare RUN [RUN ...] -- RUN [RUN ...]")
+        middle = self.runs.index(SIDES)
+        found = compare(self.runs[:middle], self.runs[middle + 1 :], metric=self.metric)
+        print(json.dumps(found.plain()) if self.json else found)
+        return 0
+
+
+def _compare(arguments: list[str]) -> int:
+    return command(Compare, "compare")([SIDES if word == "--" else word for word in arguments])
+
+
+VERBS: Mapping[str, Callable[[list[str]], int]] = {
+    "report": command(Report, "report"),
+    "watch": command(Watch, "watch"),
+    "compare": _compare,
+}

@@ -32,9 +32,10 @@ from proximo.control.training.vital_signs import ended, fingerprint, still_devia
 from proximo.core.batch import Batch
 from proximo.core.distributions import Distribution, Gaussian
 from proximo.core.optimizer import FlatAdam
+from proximo.core.ratio_bins import ratio_counts
 from proximo.core.schedules import Schedule
 from proximo.core.statistics import RunningMoments, informative
-from proximo.core.update import UpdateReport, UpdateTask
+from proximo.core.update import UpdateReport, UpdateTask, objective_at
 from proximo.errors import UserError
 from proximo.runs.config.toml import to_toml
 from proximo.runs.replay.ring import Ring
@@ -346,6 +347,7 @@ class Training(OnPolicyTraining[Rollout]):
             **still_deviations(self.policy, self._log_std),
             "normalizers_moved": float(moved.abs().max()),
             "exact_kl": self._exact_kl(part, seen),
+            "ratio_histogram": self._ratios(part, seen),
         }
         if self.policy.actions.continuous:
             values["clipped_actions"] = rollout.clipped_fraction
@@ -362,6 +364,12 @@ class Training(OnPolicyTraining[Rollout]):
     def measured(self, batch: Batch) -> Batch:
         """The samples that are looked at after an update: a minibatch's worth, `MEASURED` at most, from all over."""
         return batch[:: -(-len(batch) // min(MEASURED, self.algorithm.minibatch_size or MEASURED))]
+
+    @torch.no_grad()
+    def _ratios(self, part: Batch, after: Distribution) -> str:
+        """How the ratios of `part` are spread, of which the policy says `after` (`core.ratio_bins`)."""
+        log_ratio = (after.log_prob(part.action) - part.log_prob)[part.weight > 0]
+        return ratio_counts(log_ratio.cpu().numpy(), objective_at(self.algorithm, self.share_done).clip)
 
     @torch.no_grad()
     def _exact_kl(self, part: Batch, after: Distribution) -> float | None:

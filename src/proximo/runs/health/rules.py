@@ -17,6 +17,21 @@ Rule = Callable[[Row, History], Iterator[Finding]]
 
 FEWEST_CUTS = 4  # episodes cut by a time limit, before their last observations together are evidence
 
+# Amber above the first number, red above the second; the reasons stand with the rules. Reports draw them too.
+RATIO_DEVIATION = 1e-4
+SAMPLER_GAP = (0.02, 0.1)
+OBSERVATION_RMS = (30.0, 300.0)
+RETURN_RMS = (500.0, 5000.0)
+APPROX_KL, FINAL_KL = (0.1, 1.0), (0.3, 3.0)
+CLIP_FRACTION = 0.7
+CLIPPED_ACTIONS = 0.8
+GRAD_NORM = 100.0
+KL_PER_TOKEN = (1.0, 3.0)
+# Amber below.
+ENTROPY_LEFT = 0.02
+EXPLAINED_VARIANCE = 0.0
+FINISHED = 0.1
+
 
 def _level(value: float | None, amber: float, red: float) -> Severity | None:
     """The severity of a number that should be small."""
@@ -32,7 +47,7 @@ def first_ratio(row: Row, history: History) -> Iterator[Finding]:
     """The run stops where rounding can not explain the ratio; here is said what is unusual for this run."""
     deviation = number(row.get("ratio_deviation"))
     # 1e-4 is the largest deviation ever seen from rounding in float32 (SmolLM2-135M, thousands of tokens).
-    if deviation is None or deviation <= 1e-4:
+    if deviation is None or deviation <= RATIO_DEVIATION:
         return
     if (usual := history.median("ratio_deviation")) is not None and deviation > 20 * usual:
         yield found("P012", "amber", f"off by {deviation:.2g} at the first minibatch, usually {usual:.1g}")
@@ -95,7 +110,7 @@ def divergence_sign(row: Row, history: History) -> Iterator[Finding]:
 def sampler(row: Row, history: History) -> Iterator[Finding]:
     """Mean |log-prob of the sampler - of the trainer|: bfloat16 has three digits, some 1e-2 nats per token."""
     gap = number(row.get("sampler_gap"))
-    if severity := _level(gap, 0.02, 0.1):
+    if severity := _level(gap, *SAMPLER_GAP):
         yield found("P016", severity, f"log-probs differ by {gap:.2g} nats per token")
 
 
@@ -131,10 +146,10 @@ def scales(row: Row, history: History) -> Iterator[Finding]:
     every tanh; a critic that starts at 0 with Adam steps of 3e-4 takes 3e6 steps to a return of 1,000.
     """
     seen = number(row.get("observation_rms"))
-    if severity := _level(seen, 30.0, 300.0):
+    if severity := _level(seen, *OBSERVATION_RMS):
         yield found("P040", severity, f"a dimension has a root mean square of {seen:,.3g}")
     returns, values = number(row.get("return_rms")) or 0.0, number(row.get("value_rms")) or 0.0
-    if severity := _level(max(returns, values), 500.0, 5000.0):
+    if severity := _level(max(returns, values), *RETURN_RMS):
         yield found("P031", severity, f"returns of size {returns:,.3g}, values of {values:,.3g}")
 
 
@@ -160,10 +175,10 @@ def step_size(row: Row, history: History) -> Iterator[Finding]:
     """
     kl, fraction = number(row.get("approx_kl")) or 0.0, number(row.get("clip_fraction")) or 0.0
     final = number(row.get("final_approx_kl")) or 0.0
-    severity = _level(kl, 0.1, 1.0)
-    if (end := _level(final, 0.3, 3.0)) and severity != "red":
+    severity = _level(kl, *APPROX_KL)
+    if (end := _level(final, *FINAL_KL)) and severity != "red":
         yield found("P020", end, f"KL {final:.2g} nats after the last step")
-    elif severity or fraction > 0.7:  # healthy: up to 0.5, in single iterations
+    elif severity or fraction > CLIP_FRACTION:  # healthy: up to 0.5, in single iterations
         yield found("P020", severity or "amber", f"KL {kl:.2g} nats, clip fraction {fraction:.2g}")
     elif row.get("stopped_by_kl") and number(row.get("gradient_steps")) == 1:
         yield found("P020", "amber", "one gradient step was enough to pass target_kl")
@@ -176,7 +191,7 @@ def entropy(row: Row, history: History) -> Iterator[Finding]:
     """
     name = "std" if "std" in row else "entropy"
     now, first = number(row.get(name)), history.first.get(name)
-    if now is not None and first and 0 <= now < 0.02 * first:
+    if now is not None and first and 0 <= now < ENTROPY_LEFT * first:
         yield found("P025", "amber", f"{name} {now:.2g}, {first:.2g} at first")
 
 
@@ -203,7 +218,7 @@ def deviations(row: Row, history: History) -> Iterator[Finding]:
 def bounds(row: Row, history: History) -> Iterator[Finding]:
     """Share of action columns beyond the bounds; a deviation of half the range, the default, cuts 32 %."""
     cut = number(row.get("clipped_actions"))
-    if cut is not None and cut > 0.8:
+    if cut is not None and cut > CLIPPED_ACTIONS:
         yield found("P027", "amber", f"{cut:.0%} of the action columns")
 
 
@@ -211,7 +226,13 @@ def critic(row: Row, history: History) -> Iterator[Finding]:
     """Explained variance stays at or below 0, where returns do vary (by more than 5 % of their size)."""
     usual = history.median("explained_variance", fewest=20)
     spread, size = number(row.get("return_std")), number(row.get("return_rms"))
-    if usual is not None and usual < 0 and spread is not None and size is not None and spread > 0.05 * size:
+    if (
+        usual is not None
+        and usual < EXPLAINED_VARIANCE
+        and spread is not None
+        and size is not None
+        and spread > 0.05 * size
+    ):
         yield found("P030", "amber", f"explained variance {usual:.2g} (median of {len(history.rows)} iterations)")
 
 
@@ -220,7 +241,7 @@ def gradient(row: Row, history: History) -> Iterator[Finding]:
     if row.get("grad_clip_fraction") != 1.0:
         return
     norm = history.median("grad_norm")
-    if norm is not None and norm > 100:
+    if norm is not None and norm > GRAD_NORM:
         yield found("P023", "amber", f"norm {norm:,.3g}, cut in every step")
 
 
@@ -230,7 +251,7 @@ def gradient(row: Row, history: History) -> Iterator[Finding]:
 def responses(row: Row, history: History) -> Iterator[Finding]:
     """Responses end, differ from each other, and stay about as long as they were."""
     finished, length = number(row.get("finished")), number(row.get("response_length"))
-    if finished is not None and finished < 0.1:
+    if finished is not None and finished < FINISHED:
         yield found("P052", "amber", f"{finished:.0%} of the responses ended by themselves")
     same = number(row.get("duplicates"))
     if same is not None and same > 0.3 + history.first.get("duplicates", 0.0):
@@ -247,7 +268,7 @@ def reference(row: Row, history: History) -> Iterator[Finding]:
     reference would have said e^-2 = 1 in 7 of each word chosen.
     """
     kl, length = number(row.get("kl")), number(row.get("response_length"))
-    if kl is not None and length and (severity := _level(kl / length, 1.0, 3.0)):
+    if kl is not None and length and (severity := _level(kl / length, *KL_PER_TOKEN)):
         yield found("P051", severity, f"{kl:.1f} nats per response of {length:.0f} tokens")
 
 

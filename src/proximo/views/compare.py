@@ -1,0 +1,213 @@
+"""Are these settings better? Two groups of runs, seed by seed, with what chance explains."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from proximo.errors import UserError
+from proximo.views.metrics_texts import TEXTS
+from proximo.views.numbers import short
+from proximo.views.seeds import Estimate, difference, interquartile_mean, probability_of_improvement
+from proximo.views.seen import SEED, Seen, differing, read_runs
+
+FEWEST = 3
+"""Seeds on each side below which nothing is said: of two and two with equal settings, one side is above the other
+altogether in 2 of 6 orders, by chance alone."""
+LAST = 0.1
+"""Share of the steps whose mean is the final score."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One way to score a run, over both sides."""
+
+    name: str
+    meaning: str
+    a: tuple[float, ...]
+    """One for each run of A."""
+    b: tuple[float, ...]
+    iqm_a: Estimate
+    iqm_b: Estimate
+    difference: Estimate
+    """A's interquartile mean less B's."""
+    improvement: Estimate
+    """Probability that a run of A does better than one of B."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two groups of runs on the steps that all of them have."""
+
+    metric: str
+    lower_is_better: bool
+    first_step: int
+    last_step: int
+    runs_a: tuple[str, ...]
+    runs_b: tuple[str, ...]
+    scores: tuple[Score, ...]
+    """`final` and `area`."""
+    differs: tuple[tuple[str, str, str], ...]
+    """Settings in which A and B differ: key, A's value, B's."""
+    notes: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """Which is better by the final score, or why that can not be told."""
+        final = self.scores[0]
+        sides = f"{len(final.a)} and {len(final.b)}"
+        if min(len(final.a), len(final.b)) < FEWEST:
+            return f"too few seeds to tell ({sides}): train at least {FEWEST} of each, better 5 to 10"
+        gain = final.difference
+        said = f"{short(gain.value)} (95 % interval {short(gain.low)} to {short(gain.high)})"
+        if gain.low <= 0 <= gain.high:
+            return f"too few seeds to tell ({sides}): the final scores differ by {said}, which may be nothing"
+        better = "A" if (gain.value > 0) != self.lower_is_better else "B"
+        return f"{better} is better: the final scores, A less B, differ by {said}"
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"verdict": self.verdict}
+
+    def __str__(self) -> str:
+        """One screen."""
+        text = TEXTS.get(self.metric)
+        unit = f" ({text.unit})" if text else ""
+        lines = [
+            f"{self.metric}{unit}, steps {short(self.first_step)} to {short(self.last_step)}, which all runs have",
+            *(f"{side}  {', '.join(runs)}" for side, runs in (("A", self.runs_a), ("B", self.runs_b))),
+        ]
+        for score in self.scores:
+            lines += ["", f"{score.name}: {score.meaning}"]
+            for side, values, iqm in (("A", score.a, score.iqm_a), ("B", score.b, score.iqm_b)):
+                said = _interval(iqm) if len(values) > 1 else "one run, so no interval"
+                lines.append(f"  {side}  {said}   each run: {', '.join(map(short, values))}")
+            lines.append(f"  A less B  {_interval(score.difference)}")
+            lines.append(f"  A does better than B with probability {_interval(score.improvement)}")
+        lines += ["", "settings that differ" if self.differs else "no setting differs but the seed"]
+        lines += [f"  {key}  A {a}  B {b}" for key, a, b in self.differs]
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join([*lines, "", self.verdict])
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{short(estimate.value)} (95 %: {short(estimate.low)} to {short(estimate.high)})"
+
+
+Folders = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+def compare(a: Folders, b: Folders, *, metric: str | None = None) -> Comparison:
+    """Compare two settings by their runs: interquartile means, and the probability that A does better than B.
+
+    Two scores of each run, both of the metric's course as it was recorded, on the steps that all runs have: `final`,
+    the mean over the last tenth of the steps, and `area`, the area under the curve divided by its width. Statistics are
+    those of Agarwal et al. 2021 (arXiv 2108.13264); they need the extra `lab`.
+
+    Args:
+        a: folders of runs that differ in their seed alone.
+        b: likewise.
+        metric: name in `metrics.jsonl`; None takes what says how well such runs do (`return`, `score`).
+
+    Returns:
+        A `Comparison`; `str()` is the screen, `plain()` the content for JSON.
+
+    Raises:
+        UserError: the runs can not be compared, or rliable is not installed.
+    """
+    counts = [len(side) for side in (_folders(a), _folders(b))]
+    runs = read_runs([*_folders(a), *_folders(b)])
+    if len(runs) < sum(counts):
+        raise UserError("a run was given twice: each may stand on one side, once")
+    sides = runs[: counts[0]], runs[counts[0] :]
+    name = _check(sides, metric)
+    curves = [[_course(run, name) for run in side] for side in sides]
+    every = [points for side in curves for points in side]
+    first, last = max(x[0] for x, _ in every), min(x[-1] for x, _ in every)
+    if first >= last:
+        raise UserError(f"the runs have no steps in common ({first:,.0f} to {last:,.0f}): let them all train further")
+    lower = "loss" in name
+    ranges = (
+        ("final", f"mean over the last tenth of the steps, from {short(last - LAST * (last - first))} on", LAST),
+        ("area", "area under the curve, divided by its width", 1.0),
+    )
+    scores = tuple(
+        _score(title, meaning, curves, last - share * (last - first), last, lower) for title, meaning, share in ranges
+    )
+    return Comparison(
+        name,
+        lower,
+        int(first),
+        int(last),
+        *(tuple(run.name for run in side) for side in sides),
+        scores=scores,
+        differs=tuple(
+            (key, *(str(side[0].settings.get(key, "-")) for side in sides)) for key in differing(runs) if key != SEED
+        ),
+        notes=tuple(
+            f"{run.name} is {run.state}, at step {short(run.rows[-1]['step'])}"
+            for run in runs
+            if run.state != "finished"
+        ),
+    )
+
+
+def _folders(side: Folders) -> list[str | os.PathLike[str]]:
+    folders = [side] if isinstance(side, str | os.PathLike) else list(side)
+    if not folders:
+        raise UserError("one side has no run: give RUN [RUN ...] -- RUN [RUN ...]")
+    return folders
+
+
+def _check(sides: Sequence[Sequence[Seen]], metric: str | None) -> str:
+    """The metric to compare by.
+
+    Raises:
+        UserError: the runs of a side are of several settings, or of one seed; or the sides are of different tasks.
+    """
+    for side, runs in zip("AB", sides, strict=True):
+        if len(settings := [key for key in differing(runs) if key != SEED]):
+            raise UserError(
+                f"the runs of {side} differ in {', '.join(settings[:3])}: give runs that differ in their seed alone"
+            )
+        seed, times = Counter(str(run.settings.get(SEED)) for run in runs).most_common(1)[0]
+        if times > 1:
+            raise UserError(f"seed {seed} stands {times} times in {side}, and tells nothing new then: give other seeds")
+    tasks = {run.task for runs in sides for run in runs}
+    if len(tasks) > 1:
+        raise UserError(f"{' and '.join(sorted(tasks))} can not be compared: give runs of one task")
+    name = metric or next((run.result for runs in sides for run in runs if run.result), None)
+    if name is None:
+        raise UserError("these runs have no return and no score yet: let them train further, or give --metric NAME")
+    return name
+
+
+def _course(run: Seen, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values `[n]` of a metric where it was measured, n >= 2."""
+    known = [(row["step"], y) for row, y in zip(run.rows, run.column(name), strict=True) if y is not None]
+    if len(known) < 2:
+        raise UserError(f"{run.folder} has {len(known)} values of {name}, and 2 are needed: let it train further")
+    return np.array([x for x, _ in known], np.float64), np.array([y for _, y in known], np.float64)
+
+
+def _score(
+    name: str,
+    meaning: str,
+    curves: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]],
+    low: float,
+    high: float,
+    lower: bool,
+) -> Score:
+    a, b = (tuple(mean_between(x, y, low, high) for x, y in side) for side in curves)
+    better = probability_of_improvement(b, a) if lower else probability_of_improvement(a, b)
+    return Score(name, meaning, a, b, interquartile_mean(a), interquartile_mean(b), difference(a, b), better)
+
+
+def mean_between(x: np.ndarray, y: np.ndarray, low: float, high: float) -> float:
+    """Mean of the piecewise linear curve through `(x, y)` over `[low, high]`, low < high."""
+    inside = x[(x > low) & (x < high)]
+    grid = np.concatenate([[low], inside, [high]])
+    return float(np.trapezoid(np.interp(grid, x, y), grid) / (high - low))

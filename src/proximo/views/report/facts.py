@@ -1,0 +1,104 @@
+"""Facts of one run, as the page shows them."""
+
+from collections.abc import Sequence
+from math import isfinite
+from typing import Any
+
+from proximo.runs.health.history import number
+from proximo.runs.storage.files import parse_json
+from proximo.views.metrics_texts import TEXTS
+from proximo.views.numbers import clock, short
+from proximo.views.seen import Seen
+
+LONGEST = 1000
+"""Characters of a sample that a page shows."""
+
+
+def text_of(name: str) -> dict[str, Any]:
+    """Label, unit, sentence and kind of axis of a metric."""
+    text = TEXTS[name]
+    return {"label": text.label, "unit": text.unit, "sentence": text.sentence, "log": text.log}
+
+
+def column(run: Seen, name: str) -> list[float | None]:
+    """A metric, recorded or made from what is: one value for each row."""
+    if name == "kl_per_token":
+        pairs = zip(run.column("kl"), run.column("response_length"), strict=True)
+        return [kl / length if kl is not None and length else None for kl, length in pairs]
+    if name == "ended_by_limit":
+        pairs = zip(run.column("truncations"), run.column("terminations"), strict=True)
+        return [
+            cut / (cut + over) if cut is not None and over is not None and cut + over else None for cut, over in pairs
+        ]
+    return run.column(name)
+
+
+def band_of(name: str, values: Sequence[float | None]) -> list[float | None] | None:
+    """Amber below, amber above, red above; None each where there is no such limit."""
+    text = TEXTS.get(name)
+    if text is None or text.band is None:
+        return None
+    band, scale = text.band, 1.0
+    if band.share_of_first:
+        first = next((x for x in values if x is not None), None)
+        if first is None or first <= 0:  # a differential entropy may be negative: then no share of it is a limit
+            return None
+        scale = first
+    return [limit * scale if isfinite(limit) else None for limit in (band.low, band.high, band.red)]
+
+
+def headline(run: Seen) -> list[list[str]]:
+    """`[label, text, metric]` of the numbers that a reader asks for first."""
+    rows, last = run.rows, run.rows[-1] if run.rows else {}
+    steps, seconds = number(last.get("step")), number(last.get("time"))
+    facts = [["state", f"{run.state}: {run.error}" if run.error else run.state, ""], [run.unit, short(steps), ""]]
+    facts.append(["iterations", short(len(rows)), ""])
+    if seconds:
+        facts.append(["time", clock(seconds), ""])
+        facts.append(["speed", f"{short((steps or 0) / seconds)} {run.unit.split()[-1]} / s", ""])
+    if run.result:
+        values = [x for x in run.column(run.result) if x is not None]
+        label = TEXTS[run.result].label
+        facts.append([f"{label}, last", short(values[-1]), run.result])
+        facts.append([f"{label}, best", short(min(values) if "loss" in run.result else max(values)), run.result])
+    for name, label in (("final_deterministic", "final policy"), ("best_checkpoint", "best checkpoint")):
+        if (value := number(run.results.get(name))) is not None:
+            spread = number(run.results.get(f"{name}_std"))
+            facts.append([label, short(value) + (f" ± {short(spread)}" if spread is not None else ""), ""])
+    for name in ("judge", "kl"):
+        values = [x for x in run.column(name) if x is not None]
+        if values:
+            way = f"{short(values[0])} to {short(values[-1])}" if len(values) > 1 else short(values[0])
+            facts.append([TEXTS[name].label, way, name])
+    return facts
+
+
+def phases(run: Seen) -> dict[str, float]:
+    """Seconds of each phase, all iterations together."""
+    totals: dict[str, float] = {}
+    for row in run.rows:
+        for name, value in row.items():
+            if name.startswith("seconds/") and (seconds := number(value)) is not None:
+                phase = name.removeprefix("seconds/")
+                totals[phase] = totals.get(phase, 0.0) + seconds
+    return {name: float(f"{value:.4g}") for name, value in totals.items() if value > 0}
+
+
+def samples(run: Seen, most: int) -> list[dict[str, Any]]:
+    """At most so many of a language run's texts, from all over it: `step`, `prompt`, `response`, `score`."""
+    try:
+        lines = (run.folder / "samples.jsonl").read_bytes().split(b"\n")
+    except OSError:
+        return []
+    lines = [line for line in lines[:-1] if line]
+    count = min(most, len(lines))
+    chosen = [lines[i * (len(lines) - 1) // max(1, count - 1)] for i in range(count)]
+    found = []
+    for line in chosen:
+        try:
+            row = parse_json(line)
+            text = {name: str(row[name])[:LONGEST] for name in ("prompt", "response")}
+            found.append({"step": int(row["responses"]), **text, "score": short(number(row.get("score")))})
+        except (ValueError, TypeError, KeyError):  # torn by a kill
+            continue
+    return found

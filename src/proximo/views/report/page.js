@@ -1,0 +1,185 @@
+"use strict";
+// Builds the page from the data. Everything that comes from a run is set as text, never as HTML.
+
+let data = JSON.parse(document.getElementById("data").textContent);
+const hidden = new Set(); // folders of the runs that are not shown
+let focus = (data.runs.find((run) => run.ratio) || data.runs[0] || {}).folder; // folder of the run whose own figures are shown
+let refill = null; // fills what is about one run
+const plots = new Map(); // element id -> function that gives its figure
+
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+const shown = () => data.runs.map((_, i) => i).filter((i) => !hidden.has(data.runs[i].folder));
+const focused = () => Math.max(0, data.runs.findIndex((run) => run.folder === focus));
+
+function explained(tag, name, label) {
+  const text = data.texts[name];
+  if (!text) return element(tag, {}, label);
+  const inner = element("span", { class: "explained", tabindex: "0", "data-sentence": text.sentence, "aria-label": `${label}: ${text.sentence}` }, label);
+  return element(tag, {}, inner);
+}
+
+function figure(id, name, label, make, wide = false) {
+  plots.set(id, make);
+  const plot = element("div", { class: "plot", id, role: "img", "aria-label": label });
+  return element("figure", { class: wide ? "wide" : null }, explained("h3", name, label), element("div", { class: "legend" }), plot);
+}
+
+const CONFIG = { responsive: true, displayModeBar: false }; // drag to zoom, double-click to go back
+
+async function draw() {
+  for (const [id, make] of plots) {
+    const place = document.getElementById(id);
+    const made = place && make();
+    if (!made) continue;
+    if (made.height) place.style.height = `${made.height}px`;
+    place.previousElementSibling.replaceChildren(...(made.legend || []).map(([name, colour]) => {
+      const swatch = element("span", { class: "swatch" });
+      swatch.style.borderTopColor = colour;
+      return element("span", {}, swatch, name);
+    }));
+    await Plotly.react(place, made.traces, made.layout, CONFIG);
+    document.documentElement.dataset.first ??= String(Math.round(performance.now()));
+    await new Promise((next) => setTimeout(next)); // lets the browser show what is drawn already
+  }
+  document.documentElement.dataset.drawn = String(plots.size);
+}
+
+let drawing = Promise.resolve();
+function redraw() {
+  delete document.documentElement.dataset.drawn;
+  drawing = drawing.then(draw, draw);
+  return drawing;
+}
+
+function headlines() {
+  const labels = [...new Set(data.runs.flatMap((run) => run.headline.map((fact) => fact[0])))];
+  const about = Object.fromEntries(data.runs.flatMap((run) => run.headline.map((fact) => [fact[0], fact[2]])));
+  const head = element("tr", {}, element("th", {}, ""), ...data.runs.map((run) => element("th", { title: run.folder }, run.name)));
+  const rows = labels.map((label) => element("tr", {}, explained("th", about[label], label),
+    ...data.runs.map((run) => element("td", { class: "number" }, (run.headline.find((fact) => fact[0] === label) || [0, "-"])[1]))));
+  return element("div", { class: "scroll" }, element("table", { id: "headline" }, element("thead", {}, head), element("tbody", {}, ...rows)));
+}
+
+function picker() {
+  const boxes = data.runs.map((run, i) => {
+    const box = element("input", { type: "checkbox", id: `show-${i}`, checked: !hidden.has(run.folder), onchange: (event) => {
+      if (event.target.checked) hidden.delete(run.folder);
+      else hidden.add(run.folder);
+      redraw();
+    } });
+    const { color, dash } = styleOf(data, i);
+    const swatch = element("span", { class: "swatch" });
+    swatch.style.borderTopColor = color;
+    swatch.style.borderTopStyle = dash === "solid" ? "solid" : dash.includes("dash") ? "dashed" : "dotted";
+    return element("label", { title: run.folder }, box, swatch, run.name);
+  });
+  const every = (show) => () => {
+    data.runs.forEach((run) => (show ? hidden.delete(run.folder) : hidden.add(run.folder)));
+    document.querySelectorAll("#runs input").forEach((box) => (box.checked = show));
+    redraw();
+  };
+  const buttons = data.runs.length > 2 ? [element("button", { type: "button", onclick: every(true) }, "all"), element("button", { type: "button", onclick: every(false) }, "none")] : [];
+  return element("fieldset", { class: "tools", id: "runs" }, element("legend", {}, "Runs shown"), ...boxes, ...buttons);
+}
+
+function ownSection() {
+  const holder = element("div", {});
+  const fill = () => {
+    const run = data.runs[focused()];
+    const findings = run.findings.map((found) => element("div", { class: `finding ${found.severity}` },
+      element("div", {}, element("span", { class: "tag" }, `${found.severity} ${found.label}`), `: ${found.cause}`),
+      element("div", { class: "soft" }, `seen: ${found.evidence}`),
+      element("div", { class: "soft" }, `change: ${found.change} (more: ${found.more})`)));
+    holder.replaceChildren(
+      element("h3", {}, `Findings in ${run.name}`),
+      ...(findings.length ? findings : [element("p", { class: "soft" }, run.health ? "Nothing unusual was found." : "Nothing is recorded.")]),
+      ...(run.samples.length ? [element("h3", {}, `Sample texts of ${run.name}`), texts(run)] : []));
+  };
+  const choice = element("select", { id: "own", onchange: (event) => {
+    focus = data.runs[event.target.selectedIndex].folder;
+    fill();
+    redraw();
+  } }, ...data.runs.map((run, i) => element("option", { selected: i === focused() }, run.name)));
+  fill();
+  refill = fill;
+  const label = data.runs.length > 1 ? element("label", { class: "tools" }, "Run", choice) : null;
+  const ratio = data.runs.some((run) => run.ratio)
+    ? figure("plot-ratio", "ratio_histogram", "Probability ratios after each update", () => (data.runs[focused()].ratio ? ratioFigure(data, focused()) : { traces: [], layout: absent(), height: 80 }), true) : null;
+  return [element("h2", {}, "One run in detail"), label, ratio && element("div", { class: "grid" }, ratio), holder];
+}
+
+function absent() {
+  const layout = baseLayout("", "");
+  Object.assign(layout.xaxis, { visible: false });
+  Object.assign(layout.yaxis, { visible: false });
+  layout.annotations = [{ text: "not recorded in this run", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }];
+  return layout;
+}
+
+function texts(run) {
+  const rows = run.samples.map((sample) => element("tr", {}, element("td", { class: "number" }, String(sample.step)),
+    element("td", { class: "number" }, sample.score), element("td", {}, element("span", { class: "soft" }, sample.prompt), sample.response)));
+  const head = element("tr", {}, ...["response number", "score", "prompt and response"].map((text) => element("th", {}, text)));
+  return element("details", { open: run.samples.length <= 8 }, element("summary", {}, `${run.samples.length} of them, from the first to the last`),
+    element("div", { class: "scroll" }, element("table", { class: "texts" }, element("thead", {}, head), element("tbody", {}, ...rows))));
+}
+
+function settings() {
+  const head = element("tr", {}, element("th", {}, "setting"), ...data.runs.map((run) => element("th", {}, run.name)));
+  const row = (setting) => element("tr", { class: setting.differs ? "differs" : null }, element("th", {}, setting.key),
+    ...setting.values.map((value) => element("td", {}, value)));
+  const table = (rows) => element("div", { class: "scroll" }, element("table", {}, element("thead", {}, head.cloneNode(true)), element("tbody", {}, ...rows.map(row))));
+  const differing = data.settings.filter((setting) => setting.differs);
+  const parts = [element("h2", {}, "Configuration")];
+  if (data.runs.length > 1) {
+    parts.push(element("h3", {}, "What differs"));
+    parts.push(differing.length ? table(differing) : element("p", { class: "soft" }, "Nothing: these runs have the same settings."));
+  }
+  parts.push(element("details", {}, element("summary", {}, `all ${data.settings.length} settings`), table(data.settings)));
+  return parts;
+}
+
+function build() {
+  plots.clear();
+  refill = null;
+  const results = [...new Set(data.runs.filter((run) => run.result).map((run) => JSON.stringify([run.task, run.result])))].map((pair) => JSON.parse(pair));
+  const curves = results.map(([task, name], k) => figure(`plot-result-${k}`, name, `${data.texts[name].label}, ${task}`, () => resultFigure(data, shown(), task, name), true));
+  const sections = data.sections.flatMap((section) => [element("h2", {}, section.title), element("div", { class: "grid" },
+    ...section.metrics.map((name) => figure(`plot-${name.replace(/\W/g, "-")}`, name, data.texts[name].label, () => lineFigure(data, shown(), name))))]);
+  const strips = [];
+  if (data.runs.some((run) => run.health)) strips.push(figure("plot-health", "health", "Health of each iteration", () => healthFigure(data, shown())));
+  if (data.runs.some((run) => Object.keys(run.phases).length)) strips.push(figure("plot-phases", "seconds", "Time per phase", () => phaseFigure(data, shown())));
+  const theme = element("button", { type: "button", id: "theme", onclick: switchTheme }, "light / dark");
+  document.getElementById("page").replaceChildren(...[
+    element("header", {}, element("h1", {}, data.title), element("span", { class: "soft", id: "made" }, data.live ? `live, ${data.made}` : data.made), element("span", { class: "grow" }), theme),
+    data.overview.length > 1 ? overviewTable() : null,
+    data.runs.length ? null : element("p", {}, "There is no run here yet."),
+    picker(),
+    headlines(),
+    ...data.notes.map((note) => element("p", { class: "soft" }, note)),
+    curves.length ? element("h2", {}, "Learning curves") : null,
+    element("div", { class: "grid" }, ...curves),
+    strips.length ? element("h2", {}, "Health and time") : null,
+    element("div", { class: "grid" }, ...strips),
+    ...(data.runs.length ? ownSection() : []),
+    ...sections,
+    element("p", { class: "soft" }, "Shaded green: healthy by the limits of the health rules (proximo doctor); amber: unusual; red: unsound."),
+    ...settings(),
+  ].filter((part) => part));
+  return redraw();
+}
+
+function switchTheme() {
+  const dark = luminance(css("--paper")) < 0.5;
+  document.documentElement.dataset.theme = dark ? "light" : "dark";
+  redraw();
+}

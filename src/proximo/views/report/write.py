@@ -1,0 +1,41 @@
+"""From runs to one HTML file."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from proximo.errors import UserError
+from proximo.runs.storage.files import write_atomically
+from proximo.views.report.data import page_data
+from proximo.views.report.page import html
+from proximo.views.seen import read_runs
+
+FILE = "report.html"
+
+
+def report(
+    runs: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], *, out: str | os.PathLike[str] | None = None
+) -> Path:
+    """Write one self-contained HTML page that shows runs, made from what they have recorded so far.
+
+    Several runs with the same settings but the seed are also shown as one: interquartile mean with a bootstrap interval
+    (needs the extra `lab`). The runs are only read; they may be going on.
+
+    Args:
+        runs: folder of a run, or several; of language runs also the folder of all stages.
+        out: file to write; None takes `report.html`, in the run's folder if there is one run, else in the current one.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: there is no such run, it is damaged, or the file can not be written.
+    """
+    folders = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
+    seen = read_runs(folders)
+    where = seen[0].folder if len(seen) == 1 else Path()
+    file = where / FILE if out is None else Path(out)
+    if file.is_dir():
+        raise UserError(f"{file} is a folder: give --out the name of a file, as {file / FILE}")
+    write_atomically(file, html(page_data(seen)).encode("utf-8"))
+    return file

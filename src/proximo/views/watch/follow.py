@@ -1,0 +1,162 @@
+"""Runs below a folder as they are now, read again only where they have grown."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from proximo.errors import UserError
+from proximo.runs.storage.files import parse_json
+from proximo.views.metrics_texts import TEXTS
+from proximo.views.numbers import short, thinned
+from proximo.views.report.data import page_data
+from proximo.views.seen import Seen, is_running, read_run, short_names
+
+DEPTH = 4
+"""Folders below the given one in which runs are looked for."""
+SHOWN = 6
+"""Runs whose figures are drawn where nobody has chosen: those that were written to last."""
+MOST = 20
+"""Runs whose figures are drawn at once."""
+PAUSE, BUSY = 2.0, 0.01
+"""Least seconds between two looks, and the largest share of one core that looking takes."""
+_FILES = ("config.toml", "metrics.jsonl", "results.json", "samples.jsonl", "lock")
+
+
+class Tail:
+    """Rows of one `metrics.jsonl`; only what was appended since is read again."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._inode, self._offset = 0, 0
+        self._rows: list[dict[str, Any]] = []
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows so far. A last line without its end is not read yet; a resumed run's file begins anew."""
+        try:
+            with open(self._file, "rb") as file:
+                status = os.fstat(file.fileno())
+                if status.st_ino != self._inode or status.st_size < self._offset:
+                    self._inode, self._offset, self._rows = status.st_ino, 0, []
+                file.seek(self._offset)
+                whole, newline, _ = file.read().rpartition(b"\n")
+        except OSError:
+            return []
+        self._offset += len(whole) + len(newline)
+        self._rows += [row for line in whole.split(b"\n") if (row := _row(line)) is not None]
+        return self._rows
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = parse_json(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None
+
+
+class Follower:
+    """The runs in a folder, by names that are given here: what a browser asks for is looked up, and is never a path.
+
+    Args:
+        root: folder of a run, or one with runs below it.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise UserError(f"there is no folder {root}: give that of a run, or one with runs in it")
+        self._root = root.resolve()
+        self._tails: dict[Path, Tail] = {}
+        self._lock = Lock()
+        self._looked, self._cost = 0.0, 0.0
+        self._stamp: tuple[Any, ...] = ()
+        self.version = 0
+        """Rises with each change that was seen."""
+
+    def look(self) -> int:
+        """The version, after a look at the files if the last one is long enough ago."""
+        with self._lock:
+            if time.monotonic() - self._looked < max(PAUSE, self._cost / BUSY):
+                return self.version
+            began = time.process_time()
+            stamp = tuple((folder, is_running(folder), *map(_stamp, _files(folder))) for folder in self._folders())
+            self.version += stamp != self._stamp
+            self._looked, self._stamp = time.monotonic(), stamp
+            self._cost = max(self._cost, time.process_time() - began)
+            return self.version
+
+    def data(self, chosen: Sequence[str] = ()) -> dict[str, Any]:
+        """What the page shows.
+
+        Args:
+            chosen: names of the runs whose figures are drawn; those that were written to last if empty.
+
+        Raises:
+            KeyError: there is no run of that name.
+        """
+        with self._lock:
+            began = time.process_time()
+            runs = self._runs()
+            by_name = {run.name: run for run in runs}
+            latest = sorted(runs, key=lambda run: -_stamp(run.folder / "metrics.jsonl")[0])[:SHOWN]
+            drawn = [by_name[name] for name in chosen[:MOST]] if chosen else [run for run in runs if run in latest]
+            page = page_data(drawn, live=True)
+            page |= {"title": self._root.name, "overview": [_overview(run, run in drawn) for run in runs]}
+            self._cost = time.process_time() - began
+            return page
+
+    def _runs(self) -> list[Seen]:
+        folders = list(self._folders())
+        names = short_names(folders)
+        self._tails = {folder: self._tails.get(folder) or Tail(folder / "metrics.jsonl") for folder in folders}
+        found = []
+        for folder, name in zip(folders, names, strict=True):
+            try:
+                found.append(read_run(folder, name, list(self._tails[folder].rows())))
+            except UserError:  # its configuration is damaged, or it has just been deleted
+                continue
+        return found
+
+    def _folders(self) -> Iterator[Path]:
+        """Folders of runs, none by way of a link that leads out of the root."""
+        for place, below, files in os.walk(self._root):
+            folder = Path(place)
+            if "config.toml" in files and all(x.resolve().is_relative_to(self._root) for x in _files(folder)):
+                yield folder
+                below.clear()
+            elif len(folder.relative_to(self._root).parts) >= DEPTH:
+                below.clear()
+            below[:] = sorted(name for name in below if not name.startswith(".") and not (folder / name).is_symlink())
+
+
+def _files(folder: Path) -> list[Path]:
+    return [folder / name for name in _FILES]
+
+
+def _stamp(file: Path) -> tuple[int, int, int]:
+    try:
+        status = file.stat()
+    except OSError:
+        return 0, 0, 0
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _overview(run: Seen, drawn: bool) -> dict[str, Any]:
+    """One run's line in the table of all."""
+    values: Sequence[float | None] = run.column(run.result) if run.result else []
+    last: Mapping[str, Any] = run.rows[-1] if run.rows else {}
+    text = TEXTS.get(run.result or "")
+    return {
+        "name": run.name,
+        "drawn": drawn,
+        "state": f"{run.state}: {run.error}" if run.error else run.state,
+        "steps": short(last.get("step")),
+        "result": f"{text.label} {short(next((v for v in reversed(values) if v is not None), None))}" if text else "-",
+        "health": str(last.get("health") or "-"),
+        "spark": [y for y in thinned(range(len(values)), values, 40)[1] if y is not None],
+    }

@@ -1,0 +1,139 @@
+"""A server for one browser on this machine: the page, its data, and word of changes. It serves no file."""
+
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from os import PathLike
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from proximo.errors import UserError
+from proximo.views.report.page import as_json, html
+from proximo.views.watch.follow import Follower
+
+HOST = "127.0.0.1"
+PORT = 6070
+TRIED = 50
+"""Ports that are tried, from the first one on."""
+LOOK = 0.5
+PING = 15.0
+"""Seconds between two looks for a change, and between two signs of life to a browser that waits."""
+
+
+def watch(
+    where: str | PathLike[str], *, port: int = PORT, said: Callable[[str], None] = lambda text: print(text, flush=True)
+) -> None:
+    """Show runs in a browser while they go on, until Ctrl-C: the page of `proximo.report`, always as it is now.
+
+    Only programs on this machine are answered, and only with what the page shows.
+
+    Args:
+        where: folder of a run, or one with runs below it, which are all listed.
+        port: to be served on; the next free one if it is taken.
+        said: told the address.
+
+    Raises:
+        UserError: there is no such folder, or no free port.
+    """
+    with open_server(where, port) as server:
+        if server.server_port != port:
+            said(f"port {port} is taken")
+        said(f"watch {where} at http://{HOST}:{server.server_port}/ (Ctrl-C ends this)")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return
+
+
+class Server(ThreadingHTTPServer):
+    """One thread for each request; a browser that waits for changes keeps nobody from closing it."""
+
+    daemon_threads, block_on_close = True, False
+    allow_reuse_address = False
+    follower: Follower
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that went away is no error of ours."""
+        import sys
+
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
+
+def open_server(where: str | PathLike[str], port: int = PORT) -> Server:
+    """A server that listens on the first free port from `port` on, and is yet to serve.
+
+    Raises:
+        UserError: there is no such folder, or no free port.
+    """
+    follower = Follower(Path(where))
+    if not 0 <= port <= 65535:
+        raise UserError(f"port = {port} must be between 0 and 65535")
+    for attempt in range(port, min(port + TRIED, 65536)):
+        try:
+            server = Server((HOST, attempt), _Handler)
+        except OSError:
+            continue
+        server.follower = follower
+        return server
+    raise UserError(f"no port from {port} to {port + TRIED - 1} is free: give another with --port")
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.0"
+
+    def do_GET(self) -> None:
+        """Answer `/`, `/data` or `/events`; the path is compared, and is never a file's."""
+        hosts = {f"{name}:{self.server.server_port}" for name in (HOST, "localhost")}
+        if self.headers.get("Host") not in hosts:  # a stranger's page whose name was made to mean this machine
+            return self._answer(403, "text/plain", "this server answers to 127.0.0.1 alone")
+        address = urlsplit(self.path)
+        chosen = parse_qs(address.query).get("run", [])
+        try:
+            if address.path == "/":
+                return self._answer(200, "text/html", html(self.server.follower.data(chosen)))
+            if address.path == "/data":
+                return self._answer(200, "application/json", as_json(self.server.follower.data(chosen)))
+        except KeyError:
+            return self._answer(404, "text/plain", "there is no such run")
+        if address.path == "/events":
+            return self._events()
+        return self._answer(404, "text/plain", "there is no such page")
+
+    def _answer(self, code: int, kind: str, text: str) -> None:
+        content = text.encode("utf-8")
+        self._head(code, kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _head(self, code: int, kind: str) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+
+    def _events(self) -> None:
+        """A line for each change, until the browser goes away (server-sent events)."""
+        self._head(200, "text/event-stream")
+        self.end_headers()
+        known, spoken = self.server.follower.look(), time.monotonic()
+        self._say(f"data: {known}")
+        while True:
+            time.sleep(LOOK)
+            if (now := self.server.follower.look()) != known:
+                known, spoken = now, time.monotonic()
+                self._say(f"data: {known}")
+            elif time.monotonic() - spoken > PING:
+                spoken = time.monotonic()
+                self._say(": still here")
+
+    def _say(self, line: str) -> None:
+        self.wfile.write(f"{line}\n\n".encode())
+        self.wfile.flush()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: the terminal may be the run's."""

@@ -1,0 +1,119 @@
+"""The page of `proximo report`, opened in a real browser."""
+
+import json
+import shutil
+
+import pytest
+
+import proximo
+from proximo.cli import main as cli
+from proximo.core.ratio_bins import EDGES
+
+DRAWN = "document.documentElement.dataset.drawn"
+TITLES = "[...document.querySelectorAll('figure h3')].map(x => x.innerText)"
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+def opened(page, file):
+    """The page once every figure is drawn."""
+    page.open(f"file://{file}")
+    page.wait(DRAWN)
+    return page
+
+
+@pytest.fixture(scope="module")
+def both(runs, tmp_path_factory):
+    """A report of two seeds."""
+    return proximo.report(runs, out=tmp_path_factory.mktemp("report") / "both.html")
+
+
+def test_one_run_is_one_file_that_loads_nothing_and_draws_every_figure(runs, page, capsys):
+    assert cli.main(["report", str(runs[0]), "--json"]) == 0
+    file = runs[0] / "report.html"
+    assert json.loads(capsys.readouterr().out) == {"report": str(file)}
+    assert file.stat().st_size < 6_000_000
+    opened(page, file)
+    figures = page.run("document.querySelectorAll('.plot').length")
+    assert (
+        page.run("[...document.querySelectorAll('.plot')].filter(x => x.querySelector('.main-svg')).length") == figures
+    )
+    assert figures >= 15
+    assert page.errors == []
+    assert page.requests == [f"file://{file}"]
+    assert {"return, CartPole-v1", "KL of an update", "episodes cut by a limit"} <= set(page.run(TITLES))
+
+
+def test_every_explanation_can_be_reached_and_read(both, page):
+    opened(page, both)
+    sentences = page.run(
+        "[...document.querySelectorAll('figure .explained')].map(x => [x.dataset.sentence, x.tabIndex])"
+    )
+    assert len(sentences) == page.run("document.querySelectorAll('figure').length")
+    assert all(len(text) > 20 and text.endswith(".") and index == 0 for text, index in sentences)
+
+
+def test_the_run_picker_works_from_the_keyboard(both, page):
+    opened(page, both)
+    lines = "document.querySelector('#plot-approx_kl').data.length"
+    assert page.run(lines) == 2
+    page.run("document.querySelector('#theme').focus()")
+    page.press("Tab")
+    assert page.run("document.activeElement.type") == "checkbox"
+    page.press(" ", " ")
+    page.wait(f"{DRAWN} && {lines} === 1")
+    assert page.run("document.querySelector('#plot-approx_kl').data[0].name") == "seed-1"
+    page.press(" ", " ")
+    page.wait(f"{DRAWN} && {lines} === 2")
+    assert page.errors == []
+
+
+def test_dark_follows_the_system_and_the_button(both, page):
+    paper = "getComputedStyle(document.body).backgroundColor"
+    ink = "document.querySelector('#plot-approx_kl').layout.font.color"
+    page.dark(False)
+    opened(page, both)
+    assert page.run(paper) == "rgb(255, 255, 255)"
+    light = page.run(ink)
+    page.dark(True)
+    page.wait(f"{DRAWN} && {ink} !== '{light}'")
+    dark = page.run(paper)
+    assert dark != "rgb(255, 255, 255)"
+    page.run("document.querySelector('#theme').click()")
+    page.wait(f"{DRAWN} && {ink} === '{light}'")
+    page.dark(False)
+    assert page.run(paper) == "rgb(255, 255, 255)"
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_nothing_is_wider_than_the_window(both, page, width):
+    page.size(width, 800)
+    opened(page, both)
+    assert page.run("document.documentElement.scrollWidth") <= width
+    columns = page.run("getComputedStyle(document.querySelectorAll('.grid')[3]).gridTemplateColumns").split()
+    assert len(columns) == (1 if width == 400 else 2)
+
+
+def test_names_and_samples_of_a_stranger_are_text(runs, page, tmp_path):
+    folder = tmp_path / EVIL
+    shutil.copytree(runs[0], folder)
+    sample = {"responses": 64, "prompt": f"</script><script>alert(2)</script>{EVIL}", "response": EVIL, "score": 1.0}
+    (folder / "samples.jsonl").write_text(json.dumps(sample) + "\n" + '{"responses": 128, "prom')
+    opened(page, proximo.report([folder, runs[1]], out=tmp_path / "evil.html"))
+    page.run("document.querySelector('#plot-approx_kl').dispatchEvent(new MouseEvent('mousemove'))")
+    assert page.run("document.images.length") == 0
+    assert page.run("document.querySelector('#runs label').innerText").strip() == EVIL
+    assert sample["prompt"] in page.run("document.querySelector('.texts').textContent")
+    assert page.errors == []
+
+
+def test_the_ratio_map_shows_what_the_run_has_recorded(runs, page):
+    opened(page, proximo.report(runs[0]))
+    drawn = page.run("(({x, y, z}) => ({x, y, z}))(document.querySelector('#plot-ratio').data[0])")
+    rows = proximo.metrics(runs[0])
+    assert drawn["x"] == [row["step"] for row in rows]
+    assert len(drawn["y"]) == len(EDGES) + 1
+    outside = [sum(z[i] for y, z in zip(drawn["y"], drawn["z"], strict=True) if abs(y) > 1) for i in range(len(rows))]
+    counts = [[int(n) for n in row["ratio_histogram"].split()] for row in rows]
+    # Six bins on each side lie beyond one clip range: five closed ones and the open one.
+    assert outside == pytest.approx([100 * (sum(n[:6]) + sum(n[-6:])) / sum(n) for n in counts], abs=0.2)
+    assert page.run("document.querySelector('#plot-ratio').layout.shapes.map(x => x.y0)") == [-1, 1]

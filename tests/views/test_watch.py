@@ -1,0 +1,199 @@
+"""`proximo watch`: a real server, real requests, a real browser, and a run that is really killed."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from http.client import HTTPConnection
+
+import pytest
+from records import row
+
+import proximo
+from proximo.errors import UserError
+from proximo.views.watch.follow import Follower, Tail
+from proximo.views.watch.server import open_server
+
+SECRET = "nobody outside may read this"
+
+
+@contextmanager
+def served(folder):
+    """The port of a server in this process."""
+    with open_server(folder, 0) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def asked(port, path, host=None):
+    """Status and body of a request whose path is sent as it stands."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.putrequest("GET", path, skip_host=True)
+    connection.putheader("Host", host or f"127.0.0.1:{port}")
+    connection.endheaders()
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def write(folder, rows):
+    """A run with these rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.toml").write_text('kind = "control"\nenvironment = "CartPole-v1"\nseed = 0\nsteps = 9000\n')
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in rows))
+    return folder
+
+
+def shown(follower, name):
+    """State and steps of a run, as the page has them."""
+    page = follower.data([name])
+    run = page["runs"][0]
+    return run["state"], run["series"]["approx_kl"]["x"] if run["series"] else []
+
+
+def until(true, seconds=120):
+    """Waits until a call is true."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never came true"
+        time.sleep(0.05)
+
+
+def test_a_folder_is_a_table_of_its_runs_that_follows_them(tmp_path, page):
+    for i in range(2):
+        write(tmp_path / f"run-{i}", [row(k) for k in range(3)])
+    with served(tmp_path) as port:
+        page.open(f"http://127.0.0.1:{port}/")
+        page.wait("document.documentElement.dataset.drawn")
+        cells = "[...document.querySelectorAll('#overview tbody tr')].map(x => x.innerText)"
+        assert [text.split()[0] for text in page.run(cells)] == ["run-0", "run-1"]
+        assert page.run("document.querySelectorAll('#overview polyline').length") == 2
+        page.run("document.querySelector('#draw-1').focus()")
+        page.press(" ", " ")
+        page.wait("document.querySelectorAll('#runs input').length === 1")
+        assert page.run("document.activeElement.id") == "draw-1"
+        with open(tmp_path / "run-0" / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(row(3)) + "\n" + '{"step": 5000, "ti')
+        page.wait("document.querySelector('#plot-approx_kl').data[0].x.length === 4")
+        page.wait(f"{cells}[0].includes('4,000')")
+        write(tmp_path / "run-2", [row(0)])
+        page.wait(f"{cells}.length === 3")
+        assert page.errors == []
+        assert {url.split("/")[2] for url in page.requests} == {f"127.0.0.1:{port}"}
+
+
+def test_a_folder_without_runs_waits_for_the_first(tmp_path, page):
+    with served(tmp_path) as port:
+        page.open(f"http://127.0.0.1:{port}/")
+        page.wait("document.body.innerText.includes('There is no run here yet')")
+        write(tmp_path / "first", [row(0), row(1)])
+        page.wait("document.querySelector('#plot-approx_kl')?.data?.length === 1")
+        assert page.errors == []
+
+
+def test_nothing_but_the_page_and_its_data_is_served(tmp_path):
+    inside, outside = write(tmp_path / "in" / "run", [row(0)]), write(tmp_path / "outside", [row(0)])
+    (outside / "secret.txt").write_text(SECRET)
+    (outside / "samples.jsonl").write_text(
+        json.dumps({"responses": 1, "prompt": SECRET, "response": SECRET, "score": 0}) + "\n"
+    )
+    (inside / "secret.txt").write_text(SECRET)
+    (tmp_path / "in" / "linked").symlink_to(outside)
+    half = write(tmp_path / "in" / "half", [row(0)])
+    (half / "samples.jsonl").symlink_to(outside / "samples.jsonl")
+    up = ("../", "..%2f", "%2e%2e/", "%2e%2e%2f", "..%5c", "%252e%252e%252f", "..%c0%af")
+    paths = [f"/{way * 3}outside/secret.txt" for way in up] + [f"/data?run={way}outside" for way in up]
+    paths += [
+        "/run/secret.txt",
+        "/run/metrics.jsonl",
+        f"/{outside}/secret.txt",
+        f"/{inside}",
+        "/data/../run/secret.txt",
+    ]
+    paths += ["/data?run=linked", "/data?run=half", f"/data?run={outside}", "/data?run=run%00", "//outside", "/data/"]
+    with served(tmp_path / "in") as port:
+        for path in paths:
+            status, body = asked(port, path)
+            assert (status, SECRET in body) == (404, False), path
+        status, body = asked(port, "/data")
+        assert status == 200
+        assert [run["name"] for run in json.loads(body)["overview"]] == ["run"]
+        assert SECRET not in body
+
+
+def test_a_page_under_another_name_is_not_answered(tmp_path):
+    write(tmp_path / "run", [row(0)])
+    with served(tmp_path) as port:
+        for host in ("evil.example", f"evil.example:{port}", "127.0.0.1", f"127.0.0.1:{port}.evil.example", ""):
+            assert asked(port, "/data", host or " ")[0] == 403
+        assert asked(port, "/data", f"localhost:{port}")[0] == 200
+
+
+def test_a_port_that_is_taken_is_passed_over_and_ctrl_c_is_a_good_end(tmp_path):
+    write(tmp_path / "run", [row(0)])
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "proximo", "watch", str(tmp_path), "--port", str(port)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == f"port {port} is taken\n"
+            address = process.stdout.readline().split(" at ")[1].split()[0]
+            actual = int(address.rstrip("/").rpartition(":")[2])
+            assert port < actual < port + 50
+            assert asked(actual, "/")[0] == 200
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+
+
+def test_what_can_not_be_watched_is_said(tmp_path):
+    with pytest.raises(UserError, match="there is no folder"):
+        proximo.watch(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="between 0 and 65535"):
+        proximo.watch(tmp_path, port=70_000)
+
+
+def test_a_run_that_is_killed_and_resumed_is_shown_as_it_is(tmp_path):
+    run = tmp_path / "run"
+    command = [
+        sys.executable,
+        "-m",
+        "proximo",
+        "train",
+        "CartPole-v1",
+        "--quiet",
+        "--steps",
+        "60000",
+        "--run",
+        str(run),
+    ]
+    follower = Follower(tmp_path)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        until(lambda: (run / "metrics.jsonl").exists() and len(Tail(run / "metrics.jsonl").rows()) > 3)
+        state, steps = shown(follower, "run")
+        assert state == "running"
+        process.kill()
+    with open(run / "metrics.jsonl", "ab") as file:
+        file.write(b'{"step": 61000, "time": 1.0, "approx')  # the kill tore a line
+    before = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_bytes().split(b"\n")[:-1]]
+    assert shown(follower, "run") == ("stopped", before)
+    assert steps == before[: len(steps)]
+    # Resumed from a checkpoint: rows after it are gone, and are written again.
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_bytes().split(b"\n")[:-1]]
+    fresh = run / "metrics.new"
+    fresh.write_text("".join(json.dumps(x) + "\n" for x in rows[:2]))
+    os.replace(fresh, run / "metrics.jsonl")
+    assert shown(follower, "run") == ("stopped", before[:2])
+    with open(run / "metrics.jsonl", "a") as file:
+        file.writelines(json.dumps({**x, "approx_kl": 0.5}) + "\n" for x in rows[2:])
+    assert follower.data(["run"])["runs"][0]["series"]["approx_kl"]["y"][2:] == [0.5] * (len(rows) - 2)
+    shutil.rmtree(run)
+    assert follower.data()["overview"] == []
