@@ -1,8 +1,8 @@
 """Proximo: Proximal Policy Optimization, once and right.
 
 `proximo.train` trains a policy (`proximo.Trainer` in a loop of your own), `proximo.load` gives it back as numpy in,
-numpy out; `evaluate`, `diagnose`, `replay`, `verify_resume` and `metrics` ask a run that is on disk. `proximo.language`
-trains language models.
+numpy out; `evaluate`, `diagnose`, `replay`, `verify_resume` and `metrics` ask a run that is on disk, and `export`
+writes its policy for programs without Proximo. `proximo.language` trains language models.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from proximo.errors import UserError
     from proximo.inspection import diagnose, evaluate, metrics, replay, verify_resume
     from proximo.runs.session.callbacks import Callback
+    from proximo.views.export.export import export
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "algorithms",
     "diagnose",
     "evaluate",
+    "export",
     "language",
     "load",
     "metrics",
@@ -47,6 +49,7 @@ _WHERE = {
     "UserError": "proximo.errors",
     "diagnose": "proximo.inspection",
     "evaluate": "proximo.inspection",
+    "export": "proximo.views.export.export",
     "metrics": "proximo.inspection",
     "replay": "proximo.inspection",
     "verify_resume": "proximo.inspection",

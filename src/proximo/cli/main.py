@@ -14,6 +14,7 @@ _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and se
   proximo doctor runs/cheetah
   proximo verify-resume runs/cheetah
   proximo replay runs/cheetah --set target_kl=0.03
+  proximo export runs/cheetah --to onnx
   proximo environments cheetah
   proximo presets
   proximo lab run cliff --quick
@@ -33,6 +34,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
         "inspect",
         "Repeat one of a run's last updates: is it the same, what was not finite first, and what if a setting changes?",
     ),
+    "export": ("views", "Write a run's policy for a program without Proximo, compared with the policy first."),
     "lab": ("lab", "Experiments that show what each mechanism does, measured on this very code."),
     "rlhf": (
         "language",
