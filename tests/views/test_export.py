@@ -1,5 +1,6 @@
 """An export acts as the policy does, says what it is given and gives, and is left only where that is so."""
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -180,6 +181,40 @@ def test_onnx_acts_as_the_policy_by_its_contract_alone_and_in_batches_of_any_siz
     compare(runs(name), name, drive(name, contract, by_contract(contract, call)))
 
 
+@pytest.mark.parametrize("name", ["robot", "far", "hybrid", "held_mask"])
+def test_c_compiles_without_a_warning_allocates_nothing_and_acts_as_the_policy(name, runs, tmp_path):
+    made = proximo.export(runs(name), "c", tmp_path / "out", observations=60)
+    strict = ["-std=c99", "-O1", "-pedantic", "-Wall", "-Wextra", "-Wdouble-promotion", "-Werror", "-shared", "-fPIC"]
+    library = tmp_path / "policy.so"
+    subprocess.run(["cc", *strict, made.path / "policy.c", "-o", library, "-lm"], check=True)
+    needed = subprocess.run(["nm", "-Du", library], capture_output=True, text=True, check=True).stdout
+    assert not {word.partition("@")[0] for word in needed.split()} & {"malloc", "calloc", "realloc", "free"}
+    function, outputs = ctypes.CDLL(str(library)).policy_act, made.contract["outputs"]
+    exact = "const double *observation" in made.contract["call"]
+
+    def call(given):
+        rest = [given[key] for key in ("mask", "state") if key in given]
+        parts = [x.ravel() for key, x in given.items() if key not in ("mask", "state")]
+        flat = np.concatenate(parts).astype(np.float64 if exact else np.float32)
+        sizes = [int(np.prod(port["shape"])) for port in outputs]
+        wide = np.float64 if "double *action" in made.contract["call"] else np.float32
+        action = np.zeros(sum(sizes[: len(sizes) - ("state" in given)]), wide)
+        after = [given["state"]] if "state" in given else []  # the same array may be the next state
+        arrays = [flat, *rest, action, *after]
+        assert function(*(ctypes.c_void_p(x.ctypes.data) for x in arrays)) == 0
+        ends = np.cumsum(sizes)[: len(outputs) - len(after) - 1]
+        columns = [
+            x.reshape(1, *p["shape"]).astype(p["dtype"]) for x, p in zip(np.split(action, ends), outputs, strict=False)
+        ]
+        flat[0], action[:] = np.nan, 7
+        if "numbers" in made.contract["inputs"][0]["meaning"]:
+            assert function(*(ctypes.c_void_p(x.ctypes.data) for x in [flat, *rest, action, np.zeros(99, "f4")])) == 1
+            assert set(action) == {7}
+        return [*columns, *after]
+
+    compare(runs(name), name, drive(name, made.contract, by_contract(made.contract, call)))
+
+
 def test_an_export_that_is_not_the_policy_is_refused_and_nothing_is_left(runs, tmp_path, monkeypatch):
     write = numpy_target.write
 
@@ -244,7 +279,7 @@ def test_the_command_prints_the_error_and_the_place(runs, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["parity"]["observations"] == 1000
 
 
-def test_what_can_not_be_exported_is_said_in_one_sentence(runs, tmp_path):
+def test_what_can_not_be_exported_is_said_in_one_sentence(runs, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="holds no run"):
         proximo.export(tmp_path, "numpy")
     with pytest.raises(UserError, match="must be 'numpy'"):
@@ -254,3 +289,9 @@ def test_what_can_not_be_exported_is_said_in_one_sentence(runs, tmp_path):
     with pytest.raises(UserError, match="language model"):
         proximo.export(tmp_path / "talk", "numpy")
     assert not (tmp_path / "talk" / "export").exists()
+    with pytest.raises(UserError, match="sees images"):
+        proximo.export(runs("camera"), "c", tmp_path / "out")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match="there is no C compiler"):
+        proximo.export(runs("robot"), "c", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

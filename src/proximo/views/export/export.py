@@ -28,8 +28,8 @@ from proximo.views.export.interface import Interface
 from proximo.views.export.parity import LIMIT, Play, max_error, perturbed, visited
 from proximo.views.export.robot import ask
 
-Target = Literal["onnx", "torchscript", "numpy"]
-TARGETS = ("onnx", "torchscript", "numpy")
+Target = Literal["onnx", "torchscript", "numpy", "c"]
+TARGETS = ("onnx", "torchscript", "numpy", "c")
 TOGETHER = 10
 """Environments that are stepped side by side for the comparison."""
 
@@ -69,7 +69,7 @@ def export(
 
     Args:
         run: folder of the run, or what `proximo.train` gave.
-        to: onnx, torchscript or numpy.
+        to: onnx, torchscript, numpy or c.
         out: folder to write; RUN/export/TARGET if None. An export of the same kind that is there is replaced.
         checkpoint: `final`, `best` or a numbered one, as `proximo.load` takes it.
         environment: what makes the run's environment, where its name alone does not.
@@ -102,6 +102,7 @@ def export(
             parity = {"observations": observations, "max_error": error, "limit": LIMIT}
             facts = {
                 "target": to,
+                "call": target.call(interface),
                 "environment": config.environment,
                 "checkpoint": _taken(folder / "checkpoints", checkpoint),
                 "parity": parity,

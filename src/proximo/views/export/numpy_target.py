@@ -69,6 +69,12 @@ def write(policy: ControlPolicy, interface: Interface, folder: Path) -> None:
     (folder / FILE).write_text(runtime + filled, "utf-8")
 
 
+def call(interface: Interface) -> str:
+    """How it is called."""
+    mask = ", mask=mask" if interface.mask else ""
+    return f"action, state = act(observation, state{mask})" if interface.state else f"action = act(observation{mask})"
+
+
 def _literal(array: np.ndarray) -> str:
     """The arguments of `_array`, base64 in lines of 100 letters."""
     array = np.ascontiguousarray(array)

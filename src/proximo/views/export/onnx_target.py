@@ -50,6 +50,11 @@ def write(policy: ControlPolicy, interface: Interface, folder: Path) -> None:
         ) from error
 
 
+def call(interface: Interface) -> str:
+    """How it is called."""
+    return f"session.run({interface.output_names}, arrays by name, each with a leading axis)"
+
+
 def open_export(folder: Path, interface: Interface) -> Play:
     """The file in onnxruntime, on the CPU."""
     import onnxruntime

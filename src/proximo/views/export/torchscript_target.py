@@ -35,6 +35,12 @@ def write(policy: ControlPolicy, interface: Interface, folder: Path) -> None:
         raise UserError(f"this policy's network can not be traced for TorchScript ({on_one_line(error)})") from error
 
 
+def call(interface: Interface) -> str:
+    """How it is called."""
+    one = "" if len(interface.output_names) > 1 else " of one tensor"
+    return f"module({', '.join(port.name for port in interface.inputs)}), each with a leading axis -> a tuple{one}"
+
+
 def open_export(folder: Path, interface: Interface) -> Play:
     """The file, loaded."""
     with quiet():
