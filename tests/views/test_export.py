@@ -291,6 +291,10 @@ def test_what_can_not_be_exported_is_said_in_one_sentence(runs, tmp_path, monkey
     assert not (tmp_path / "talk" / "export").exists()
     with pytest.raises(UserError, match="sees images"):
         proximo.export(runs("camera"), "c", tmp_path / "out")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "onnxscript", None)
+        with pytest.raises(UserError, match=r"pip install 'proximo\[export\]'"):
+            proximo.export(runs("robot"), "onnx", tmp_path / "out")
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="there is no C compiler"):
         proximo.export(runs("robot"), "c", tmp_path / "out")

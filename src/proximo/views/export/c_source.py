@@ -32,9 +32,11 @@ def observed(interface: Interface) -> str:
 
 
 def acted(interface: Interface) -> str:
-    """Float, unless it has no room for a bound or a whole number of the environment's type."""
-    boxes = [port for port in interface.actions if port.meaning == "numbers"]
-    return "float" if all(np.can_cast(port.dtype, np.float32) for port in boxes) else "double"
+    """The type of an action: float, unless it has no room for a bound, which rounding would then step over."""
+    bounds = [
+        x for port in interface.actions if port.meaning == "numbers" for x in (*(port.low or ()), *(port.high or ()))
+    ]
+    return "float" if all(float(np.float32(x)) == x for x in bounds) else "double"
 
 
 def sizes(interface: Interface) -> dict[str, int]:

@@ -22,15 +22,17 @@ FILE = "policy.pt"
 
 
 def write(policy: ControlPolicy, interface: Interface, folder: Path) -> None:
-    """Write the file: a trace, frozen.
+    """Write the file: a trace.
 
     Raises:
         UserError: a network of the user's own can not be traced.
     """
+    module = ExportedPolicy(policy.requires_grad_(False), interface).eval()
     try:
         with quiet():
-            traced = torch.jit.trace(ExportedPolicy(policy, interface).eval(), examples(interface), check_trace=False)
-            torch.jit.freeze(traced).save(str(folder / FILE))
+            # A function: of a module the tracer asks every property, and the weights become constants of it.
+            traced = torch.jit.trace(lambda *given: module(*given), examples(interface), check_trace=False)
+            traced.save(str(folder / FILE))
     except FOREIGN as error:
         raise UserError(f"this policy's network can not be traced for TorchScript ({on_one_line(error)})") from error
 
