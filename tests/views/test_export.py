@@ -15,7 +15,7 @@ from export_tasks import short_run
 import proximo
 from proximo.cli import main as cli
 from proximo.errors import UserError
-from proximo.views.export import numpy_target
+from proximo.views.export.targets import numpy_target
 
 NORMALIZED = {"normalizers": {"observations": True, "clip": 2.0}}
 CASES = {

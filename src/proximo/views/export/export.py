@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from os import PathLike
@@ -23,13 +23,15 @@ from proximo.errors import UserError, require_whole, require_word
 from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.storage.checkpoint import latest_checkpoint
 from proximo.runs.storage.files import user_error
+from proximo.runs.storage.folder import find_run
 from proximo.views.export.contract import FORMAT, contract
 from proximo.views.export.interface import Interface
 from proximo.views.export.parity import LIMIT, Play, max_error, perturbed, visited
 from proximo.views.export.robot import ask
 
-Target = Literal["onnx", "torchscript", "numpy", "c"]
+Target = Literal["onnx", "torchscript", "numpy", "c", "transformers"]
 TARGETS = ("onnx", "torchscript", "numpy", "c")
+LANGUAGE_TARGETS = ("transformers",)
 TOGETHER = 10
 """Environments that are stepped side by side for the comparison."""
 
@@ -62,31 +64,34 @@ def export(
     environment: Source | None = None,
     observations: int = 1000,
 ) -> Export:
-    """Write the deterministic policy of a control run, `proximo.load(run).act`, for a program without Proximo.
+    """Write the policy of a run for a program without Proximo.
 
-    The policy and the export are shown the same observations, half of them of fresh episodes, half of them others; an
-    export whose actions differ is not left.
+    Of a control run that is its deterministic action, `proximo.load(run).act`; of a language run it is the model. Both
+    are shown the same observations, half of them of fresh episodes, half of them others (or the same texts); an
+    export whose actions (or logits) differ is not left.
 
     Args:
         run: folder of the run, or what `proximo.train` gave.
-        to: onnx, torchscript, numpy or c.
+        to: onnx, torchscript, numpy or c; transformers for a language run.
         out: folder to write; RUN/export/TARGET if None. An export of the same kind that is there is replaced.
         checkpoint: `final`, `best` or a numbered one, as `proximo.load` takes it.
         environment: what makes the run's environment, where its name alone does not.
-        observations: on which the two are compared.
+        observations: on which the two are compared; positions in random texts for a language run.
 
     Raises:
         UserError: there is no such run, its environment can not be made, its policy can not be written so, or the
             export is not the same policy.
     """
-    require_word("to", to, TARGETS)
+    require_word("to", to, (*TARGETS, *LANGUAGE_TARGETS))
     require_whole("observations", observations, 1)
-    folder = Path(run)
-    if not (folder / "config.toml").is_file():
-        raise UserError(f"{folder} holds no run (no config.toml): check the path")
-    config = _config(folder, to)
+    folder = find_run(Path(run))
+    settings = read_toml(folder / "config.toml")
+    _require_kind(folder, settings, to)
     goal = Path(out) if out is not None else folder / "export" / to
     _require_free(goal)
+    if to in LANGUAGE_TARGETS:
+        return _language(folder, to, goal, checkpoint, observations)
+    config = from_mapping(TrainConfig, settings, where=str(folder / "config.toml"))
     policy = load_policy(folder, checkpoint).eval()
     source = config.environment if environment is None else environment
     environments = evaluation_environments(config, source, TOGETHER)
@@ -94,7 +99,7 @@ def export(
         policy.require_spaces(environments.observation_space, environments.action_space, config.mask_key)
         bounded = environments.backend != "envpool"
         interface = Interface.of(policy, environments.observation_space, bounded=bounded)
-        target = import_module(f"proximo.views.export.{to}_target")
+        target = import_module(f"proximo.views.export.targets.{to}_target")
 
         def write(new: Path) -> dict[str, Any]:
             target.write(policy, interface, new)
@@ -122,16 +127,32 @@ def _taken(checkpoints: Path, asked: str) -> str:
     return asked if latest is None else f"{asked} so far, of {latest.name}"
 
 
-def _config(folder: Path, to: str) -> TrainConfig:
-    """The settings of a control run.
+def _require_kind(folder: Path, settings: Mapping[str, Any], to: str) -> None:
+    """See that the run has what the target is for.
 
     Raises:
         UserError: it is another kind of run.
     """
-    settings = read_toml(folder / "config.toml")
-    if settings.get("kind") != TrainConfig.kind:
-        raise UserError(f"{folder} is of a language model, and {to} is for the policies of environments")
-    return from_mapping(TrainConfig, settings, where=str(folder / "config.toml"))
+    control = settings.get("kind") == TrainConfig.kind
+    if not control and settings.get("kind") != "language":
+        raise UserError(f"{folder} is no run of proximo train or proximo rlhf ppo: give the folder of one")
+    if control == (to in LANGUAGE_TARGETS):
+        what, others = ("an environment", TARGETS) if control else ("a language model", LANGUAGE_TARGETS)
+        raise UserError(f"{folder} is of {what}, which {to} is not for: choose {' or '.join(others)}")
+
+
+def _language(folder: Path, to: str, goal: Path, checkpoint: str, tokens: int) -> Export:
+    from proximo.views.export import language
+
+    def write(new: Path) -> dict[str, Any]:
+        found = language.write(folder, checkpoint, new, tokens)
+        _require_near(found["max_error"], "logits", "the largest")
+        parity = {"observations": tokens, "max_error": found["max_error"], "limit": LIMIT}
+        files = {file.name: _checksum(file) for file in sorted(new.iterdir())}
+        return {"format": FORMAT, "target": to, "checkpoint": found["checkpoint"], "parity": parity, "sha256": files}
+
+    told = _put(goal, write)
+    return Export(goal, to, told["checkpoint"], tokens, told["parity"]["max_error"], told)
 
 
 def _compared(
@@ -152,12 +173,21 @@ def _compared(
     seen = visited(policy, environments, (count + 1) // 2, first)
     others = perturbed(policy, seen, np.random.default_rng(first[0]))
     error = float(np.max([max_error(policy, interface, play, list(steps)) for steps in (seen, others)]))  # or NaN
+    _require_near(error, "actions", "half their range")
+    return error
+
+
+def _require_near(error: float, what: str, unit: str) -> None:
+    """See that the export is the policy.
+
+    Raises:
+        UserError: it is not.
+    """
     if not error <= LIMIT:
         raise UserError(
-            f"the export is not the same policy: its actions are up to {error:.1e} of half their range apart, and "
-            f"{LIMIT:.0e} is allowed; nothing was written, and this is a defect of Proximo to report"
+            f"the export is not the same policy: its {what} are up to {error:.1e} of {unit} apart, and {LIMIT:.0e} is "
+            "allowed; nothing was written, and this is a defect of Proximo to report"
         )
-    return error
 
 
 def _require_free(goal: Path) -> None:
@@ -213,4 +243,5 @@ def _put(goal: Path, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _checksum(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    with file.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()

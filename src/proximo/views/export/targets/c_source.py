@@ -6,9 +6,9 @@ import numpy as np
 
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces import actions
-from proximo.views.export import c_runtime
 from proximo.views.export.interface import Interface, Port
-from proximo.views.export.plan import Plan
+from proximo.views.export.targets import c_runtime
+from proximo.views.export.targets.plan import Plan
 
 
 def source(policy: ControlPolicy, interface: Interface, plan: Plan) -> str:

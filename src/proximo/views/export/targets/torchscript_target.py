@@ -16,7 +16,7 @@ from proximo.runs.plugins import on_one_line
 from proximo.views.export.interface import Interface
 from proximo.views.export.module import ExportedPolicy
 from proximo.views.export.parity import Play
-from proximo.views.export.tracing import examples, quiet
+from proximo.views.export.targets.tracing import examples, quiet
 
 FILE = "policy.pt"
 

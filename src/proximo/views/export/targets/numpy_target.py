@@ -14,7 +14,7 @@ import numpy as np
 from proximo.control.models.policy import ControlPolicy
 from proximo.views.export.interface import Interface, Port, at
 from proximo.views.export.parity import Play
-from proximo.views.export.plan import Plan, plan_of
+from proximo.views.export.targets.plan import Plan, plan_of
 
 FILE = "policy.py"
 _MARK = "POLICY: dict[str, Any] = {}\n"

@@ -13,11 +13,11 @@ import numpy as np
 
 from proximo.control.models.policy import ControlPolicy
 from proximo.errors import UserError
-from proximo.views.export import c_runtime
-from proximo.views.export.c_source import acted, call, observed, sizes, source
 from proximo.views.export.interface import Interface, stack
 from proximo.views.export.parity import Play
-from proximo.views.export.plan import plan_of
+from proximo.views.export.targets import c_runtime
+from proximo.views.export.targets.c_source import acted, call, observed, sizes, source
+from proximo.views.export.targets.plan import plan_of
 
 _TYPES = {"float": np.float32, "double": np.float64}
 
