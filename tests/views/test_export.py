@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import runpy
 import subprocess
 import sys
 
@@ -263,11 +264,31 @@ def test_the_contract_says_shapes_bounds_and_choices(runs, tmp_path):
     assert {port["units"] for port in [*told["inputs"], *told["outputs"]]} == {None}
 
 
-def test_a_robot_of_mujoco_says_its_rate_and_the_names_of_its_motors(tmp_path):
-    run = short_run("Reacher-v5", tmp_path / "run", options={"frame_skip": 4}, backend="gymnasium")
+def test_a_robot_of_mujoco_says_its_rate_and_the_names_of_its_motors_where_no_wrapper_hides_them(tmp_path):
+    run = short_run("InvertedPendulum-v5", tmp_path / "run", options={"frame_skip": 4}, backend="gymnasium")
     told = proximo.export(run, "numpy", observations=20).contract
-    assert told["rate"] == 25.0, "a step of the simulation is 0.01 s"
-    assert told["outputs"][0]["columns"] == ["joint0", "joint1"] or told["outputs"][0]["columns"] is None
+    assert told["rate"] == 12.5, "a step of the simulation is 0.02 s"
+    assert told["inputs"][0]["columns"] == ["qpos[0]", "qpos[1]", "qvel[0]", "qvel[1]"]
+    assert told["outputs"][0]["columns"] == ["slide"]
+    run = short_run(export_tasks.twice, tmp_path / "twice")
+    told = proximo.export(run, "numpy", observations=20).contract
+    assert told["rate"] == 12.5, "2 steps of 0.02 s, and each action is taken twice"
+    assert told["inputs"][0]["columns"] is told["outputs"][0]["columns"] is None
+
+
+def test_the_numpy_file_refuses_what_it_can_not_act_on(runs, tmp_path):
+    made = proximo.export(runs("hybrid"), "numpy", tmp_path / "out", observations=20)
+    policy = runpy.run_path(str(made.path / "policy.py"))
+    seen, mask, _ = next(episodes("hybrid"))
+    state = policy["initial_state"]()
+    with pytest.raises(ValueError, match="not finite"):
+        policy["act"]({**seen, "position": [0.0, np.nan, 0.0]}, state, mask=mask)
+    with pytest.raises(ValueError, match=r"observation.position must have the shape \(3,\)"):
+        policy["act"]({**seen, "position": [0.0, 0.0]}, state, mask=mask)
+    with pytest.raises(ValueError, match="trained with action masks"):
+        policy["act"](seen, state)
+    with pytest.raises(ValueError, match="one entry for each of the 9 choices"):
+        policy["act"](seen, state, mask=mask[1:])
 
 
 def test_the_command_prints_the_error_and_the_place(runs, tmp_path, capsys):

@@ -90,6 +90,18 @@ def frames():
     return Drawn(spaces.Box(0, 255, (40, 40), np.uint8), spaces.Discrete(3))
 
 
+class Twice(gymnasium.Wrapper):
+    """Takes each action in two steps."""
+
+    def step(self, action):
+        self.env.step(action)
+        return self.env.step(action)
+
+
+def twice():
+    return Twice(gymnasium.make("InvertedPendulum-v5", frame_skip=2))
+
+
 def short_run(make, folder, *, network=None, **settings):
     """A run of a few updates, whose last layers are not near zero as ours are at first."""
     return proximo.train(

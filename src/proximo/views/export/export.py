@@ -228,7 +228,12 @@ def _put(goal: Path, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
             old = new.with_suffix(".old")
             if goal.exists():
                 goal.rename(old)
-            new.rename(goal)
+            try:
+                new.rename(goal)
+            except OSError:
+                if old.exists():
+                    old.rename(goal)
+                raise
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(new, ignore_errors=True)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError
 from proximo.language.comparison import ppo_folder
 from proximo.language.models.folders import save_folder
@@ -41,7 +42,7 @@ def write(run: Path, checkpoint: str, folder: Path, tokens: int) -> dict[str, An
     taken = "best_policy" if checkpoint == "best" and (place / "best_policy").is_dir() else "policy"
     code: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
     model = load_causal_model(str(place / taken), adapters_base=config.policy, **code)
-    tokenizer = load_tokenizer(config.policy, **code)
+    tokenizer = load_tokenizer(str(place / taken), **code)
     results = json.loads((place / "results.json").read_text("utf-8"))
     card = model_card(config, results, read_metrics(place / "metrics.jsonl"))
     save_folder(folder, model, tokenizer, {"README.md": card})
@@ -82,7 +83,7 @@ def model_card(config: PPOConfig, results: Mapping[str, Any], rows: Sequence[Map
         "pipeline_tag: text-generation",
         "tags: [proximo, rlhf]",
         "---",
-        f"# {base}, trained with {type(config.update).__name__.removesuffix('Settings')} by Proximo",
+        f"# {base}, trained with {_algorithm(config.update)} by Proximo",
         "",
         f"Trained from `{base}` for {results['responses']:,} responses in {results['iterations']:,} iterations "
         f"(seed {config.seed}); it ended: {results['ended']}. Rewards: {rewards}.",
@@ -114,6 +115,10 @@ _NUMBERS = {
 
 def _is_judged(key: str, x: Any) -> bool:
     return key.startswith("judge_") and isinstance(x, int | float) and not isinstance(x, bool)
+
+
+def _algorithm(update: UpdateSettings) -> str:
+    return "PPO" if type(update) is UpdateSettings else type(update).__name__
 
 
 def _shown(name: str) -> str:

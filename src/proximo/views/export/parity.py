@@ -57,11 +57,16 @@ def visited(policy: ControlPolicy, environments: VectorEnvironment, count: int, 
 def perturbed(policy: ControlPolicy, shown: Sequence[Shown], generator: np.random.Generator) -> Iterator[Shown]:
     """The same steps with other observations: numbers far beyond those seen, other bytes, choices and masks."""
     parts = policy.observations.parts
-    spread = {part.path: np.std([at(s.observation, part.path) for s in shown], axis=(0, 1)) for part in parts}
+    spread = {part.path: _spread([np.asarray(at(s.observation, part.path)) for s in shown]) for part in parts}
     for step in shown:
         noise = {part.path: _other(part, step, spread[part.path], policy, generator) for part in parts}
         mask = None if step.mask is None else _random_mask(policy, step.mask.shape, generator)
         yield Shown(_replaced(step.observation, noise), mask, step.starts)
+
+
+def _spread(leaves: list[np.ndarray]) -> np.ndarray:
+    """The deviation of each number; of what is no number nothing."""
+    return np.std(leaves, axis=(0, 1), dtype=np.float64) if leaves[0].dtype.kind == "f" else np.zeros(1)
 
 
 def _other(part: Part, step: Shown, spread: np.ndarray, policy: ControlPolicy, generator: np.random.Generator) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from proximo.control.config import TrainConfig
 from proximo.control.environments import Source, copies
@@ -60,18 +61,27 @@ def _asked(env: gymnasium.Env) -> Robot:
     before = float(task.data.time)
     env.step(env.action_space.sample())  # wrappers may repeat an action: the clock knows
     passed = float(task.data.time) - before
+    rate = round(1 / passed, 6) if passed > 0 else None
+    if not _is_bare(env):
+        return Robot(rate)  # a wrapper may put numbers into another order
     model = task.model
     names = tuple(model.actuator(i).name for i in range(model.nu))
-    return Robot(
-        round(1 / passed, 6) if passed > 0 else None,
-        _columns(getattr(task, "observation_structure", None), env, task),
-        names if all(names) and env.action_space.shape == (model.nu,) else None,
-    )
+    known = names if all(names) and env.action_space.shape == (model.nu,) else None
+    return Robot(rate, _columns(getattr(task, "observation_structure", None), env), known)
 
 
-def _columns(structure: Mapping[str, int] | None, env: gymnasium.Env, task: Any) -> tuple[str, ...] | None:
-    """From Gymnasium's `observation_structure`, where nothing has been put around the task that changes it."""
-    if not structure or env.observation_space != task.observation_space:
+def _is_bare(env: gymnasium.Env) -> bool:
+    """Whether nothing is around a task but what `gymnasium.make` puts there, which touches no observation or action."""
+    while isinstance(env, gymnasium.Wrapper):
+        if type(env) not in (TimeLimit, OrderEnforcing, PassiveEnvChecker):
+            return False
+        env = env.env
+    return True
+
+
+def _columns(structure: Mapping[str, int] | None, env: gymnasium.Env) -> tuple[str, ...] | None:
+    """From Gymnasium's `observation_structure`."""
+    if not structure:
         return None
     skipped = int(structure.get("skipped_qpos", 0))
     columns = [

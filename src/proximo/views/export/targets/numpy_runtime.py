@@ -24,6 +24,9 @@ def _decide(observation: Any, state: Any, mask: Any) -> tuple[Any, Any]:
     allowed = inside if mask is None else _batch(mask, single).astype(bool)
     if allowed is None and POLICY["masked"]:
         raise ValueError("this policy was trained with action masks: give mask=info['action_mask']")
+    choices = sum(sum(part["choices"]) for part in POLICY["actions"])
+    if allowed is not None and allowed.shape != (len(_batch(_at(observation, first["path"]), single)), choices):
+        raise ValueError(f"the mask must have one entry for each of the {choices} choices, and has {allowed.shape[1:]}")
     features = [_run(POLICY["images"][name], image) for name, image in images.items()]
     x = np.concatenate([*features, *([] if vector is None else [vector])], 1)
     if state is not None:
