@@ -115,6 +115,12 @@ def test_a_reward_of_ones_own_scores_each_response_and_is_watched(tmp_path):
     assert rows[0]["reward/on_topic"] == rows[0]["score"] < 0
 
 
+def test_a_robot_is_driven_from_each_export_as_by_its_policy(tmp_path):
+    returns = example("exported").main(4096, str(tmp_path / "run"))
+    assert list(returns) == ["policy", "numpy", "onnx", "torchscript", "c"]
+    assert set(returns.values()) == {returns["policy"]}, "a pendulum that falls after a while falls at the same step"
+
+
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.stem)
 def test_each_example_is_shown_in_the_docs(file):
     assert f"examples/{file.name}" in (EXAMPLES.parent / "docs" / "building-on-proximo.md").read_text("utf-8")

@@ -1,8 +1,8 @@
 """Proximo: Proximal Policy Optimization, once and right.
 
 `proximo.train` trains a policy (`proximo.Trainer` in a loop of your own), `proximo.load` gives it back as numpy in,
-numpy out; `evaluate`, `diagnose`, `replay`, `verify_resume` and `metrics` ask a run that is on disk. `proximo.language`
-trains language models.
+numpy out; `evaluate`, `diagnose`, `replay`, `verify_resume` and `metrics` ask a run that is on disk, and `export`
+writes its policy for programs without Proximo. `proximo.language` trains language models.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from proximo.inspection import diagnose, evaluate, metrics, replay, verify_resume
     from proximo.runs.session.callbacks import Callback
     from proximo.views.compare import compare
+    from proximo.views.export.export import export
     from proximo.views.record import record
     from proximo.views.report import report
     from proximo.views.watch import watch
@@ -34,6 +35,7 @@ __all__ = [
     "compare",
     "diagnose",
     "evaluate",
+    "export",
     "language",
     "load",
     "metrics",
@@ -58,6 +60,7 @@ _WHERE = {
     "UserError": "proximo.errors",
     "diagnose": "proximo.inspection",
     "evaluate": "proximo.inspection",
+    "export": "proximo.views.export.export",
     "metrics": "proximo.inspection",
     "compare": "proximo.views.compare",
     "report": "proximo.views.report",

@@ -41,4 +41,42 @@ class Record:
         return 0
 
 
-VERBS: dict[str, Callable[[list[str]], int]] = {"record": command(Record, "record")}
+@dataclass(frozen=True)
+class Export:
+    """Write a run's policy for a program without Proximo, compared with the policy first.
+
+    Normaliser, network, masks and bounds are inside; contract.json beside it says what goes in and what comes out.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    to: Literal["onnx", "torchscript", "numpy", "c", "transformers"]
+    """What is written: a file for onnxruntime, one for torch, or one Python file for NumPy alone, or C; of a
+    language run a folder for transformers, with adapters merged."""
+    out: Annotated[Path | None, SAYS_ITS_DEFAULT] = None
+    """Folder to write (default: RUN/export/TARGET); an older export in it is replaced."""
+    checkpoint: str = "final"
+    """Which policy: final, best, or the name of a numbered checkpoint."""
+    observations: int = 1000
+    """Observations that export and policy are both shown; half are of the environment, half are not."""
+    json: Flag = False
+    """Print one JSON object instead of text."""
+
+    def __call__(self) -> int:
+        """Print where the export lies and how near it is."""
+        from proximo.views.export.export import export
+
+        made = export(self.run, self.to, self.out, checkpoint=self.checkpoint, observations=self.observations)
+        if self.json:
+            print(json.dumps({"path": str(made.path), **made.contract}))
+            return 0
+        names = ", ".join(sorted(file.name for file in made.path.iterdir()))
+        print(f"{made.path}: {names} (the {made.checkpoint} policy)")
+        print(f"compared with the policy on {made.observations:,} observations: largest error {made.max_error:.1e}")
+        return 0
+
+
+VERBS: dict[str, Callable[[list[str]], int]] = {
+    "record": command(Record, "record"),
+    "export": command(Export, "export"),
+}

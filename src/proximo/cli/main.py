@@ -16,6 +16,7 @@ _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and se
   proximo replay runs/cheetah --set target_kl=0.03
   proximo report runs/cheetah
   proximo record runs/cheetah
+  proximo export runs/cheetah --to onnx
   proximo environments cheetah
   proximo presets
   proximo lab run cliff --quick
@@ -45,6 +46,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
         "views",
         "Compare two settings by their runs, A -- B: which is better, by how much, and are the seeds enough to tell?",
     ),
+    "export": ("artifacts", "Write a run's policy for a program without Proximo, compared with the policy first."),
     "lab": ("lab", "Experiments that show what each mechanism does, measured on this very code."),
     "rlhf": (
         "language",

@@ -1,0 +1,1 @@
+"""One file for each format that a control policy is written in, and what they share."""
