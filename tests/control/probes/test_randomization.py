@@ -9,8 +9,9 @@ import pytest
 
 import proximo
 from proximo.control.probes import actions
+from proximo.control.probes.answers import ask
 from proximo.control.probes.experience import from_updates
-from proximo.control.probes.policies import drawn_again
+from proximo.control.probes.policies import Again, drawn_again
 from proximo.runs.replay.entry import read
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
@@ -50,6 +51,19 @@ def test_a_small_push_among_such_steps_is_found(late):
     # Regression on slow observations follows the sums of the rewards, and takes a part of what is looked for with it.
     expected = 1 / 64 if late else 1 / 16
     assert 0.2 * expected < found.share < 1.3 * expected
+
+
+@pytest.mark.parametrize("noise", [0.01, 1.0])
+def test_a_policy_that_hardly_tries_rules_nothing_out(noise):
+    """What its noise explains of nothing is nothing; of all that it does, the noise is a small part."""
+    steps = unmoved(0, continuous=True, steps=300)
+    lean = np.clip(steps.observations[..., :1], -0.5, 0.5)
+
+    def draw(number):
+        return lean + noise * np.random.default_rng(number).normal(size=lean.shape)
+
+    told = ask(replace(steps, actions=draw(10**6), again=Again(draw)), 0.99)
+    assert told.ignored is (noise == 1.0)
 
 
 @pytest.fixture(scope="module", params=["none", "gru"])

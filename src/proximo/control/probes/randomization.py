@@ -10,7 +10,7 @@ update's own sums are exact, and their total is nearly so.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -66,6 +66,17 @@ class Done:
         again = self.seen.again
         return [] if again is None else [self._at(again(i), again.since) for i in range(PILOTS)]
 
+    def seen_through(self, effect: Effect) -> Effect:
+        """The same, with the share that it can not be above for actions of the policy's whole spread.
+
+        Only the policy's noise is a trial, and of one that hardly has any, no effect can be ruled out.
+        """
+        pilots = self.pilots()
+        levels = levels_of(np.concatenate(pilots), self.choices)
+        drawn = np.stack([action_features(actions, levels) for actions in pilots])
+        noise, whole = drawn.var(0).mean(0).sum(), drawn.reshape(-1, drawn.shape[-1]).var(0).sum()
+        return replace(effect, limit=effect.limit * float(whole / noise) if noise > 0 else 1.0)
+
     def draws(self) -> Iterator[np.ndarray]:
         """What was taken, and then what might have been; only the first where the policy is not known."""
         yield self.actions
@@ -115,7 +126,7 @@ def beyond_states(done: Done, x: np.ndarray, both: np.ndarray, targets: np.ndarr
         noise = action_features(actions, levels) - mean
         sums = (noise.T @ known).reshape(gram.shape[0], -1)
         shares.append(((white.T @ sums) ** 2).sum(0) / total)
-    return judged(shares[0], np.stack(shares[1:]))
+    return done.seen_through(judged(shares[0], np.stack(shares[1:])))
 
 
 def within_states(done: Done, state: np.ndarray, targets: np.ndarray) -> Effect:
@@ -133,7 +144,7 @@ def within_states(done: Done, state: np.ndarray, targets: np.ndarray) -> Effect:
     left, total = _centred(targets[:, varies], state), total[varies]
     if done.seen.again is not None:
         shares = [_between(state, _cells(actions, done.choices), left) / total for actions in done.draws()]
-        return judged(shares[0], np.stack(shares[1:]))
+        return done.seen_through(judged(shares[0], np.stack(shares[1:])))
     cell = _cells(done.actions, done.choices)
     return judged(*flipped(left, total, lambda y: _between(state, cell, _centred(y, state))))
 
