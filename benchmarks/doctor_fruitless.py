@@ -2,6 +2,7 @@
 
     python benchmarks/doctor_fruitless.py --out fruitless.jsonl --set tuned-on     # the half that rules are written on
     python benchmarks/doctor_fruitless.py --out fruitless.jsonl --set held-out
+    python benchmarks/doctor_fruitless.py --out fruitless.jsonl --set unseen       # eight more, written last
     python benchmarks/doctor_fruitless.py --out fruitless.jsonl --set healthy
     python benchmarks/doctor_fruitless.py --out fruitless.jsonl --set nothing-to-gain
     python benchmarks/doctor_fruitless.py --out fruitless.jsonl --set healthy --table
@@ -23,10 +24,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import fruitless_cases as cases_of
 from doctor_known_answers import answer, table
+from fruitless_unseen import UNSEEN
 
 SETS = {
     "tuned-on": cases_of.TUNED_ON,
     "held-out": cases_of.HELD_OUT,
+    "unseen": UNSEEN,
     "healthy": cases_of.HEALTHY,
     "nothing-to-gain": cases_of.NOTHING_TO_GAIN,
     "environments-tuned-on": cases_of.ENVIRONMENTS_TUNED_ON,

@@ -151,8 +151,10 @@ class RandomReward(Through):
 class LateReward(Through):
     """A reward is paid 50 steps after it was earned."""
 
+    late = 50
+
     def begin(self):
-        self.queue = deque([0.0] * 50)
+        self.queue = deque([0.0] * self.late)
 
     def paid(self, reward):
         self.queue.append(reward)

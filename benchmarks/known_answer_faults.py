@@ -22,6 +22,22 @@ def frozen_normalizer() -> Iterator[None]:
 
 
 @contextmanager
+def frozen_huge_normalizer() -> Iterator[None]:
+    """The observation normaliser has another task's deviations, 100,000, and keeps them."""
+    whole = RunningMoments.absorb
+
+    def absorb(self: RunningMoments, x: Any, *rest: Any) -> None:
+        if not self.mean.ndim:  # of rewards or returns
+            whole(self, x, *rest)
+        elif not self.count:
+            self.count += 1000.0
+            self.squares += 1000.0 * 1e10
+
+    with patch.object(RunningMoments, "absorb", absorb):
+        yield
+
+
+@contextmanager
 def moving_rewards() -> Iterator[None]:
     """The reward scaler moves before the rewards that it scales."""
     whole = Training._rewards

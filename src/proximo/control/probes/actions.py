@@ -1,33 +1,20 @@
 """Does anything depend on what is done: what is seen next, the reward, the end of the episode, the return?"""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
-from proximo.control.probes.experience import Experience
-from proximo.control.probes.regression import Effect, basis, effect, features, judged, standardized
+from proximo.control.probes.experience import MOST_ROWS, Experience
+from proximo.control.probes.randomization import Done, action_features, beyond_states, levels_of, within_states
+from proximo.control.probes.regression import Effect, basis, features, standardized
 
-MOST_ROWS = 6000
-"""Steps that a question is put to, the last ones."""
 MOST_LAG = 64
 """Steps that an effect may be late."""
 SOON = 4
 """Steps within which an effect is not late."""
 NONE = Effect(0.0, 1.0, 1.0, 0.0)
 """Nothing is known."""
-
-
-def action_features(actions: np.ndarray, choices: np.ndarray) -> np.ndarray:
-    """`[n, A]` -> `[n, k]`: one-hot choices but for the first, and continuous columns, clipped, with their squares."""
-    columns: list[np.ndarray] = []
-    for i in range(actions.shape[1]):
-        column = actions[:, i]
-        if choices[i]:
-            columns += [(column == level).astype(np.float64) for level in np.unique(column)[1:]]
-        else:
-            clipped = np.clip(column, -1.0, 1.0)
-            columns += [clipped, clipped**2]
-    return np.stack(columns, 1) if columns else np.zeros((len(actions), 0))
 
 
 def states(x: np.ndarray) -> np.ndarray | None:
@@ -45,7 +32,7 @@ def on_what_follows(seen: Experience) -> Effect:
         _of(seen, *_moved(seen, SOON)),
         _of(seen, seen.counted, np.stack([seen.rewards, seen.terminated], -1).astype(np.float64)),
     ]
-    return max(found, key=lambda each: (each.clear(), each.share))
+    return _of_several(found, max(found, key=lambda each: (each.clear(), each.share)))
 
 
 def _moved(seen: Experience, steps: int) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +54,12 @@ def on_returns(seen: Experience, gamma: float) -> Effect:
         total, whole = rewards_ahead(seen, steps, gamma)
         if whole.sum() >= 200:
             found.append(_of(seen, whole, total[..., None]))
-    return max(found, key=lambda each: each.deviations, default=NONE)
+    return _of_several(found, max(found, key=lambda each: each.deviations, default=NONE))
+
+
+def _of_several(found: list[Effect], best: Effect) -> Effect:
+    """One of several answers, with the probability that any of them is so by chance (Bonferroni)."""
+    return replace(best, p=min(1.0, best.p * max(1, len(found))))
 
 
 def rewards_ahead(seen: Experience, steps: int, gamma: float) -> tuple[np.ndarray, np.ndarray]:
@@ -92,57 +84,22 @@ def rewards_ahead(seen: Experience, steps: int, gamma: float) -> tuple[np.ndarra
 
 def _of(seen: Experience, where: np.ndarray, targets: np.ndarray) -> Effect:
     rows = np.flatnonzero(where.reshape(-1))[-MOST_ROWS:]
+    if seen.again is not None:
+        rows = rows[rows >= seen.again.since * seen.rewards.shape[1]]
     if len(rows) < 200:
         return NONE
     x = seen.observations.reshape(-1, seen.observations.shape[-1])[rows]
     both = np.concatenate([x, seen.before.reshape(-1, x.shape[1])[rows]], 1)
-    y = targets.reshape(-1, targets.shape[-1])[rows]
-    done = seen.actions.reshape(-1, seen.actions.shape[-1])[rows]
+    y = _few(targets.reshape(-1, targets.shape[-1])[rows])
+    done = Done(seen, rows)
     number = states(x)
-    if number is not None:
-        return _within_states(number, _cells(done, seen.choices), _few(y))
-    own = action_features(done, seen.choices)
-    near = standardized(x)[:, -8:]
-    products = [own[:, :, None] * near[:, None, :]] if own.shape[1] * near.shape[1] <= 96 else []
-    given = np.concatenate([own, *(p.reshape(len(rows), -1) for p in products)], 1)
-    return effect(given, features(both), _few(y))
+    return within_states(done, number, y) if number is not None else beyond_states(done, x, both, y)
 
 
 def _few(y: np.ndarray) -> np.ndarray:
     """At most 24 targets of size 1: of more, those that vary most for their size."""
     y = (y - y.mean(0)) / np.where(y.std(0) > 0, y.std(0), 1.0)
     return y if y.shape[1] <= 24 else y[:, np.argsort(np.median(np.abs(y), 0))[-24:]]
-
-
-def _cells(actions: np.ndarray, choices: np.ndarray) -> np.ndarray:
-    """`[n]`: which of few actions it was; continuous ones in thirds."""
-    columns = [
-        x if c else np.digitize(x, np.quantile(x, (1 / 3, 2 / 3))) for x, c in zip(actions.T, choices, strict=True)
-    ]
-    _, number = np.unique(np.stack(columns[:3], 1), axis=0, return_inverse=True)
-    return np.asarray(number.reshape(-1))
-
-
-def _within_states(state: np.ndarray, cell: np.ndarray, targets: np.ndarray) -> Effect:
-    """The same question where states return: whether rows of one state differ by what was done in it."""
-    both = np.unique(np.stack([state, cell], 1), axis=0, return_inverse=True)[1].reshape(-1)
-    total = ((targets - targets.mean(0)) ** 2).sum(0)
-    varies = total > 1e-12 * len(targets)
-    if not varies.any():
-        return Effect(0.0, 0.0, 1.0, 0.0)
-
-    def centred(x: np.ndarray, group: np.ndarray) -> np.ndarray:
-        count = np.bincount(group)
-        means = np.stack([np.bincount(group, column) for column in x.T], 1) / np.maximum(count, 1)[:, None]
-        return np.asarray(x - means[group])
-
-    left = centred(targets[:, varies], state)
-
-    def explains(x: np.ndarray) -> np.ndarray:
-        x = centred(x, state)
-        return np.asarray((x**2).sum(0) - (centred(x, both) ** 2).sum(0))
-
-    return judged(left, total[varies], explains)
 
 
 def late(seen: Experience) -> tuple[int, float] | None:
@@ -155,7 +112,8 @@ def late(seen: Experience) -> tuple[int, float] | None:
 
 
 def _late(seen: Experience) -> Iterator[tuple[int, float] | None]:
-    flat_actions = action_features(seen.actions.reshape(-1, seen.actions.shape[-1]), seen.choices)
+    taken = seen.actions.reshape(-1, seen.actions.shape[-1])
+    flat_actions = action_features(taken, levels_of(taken, seen.choices))
     done = flat_actions.reshape(*seen.rewards.shape, -1)
     change = np.where(seen.together[..., None], seen.following - seen.observations, 0.0)
     size = seen.observations.shape[-1]

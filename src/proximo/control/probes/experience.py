@@ -5,10 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from proximo.control.environments.base import Step
+from proximo.control.probes.policies import Again, drawn_again
 from proximo.runs.replay.entry import Kept
 
 MOST_LEVELS = 64
 """Distinct whole numbers up to which a column of actions is a choice."""
+
+
+MOST_ROWS = 6000
+"""Steps that a question is put to, the last ones."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,8 @@ class Experience:
     """`[T, N]` whole numbers: rows of one environment with the same one are of one episode."""
     log_probs: np.ndarray | None = None
     """`[T, N]` of the actions, by the policy that took them."""
+    again: Again | None = None
+    """Draws other actions that were as likely; None where the policy that took them is not known."""
 
     @property
     def together(self) -> np.ndarray:
@@ -103,6 +110,7 @@ def from_updates(kept: Kept) -> Experience | None:
         rows("valid"),
         np.cumsum(begins, axis=0),
         rows("log_prob").astype(np.float64),
+        drawn_again(kept, 3 * MOST_ROWS // 2),  # some of them are not asked
     )
 
 
@@ -150,4 +158,5 @@ class Watched:
     def experience(self) -> Experience:
         """All of them."""
         columns = {name: np.stack(x) for name, x in self._columns.items()}
-        return Experience(episodes=np.cumsum(columns.pop("starts"), axis=0), **columns)
+        episodes = np.cumsum(columns.pop("starts"), axis=0)
+        return Experience(**columns, episodes=episodes, log_probs=None, again=None)

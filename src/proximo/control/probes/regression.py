@@ -9,11 +9,11 @@ WIDEST = 24
 """Columns of an observation that are used; of more, as many principal components."""
 BUMPS = 64
 """Random tanh features beside the linear and the quadratic ones."""
-FLIPS = 200
+DRAWS = 200
 """Draws of a null distribution, so that the least p value is 1 / 201."""
-SURE = 5.0
-"""Deviations of chance above which an effect is one. Of runs in which nothing depends on the action none was above 3.2,
-of runs in which something does none below 10 (`benchmarks/fruitless_cases.py`)."""
+SURE = 4.0
+"""Deviations of a normal variable above which an effect is one: 3e-5 for each of at most 50 numbers that are asked for,
+so that less than one question in 500 is answered wrongly by chance."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Effect:
     p: float
     """Probability of so much by chance, over all targets together."""
     deviations: float
-    """By how many standard deviations of chance it is more than chance."""
+    """The normal quantile of the probability that chance explains less of a single target; the largest of all."""
 
     def clear(self, least: float = 0.0) -> bool:
         """Whether it is no chance, and above that share."""
@@ -120,24 +120,47 @@ def effect(given: np.ndarray, context: np.ndarray, targets: np.ndarray) -> Effec
         context: `[n, p]`, a constant among its columns.
         targets: `[n, m]`.
     """
-    total = ((targets - targets.mean(0)) ** 2).sum(0)
-    varies = total > 1e-18 * len(targets) * (1.0 + (targets**2).max(0, initial=0.0))
-    if not varies.any() or not given.shape[1]:
+    left, total = outside(context, targets)
+    if not left.shape[1] or not given.shape[1]:
         return Effect(0.0, 0.0, 1.0, 0.0)
     known = basis(context)
-    left = targets[:, varies] - known @ (known.T @ targets[:, varies])
     own = basis(given - known @ (known.T @ given))
-    return judged(left, total[varies], lambda x: ((own.T @ x) ** 2).sum(0))
+    return judged(*flipped(left, total, lambda x: ((own.T @ x) ** 2).sum(0)))
 
 
-def judged(left: np.ndarray, total: np.ndarray, explains: Callable[[np.ndarray], np.ndarray]) -> Effect:
-    """The effect of what explains so much of `left` `[n, m]`, whose targets had the sums of squares `total` `[m]`."""
-    seen = explains(left) / total
+def outside(context: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `context` `[n, p]` leaves of those targets `[n, m]` that vary, and their sums of squares."""
+    total = ((targets - targets.mean(0)) ** 2).sum(0)
+    varies = total > 1e-18 * len(targets) * (1.0 + (targets**2).max(0, initial=0.0))
+    known = basis(context)
+    return targets[:, varies] - known @ (known.T @ targets[:, varies]), total[varies]
+
+
+def flipped(
+    left: np.ndarray, total: np.ndarray, explains: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of what explains so much of `left` `[n, m]`, whose targets had the sums of squares `total` `[m]`: `[m]`,
+    and `[DRAWS, m]` by chance, with the signs of whole rows flipped.
+    """
     generator = np.random.default_rng(0)
-    signs = generator.integers(0, 2, (FLIPS, len(left), 1)) * 2.0 - 1.0
-    null = np.stack([explains(left * sign) / total for sign in signs])
-    # Targets differ in how much the context leaves of them, so each is measured in its own chance.
-    middle, spread = null.mean(0), null.std(0) + 1e-15
-    worst, by_chance = ((seen - middle) / spread).max(), ((null - middle) / spread).max(1)
-    p = (1 + int((by_chance >= worst).sum())) / (1 + FLIPS)
+    signs = generator.integers(0, 2, (DRAWS, len(left), 1)) * 2.0 - 1.0
+    return explains(left) / total, np.stack([explains(left * sign) / total for sign in signs])
+
+
+def judged(seen: np.ndarray, null: np.ndarray) -> Effect:
+    """The effect of what explains the shares `seen` `[m]` of some targets, where chance explains `null` `[draws, m]`.
+
+    Targets differ in how much the context leaves of them, so each is measured in its own chance: a sum of squares,
+    which is like a multiple of a χ² variable with the same mean and variance (Satterthwaite 1946), whose cube root is
+    like a normal one (Wilson & Hilferty 1931).
+    """
+    middle, spread = null.mean(0), null.std(0)
+    width = (spread / np.maximum(3 * middle, 1e-300)) ** 2  # 2 / (9 · degrees of freedom)
+
+    def normal(shares: np.ndarray) -> np.ndarray:
+        size = np.cbrt(np.maximum(shares, 0.0) / np.maximum(middle, 1e-300))
+        return np.asarray(np.where(spread > 0, (size - 1 + width) / np.sqrt(np.maximum(width, 1e-300)), 0.0))
+
+    worst, by_chance = normal(seen).max(), normal(null).max(1)
+    p = (1 + int((by_chance >= worst).sum())) / (1 + len(null))
     return Effect(float((seen - middle).max()), float((seen + 3 * spread).max()), p, float(worst))

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from proximo.control.probes.actions import MOST_ROWS, action_features, rewards_ahead
-from proximo.control.probes.experience import Experience
+from proximo.control.probes.actions import rewards_ahead
+from proximo.control.probes.experience import MOST_ROWS, Experience
+from proximo.control.probes.randomization import action_features, levels_of
 from proximo.control.probes.regression import explained, features, standardized
 
 FEWEST = 200
@@ -47,7 +48,8 @@ def reward_told(seen: Experience) -> float:
     rows = _rows(seen, seen.counted)
     if len(rows) < FEWEST:
         return np.nan
-    done = action_features(_flat(seen.actions)[rows], seen.choices)
+    taken = _flat(seen.actions)[rows]
+    done = action_features(taken, levels_of(taken, seen.choices))
     ends = seen.terminated.reshape(-1, 1)[rows].astype(np.float64)
     now, after = (_flat(x)[rows] for x in (seen.observations, seen.following))
     # Many rewards are of progress: of the change, which is lost in the state if it is small.
