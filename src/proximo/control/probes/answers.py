@@ -11,9 +11,10 @@ from proximo.control.probes.experience import Experience
 from proximo.control.probes.regression import Effect
 
 WEAK = 1e-3
-"""Share of every change that actions explain, below which they do as good as nothing: a healthy task has 0.1 to 1."""
-UNSEEN = 0.05
-"""Share that an effect may have and not be seen; above it, too few steps were looked at to say that there is none."""
+"""Share of every change that actions explain, below which they do as good as nothing: a healthy task has 0.02 to 1."""
+UNSEEN = 0.015
+"""Share that an effect may have and not be seen; above it, too little was tried to say that there is none. Of the sound
+tasks that were looked at, Acrobot's actions explain least: 0.018 of what follows."""
 LITTLE = 0.05
 """Share of a variance that is as good as none."""
 
