@@ -56,7 +56,7 @@ def test_a_small_push_among_such_steps_is_found(late):
 @pytest.mark.parametrize("noise", [0.01, 1.0])
 def test_a_policy_that_hardly_tries_rules_nothing_out(noise):
     """What its noise explains of nothing is nothing; of all that it does, the noise is a small part."""
-    steps = unmoved(0, continuous=True, steps=300)
+    steps = unmoved(0, continuous=True, steps=900)
     lean = np.clip(steps.observations[..., :1], -0.5, 0.5)
 
     def draw(number):
