@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from proximo.errors import UserError
     from proximo.inspection import diagnose, evaluate, metrics, replay, verify_resume
     from proximo.runs.session.callbacks import Callback
+    from proximo.runs.session.trackers import Tracker
     from proximo.views.compare import compare
     from proximo.views.export.export import export
     from proximo.views.record import record
@@ -28,6 +29,7 @@ __all__ = [
     "Callback",
     "LoadedPolicy",
     "Run",
+    "Tracker",
     "Trainer",
     "UserError",
     "__version__",
@@ -55,6 +57,7 @@ _WHERE = {
     "Run": "proximo.control.result",
     "Trainer": "proximo.control.trainer",
     "Callback": "proximo.runs.session.callbacks",
+    "Tracker": "proximo.runs.session.trackers",
     "load": "proximo.control.loading",
     "LoadedPolicy": "proximo.control.loading",
     "UserError": "proximo.errors",

@@ -67,9 +67,9 @@ CONTROL: Mapping[str, str] = {
         ("resume", "load", "checkpoint", "pretrained-path", "continue"), "nothing: the same command resumes"
     ),
     "algo": "--algorithm (ppo, ppo-penalty, a2c, reinforce, trpo, or one of your own)",
+    "wandb": "--track wandb",
     **dict.fromkeys(
-        ("track", "wandb", "wandb-project-name", "wandb-entity"),
-        "nothing: metrics are JSON lines and TensorBoard events",
+        ("wandb-project-name", "wandb-entity"), "nothing: WANDB_PROJECT and WANDB_ENTITY are read by wandb"
     ),
 }
 """Names of Stable-Baselines3, its zoo, CleanRL, rsl_rl and others, to ours of `proximo train`."""

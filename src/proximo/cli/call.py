@@ -2,16 +2,21 @@
 
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+
+import tyro
 
 from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag
 from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError
 from proximo.runs.config.toml import from_mapping
 from proximo.runs.console.progress import Mode
+from proximo.runs.session.callbacks import Callback
 from proximo.runs.session.opening import Call
+from proximo.runs.session.trackers import Tracker
 
 
 @dataclass(frozen=True)
@@ -88,9 +93,15 @@ class RunOptions(CallOptions):
         return super().open(folder, self.stop_at)
 
 
+Tracked = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")]
+
+
 @dataclass(frozen=True)
 class TrainOptions(RunOptions):
     """Of this call only; the run's config.toml does not hold them."""
+
+    track: Tracked = ()
+    """Log the metrics to these trackers too: wandb, trackio, mlflow, where they are installed."""
 
     seeds: tuple[int, ...] = ()
     """Train once with each of these seeds, as --seeds 0 1 2, in the folders RUN/seed-0, RUN/seed-1..."""
@@ -102,6 +113,9 @@ class TrainOptions(RunOptions):
 class PPOOptions(RunOptions):
     """Of this call only; the run's config.toml does not hold them."""
 
+    track: Tracked = ()
+    """Log the metrics to these trackers too: wandb, trackio, mlflow, where they are installed."""
+
     override_preflight: Flag = False
     """Begin although a check before the first step failed."""
 
@@ -109,6 +123,9 @@ class PPOOptions(RunOptions):
 @dataclass(frozen=True)
 class AllOptions(CallOptions):
     """Of this call only; the stages' config.toml do not hold them."""
+
+    track: Tracked = ()
+    """Log PPO's metrics to these trackers too: wandb, trackio, mlflow, where they are installed."""
 
     override_preflight: Flag = False
     """Begin PPO although a check before its first step failed."""
@@ -140,3 +157,12 @@ def consent(folder: Path, yes: bool) -> None:
 def exit_code(stopped: str | None) -> int:
     """0 for a run that ended or was told where to stop, 128 + its number for a signal."""
     return 128 + signal.Signals[stopped] if stopped is not None and stopped in signal.Signals.__members__ else 0
+
+
+def trackers(names: Sequence[str]) -> list[Callback]:
+    """What `--track` names.
+
+    Raises:
+        UserError: there is no such tracker, or it is not installed.
+    """
+    return [Tracker(name) for name in names]

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from proximo.cli.call import Algorithm, TrainOptions, exit_code, lacking
+from proximo.cli.call import Algorithm, TrainOptions, exit_code, lacking, trackers
 from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag, Layout, changes, form, options_of
 from proximo.cli.options import command, parse, peek, refusals
 from proximo.cli.results import three_numbers
@@ -79,7 +79,8 @@ def train(arguments: list[str]) -> int:
     from proximo.control.result import default_run
     from proximo.control.run import run_training
 
-    run = run_training(config, mode=asked.call.mode, call=asked.call.open(Path(config.run or default_run(config))))
+    call = asked.call.open(Path(config.run or default_run(config)))
+    run = run_training(config, mode=asked.call.mode, call=call, callbacks=trackers(asked.call.track))
     if asked.call.json:
         told = {"run": str(run.path), "stopped": run.stopped, "finished_before": run.finished_before}
         print(json.dumps({**told, **run.results}))
@@ -96,7 +97,8 @@ def _train_each(config: TrainConfig, options: TrainOptions) -> int:
     configs = folders(config, options.seeds)
     for each in configs:
         call = options.open(Path(str(each.run)))
-    runs = train_each(configs, parallel=options.parallel, mode=options.mode, call=call)
+    trackers(options.track)  # what is missing is said before the first begins
+    runs = train_each(configs, parallel=options.parallel, mode=options.mode, call=call, track=options.track)
     if options.json:
         told = [{"run": str(run.path), "stopped": run.stopped, **run.results} for run in runs]
         print(json.dumps({"runs": told}))

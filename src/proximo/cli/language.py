@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from proximo.cli import language_asking as asking
-from proximo.cli.call import Algorithm, AllOptions, PPOOptions, RunOptions, exit_code, lacking
+from proximo.cli.call import Algorithm, AllOptions, PPOOptions, RunOptions, exit_code, lacking, trackers
 from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag, Layout, changes, form
 from proximo.cli.options import parse, peek, refusals
 from proximo.errors import UserError, nearest
@@ -150,7 +150,13 @@ def _train(name: str, run: str, config: Any, call: Any) -> tuple[Path, dict[str,
     from proximo.language.ppo.run import run_ppo
 
     preflight: Literal["warn", "stop"] = "warn" if call.override_preflight else "stop"
-    done = run_ppo(replace(located(config), run=str(folder)), mode=call.mode, call=begun, preflight=preflight)
+    done = run_ppo(
+        replace(located(config), run=str(folder)),
+        mode=call.mode,
+        call=begun,
+        preflight=preflight,
+        callbacks=trackers(call.track),
+    )
     return done.path, done.results | ({"stopped": done.stopped} if done.stopped else {})
 
 

@@ -24,6 +24,7 @@ from proximo.errors import UserError
 from proximo.runs.config.toml import from_mapping, to_toml
 from proximo.runs.console.progress import Mode
 from proximo.runs.session.opening import Call
+from proximo.runs.session.trackers import Tracker
 
 
 def train_seeds(
@@ -91,7 +92,14 @@ def folders(config: TrainConfig, seeds: Sequence[int]) -> list[TrainConfig]:
     return [replace(config, seed=seed, run=str(whole / f"seed-{seed}")) for seed in seeds]
 
 
-def train_each(configs: Sequence[TrainConfig], *, parallel: int = 1, mode: Mode = "auto", call: Call) -> list[Run]:
+def train_each(
+    configs: Sequence[TrainConfig],
+    *,
+    parallel: int = 1,
+    mode: Mode = "auto",
+    call: Call,
+    track: Sequence[str] = (),
+) -> list[Run]:
     """Train every one of them; what is finished is not trained again, and what was stopped goes on.
 
     Args:
@@ -100,6 +108,7 @@ def train_each(configs: Sequence[TrainConfig], *, parallel: int = 1, mode: Mode 
             cores slow each other down.
         mode: how progress is shown; side by side, as lines that begin with the run's folder.
         call: how each begins and ends.
+        track: names of trackers, see `Tracker`.
 
     Returns:
         The runs, in order; after a stop those that had begun.
@@ -112,18 +121,18 @@ def train_each(configs: Sequence[TrainConfig], *, parallel: int = 1, mode: Mode 
     if parallel == 1:
         runs = []
         for config in configs:
-            runs.append(run_training(config, mode=mode, call=call))
+            runs.append(run_training(config, mode=mode, call=call, callbacks=[Tracker(name) for name in track]))
             if runs[-1].stopped not in (None, "stop-at"):
                 break
         return runs
-    return _SideBySide(mode, call).train(configs, parallel)
+    return _SideBySide(mode, call, track).train(configs, parallel)
 
 
 class _SideBySide:
     """Processes that train; a signal to this one, or the failure of one, stops all."""
 
-    def __init__(self, mode: Mode, call: Call) -> None:
-        self._mode, self._call = mode, call
+    def __init__(self, mode: Mode, call: Call, track: Sequence[str]) -> None:
+        self._mode, self._call, self._track = mode, call, track
         self._lock = threading.Lock()
         self._processes: list[subprocess.Popen[str]] = []
         self._stopping = False
@@ -159,7 +168,7 @@ class _SideBySide:
         assert process.stdin is not None
         assert process.stdout is not None
         mode = "quiet" if self._mode == "quiet" else "plain"
-        told = {"config": to_toml(config), "call": vars(self._call), "mode": mode}
+        told = {"config": to_toml(config), "call": vars(self._call), "mode": mode, "track": self._track}
         process.stdin.write(json.dumps(told))
         process.stdin.close()
         last = self._follow(process, Path(config.run or "").name)
@@ -192,7 +201,8 @@ def main() -> int:
     told: dict[str, Any] = json.loads(sys.stdin.read())
     try:
         config = from_mapping(TrainConfig, tomllib.loads(told["config"]), where="the settings of this run")
-        run = run_training(config, mode=told["mode"], call=Call(**told["call"]))
+        callbacks = [Tracker(name) for name in told["track"]]
+        run = run_training(config, mode=told["mode"], call=Call(**told["call"]), callbacks=callbacks)
     except UserError as error:
         print(json.dumps({"error": str(error)}))
         return 2

@@ -76,6 +76,7 @@ def run_training(
     source: Source | None = None,
     mode: Mode = "auto",
     call: Call | None = None,
+    callbacks: Sequence[Given] = (),
 ) -> Run:
     """Train as `config` says: start, or resume from the folder's last checkpoint.
 
@@ -84,8 +85,9 @@ def run_training(
         source: the environment's maker where `config.environment` is only its name.
         mode: how progress is shown.
         call: how this call begins and ends.
+        callbacks: called while the run trains.
 
     Raises:
         UserError: something the user can mend.
     """
-    return Trainer.of(config, source, mode, call).to_the_end()
+    return Trainer.of(config, source, mode, call, callbacks).to_the_end()

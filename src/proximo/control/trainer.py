@@ -84,7 +84,12 @@ class Trainer(IteratedTrainer[Run]):
 
     @classmethod
     def of(
-        cls, config: TrainConfig, source: Source | None = None, mode: Mode = "auto", call: Call | None = None
+        cls,
+        config: TrainConfig,
+        source: Source | None = None,
+        mode: Mode = "auto",
+        call: Call | None = None,
+        callbacks: Sequence[Given] = (),
     ) -> "Trainer":
         """A trainer of settings that are complete; a finished run of other code is refused, and not passed over.
 
@@ -93,10 +98,11 @@ class Trainer(IteratedTrainer[Run]):
             source: the environment's maker where `config.environment` is only its name.
             mode: how progress is shown.
             call: how this call begins and ends.
+            callbacks: called while the run trains.
         """
         trainer = cls.__new__(cls)
         source = config.environment if source is None else source
-        trainer._plan(config, source, mode, call or Call(), Callbacks(), anew=False)
+        trainer._plan(config, source, mode, call or Call(), Callbacks(callbacks), anew=False)
         return trainer
 
     def _plan(
@@ -171,6 +177,7 @@ class Trainer(IteratedTrainer[Run]):
             self._training, self._session = training, session
             stack.callback(setattr, self, "_session", None)
             selection.watch = _watch(session)
+            stack.callback(self._callbacks.close)
             self._callbacks.start(self)
             stopped, ended = yield from self._iterate(training, session, selection)
             results = None if stopped else finish(training, session, selection, self._source, started, ended)

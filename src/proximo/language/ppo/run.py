@@ -91,6 +91,7 @@ def run_ppo(
     rewards: Sequence[RewardTerm] | None = None,
     call: Call | None = None,
     preflight: Preflight = "stop",
+    callbacks: Sequence[Given] = (),
 ) -> LanguageRun:
     """Train as `config` says: start, or go on where the folder's last checkpoint is.
 
@@ -101,8 +102,9 @@ def run_ppo(
         call: how this call begins and ends.
         preflight: what a failed check before a run's first step does: stop it, or no more than say so; off checks
             nothing.
+        callbacks: called while the run trains.
 
     Raises:
         UserError: something the user can mend.
     """
-    return Trainer.of(config, mode, rewards, call, preflight).to_the_end()
+    return Trainer.of(config, mode, rewards, call, preflight, callbacks).to_the_end()

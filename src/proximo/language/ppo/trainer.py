@@ -144,6 +144,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
         rewards: Sequence[RewardTerm] | None = None,
         call: Call | None = None,
         preflight: Preflight = "stop",
+        callbacks: Sequence[GivenCallback] = (),
     ) -> "Trainer":
         """A trainer of settings that are complete.
 
@@ -153,9 +154,10 @@ class Trainer(IteratedTrainer[LanguageRun]):
             rewards: terms made in Python; those of `config.rewards` if None. A finished run of others is passed over.
             call: how this call begins and ends.
             preflight: see `Preflight`.
+            callbacks: called while the run trains.
         """
         trainer = cls.__new__(cls)
-        trainer._plan(config, mode, call or Call(), preflight, Callbacks(), rewards=rewards)
+        trainer._plan(config, mode, call or Call(), preflight, Callbacks(callbacks), rewards=rewards)
         return trainer
 
     def _plan(
@@ -227,6 +229,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
                 )
                 self._training, self._session = training, session
                 stack.callback(setattr, self, "_session", None)
+                stack.callback(self._callbacks.close)
                 self._callbacks.start(self)
                 stopped = yield from self._iterate(training, session, meter)
             if stopped:

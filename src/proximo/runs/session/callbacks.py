@@ -37,6 +37,9 @@ class Callback:
     def finish(self, trainer: Any, results: Mapping[str, Any]) -> None:
         """Called once, with what a training came to that has ended."""
 
+    def close(self) -> None:
+        """Called when this call ends after `start`, however it ends: free here what was opened there."""
+
     def state(self) -> dict[str, Any]:
         """State that a resumed run needs of this callback, as JSON."""
         return {}
@@ -119,6 +122,11 @@ class Callbacks:
         """See `Callback.finish`."""
         for callback in self._all:
             callback.finish(trainer, results)
+
+    def close(self) -> None:
+        """See `Callback.close`."""
+        for callback in self._all:
+            callback.close()
 
     def state(self) -> dict[str, Any]:
         """The states of all callbacks that have one, by name.

@@ -1,0 +1,117 @@
+"""Trackers of others: the metrics of a run under the same names in wandb, trackio or MLflow."""
+
+import os
+import time
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from numbers import Real
+from typing import Any
+from zlib import crc32
+
+from proximo.errors import UserError, nearest
+from proximo.runs.config.toml import read_toml
+from proximo.runs.session.callbacks import Callback
+
+PACKAGES = {"wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow-skinny"}
+"""What is installed for each tracker."""
+
+
+class Tracker(Callback):
+    """A callback that logs a run to a tracker; a resumed run goes on in the tracker's own run.
+
+    Where it logs to is the tracker's own matter: `WANDB_MODE=offline`, `TRACKIO_DIR`, `MLFLOW_TRACKING_URI`.
+
+    Args:
+        name: wandb, trackio or mlflow.
+        project: under which the tracker keeps its runs.
+
+    Raises:
+        UserError: there is no such tracker, or it is not installed.
+    """
+
+    def __init__(self, name: str, project: str = "proximo") -> None:
+        if name not in PACKAGES:
+            likely = nearest(name, PACKAGES) or " or ".join(PACKAGES)
+            raise UserError(f"there is no tracker {name!r}: did you mean {likely}?")
+        if find_spec(name) is None:
+            raise UserError(f"tracker {name} is not installed: `pip install {PACKAGES[name]}`")
+        self.name, self.project = name, project
+        self._id = ""
+        self._log: Any = None
+        self._close: Any = None
+
+    def start(self, trainer: Any) -> None:
+        """Open the tracker's run, with the run's settings."""
+        settings = flat(read_toml(trainer.folder / "config.toml"))
+        self._module = import_module(self.name)
+        getattr(self, f"_start_{self.name}")(trainer.folder, settings)
+
+    def iteration(self, trainer: Any, metrics: dict[str, Any]) -> None:
+        """Log the numbers of an iteration, at its step."""
+        numbers = {name: float(x) for name, x in metrics.items() if isinstance(x, Real) and not isinstance(x, bool)}
+        numbers.pop("step", None)
+        self._log(numbers, step=trainer.step)
+
+    def finish(self, trainer: Any, results: Mapping[str, Any]) -> None:
+        """Mark the tracker's run as finished; wandb and trackio do that when it is closed."""
+        if self.name == "mlflow":
+            self._close()
+
+    def close(self) -> None:
+        """Close the tracker's run; of a training that was stopped too."""
+        if self.name != "mlflow" and self._close is not None:
+            self._close()
+            self._close = None
+
+    def state(self) -> dict[str, Any]:
+        """Name of the tracker's run."""
+        return {"id": self._id} if self._id else {}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on in that run."""
+        self._id = str(state.get("id", ""))
+
+    def _start_wandb(self, folder: Any, settings: dict[str, Any]) -> None:
+        run = self._module.init(
+            project=os.environ.get("WANDB_PROJECT") or self.project,
+            name=folder.name,
+            id=self._id or None,
+            resume="allow",
+            dir=str(folder),
+            config=settings,
+            settings=self._module.Settings(console="off", silent=True),
+        )
+        self._id, self._log, self._close = run.id, run.log, run.finish
+
+    def _start_trackio(self, folder: Any, settings: dict[str, Any]) -> None:
+        # Its runs are known by their names; two folders of one name are told apart by where they lie.
+        self._id = self._id or f"{folder.name}-{crc32(str(folder.resolve()).encode()):08x}"
+        self._module.init(project=self.project, name=self._id, resume="allow", config=settings)
+        self._log, self._close = self._module.log, self._module.finish
+
+    def _start_mlflow(self, folder: Any, settings: dict[str, Any]) -> None:
+        # By a client: the module's own run is one for the whole process, and a stopped run would be left open in it.
+        client, entities = self._module.MlflowClient(), self._module.entities
+        found = client.get_experiment_by_name(self.project)
+        experiment = found.experiment_id if found else client.create_experiment(self.project)
+        if not self._id:
+            self._id = client.create_run(experiment, run_name=folder.name).info.run_id
+            client.log_batch(self._id, params=[entities.Param(name, str(value)) for name, value in settings.items()])
+
+        def log(numbers: Mapping[str, float], step: int) -> None:
+            now = int(1000 * time.time())
+            client.log_batch(self._id, [entities.Metric(name, x, now, step) for name, x in numbers.items()])
+
+        self._log, self._close = log, lambda: client.set_terminated(self._id)
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted name: `{"kl": {"coefficient": 0.05}}` -> `{"kl.coefficient": 0.05}`."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
