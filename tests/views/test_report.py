@@ -41,8 +41,9 @@ def test_one_run_is_one_file_that_loads_nothing_and_draws_every_figure(runs, pag
     assert figures >= 15
     assert page.errors == []
     assert page.requests == [f"file://{file}"]
-    bands = "(x => x.layout.shapes.map(s => [s.fillcolor, s.y0 < Math.min(...x.data[0].y), s.y1 > Math.max(...x.data[0].y)]))"
-    assert page.run(f"{bands}(document.querySelector('#plot-approx_kl'))") == [["#009e73", True, True]]
+    drawn = page.run("(x => [x.data[0].y, x.layout.shapes])(document.querySelector('#plot-approx_kl'))")
+    assert [shape["fillcolor"] for shape in drawn[1]] == ["#009e73"]  # all of it is healthy
+    assert drawn[1][0]["y0"] < min(drawn[0]) < max(drawn[0]) < drawn[1][0]["y1"]
     assert {"return, CartPole-v1", "KL of an update", "episodes cut by a limit"} <= set(page.run(TITLES))
 
 
@@ -53,6 +54,10 @@ def test_every_explanation_can_be_reached_and_read(both, page):
     )
     assert len(sentences) == page.run("document.querySelectorAll('figure').length")
     assert all(len(text) > 20 and text.endswith(".") and index == 0 for text, index in sentences)
+    bubble = "getComputedStyle(document.querySelector('figure .explained'), '::after').content"
+    assert page.run(bubble) == "none"
+    page.run("document.querySelector('figure .explained').focus()")
+    assert page.run(bubble).strip('"') == sentences[0][0]
 
 
 def test_the_run_picker_works_from_the_keyboard(both, page):

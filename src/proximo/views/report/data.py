@@ -122,7 +122,11 @@ def _shown(value: Any) -> str:
 def _group(runs: Sequence[Seen], members: Sequence[int], notes: list[str]) -> dict[str, Any]:
     """Runs that differ in their seed alone, and their interquartile curve where there are at least two."""
     group: dict[str, Any] = {"runs": list(members), "curve": None}
-    known = [run.course(run.result) for i in members if (run := runs[i]).result]
+    seeds = {str(runs[i].settings.get(SEED)): i for i in members if runs[i].result}  # the last run of each seed
+    if len(seeds) < len(members) > 1:
+        names = ", ".join(runs[i].name for i in members)
+        notes.append(f"Some of {names} have the same seed, or no result yet: their mean counts each seed once.")
+    known = [runs[i].course(str(runs[i].result)) for i in seeds.values()]
     if len(known) < 2:
         return group
     low, high = max(x[0] for x, _ in known), min(x[-1] for x, _ in known)
@@ -138,4 +142,4 @@ def _group(runs: Sequence[Seen], members: Sequence[int], notes: list[str]) -> di
         return group
     names = ("y", "low", "high")
     lists = {name: [float(f"{v:.5g}") for v in line] for name, line in zip(names, lines, strict=True)}
-    return group | {"curve": {"x": [round(float(x)) for x in grid], **lists}}
+    return group | {"curve": {"runs": list(seeds.values()), "x": [round(float(x)) for x in grid], **lists}}
