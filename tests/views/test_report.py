@@ -125,3 +125,20 @@ def test_the_ratio_map_shows_what_the_run_has_recorded(runs, page):
     # Six bins on each side lie beyond one clip range: five closed ones and the open one.
     assert outside == pytest.approx([100 * (sum(n[:6]) + sum(n[-6:])) / sum(n) for n in counts], abs=0.2)
     assert page.run("document.querySelector('#plot-ratio').layout.shapes.map(x => x.y0)") == [-1, 1]
+
+
+def test_a_run_without_ratios_leaves_no_figure_over_its_findings(runs, page, tmp_path):
+    older = tmp_path / "older"
+    shutil.copytree(runs[0], older)
+    rows = [{**row, "ratio_histogram": None} for row in proximo.metrics(older)]
+    (older / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    opened(page, proximo.report([runs[1], older], out=tmp_path / "older.html"))
+    height = "document.querySelector('#plot-ratio .main-svg').getBoundingClientRect().height"
+    room = "document.querySelector('#plot-ratio').getBoundingClientRect().height"
+    assert page.run(height) == page.run(room) > 200
+    page.run("document.querySelector('#own').selectedIndex = 1")
+    page.run("document.querySelector('#own').dispatchEvent(new Event('change'))")
+    page.wait(f"{DRAWN} && {room} < 200")
+    assert page.run(height) == page.run(room)
+    assert "The ratio's histogram of older is left out" in page.run("document.body.innerText")
+    assert page.errors == []

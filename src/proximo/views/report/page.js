@@ -42,7 +42,10 @@ async function draw() {
     const place = document.getElementById(id);
     const made = place && make();
     if (!made) continue;
-    if (made.height) place.style.height = `${made.height}px`;
+    if (made.height) {
+      place.style.height = `${made.height}px`;
+      made.layout.height = made.height; // a figure that is there already does not see that its place has changed
+    }
     place.previousElementSibling.replaceChildren(...(made.legend || []).map(([name, colour]) => {
       const swatch = element("span", { class: "swatch" });
       swatch.style.borderTopColor = colour;
