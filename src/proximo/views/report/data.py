@@ -124,8 +124,8 @@ def _group(runs: Sequence[Seen], members: Sequence[int], notes: list[str]) -> di
     group: dict[str, Any] = {"runs": list(members), "curve": None}
     seeds = {str(runs[i].settings.get(SEED)): i for i in members if runs[i].result}  # the last run of each seed
     if len(seeds) < len(members) > 1:
-        names = ", ".join(runs[i].name for i in members)
-        notes.append(f"Some of {names} have the same seed, or no result yet: their mean counts each seed once.")
+        alike = ", ".join(runs[i].name for i in members)
+        notes.append(f"Some of {alike} have the same seed, or no result yet: their mean counts each seed once.")
     known = [runs[i].course(str(runs[i].result)) for i in seeds.values()]
     if len(known) < 2:
         return group
