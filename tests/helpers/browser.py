@@ -23,6 +23,7 @@ class Page:
         self.errors, self.requests = [], []
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)  # as if the window were in front
 
     def call(self, method, **parameters):
         """A command's answer; events that come before it are noted."""

@@ -52,6 +52,13 @@ def test_a_clear_difference_is_told_with_its_size_and_its_cause(tmp_path):
     assert proximo.compare(b, a).verdict.startswith("B is better")
 
 
+def test_final_is_the_last_tenth_and_area_is_all_of_it(tmp_path):
+    lines = [planted(tmp_path / f"{side}{i}", i, list(range(21)), rate=side) for side in (1, 2) for i in range(3)]
+    final, area = proximo.compare(lines[:3], lines[3:]).scores
+    assert final.a == pytest.approx([19.0] * 3)  # the middle of 18 to 20
+    assert area.a == pytest.approx([10.0] * 3)
+
+
 def test_equal_settings_and_too_few_seeds_are_not_told_apart(tmp_path):
     a, b = side(tmp_path / "a", [100, 110, 120, 130]), side(tmp_path / "b", [101, 109, 121, 129])
     assert proximo.compare(a, b).verdict.startswith("too few seeds to tell (4 and 4)")

@@ -94,6 +94,14 @@ def test_seeds_are_one_curve_with_an_interval_that_holds_all_of_equal_runs(tmp_p
     assert curve["y"] == curve["low"] == curve["high"] == line
 
 
+def test_a_seed_that_was_run_twice_counts_once(tmp_path):
+    folders = [write(tmp_path / f"r{i}", [row(k) for k in range(9)], seed=i // 2) for i in range(4)]
+    page = page_data(read_runs(folders))
+    assert page["groups"][0]["curve"]["runs"] == [1, 3]
+    assert any("counts each seed once" in note for note in page["notes"])
+    assert page_data(read_runs(folders[:2]))["groups"][0]["curve"] is None
+
+
 def test_without_rliable_the_single_lines_are_drawn_and_the_way_to_it_is_said(tmp_path, monkeypatch):
     importing = builtins.__import__
 

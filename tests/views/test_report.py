@@ -15,8 +15,9 @@ EVIL = "<img src=x onerror=alert(1)>"
 
 
 def opened(page, file):
-    """The page once every figure is drawn."""
-    page.open(f"file://{file}")
+    """The page once every figure is drawn; one that is open already is taken as it is."""
+    if page.run("location.href") != f"file://{file}":
+        page.open(f"file://{file}")
     page.wait(DRAWN)
     return page
 
@@ -40,6 +41,9 @@ def test_one_run_is_one_file_that_loads_nothing_and_draws_every_figure(runs, pag
     assert figures >= 15
     assert page.errors == []
     assert page.requests == [f"file://{file}"]
+    drawn = page.run("(x => [x.data[0].y, x.layout.shapes])(document.querySelector('#plot-approx_kl'))")
+    assert [shape["fillcolor"] for shape in drawn[1]] == ["#009e73"]  # all of it is healthy
+    assert drawn[1][0]["y0"] < min(drawn[0]) < max(drawn[0]) < drawn[1][0]["y1"]
     assert {"return, CartPole-v1", "KL of an update", "episodes cut by a limit"} <= set(page.run(TITLES))
 
 
@@ -50,6 +54,10 @@ def test_every_explanation_can_be_reached_and_read(both, page):
     )
     assert len(sentences) == page.run("document.querySelectorAll('figure').length")
     assert all(len(text) > 20 and text.endswith(".") and index == 0 for text, index in sentences)
+    bubble = "getComputedStyle(document.querySelector('figure .explained'), '::after').content"
+    assert page.run(bubble) == "none"
+    page.run("document.querySelector('figure .explained').focus()")
+    assert page.run(bubble).strip('"') == sentences[0][0]
 
 
 def test_the_run_picker_works_from_the_keyboard(both, page):
@@ -80,8 +88,8 @@ def test_dark_follows_the_system_and_the_button(both, page):
     assert dark != "rgb(255, 255, 255)"
     page.run("document.querySelector('#theme').click()")
     page.wait(f"{DRAWN} && {ink} === '{light}'")
-    page.dark(False)
     assert page.run(paper) == "rgb(255, 255, 255)"
+    page.dark(False)
 
 
 @pytest.mark.parametrize("width", [400, 1280])
@@ -117,3 +125,20 @@ def test_the_ratio_map_shows_what_the_run_has_recorded(runs, page):
     # Six bins on each side lie beyond one clip range: five closed ones and the open one.
     assert outside == pytest.approx([100 * (sum(n[:6]) + sum(n[-6:])) / sum(n) for n in counts], abs=0.2)
     assert page.run("document.querySelector('#plot-ratio').layout.shapes.map(x => x.y0)") == [-1, 1]
+
+
+def test_a_run_without_ratios_leaves_no_figure_over_its_findings(runs, page, tmp_path):
+    older = tmp_path / "older"
+    shutil.copytree(runs[0], older)
+    rows = [{**row, "ratio_histogram": None} for row in proximo.metrics(older)]
+    (older / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    opened(page, proximo.report([runs[1], older], out=tmp_path / "older.html"))
+    height = "document.querySelector('#plot-ratio .main-svg').getBoundingClientRect().height"
+    room = "document.querySelector('#plot-ratio').getBoundingClientRect().height"
+    assert page.run(height) == page.run(room) > 200
+    page.run("document.querySelector('#own').selectedIndex = 1")
+    page.run("document.querySelector('#own').dispatchEvent(new Event('change'))")
+    page.wait(f"{DRAWN} && {room} < 200")
+    assert page.run(height) == page.run(room)
+    assert "The ratio's histogram of older is left out" in page.run("document.body.innerText")
+    assert page.errors == []

@@ -154,6 +154,16 @@ def test_a_port_that_is_taken_is_passed_over_and_ctrl_c_is_a_good_end(tmp_path):
             assert process.wait(60) == 0
 
 
+def test_a_file_that_was_replaced_by_a_longer_one_is_read_anew(tmp_path):
+    file = write(tmp_path / "run", [row(i) for i in range(3)]) / "metrics.jsonl"
+    tail = Tail(file)
+    assert len(tail.rows()) == 3
+    again = [{**row(i), "return": -1.0} for i in range(5)]
+    write(tmp_path / "resumed", again)
+    os.replace(tmp_path / "resumed" / "metrics.jsonl", file)
+    assert tail.rows() == again
+
+
 def test_what_can_not_be_watched_is_said(tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
         proximo.watch(tmp_path / "nowhere")

@@ -36,4 +36,4 @@ def read_counts(recorded: object) -> Sequence[int] | None:
         counts = [int(word) for word in recorded.split()]
     except ValueError:
         return None
-    return counts if len(counts) == BINS and min(counts) >= 0 and sum(counts) else None
+    return counts if len(counts) == BINS and min(counts) >= 0 < sum(counts) else None

@@ -142,10 +142,13 @@ def compare(a: Folders, b: Folders, *, metric: str | None = None) -> Comparison:
         lower,
         int(first),
         int(last),
-        *(tuple(run.name for run in side) for side in sides),
+        runs_a=tuple(run.name for run in sides[0]),
+        runs_b=tuple(run.name for run in sides[1]),
         scores=scores,
         differs=tuple(
-            (key, *(str(side[0].settings.get(key, "-")) for side in sides)) for key in differing(runs) if key != SEED
+            (key, str(sides[0][0].settings.get(key, "-")), str(sides[1][0].settings.get(key, "-")))
+            for key in differing(runs)
+            if key != SEED
         ),
         notes=tuple(
             f"{run.name} is {run.state}, at step {short(run.rows[-1]['step'])}"
@@ -187,10 +190,10 @@ def _check(sides: Sequence[Sequence[Seen]], metric: str | None) -> str:
 
 def _course(run: Seen, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values `[n]` of a metric where it was measured, n >= 2."""
-    known = [(row["step"], y) for row, y in zip(run.rows, run.column(name), strict=True) if y is not None]
-    if len(known) < 2:
-        raise UserError(f"{run.folder} has {len(known)} values of {name}, and 2 are needed: let it train further")
-    return np.array([x for x, _ in known], np.float64), np.array([y for _, y in known], np.float64)
+    x, y = run.course(name)
+    if len(x) < 2:
+        raise UserError(f"{run.folder} has {len(x)} values of {name}, and 2 are needed: let it train further")
+    return x, y
 
 
 def _score(

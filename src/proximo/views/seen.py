@@ -1,11 +1,14 @@
 """A run's folder as a view sees it: of any kind, in any state, also while it is being written to."""
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from proximo.errors import UserError
 from proximo.runs.config.toml import KIND, read_toml
@@ -69,7 +72,14 @@ class Seen:
 
     def column(self, name: str) -> list[float | None]:
         """One value for each row; None where it was not measured, or is not finite."""
-        return [number(row.get(name)) for row in self.rows]
+        values = [row.get(name) for row in self.rows]
+        # Most are finite floats, which need no closer look: this is what a page of long runs spends its time on.
+        return [x if type(x) is float and x - x == 0 else number(x) for x in values]
+
+    def course(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and values of a metric where it was measured, each `[n]`."""
+        known = [(row["step"], y) for row, y in zip(self.rows, self.column(name), strict=True) if y is not None]
+        return np.array([x for x, _ in known], np.float64), np.array([y for _, y in known], np.float64)
 
 
 def read_runs(folders: Iterable[str | os.PathLike[str]]) -> list[Seen]:
@@ -157,6 +167,8 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 def is_running(folder: Path) -> bool:
     """Whether a process holds the run's lock. It is not tried: a run that starts at that moment would be refused."""
+    if sys.platform == "win32":
+        return False  # to ask after a process there is to end it
     file = folder / "lock"
     try:
         owner, inode = int(file.read_text()), file.stat().st_ino

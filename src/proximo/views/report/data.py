@@ -40,7 +40,7 @@ def page_data(runs: Sequence[Seen], *, live: bool = False) -> dict[str, Any]:
     sections = [
         {"title": title, "metrics": there}
         for title, metrics in FIGURES
-        if (there := [name for name in metrics if any(name in run["series"] for run in drawn)])
+        if (there := [x for x in metrics if any(x in run["series"] and x != run["result"] for run in drawn)])
     ]
     notes += _left_out(runs, drawn)
     return {
@@ -122,16 +122,19 @@ def _shown(value: Any) -> str:
 def _group(runs: Sequence[Seen], members: Sequence[int], notes: list[str]) -> dict[str, Any]:
     """Runs that differ in their seed alone, and their interquartile curve where there are at least two."""
     group: dict[str, Any] = {"runs": list(members), "curve": None}
-    curves = [(run.rows, run.column(run.result)) for i in members if (run := runs[i]).result]
-    known = [[(row["step"], y) for row, y in zip(*curve, strict=True) if y is not None] for curve in curves]
+    seeds = {str(runs[i].settings.get(SEED)): i for i in members if runs[i].result}  # the last run of each seed
+    if len(seeds) < len(members) > 1:
+        alike = ", ".join(runs[i].name for i in members)
+        notes.append(f"Some of {alike} have the same seed, or no result yet: their mean counts each seed once.")
+    known = [runs[i].course(str(runs[i].result)) for i in seeds.values()]
     if len(known) < 2:
         return group
-    low, high = max(points[0][0] for points in known), min(points[-1][0] for points in known)
+    low, high = max(x[0] for x, _ in known), min(x[-1] for x, _ in known)
     if low >= high:
         notes.append("Seeds of one experiment have no steps in common yet, so there is no interquartile mean of them.")
         return group
     grid = np.linspace(low, high, CURVE_POINTS)
-    scores = np.array([np.interp(grid, *zip(*points, strict=True)) for points in known])
+    scores = np.array([np.interp(grid, x, y) for x, y in known])
     try:
         lines = interquartile_curve(scores)
     except UserError as error:
@@ -139,4 +142,4 @@ def _group(runs: Sequence[Seen], members: Sequence[int], notes: list[str]) -> di
         return group
     names = ("y", "low", "high")
     lists = {name: [float(f"{v:.5g}") for v in line] for name, line in zip(names, lines, strict=True)}
-    return group | {"curve": {"x": [round(float(x)) for x in grid], **lists}}
+    return group | {"curve": {"runs": list(seeds.values()), "x": [round(float(x)) for x in grid], **lists}}

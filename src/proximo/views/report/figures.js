@@ -126,8 +126,8 @@ function resultFigure(data, shown, task, name) {
     const edge = { type: "scatter", mode: "lines", line: { width: 0 }, hoverinfo: "skip" };
     figure.traces.push({ ...edge, x, y: low });
     figure.traces.push({ ...edge, x, y: high, fill: "tonexty", fillcolor: color + (color.length === 7 ? "33" : "") });
-    figure.traces.push({ x, y, type: "scatter", mode: "lines", name: `IQM of ${group.runs.length} seeds`, line: { color, width: 3 } });
-    figure.legend.push([`interquartile mean of ${group.runs.map((i) => data.runs[i].name).join(", ")}; 95 % interval`, color]);
+    figure.traces.push({ x, y, type: "scatter", mode: "lines", name: `IQM of ${group.curve.runs.length} seeds`, line: { color, width: 3 } });
+    figure.legend.push([`interquartile mean of ${group.curve.runs.map((i) => data.runs[i].name).join(", ")}; 95 % interval`, color]);
   }
   figure.layout.yaxis.range = rangeOf(figure.traces.flatMap((trace) => trace.y), false);
   return figure;

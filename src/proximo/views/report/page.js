@@ -23,7 +23,9 @@ const focused = () => Math.max(0, data.runs.findIndex((run) => run.folder === fo
 function explained(tag, name, label) {
   const text = data.texts[name];
   if (!text) return element(tag, {}, label);
-  const inner = element("span", { class: "explained", tabindex: "0", "data-sentence": text.sentence, "aria-label": `${label}: ${text.sentence}` }, label);
+  // In a table, which scrolls, the page's own bubble would be cut off: the browser's is not.
+  const bubble = tag === "th" ? { class: "explained", title: text.sentence } : { class: "explained bubble", tabindex: "0", "data-sentence": text.sentence };
+  const inner = element("span", { ...bubble, "aria-label": `${label}: ${text.sentence}` }, label);
   return element(tag, {}, inner);
 }
 
@@ -40,7 +42,10 @@ async function draw() {
     const place = document.getElementById(id);
     const made = place && make();
     if (!made) continue;
-    if (made.height) place.style.height = `${made.height}px`;
+    if (made.height) {
+      place.style.height = `${made.height}px`;
+      made.layout.height = made.height; // a figure that is there already does not see that its place has changed
+    }
     place.previousElementSibling.replaceChildren(...(made.legend || []).map(([name, colour]) => {
       const swatch = element("span", { class: "swatch" });
       swatch.style.borderTopColor = colour;

@@ -1,5 +1,6 @@
 """A server for one browser on this machine: the page, its data, and word of changes. It serves no file."""
 
+import os
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,14 +31,14 @@ def watch(
 
     Args:
         where: folder of a run, or one with runs below it, which are all listed.
-        port: to be served on; the next free one if it is taken.
+        port: to be served on; the next free one if it is taken, any if it is 0.
         said: told the address.
 
     Raises:
         UserError: there is no such folder, or no free port.
     """
     with open_server(where, port) as server:
-        if server.server_port != port:
+        if port and server.server_port != port:
             said(f"port {port} is taken")
         said(f"watch {where} at http://{HOST}:{server.server_port}/ (Ctrl-C ends this)")
         try:
@@ -50,7 +51,7 @@ class Server(ThreadingHTTPServer):
     """One thread for each request; a browser that waits for changes keeps nobody from closing it."""
 
     daemon_threads, block_on_close = True, False
-    allow_reuse_address = False
+    allow_reuse_address = os.name == "posix"  # else a port that was left a minute ago counts as taken
     follower: Follower
 
     def handle_error(self, request: Any, client_address: Any) -> None:
