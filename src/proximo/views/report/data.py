@@ -65,7 +65,9 @@ def _run(run: Seen, names: Sequence[str], buckets: int, live: bool) -> dict[str,
         column = facts.column(run, name)
         if any(value is not None for value in column):
             x, y = thinned(steps, column, buckets)
-            series[name] = {"x": x, "y": y, "band": facts.band_of(name, column)}
+            # The entropy of a density says nothing by its sign; the health rules look at the deviation instead.
+            judged = name != "entropy" or not any(value is not None for value in facts.column(run, "std"))
+            series[name] = {"x": x, "y": y, "band": facts.band_of(name, column) if judged else None}
     return {
         "name": run.name,
         "folder": str(run.folder),
