@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from proximo.control.result import Run
     from proximo.control.run import train
     from proximo.control.trainer import Trainer
+    from proximo.control.tuning import tune
     from proximo.errors import UserError
     from proximo.inspection import diagnose, evaluate, metrics, replay, verify_resume
     from proximo.runs.session.callbacks import Callback
@@ -47,6 +48,7 @@ __all__ = [
     "schedules",
     "train",
     "train_seeds",
+    "tune",
     "verify_resume",
     "watch",
 ]
@@ -54,6 +56,7 @@ __all__ = [
 _WHERE = {
     "train": "proximo.control.run",
     "train_seeds": "proximo.control.many",
+    "tune": "proximo.control.tuning",
     "Run": "proximo.control.result",
     "Trainer": "proximo.control.trainer",
     "Callback": "proximo.runs.session.callbacks",

@@ -47,6 +47,10 @@ VERBS: Mapping[str, tuple[str, str]] = {
         "Compare two settings by their runs, A -- B: which is better, by how much, and are the seeds enough to tell?",
     ),
     "export": ("artifacts", "Write a run's policy for a program without Proximo, compared with the policy first."),
+    "tune": (
+        "tune",
+        "Search for settings that learn a task better (Optuna); hopeless trials end early, the best becomes a preset.",
+    ),
     "lab": ("lab", "Experiments that show what each mechanism does, measured on this very code."),
     "rlhf": (
         "language",

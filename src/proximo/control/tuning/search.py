@@ -1,0 +1,214 @@
+"""Trials of settings, each a run in a folder of its own; hopeless ones are ended early (median pruning)."""
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from proximo.control.config import TrainConfig
+from proximo.control.trainer import Trainer
+from proximo.control.tuning.spaces import SPACES, with_settings
+from proximo.errors import UserError, nearest
+from proximo.runs.config.toml import to_toml
+from proximo.runs.session.opening import Call
+from proximo.runs.storage.files import write_atomically
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+
+LOOKS = 20
+"""How often a trial's return is compared with that of the others."""
+FREE = 5
+"""Trials, and looks of each, before the first is ended early."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search has found."""
+
+    path: Path
+    """Folder: the study (`study.db`, SQLite), a run for each trial, and `best.toml`."""
+    trials: int
+    """That came to an end, or were ended early."""
+    pruned: int
+    best_return: float
+    """Mean return of the last 100 episodes of the best trial's training."""
+    best: Mapping[str, Any]
+    """Its drawn numbers."""
+    importance: Mapping[str, float]
+    """Share of each number in what makes trials good (PED-ANOVA, Watanabe et al. 2023); empty of too few trials."""
+
+
+def tune(
+    environment: str,
+    *,
+    space: str = "usual",
+    trials: int = 30,
+    steps: int | None = None,
+    preset: str = "tuned",
+    seed: int = 0,
+    run: str | PathLike[str] | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Tuned:
+    """Search for settings that learn a task better; the same call goes on with a search that was stopped.
+
+    Numbers are drawn by a tree-structured Parzen estimator (Bergstra et al. 2011). A trial whose return is below the
+    median of the others at the same step is ended early. The best becomes `best.toml`, a preset that says how it was
+    found: `proximo train ENVIRONMENT --preset RUN/best.toml`. It was chosen among many by one seed, so train it with
+    other seeds before you believe it.
+
+    Args:
+        environment: a task, or `module:function`.
+        space: what is tried, one of `SPACES`.
+        trials: how many in all.
+        steps: environment steps of each (default: the preset's).
+        preset: gives what is not tried.
+        seed: of the trainings, and of the search.
+        run: folder (default: runs/tune-ENVIRONMENT).
+        progress: tell a line for each trial.
+        settings: of all trials, as `proximo.train` takes them.
+
+    Returns:
+        The best trial, and where all lie.
+
+    Raises:
+        UserError: something you can mend; the message says what, where and how.
+    """
+    optuna = _optuna()
+    if space not in SPACES:
+        raise UserError(
+            f"there is no search space {space!r}: did you mean {nearest(space, SPACES) or ', '.join(SPACES)}?"
+        )
+    if trials < 1:
+        raise UserError(f"trials = {trials} must be at least 1")
+    if steps is not None:
+        settings["steps"] = steps
+    base = Trainer(environment, preset=preset, seed=seed, **settings).config
+    folder = Path(run or f"runs/tune-{environment.replace('/', '_').replace(':', '_')}")
+    folder.mkdir(parents=True, exist_ok=True)
+    study = _study(optuna, folder, base, space, seed)
+    search = _Search(study, folder, base, space, progress)
+    while (left := trials - len(_ended(study))) > 0 and not search.stopped:
+        search.one(study.ask(), left)
+    return _told(optuna, study, folder, base, space)
+
+
+class _Search:
+    def __init__(self, study: "Study", folder: Path, base: TrainConfig, space: str, progress: bool) -> None:
+        self._study, self._folder, self._base, self._space, self._progress = study, folder, base, space, progress
+        self.stopped = False
+
+    def one(self, trial: "Trial", left: int) -> None:
+        """Train with what is drawn for a trial, and tell the study what came of it."""
+        import optuna
+
+        state, value = optuna.trial.TrialState.FAIL, None
+        begun = time.monotonic()
+        try:
+            config = with_settings(self._base, SPACES[self._space](trial))
+            config = replace(config, run=str(self._folder / f"trial-{trial.number:04d}"))
+            value, pruned = self._train(trial, config)
+            if value is not None:
+                state = optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.COMPLETE
+        except UserError as error:
+            trial.set_user_attr("failed", str(error))
+            if not _ended(self._study) and trial.number >= FREE:
+                raise  # nothing has ever come to an end: it is no matter of the numbers
+        finally:
+            if not self.stopped:
+                self._study.tell(trial, value if state.name == "COMPLETE" else None, state)
+        if self._progress and not self.stopped:
+            shown = "no return" if value is None else f"return {value:,.1f}"
+            seconds = time.monotonic() - begun
+            told = f"trial {trial.number}: {state.name.lower()}, {shown}, {seconds:.0f} s, {left - 1} left"
+            print(told, file=sys.stderr, flush=True)
+
+    def _train(self, trial: "Trial", config: TrainConfig) -> tuple[float | None, bool]:
+        """The last return, None where no episode has ended; and whether the trial was ended early."""
+        trainer = Trainer.of(config, mode="quiet", call=Call(fresh=True))
+        seen, looks = None, 0
+        for row in trainer:
+            seen = row["return"] if row.get("return") is not None else seen
+            if seen is None or row["step"] * LOOKS < (looks + 1) * config.steps:
+                continue
+            looks = int(row["step"] * LOOKS // config.steps)
+            trial.report(float(seen), looks)
+            if looks < LOOKS and trial.should_prune():
+                trainer.stop()
+                return seen, True
+        self.stopped = trainer.run is not None and trainer.run.stopped is not None
+        return seen, False
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError("a search needs a package that is not installed: `pip install 'proximo[tune]'`") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _study(optuna: Any, folder: Path, base: TrainConfig, space: str, seed: int) -> "Study":
+    """The folder's study; trials that a kill has left open are closed.
+
+    Raises:
+        UserError: the folder holds a search for something else.
+    """
+    storage = f"sqlite:///{(folder / 'study.db').resolve()}"
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=FREE, n_warmup_steps=FREE)
+    study = optuna.create_study(
+        storage=storage, study_name="proximo", direction="maximize", pruner=pruner, load_if_exists=True
+    )
+    asked = {"settings": to_toml(replace(base, run="")), "space": space}
+    before = study.user_attrs
+    if before and {name: before.get(name) for name in asked} != asked:
+        raise UserError(
+            f"{folder} holds a search with other settings or another space: choose another folder with --run"
+        )
+    for name, value in asked.items():
+        study.set_user_attr(name, value)
+    for trial in study.trials:
+        if not trial.state.is_finished():
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    # Of a search that goes on, other draws than those that were made before.
+    study.sampler = optuna.samplers.TPESampler(seed=seed + 1000 * len(study.trials), n_startup_trials=FREE)
+    return study
+
+
+def _ended(study: "Study") -> list[Any]:
+    return [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
+
+
+def _told(optuna: Any, study: "Study", folder: Path, base: TrainConfig, space: str) -> Tuned:
+    """The best trial so far, also as a preset.
+
+    Raises:
+        UserError: none has come to an end.
+    """
+    ended = _ended(study)
+    whole = [trial for trial in ended if trial.state.name == "COMPLETE"]
+    if not whole:
+        raise UserError(
+            f"no trial in {folder} has come to an end: give more steps, so that episodes end, or more trials"
+        )
+    best = max(whole, key=lambda trial: trial.value)
+    drawn = SPACES[space](optuna.trial.FixedTrial(best.params))
+    found = with_settings(base, drawn)
+    source = (
+        f"proximo tune {base.environment} --space {space}: trial {best.number}, the best of {len(ended)} "
+        f"({len(ended) - len(whole)} ended early), {base.steps} steps each, seed {base.seed}, last-100 training return "
+        f"{best.value:.1f}, {time.strftime('%Y-%m-%d')}"
+    )
+    own = ("kind", "environment", "preset", "run", "seed")
+    lines = [line for line in to_toml(found).splitlines() if line.partition(" = ")[0] not in own]
+    write_atomically(folder / "best.toml", "\n".join([f'source = "{source}"', *lines, ""]).encode())
+    importance = {}
+    if len(whole) >= 2 * FREE:
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        importance = dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+    return Tuned(folder, len(ended), len(ended) - len(whole), float(best.value), drawn, importance)

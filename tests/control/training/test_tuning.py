@@ -1,0 +1,103 @@
+"""A search for settings: it goes on where it was, ends hopeless trials, and its best is a preset."""
+
+import json
+import subprocess
+import sys
+import time
+import tomllib
+
+import optuna
+import pytest
+
+import proximo
+from proximo.control.presets import configure
+from proximo.control.tuning.spaces import SPACES, with_settings
+
+SMALL = {"steps": 512, "environments": 4, "rollout_length": 16, "episodes": 1, "backend": "gymnasium"}
+SMALL |= {"update": {"minibatch_size": 32}, "network": {"hidden": [8]}}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Three trials, and then five in all."""
+    folder = tmp_path_factory.mktemp("search") / "pole"
+    first = proximo.tune("CartPole-v1", trials=3, space="credit", run=folder, progress=False, **SMALL)
+    return first, proximo.tune("CartPole-v1", trials=5, space="credit", run=folder, progress=False, **SMALL)
+
+
+def study(folder):
+    return optuna.load_study(study_name="proximo", storage=f"sqlite:///{folder / 'study.db'}")
+
+
+def test_the_same_search_goes_on_with_other_draws(found):
+    first, second = found
+    assert (first.trials, second.trials) == (3, 5)
+    trials = study(second.path).trials
+    assert len({trial.params["1 - gamma"] for trial in trials}) == len(trials) == 5
+    assert second.best_return == max(trial.value for trial in trials if trial.value is not None)
+    for trial in trials:
+        rows = proximo.metrics(second.path / f"trial-{trial.number:04d}")
+        assert rows[-1]["return"] == pytest.approx(trial.value)
+
+
+def test_the_best_is_a_preset_of_the_numbers_that_were_trained_with(found):
+    _, second = found
+    config, preset = configure("CartPole-v1", str(second.path / "best.toml"))
+    best = max(study(second.path).trials, key=lambda trial: trial.value)
+    trained = tomllib.loads((second.path / f"trial-{best.number:04d}" / "config.toml").read_text())
+    assert config.gamma == trained["gamma"] == pytest.approx(1 - best.params["1 - gamma"])
+    assert (config.lam, config.environments, config.network.hidden) == (trained["lam"], 4, (8,))
+    assert f"trial {best.number}, the best of 5" in preset.source
+
+
+def test_another_search_in_its_folder_is_refused(found):
+    with pytest.raises(proximo.UserError, match="search with other settings or another space"):
+        proximo.tune("CartPole-v1", trials=9, space="optimiser", run=found[1].path, progress=False, **SMALL)
+    with pytest.raises(proximo.UserError, match="no search space 'credits': did you mean credit"):
+        proximo.tune("CartPole-v1", space="credits", run=found[1].path, **SMALL)
+    assert len(study(found[1].path).trials) == 5
+
+
+@pytest.mark.parametrize("name", sorted(SPACES))
+def test_all_that_a_space_draws_are_settings(name):
+    base = proximo.Trainer("CartPole-v1", environments=16).config
+    search = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        config = with_settings(base, SPACES[name](search.ask()))
+        assert config.environments == 16
+        assert 0.9 <= config.gamma < 1
+        assert config.environments * config.rollout_length % config.update.minibatch_size == 0
+
+
+def test_a_trial_below_the_median_is_ended_early(tmp_path, monkeypatch):
+    """Seven trials whose return is planted: number n returns n, but the last two nothing."""
+
+    def rows(trainer):
+        number = int(trainer.folder.name.rpartition("-")[2])
+        for look in range(1, 21):
+            yield {"step": 512 * look // 20, "return": float(number) if number < 5 else -1.0}
+
+    monkeypatch.setattr(proximo.Trainer, "__iter__", rows)
+    proximo.tune("CartPole-v1", trials=7, space="credit", run=tmp_path / "x", progress=False, **SMALL)
+    states = [trial.state.name for trial in study(tmp_path / "x").trials]
+    assert states == ["COMPLETE"] * 5 + ["PRUNED"] * 2
+    assert all(len(trial.intermediate_values) < 10 for trial in study(tmp_path / "x").trials[5:])
+
+
+def test_a_search_that_is_killed_goes_on(tmp_path):
+    """What was under way is given up, and another trial takes its place."""
+    code = "import sys, json, proximo; proximo.tune('CartPole-v1', trials=2, space='credit', **json.loads(sys.argv[1]))"
+    asked = {**SMALL, "steps": 3_000}
+    folder = tmp_path / "x"
+    process = subprocess.Popen([sys.executable, "-c", code, json.dumps({**asked, "run": str(folder)})])
+    file = folder / "trial-0000" / "metrics.jsonl"
+    while not (file.exists() and file.stat().st_size):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    under_way = [trial.number for trial in study(folder).trials if trial.state.name == "RUNNING"]
+    assert len(under_way) == 1
+    found = proximo.tune("CartPole-v1", trials=2, run=folder, space="credit", progress=False, **asked)
+    assert found.trials == 2
+    assert study(folder).trials[under_way[0]].state.name == "FAIL"
