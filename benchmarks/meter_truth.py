@@ -5,7 +5,8 @@
 Each seed is another model, taste and reward (`proximo.lab.language.words`). PPO with a price of 0.02 is trained
 until the judge's exact mean is back where it began, or for 300 iterations. After each iteration the judge's mean and
 √KL are measured on 64 answers, as the meter does, and computed exactly from all responses. The exact peak is the
-iteration with the highest exact mean. Rows are kept, and a seed that is there is not measured again.
+iteration with the highest exact mean. The same curve through the first 40 % of the iterations foretells it. Rows
+are kept, and a seed that is there is not measured again.
 """
 
 import argparse
@@ -25,6 +26,8 @@ from proximo.language.rewards.terms import FunctionReward
 from proximo.language.sampling.texts import to_batch, to_texts
 
 BATCH, PROMPTS = 128, 64
+EARLY = 0.4
+"""Share of a run's iterations from which its peak is foretold too."""
 
 
 def measure(seed: int, iterations: int, rate: float) -> dict:
@@ -57,6 +60,8 @@ def measure(seed: int, iterations: int, rate: float) -> dict:
             break
         training.iterate()
     found = fit(torch.stack(scores), torch.stack(divergences))
+    first = round(EARLY * len(scores))
+    early = fit(torch.stack(scores[:first]), torch.stack(divergences[:first]))
     assert found is not None
     best = max(range(len(exact)), key=lambda j: exact[j][1])
     return {
@@ -68,6 +73,7 @@ def measure(seed: int, iterations: int, rate: float) -> dict:
         "meter": found.peak,
         "interval": [found.low, found.high],
         "error": found.peak / exact[best][0] - 1,
+        "foretold": early.peak if early is not None else None,
         "lost": _lost(exact, found.peak),
     }
 
@@ -100,6 +106,8 @@ def main() -> None:
         print(f"seed {seed}: {said}, misses {row['lost']:.0%} of the rise; judge {judged}", flush=True)
     near = sum(abs(row["error"]) <= 0.1 for row in rows)
     print(f"{near} of {len(rows)} within 10 %")
+    told = sum(abs((row["foretold"] or 0.0) / row["exact"] - 1) <= 0.2 for row in rows)
+    print(f"{told} of {len(rows)} foretold within 20 % from the first {EARLY:.0%} of their iterations")
     print(f"{sum(row['lost'] <= 0.1 for row in rows)} of {len(rows)} miss a tenth of the judge's rise at most")
 
 
