@@ -75,7 +75,11 @@ def train(arguments: list[str]) -> int:
         options = {key.replace("-", "_"): value for key, value in given["options"].items()}  # in Python they are names
         config = replace(base, **given | {"options": {**base.options, **options}})
     if asked.call.seeds:
+        if config.seed != base.seed:
+            raise UserError(f"--seed {config.seed} and --seeds are two ways to say the same: give one of them")
         return _train_each(config, asked.call)
+    if asked.call.parallel != 1:
+        raise UserError("--parallel trains several seeds at once: give --seeds too, as --seeds 0 1 2")
     from proximo.control.result import default_run
     from proximo.control.run import run_training
 
@@ -109,9 +113,11 @@ def _train_each(config: TrainConfig, options: TrainOptions) -> int:
         if len(whole) > 1:
             rows.append(["mean", *map(_mean, list(zip(*whole, strict=True))[1:-1]), f"of {len(whole)} seeds"])
         print_table(rows, ["seed", *(name.replace("_", " ") for name in names), "run"])
-        if stopped := [run for run in runs if run.stopped]:
-            print(f"stopped by {stopped[0].stopped}; the same command goes on")
-    return max((exit_code(run.stopped) for run in runs), default=0)
+        stopped = [str(run.stopped) for run in runs if run.stopped]
+        if stopped or len(runs) < len(configs):
+            print(f"stopped{f' by {stopped[0]}' if stopped else ''}; the same command goes on")
+    begun_late = len(runs) < len(configs)  # some were stopped before they had begun
+    return max((exit_code(run.stopped) for run in runs), default=0) or exit_code("SIGTERM" if begun_late else None)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

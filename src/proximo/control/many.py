@@ -8,7 +8,8 @@ import sys
 import threading
 import tomllib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -67,11 +68,13 @@ def train_seeds(
                 "parallel needs an environment that other processes can make, a name or `module:function`, and no "
                 "callbacks: train in turn, with parallel=1"
             )
-        return train_each(configs, parallel=parallel, mode=progress, call=Call(None, fresh, allow_change))
+        return train_each(
+            configs, parallel=parallel, mode=progress, call=Call(rest.get("stop_at"), fresh, allow_change)
+        )
     runs = []
     for config in configs:
         runs.append(train(environment, algorithm, seed=config.seed, run=config.run, **settings))
-        if runs[-1].stopped is not None:
+        if runs[-1].stopped not in (None, "stop-at"):
             break
     return runs
 
@@ -133,27 +136,37 @@ class _SideBySide:
 
     def __init__(self, mode: Mode, call: Call, track: Sequence[str]) -> None:
         self._mode, self._call, self._track = mode, call, track
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal's handler may come while it is held
         self._processes: list[subprocess.Popen[str]] = []
-        self._stopping = False
+        self._asked = 0
+        """How often they were told to stop."""
 
     def train(self, configs: Sequence[TrainConfig], parallel: int) -> list[Run]:
-        before = signal.signal(signal.SIGTERM, lambda *_: self._stop(signal.SIGTERM))
+        heard = _STOPPING if threading.current_thread() is threading.main_thread() else ()
+        before = {number: signal.signal(number, self._on_signal) for number in heard}
         try:
             with ThreadPoolExecutor(parallel) as pool:
                 waiting = [pool.submit(self._one, config) for config in configs]
                 try:
-                    answers = [each.result() for each in waiting]
+                    done, _ = wait(waiting, return_when=FIRST_EXCEPTION)
+                    if failed := next((each for each in done if each.exception() is not None), None):
+                        raise failed.exception() or AssertionError
                 except BaseException:
-                    self._stop(signal.SIGINT)
+                    self._stop(signal.SIGTERM)
                     raise
+                answers = [each.result() for each in waiting]
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
         return [run for run in answers if run is not None]
 
+    def _on_signal(self, number: int, _: object) -> None:
+        self._stop(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+
     def _one(self, config: TrainConfig) -> Run | None:
+        """The run of one process; None of one that was stopped before it had begun."""
         with self._lock:
-            if self._stopping:
+            if self._asked:
                 return None
             process = subprocess.Popen(
                 [sys.executable, "-m", "proximo.control.many"],
@@ -161,6 +174,7 @@ class _SideBySide:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                errors="replace",
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
                 start_new_session=True,  # Ctrl-C at the terminal reaches this process alone, which tells the others
             )
@@ -169,14 +183,21 @@ class _SideBySide:
         assert process.stdout is not None
         mode = "quiet" if self._mode == "quiet" else "plain"
         told = {"config": to_toml(config), "call": vars(self._call), "mode": mode, "track": self._track}
-        process.stdin.write(json.dumps(told))
+        with suppress(BrokenPipeError):  # it was stopped; what it came to is said below
+            process.stdin.write(json.dumps(told) + "\n")
+            process.stdin.flush()  # and is left open: its end tells the other side that this process is gone
+        last = self._follow(process, Path(config.run).name)
+        try:
+            answer = json.loads(process.stdout.read())
+        except ValueError:
+            answer = {}
         process.stdin.close()
-        last = self._follow(process, Path(config.run or "").name)
-        answer = json.loads(process.stdout.read() or "{}")
-        if process.wait() or not answer:
-            what = f"the training in {config.run} ended with {process.returncode}; it said last: {last}"
-            raise UserError(answer.get("error", what))
-        return Run(Path(config.run or ""), config, **answer)
+        if process.wait() == 0 and answer:
+            return Run(Path(config.run), config, **answer)
+        if self._asked and process.returncode < 0:
+            return None
+        what = f"the training in {config.run} ended with {process.returncode}; it said last: {last}"
+        raise UserError(answer.get("error", what))
 
     def _follow(self, process: "subprocess.Popen[str]", name: str) -> str:
         """Show what a process says, and return its last line."""
@@ -189,26 +210,43 @@ class _SideBySide:
         return last
 
     def _stop(self, number: int) -> None:
+        """Tell all to stop; the third time they are killed."""
         with self._lock:
-            self._stopping = True
+            self._asked += 1
             for process in self._processes:
                 if process.poll() is None:
-                    process.send_signal(number)
+                    process.send_signal(number if self._asked < 3 else signal.SIGKILL)
+
+
+_STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def main() -> int:
-    """Train as standard input says, and tell what came of it; 2 where the user has something to mend."""
-    told: dict[str, Any] = json.loads(sys.stdin.read())
+    """Train as the first line of standard input says, and tell what came of it; 2 where the user has something to mend.
+
+    Standard output belongs to the answer alone: whatever else is printed goes where messages go.
+    """
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    told: dict[str, Any] = json.loads(sys.stdin.readline())
+    threading.Thread(target=_stop_without_parent, daemon=True).start()
+    code = 0
     try:
         config = from_mapping(TrainConfig, tomllib.loads(told["config"]), where="the settings of this run")
         callbacks = [Tracker(name) for name in told["track"]]
         run = run_training(config, mode=told["mode"], call=Call(**told["call"]), callbacks=callbacks)
+        answer = {"results": dict(run.results), "stopped": run.stopped, "finished_before": run.finished_before}
     except UserError as error:
-        print(json.dumps({"error": str(error)}))
-        return 2
-    answer = {"results": dict(run.results), "stopped": run.stopped, "finished_before": run.finished_before}
-    print(json.dumps(answer))
-    return 0
+        code, answer = 2, {"error": str(error)}
+    answers.write(json.dumps(answer))
+    answers.close()
+    return code
+
+
+def _stop_without_parent() -> None:
+    """Stop as upon SIGTERM once the process that began this one is gone, and its end of the pipe with it."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -235,3 +235,14 @@ def test_two_samples_a_minute_are_shown_in_one_line_each(
     lines = capsys.readouterr().err.splitlines()[1:]
     assert len(lines) == 3
     assert all(line.startswith("  sample +1.25  a film ▸ is [2J good ") and len(line) < 260 for line in lines)
+
+
+def test_the_curve_is_of_one_metric(capsys: pytest.CaptureFixture):
+    """Until an episode has ended there is no return, and another column stands first."""
+    with Progress("x", 100, mode="plain", every_seconds=1000) as progress:
+        for step in range(8):
+            progress.update(step, {"approx_kl": 0.01})
+        for step in range(8, 16):
+            progress.update(step, {"return": 100.0 + step, "approx_kl": 0.01})
+        assert progress._now.drawn == "return"
+        assert str(progress._now.curve) == "▁▂▃▄▅▆▇█"

@@ -19,20 +19,29 @@ SMALL = {
 }
 
 
+@pytest.fixture(scope="module")
+def kept_by_trackio(tmp_path_factory):
+    """Its folder, which it reads when it is imported; projects are files in it."""
+    folder = tmp_path_factory.mktemp("trackio")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACKIO_DIR", str(folder))
+        yield folder
+
+
 def make():
     return gymnasium.make("CartPole-v1")
 
 
-def train(run, tracker):
+def train(run, *tracker):
     """Three iterations in two calls; the second goes on."""
     asked = {**SMALL, "run": run, "progress": "quiet", "seed": 3}
-    proximo.train(make, callbacks=[proximo.Tracker(tracker)], stop_at=32, **asked)
+    proximo.train(make, callbacks=[proximo.Tracker(*tracker)], stop_at=32, **asked)
     following = int(time.time()) + 1
     while (
         time.time() < following
     ):  # wandb's folders are named by the second, and one of the same second is written over
         time.sleep(0.01)
-    proximo.train(make, callbacks=[proximo.Tracker(tracker)], **asked)
+    proximo.train(make, callbacks=[proximo.Tracker(*tracker)], **asked)
     return proximo.metrics(run)
 
 
@@ -84,16 +93,37 @@ def test_wandb_offline_has_the_same_numbers(tmp_path, monkeypatch):
     assert seen == {row["step"]: pytest.approx(row["approx_kl"]) for row in rows}
 
 
-def test_trackio_has_the_same_numbers(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    rows = train(tmp_path / "run", "trackio")
-    (file,) = (tmp_path / "trackio").glob("proximo*.db")
+def test_trackio_has_the_same_numbers(tmp_path, kept_by_trackio):
+    rows = train(tmp_path / "run", "trackio", "same")
+    (file,) = kept_by_trackio.glob("same*.db")
     with sqlite3.connect(file) as database:
         kept = database.execute("select run_name, step, metrics from metrics order by step").fetchall()
     assert len({name for name, _, _ in kept}) == 1
     assert [(step, json.loads(text)["approx_kl"]) for _, step, text in kept] == [
         (row["step"], pytest.approx(row["approx_kl"])) for row in rows
     ]
+
+
+def test_a_run_that_starts_over_and_one_with_another_tracker_are_runs_of_their_own(
+    tmp_path, monkeypatch, kept_by_trackio
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path / 'mlruns'}")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    asked = {**SMALL, "run": tmp_path / "run", "progress": "quiet", "seed": 3}
+    for _ in range(2):
+        proximo.train(make, callbacks=[proximo.Tracker("trackio", "anew")], stop_at=32, fresh=True, **asked)
+    (file,) = kept_by_trackio.glob("anew*.db")
+    with sqlite3.connect(file) as database:
+        kept = database.execute("select run_name, count(*) from metrics group by run_name").fetchall()
+    assert sorted(count for _, count in kept) == [1, 1]
+    proximo.train(make, callbacks=[proximo.Tracker("mlflow")], **asked)  # goes on, and mlflow knows no run of trackio
+
+
+def test_a_tracker_that_can_not_be_reached_is_told_in_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://x")
+    with pytest.raises(proximo.UserError, match="tracker mlflow can not be used"):
+        proximo.train(make, callbacks=[proximo.Tracker("mlflow")], run=tmp_path / "run", progress="quiet", **SMALL)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_a_tracker_that_is_not_there_is_named(monkeypatch):

@@ -65,8 +65,9 @@ class _Ascent:
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
         if not options.ascii_only:
-            label = next(column.label for column in self.now.columns if column.key in self.now.values)
-            yield Text.assemble((f"{label}  ", ""), (str(self.now.curve), "cyan"), overflow="crop", no_wrap=True)
+            yield Text.assemble(
+                (f"{self.now.drawn}  ", ""), (str(self.now.curve), "cyan"), overflow="crop", no_wrap=True
+            )
 
 
 def _head(now: Snapshot) -> Table:

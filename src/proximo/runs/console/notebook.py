@@ -52,7 +52,6 @@ def _rows(now: Snapshot) -> list[tuple[str, str]]:
     """Name and value of all that is shown."""
     percent = 100 * now.step // now.total if now.total else 100
     clock = f"{format_seconds(now.elapsed)} elapsed, {format_seconds(now.remaining)} left"
-    headline = next((column.label for column in now.columns if column.key in now.values), "")
     return [
         (now.title, now.folder),
         (now.unit, f"{now.step:,} / {now.total:,}  {percent}%  {now.speed}"),
@@ -62,7 +61,7 @@ def _rows(now: Snapshot) -> list[tuple[str, str]]:
             for column in now.columns
             if (value := now.values.get(column.key)) is not None
         ),
-        *([(headline, curve)] if (curve := str(now.curve)) else []),
+        *([(now.drawn, curve)] if (curve := str(now.curve)) else []),
         ("phases", "  ".join(f"{name} {share:.0%}" for name, share in now.shares.items())),
         ("machine", now.load),
         *([("sample", now.text)] if now.text else []),

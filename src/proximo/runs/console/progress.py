@@ -78,6 +78,8 @@ class Snapshot:
     phases: dict[str, float] = field(default_factory=dict)
     curve: Curve = field(default_factory=Curve)
     """Of the first column that has values."""
+    drawn: str = ""
+    """Label of that column."""
     load: str = ""
     """What the run takes of the machine."""
     text: str = ""
@@ -176,15 +178,24 @@ class Progress:
         self._now.step, self._now.elapsed = step, now - self._begun
         self._now.total = max(self._now.total, step)  # whole iterations may be more than was asked for
         self._now.values.update({name: value for name, value in (values or {}).items() if value is not None})
-        headline = (values or {}).get(next((c.key for c in self._now.columns if c.key in self._now.values), ""))
-        if isinstance(headline, int | float):
-            self._now.curve.add(headline)
+        self._draw_on(values or {})
         for name, seconds in (phases or {}).items():
             self._now.phases[name] = self._now.phases.get(name, 0.0) + seconds
         self._measure_rate(now, step)
         self._stale = True
         if now - self._shown >= self._every:
             self._show()
+
+    def _draw_on(self, values: Mapping[str, float | str | None]) -> None:
+        """Adds to the curve of the first column that has a value; it begins anew where that becomes another one."""
+        now = self._now
+        column = next((column for column in now.columns if column.key in now.values), None)
+        if column is None:
+            return
+        if column.label != now.drawn:
+            now.drawn, now.curve = column.label, Curve()
+        if isinstance(value := values.get(column.key), int | float):
+            now.curve.add(value)
 
     def show_also(self, names: Sequence[str]) -> None:
         """Shows these metrics behind the others from now on."""

@@ -1,13 +1,14 @@
 """Callbacks: the user's own code, called while a run trains."""
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from proximo.errors import UserError
+from proximo.errors import FOREIGN, UserError
 
 
 class Callback:
@@ -78,6 +79,7 @@ class Callbacks:
             raise UserError(f"callbacks is a {type(given).__name__}: give a list, as in callbacks=[watch]")
         self.names = [f"{i} {_name(callback)}" for i, callback in enumerate(given)]
         self._all = [_as_callback(callback) for callback in given]
+        self._started: list[Callback] = []
 
     def put_first(self, name: str, callback: Callback) -> None:
         """Have a callback of the library's own called before the others; one of that name is replaced."""
@@ -91,6 +93,7 @@ class Callbacks:
     def start(self, trainer: Any) -> None:
         """See `Callback.start`."""
         for callback in self._all:
+            self._started.append(callback)
             callback.start(trainer)
 
     def iteration(self, trainer: Any, metrics: dict[str, Any]) -> tuple[str | None, list[str]]:
@@ -124,9 +127,14 @@ class Callbacks:
             callback.finish(trainer, results)
 
     def close(self) -> None:
-        """See `Callback.close`."""
-        for callback in self._all:
-            callback.close()
+        """See `Callback.close`: those that were started, each whatever another one does."""
+        for callback in self._started:
+            try:
+                callback.close()
+            except FOREIGN as error:  # what was trained must not be lost to it
+                text = f"callback {_name(callback)} could not be closed: {type(error).__name__}: {error}"
+                warnings.warn(text, stacklevel=2)
+        self._started = []
 
     def state(self) -> dict[str, Any]:
         """The states of all callbacks that have one, by name.

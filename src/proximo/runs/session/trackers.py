@@ -1,16 +1,20 @@
 """Trackers of others: the metrics of a run under the same names in wandb, trackio or MLflow."""
 
 import os
+import sys
 import time
+import warnings
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.util import find_spec
 from numbers import Real
+from secrets import token_hex
 from typing import Any
-from zlib import crc32
 
-from proximo.errors import UserError, nearest
+from proximo.errors import FOREIGN, UserError, nearest
 from proximo.runs.config.toml import read_toml
+from proximo.runs.plugins import on_one_line
 from proximo.runs.session.callbacks import Callback
 
 PACKAGES = {"wandb": "wandb", "trackio": "trackio", "mlflow": "mlflow-skinny"}
@@ -37,40 +41,56 @@ class Tracker(Callback):
         if find_spec(name) is None:
             raise UserError(f"tracker {name} is not installed: `pip install {PACKAGES[name]}`")
         self.name, self.project = name, project
-        self._id = ""
+        self._id, self._step = "", -1
         self._log: Any = None
         self._close: Any = None
 
     def start(self, trainer: Any) -> None:
-        """Open the tracker's run, with the run's settings."""
+        """Open the tracker's run, with the run's settings.
+
+        Raises:
+            UserError: the tracker can not be reached, or refuses.
+        """
         settings = flat(read_toml(trainer.folder / "config.toml"))
-        self._module = import_module(self.name)
-        getattr(self, f"_start_{self.name}")(trainer.folder, settings)
+        try:
+            with redirect_stdout(sys.stderr):  # standard output is for results
+                self._module = import_module(self.name)
+                getattr(self, f"_start_{self.name}")(trainer.folder, settings)
+        except FOREIGN as error:
+            raise UserError(f"tracker {self.name} can not be used: {on_one_line(error)}") from error
 
     def iteration(self, trainer: Any, metrics: dict[str, Any]) -> None:
-        """Log the numbers of an iteration, at its step."""
+        """Log the numbers of an iteration, at its step; what was logged before a kill is not logged twice."""
+        if self._log is None or trainer.step <= self._step:
+            return
         numbers = {name: float(x) for name, x in metrics.items() if isinstance(x, Real) and not isinstance(x, bool)}
         numbers.pop("step", None)
-        self._log(numbers, step=trainer.step)
+        try:
+            self._log(numbers, step=trainer.step)
+            self._step = trainer.step
+        except FOREIGN as error:  # a server that is gone for a while must not end a training
+            warnings.warn(f"tracker {self.name} misses step {trainer.step}: {on_one_line(error)}", stacklevel=2)
 
     def finish(self, trainer: Any, results: Mapping[str, Any]) -> None:
         """Mark the tracker's run as finished; wandb and trackio do that when it is closed."""
-        if self.name == "mlflow":
+        if self.name == "mlflow" and self._close is not None:
             self._close()
 
     def close(self) -> None:
         """Close the tracker's run; of a training that was stopped too."""
         if self.name != "mlflow" and self._close is not None:
-            self._close()
-            self._close = None
+            with redirect_stdout(sys.stderr):
+                self._close()
+        self._close = None
 
     def state(self) -> dict[str, Any]:
-        """Name of the tracker's run."""
-        return {"id": self._id} if self._id else {}
+        """Name of the tracker's run, and the last step that it has."""
+        return {"tracker": self.name, "id": self._id, "step": self._step} if self._id else {}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on in that run."""
-        self._id = str(state.get("id", ""))
+        """Go on in that run; what another tracker has kept is not ours."""
+        if state.get("tracker") == self.name:
+            self._id, self._step = str(state["id"]), int(state["step"])
 
     def _start_wandb(self, folder: Any, settings: dict[str, Any]) -> None:
         run = self._module.init(
@@ -85,8 +105,7 @@ class Tracker(Callback):
         self._id, self._log, self._close = run.id, run.log, run.finish
 
     def _start_trackio(self, folder: Any, settings: dict[str, Any]) -> None:
-        # Its runs are known by their names; two folders of one name are told apart by where they lie.
-        self._id = self._id or f"{folder.name}-{crc32(str(folder.resolve()).encode()):08x}"
+        self._id = self._id or f"{folder.name}-{token_hex(4)}"  # its runs are known by their names
         self._module.init(project=self.project, name=self._id, resume="allow", config=settings)
         self._log, self._close = self._module.log, self._module.finish
 

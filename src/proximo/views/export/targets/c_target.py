@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -33,7 +34,7 @@ def write(policy: ControlPolicy, interface: Interface, folder: Path) -> None:
         raise UserError("this policy sees images, which the C export has no layers for: export --to onnx or numpy")
     (folder / "policy.c").write_text(source(policy, interface, plan), "utf-8")
     header = c_runtime.HEADER.format(
-        title=f"{', '.join(port.name for port in interface.inputs)} -> {', '.join(interface.output_names)}",
+        title=_harmless(f"{', '.join(port.name for port in interface.inputs)} to {', '.join(interface.output_names)}"),
         state="The state is zeros when an episode starts; next_state may be the same array.\n   "
         if interface.state
         else "",
@@ -97,3 +98,8 @@ def open_export(folder: Path, interface: Interface) -> Play:
         return [*np.split(action, ends, 1), *after]
 
     return play
+
+
+def _harmless(text: str) -> str:
+    """Names for a comment: what could end it, and be compiled as code, is left out."""
+    return re.sub(r"[^\w ., -]", "_", text)
