@@ -35,7 +35,7 @@ def make():
 def train(run, *tracker):
     """Three iterations in two calls; the second goes on."""
     asked = {**SMALL, "run": run, "progress": "quiet", "seed": 3}
-    proximo.train(make, callbacks=[proximo.Tracker(*tracker)], stop_at=32, **asked)
+    proximo.train(make, callbacks=[proximo.Tracker(*tracker)], stop_at=64, **asked)
     following = int(time.time()) + 1
     while (
         time.time() < following
@@ -111,7 +111,7 @@ def test_a_run_that_starts_over_and_one_with_another_tracker_are_runs_of_their_o
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     asked = {**SMALL, "run": tmp_path / "run", "progress": "quiet", "seed": 3}
     for _ in range(2):
-        proximo.train(make, callbacks=[proximo.Tracker("trackio", "anew")], stop_at=32, fresh=True, **asked)
+        proximo.train(make, callbacks=[proximo.Tracker("trackio", "anew")], stop_at=64, fresh=True, **asked)
     (file,) = kept_by_trackio.glob("anew*.db")
     with sqlite3.connect(file) as database:
         kept = database.execute("select run_name, count(*) from metrics group by run_name").fetchall()
