@@ -17,6 +17,7 @@ _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and se
   proximo report runs/cheetah
   proximo record runs/cheetah
   proximo export runs/cheetah --to onnx
+  proximo explain clip
   proximo environments cheetah
   proximo presets
   proximo lab run cliff --quick
@@ -47,6 +48,10 @@ VERBS: Mapping[str, tuple[str, str]] = {
         "Compare two settings by their runs, A -- B: which is better, by how much, and are the seeds enough to tell?",
     ),
     "export": ("artifacts", "Write a run's policy for a program without Proximo, compared with the policy first."),
+    "explain": (
+        "views",
+        "Say what a setting, metric or finding is: formula, paper's value, presets, and what goes wrong with it.",
+    ),
     "lab": ("lab", "Experiments that show what each mechanism does, measured on this very code."),
     "rlhf": (
         "language",
