@@ -2,7 +2,7 @@
 
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -101,29 +101,35 @@ def _unknown(asked: str, wanted: str) -> str:
     return f"no setting, metric or finding is called {asked!r}: {hint}"
 
 
-def _shown_setting(setting: Setting) -> str:
-    lines = [f"setting {setting.name}", *_texts(setting.places)]
+def facts_of_setting(setting: Setting) -> dict[str, list[str]]:
+    """What there is to say of a setting beside its texts, by label."""
     if setting.places[0].kind == TABLE:
-        inside = [name for name in settings() if name.startswith(f"{setting.name}.")]
-        return "\n".join([*lines, *_entry("settings", [", ".join(inside)])])
-    lines += _entry("type", dict.fromkeys(place.kind for place in setting.places))
-    lines += _entry("default", _grouped((_value(place.default), place.verb) for place in setting.places))
-    if setting.formula is not None:
-        lines += _entry("formula", [setting.formula.text, f"({setting.formula.source})"])
-    lines += _entry("paper", _grouped((_value(use.value), f"{use.preset}: {use.source}") for use in setting.paper))
-    lines += _entry("presets", _grouped((_value(use.value), use.preset) for use in setting.changed if not use.paper))
-    lines += _entry("helps with", [f"{code.label}: {code.cause}" for code in findings_on(setting.name)])
-    return "\n".join(lines)
+        return {"settings": [", ".join(name for name in settings() if name.startswith(f"{setting.name}."))]}
+    formula, uses = setting.formula, setting.changed
+    facts = {
+        "type": list(dict.fromkeys(place.kind for place in setting.places)),
+        "default": _grouped((_value(place.default), place.verb) for place in setting.places),
+        "formula": [] if formula is None else [formula.text, f"({formula.source})"],
+        "paper": _grouped((_value(use.value), f"{use.preset}: {use.source}") for use in setting.paper),
+        "presets": _grouped((_value(use.value), use.preset) for use in uses if not use.paper),
+        "helps with": [f"{code.label}: {code.cause}" for code in findings_on(setting.name)],
+    }
+    return {label: texts for label, texts in facts.items() if texts}
 
 
-def _texts(places: Iterable[Place]) -> Iterator[str]:
+def _shown_setting(setting: Setting) -> str:
+    lines = [f"setting {setting.name}", *map(_filled, texts_of(setting.places))]
+    return "\n".join([*lines, *_entries(facts_of_setting(setting))])
+
+
+def texts_of(places: Iterable[Place]) -> Iterator[str]:
     """The docstrings; where verbs have different ones, each with its verbs."""
     grouped: dict[str, list[str]] = {}
     for place in places:
         if place.text:
             grouped.setdefault(place.text, []).append(place.verb)
     for text, verbs in grouped.items():
-        yield _filled(text if len(grouped) == 1 else f"{text} [{'; '.join(dict.fromkeys(verbs))}]")
+        yield text if len(grouped) == 1 else f"{text} [{'; '.join(dict.fromkeys(verbs))}]"
 
 
 def _grouped(pairs: Iterable[tuple[str, str]]) -> list[str]:
@@ -134,11 +140,18 @@ def _grouped(pairs: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{value} ({'; '.join(dict.fromkeys(places))})" for value, places in found.items()]
 
 
+def facts_of_metric(name: str, text: MetricText) -> dict[str, list[str]]:
+    """Where a metric is healthy, and which findings read it, by label."""
+    facts = {
+        "healthy": [_healthy(text.band)] if text.band else [],
+        "read by": [f"{CODES[number].label}: {CODES[number].cause}" for number in read_by(name)],
+    }
+    return {label: texts for label, texts in facts.items() if texts}
+
+
 def _shown_metric(name: str, text: MetricText) -> str:
-    lines = [f"metric {name}: {text.label}, in {text.unit}", _filled(text.sentence)]
-    lines += _entry("healthy", [_healthy(text.band)] if text.band else [])
-    lines += _entry("read by", [f"{CODES[number].label}: {CODES[number].cause}" for number in read_by(name)])
-    return "\n".join(lines)
+    lines = [f"metric {name}: {text.label} ({text.unit})", _filled(text.sentence)]
+    return "\n".join([*lines, *_entries(facts_of_metric(name, text))])
 
 
 def _healthy(band: Band) -> str:
@@ -150,12 +163,11 @@ def _healthy(band: Band) -> str:
     return ", ".join([*said, *([f"red above {band.red:g}{of}"] if band.red < inf else [])])
 
 
-def _entry(label: str, texts: Iterable[str]) -> list[str]:
-    """Lines beside a label; none where there is nothing to say."""
-    lines: list[str] = []
-    for text in texts:
-        lines.append(_filled(text, f"  {label:<12}" if not lines else " " * 14, " " * 14))
-    return lines
+def _entries(facts: Mapping[str, list[str]]) -> Iterator[str]:
+    """Lines beside their labels."""
+    for label, texts in facts.items():
+        for i, text in enumerate(texts):
+            yield _filled(text, " " * 14 if i else f"  {label:<12}", " " * 14)
 
 
 def _filled(text: str, first: str = "  ", others: str = "  ") -> str:
