@@ -2,7 +2,8 @@
 
 `proximo.train` trains a policy (`proximo.Trainer` in a loop of your own), `proximo.load` gives it back as numpy in,
 numpy out; `evaluate`, `diagnose`, `replay`, `verify_resume` and `metrics` ask a run that is on disk, and `export`
-writes its policy for programs without Proximo. `proximo.language` trains language models.
+writes its policy for programs without Proximo. `explain` says what a setting, metric or finding is.
+`proximo.language` trains language models.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from proximo.runs.session.callbacks import Callback
     from proximo.runs.session.trackers import Tracker
     from proximo.views.compare import compare
+    from proximo.views.explain.explain import explain
     from proximo.views.export.export import export
     from proximo.views.record import record
     from proximo.views.report import report
@@ -38,6 +40,7 @@ __all__ = [
     "compare",
     "diagnose",
     "evaluate",
+    "explain",
     "export",
     "language",
     "load",
@@ -66,6 +69,7 @@ _WHERE = {
     "UserError": "proximo.errors",
     "diagnose": "proximo.inspection",
     "evaluate": "proximo.inspection",
+    "explain": "proximo.views.explain.explain",
     "export": "proximo.views.export.export",
     "metrics": "proximo.inspection",
     "compare": "proximo.views.compare",

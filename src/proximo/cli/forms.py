@@ -1,18 +1,15 @@
 """Settings as options: a dataclass for the parser, made from a settings class and arranged for its help."""
 
-import ast
-import inspect
-import textwrap
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields, is_dataclass, make_dataclass
-from itertools import pairwise
 from typing import Annotated, Any
 
 import tyro
 
 from proximo.errors import UserError
+from proximo.runs.config.docs import field_docs
 
 SAYS_ITS_DEFAULT = tyro.conf.arg(help_behavior_hint="")
 """Of an option whose help names its default, or has none to name."""
@@ -137,7 +134,7 @@ def options_of(options: Any, before: str = "") -> Iterator[tuple[str, Any]]:
 def _entries(default: Any, names: Iterable[str], *, flat: bool = False) -> Iterator[tuple[str, Any, Any]]:
     """Fields of a form: name, type with its help, and default."""
     cls = type(default)
-    hints, docs = typing.get_type_hints(cls, include_extras=True), _docs(cls)
+    hints, docs = typing.get_type_hints(cls, include_extras=True), field_docs(cls)
     for name in names:
         value, prefix = getattr(default, name), False if flat else None
         if is_dataclass(value):
@@ -158,18 +155,3 @@ def _entries(default: Any, names: Iterable[str], *, flat: bool = False) -> Itera
 def _flat(name: str, part: Any) -> tuple[str, Any, Field]:
     """A field whose own fields have its name as heading, not as prefix."""
     return name, tyro.conf.OmitArgPrefixes[type(part)], field(default=part, metadata={"flat": True})  # type: ignore[misc]
-
-
-def _docs(cls: type) -> dict[str, str]:
-    """The docstrings under the fields of a dataclass and of those that it extends, each as one line."""
-    bodies = (ast.parse(textwrap.dedent(inspect.getsource(c))).body[0] for c in cls.__mro__ if is_dataclass(c))
-    return {
-        entry.target.id: " ".join(doc.value.value.split())
-        for body in bodies
-        for entry, doc in pairwise(typing.cast("ast.ClassDef", body).body)
-        if isinstance(entry, ast.AnnAssign)
-        and isinstance(entry.target, ast.Name)
-        and isinstance(doc, ast.Expr)
-        and isinstance(doc.value, ast.Constant)
-        and isinstance(doc.value.value, str)
-    }

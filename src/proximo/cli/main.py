@@ -17,6 +17,7 @@ _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and se
   proximo report runs/cheetah
   proximo record runs/cheetah
   proximo export runs/cheetah --to onnx
+  proximo explain clip
   proximo environments cheetah
   proximo presets
   proximo lab run cliff --quick
@@ -50,6 +51,10 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "tune": (
         "tune",
         "Search for settings that learn a task better (Optuna); hopeless trials end early, the best becomes a preset.",
+    ),
+    "explain": (
+        "views",
+        "Say what a setting, metric or finding is: formula, paper's value, presets, and what goes wrong with it.",
     ),
     "lab": ("lab", "Experiments that show what each mechanism does, measured on this very code."),
     "rlhf": (

@@ -1,4 +1,4 @@
-"""The verbs that show a run: each is a function of `proximo.views`."""
+"""The verbs that show a run, or what its words mean: each is a function of `proximo.views`."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -91,8 +91,30 @@ def _compare(arguments: list[str]) -> int:
     return command(Compare, "compare")([SIDES if word == "--" else word for word in arguments])
 
 
+@dataclass(frozen=True)
+class Explain:
+    """Say what a setting, metric or finding is: formula, paper's value, presets, and what goes wrong with it.
+
+    Without a name, all names are listed.
+    """
+
+    name: tyro.conf.Positional[Annotated[str | None, tyro.conf.arg(metavar="[NAME]", help_behavior_hint="")]] = None
+    """As `update.clip` or clip, `approx_kl`, P020 or step-too-large."""
+    json: Flag = False
+    """Print one JSON object instead of text."""
+
+    def __call__(self) -> int:
+        """Print what `explain` finds."""
+        from proximo.views.explain.explain import explain
+
+        found = explain(self.name)
+        print(json.dumps(found.plain()) if self.json else found)
+        return 0
+
+
 VERBS: Mapping[str, Callable[[list[str]], int]] = {
     "report": command(Report, "report"),
     "watch": command(Watch, "watch"),
     "compare": _compare,
+    "explain": command(Explain, "explain"),
 }

@@ -156,7 +156,7 @@ TEXTS: dict[str, MetricText] = {
     "kl": MetricText(
         "KL to the reference",
         "nats per response",
-        "How far the policy has gone from the reference model (estimate k1).",
+        "How far the policy has gone from the reference model (estimate k1); of TRPO the exact KL of an update's step.",
     ),
     "kl_per_token": MetricText(
         "KL to the reference, per token",
