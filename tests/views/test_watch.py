@@ -17,6 +17,7 @@ from records import row
 
 import proximo
 from proximo.errors import UserError
+from proximo.views.watch import follow
 from proximo.views.watch.follow import Follower, Tail
 from proximo.views.watch.server import open_server
 
@@ -88,6 +89,74 @@ def test_a_folder_is_a_table_of_its_runs_that_follows_them(tmp_path, page):
         page.wait(f"{cells}.length === 3")
         assert page.errors == []
         assert {url.split("/")[2] for url in page.requests} == {f"127.0.0.1:{port}"}
+
+
+def test_the_first_page_of_several_seeds_delays_no_look(tmp_path):
+    """In a process of its own, where nothing is imported yet; the processor's time and not the clock is looked at."""
+    for seed in range(2):
+        run = write(tmp_path / f"run-{seed}", [row(k) for k in range(5)])
+        (run / "config.toml").write_text(f'kind = "control"\nenvironment = "CartPole-v1"\nseed = {seed}\n')
+    told = """
+import sys
+from pathlib import Path
+from proximo.views.watch.follow import Follower
+follower = Follower(Path(sys.argv[1]))
+before = set(sys.modules)
+assert follower.data()["groups"][0]["curve"]
+print(sorted(name for name in set(sys.modules) - before if name.split(".")[0] in ("rliable", "scipy")))
+"""
+    done = subprocess.run([sys.executable, "-c", told, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_however_long_a_page_takes_the_next_look_comes_within_seconds(tmp_path, monkeypatch):
+    write(tmp_path / "run", [row(0)])
+    follower, now = Follower(tmp_path), [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.process_time", lambda: 3 * now[0])  # a page costs as much as we say
+    first = follower.look()
+    page_data = follow.page_data
+
+    def slow(*arguments, **options):
+        now[0] += 30
+        return page_data(*arguments, **options)
+
+    monkeypatch.setattr(follow, "page_data", slow)
+    follower.data()
+    write(tmp_path / "second", [row(0)])
+    assert follower.look() == first, "the page has cost much, so there is a pause"
+    now[0] += follow.LONGEST_PAUSE
+    assert follower.look() == first + 1
+
+
+def test_a_link_that_points_to_itself_hides_its_run_alone(tmp_path):
+    write(tmp_path / "good", [row(0)])
+    (write(tmp_path / "odd", [row(0)]) / "samples.jsonl").symlink_to("samples.jsonl")
+    follower = Follower(tmp_path)
+    assert follower.look() == 1
+    assert [run["name"] for run in follower.data()["overview"]] == ["good"]
+
+
+def test_seeds_that_come_go_and_are_changed_are_shown_as_they_are(tmp_path, page):
+    def settings(seed, steps=9000):
+        return f'kind = "control"\nenvironment = "CartPole-v1"\nseed = {seed}\nsteps = {steps}\n'
+
+    for seed in range(3):
+        write(tmp_path / f"run-{seed}", [row(k) for k in range(3)] if seed < 2 else [])
+        (tmp_path / f"run-{seed}" / "config.toml").write_text(settings(seed))
+    with served(tmp_path) as port:
+        page.open(f"http://127.0.0.1:{port}/")
+        page.wait("document.documentElement.dataset.drawn")
+        drawn = "document.querySelector('#plot-result-0').data.map(x => x.name)"
+        assert "IQM of 2 seeds" in page.run(drawn), "the third has no result yet, and is in no mean"
+        page.run("document.querySelector('#draw-2').click()")  # now the reader has chosen: the first two
+        page.wait("document.querySelectorAll('#runs input').length === 2")
+        for seed in range(2):
+            (tmp_path / f"run-{seed}" / "config.toml").write_text(settings(seed, 12_345))
+        page.wait("document.getElementById('page').textContent.includes('12345')")
+        shutil.rmtree(tmp_path / "run-1")
+        page.wait("[...document.querySelectorAll('#runs label')].map(x => x.innerText.trim()).join() === 'run-0'")
+        assert all("404" in error for error in page.errors)
 
 
 def test_a_folder_without_runs_waits_for_the_first(tmp_path, page):
