@@ -1,5 +1,6 @@
 """`proximo watch`: a real server, real requests, a real browser, and a run that is really killed."""
 
+import errno
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import proximo
 from proximo.errors import UserError
 from proximo.views.watch import follow
 from proximo.views.watch.follow import Follower, Tail
-from proximo.views.watch.server import open_server
+from proximo.views.watch.server import Server, open_server
 
 SECRET = "nobody outside may read this"
 
@@ -221,6 +222,33 @@ def test_a_port_that_is_taken_is_passed_over_and_ctrl_c_is_a_good_end(tmp_path):
             assert asked(actual, "/")[0] == 200
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 0
+
+
+def test_a_port_that_is_refused_is_not_called_taken(tmp_path, monkeypatch):
+    """The kernel's refusal is planted: these tests may run as root, whom it refuses no port."""
+    tried = []
+
+    def refused(server):
+        tried.append(server.server_address[1])
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Server, "server_bind", refused)
+    with pytest.raises(UserError, match="port 1000 may not be opened by this user"):
+        open_server(tmp_path, 1000)
+    assert tried == [1000]
+
+
+def test_only_on_port_80_the_host_has_no_port(tmp_path):
+    write(tmp_path / "run", [row(0)])
+    with open_server(tmp_path, 0) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        port, server.server_port = server.server_port, 80  # what the server believes, so that no test needs root
+        assert [asked(port, "/data", host)[0] for host in ("127.0.0.1", "localhost", "evil.example")] == [200, 200, 403]
+        server.server_port = port
+        assert asked(port, "/data", "127.0.0.1")[0] == 403
+        server.shutdown()
+        thread.join()
 
 
 def test_a_file_that_was_replaced_by_a_longer_one_is_read_anew(tmp_path):

@@ -138,7 +138,6 @@ class Follower:
                 below.clear()
             below[:] = sorted(name for name in below if not name.startswith(".") and not (folder / name).is_symlink())
 
-
     def _holds(self, folder: Path) -> bool:
         """Whether all that is read of a run lies below the root."""
         try:
