@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 import proximo
 from proximo.cli import main as cli
 from proximo.errors import UserError
-from proximo.views.compare import mean_between
-from proximo.views.seeds import interquartile_mean, probability_of_improvement
+from proximo.views.compare import FEWEST, mean_between
+from proximo.views.seeds import difference, interquartile_mean, probability_of_improvement
 
 
 def planted(folder: Path, seed: int, returns, *, steps=None, rate=0.001, environment="CartPole-v1") -> Path:
@@ -62,9 +62,17 @@ def test_final_is_the_last_tenth_and_area_is_all_of_it(tmp_path):
 def test_equal_settings_and_too_few_seeds_are_not_told_apart(tmp_path):
     a, b = side(tmp_path / "a", [100, 110, 120, 130]), side(tmp_path / "b", [101, 109, 121, 129])
     assert proximo.compare(a, b).verdict.startswith("too few seeds to tell (4 and 4)")
-    few = proximo.compare(a[:2], side(tmp_path / "c", [1, 2, 3], rate=0.1))
-    assert few.verdict.startswith("too few seeds to tell (2 and 3)")
+    clear = side(tmp_path / "c", [1, 2, 3], rate=0.1)
+    assert proximo.compare(a[:3], clear).verdict.startswith("too few seeds to tell (3 and 3)")
     assert "no setting differs but the seed" in str(proximo.compare(a, b))
+
+
+def test_one_run_on_a_side_has_no_interval(tmp_path):
+    a, b = side(tmp_path / "a", [9]), side(tmp_path / "b", [1, 2], rate=0.1)
+    for left, right, intervals in ((a, b, 1), (a, b[:1], 0)):
+        lines = str(proximo.compare(left, right)).split("final:")[1].split("area:")[0]
+        assert lines.count("95 %") == intervals  # of B alone
+        assert lines.count("(one run, so no interval)") == 4 - intervals
 
 
 def test_only_steps_that_all_runs_have_are_compared(tmp_path):
@@ -75,14 +83,27 @@ def test_only_steps_that_all_runs_have_are_compared(tmp_path):
     assert found.scores[0].improvement.value == 0.5
 
 
-def test_where_less_is_better_the_lower_loss_wins(tmp_path):
-    runs = side(tmp_path / "a", [3, 3.1, 3.2]), side(tmp_path / "b", [1, 1.1, 1.2], rate=0.1)
+@pytest.mark.parametrize(
+    ("name", "verdict", "probability"),
+    [
+        ("loss", "B is better", 0.0),
+        ("critic_error", "B is better", 0.0),
+        ("kl", "B is better", 0.0),
+        ("duplicates", "B is better", 0.0),
+        ("judge", "A is better", 1.0),
+        ("approx_kl", "A is higher", 1.0),
+        ("my/loss", "A is higher", 1.0),
+    ],
+)
+def test_what_is_better_follows_from_the_metric_and_is_not_guessed(tmp_path, name, verdict, probability):
+    runs = side(tmp_path / "a", [3, 3.1, 3.2, 3.3]), side(tmp_path / "b", [1, 1.1, 1.2, 1.3], rate=0.1)
     for folder in (*runs[0], *runs[1]):
         file = folder / "metrics.jsonl"
-        file.write_text(file.read_text().replace('"return"', '"loss"'))
-    found = proximo.compare(*runs)
-    assert found.verdict.startswith("B is better")
-    assert found.scores[0].improvement.value == 0.0
+        file.write_text(file.read_text().replace('"return"', f'"{name}"'))
+    found = proximo.compare(*runs, metric=name)
+    assert found.verdict.startswith(verdict)
+    assert found.scores[0].improvement.value == probability
+    assert ("does better" if "better" in verdict else "A is higher than B with probability") in str(found)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +137,7 @@ def test_what_says_nothing_is_refused_with_the_reason(tmp_path):
 
 
 def test_the_command_takes_two_sides(tmp_path, capsys):
-    a, b = side(tmp_path / "a", [9, 9, 9]), side(tmp_path / "b", [1, 2, 3], rate=0.1)
+    a, b = side(tmp_path / "a", [9] * 4), side(tmp_path / "b", [1, 2, 3, 4], rate=0.1)
     assert cli.main(["compare", *map(str, a), "--", *map(str, b), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"].startswith("A is better")
     assert cli.main(["compare", *map(str, a)]) == 2
@@ -144,3 +165,9 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     assert 85 <= held <= 100  # percentile bootstraps of 20 fall short of 95 % by a few
     assert probability_of_improvement([1, 2, 3], [1, 2, 3]).value == 0.5
     assert probability_of_improvement([3, 4], [1, 3.5]).value == 0.75
+
+
+def test_with_the_fewest_seeds_equal_sides_are_rarely_called_different():
+    rng = np.random.default_rng(0)
+    found = [difference(rng.normal(size=FEWEST), rng.normal(size=FEWEST)) for _ in range(400)]
+    assert np.mean([not x.low <= 0 <= x.high for x in found]) < 0.12  # 3 seeds: 0.22

@@ -17,7 +17,7 @@ from proximo.runs.health import rules
 from proximo.views.metrics_texts import TEXTS
 from proximo.views.report.data import FIGURES, page_data
 from proximo.views.report.page import as_json
-from proximo.views.seen import RESULTS, read_runs, rising, short_names
+from proximo.views.seen import RESULTS, differing, groups_of_seeds, read_runs, rising, short_names
 
 
 def write(folder, rows, text="", **settings):
@@ -44,6 +44,25 @@ def test_steps_that_were_done_again_count_once_as_they_were_done_last(tmp_path):
     again = [{**row(i), "return": 7.0} for i in (1, 2)]
     run = read_runs([write(tmp_path / "run", [*map(row, range(4)), *again])])[0]
     assert [(x["step"], x["return"]) for x in run.rows] == [(1000, 10.0), (2000, 7.0), (3000, 7.0)]
+
+
+def test_seeds_of_a_language_run_are_one_group_though_each_names_models_of_its_own(tmp_path):
+    for seed in range(2):
+        folder = tmp_path / f"m-{seed}"
+        own = {"run": str(folder / "ppo"), "policy": str(folder / "sft"), "judge": str(folder / "judge")}
+        write(folder / "ppo", [row(0)], kind="language", **own, seed=seed)
+        with open(folder / "ppo" / "config.toml", "a") as file:
+            file.write(f'[rewards]\n"{folder}/reward" = 1.0\n"my_code:reward" = 0.5\n')
+    runs = read_runs([tmp_path / "m-0" / "ppo", tmp_path / "m-1" / "ppo"])
+    assert differing(runs) == ["seed"]
+    assert groups_of_seeds(runs) == [[0, 1]]
+    assert (runs[0].settings["policy"], runs[0].settings["rewards.reward"]) == ("sft", 1.0)
+    assert runs[0].settings["run"] == str(tmp_path / "m-0" / "ppo")
+    (tmp_path / "m-1").rename(tmp_path / "moved")
+    assert groups_of_seeds(read_runs([tmp_path / "m-0" / "ppo", tmp_path / "moved" / "ppo"])) == [[0, 1]]
+    file = tmp_path / "moved" / "ppo" / "config.toml"
+    file.write_text(file.read_text().replace("/sft", "/other"))
+    assert groups_of_seeds(read_runs([tmp_path / "m-0" / "ppo", tmp_path / "moved" / "ppo"])) == [[0], [1]]
 
 
 @given(st.lists(st.integers(0, 50), max_size=60))

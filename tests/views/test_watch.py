@@ -1,5 +1,6 @@
 """`proximo watch`: a real server, real requests, a real browser, and a run that is really killed."""
 
+import errno
 import json
 import os
 import shutil
@@ -17,8 +18,9 @@ from records import row
 
 import proximo
 from proximo.errors import UserError
+from proximo.views.watch import follow
 from proximo.views.watch.follow import Follower, Tail
-from proximo.views.watch.server import open_server
+from proximo.views.watch.server import Server, open_server
 
 SECRET = "nobody outside may read this"
 
@@ -90,6 +92,74 @@ def test_a_folder_is_a_table_of_its_runs_that_follows_them(tmp_path, page):
         assert {url.split("/")[2] for url in page.requests} == {f"127.0.0.1:{port}"}
 
 
+def test_the_first_page_of_several_seeds_delays_no_look(tmp_path):
+    """In a process of its own, where nothing is imported yet; the processor's time and not the clock is looked at."""
+    for seed in range(2):
+        run = write(tmp_path / f"run-{seed}", [row(k) for k in range(5)])
+        (run / "config.toml").write_text(f'kind = "control"\nenvironment = "CartPole-v1"\nseed = {seed}\n')
+    told = """
+import sys
+from pathlib import Path
+from proximo.views.watch.follow import Follower
+follower = Follower(Path(sys.argv[1]))
+before = set(sys.modules)
+assert follower.data()["groups"][0]["curve"]
+print(sorted(name for name in set(sys.modules) - before if name.split(".")[0] in ("rliable", "scipy")))
+"""
+    done = subprocess.run([sys.executable, "-c", told, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_however_long_a_page_takes_the_next_look_comes_within_seconds(tmp_path, monkeypatch):
+    write(tmp_path / "run", [row(0)])
+    follower, now = Follower(tmp_path), [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.process_time", lambda: 3 * now[0])  # a page costs as much as we say
+    first = follower.look()
+    page_data = follow.page_data
+
+    def slow(*arguments, **options):
+        now[0] += 30
+        return page_data(*arguments, **options)
+
+    monkeypatch.setattr(follow, "page_data", slow)
+    follower.data()
+    write(tmp_path / "second", [row(0)])
+    assert follower.look() == first, "the page has cost much, so there is a pause"
+    now[0] += follow.LONGEST_PAUSE
+    assert follower.look() == first + 1
+
+
+def test_a_link_that_points_to_itself_hides_its_run_alone(tmp_path):
+    write(tmp_path / "good", [row(0)])
+    (write(tmp_path / "odd", [row(0)]) / "samples.jsonl").symlink_to("samples.jsonl")
+    follower = Follower(tmp_path)
+    assert follower.look() == 1
+    assert [run["name"] for run in follower.data()["overview"]] == ["good"]
+
+
+def test_seeds_that_come_go_and_are_changed_are_shown_as_they_are(tmp_path, page):
+    def settings(seed, steps=9000):
+        return f'kind = "control"\nenvironment = "CartPole-v1"\nseed = {seed}\nsteps = {steps}\n'
+
+    for seed in range(3):
+        write(tmp_path / f"run-{seed}", [row(k) for k in range(3)] if seed < 2 else [])
+        (tmp_path / f"run-{seed}" / "config.toml").write_text(settings(seed))
+    with served(tmp_path) as port:
+        page.open(f"http://127.0.0.1:{port}/")
+        page.wait("document.documentElement.dataset.drawn")
+        drawn = "document.querySelector('#plot-result-0').data.map(x => x.name)"
+        assert "IQM of 2 seeds" in page.run(drawn), "the third has no result yet, and is in no mean"
+        page.run("document.querySelector('#draw-2').click()")  # now the reader has chosen: the first two
+        page.wait("document.querySelectorAll('#runs input').length === 2")
+        for seed in range(2):
+            (tmp_path / f"run-{seed}" / "config.toml").write_text(settings(seed, 12_345))
+        page.wait("document.getElementById('page').textContent.includes('12345')")
+        shutil.rmtree(tmp_path / "run-1")
+        page.wait("[...document.querySelectorAll('#runs label')].map(x => x.innerText.trim()).join() === 'run-0'")
+        assert all("404" in error for error in page.errors)
+
+
 def test_a_folder_without_runs_waits_for_the_first(tmp_path, page):
     with served(tmp_path) as port:
         page.open(f"http://127.0.0.1:{port}/")
@@ -152,6 +222,33 @@ def test_a_port_that_is_taken_is_passed_over_and_ctrl_c_is_a_good_end(tmp_path):
             assert asked(actual, "/")[0] == 200
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 0
+
+
+def test_a_port_that_is_refused_is_not_called_taken(tmp_path, monkeypatch):
+    """The kernel's refusal is planted: these tests may run as root, whom it refuses no port."""
+    tried = []
+
+    def refused(server):
+        tried.append(server.server_address[1])
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Server, "server_bind", refused)
+    with pytest.raises(UserError, match="port 1000 may not be opened by this user"):
+        open_server(tmp_path, 1000)
+    assert tried == [1000]
+
+
+def test_only_on_port_80_the_host_has_no_port(tmp_path):
+    write(tmp_path / "run", [row(0)])
+    with open_server(tmp_path, 0) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        port, server.server_port = server.server_port, 80  # what the server believes, so that no test needs root
+        assert [asked(port, "/data", host)[0] for host in ("127.0.0.1", "localhost", "evil.example")] == [200, 200, 403]
+        server.server_port = port
+        assert asked(port, "/data", "127.0.0.1")[0] == 403
+        server.shutdown()
+        thread.join()
 
 
 def test_a_file_that_was_replaced_by_a_longer_one_is_read_anew(tmp_path):

@@ -4,7 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,9 +14,9 @@ from proximo.views.numbers import short
 from proximo.views.seeds import Estimate, difference, interquartile_mean, probability_of_improvement
 from proximo.views.seen import SEED, Seen, differing, read_runs
 
-FEWEST = 3
-"""Seeds on each side below which nothing is said: of two and two with equal settings, one side is above the other
-altogether in 2 of 6 orders, by chance alone."""
+FEWEST = 4
+"""Seeds on each side below which nothing is said. Of equal sides of 3, more than one pair in five would be called
+different (`benchmarks/compare_chance.py`)."""
 LAST = 0.1
 """Share of the steps whose mean is the final score."""
 
@@ -35,7 +35,7 @@ class Score:
     difference: Estimate
     """A's interquartile mean less B's."""
     improvement: Estimate
-    """Probability that a run of A does better than one of B."""
+    """Probability that a run of A does better than one of B; is higher, where neither is known to be better."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Comparison:
     """Two groups of runs on the steps that all of them have."""
 
     metric: str
-    lower_is_better: bool
+    better: Literal["higher", "lower"] | None
+    """Which values are better; None where neither is, or nobody has said."""
     first_step: int
     last_step: int
     runs_a: tuple[str, ...]
@@ -65,8 +66,11 @@ class Comparison:
         said = f"{short(gain.value)} (95 % interval {short(gain.low)} to {short(gain.high)})"
         if gain.low <= 0 <= gain.high:
             return f"too few seeds to tell ({sides}): the final scores differ by {said}, which may be nothing"
-        better = "A" if (gain.value > 0) != self.lower_is_better else "B"
-        return f"{better} is better: the final scores, A less B, differ by {said}"
+        which, how = (
+            ("A" if (gain.value > 0) != (self.better == "lower") else "B"),
+            "better" if self.better else "higher",
+        )
+        return f"{which} is {how}: the final scores, A less B, differ by {said}"
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -83,17 +87,20 @@ class Comparison:
         for score in self.scores:
             lines += ["", f"{score.name}: {score.meaning}"]
             for side, values, iqm in (("A", score.a, score.iqm_a), ("B", score.b, score.iqm_b)):
-                said = _interval(iqm) if len(values) > 1 else "one run, so no interval"
+                said = _interval(iqm, (values,))
                 lines.append(f"  {side}  {said}   each run: {', '.join(map(short, values))}")
-            lines.append(f"  A less B  {_interval(score.difference)}")
-            lines.append(f"  A does better than B with probability {_interval(score.improvement)}")
+            sides, does = (score.a, score.b), "does better" if self.better else "is higher"
+            lines.append(f"  A less B  {_interval(score.difference, sides)}")
+            lines.append(f"  A {does} than B with probability {_interval(score.improvement, sides)}")
         lines += ["", "settings that differ" if self.differs else "no setting differs but the seed"]
         lines += [f"  {key}  A {a}  B {b}" for key, a, b in self.differs]
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join([*lines, "", self.verdict])
 
 
-def _interval(estimate: Estimate) -> str:
+def _interval(estimate: Estimate, sides: Sequence[Sequence[float]]) -> str:
+    if any(len(values) < 2 for values in sides):
+        return f"{short(estimate.value)} (one run, so no interval)"
     return f"{short(estimate.value)} (95 %: {short(estimate.low)} to {short(estimate.high)})"
 
 
@@ -129,17 +136,18 @@ def compare(a: Folders, b: Folders, *, metric: str | None = None) -> Comparison:
     first, last = max(x[0] for x, _ in every), min(x[-1] for x, _ in every)
     if first >= last:
         raise UserError(f"the runs have no steps in common ({first:,.0f} to {last:,.0f}): let them all train further")
-    lower = "loss" in name
+    better = TEXTS[name].better if name in TEXTS else None
     ranges = (
         ("final", f"mean over the last tenth of the steps, from {short(last - LAST * (last - first))} on", LAST),
         ("area", "area under the curve, divided by its width", 1.0),
     )
     scores = tuple(
-        _score(title, meaning, curves, last - share * (last - first), last, lower) for title, meaning, share in ranges
+        _score(title, meaning, curves, last - share * (last - first), last, better == "lower")
+        for title, meaning, share in ranges
     )
     return Comparison(
         name,
-        lower,
+        better,
         int(first),
         int(last),
         runs_a=tuple(run.name for run in sides[0]),

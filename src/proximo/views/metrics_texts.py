@@ -5,6 +5,7 @@ Limits are the health rules' own, imported.
 
 from dataclasses import dataclass
 from math import inf
+from typing import Literal
 
 from proximo.runs.health import rules
 
@@ -30,6 +31,8 @@ class MetricText:
     band: Band | None = None
     log: bool = False
     """Whether its course is read on a logarithmic axis."""
+    better: Literal["higher", "lower"] | None = None
+    """Which values are better, others being equal; None where neither is: an update's KL of 0 is no update."""
 
 
 def _below(limits: tuple[float, float] | float) -> Band:
@@ -42,16 +45,25 @@ _SHARE = "share, 0 to 1"
 
 TEXTS: dict[str, MetricText] = {
     "return": MetricText(
-        "return", "reward per episode", "Mean return of the last 100 training episodes, with exploration noise."
+        "return",
+        "reward per episode",
+        "Mean return of the last 100 training episodes, with exploration noise.",
+        better="higher",
     ),
     "task_return": MetricText(
         "the task's own return",
         "reward per episode",
         "The same of the task itself, below wrappers that change rewards.",
+        better="higher",
     ),
-    "score": MetricText("score", "of the reward", "Mean score that the reward gives to an iteration's responses."),
+    "score": MetricText(
+        "score", "of the reward", "Mean score that the reward gives to an iteration's responses.", better="higher"
+    ),
     "judge": MetricText(
-        "judge", "standardised score", "Mean score by a judge that is not optimised, on held-out prompts."
+        "judge",
+        "standardised score",
+        "Mean score by a judge that is not optimised, on held-out prompts.",
+        better="higher",
     ),
     "approx_kl": MetricText(
         "KL of an update",
@@ -85,6 +97,7 @@ TEXTS: dict[str, MetricText] = {
         "Largest |ratio - 1| at the first minibatch; more than rounding means that another policy acted.",
         _below(rules.RATIO_DEVIATION),
         log=True,
+        better="lower",
     ),
     "ratio_histogram": MetricText(
         "probability ratio",
@@ -108,11 +121,13 @@ TEXTS: dict[str, MetricText] = {
         "1 is perfect",
         "Share of the returns' variance that the critic predicts; 0 is no better than their mean.",
         Band(low=rules.EXPLAINED_VARIANCE),
+        better="higher",
     ),
     "critic_error": MetricText(
         "critic's error",
         "returns' deviations",
         "Root mean square error of the critic, in units of the returns' standard deviation.",
+        better="lower",
     ),
     "learning_rate": MetricText(
         "learning rate", "step size of Adam", "Step size of the optimiser, as its schedule or its KL rule sets it."
@@ -125,7 +140,10 @@ TEXTS: dict[str, MetricText] = {
     ),
     "policy_loss": MetricText("policy loss", "loss", "The negative of the surrogate objective, mean over minibatches."),
     "value_loss": MetricText(
-        "value loss", "loss", "Half the critic's mean squared error, in the units that it learns."
+        "value loss",
+        "loss",
+        "Half the critic's mean squared error, in the units that it learns.",
+        better="lower",
     ),
     "episode_length": MetricText("episode length", "steps", "Mean length of the last 100 training episodes."),
     "ended_by_limit": MetricText(
@@ -138,6 +156,7 @@ TEXTS: dict[str, MetricText] = {
         _SHARE,
         "Share of action columns that lie beyond the bounds and are cut to them.",
         _below(rules.CLIPPED_ACTIONS),
+        better="lower",
     ),
     "observation_rms": MetricText(
         "size of observations",
@@ -157,12 +176,14 @@ TEXTS: dict[str, MetricText] = {
         "KL to the reference",
         "nats per response",
         "How far the policy has gone from the reference model (estimate k1); of TRPO the exact KL of an update's step.",
+        better="lower",
     ),
     "kl_per_token": MetricText(
         "KL to the reference, per token",
         "nats per token",
         "The KL to the reference divided by the responses' mean length.",
         _below(rules.KL_PER_TOKEN),
+        better="lower",
     ),
     "response_length": MetricText("response length", "tokens", "Mean length of an iteration's responses."),
     "finished": MetricText(
@@ -170,10 +191,16 @@ TEXTS: dict[str, MetricText] = {
         _SHARE,
         "Share of the responses that ended by themselves before the limit.",
         Band(low=rules.FINISHED),
+        better="higher",
     ),
-    "duplicates": MetricText("duplicates", _SHARE, "Share of an iteration's responses that repeat another one."),
+    "duplicates": MetricText(
+        "duplicates", _SHARE, "Share of an iteration's responses that repeat another one.", better="lower"
+    ),
     "distinct_2": MetricText(
-        "distinct-2", _SHARE, "Share of different pairs of words among all pairs in the responses."
+        "distinct-2",
+        _SHARE,
+        "Share of different pairs of words among all pairs in the responses.",
+        better="higher",
     ),
     "sampler_gap": MetricText(
         "sampler's gap",
@@ -181,12 +208,19 @@ TEXTS: dict[str, MetricText] = {
         "Mean |log-prob of the sampler - of the trainer|; they should be one policy.",
         _below(rules.SAMPLER_GAP),
         log=True,
+        better="lower",
     ),
-    "loss": MetricText("loss", "nats", "What a supervised stage minimises, on its batch."),
-    "validation_loss": MetricText("validation loss", "nats", "The same loss on rows that are not learnt from."),
-    "accuracy": MetricText("accuracy", _SHARE, "Share of the batch's pairs in which the preferred text scores higher."),
-    "validation/accuracy": MetricText("held-out accuracy", _SHARE, "The same share on pairs that are not learnt from."),
-    "memory_mb": MetricText("memory", "MB", "Resident memory of the training process."),
+    "loss": MetricText("loss", "nats", "What a supervised stage minimises, on its batch.", better="lower"),
+    "validation_loss": MetricText(
+        "validation loss", "nats", "The same loss on rows that are not learnt from.", better="lower"
+    ),
+    "accuracy": MetricText(
+        "accuracy", _SHARE, "Share of the batch's pairs in which the preferred text scores higher.", better="higher"
+    ),
+    "validation/accuracy": MetricText(
+        "held-out accuracy", _SHARE, "The same share on pairs that are not learnt from.", better="higher"
+    ),
+    "memory_mb": MetricText("memory", "MB", "Resident memory of the training process.", better="lower"),
     "health": MetricText(
         "health", "colour", "The truth meter's verdict on each iteration: green, amber (unusual) or red (unsound)."
     ),

@@ -39,6 +39,15 @@ def rliable_metrics() -> ModuleType:
     return metrics
 
 
+def import_statistics() -> None:
+    """Import what the statistics need, if it is there: it takes a second, once."""
+    try:
+        rliable_metrics()
+        import scipy.stats  # noqa: F401
+    except (UserError, ImportError):
+        return
+
+
 def _draws(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
 

@@ -34,7 +34,7 @@ class Seen:
     name: str
     """Short, and different for each run of one view."""
     settings: Mapping[str, Any]
-    """By dotted key."""
+    """By dotted key; paths below the run's parent are relative to it, as `sft` of the PPO run beside it."""
     rows: Sequence[Mapping[str, Any]]
     """One per iteration, steps rising."""
     state: State
@@ -108,7 +108,7 @@ def read_run(folder: Path, name: str = "", rows: Sequence[Mapping[str, Any]] | N
     Raises:
         UserError: its configuration or its metrics are damaged.
     """
-    settings = dict(flat(read_toml(folder / "config.toml")))
+    settings = _beside(dict(flat(read_toml(folder / "config.toml"))), folder)
     if rows is None:
         file = folder / "metrics.jsonl"
         rows = read_metrics(file) if file.is_file() else []
@@ -149,6 +149,27 @@ def flat(table: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, Any]
             yield from flat(value, f"{before}{key}.")
         else:
             yield f"{before}{key}", value
+
+
+def _beside(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Settings with paths below the run's parent relative to it: else each seed of a language run differs by its own.
+
+    The parent is where the run lies, or where it was trained and moved from.
+    """
+    trained = Path(str(settings.get("run") or folder))
+    parents = [f"{place.parent}{os.sep}" for place in dict.fromkeys([folder, trained])]
+
+    def shortened(value: Any) -> Any:
+        if isinstance(value, list):
+            return [shortened(x) for x in value]
+        inside = [x for x in parents if isinstance(value, str) and value.startswith(x)]
+        return value.removeprefix(inside[0]) if inside else value
+
+    found = {}
+    for key, value in settings.items():
+        table, dot, name = key.partition(".")
+        found[f"{table}{dot}{shortened(name)}"] = value if key in WHERE else shortened(value)
+    return found
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:

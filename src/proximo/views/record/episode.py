@@ -3,6 +3,7 @@
 import inspect
 import io
 import os
+import re
 import sys
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,14 +50,28 @@ def drawing_environments(config: TrainConfig) -> VectorEnvironment:
         options["render_mode"] = "rgb_array"
     if _is_mujoco(config.environment) and "camera_id" not in options:
         options.setdefault("camera_name", "track")  # the default one stays where it is, and robots run out of sight
-    return make_environments(
-        config.environment,
-        1,
-        backend="gymnasium",
-        options=options,
-        mask_key=config.mask_key,
-        observation_keys=config.observation_keys,
-    )
+    try:
+        return make_environments(
+            config.environment,
+            1,
+            backend="gymnasium",
+            options=options,
+            mask_key=config.mask_key,
+            observation_keys=config.observation_keys,
+        )
+    except Exception as error:  # without the library of MUJOCO_GL `import mujoco` itself fails, also as a UserError
+        if not _of_opengl(error):
+            raise
+        raise UserError(f"{config.environment}: {NO_SCREEN}; it said: {type(error).__name__}: {error}") from error
+
+
+def _of_opengl(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, speaks of the library that would draw."""
+    while error is not None:
+        if re.search(r"opengl|libegl|osmesa|mujoco_gl|eglquerystring|\begl\b", str(error), re.IGNORECASE):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _takes_render_mode(environment: str) -> bool:

@@ -60,7 +60,9 @@ def headline(run: Seen) -> list[list[str]]:
         values = [x for x in run.column(run.result) if x is not None]
         label = TEXTS[run.result].label
         facts.append([f"{label}, last", short(values[-1]), run.result])
-        facts.append([f"{label}, best", short(min(values) if "loss" in run.result else max(values)), run.result])
+        facts.append(
+            [f"{label}, best", short((min if TEXTS[run.result].better == "lower" else max)(values)), run.result]
+        )
     for name, label in (("final_deterministic", "final policy"), ("best_checkpoint", "best checkpoint")):
         if (value := number(run.results.get(name))) is not None:
             spread = number(run.results.get(f"{name}_std"))

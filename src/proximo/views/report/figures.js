@@ -114,7 +114,7 @@ function resultFigure(data, shown, task, name) {
   const several = data.groups.length > 1;
   figure.legend = [];
   for (const group of data.groups) {
-    if (!group.curve || !group.runs.every((i) => members.includes(i))) continue;
+    if (!group.curve || !group.curve.runs.every((i) => members.includes(i))) continue;
     for (const trace of figure.traces) {
       if (group.runs.some((i) => plain(data.runs[i].name) === trace.name)) {
         trace.opacity = 0.45;

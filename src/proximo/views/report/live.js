@@ -37,7 +37,7 @@ function sparkline(values) {
 
 // What the page is made of: where it is the same as before, only numbers and curves change.
 function shape(page) {
-  return JSON.stringify([page.runs.map((run) => [run.folder, run.result, !!run.ratio, !!run.health, !!run.samples.length]), page.sections, page.overview.map((run) => run.name), page.notes]);
+  return JSON.stringify([page.runs.map((run) => [run.folder, run.result, !!run.ratio, !!run.health, !!run.samples.length]), page.sections, page.overview.map((run) => run.name), page.settings, page.notes]);
 }
 
 let fetching = false, again = false;
@@ -49,8 +49,11 @@ async function refresh() {
   fetching = true;
   try {
     const answer = await fetch(`/data?${new URLSearchParams(chosen.map((name) => ["run", name]))}`);
-    if (answer.status === 404) chosen = []; // a run that was chosen is gone
-    else if (answer.ok) await show(await answer.json());
+    if (answer.status === 404) { // a run that was chosen is gone: the others stay chosen
+      const there = new Set((await (await fetch("/data")).json()).overview.map((run) => run.name));
+      chosen = chosen.filter((name) => there.has(name));
+      again = true;
+    } else if (answer.ok) await show(await answer.json());
   } catch (error) {
     tell("the server does not answer");
   }

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -12,6 +13,7 @@ from proximo.runs.storage.files import parse_json
 from proximo.views.metrics_texts import TEXTS
 from proximo.views.numbers import short, thinned
 from proximo.views.report.data import page_data
+from proximo.views.seeds import import_statistics
 from proximo.views.seen import Seen, is_running, read_run, short_names
 
 DEPTH = 4
@@ -20,8 +22,8 @@ SHOWN = 6
 """Runs whose figures are drawn where nobody has chosen: those that were written to last."""
 MOST = 20
 """Runs whose figures are drawn at once."""
-PAUSE, BUSY = 2.0, 0.01
-"""Least seconds between two looks, and the largest share of one core that looking takes."""
+PAUSE, LONGEST_PAUSE, BUSY = 2.0, 10.0, 0.01
+"""Least and most seconds between two looks, and the share of one core that looking takes where the most allows it."""
 _FILES = ("config.toml", "metrics.jsonl", "results.json", "samples.jsonl", "lock")
 
 
@@ -73,7 +75,9 @@ class Follower:
         self._root = root.resolve()
         self._tails: dict[Path, Tail] = {}
         self._lock = Lock()
-        self._looked, self._cost = 0.0, 0.0
+        self._looked, self._look_cost = -inf, 0.0
+        self._made, self._made_cost = -inf, 0.0
+        import_statistics()  # takes a second, which is no cost of a look or of a page
         self._stamp: tuple[Any, ...] = ()
         self.version = 0
         """Rises with each change that was seen."""
@@ -81,13 +85,14 @@ class Follower:
     def look(self) -> int:
         """The version, after a look at the files if the last one is long enough ago."""
         with self._lock:
-            if time.monotonic() - self._looked < max(PAUSE, self._cost / BUSY):
+            now = time.monotonic()
+            if now - self._looked < _pause(self._look_cost) or now - self._made < _pause(self._made_cost):
                 return self.version
             began = time.process_time()
             stamp = tuple((folder, is_running(folder), *map(_stamp, _files(folder))) for folder in self._folders())
             self.version += stamp != self._stamp
             self._looked, self._stamp = time.monotonic(), stamp
-            self._cost = max(self._cost, time.process_time() - began)
+            self._look_cost = time.process_time() - began
             return self.version
 
     def data(self, chosen: Sequence[str] = ()) -> dict[str, Any]:
@@ -107,7 +112,7 @@ class Follower:
             drawn = [by_name[name] for name in chosen[:MOST]] if chosen else [run for run in runs if run in latest]
             page = page_data(drawn, live=True)
             page |= {"title": self._root.name, "overview": [_overview(run, run in drawn) for run in runs]}
-            self._cost = time.process_time() - began
+            self._made, self._made_cost = time.monotonic(), time.process_time() - began
             return page
 
     def _runs(self) -> list[Seen]:
@@ -126,12 +131,24 @@ class Follower:
         """Folders of runs, none by way of a link that leads out of the root."""
         for place, below, files in os.walk(self._root):
             folder = Path(place)
-            if "config.toml" in files and all(x.resolve().is_relative_to(self._root) for x in _files(folder)):
+            if "config.toml" in files and self._holds(folder):
                 yield folder
                 below.clear()
             elif len(folder.relative_to(self._root).parts) >= DEPTH:
                 below.clear()
             below[:] = sorted(name for name in below if not name.startswith(".") and not (folder / name).is_symlink())
+
+    def _holds(self, folder: Path) -> bool:
+        """Whether all that is read of a run lies below the root."""
+        try:
+            return all(file.resolve().is_relative_to(self._root) for file in _files(folder))
+        except (OSError, RuntimeError):  # a link that points to itself
+            return False
+
+
+def _pause(cost: float) -> float:
+    """Seconds until what took so many seconds of the processor is done again."""
+    return min(max(PAUSE, cost / BUSY), LONGEST_PAUSE)
 
 
 def _files(folder: Path) -> list[Path]:

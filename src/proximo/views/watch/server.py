@@ -1,5 +1,6 @@
 """A server for one browser on this machine: the page, its data, and word of changes. It serves no file."""
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -35,7 +36,7 @@ def watch(
         said: told the address.
 
     Raises:
-        UserError: there is no such folder, or no free port.
+        UserError: there is no such folder, no free port, or one that this user may not open.
     """
     with open_server(where, port) as server:
         if port and server.server_port != port:
@@ -66,7 +67,7 @@ def open_server(where: str | PathLike[str], port: int = PORT) -> Server:
     """A server that listens on the first free port from `port` on, and is yet to serve.
 
     Raises:
-        UserError: there is no such folder, or no free port.
+        UserError: there is no such folder, no free port, or one that this user may not open.
     """
     follower = Follower(Path(where))
     if not 0 <= port <= 65535:
@@ -74,11 +75,20 @@ def open_server(where: str | PathLike[str], port: int = PORT) -> Server:
     for attempt in range(port, min(port + TRIED, 65536)):
         try:
             server = Server((HOST, attempt), _Handler)
-        except OSError:
-            continue
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                continue
+            raise UserError(_refusal(attempt, error)) from error
         server.follower = follower
         return server
     raise UserError(f"no port from {port} to {port + TRIED - 1} is free: give another with --port")
+
+
+def _refusal(port: int, error: OSError) -> str:
+    """Why a port can not be had, though nobody has it."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"port {port} may not be opened by this user (those below 1024 are the system's): give one from 1024 on"
+    return f"port {port} can not be opened ({error.strerror or error}): give another with --port"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -87,7 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer `/`, `/data` or `/events`; the path is compared, and is never a file's."""
-        hosts = {f"{name}:{self.server.server_port}" for name in (HOST, "localhost")}
+        names, port = (HOST, "localhost"), self.server.server_port
+        hosts = {f"{name}:{port}" for name in names} | (set(names) if port == 80 else set())  # browsers leave :80 out
         if self.headers.get("Host") not in hosts:  # a stranger's page whose name was made to mean this machine
             return self._answer(403, "text/plain", "this server answers to 127.0.0.1 alone")
         address = urlsplit(self.path)
