@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from proximo.runs.session.callbacks import Callback
     from proximo.views.compare import compare
     from proximo.views.export.export import export
+    from proximo.views.inspect import inspect_run
     from proximo.views.record import record
     from proximo.views.report import report
     from proximo.views.watch import watch
@@ -36,6 +37,7 @@ __all__ = [
     "diagnose",
     "evaluate",
     "export",
+    "inspect_run",
     "language",
     "load",
     "metrics",
@@ -68,6 +70,7 @@ _WHERE = {
     "replay": "proximo.inspection",
     "verify_resume": "proximo.inspection",
     "record": "proximo.views.record",
+    "inspect_run": "proximo.views.inspect",
 }
 
 
