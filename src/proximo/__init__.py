@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from proximo.views.compare import compare
     from proximo.views.explain.explain import explain
     from proximo.views.export.export import export
+    from proximo.views.inspect import inspect_run
     from proximo.views.record import record
     from proximo.views.report import report
     from proximo.views.watch import watch
@@ -42,6 +43,7 @@ __all__ = [
     "evaluate",
     "explain",
     "export",
+    "inspect_run",
     "language",
     "load",
     "metrics",
@@ -78,6 +80,7 @@ _WHERE = {
     "replay": "proximo.inspection",
     "verify_resume": "proximo.inspection",
     "record": "proximo.views.record",
+    "inspect_run": "proximo.views.inspect",
 }
 
 

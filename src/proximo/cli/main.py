@@ -15,6 +15,7 @@ _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and se
   proximo verify-resume runs/cheetah
   proximo replay runs/cheetah --set target_kl=0.03
   proximo report runs/cheetah
+  proximo inspect runs/movies 12 --worst 5
   proximo record runs/cheetah
   proximo export runs/cheetah --to onnx
   proximo explain clip
@@ -36,6 +37,10 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "replay": (
         "inspect",
         "Repeat one of a run's last updates: is it the same, what was not finite first, and what if a setting changes?",
+    ),
+    "inspect": (
+        "views",
+        "Show what a run learnt from: each token's advantage, KL and value, and the reward taken apart.",
     ),
     "record": (
         "artifacts",

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -112,9 +112,42 @@ class Explain:
         return 0
 
 
+@dataclass(frozen=True)
+class Inspect:
+    """Show what a run learnt from: each token's advantage, KL and value, and the reward taken apart.
+
+    In a terminal tokens stand on colours, vermillion for negative and blue for positive; piped, they are a table.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    iteration: tyro.conf.Positional[Annotated[int | None, SAYS_ITS_DEFAULT]] = None
+    """Iteration, counted from 0 (default: the last that is recorded)."""
+    by: Annotated[Literal["advantage", "kl", "value"] | None, SAYS_ITS_DEFAULT] = None
+    """What colours the tokens (default: advantage)."""
+    worst: Annotated[int | None, SAYS_ITS_DEFAULT] = None
+    """How many responses are shown, the lowest score first (default: 5)."""
+    against: Annotated[int | None, SAYS_ITS_DEFAULT] = None
+    """Another iteration: which tokens became likelier since, and responses to the same prompts side by side."""
+    json: Flag = False
+    """Print one JSON object instead of text."""
+
+    def __call__(self) -> int:
+        """Print what `inspect_run` finds."""
+        from proximo.views.inspect import inspect_run
+
+        found = inspect_run(self.run, self.iteration, by=self.by, worst=self.worst, against=self.against)
+        if self.json:
+            print(json.dumps(found.plain()))
+        else:
+            found.print()
+        return 0
+
+
 VERBS: Mapping[str, Callable[[list[str]], int]] = {
     "report": command(Report, "report"),
     "watch": command(Watch, "watch"),
+    "inspect": command(Inspect, "inspect"),
     "compare": _compare,
     "explain": command(Explain, "explain"),
 }

@@ -176,6 +176,8 @@ class PPOConfig:
     undone on the spot; without it the run goes back to its last checkpoint."""
     samples: int = 4
     """Sample texts kept per iteration."""
+    record_mb: float = 100
+    """Megabytes of records of every token for `proximo inspect`: the oldest but the first go; 0 records none."""
     date: str = ""
     """Day that a chat template writes if it writes the date, as 2026-11-28. Empty: the day the run begins on."""
     trust_remote_code: bool = False
@@ -223,6 +225,7 @@ class PPOConfig:
             "minutes": (self.minutes is None or self.minutes > 0, "positive"),
             "checkpoint_every": (self.checkpoint_every >= 1, "positive"),
             "replay_mb": (self.replay_mb >= 0, "at least 0"),
+            "record_mb": (self.record_mb >= 0, "at least 0"),
             "keep": (self.keep >= 1, "positive"),
             "judge_every": (self.judge_every >= 1, "positive"),
             "judge_prompts": (self.judge_prompts >= 2, "at least 2: a spread is measured over the prompts"),

@@ -22,7 +22,7 @@ RESULTS = ("return", "score", "validation/accuracy", "accuracy", "validation_los
 """Metrics that say how well a run does; the first that a run has is its own."""
 STAGES = ("sft", "reward", "judge", "ppo")
 SEED = "seed"
-WHERE = frozenset({"run", "date", "keep", "checkpoint_every", "replay_mb", "threads"})
+WHERE = frozenset({"run", "date", "keep", "checkpoint_every", "replay_mb", "record_mb", "threads"})
 """Settings that say where a run lies and what it keeps, not what it learns."""
 
 

@@ -45,6 +45,9 @@ def same(one, other):
         clock = ("time", "seconds", "tokens_per_second", "memory")
         plain = [[{k: v for k, v in row.items() if not k.startswith(clock)} for row in part] for part in rows]
         assert plain[0] == plain[1]
+    records = [{file.name: file.read_bytes() for file in (x.path / "tokens").iterdir()} for x in (one, other)]
+    assert records[0] == records[1]
+    assert len(records[0]) == len((one.path / "metrics.jsonl").read_text().splitlines())
     (a, state_a), (b, state_b) = (load_checkpoint(latest_checkpoint(x.path / "checkpoints")) for x in (one, other))
     assert state_a == state_b
     assert a.keys() == b.keys()
@@ -70,6 +73,8 @@ def test_a_run_that_is_stopped_or_killed_goes_on_as_if_it_had_not_been(sharing, 
     shutil.rmtree(latest)
     with open(tmp_path / "killed" / "samples.jsonl", "ab") as file:
         file.write(b'{"responses": 40, "prompt": "w4 \xff')  # torn
+    for left in ("000004.safetensors", "000007.safetensors", ".000004.safetensors.1.tmp"):
+        (tmp_path / "killed" / "tokens" / left).write_bytes(b"half")
     same(whole, ppo(config, tmp_path / "killed"))
 
 

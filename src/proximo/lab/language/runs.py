@@ -157,7 +157,7 @@ def ran(task: Task, folder: Path, *, flaw: float = 0.0, **settings: Any) -> Ran:
         settings: see `proximo.language.train`; those of the task otherwise.
     """
     rewards = [*task.sound, paying_for(task.flaw, flaw)] if flaw else task.rewards
-    chosen = {"preflight": "off", "progress": "quiet", "judge": task.judge, "replay_mb": 0}
+    chosen = {"preflight": "off", "progress": "quiet", "judge": task.judge, "replay_mb": 0, "record_mb": 0}
     chosen |= {**task.settings, **settings}
     results, ended = {}, ""
     try:

@@ -24,6 +24,7 @@ from proximo.language.ppo.loading import make_training
 from proximo.language.ppo.responder import Responder
 from proximo.language.ppo.result import LanguageRun, cut_by_clock, ending, finish
 from proximo.language.ppo.sample_log import cut_texts, keep_texts
+from proximo.language.ppo.tokens.log import TokenLog, cut_tokens
 from proximo.language.ppo.training import PPOTraining
 from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.configured import code_of_rewards
@@ -276,6 +277,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
         if opening.resumed:
             resume(training, opening.folder, metrics, self._callbacks)
             cut_texts(opening.folder, training.done)
+            cut_tokens(opening.folder, training.progress.iterations)
         if opening.changes:
             training.ended = None  # with other settings it may go on
 
@@ -283,7 +285,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
         self, training: PPOTraining, session: Session, meter: Meter | None
     ) -> Generator[dict[str, Any], None, str | None]:
         """Iterate to the end; what asked to stop before, or None."""
-        freed = FreedMemory()
+        freed, tokens = FreedMemory(), TokenLog(session.folder, self.config.record_mb)
         while training.ended is None:
             before = training.done
             if session.stopped or (values := session.iterate()) is None:
@@ -292,6 +294,8 @@ class Trainer(IteratedTrainer[LanguageRun]):
             freed.tidy()
             row, ended = session.record({**values, "memory_mb": resident_memory()})
             keep_texts(training, session.folder, training.done)
+            for text in tokens.keep(training):
+                session.recorder.progress.message(text)
             for sample in training.texts(1):
                 session.recorder.progress.sample(**sample)
             training.ended = ending(training, values["kl"], session.recorder.metrics.seconds)

@@ -140,6 +140,8 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         self.gap: float | None = None
         """Mean |log-prob of the sampler - of the trainer| in this iteration, nats; None where it was not measured."""
         self.last: Rollout | None = None
+        self.learnt: tuple[Batch, float] | None = None
+        """The last iteration's batch with its advantages, and the price of divergence that they were estimated with."""
         self.before = Undo(self.optimizer, self._generators, self.numbers, copies=config.undo)
         self._before = self._cursor
         self.ring = Ring(
@@ -160,7 +162,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
     def prepare(self) -> None:
         """Forget the last rollout: two need not live at a time."""
         self._started = time.perf_counter()
-        self.last = None
+        self.last = self.learnt = None
         self.policy.tokens_read = self.policy.tokens_paid = 0
 
     def collect(self) -> Rollout:
@@ -215,6 +217,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
 
     def finish(self, rollout: Rollout, batch: Batch, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Adapt the price of divergence and count."""
+        self.learnt = batch, self.kl.coefficient
         if metrics["kl"] is not None:
             self.kl.observe(metrics["kl"], len(batch))
         self.progress.responses += len(batch)

@@ -10,7 +10,7 @@ import numpy as np
 from proximo.errors import UserError
 from proximo.views import metrics_texts
 from proximo.views.numbers import short, thinned
-from proximo.views.report import facts, findings
+from proximo.views.report import credit, facts, findings
 from proximo.views.report.histogram import ratio_map
 from proximo.views.seeds import interquartile_curve
 from proximo.views.seen import SEED, Seen, differing, groups_of_seeds
@@ -85,6 +85,7 @@ def _run(run: Seen, names: Sequence[str], buckets: int, live: bool) -> dict[str,
         "health": findings.strip(run),
         "findings": findings.recorded(run) if live else findings.diagnosed(run),
         "samples": facts.samples(run, max(6, buckets // 5)),
+        "credit": None if live else credit.tokens(run),
     }
 
 

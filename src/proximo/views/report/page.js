@@ -107,6 +107,7 @@ function ownSection() {
     holder.replaceChildren(
       element("h3", {}, `Findings in ${run.name}`),
       ...(findings.length ? findings : [element("p", { class: "soft" }, run.health ? "Nothing unusual was found." : "Nothing is recorded.")]),
+      ...(run.credit ? creditSection(run.credit) : []),
       ...(run.samples.length ? [element("h3", {}, `Sample texts of ${run.name}`), texts(run)] : []));
   };
   const choice = element("select", { id: "own", onchange: (event) => {

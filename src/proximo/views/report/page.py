@@ -45,7 +45,9 @@ def html(data: dict[str, Any]) -> str:
         style=(here / "page.css").read_text("utf-8"),
         data=as_json(data),
         plotly=get_plotlyjs(),
-        scripts="\n".join((here / f"{name}.js").read_text("utf-8") for name in ("figures", "page", "live", "start")),
+        scripts="\n".join(
+            (here / f"{name}.js").read_text("utf-8") for name in ("figures", "credit", "page", "live", "start")
+        ),
     )
 
 

@@ -1,0 +1,1 @@
+"""The record of a language run, token by token: `RUN/tokens`."""

@@ -1,0 +1,65 @@
+"""The text of each token, safe to print."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from proximo.errors import UserError
+
+_INCOMPLETE = "\ufffd"
+_SHOWN = {"\n": "⏎", "\t": "⇥"}
+
+
+class Pieces:
+    """Decodes tokens one by one, as parts of the text that they make together.
+
+    Args:
+        tokenizer: of `transformers`; None shows ids.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def __call__(self, ids: Sequence[int]) -> list[str]:
+        """One text for each token; of a character that takes several, all but the last are shown as �."""
+        if self._tokenizer is None:
+            return [f"<{i}>" for i in ids]
+        found, before = [], ""
+        for n in range(1, len(ids) + 1):
+            whole = self._decode(ids[:n])
+            found.append(whole[len(before) :] if whole.startswith(before) else self._decode(ids[n - 1 : n]))
+            before = whole.rstrip(_INCOMPLETE)
+        return found
+
+    def whole(self, ids: Sequence[int]) -> str:
+        """The text of all of them, special tokens too."""
+        return "".join(f"<{i}>" for i in ids) if self._tokenizer is None else self._decode(ids)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def visible(text: str) -> str:
+    """Text that does nothing to a terminal: what can not be printed is written as an escape, line ends as ⏎."""
+    return "".join(c if c.isprintable() else _SHOWN.get(c) or c.encode("unicode_escape").decode() for c in text)
+
+
+def pieces_of(run: Path, settings: Mapping[str, Any]) -> tuple[Pieces, str]:
+    """What decodes a run's tokens, and a sentence where nothing can.
+
+    Code that a model brings is not run, whatever the run's settings say: they may be a stranger's.
+
+    Args:
+        run: its folder.
+        settings: of the run.
+    """
+    places = [str(run / "policy")] if (run / "policy").is_dir() else []
+    why = ""
+    for place in [*places, str(settings.get("policy", ""))]:
+        try:
+            from proximo.language.models.loading import load_text_tokenizer
+
+            return Pieces(load_text_tokenizer(place)), ""
+        except (UserError, ImportError) as error:
+            why = str(error)
+    return Pieces(None), f"tokens are shown by their ids, as there is no tokenizer: {why}"
