@@ -15,7 +15,9 @@ from export_tasks import short_run
 
 import proximo
 from proximo.cli import main as cli
+from proximo.core.distributions import Bernoulli, Categorical, Product
 from proximo.errors import UserError
+from proximo.views.export.parity import _margins
 from proximo.views.export.targets import numpy_target
 
 NORMALIZED = {"normalizers": {"observations": True, "clip": 2.0}}
@@ -26,6 +28,7 @@ CASES = {
     "camera": (export_tasks.camera, {"network": {"memory": "gru", "memory_size": 8, "activation": "silu"}}),
     "held_mask": (export_tasks.held_mask, {"network": {"activation": "relu"}}),
     "frames": (export_tasks.frames, {"frame_stack": 3}),
+    "choice": (export_tasks.choice, {}),
 }
 
 
@@ -41,6 +44,19 @@ def runs(tmp_path_factory):
         return made[name]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def exported(runs, tmp_path_factory):
+    """An export by its run's name and its target, made when it is first asked for; nobody changes it."""
+    folder, made = tmp_path_factory.mktemp("exports"), {}
+
+    def export(name, target):
+        if (name, target) not in made:
+            made[name, target] = proximo.export(runs(name), target, folder / f"{name}-{target}", observations=60)
+        return made[name, target]
+
+    return export
 
 
 def episodes(name, steps=17):
@@ -140,10 +156,10 @@ pickle.dump(answers, sys.stdout.buffer)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_numpy_file_acts_as_the_policy_where_there_is_numpy_alone(name, runs, tmp_path):
+def test_the_numpy_file_acts_as_the_policy_where_there_is_numpy_alone(name, runs, exported):
     import pickle  # between two processes of this test
 
-    made = proximo.export(runs(name), "numpy", tmp_path / "out", observations=60)
+    made = exported(name, "numpy")
     assert made.max_error <= 1e-5
     done = subprocess.run(
         [sys.executable, "-c", ALONE, str(made.path)], input=pickle.dumps(list(whole(name))), capture_output=True
@@ -153,8 +169,8 @@ def test_the_numpy_file_acts_as_the_policy_where_there_is_numpy_alone(name, runs
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_torchscript_acts_as_the_policy(name, runs, tmp_path):
-    made = proximo.export(runs(name), "torchscript", tmp_path / "out", observations=60)
+def test_torchscript_acts_as_the_policy(name, runs, exported):
+    made = exported(name, "torchscript")
     module = torch.jit.load(str(made.path / "policy.pt"))
 
     def call(given):
@@ -166,8 +182,8 @@ def test_torchscript_acts_as_the_policy(name, runs, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["far", "camera"])
-def test_onnx_acts_as_the_policy_by_its_contract_alone_and_in_batches_of_any_size(name, runs, tmp_path):
-    made = proximo.export(runs(name), "onnx", tmp_path / "out", observations=60)
+def test_onnx_acts_as_the_policy_by_its_contract_alone_and_in_batches_of_any_size(name, runs, exported):
+    made = exported(name, "onnx")
     session = onnxruntime.InferenceSession(made.path / "policy.onnx")
     contract = json.loads((made.path / "contract.json").read_text())
     names = [port["name"] for port in contract["outputs"]]
@@ -183,8 +199,8 @@ def test_onnx_acts_as_the_policy_by_its_contract_alone_and_in_batches_of_any_siz
 
 
 @pytest.mark.parametrize("name", ["robot", "far", "hybrid", "held_mask"])
-def test_c_compiles_without_a_warning_allocates_nothing_and_acts_as_the_policy(name, runs, tmp_path):
-    made = proximo.export(runs(name), "c", tmp_path / "out", observations=60)
+def test_c_compiles_without_a_warning_allocates_nothing_and_acts_as_the_policy(name, runs, exported, tmp_path):
+    made = exported(name, "c")
     strict = ["-std=c99", "-O1", "-pedantic", "-Wall", "-Wextra", "-Wdouble-promotion", "-Werror", "-shared", "-fPIC"]
     library = tmp_path / "policy.so"
     subprocess.run(["cc", *strict, made.path / "policy.c", "-o", library, "-lm"], check=True)
@@ -216,19 +232,39 @@ def test_c_compiles_without_a_warning_allocates_nothing_and_acts_as_the_policy(n
     compare(runs(name), name, drive(name, made.contract, by_contract(made.contract, call)))
 
 
-def test_an_export_that_is_not_the_policy_is_refused_and_nothing_is_left(runs, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "wrong_by", "said"), [("robot", 2e-5, "of half their range apart"), ("choice", 0.5, "nats less probable")]
+)
+def test_an_export_that_is_not_the_policy_is_refused_and_nothing_is_left(
+    name, wrong_by, said, runs, tmp_path, monkeypatch
+):
     write = numpy_target.write
 
     def wrong(policy, interface, folder):
         with torch.no_grad():
-            policy.network.actor_head.bias[0] += 2e-5
+            policy.network.actor_head.bias[0] += wrong_by
             write(policy, interface, folder)
-            policy.network.actor_head.bias[0] -= 2e-5
+            policy.network.actor_head.bias[0] -= wrong_by
 
     monkeypatch.setattr(numpy_target, "write", wrong)
-    with pytest.raises(UserError, match="not the same policy"):
-        proximo.export(runs("robot"), "numpy", tmp_path / "new" / "out", observations=60)
+    with pytest.raises(UserError, match=f"not the same policy: .* {said}"):
+        proximo.export(runs(name), "numpy", tmp_path / "new" / "out", observations=60)
     assert not list(tmp_path.iterdir())
+
+
+def test_choices_near_a_tie_are_counted_and_those_that_a_mask_makes_are_not():
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    choice = Categorical(torch.tensor([[0.0, 0.005, 4.0], [0.0, 0.0, 0.0]]), mask)
+    switches = Bernoulli(torch.tensor([[0.003, -2.0], [1.0, -0.001]]))
+    assert _margins(Product([choice, switches])).tolist() == pytest.approx([0.005, 0.003, 2.0, 1.0, 0.001], abs=1e-6)
+
+
+def test_an_export_of_choices_says_how_many_were_near_a_tie(runs, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.main(["export", str(runs("choice")), "--to", "numpy", "--out", str(out), "--observations", "60"]) == 0
+    parity = json.loads((out / "contract.json").read_text())["parity"]
+    assert parity["choices"] == 60
+    assert f"of 60 choices {parity['near_ties']} were within 0.01 nats of a tie" in capsys.readouterr().out
 
 
 def test_an_older_export_is_replaced_and_anything_else_is_not(runs, tmp_path):
@@ -248,8 +284,8 @@ def test_an_older_export_is_replaced_and_anything_else_is_not(runs, tmp_path):
     assert [x.name for x in tmp_path.iterdir()] == ["out"]
 
 
-def test_the_contract_says_shapes_bounds_and_choices(runs, tmp_path):
-    told = proximo.export(runs("hybrid"), "numpy", tmp_path / "out", observations=20).contract
+def test_the_contract_says_shapes_bounds_and_choices(exported):
+    told = exported("hybrid", "numpy").contract
     assert [port["name"] for port in told["inputs"]] == [
         "observation.gear", "observation.position", "observation.state", "mask", "state",
     ]  # fmt: skip
@@ -276,8 +312,8 @@ def test_a_robot_of_mujoco_says_its_rate_and_the_names_of_its_motors_where_no_wr
     assert told["inputs"][0]["columns"] is told["outputs"][0]["columns"] is None
 
 
-def test_the_numpy_file_refuses_what_it_can_not_act_on(runs, tmp_path):
-    made = proximo.export(runs("hybrid"), "numpy", tmp_path / "out", observations=20)
+def test_the_numpy_file_refuses_what_it_can_not_act_on(exported):
+    made = exported("hybrid", "numpy")
     policy = runpy.run_path(str(made.path / "policy.py"))
     seen, mask, _ = next(episodes("hybrid"))
     state = policy["initial_state"]()

@@ -1,5 +1,9 @@
 """Episodes as videos, read back by a decoder."""
 
+import os
+import subprocess
+import sys
+
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -77,3 +81,31 @@ def test_an_environment_that_draws_nothing_is_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="dark:make draws nothing"):
         proximo.record("dark")
     assert not (tmp_path / "dark" / "videos").exists()
+
+
+WITHOUT_EGL = """
+import ctypes
+
+class Without(ctypes.CDLL):
+    def __init__(self, name, *arguments, **options):
+        if "EGL" in str(name):
+            raise OSError(f"{name}: cannot open shared object file")
+        super().__init__(name, *arguments, **options)
+
+ctypes.CDLL, ctypes.cdll = Without, ctypes.LibraryLoader(Without)
+from proximo.control.config import TrainConfig
+from proximo.errors import UserError
+from proximo.views.record.episode import drawing_environments
+
+try:
+    drawing_environments(TrainConfig(environment="InvertedPendulum-v5"))
+except UserError as error:
+    print(error)
+"""
+
+
+def test_where_mujoco_can_not_be_imported_for_want_of_egl_the_advice_is_given():
+    """The library is hidden from a process of its own: MuJoCo asks for it when it is imported."""
+    without = {key: x for key, x in os.environ.items() if key not in ("DISPLAY", "MUJOCO_GL", "PYOPENGL_PLATFORM")}
+    done = subprocess.run([sys.executable, "-c", WITHOUT_EGL], capture_output=True, text=True, env=without)
+    assert "MUJOCO_GL=osmesa (libosmesa6); it said: " in done.stdout, done.stderr

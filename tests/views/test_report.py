@@ -28,6 +28,12 @@ def both(runs, tmp_path_factory):
     return proximo.report(runs, out=tmp_path_factory.mktemp("report") / "both.html")
 
 
+@pytest.fixture(scope="module")
+def alone(runs):
+    """A report of one run, where the command puts it."""
+    return proximo.report(runs[0])
+
+
 def test_one_run_is_one_file_that_loads_nothing_and_draws_every_figure(runs, page, capsys):
     assert cli.main(["report", str(runs[0]), "--json"]) == 0
     file = runs[0] / "report.html"
@@ -45,6 +51,19 @@ def test_one_run_is_one_file_that_loads_nothing_and_draws_every_figure(runs, pag
     assert [shape["fillcolor"] for shape in drawn[1]] == ["#009e73"]  # all of it is healthy
     assert drawn[1][0]["y0"] < min(drawn[0]) < max(drawn[0]) < drawn[1][0]["y1"]
     assert {"return, CartPole-v1", "KL of an update", "episodes cut by a limit"} <= set(page.run(TITLES))
+
+
+def test_the_ratio_map_shows_what_the_run_has_recorded(runs, alone, page):
+    opened(page, alone)
+    drawn = page.run("(({x, y, z}) => ({x, y, z}))(document.querySelector('#plot-ratio').data[0])")
+    rows = proximo.metrics(runs[0])
+    assert drawn["x"] == [row["step"] for row in rows]
+    assert len(drawn["y"]) == len(EDGES) + 1
+    outside = [sum(z[i] for y, z in zip(drawn["y"], drawn["z"], strict=True) if abs(y) > 1) for i in range(len(rows))]
+    counts = [[int(n) for n in row["ratio_histogram"].split()] for row in rows]
+    # Six bins on each side lie beyond one clip range: five closed ones and the open one.
+    assert outside == pytest.approx([100 * (sum(n[:6]) + sum(n[-6:])) / sum(n) for n in counts], abs=0.2)
+    assert page.run("document.querySelector('#plot-ratio').layout.shapes.map(x => x.y0)") == [-1, 1]
 
 
 def test_every_explanation_can_be_reached_and_read(both, page):
@@ -112,19 +131,6 @@ def test_names_and_samples_of_a_stranger_are_text(runs, page, tmp_path):
     assert page.run("document.querySelector('#runs label').innerText").strip() == EVIL
     assert sample["prompt"] in page.run("document.querySelector('.texts').textContent")
     assert page.errors == []
-
-
-def test_the_ratio_map_shows_what_the_run_has_recorded(runs, page):
-    opened(page, proximo.report(runs[0]))
-    drawn = page.run("(({x, y, z}) => ({x, y, z}))(document.querySelector('#plot-ratio').data[0])")
-    rows = proximo.metrics(runs[0])
-    assert drawn["x"] == [row["step"] for row in rows]
-    assert len(drawn["y"]) == len(EDGES) + 1
-    outside = [sum(z[i] for y, z in zip(drawn["y"], drawn["z"], strict=True) if abs(y) > 1) for i in range(len(rows))]
-    counts = [[int(n) for n in row["ratio_histogram"].split()] for row in rows]
-    # Six bins on each side lie beyond one clip range: five closed ones and the open one.
-    assert outside == pytest.approx([100 * (sum(n[:6]) + sum(n[-6:])) / sum(n) for n in counts], abs=0.2)
-    assert page.run("document.querySelector('#plot-ratio').layout.shapes.map(x => x.y0)") == [-1, 1]
 
 
 def test_a_run_without_ratios_leaves_no_figure_over_its_findings(runs, page, tmp_path):

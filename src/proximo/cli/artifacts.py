@@ -73,6 +73,12 @@ class Export:
         names = ", ".join(sorted(file.name for file in made.path.iterdir()))
         print(f"{made.path}: {names} (the {made.checkpoint} policy)")
         print(f"compared with the policy on {made.observations:,} observations: largest error {made.max_error:.1e}")
+        parity = made.contract["parity"]
+        if "choices" in parity:
+            print(
+                f"of {parity['choices']:,} choices {parity['near_ties']:,} were within {parity['near_tie_nats']} nats "
+                "of a tie: a smaller error of a logit shows in these alone"
+            )
         return 0
 
 

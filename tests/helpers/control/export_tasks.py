@@ -63,6 +63,10 @@ def robot():
     return Drawn(POSITION, spaces.Box(-2, 6, (2,), np.float32))
 
 
+def choice():
+    return Drawn(POSITION, spaces.Discrete(3, start=5))
+
+
 def far():
     """A clock's numbers, whose digits float32 has no room for."""
     return Drawn(POSITION, spaces.Box(-1, 1, (2,), np.float64), middle=1e9)

@@ -26,7 +26,7 @@ from proximo.runs.storage.files import user_error
 from proximo.runs.storage.folder import find_run
 from proximo.views.export.contract import FORMAT, contract
 from proximo.views.export.interface import Interface
-from proximo.views.export.parity import LIMIT, Play, max_error, perturbed, visited
+from proximo.views.export.parity import LIMIT, NEAR, Distance, Play, distance, perturbed, visited
 from proximo.views.export.robot import ask
 
 Target = Literal["onnx", "torchscript", "numpy", "c", "transformers"]
@@ -46,7 +46,7 @@ class Export:
     observations: int
     """That both were shown."""
     max_error: float
-    """The largest distance between their actions, see `parity.max_error`."""
+    """The largest distance between their actions, of numbers and of choices: see `parity.distance`."""
     contract: dict[str, Any]
     """The content of `contract.json`."""
 
@@ -103,8 +103,11 @@ def export(
 
         def write(new: Path) -> dict[str, Any]:
             target.write(policy, interface, new)
-            error = _compared(policy, interface, target.open_export(new, interface), environments, config, observations)
-            parity = {"observations": observations, "max_error": error, "limit": LIMIT}
+            found = _compared(policy, interface, target.open_export(new, interface), environments, config, observations)
+            error = max(found.numbers, found.nats)
+            parity: dict[str, Any] = {"observations": observations, "max_error": error, "limit": LIMIT}
+            if found.choices:
+                parity |= {"choices": found.choices, "near_ties": found.near_ties, "near_tie_nats": NEAR}
             facts = {
                 "target": to,
                 "call": target.call(interface),
@@ -146,7 +149,7 @@ def _language(folder: Path, to: str, goal: Path, checkpoint: str, tokens: int) -
 
     def write(new: Path) -> dict[str, Any]:
         found = language.write(folder, checkpoint, new, tokens)
-        _require_near(found["max_error"], "logits", "the largest")
+        _require_near(found["max_error"], "its logits are up to {} of the largest apart")
         parity = {"observations": tokens, "max_error": found["max_error"], "limit": LIMIT}
         files = {file.name: _checksum(file) for file in sorted(new.iterdir())}
         return {"format": FORMAT, "target": to, "checkpoint": found["checkpoint"], "parity": parity, "sha256": files}
@@ -162,22 +165,23 @@ def _compared(
     environments: VectorEnvironment,
     config: TrainConfig,
     count: int,
-) -> float:
-    """The largest error.
+) -> Distance:
+    """How far they are apart.
 
     Raises:
-        UserError: it is too large.
+        UserError: too far.
     """
     # Apart from the seeds of training, of its evaluations and of `proximo evaluate`.
     first = seeds.derive(config.seed, seeds.FRESH, 1, environments.count)
     seen = visited(policy, environments, (count + 1) // 2, first)
     others = perturbed(policy, seen, np.random.default_rng(first[0]))
-    error = float(np.max([max_error(policy, interface, play, list(steps)) for steps in (seen, others)]))  # or NaN
-    _require_near(error, "actions", "half their range")
-    return error
+    found = Distance.of([distance(policy, interface, play, list(steps)) for steps in (seen, others)])
+    _require_near(found.numbers, "its actions are up to {} of half their range apart")
+    _require_near(found.nats, "it makes choices that the policy holds up to {} nats less probable than its own")
+    return found
 
 
-def _require_near(error: float, what: str, unit: str) -> None:
+def _require_near(error: float, what: str) -> None:
     """See that the export is the policy.
 
     Raises:
@@ -185,7 +189,7 @@ def _require_near(error: float, what: str, unit: str) -> None:
     """
     if not error <= LIMIT:
         raise UserError(
-            f"the export is not the same policy: its {what} are up to {error:.1e} of {unit} apart, and {LIMIT:.0e} is "
+            f"the export is not the same policy: {what.format(f'{error:.1e}')}, and {LIMIT:.0e} is "
             "allowed; nothing was written, and this is a defect of Proximo to report"
         )
 

@@ -12,12 +12,16 @@ from proximo.control.environments.base import VectorEnvironment
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces.masks import opened
 from proximo.control.spaces.observations import Part
+from proximo.core.distributions import Bernoulli, Categorical, Distribution, Product
 from proximo.views.export.interface import Interface, at, stack
 
 LIMIT = 1e-5
 """Of half an action's range (of 1 where it has no bounds): float32 rounds at 1e-7, and a wrong sign is 2."""
 
-_LogProb = Callable[[Tensor], Tensor]
+NEAR = 0.01
+"""Nats: only where the best two choices are no further apart does a smaller error of a logit show in what is chosen."""
+
+_Look = Callable[[], Distribution]
 Play = Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]
 """An export: inputs by name, each `[N, ...]` -> its outputs in the interface's order, each `[N, ...]`."""
 
@@ -100,7 +104,27 @@ def _replaced(tree: Any, new: Mapping[tuple, np.ndarray], path: tuple = ()) -> A
     return tree
 
 
-def max_error(policy: ControlPolicy, interface: Interface, play: Play, shown: Sequence[Shown]) -> float:
+@dataclass(frozen=True)
+class Distance:
+    """How far an export strays from its policy, at most."""
+
+    numbers: float
+    """Of half a number's range; of the memory as it is."""
+    nats: float
+    """How much less probable the policy holds a choice or a switch than its own."""
+    choices: int
+    """That were open and were compared."""
+    near_ties: int
+    """Of these, how many had a second best within `NEAR`."""
+
+    @classmethod
+    def of(cls, all_of: Sequence["Distance"]) -> "Distance":
+        """The largest of some; NaN where one is."""
+        numbers, nats = (float(np.max(x)) for x in ([d.numbers for d in all_of], [d.nats for d in all_of]))
+        return cls(numbers, nats, sum(d.choices for d in all_of), sum(d.near_ties for d in all_of))
+
+
+def distance(policy: ControlPolicy, interface: Interface, play: Play, shown: Sequence[Shown]) -> Distance:
     """How far an export strays from its policy, at most, over some sequences of steps.
 
     Of a number: the distance in units of half its range. Of a choice or a switch that differs: how much less probable
@@ -115,24 +139,24 @@ def max_error(policy: ControlPolicy, interface: Interface, play: Play, shown: Se
     """
     count = len(shown[0].starts)
     memory, state = policy.initial_memory(count), np.zeros((count, policy.memory_size), np.float32)
-    errors = []
+    found, of_memory = [], [0.0]
     for step in shown:
         given = interface.feed(step.observation, step.mask)
         if interface.state is not None:
             state = np.where(step.starts[:, None], np.float32(0), state)
             given["state"] = state
         outputs = dict(zip(interface.output_names, play(given), strict=True))
-        own, memory, log_prob = _decide(policy, step, memory)
-        errors.append(_action_error(policy, own, stack(interface.actions, outputs), log_prob))
+        own, memory, look = _decide(policy, step, memory)
+        found.append(_of_actions(policy, own, stack(interface.actions, outputs), look))
         if interface.state is not None:
             assert memory is not None
             state = np.asarray(outputs["next_state"])
-            errors.append(float(np.abs(state - memory.numpy()).max()))
-    return float(np.max(errors))  # NaN where one is
+            of_memory.append(float(np.abs(state - memory.numpy()).max()))
+    return Distance.of([*found, *(Distance(error, 0.0, 0, 0) for error in of_memory)])
 
 
-def _decide(policy: ControlPolicy, step: Shown, memory: Tensor | None) -> tuple[Tensor, Tensor | None, _LogProb]:
-    """The policy's stored action `[N, width]`, its memory afterwards, and the log-prob `[N]` of other actions."""
+def _decide(policy: ControlPolicy, step: Shown, memory: Tensor | None) -> tuple[Tensor, Tensor | None, _Look]:
+    """The policy's stored action `[N, width]`, its memory afterwards, and its distribution (`[N, 1]` with memory)."""
     encoded = policy.observations.encode(step.observation, policy.exact_observations)
     if step.mask is not None and "mask" not in encoded:
         encoded["mask"] = step.mask
@@ -142,19 +166,19 @@ def _decide(policy: ControlPolicy, step: Shown, memory: Tensor | None) -> tuple[
     action = policy.act(inputs, memory, deterministic=True)
 
     @torch.no_grad()
-    def log_prob(other: Tensor) -> Tensor:
+    def look() -> Distribution:
         if memory is None:
-            return policy.look(inputs)[0].log_prob(other)
+            return policy.look(inputs)[0]
         sequence = {name: x.unsqueeze(1) for name, x in inputs.items()}
         sequence |= {"memory": memory, "starts": torch.zeros(len(memory), 1, dtype=torch.bool)}
-        return policy.look(sequence)[0].log_prob(other.unsqueeze(1)).squeeze(1)
+        return policy.look(sequence)[0]
 
-    return action.action, action.memory, log_prob
+    return action.action, action.memory, look
 
 
-def _action_error(policy: ControlPolicy, own: Tensor, given: np.ndarray, log_prob: _LogProb) -> float:
-    """The largest error in a batch: stored actions `[N, width]` against what the export gave, `[N, width]`."""
-    numbers = [0.0]
+def _of_actions(policy: ControlPolicy, own: Tensor, given: np.ndarray, look: _Look) -> Distance:
+    """The largest distance in a batch: stored actions `[N, width]` against what the export gave, `[N, width]`."""
+    numbers, nats = [0.0], 0.0
     chosen = own.clone()
     start = 0
     for part in policy.actions.parts:
@@ -166,13 +190,33 @@ def _action_error(policy: ControlPolicy, own: Tensor, given: np.ndarray, log_pro
             numbers.append(float((gap / part.middle[1]).max()))
         else:
             chosen[:, columns] = torch.from_numpy(given[:, columns] - (part.start or 0.0))
+    if all(part.kind == "box" for part in policy.actions.parts):
+        return Distance(float(np.max(numbers)), 0.0, 0, 0)
+    distribution = look()
+    margins = _margins(distribution)
     differs = (chosen != own).any(1)
     if differs.any():
+        if policy.memory_size:  # it was asked for a sequence of one step
+            own, chosen = own.unsqueeze(1), chosen.unsqueeze(1)
         try:
-            numbers.append(float((log_prob(own) - log_prob(chosen))[differs].max()))
+            less = distribution.log_prob(own) - distribution.log_prob(chosen)
+            nats = float(less.reshape(-1)[differs].max())
         except (RuntimeError, IndexError):  # a choice that there is not
-            return float("inf")
-    return float(np.max(numbers))
+            nats = float("inf")
+    return Distance(float(np.max(numbers)), nats, margins.numel(), int((margins < NEAR).sum()))
+
+
+def _margins(distribution: Distribution) -> Tensor:
+    """How much more probable the best of each choice or switch is than its second best, in nats; of open ones alone."""
+    if isinstance(distribution, Product):
+        return torch.cat([_margins(part) for part in distribution.parts])
+    if isinstance(distribution, Bernoulli):
+        return distribution.logits.detach().abs().reshape(-1)
+    if not isinstance(distribution, Categorical) or distribution.log_probs.shape[-1] < 2:
+        return torch.zeros(0)
+    best, second = distribution.log_probs.detach().topk(2, -1).values.unbind(-1)
+    gap = (best - second).reshape(-1)
+    return gap[gap < -torch.finfo(gap.dtype).min / 2]  # else a mask leaves one choice alone
 
 
 def _unrounded(policy: ControlPolicy, part: Any, columns: np.ndarray) -> np.ndarray:
