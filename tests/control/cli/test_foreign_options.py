@@ -29,7 +29,15 @@ OURS = {"train": (CONTROL, TrainConfig)} | {
 @pytest.mark.parametrize("verb", OURS)
 def test_every_answer_names_an_option_that_exists_and_no_option_of_ours_is_answered(verb):
     table, cls = OURS[verb]
-    names = set(dict(options_of(form(cls(), HIDDEN)))) | {"run", "quiet", "options", "preset", "rewards", "algorithm"}
+    names = set(dict(options_of(form(cls(), HIDDEN)))) | {
+        "run",
+        "quiet",
+        "options",
+        "preset",
+        "rewards",
+        "algorithm",
+        "track",
+    }
     for theirs, ours in table.items():
         if ours.startswith("--"):
             assert ours.split()[0].rstrip(",").removeprefix("--") in names, (theirs, ours)

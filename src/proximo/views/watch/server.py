@@ -2,6 +2,8 @@
 
 import errno
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,6 +45,8 @@ def watch(
             said(f"port {port} is taken")
         said(f"watch {where} at http://{HOST}:{server.server_port}/ (Ctrl-C ends this)")
         try:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have background jobs ignore it
             server.serve_forever()
         except KeyboardInterrupt:
             return
