@@ -41,12 +41,12 @@ def watch(
         UserError: there is no such folder, no free port, or one that this user may not open.
     """
     with open_server(where, port) as server:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have background jobs ignore it
         if port and server.server_port != port:
             said(f"port {port} is taken")
         said(f"watch {where} at http://{HOST}:{server.server_port}/ (Ctrl-C ends this)")
         try:
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have background jobs ignore it
             server.serve_forever()
         except KeyboardInterrupt:
             return
