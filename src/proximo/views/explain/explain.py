@@ -105,13 +105,13 @@ def facts_of_setting(setting: Setting) -> dict[str, list[str]]:
     """What there is to say of a setting beside its texts, by label."""
     if setting.places[0].kind == TABLE:
         return {"settings": [", ".join(name for name in settings() if name.startswith(f"{setting.name}."))]}
-    formula, uses = setting.formula, setting.changed
+    formula = setting.formula
     facts = {
         "type": list(dict.fromkeys(place.kind for place in setting.places)),
         "default": _grouped((_value(place.default), place.verb) for place in setting.places),
         "formula": [] if formula is None else [formula.text, f"({formula.source})"],
         "paper": _grouped((_value(use.value), f"{use.preset}: {use.source}") for use in setting.paper),
-        "presets": _grouped((_value(use.value), use.preset) for use in uses if not use.paper),
+        "presets": _grouped((_value(use.value), use.preset) for use in setting.changed),
         "helps with": [f"{code.label}: {code.cause}" for code in findings_on(setting.name)],
     }
     return {label: texts for label, texts in facts.items() if texts}

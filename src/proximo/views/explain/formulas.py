@@ -82,7 +82,7 @@ FORMULAS: Mapping[str, Formula] = {
         "Ziegler et al. 2019, arXiv 1909.08593, section 2.2",
     ),
     "centre": Formula(
-        "loss = -mean log σ(score of chosen - score of rejected) + centre mean (their sum)^2",
+        "loss = -mean log σ(score of chosen - score of rejected) + centre mean (score of chosen + score of rejected)^2",
         "Bradley & Terry 1952; Eisenstein et al. 2023",
     ),
 }

@@ -70,9 +70,10 @@ class Setting:
 
     @property
     def changed(self) -> list[Use]:
-        """Presets whose value is another than the default of their verb, or of the algorithm that has the setting."""
+        """Other presets whose value is not the default of their verb, or of the algorithm that has the setting."""
         default = {place.verb: place.default for place in self.places}
-        return [use for use in self.uses if use.value != default.get(use.verb, self.places[0].default)]
+        usual = self.places[0].default
+        return [use for use in self.uses if not use.paper and use.value != default.get(use.verb, usual)]
 
 
 @cache
@@ -85,9 +86,9 @@ def settings() -> Mapping[str, Setting]:
             found.setdefault(name, Setting(name)).places.append(place)
     for name, place in _of_algorithms():
         found.setdefault(name, Setting(name)).places.append(place)
-    for preset, verb, source, table in _tables():
+    for preset, verb, source, paper, table in _tables():
         for name, value in _leaves(table, found):
-            found[name].uses.append(Use(preset, verb, value, source, preset.split(" ")[-1] == PAPER))
+            found[name].uses.append(Use(preset, verb, value, source, paper))
     return found
 
 
@@ -119,21 +120,18 @@ def _of_algorithms() -> Iterator[tuple[str, Place]]:
                 yield name, place
 
 
-def _tables() -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
-    """What each shipped preset sets: name, verb, source, and its table."""
+def _tables() -> Iterator[tuple[str, str, str, bool, Mapping[str, Any]]]:
+    """What each shipped preset sets: name, verb, source, whether it is the paper's, and its table."""
     general: dict[tuple[str, str], Mapping[str, Any]] = {}
     for preset in control_presets.presets():
-        key = (preset.file, preset.name)
-        if key not in general:
-            general[key] = preset.settings
-            yield f"{preset.family} {preset.name}", CONTROL, preset.source, preset.settings
-        else:
-            special = _different(preset.settings, general[key])
-            name = f"{preset.family} {preset.name} for {', '.join(preset.environments)}"
-            yield name, CONTROL, preset.source, special
+        name, table, key = f"{preset.family} {preset.name}", preset.settings, (preset.file, preset.name)
+        if key in general:
+            name, table = f"{name} for {', '.join(preset.environments)}", _different(table, general[key])
+        general.setdefault(key, preset.settings)
+        yield name, CONTROL, preset.source, preset.name == PAPER, table
     for of_stages in stages.presets():
         for stage, table in of_stages.stages.items():
-            yield f"{of_stages.name}, {stage}", STAGES[stage], of_stages.source, table
+            yield f"{of_stages.name}, {stage}", STAGES[stage], of_stages.source, False, table
 
 
 def _different(table: Mapping[str, Any], from_: Mapping[str, Any]) -> dict[str, Any]:
