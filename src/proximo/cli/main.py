@@ -39,7 +39,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     ),
     "inspect": (
         "views",
-        "Show what a run learnt from: each token's advantage, KL and value, and the reward taken apart.",
+        "Show what a run learns from, token by token (language) or step by step over an episode (control).",
     ),
     "record": (
         "artifacts",

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -93,21 +93,30 @@ def _compare(arguments: list[str]) -> int:
 
 @dataclass(frozen=True)
 class Inspect:
-    """Show what a run learnt from: each token's advantage, KL and value, and the reward taken apart.
+    """Show what a run learns from, token by token (language) or step by step over an episode (control).
 
-    In a terminal tokens stand on colours, vermillion for negative and blue for positive; piped, they are a table.
+    Of tokens: advantage, KL and value, on colours in a terminal, as a table where piped; and the reward taken apart. Of
+    an episode: a page with a film strip, reward, value, return, TD error, advantage and ratio.
     """
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
     iteration: tyro.conf.Positional[Annotated[int | None, SAYS_ITS_DEFAULT]] = None
-    """Iteration, counted from 0 (default: the last that is recorded)."""
+    """Iteration of a language run, counted from 0 (default: the last that is recorded)."""
     by: Annotated[Literal["advantage", "kl", "value"] | None, SAYS_ITS_DEFAULT] = None
     """What colours the tokens (default: advantage)."""
     worst: Annotated[int | None, SAYS_ITS_DEFAULT] = None
     """How many responses are shown, the lowest score first (default: 5)."""
     against: Annotated[int | None, SAYS_ITS_DEFAULT] = None
     """Another iteration: which tokens became likelier since, and responses to the same prompts side by side."""
+    policy: Annotated[Literal["latest", "best"] | None, SAYS_ITS_DEFAULT] = None
+    """Whose episode it is, of a control run (default: latest)."""
+    seed: Annotated[int | None, SAYS_ITS_DEFAULT] = None
+    """Seed of the episode (default: one that training never saw)."""
+    limit: Annotated[int | None, SAYS_ITS_DEFAULT] = None
+    """Steps after which the episode is cut (default: 1000)."""
+    out: Annotated[Path | None, SAYS_ITS_DEFAULT] = None
+    """Page to write of the episode (default: RUN/inspect/SEED.html)."""
     json: Flag = False
     """Print one JSON object instead of text."""
 
@@ -115,7 +124,9 @@ class Inspect:
         """Print what `inspect_run` finds."""
         from proximo.views.inspect import inspect_run
 
-        found = inspect_run(self.run, self.iteration, by=self.by, worst=self.worst, against=self.against)
+        names = ("by", "worst", "against", "policy", "seed", "limit", "out")
+        given: dict[str, Any] = {name: getattr(self, name) for name in names}
+        found = inspect_run(self.run, self.iteration, **given)
         if self.json:
             print(json.dumps(found.plain()))
         else:

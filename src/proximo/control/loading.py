@@ -17,6 +17,7 @@ from proximo.control.spaces.leaves import place
 from proximo.control.spaces.masks import MaskReader, closed_columns
 from proximo.control.spaces.numbers import fits_float32
 from proximo.control.spaces.observations import Part
+from proximo.core.distributions import Distribution
 from proximo.errors import MALFORMED, UserError
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
 from proximo.runs.storage.folder import RunFolder
@@ -75,16 +76,20 @@ class LoadedPolicy:
         Raises:
             UserError: the observation or the mask is not what the policy was trained on, or can not be acted on.
         """
-        batch, single = self._batch(observation)
-        frames = self._frames_with(batch)
-        encoded = self._encode(batch, frames)
-        self._add_mask(encoded, mask, single)
-        inputs = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in encoded.items()}
+        inputs, frames, single = self._read(observation, mask)
         memory = self._memory_for(inputs)
         action = self.policy.act(inputs, memory, generator=self._generator, deterministic=deterministic)
         self._memory, self._frames = action.memory, frames
         commands = self.policy.actions.to_environment(action.action.numpy())
         return _map(lambda x: x[0], commands) if single else commands
+
+    def distribution(self, observation: Any, *, mask: Any = None) -> Distribution:
+        """Over the stored actions (unclipped, unsquashed) for an observation or a batch of them, with a leading axis.
+
+        It moves no memory, as `value`. Arguments and errors as `act`.
+        """
+        inputs = self._read(observation, mask)[0]
+        return self.policy.step_distribution(inputs, self._memory_for(inputs))
 
     def value(self, observation: Any) -> np.ndarray:
         """The critic's estimate for an observation, or `[N]` for a batch, in units of (scaled) return.
@@ -99,6 +104,14 @@ class LoadedPolicy:
         inputs = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in encoded.items()}
         values = self.policy.values.from_units(self.policy.value(inputs, self._memory_for(inputs))).numpy()
         return values[0] if single else values
+
+    def _read(self, observation: Any, mask: Any) -> tuple[dict[str, Tensor], list[np.ndarray], bool]:
+        """What the policy reads, the last frames, and whether it is of one observation."""
+        batch, single = self._batch(observation)
+        frames = self._frames_with(batch)
+        encoded = self._encode(batch, frames)
+        self._add_mask(encoded, mask, single)
+        return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in encoded.items()}, frames, single
 
     def _memory_for(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
         """The memory of the batch before; a fresh one for a batch of another size."""

@@ -159,6 +159,11 @@ class ControlPolicy(nn.Module):
         return Action(action, distribution.log_prob(action), value, memory)
 
     @torch.no_grad()
+    def step_distribution(self, inputs: Mapping[str, Tensor], memory: Tensor | None = None) -> Distribution:
+        """Over the stored actions for `[N]` observations; memory as in `act`, not moved."""
+        return self.distribution(self.network.step(self._normalized(inputs), memory)[0], inputs.get("mask"))
+
+    @torch.no_grad()
     def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
         """`[...]`, of actions `[..., width]`, from what they were drawn from: `[..., outputs]`, masked already."""
         return self.distribution(output, None).log_prob(action)

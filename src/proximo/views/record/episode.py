@@ -4,6 +4,7 @@ import inspect
 import io
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,12 @@ class Filmed:
     """The critic's estimate before each step; empty for a policy without a critic."""
     ended: str = ""
     """`terminated`, `truncated`, or "" where it was cut here."""
+    learnt: list[float] = field(default_factory=list)
+    """The reward of each step that a training learns from, before it is scaled."""
+    terminated: list[bool] = field(default_factory=list)
+    """Nothing follows the step: its next state is worth 0. A lost life may do so within an episode."""
+    cut: dict[int, float] = field(default_factory=dict)
+    """The critic's estimate of the state after a step that something else cut: a time limit, or the end of the film."""
 
 
 def drawing_environments(config: TrainConfig) -> VectorEnvironment:
@@ -89,6 +96,8 @@ def film(
     limit: int,
     width: int,
     critic: bool,
+    draw: bool = True,
+    watch: Callable[[Any, Any], None] | None = None,
 ) -> Filmed:
     """Run one episode and keep its pictures.
 
@@ -100,22 +109,31 @@ def film(
         limit: steps after which it is cut.
         width: of the pictures, in pixels.
         critic: whether the policy has learnt values.
+        draw: whether pictures are kept.
+        watch: shown each observation and mask before the policy acts on it.
 
     Raises:
-        UserError: nothing is drawn.
+        UserError: nothing is drawn, and `draw`.
     """
     filmed = Filmed(title)
     policy.reset()
     if policy.policy.wrappers:
         environments.take_statistics(policy.policy.wrappers, fixed=True)
     observation, mask = environments.reset([seed])
-    for _ in range(limit):
-        filmed.pictures.append(_picture(environments, width))
+    for t in range(limit):
+        if draw:
+            filmed.pictures.append(_picture(environments, width))
+        if watch is not None:
+            watch(observation, mask)
         if critic:
             filmed.values.append(float(policy.value(observation)[0]))
         step = environments.step(policy.act(observation, mask=mask))
         observation, mask = step.observation, step.mask
         filmed.rewards.append(float(step.raw_reward[0]))
+        filmed.learnt.append(float(step.reward[0]))
+        filmed.terminated.append(bool(step.terminated[0] or not step.valid[0]))
+        if critic and not filmed.terminated[-1] and (step.truncated[0] or t == limit - 1):
+            filmed.cut[t] = float(policy.value(step.final_observation)[0])
         if step.episode_over[0]:
             filmed.ended = "terminated" if step.terminated[0] else "truncated"
             break

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from proximo.control import seeds
 from proximo.control.config import TrainConfig
@@ -49,7 +50,7 @@ def record(
     """
     folder = Path(run)
     _check(policies, limit, width)
-    config = _config(folder)
+    config = config_of(folder)
     chosen = seeds.derive(config.seed, seeds.FRESH, 0, 1)[0] if seed is None else seed
     file = Path(out) if out is not None else folder / "videos" / f"{chosen}.mp4"
     if file.suffix not in KINDS:
@@ -60,7 +61,7 @@ def record(
     environments = drawing_environments(config)
     try:
         episodes = [
-            _filmed(environments, LoadedPolicy(policy), name, config, chosen, limit, width) for name, policy in loaded
+            filmed(environments, LoadedPolicy(policy), name, config, chosen, limit, width) for name, policy in loaded
         ]
         rate = environments.frame_rate
     finally:
@@ -69,7 +70,7 @@ def record(
     return file
 
 
-def _filmed(
+def filmed(
     environments: VectorEnvironment,
     policy: LoadedPolicy,
     name: str,
@@ -77,7 +78,13 @@ def _filmed(
     seed: int,
     limit: int,
     width: int,
+    **more: Any,
 ) -> Filmed:
+    """One episode of a policy, see `film`.
+
+    Raises:
+        UserError: the environment takes other actions than the policy was made for, or nothing is drawn.
+    """
     made = ActionSpec.of(environments.action_space, policy.policy.actions.squashed)
     # EnvPool's spaces are of other types than Gymnasium's; the policy itself looks at each observation's shape.
     both = (policy.policy.actions, made)
@@ -87,10 +94,15 @@ def _filmed(
             f"{environments.name} takes {environments.action_space} when it is made to be drawn, which this policy was "
             "not made for"
         )
-    return film(environments, policy, name, seed=seed, limit=limit, width=width, critic=config.update.critic)
+    return film(environments, policy, name, seed=seed, limit=limit, width=width, critic=config.update.critic, **more)
 
 
-def _config(folder: Path) -> TrainConfig:
+def config_of(folder: Path) -> TrainConfig:
+    """The settings of a control run.
+
+    Raises:
+        UserError: it is none.
+    """
     file = folder / "config.toml"
     if not file.is_file():
         raise UserError(f"{folder} holds no run (no config.toml): check the path")

@@ -1,5 +1,7 @@
 """`RUN/tokens`: a record of each iteration, within a bound on the disk."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from torch import Tensor
 from proximo.core.divergences import kl_k1
 from proximo.language.ppo.tokens.record import FOLDER, LARGEST, TokenRecord, file_of, halved, recorded
 from proximo.language.ppo.training import PPOTraining
-from proximo.runs.storage.files import user_error, write_atomically
+from proximo.runs.storage.files import user_error
 from proximo.runs.storage.folder import RunFolder
 
 
@@ -55,11 +57,16 @@ class TokenLog:
         return news
 
     def _write(self, file: Path, data: bytes, iteration: int) -> None:
+        """Whole or not at all. It is not forced to the disk, which would cost ten times the rest: no run needs it."""
+        temporary = file.with_name(f".{file.name}.tmp")
         try:
             file.parent.mkdir(exist_ok=True)
+            temporary.write_bytes(data)
+            os.replace(temporary, file)
         except OSError as error:
-            raise user_error(error, file.parent, "creating") from error
-        write_atomically(file, data)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise user_error(error, file) from error
         self._sizes[iteration] = len(data)
 
     def _make_room(self, newest: int) -> bool:

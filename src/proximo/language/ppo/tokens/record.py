@@ -169,5 +169,7 @@ def _check(record: TokenRecord) -> None:
     for name, column in columns.items():
         if column is not None and column.shape != (sizes.get(name, count),):
             raise ValueError(f"{name} has the shape {column.shape}")
+        if column is not None and name not in record.terms and not np.isfinite(column).all():
+            raise ValueError(f"{name} has what is no number")
     if record.terms.keys() != record.weights.keys():
         raise ValueError("its terms and weights are not the same")
