@@ -66,8 +66,8 @@ def test_an_episode_is_the_environments_own_and_ends_as_it_does(run, found):
     assert found.total == len(values)
 
 
-def test_a_film_that_is_cut_goes_on_with_the_critics_estimate(run, found):
-    short = proximo.inspect_run(run, seed=5, limit=4)
+def test_a_film_that_is_cut_goes_on_with_the_critics_estimate(run, found, tmp_path):
+    short = proximo.inspect_run(run, seed=5, limit=4, out=tmp_path / "short.html")
     assert short.ended == ""
     step, after = short.steps, found.steps.value[4]
     delta = step.reward[3] + (step.returned[3] - step.reward[3]) - step.value[3]
