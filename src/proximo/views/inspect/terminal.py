@@ -80,7 +80,7 @@ def coloured_text(response: Response, by: str, scale: float) -> "Text":
     """Prompt and response."""
     from rich.text import Text
 
-    text = Text(visible(response.prompt), "dim").append(" ")
+    text = Text().append(visible(response.prompt), "dim").append(" ")
     for token, value in zip(response.tokens, response.columns[by], strict=True):
         text.append(visible(token) or "·", style(level(value, scale)))
     return text
