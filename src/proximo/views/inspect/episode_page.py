@@ -2,42 +2,17 @@
 
 from base64 import b64encode
 from collections.abc import Sequence
-from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from proximo.views.report.page import as_json
+from proximo.views.report.page import page
 
 if TYPE_CHECKING:
     from proximo.views.inspect.episode import EpisodeInspection
 
 PICTURES = 12
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; \
-style-src 'unsafe-inline'; img-src data: blob:">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>
-{style}
-</style>
-</head>
-<body>
-<main id="page"></main>
-<noscript>This page draws its figures with JavaScript: switch it on.</noscript>
-<script type="application/json" id="data">{data}</script>
-<script>{plotly}</script>
-<script>
-{script}
-</script>
-</body>
-</html>
-"""
 
 
 def html(found: "EpisodeInspection", title: str, about: str, pictures: Sequence[bytes]) -> str:
@@ -49,15 +24,8 @@ def html(found: "EpisodeInspection", title: str, about: str, pictures: Sequence[
         about: of what policy it is.
         pictures: JPEG, one before each step; none leaves the strip out.
     """
-    from plotly.offline import get_plotlyjs
-
-    return _PAGE.format(
-        title=escape(title).encode("utf-8", "replace").decode(),
-        style=(files("proximo.views.report") / "page.css").read_text("utf-8"),
-        data=as_json(page_data(found, title, about, pictures)),
-        plotly=get_plotlyjs(),
-        script=(files("proximo.views.inspect") / "episode.js").read_text("utf-8"),
-    )
+    script = (files("proximo.views.inspect") / "episode.js").read_text("utf-8")
+    return page(title, page_data(found, title, about, pictures), script)
 
 
 def page_data(found: "EpisodeInspection", title: str, about: str, pictures: Sequence[bytes]) -> dict[str, Any]:

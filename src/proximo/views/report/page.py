@@ -36,18 +36,29 @@ _POLICY = (
 
 def html(data: dict[str, Any]) -> str:
     """The page about `data` (`report.data.page_data`). Names and texts of runs are in the data only, never in HTML."""
+    here = files("proximo.views.report")
+    scripts = [(here / f"{name}.js").read_text("utf-8") for name in ("figures", "credit", "page", "live", "start")]
+    return page(f"{data['title']} · Proximo", data, "\n".join(scripts), connects=data["live"])
+
+
+def page(title: str, data: dict[str, Any], script: str, *, connects: bool = False) -> str:
+    """A page of the views' style that a script draws with Plotly from its data.
+
+    Args:
+        title: of the window; may be of a run.
+        data: JSON; what comes from a run stands here.
+        script: ours.
+        connects: whether it may ask the server that it came from for more.
+    """
     from plotly.offline import get_plotlyjs
 
-    here = files("proximo.views.report")
     return _PAGE.format(
-        policy=_POLICY.format("'self'" if data["live"] else "'none'"),
-        title=escape(f"{data['title']} · Proximo").encode("utf-8", "replace").decode(),
-        style=(here / "page.css").read_text("utf-8"),
+        policy=_POLICY.format("'self'" if connects else "'none'"),
+        title=escape(title).encode("utf-8", "replace").decode(),
+        style=(files("proximo.views.report") / "page.css").read_text("utf-8"),
         data=as_json(data),
         plotly=get_plotlyjs(),
-        scripts="\n".join(
-            (here / f"{name}.js").read_text("utf-8") for name in ("figures", "credit", "page", "live", "start")
-        ),
+        scripts=script,
     )
 
 
