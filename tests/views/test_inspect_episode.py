@@ -111,7 +111,7 @@ def test_the_page_has_a_film_strip_and_marks_where_the_critic_was_most_wrong(run
     page.open(f"file://{found.file}")
     page.wait("document.documentElement.dataset.drawn")
     plot = "document.querySelector('.js-plotly-plot')"
-    page.wait("[...document.images].every(x => x.complete)")
+    page.wait("[...document.images].every(x => x.naturalWidth > 0)")
     pictures = page.run("[...document.images].map(x => [x.naturalWidth, x.alt])")
     shown = [int(alt.removeprefix("step ")) for width, alt in pictures if width == 200]
     assert len(shown) == 12
