@@ -10,6 +10,7 @@ from proximo.control.loading import load_policy, tell
 from proximo.errors import UserError
 from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.session.opening import read_results
+from proximo.runs.storage.folder import find_run
 from proximo.runs.storage.metrics import read_metrics
 
 
@@ -30,9 +31,8 @@ def evaluate_run(folder: Path, episodes: int, seed: int | None = None, limit: in
         raise UserError(f"{episodes} episodes can not be evaluated: give at least 1")
     if limit is not None and limit < 1:
         raise UserError(f"an episode can not be cut after {limit} steps: give at least 1")
-    if not (folder / "config.toml").is_file():
-        raise UserError(f"{folder} holds no run (no config.toml): check the path")
-    config = from_mapping(TrainConfig, read_toml(folder / "config.toml"), where=str(folder / "config.toml"))
+    file = find_run(folder) / "config.toml"
+    config = from_mapping(TrainConfig, read_toml(file), where=str(file))
     final = load_policy(folder, "final")
     best = load_policy(folder, "best", warn=lambda _: None)  # it may be the same one, of which that was just said
     rows = read_metrics(folder / "metrics.jsonl")

@@ -13,6 +13,7 @@ from proximo.control.loading import LoadedPolicy, load_policy
 from proximo.control.spaces.actions import ActionSpec
 from proximo.errors import UserError, nearest
 from proximo.runs.config.toml import from_mapping, read_toml
+from proximo.runs.storage.folder import find_run
 from proximo.views.record.drawing import frames
 from proximo.views.record.episode import Filmed, drawing_environments, film
 from proximo.views.record.files import KINDS, write
@@ -103,9 +104,7 @@ def config_of(folder: Path) -> TrainConfig:
     Raises:
         UserError: it is none.
     """
-    file = folder / "config.toml"
-    if not file.is_file():
-        raise UserError(f"{folder} holds no run (no config.toml): check the path")
+    file = find_run(folder) / "config.toml"
     read = read_toml(file)
     if read.get("kind") != "control":
         raise UserError(f"{folder} is no control run: only environments are filmed")
