@@ -51,6 +51,31 @@ def test_an_interrupted_experiment_goes_on_and_measures_nothing_twice(tmp_path):
     assert all(each.sound for each in verdicts)
 
 
+class Weighty(Coin):
+    """Leaves a run with weights for each measurement, and is interrupted in the second one."""
+
+    interrupted = True
+
+    def measure(self, arm, seed):
+        folder = self.run_folder(f"{arm}-{seed}")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("metrics.jsonl", "model.safetensors"):
+            (folder / name).write_text("")
+        if arm == "b" and self.interrupted:
+            raise KeyboardInterrupt
+        return {"x": 0.0}
+
+
+def test_weights_go_once_their_measurement_is_written_and_no_sooner(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(Weighty(), tmp_path, 2, lambda _: None)
+    assert [file.parent.name for file in tmp_path.rglob("*.safetensors")] == ["b-0"], "a resumed run needs them"
+    Weighty.interrupted = False
+    run(Weighty(), tmp_path, 2, lambda _: None)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert len(list(tmp_path.rglob("metrics.jsonl"))) == 4
+
+
 def test_a_control_that_is_supported_is_not_sound(tmp_path):
     planted = [{"arm": arm, "seed": seed, "x": 5.0 * (arm == "a")} for seed in range(3) for arm in "ab"]
     assert [each.sound for each in Coin().judged(planted)] == [True, False]

@@ -83,6 +83,20 @@ class Experiment(ABC):
         self.quick = quick
         self.folder = Path("runs/lab") / self.name
         """For runs that are kept; `run` says where."""
+        self._runs: set[Path] = set()
+
+    def run_folder(self, name: str) -> Path:
+        """Folder of a run that the measurement under way makes; its weights go once the measurement is written."""
+        folder = self.folder / "runs" / f"{name}{'-quick' if self.quick else ''}"
+        self._runs.add(folder)
+        return folder
+
+    def drop_weights(self) -> None:
+        """Delete the weights of the runs of what was measured; a language run has more than 1 GB of them."""
+        for folder in self._runs:
+            for file in folder.rglob("*.safetensors"):
+                file.unlink()
+        self._runs.clear()
 
     @abstractmethod
     def arms(self) -> Sequence[str]:
@@ -145,6 +159,7 @@ def run(experiment: Experiment, folder: Path, seeds: int | None, told: Callable[
         row |= {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - worked}
         with file.open("a") as out:
             out.write(json.dumps(row) + "\n")
+        experiment.drop_weights()
         there[arm, seed] = row
         told(f"{experiment.name}: {len(there)} of {len(jobs)}, {arm}, seed {seed}, {row['seconds']:.1f} s")
     return [there[job] for job in jobs]

@@ -32,7 +32,7 @@ class Collapse(Experiment):
         seen = [
             ran(
                 task,
-                self.folder / "runs" / f"{arm.replace(' ', '')}-{factor}-{seed}{'-quick' if self.quick else ''}",
+                self.run_folder(f"{arm.replace(' ', '')}-{factor}-{seed}"),
                 seed=seed + 1000 * (arm == ALONE),
                 learning_rate=(1e-3 if self.quick else 3e-4) * factor,
                 responses=320,

@@ -32,8 +32,7 @@ class CriticOrGroup(Experiment):
         algorithm = arm.partition(",")[0].lower()
         update: dict[str, Any] = {"epochs": 2, "minibatch_size": 32, "max_grad_norm": 1.0}
         update |= {"value_coefficient": 0.1} if algorithm == "ppo" else {"group": 4}
-        name = f"{arm.replace(' ', '')}-{seed}{'-quick' if self.quick else ''}"
-        run = self.folder / "runs" / name
+        run = self.run_folder(f"{arm.replace(' ', '')}-{seed}")
         seen = ran(
             task,
             run,

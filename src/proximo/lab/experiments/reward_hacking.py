@@ -34,7 +34,7 @@ class RewardHacking(Experiment):
         flaw = FLAW_PAYS if arm in (FLAWED, HELD) else 0.0
         seen = ran(
             task,
-            self.folder / "runs" / f"{arm.replace(' ', '')}-{seed}{'-quick' if self.quick else ''}",
+            self.run_folder(f"{arm.replace(' ', '')}-{seed}"),
             flaw=flaw,
             seed=seed,
             kl={"coefficient": price},

@@ -47,7 +47,7 @@ class SupervisedVsRL(Experiment):
         if arm != RL:
             steps = responses // BATCH
             return fine_tuned(task, seed=chance, steps=steps, batch=BATCH, learning_rate=rate, batches=batches)
-        run = self.folder / "runs" / f"{chance}{'-quick' if self.quick else ''}"
+        run = self.run_folder(str(chance))
         update = {"epochs": 1, "minibatch_size": BATCH}
         seen = ran(
             task,
