@@ -1,6 +1,10 @@
 """One thread for all: these tests are many small computations, and threads that wait for each other spin."""
 
+import gc
 import os
+import shutil
+import sys
+from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
@@ -11,3 +15,19 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # No test depends on the clock: an example may take as long as a busy machine needs.
 settings.register_profile("proximo", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("proximo")
+
+# A run writes each checkpoint through to the disk. Where memory can stand in for a disk, no test waits for one.
+MEMORY = Path("/dev/shm")
+if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4e9:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+_modules = 0
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """What libraries leave in memory is not searched for garbage again and again: that took a quarter of some tests' time."""
+    global _modules
+    if nextitem is not None and nextitem.path != item.path and len(sys.modules) > _modules + 100:
+        gc.collect()
+        gc.freeze()
+        _modules = len(sys.modules)
