@@ -25,7 +25,7 @@ _modules = 0
 
 
 def pytest_runtest_teardown(item, nextitem):
-    """What libraries leave in memory is not searched for garbage again and again: that took a quarter of some tests' time."""
+    """What libraries leave in memory is not searched for garbage again and again (a quarter of some tests' time)."""
     global _modules
     if nextitem is not None and nextitem.path != item.path and len(sys.modules) > _modules + 100:
         gc.collect()

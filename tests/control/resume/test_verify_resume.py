@@ -43,6 +43,7 @@ class Clinging(gymnasium.Env):
 def test_runs_that_go_on_exactly_are_said_to(source, settings):
     result = verify(source, **settings)
     assert result.exact
+    assert str(result).startswith("this run resumes exactly\n  stopped and resumed: equal to the last bit\n")
     assert result.new_processes == isinstance(source, str)
     assert not result.causes
     assert [c.what.split(" from")[0] for c in result.comparisons] == ["stopped and resumed", "killed and resumed"]
