@@ -87,6 +87,26 @@ class NormalizerSettings:
 
 
 @dataclass(frozen=True)
+class ObservationSettings:
+    """Parts of a Dict or Tuple observation by role: names as in `observation_keys`, joined in the order given."""
+
+    actor: tuple[str, ...] = ()
+    """Parts that the actor sees, as `state`: what the robot measures. Acting, loading and export need these alone."""
+    critic: tuple[str, ...] = ()
+    """Parts that the critic sees, as `state privileged_state`; it then has layers and a normaliser of its own, and no
+    memory. If not given, it sees what the actor sees."""
+
+    def __post_init__(self) -> None:
+        """Refuse a critic's view without an actor's.
+
+        Raises:
+            ValueError: only the critic's is given.
+        """
+        if self.critic and not self.actor:
+            raise ValueError(f"observations.critic = {list(self.critic)} needs observations.actor, what the actor sees")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Train a policy. All settings are written to RUN/config.toml, which repeats the run."""
 
@@ -119,6 +139,7 @@ class TrainConfig:
     observation_keys: tuple[str, ...] = ()
     """Parts of a Dict or Tuple observation that the policy sees, by name (`state`, `camera.depth`) or pattern, or
     `not:NAME` for what it does not see; all but text if not given, and what looks privileged asks for a decision."""
+    observations: ObservationSettings = ObservationSettings()
     mask_key: str | None = None
     """Key of a Dict observation that holds the action mask (`action_mask` is found by itself)."""
     learning_rate: float | str = "3e-4 -> 0"
@@ -176,6 +197,7 @@ class TrainConfig:
         for name in ("evaluate_every", "episode_limit"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        self._check_observations()
         if self.random_phase < 0:
             raise ValueError(f"random_phase = {self.random_phase} must be at least 0")
         if not self.replay_mb >= 0:
@@ -190,6 +212,26 @@ class TrainConfig:
             raise ValueError(f"learning_rate = {self.learning_rate} must be finite and at least 0")
         if not 0 <= self.adam_epsilon < math.inf:
             raise ValueError(f"adam_epsilon = {self.adam_epsilon} must be finite and at least 0")
+
+    def _check_observations(self) -> None:
+        """See that the settings about observations go together.
+
+        Raises:
+            ValueError: they do not.
+        """
+        if self.observations.actor and self.observation_keys:
+            raise ValueError("observation_keys and observations.actor both say what is seen: give one of them")
+        if self.observations.critic and (self.network.custom or self.network.shared):
+            other = f"custom = {self.network.custom}" if self.network.custom else "shared = true"
+            raise ValueError(
+                f"observations.critic gives the critic layers of its own, which network.{other} leaves no room for: "
+                "leave one of them out"
+            )
+
+    @property
+    def visible(self) -> tuple[str, ...]:
+        """Names of all parts of an observation that somebody sees; () for all but text."""
+        return tuple(dict.fromkeys((*self.observations.actor, *self.observations.critic))) or self.observation_keys
 
     @property
     def rollout_size(self) -> int:

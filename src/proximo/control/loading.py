@@ -94,13 +94,16 @@ class LoadedPolicy:
     def value(self, observation: Any) -> np.ndarray:
         """The critic's estimate for an observation, or `[N]` for a batch, in units of (scaled) return.
 
-        It moves no memory: with a memory or a frame stack ask before `act`, which remembers the observation.
+        It moves no memory: with a memory or a frame stack ask before `act`, which remembers the observation. A critic
+        with `observations.critic` of its own needs these parts too.
 
         Raises:
             UserError: as `act`.
         """
-        batch, single = self._batch(observation)
+        own = self.policy.critic_observations
+        batch, single = self._batch(observation, () if own is None else own.parts)
         encoded = self._encode(batch, self._frames_with(batch))
+        encoded |= self.policy.encode_critic(batch, self.policy.exact_observations)
         inputs = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in encoded.items()}
         values = self.policy.values.from_units(self.policy.value(inputs, self._memory_for(inputs))).numpy()
         return values[0] if single else values
@@ -119,11 +122,12 @@ class LoadedPolicy:
         fits = self._memory is not None and len(self._memory) == count
         return self._memory if fits else self.policy.initial_memory(count)
 
-    def _batch(self, observation: Any) -> tuple[Any, bool]:
-        """The observation with a leading axis, and whether it had none."""
-        _refuse_answer(self.policy.observations.parts, observation)
+    def _batch(self, observation: Any, also: Sequence[Part] = ()) -> tuple[Any, bool]:
+        """The observation with a leading axis, and whether it had none; `also` holds parts of the critic."""
+        parts = (*self.policy.observations.parts, *also)
+        _refuse_answer(parts, observation)
         extra = set()
-        for part in self.policy.observations.parts:
+        for part in parts:
             leaf = _leaf(part, observation)
             extra.add(_extra_axes(part, leaf.shape, self._shape_of(part)))
             _require_numbers(part, leaf)

@@ -47,6 +47,27 @@ def with_own_parts(
     return with_algorithm(settings, algorithm)
 
 
+_ROLES = {"actor": "actor", "policy": "actor", "critic": "critic"}
+"""Sets of observation groups in rsl_rl's configuration (`policy` until its version 4), and ours."""
+
+
+def with_groups(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with rsl_rl's `obs_groups` as `observations`: `{"actor": ["policy"], "critic": ["policy", "state"]}`.
+
+    Raises:
+        UserError: it names another set, or is given beside `observations`.
+    """
+    settings = dict(settings)
+    groups = settings.pop("obs_groups", None)
+    if groups is None:
+        return settings
+    if not isinstance(groups, Mapping) or "observations" in settings:
+        raise UserError("obs_groups is rsl_rl's dict of names by role and takes the place of observations: give one")
+    if other := sorted(groups.keys() - _ROLES.keys()):
+        raise UserError(f"obs_groups names the sets {', '.join(other)}, and here are actor (or policy) and critic")
+    return settings | {"observations": {_ROLES[name]: tuple(keys) for name, keys in groups.items()}}
+
+
 def _network(given: Any) -> Any:
     if isinstance(given, Mapping | NetworkSettings):
         return given

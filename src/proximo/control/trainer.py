@@ -15,7 +15,7 @@ from proximo.control.evaluation.evaluate import Watch
 from proximo.control.evaluation.selection import Selection
 from proximo.control.loading import LoadedPolicy, require_final
 from proximo.control.models.device import limit_threads
-from proximo.control.own_parts import Maker, own_code, with_own_parts
+from proximo.control.own_parts import Maker, own_code, with_groups, with_own_parts
 from proximo.control.presets import configure, usual_preset
 from proximo.control.result import Run, default_run
 from proximo.control.spaces.observations import ObservationSpec
@@ -210,7 +210,7 @@ class Trainer(IteratedTrainer[Run]):
             timeout=config.environment_timeout,
             frame_stack=config.frame_stack,
             mask_key=config.mask_key,
-            observation_keys=config.observation_keys,
+            observation_keys=config.visible,
         )
         stack.callback(environments.close)
         images = bool(ObservationSpec.of(environments.observation_space).images)
@@ -293,6 +293,7 @@ def _configured(environment: Source, preset: str, settings: dict[str, Any]) -> T
     """
     if answer := answered_in_python(settings, CONTROL, [field.name for field in fields(TrainConfig)]):
         raise UserError(answer)
+    settings = with_groups(settings)
     base, _ = configure(task_of(environment), preset)
     base = _for_copies(replace(base, environment=name_of(environment)), copies(environment), settings)
     if isinstance(settings.get("run"), Path):

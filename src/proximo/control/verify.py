@@ -83,7 +83,7 @@ def _not_deterministic(config: TrainConfig, source: Source) -> str | None:
             timeout=config.environment_timeout,
             frame_stack=config.frame_stack,
             mask_key=config.mask_key,
-            observation_keys=config.observation_keys,
+            observation_keys=config.visible,
         )
 
     with closing(make()) as one, closing(make()) as other:

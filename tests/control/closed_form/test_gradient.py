@@ -42,14 +42,14 @@ def policy_of(head, *, activation="tanh", hidden=(8,), normalised=True, log_stds
     return policy
 
 
-def batch_of(policy, *, seed=0, masked=False, zeros=True):
+def batch_of(policy, *, seed=0, masked=False, zeros=True, also=()):
     """Samples of another policy than this one, some far away; those of weight 0 hold rubbish."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape, scale=1.0):
         return scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    inputs = {"vector": normal(SAMPLES, NUMBERS, scale=2.0)}
+    inputs = {"vector": normal(SAMPLES, NUMBERS, scale=2.0), **dict(also)}
     if masked:
         inputs["mask"] = torch.rand(SAMPLES, 4, generator=generator) < 0.6
         inputs["mask"][:, 1] = True
@@ -196,3 +196,25 @@ def test_a_hundred_thousand_choices_keep_their_digits():
     ours = CategoricalHead(None)._log_probs(logits.copy())
     expected = torch.log_softmax(torch.from_numpy(logits).double(), 0).numpy()
     assert np.abs(ours - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("hidden", [(), (8,), (6, 8)])
+@pytest.mark.parametrize("own", [NUMBERS, 9])
+def test_the_gradient_is_autograds_where_the_critic_sees_something_else(own, hidden):
+    torch.manual_seed(own)
+    seen, hers = (ObservationSpec.of(spaces.Box(-1, 1, (n,), np.float32)) for n in (NUMBERS, own))
+    settings = NetworkSettings(hidden=hidden, log_std_range=RANGE)
+    space = ActionSpec.of(spaces.Box(-2, 3, (5,), np.float32))
+    policy = ControlPolicy(seen, space, settings, normalize_observations=True, clip=1.5, critic_observations=hers)
+    policy.double()
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.4 * torch.randn_like(parameter))
+    for normalizer in policy.normalizers.values():
+        normalizer.moments.absorb(2.0 * torch.randn(50, len(normalizer.moments.mean)) + 0.7)
+    view = torch.randn(SAMPLES, own, dtype=torch.float64)
+    batch = batch_of(policy, also={"critic.vector": view})
+    agree(policy, batch, Objective(clip=0.2, value_coefficient=0.7, entropy_coefficient=0.03))
+    by_hand = ClosedForm(policy)
+    assert torch.allclose(by_hand.value(batch.inputs), policy.value(batch.inputs), rtol=1e-12)
+    assert torch.equal(by_hand.act(batch.inputs).output, by_hand.act({"vector": batch.inputs["vector"]}).output)

@@ -5,15 +5,15 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from proximo.control.config import NetworkSettings, NormalizerSettings, TrainConfig
+from proximo.control.config import NetworkSettings, NormalizerSettings, ObservationSettings, TrainConfig
 from proximo.control.environments import make_environments
 from proximo.control.loading import LoadedPolicy
 from proximo.control.training.training import Training
 from proximo.core.settings import UpdateSettings
 
 
-def configured(*, count=8, length=16, update=None, network=None, normalizers=None, **settings):
-    """A configuration with small defaults; `update`, `network` and `normalizers` are dicts."""
+def configured(*, count=8, length=16, update=None, network=None, normalizers=None, observations=None, **settings):
+    """A configuration with small defaults; `update`, `network`, `normalizers` and `observations` are dicts."""
     update = {"epochs": 4, "minibatch_size": count * length // 2, **(update or {})}
     settings = {"steps": 10**9, "learning_rate": 0.01, "environment": "a test's", **settings}
     return TrainConfig(
@@ -22,6 +22,7 @@ def configured(*, count=8, length=16, update=None, network=None, normalizers=Non
         update=UpdateSettings(**update),
         network=NetworkSettings(**{"hidden": (32,), **(network or {})}),
         normalizers=NormalizerSettings(**(normalizers or {})),
+        observations=ObservationSettings(**(observations or {})),
         **settings,
     )
 
@@ -30,7 +31,13 @@ def configured(*, count=8, length=16, update=None, network=None, normalizers=Non
 def running(source, *, closed_form=True, double=False, **settings):
     """A `Training` that has been started."""
     config = configured(**settings)
-    environments = make_environments(source, config.environments, backend=config.backend, options=config.options)
+    environments = make_environments(
+        source,
+        config.environments,
+        backend=config.backend,
+        options=config.options,
+        observation_keys=config.visible,
+    )
     try:
         with torch.random.fork_rng():
             dtype = torch.get_default_dtype()

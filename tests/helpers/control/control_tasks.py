@@ -372,3 +372,36 @@ class Hashed(gymnasium.Env):
 
 def hashed(**options):
     return Hashed(**options)
+
+
+class Burdened(gymnasium.Env):
+    """Pays -(action - target)² and a burden that the actor can not see: one step, target and burden drawn anew.
+
+    Args:
+        burden: deviation of what is paid whatever is done.
+    """
+
+    observation_space = spaces.Dict(
+        {"state": spaces.Box(-1, 1, (1,), np.float32), "privileged_state": spaces.Box(-99, 99, (2,), np.float32)}
+    )
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, burden=10.0):
+        self.burden = burden
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.target, self.paid = self.np_random.uniform(-1, 1), self.burden * self.np_random.normal()
+        return self.observe(), {}
+
+    def step(self, action):
+        reward = self.paid - (float(action[0]) - self.target) ** 2
+        return self.observe(), reward, True, False, {}
+
+    def observe(self):
+        hidden = np.float32([self.paid, self.target])
+        return {"state": np.float32([self.target]), "privileged_state": hidden}
+
+
+def burdened(**options):
+    return Burdened(**options)

@@ -15,7 +15,7 @@ from torch.nn.modules import module as torch_module
 from proximo.algorithms import ppo
 from proximo.algorithms.ppo import PPO
 from proximo.control.models import policy
-from proximo.control.models.networks import ActorCritic
+from proximo.control.models.networks import ActorCritic, Features
 from proximo.control.models.normalizers import ObservationNormalizer
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces import actions
@@ -28,8 +28,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "el
 """Those whose slopes are known by hand."""
 
 _METHODS: dict[type, tuple[str, ...]] = {
-    ControlPolicy: ("evaluate", "look", "act", "log_prob", "value", "distribution", "_normalized"),
-    ActorCritic: ("step", "features", "heads"),
+    ControlPolicy: ("evaluate", "look", "act", "log_prob", "value", "distribution", "_normalized", "normalizers"),
+    ActorCritic: ("step", "heads", "_own_value"),
+    Features: ("features",),
     ActionSpec: ("distribution",),
     ObservationNormalizer: ("forward",),
     RunningMoments: ("scale", "variance"),
@@ -102,8 +103,11 @@ def is_derivable(policy: ControlPolicy) -> bool:
         and type(policy) is ControlPolicy
         and type(policy.network) is ActorCritic
         and policy.network.encoders is None
+        and (
+            policy.network.sees is None or (type(policy.network.sees) is Features and not policy.network.sees.encoders)
+        )
         and type(policy.actions) is ActionSpec
-        and type(policy.normalizer) in (ObservationNormalizer, type(None))
+        and {type(n) for n in policy.normalizers.values()} <= {ObservationNormalizer}
         and not any(_overrides(policy))
         and not any(True for _ in _global_hooks())
         and all(map(_bare, policy.modules()))
@@ -130,7 +134,8 @@ def _plain_networks(policy: ControlPolicy) -> bool:
         _kinds(network.actor) == _kinds(network.critic) == [nn.Linear, activation] * depth
         and all(type(m) is nn.Linear and m.bias is not None for m in linear)
         and len({id(p) for m in linear for p in m.parameters()}) == 2 * len(linear)  # none is shared
-        and [m.weight.shape for m in actor] == [m.weight.shape for m in critic]
+        and [m.weight.shape for m in actor[1:]] == [m.weight.shape for m in critic[1:]]
+        and [m.out_features for m in actor[:1]] == [m.out_features for m in critic[:1]]
         and all(m.alpha == 1.0 for m in policy.modules() if type(m) is nn.ELU)
     )
 

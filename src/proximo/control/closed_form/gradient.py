@@ -17,7 +17,9 @@ from proximo.control.closed_form.derivation import is_derivable
 from proximo.control.closed_form.heads import CategoricalHead, GaussianHead, Head
 from proximo.control.closed_form.networks import SLOPES, TwinMLP
 from proximo.control.models.networks import ActorCritic
+from proximo.control.models.normalizers import ObservationNormalizer
 from proximo.control.models.policy import ControlPolicy
+from proximo.control.spaces.groups import CRITIC
 from proximo.core.batch import Action, Batch
 from proximo.core.objectives import Objective
 from proximo.core.update import Gradient, Statistics
@@ -36,6 +38,7 @@ def supports(policy: ControlPolicy) -> bool:
     return (
         one_part
         and not policy.observations.images
+        and not (policy.critic_observations and policy.critic_observations.images)
         and settings.memory == "none"
         and not settings.shared
         and settings.activation in SLOPES
@@ -69,7 +72,9 @@ class ClosedForm:
         actor, critic = [*hidden[0], network.actor_head], [*hidden[1], network.value_head]
         self.networks = TwinMLP(actor, critic, activation)
         self.head: Head = GaussianHead(policy) if policy.actions.continuous else CategoricalHead(policy)
-        self.normalizer = policy.normalizer
+        self._actor = _Seen("vector", policy.normalizer, self.networks.dtype)
+        own = policy.critic_observations is not None
+        self._critic = _Seen(f"{CRITIC}vector", policy.critic_normalizer, self.networks.dtype) if own else self._actor
         self._policy, self._modules = policy, list(policy.modules())
         self.freeze()
 
@@ -79,29 +84,9 @@ class ClosedForm:
         return supports(self._policy) and list(self._policy.modules()) == self._modules
 
     def freeze(self) -> None:
-        """Read the normaliser; call it whenever the statistics have moved."""
-        if self.normalizer is not None:
-            dtype = self.networks.dtype
-            self._far = self.normalizer.far
-            self._mean = self.normalizer.moments.mean.numpy().astype(dtype)[:, None]
-            self._scale = self.normalizer.moments.scale().numpy().astype(dtype)[:, None]
-
-    def _observed(self, inputs: Mapping[str, Tensor]) -> np.ndarray:
-        """What the networks read of `[..., D]`: normalised, `[D, B]`."""
-        vector = inputs["vector"]
-        x = vector.reshape(-1, vector.shape[-1]).numpy().T
-        if self.normalizer is None:
-            return x
-        bound = self.normalizer.clip
-        if x.dtype != self.networks.dtype:
-            if self._far:  # the mean is taken off before digits are
-                moments = self.normalizer.moments
-                x = (x - moments.mean.numpy()[:, None]) / moments.scale().numpy()[:, None]
-                return np.ascontiguousarray(x.clip(-bound, bound), self.networks.dtype)
-            x = x.astype(self.networks.dtype)
-        x = np.subtract(x, self._mean, order="C")
-        x /= self._scale
-        return np.minimum(np.maximum(x, -bound, out=x), bound, out=x)
+        """Read the normalisers; call it whenever the statistics have moved."""
+        self._actor.freeze()
+        self._critic.freeze()
 
     @_UNWARNED
     def act(
@@ -110,7 +95,7 @@ class ClosedForm:
         """Sample actions; as `ControlPolicy.act`, without log-prob and value: `log_prob` and `value` take a whole
         rollout at once, which saves most of their time.
         """
-        output = _allowed(self.networks.actor(self._observed(inputs)), inputs)
+        output = _allowed(self.networks.actor(self._actor.of(inputs)), inputs)
         action = torch.from_numpy(self.head.draw(output, generator))
         return Action(action, None, None, output=torch.from_numpy(output.T))
 
@@ -123,14 +108,14 @@ class ClosedForm:
     @_UNWARNED
     def value(self, inputs: Mapping[str, Tensor], memory: None = None) -> Tensor:
         """The critic's output; as `ControlPolicy.value`, any leading axes."""
-        values = self.networks.critic(self._observed(inputs))[0]
+        values = self.networks.critic(self._critic.of(inputs))[0]
         return torch.from_numpy(values).reshape(inputs["vector"].shape[:-1])
 
     @_UNWARNED
     def divergence(self, minibatch: Batch) -> float:
         """k3 estimate of KL(old policy, policy), nats (`core.update.Measuring`)."""
         share, real = _shares(minibatch.weight.numpy())
-        output = _allowed(self.networks.actor(self._observed(minibatch.inputs)), minibatch.inputs)
+        output = _allowed(self.networks.actor(self._actor.of(minibatch.inputs)), minibatch.inputs)
         log_prob = self.head.score(output, minibatch.action.numpy()).log_prob
         log_ratio = log_prob - minibatch.log_prob.numpy()
         return _kl(log_ratio if real is None else np.where(real, log_ratio, 0.0), share)
@@ -142,7 +127,8 @@ class ClosedForm:
     @_UNWARNED
     def gradient(self, minibatch: Batch, objective: Objective) -> Statistics:
         """Add the gradient of `ppo_loss` to the parameters' gradients; statistics as `ppo_loss` names them."""
-        x = self._observed(minibatch.inputs)
+        seen = self._actor.of(minibatch.inputs)
+        x = seen, seen if self._critic is self._actor else self._critic.of(minibatch.inputs)
         share, real = _shares(minibatch.weight.numpy())
         hidden, output, values = self.networks.forward(x)
         scores = self.head.score(_allowed(output, minibatch.inputs), minibatch.action.numpy())
@@ -160,6 +146,37 @@ class ClosedForm:
             "clip_fraction": policy[2],
             "ratio_deviation": policy[3],
         }
+
+
+class _Seen:
+    """What one of the networks reads, in NumPy."""
+
+    def __init__(self, name: str, normalizer: ObservationNormalizer | None, dtype: np.dtype) -> None:
+        self.name, self.normalizer, self.dtype = name, normalizer, dtype
+
+    def freeze(self) -> None:
+        """Read the normaliser."""
+        if self.normalizer is not None:
+            self._far = self.normalizer.far
+            self._mean = self.normalizer.moments.mean.numpy().astype(self.dtype)[:, None]
+            self._scale = self.normalizer.moments.scale().numpy().astype(self.dtype)[:, None]
+
+    def of(self, inputs: Mapping[str, Tensor]) -> np.ndarray:
+        """What the network reads of `[..., D]`: normalised, `[D, B]`."""
+        vector = inputs[self.name]
+        x = vector.reshape(-1, vector.shape[-1]).numpy().T
+        if self.normalizer is None:
+            return x
+        bound = self.normalizer.clip
+        if x.dtype != self.dtype:
+            if self._far:  # the mean is taken off before digits are
+                moments = self.normalizer.moments
+                x = (x - moments.mean.numpy()[:, None]) / moments.scale().numpy()[:, None]
+                return np.ascontiguousarray(x.clip(-bound, bound), self.dtype)
+            x = x.astype(self.dtype)
+        x = np.subtract(x, self._mean, order="C")
+        x /= self._scale
+        return np.minimum(np.maximum(x, -bound, out=x), bound, out=x)
 
 
 @dataclass(frozen=True)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 import gymnasium
 import numpy as np
 
 from proximo.control.environments.base import AroundEnvironments, Observation, Step, VectorEnvironment
+from proximo.control.spaces.groups import matching
 from proximo.control.spaces.leaves import Path, leaves
-from proximo.errors import UserError, nearest
+from proximo.errors import UserError
 
 EVERYTHING = ("*",)
 """As names of `ObservationKeys`: whatever can be learnt from."""
 _NOT = "not:"
+_SETTING = "observation_keys or observations"
 _PRIVILEGED = re.compile(r"privileged?|priv|critic", re.IGNORECASE)
 """How simulators call what they show to a critic and no robot can measure (MuJoCo Playground, Isaac Lab)."""
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -83,7 +84,7 @@ class KeptLeaves:
         if "" in every:
             if keys and tuple(keys) != EVERYTHING:
                 raise UserError(
-                    f"observation_keys = {list(keys)} name parts of an observation, and {name} shows only {space}: "
+                    f"{_SETTING} = {list(keys)} name parts of an observation, and {name} shows only {space}: "
                     "leave them out"
                 )
             return cls(space)
@@ -152,21 +153,9 @@ def is_text(space: gymnasium.Space) -> bool:
 
 
 def _chosen(names: set[str], keys: Sequence[str], name: str) -> set[str]:
-    wanted = [_matching(key, names, name) for key in keys if not key.startswith(_NOT)]
-    dropped = [_matching(key.removeprefix(_NOT), names, name) for key in keys if key.startswith(_NOT)]
+    wanted = [matching(key, names, name, _SETTING) for key in keys if not key.startswith(_NOT)]
+    dropped = [matching(key.removeprefix(_NOT), names, name, _SETTING) for key in keys if key.startswith(_NOT)]
     return (set().union(*wanted) if wanted else names) - set().union(*dropped)
-
-
-def _matching(key: str, names: set[str], name: str) -> set[str]:
-    """The leaves that a key names: one, those below it, or those of a pattern."""
-    found = {leaf for leaf in names if leaf == key or leaf.startswith(f"{key}.") or fnmatchcase(leaf, key)}
-    if not found:
-        likely = nearest(key, names)
-        raise UserError(
-            f"observation_keys names {key!r}, and {name} shows {', '.join(sorted(names))}"
-            f"{f': did you mean {likely}?' if likely else ': name some of these'}"
-        )
-    return found
 
 
 def _looks_privileged(name: str) -> bool:
@@ -180,11 +169,16 @@ def _decide_privileged(kept: set[str], every: Mapping[str, Path], space: gymnasi
     sizes = {".".join(map(str, path)): int(np.prod(inner.shape or (1,))) for path, inner in leaves(space)}
     count = sum(sizes[leaf] for leaf in secret)
     rest = sorted(kept - secret)
-    way = f"give observation_keys = {rest} (--observation-keys {' '.join(rest)}) to leave it out, or " if rest else ""
     every_key = f"observation_keys = {sorted(kept)} (--observation-keys {' '.join(sorted(kept))})"
+    ways = [f"{every_key} to let the policy see it"]
+    if rest:
+        roles = f"observations.actor = {rest} and observations.critic = {sorted(kept)}"
+        typed = f"--observations.actor {' '.join(rest)} --observations.critic {' '.join(sorted(kept))}"
+        left_out = f"observation_keys = {rest} (--observation-keys {' '.join(rest)}) to leave it out"
+        ways = [left_out, f"{roles} ({typed}) to show it to the critic alone", *ways]
     raise UserError(
         f"{name} shows {' and '.join(map(repr, sorted(secret)))} ({count} numbers), which looks like what a simulator "
-        f"knows and no robot measures: {way}{'' if way else 'give '}{every_key} to let the policy see it"
+        f"knows and no robot measures: give {', or '.join(ways)}"
     )
 
 

@@ -125,7 +125,7 @@ def evaluation_environments(config: TrainConfig, source: Source, episodes: int) 
         frame_stack=config.frame_stack,
         any_count=True,
         mask_key=config.mask_key,
-        observation_keys=config.observation_keys,
+        observation_keys=config.visible,
     )
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 from proximo.control.config import NetworkSettings
 from proximo.control.models.custom import CustomNetwork, Encoders
 from proximo.control.models.recurrent import Memory
+from proximo.control.spaces.groups import CRITIC
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.errors import UserError
 
@@ -108,33 +109,23 @@ def _orthogonal(module: nn.Module) -> None:
             nn.init.zeros_(block.second.weight)
 
 
-class ActorCritic(nn.Module):
-    """Encoded observations -> what the action distribution needs, and a value.
-
-    images -> shared convolutions, joined with the vector (or what own encoders make of its keys) -> memory, if any ->
-    hidden layers of actor and critic (separate, or shared) -> two linear heads.
+class Features(nn.Module):
+    """Encoded observations -> features `[..., width]`: convolutions of images beside the vector, or what own encoders
+    make of its keys.
     """
 
-    def __init__(self, observations: ObservationSpec, outputs: int, settings: NetworkSettings) -> None:
+    def __init__(self, observations: ObservationSpec, settings: NetworkSettings, encoders: Mapping[str, str]) -> None:
         super().__init__()
-        self.encoders = Encoders(observations, settings.encoders) if settings.encoders else None
-        encoded = [f"pixels.{key}" for key in settings.encoders]
+        self.encoders = Encoders(observations, encoders) if encoders else None
+        encoded = [f"pixels.{key}" for key in encoders]
         self._names = tuple(name for name in observations.images if name not in encoded)
         self.images = nn.ModuleDict(
             # A module's name can not hold a dot, an image's may.
             {name.replace(".", "/"): _convolutions(name, observations.images[name], settings) for name in self._names}
         )
-        width = (self.encoders.size if self.encoders else observations.vector_size) + sum(
+        self.width = (self.encoders.size if self.encoders else observations.vector_size) + sum(
             _feature_size(cnn) for cnn in self.images.values()
         )
-        self.memory = Memory(settings.memory, width, settings.memory_size) if settings.memory != "none" else None
-        width = settings.memory_size if self.memory else width
-        sizes = (width, *settings.hidden)
-        self.actor = mlp(sizes, settings.activation, settings.orthogonal)
-        # Shared layers belong to both under one name: the critic is then the actor's module itself.
-        self.critic = self.actor if settings.shared else mlp(sizes, settings.activation, settings.orthogonal)
-        self.actor_head = linear(sizes[-1], outputs, 0.01 if settings.orthogonal else None)
-        self.value_head = linear(sizes[-1], 1, 1.0 if settings.orthogonal else None)
 
     def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """`[..., width]` of encoded observations whose leading axes are `[...]`."""
@@ -148,38 +139,100 @@ class ActorCritic(nn.Module):
             parts.append(inputs["vector"])
         return torch.cat(parts, -1) if len(parts) > 1 else parts[0]
 
+
+class ActorCritic(Features):
+    """Encoded observations -> what the action distribution needs, and a value.
+
+    features -> memory, if any -> hidden layers of actor and critic (separate, or shared) -> two linear heads.
+
+    A critic that sees other parts than the actor has features of its own and no memory (asymmetric actor-critic: Pinto
+    et al. 2017, section IV.A). Its inputs begin with `critic.`; where they are not given there is no value.
+
+    Args:
+        observations: what the actor sees.
+        outputs: numbers that the action distribution takes.
+        settings: the layers.
+        critic: what the critic sees; None for the same.
+    """
+
+    def __init__(
+        self,
+        observations: ObservationSpec,
+        outputs: int,
+        settings: NetworkSettings,
+        critic: ObservationSpec | None = None,
+    ) -> None:
+        own = _encoders_of(observations, settings, critic)
+        super().__init__(observations, settings, own)
+        width = self.width
+        self.memory = Memory(settings.memory, width, settings.memory_size) if settings.memory != "none" else None
+        width = settings.memory_size if self.memory else width
+        sizes = (width, *settings.hidden)
+        self.actor = mlp(sizes, settings.activation, settings.orthogonal)
+        self.sees = Features(critic, settings, _encoders_of(critic, settings, observations)) if critic else None
+        """The critic's features, where they are not the actor's."""
+        critic_sizes = (self.sees.width, *settings.hidden) if self.sees else sizes
+        # Shared layers belong to both under one name: the critic is then the actor's module itself.
+        self.critic = self.actor if settings.shared else mlp(critic_sizes, settings.activation, settings.orthogonal)
+        self.actor_head = linear(sizes[-1], outputs, 0.01 if settings.orthogonal else None)
+        self.value_head = linear(critic_sizes[-1], 1, 1.0 if settings.orthogonal else None)
+
     @property
     def state_size(self) -> int:
         """Numbers in the state of the memory; 0 without one."""
         return self.memory.state_size if self.memory else 0
 
-    def step(self, inputs: Mapping[str, Tensor], state: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """One step: encoded `[..., ...]` and a state `[N, state_size]` -> outputs, values, the state afterwards."""
+    def step(self, inputs: Mapping[str, Tensor], state: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """One step: encoded `[..., ...]` and a state `[N, state_size]` -> outputs, values, the state afterwards.
+
+        Values are None where the critic's own inputs are not given.
+        """
         features = self.features(inputs)
         if self.memory:
             assert state is not None, "a recurrent policy needs its memory"
             features, state = self.memory.step(features, state)
-        return *self.heads(features), state
+        return *self.heads(features, inputs), state
 
-    def sequence(self, inputs: Mapping[str, Tensor], state: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+    def sequence(self, inputs: Mapping[str, Tensor], state: Tensor, starts: Tensor) -> tuple[Tensor, Tensor | None]:
         """Whole sequences `[B, T, ...]`; see `Memory`."""
         assert self.memory is not None
-        return self.heads(self.memory(self.features(inputs), state, starts))
+        return self.heads(self.memory(self.features(inputs), state, starts), inputs)
 
-    def heads(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def heads(self, features: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Outputs for the action distribution `[..., outputs]` and values `[...]`."""
         hidden = self.actor(features)
+        if self.sees is not None:
+            return self.actor_head(hidden), self._own_value(self.sees, inputs)
         critic = hidden if self.critic is self.actor else self.critic(features)
         return self.actor_head(hidden), self.value_head(critic).squeeze(-1)
 
+    def _own_value(self, sees: Features, inputs: Mapping[str, Tensor]) -> Tensor | None:
+        own = {name.removeprefix(CRITIC): x for name, x in inputs.items() if name.startswith(CRITIC)}
+        if not own:
+            return None
+        value: Tensor = self.value_head(self.critic(sees.features(own))).squeeze(-1)
+        return value
 
-def make_network(observations: ObservationSpec, outputs: int, settings: NetworkSettings) -> ActorCritic | CustomNetwork:
-    """The network that the settings ask for.
+
+def _encoders_of(
+    observations: ObservationSpec, settings: NetworkSettings, other: ObservationSpec | None
+) -> dict[str, str]:
+    """The own encoders for one role; what names no part that anybody sees stays, to be refused."""
+    elsewhere = set() if other is None else other.keys.keys() - observations.keys.keys()
+    return {key: path for key, path in settings.encoders.items() if key not in elsewhere}
+
+
+def make_network(
+    observations: ObservationSpec, outputs: int, settings: NetworkSettings, critic: ObservationSpec | None = None
+) -> ActorCritic | CustomNetwork:
+    """The network that the settings ask for; arguments as `ActorCritic`.
 
     Raises:
         UserError: one of the user's own can not be made.
     """
-    return (CustomNetwork if settings.custom else ActorCritic)(observations, outputs, settings)
+    if settings.custom:
+        return CustomNetwork(observations, outputs, settings)
+    return ActorCritic(observations, outputs, settings, critic)
 
 
 def _feature_size(cnn: nn.Module) -> int:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from proximo.control.models.custom import CustomNetwork
 from proximo.control.models.networks import ActorCritic, make_network
 from proximo.control.models.normalizers import ObservationNormalizer, ValueNormalizer
 from proximo.control.spaces.actions import ActionSpec
+from proximo.control.spaces.groups import CRITIC
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.core.batch import Action, Batch, Evaluation
 from proximo.core.distributions import Distribution
@@ -32,6 +34,7 @@ class _Description:
     clip: float
     frame_stack: int
     masked: bool = field(default=False, compare=False)
+    critic_observations: ObservationSpec | None = None
 
 
 class ControlPolicy(nn.Module):
@@ -39,7 +42,8 @@ class ControlPolicy(nn.Module):
 
     Inputs are what `ObservationSpec.encode` gives, as tensors: `vector` `[..., D]`, images `[..., C, H, W]`, `mask`
     `[..., K]`. A batch of a recurrent policy holds whole sequences `[B, T, ...]`, with `memory` `[B, S]` (before the
-    first step) and `starts` `[B, T]` among its inputs.
+    first step) and `starts` `[B, T]` among its inputs. Where the critic sees other parts than the actor, its inputs are
+    `critic.vector` and so on; whoever only acts leaves them out.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class ControlPolicy(nn.Module):
         clip: float = 10.0,
         frame_stack: int = 1,
         masked: bool = False,
+        critic_observations: ObservationSpec | None = None,
     ) -> None:
         super().__init__()
         self.wrappers: dict[str, np.ndarray] = {}
@@ -60,13 +65,12 @@ class ControlPolicy(nn.Module):
         """Whether it was trained with action masks from `info`, which it then has to be given."""
         self.frame_stack = frame_stack
         self.observations, self.actions, self.settings = observations, actions, settings
-        self.normalizer = (
-            ObservationNormalizer(observations.vector_size, clip)
-            if normalize_observations and observations.vector_size
-            else None
-        )
+        self.critic_observations = critic_observations
+        """What the critic sees, where that is not what the actor sees."""
+        made = partial(_normalizer, wanted=normalize_observations, clip=clip)
+        self.normalizer, self.critic_normalizer = made(observations), made(critic_observations)
         self.values = ValueNormalizer()
-        self.network = make_network(observations, actions.outputs, settings)
+        self.network = make_network(observations, actions.outputs, settings, critic_observations)
         # A network that gives whole distributions has deviations of its own.
         free = 0 if isinstance(self.network, CustomNetwork) and self.network.gives_distribution else actions.continuous
         self.log_std = nn.Parameter(torch.full((free,), float(settings.log_std)))
@@ -79,7 +83,8 @@ class ControlPolicy(nn.Module):
             return list(dict.fromkeys(self.parameters()))
         networks = (self.network.actor, self.network.critic)
         both = [[*network.parameters()] for network in networks]
-        alike = not self.settings.shared and [p.shape for p in both[0]] == [p.shape for p in both[1]]
+        # The first weights, the only ones with an input's width, may differ.
+        alike = not self.settings.shared and [p.shape for p in both[0]][1:] == [p.shape for p in both[1]][1:]
         paired = [p for pair in zip(*both, strict=True) for p in pair] if alike else []
         return list(dict.fromkeys([*paired, *self.parameters()]))  # each once, also where layers share one
 
@@ -131,7 +136,7 @@ class ControlPolicy(nn.Module):
             outputs, value = self.network.sequence(seen, seen["memory"], seen["starts"])
         else:
             outputs, value, _ = self.network.step(seen, None)
-        return self.distribution(outputs, inputs.get("mask")), value
+        return self.distribution(outputs, inputs.get("mask")), _known(value)
 
     @torch.no_grad()
     def act(
@@ -151,7 +156,8 @@ class ControlPolicy(nn.Module):
             deterministic: the mode instead of a sample.
 
         Returns:
-            The stored action `[N, width]`, its log-prob and the critic's output `[N]`, and the memory afterwards.
+            The stored action `[N, width]`, its log-prob and the critic's output `[N]`, and the memory afterwards. The
+            output is None where the critic's own inputs are not given.
         """
         outputs, value, memory = self.network.step(self._normalized(inputs), memory)
         distribution = self.distribution(outputs, inputs.get("mask"))
@@ -171,8 +177,7 @@ class ControlPolicy(nn.Module):
     @torch.no_grad()
     def value(self, inputs: Mapping[str, Tensor], memory: Tensor | None = None) -> Tensor:
         """The critic's output `[...]` without acting; memory as in `act`, not moved."""
-        value: Tensor = self.network.step(self._normalized(inputs), memory)[1]
-        return value
+        return _known(self.network.step(self._normalized(inputs), memory)[1])
 
     @torch.no_grad()
     def sequence_values(self, inputs: Mapping[str, Tensor], memory: Tensor, starts: Tensor) -> Tensor:
@@ -186,20 +191,38 @@ class ControlPolicy(nn.Module):
         Returns:
             `[B, T]`.
         """
-        values: Tensor = self.network.sequence(self._normalized(inputs), memory, starts)[1]
-        return values
+        return _known(self.network.sequence(self._normalized(inputs), memory, starts)[1])
+
+    @property
+    def normalizers(self) -> dict[str, ObservationNormalizer]:
+        """Those of observations there are, by the input that each normalises."""
+        there = {"vector": self.normalizer, f"{CRITIC}vector": self.critic_normalizer}
+        return {name: normalizer for name, normalizer in there.items() if normalizer is not None}
 
     def _normalized(self, inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """In the networks' type; the mean is taken off before digits are, where these matter."""
-        normalizer = self.normalizer
-        if normalizer is None:
+        if not (normalizers := self.normalizers):
             return inputs
-        vector, dtype = inputs["vector"], self.log_std.dtype
-        if vector.dtype != torch.float64 or dtype == torch.float64:
-            seen = normalizer(vector)
-        else:
-            seen = normalizer(vector).to(dtype) if normalizer.far else normalizer(vector.to(dtype))
-        return {**inputs, "vector": seen}
+        dtype, seen = self.log_std.dtype, dict(inputs)
+        for name, normalizer in normalizers.items():
+            vector = inputs.get(name)
+            if vector is None:  # nobody asks the critic
+                continue
+            if vector.dtype != torch.float64 or dtype == torch.float64:
+                seen[name] = normalizer(vector)
+            else:
+                seen[name] = normalizer(vector).to(dtype) if normalizer.far else normalizer(vector.to(dtype))
+        return seen
+
+    def encode(self, observation: Any, exact: bool = False) -> dict[str, np.ndarray]:
+        """Encode a batch of observations for actor and critic; arguments as `ObservationSpec.encode`."""
+        encoded = self.observations.encode(observation, exact)
+        return encoded if self.critic_observations is None else encoded | self.encode_critic(observation, exact)
+
+    def encode_critic(self, observation: Any, exact: bool = False) -> dict[str, np.ndarray]:
+        """What the critic alone sees, as `encode`; nothing where it sees what the actor sees."""
+        own = None if self.critic_observations is None else self.critic_observations.encode(observation, exact)
+        return {CRITIC + name: x for name, x in (own or {}).items()}
 
     @property
     def value_head(self) -> nn.Linear:
@@ -220,7 +243,7 @@ class ControlPolicy(nn.Module):
     @property
     def exact_observations(self) -> bool:
         """Whether it must be shown observations in float64, see `ObservationNormalizer.far`."""
-        return self.normalizer is not None and self.normalizer.far
+        return any(normalizer.far for normalizer in self.normalizers.values())
 
     def require_spaces(self, observation: Space, action: Space, mask_key: str | None) -> None:
         """Refuse an environment whose spaces are not those that the policy was made for.
@@ -230,7 +253,9 @@ class ControlPolicy(nn.Module):
         """
         actions = ActionSpec.of(action, self.actions.squashed)
         seen = ObservationSpec.of(observation, mask_key, actions.mask_size, actions.choices)
-        if (seen, actions) != (self.observations, self.actions):
+        own = self.critic_observations
+        same = seen == self.observations if own is None else {*seen.parts} == {*self.observations.parts, *own.parts}
+        if not same or actions != self.actions:
             raise UserError(
                 f"the environment has changed since the run began: its observations are now {observation} and its "
                 f"actions {action}, which this policy was not made for; put it back, or train a new run"
@@ -246,6 +271,7 @@ class ControlPolicy(nn.Module):
             "clip": self.normalizer.clip if self.normalizer else 10.0,
             "frame_stack": self.frame_stack,
             "masked": self.masked,
+            "critic_observations": None if self.critic_observations is None else asdict(self.critic_observations),
         }
         return dict(json.loads(json.dumps(description)))  # tuples become lists, as JSON gives them back
 
@@ -269,7 +295,24 @@ class ControlPolicy(nn.Module):
             clip=read.clip,
             frame_stack=read.frame_stack,
             masked=read.masked,
+            critic_observations=read.critic_observations,
         )
+
+
+def _normalizer(seen: ObservationSpec | None, *, wanted: bool, clip: float) -> ObservationNormalizer | None:
+    """Of what somebody sees; None where there is nothing to normalise."""
+    return ObservationNormalizer(seen.vector_size, clip) if wanted and seen and seen.vector_size else None
+
+
+def _known(value: Tensor | None) -> Tensor:
+    """A value that was asked for.
+
+    Raises:
+        ValueError: the critic's own inputs were not given.
+    """
+    if value is None:
+        raise ValueError("the critic sees parts of its own, and its inputs `critic.*` are not given")
+    return value
 
 
 def _read(description: Mapping[str, Any]) -> _Description:

@@ -12,6 +12,7 @@ from torch import Tensor
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
 from proximo.control.environments.episodes import Episode, EpisodeCounter, first_episode
 from proximo.control.models.policy import ControlPolicy
+from proximo.control.spaces.groups import CRITIC
 from proximo.control.spaces.masks import opened
 from proximo.core.batch import Action
 from proximo.errors import UserError
@@ -112,10 +113,11 @@ class Collector:
     def see(self, exact: bool) -> None:
         """Keep observations in float64, or not, from what the policy sees next on; see `ObservationSpec.encode`."""
         self.exact = exact
-        if not exact and "vector" in self._inputs:
-            self._inputs = {**self._inputs, "vector": self._inputs["vector"].to(torch.float32)}
-        self._tensors.pop("inputs.vector", None)
-        self._arrays.pop("inputs.vector", None)
+        for name in ("vector", f"{CRITIC}vector"):
+            if not exact and name in self._inputs:
+                self._inputs = {**self._inputs, name: self._inputs[name].to(torch.float32)}
+            self._tensors.pop(f"inputs.{name}", None)
+            self._arrays.pop(f"inputs.{name}", None)
 
     def use(self, actor: Actor) -> None:
         """Let another one act; what only the former one told is forgotten."""
@@ -251,7 +253,7 @@ class Collector:
                 finals.append(FinalObservation(t, rows, inputs, None if memory is None else memory[index]))
 
     def _encode(self, observation: Observation, mask: np.ndarray | None, rows: np.ndarray | None) -> dict[str, Tensor]:
-        encoded = self.policy.observations.encode(observation, self.exact)
+        encoded = self.policy.encode(observation, self.exact)
         if mask is not None and not self._masked:
             raise UserError(
                 f"{self.environments.name} gives an action mask in a step and gave none in its reset; give one in both"

@@ -9,24 +9,25 @@ from proximo.control import seeds
 from proximo.control.config import TrainConfig
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces.actions import ActionSpec
-from proximo.control.spaces.observations import ObservationSpec
+from proximo.control.spaces.groups import Roles
 from proximo.core.settings import UpdateSettings
 from proximo.core.update import minibatches
 from proximo.errors import UserError
 from proximo.runs.system import available_memory
 
 
-def fresh_policy(config: TrainConfig, observations: ObservationSpec, actions: ActionSpec) -> ControlPolicy:
+def fresh_policy(config: TrainConfig, roles: Roles, actions: ActionSpec) -> ControlPolicy:
     """An untrained policy, whose weights follow from the run's seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.derive(config.seed, seeds.NETWORK, 0, 1)[0])
         return ControlPolicy(
-            observations,
+            roles.actor,
             actions,
             config.network,
             normalize_observations=config.normalizers.observations,
             clip=config.normalizers.clip,
             frame_stack=config.frame_stack,
+            critic_observations=roles.critic,
         )
 
 
@@ -62,19 +63,21 @@ def _near(size: int, config: TrainConfig) -> int:
     return min(fitting, key=lambda n: abs(n * config.rollout_length - size))
 
 
-def require_room(config: TrainConfig, observations: ObservationSpec, actions: ActionSpec) -> None:
+def require_room(config: TrainConfig, roles: Roles, actions: ActionSpec) -> None:
     """Refuse a rollout that this machine's memory can not hold, before the system ends the process.
 
     Raises:
         UserError: it can not.
     """
     free = available_memory()
-    images = sum(int(np.prod(shape)) for shape in observations.images.values())
+    seen = [roles.actor] if roles.critic is None else [roles.actor, roles.critic]
+    images = sum(int(np.prod(shape)) for spec in seen for shape in spec.images.values())
+    vector = sum(spec.vector_size for spec in seen)
     # The rollout, and once more of it in minibatches and in what is kept for a replay.
-    need = 2 * config.rollout_size * (4 * (observations.vector_size + actions.outputs) + images) / 2**20
+    need = 2 * config.rollout_size * (4 * (vector + actions.outputs) + images) / 2**20
     if free is None or need <= free:
         return
-    numbers = observations.vector_size + images
+    numbers = vector + images
     raise UserError(
         f"a rollout of {config.rollout_size:,} steps with {numbers:,} numbers observed and {actions.outputs:,} outputs "
         f"of the policy needs {need / 1024:,.1f} GB, and {free / 1024:,.1f} GB are free: lower environments or "

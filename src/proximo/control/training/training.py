@@ -21,6 +21,7 @@ from proximo.control.environments.wrappers.statistics import pooled
 from proximo.control.models.device import choose_device
 from proximo.control.models.normalizers import RewardScaler, far
 from proximo.control.spaces.actions import ActionSpec
+from proximo.control.spaces.groups import Roles
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.control.training import replay
 from proximo.control.training.action_log import ActionLog
@@ -86,12 +87,13 @@ class Training(OnPolicyTraining[Rollout]):
         super().__init__()
         self.config, self.environments = config, environments
         actions = ActionSpec.of(environments.action_space, config.network.actions == "squashed")
-        observations = ObservationSpec.of(
-            environments.observation_space, config.mask_key, actions.mask_size, actions.choices
-        )
-        require_room(config, observations, actions)
+        space = environments.observation_space
+        observations = ObservationSpec.of(space, config.mask_key, actions.mask_size, actions.choices)
+        groups = config.observations
+        roles = Roles.of(observations, groups.actor, groups.critic, config.environment)
+        require_room(config, roles, actions)
         self.device, self.why_device = choose_device(config.device, observations, config.network.hidden)
-        self.policy = fresh_policy(config, observations, actions).to(self.device)
+        self.policy = fresh_policy(config, roles, actions).to(self.device)
         self.algorithm: PPO = algorithm_of(update_settings(config, recurrent=self.policy.memory_size > 0))
         if config.normalizers.rewards == "return":
             _ = self.policy.value_head  # refused before anything is trained
@@ -131,7 +133,7 @@ class Training(OnPolicyTraining[Rollout]):
         """Start the environments, and give the normalisers something to go by."""
         self._choose_path()
         # In all their digits, until it is known how far from 0 they lie.
-        self.collector.see(self.policy.normalizer is not None)
+        self.collector.see(bool(self.policy.normalizers))
         self.restart()
         if self.normalizes:
             # Before the first rollout that is learnt from, one that only shows what the numbers look like: without
@@ -144,12 +146,13 @@ class Training(OnPolicyTraining[Rollout]):
 
     def _far(self, rollout: Rollout) -> bool:
         """Whether observations lie so far from 0 that they are to be kept in float64."""
-        if self.policy.normalizer is None:
-            return False
-        vector = rollout.inputs["vector"]
-        moments = RunningMoments(tuple(vector.shape[-1:])).to(vector.device)
-        moments.absorb(vector, torch.from_numpy(rollout.valid).to(vector.device))
-        return far(moments)
+        for name in self.policy.normalizers:
+            vector = rollout.inputs[name]
+            moments = RunningMoments(tuple(vector.shape[-1:])).to(vector.device)
+            moments.absorb(vector, torch.from_numpy(rollout.valid).to(vector.device))
+            if far(moments):
+                return True
+        return False
 
     def restart(self) -> None:
         """Start every environment anew, with seeds that follow from the run's seed and the iteration."""
@@ -285,7 +288,7 @@ class Training(OnPolicyTraining[Rollout]):
     @property
     def normalizes(self) -> bool:
         """Whether statistics move, so that a first rollout only shows what the numbers look like."""
-        return self.policy.normalizer is not None or self.config.normalizers.rewards != "off"
+        return bool(self.policy.normalizers) or self.config.normalizers.rewards != "off"
 
     def _described(self) -> dict[str, Any]:
         """What is the same for all updates."""
@@ -314,11 +317,11 @@ class Training(OnPolicyTraining[Rollout]):
             returns = self.policy.values.from_units(batch.returns)
             self.policy.values.absorb(returns, batch.weight, self.policy.value_head)
         weight = torch.from_numpy(rollout.valid).to(self.device)
-        if self.policy.normalizer is not None:
-            vector = rollout.inputs["vector"]
+        for name, normalizer in self.policy.normalizers.items():
+            vector = rollout.inputs[name]
             # The first rollout is in float64 whether or not it needs to be.
             seen = vector if self.collector.exact else vector.to(torch.float32)
-            self.policy.normalizer.moments.absorb(seen, weight)
+            normalizer.moments.absorb(seen, weight)
         if self.config.normalizers.rewards == "scale":
             self.scaler.absorb(rollout.reward, rollout.terminated | rollout.truncated, rollout.valid)
         if self.closed_form:

@@ -17,7 +17,7 @@ from proximo.core.statistics import RunningMoments
 
 def fingerprint(policy: ControlPolicy, scaler: RewardScaler) -> Tensor:
     """Every statistic that normalises something, as one vector: two are equal if and only if nothing has moved."""
-    inner = [policy.values.moments] + ([] if policy.normalizer is None else [policy.normalizer.moments])
+    inner = [policy.values.moments, *(normalizer.moments for normalizer in policy.normalizers.values())]
     return torch.cat([_flat(inner).cpu(), _flat([scaler.moments])])  # one transfer: the scaler is on the host
 
 
@@ -115,7 +115,7 @@ def _compared(rollout: Rollout, step: int, rows: np.ndarray, inputs: Any) -> tup
     many = torch.zeros(len(rows), dtype=torch.bool)
     for name, x in inputs.items():
         if name != "mask":
-            many |= (x.frac() != 0).flatten(1).any(1).cpu() if name == "vector" else torch.ones_like(many)
+            many |= (x.frac() != 0).flatten(1).any(1).cpu() if name.endswith("vector") else torch.ones_like(many)
         following = rollout.last_inputs[name] if last else rollout.inputs[name][step + 1]
         same &= (x == following[index.to(x.device)]).flatten(1).all(1).cpu()
         still &= (x == rollout.inputs[name][step][index.to(x.device)]).flatten(1).all(1).cpu()

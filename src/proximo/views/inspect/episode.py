@@ -156,7 +156,7 @@ def _filmed(
     if watch is not None:
         watch.logs.clear()
         watch.before.reset()
-    keys: dict[str, Any] = {"mask_key": config.mask_key, "observation_keys": config.observation_keys}
+    keys: dict[str, Any] = {"mask_key": config.mask_key, "observation_keys": config.visible}
     environments = make_environments(config.environment, 1, backend="gymnasium", options=config.options, **keys)
     try:
         return filmed(environments, policy, title, config, seed, limit, WIDTH, draw=False, watch=watch), why

@@ -64,7 +64,7 @@ def drawing_environments(config: TrainConfig) -> VectorEnvironment:
             backend="gymnasium",
             options=options,
             mask_key=config.mask_key,
-            observation_keys=config.observation_keys,
+            observation_keys=config.visible,
         )
     except Exception as error:  # without the library of MUJOCO_GL `import mujoco` itself fails, also as a UserError
         if not _of_opengl(error):

@@ -1,0 +1,65 @@
+"""Who sees which parts of an observation: the actor what a robot measures, the critic also what a simulator knows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from proximo.control.spaces.observations import ObservationSpec
+from proximo.errors import UserError, nearest
+
+CRITIC = "critic."
+"""Encoded inputs of the critic alone begin with it, as `critic.vector`."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What actor and critic see of one observation."""
+
+    actor: ObservationSpec
+    critic: ObservationSpec | None = None
+    """None where the critic sees what the actor sees."""
+
+    @classmethod
+    def of(cls, seen: ObservationSpec, actor: Sequence[str], critic: Sequence[str], environment: str) -> Roles:
+        """Who sees what of all that a run sees.
+
+        Args:
+            seen: of the environments, after `observation_keys`.
+            actor: names of the actor's parts.
+            critic: of the critic's; none for the same as the actor.
+            environment: what the user calls it.
+
+        Raises:
+            UserError: a name that is not there, or a role that is left with nothing.
+        """
+        if not critic:
+            return cls(seen)
+        masks = tuple(part for part in seen.parts if part.kind == "mask")
+        actors = ObservationSpec((*_named(seen, actor, "actor", environment).parts, *masks))
+        return cls(actors, _named(seen, critic, "critic", environment))
+
+
+def _named(seen: ObservationSpec, names: Sequence[str], role: str, environment: str) -> ObservationSpec:
+    """The parts that are named, in the order of their names, as rsl_rl joins its groups."""
+    parts = {part.key: part for part in seen.parts if part.kind != "mask"}
+    found: dict[str, None] = {}
+    for name in names:
+        found |= dict.fromkeys(sorted(matching(name, parts, environment, f"observations.{role}"), key=[*parts].index))
+    return ObservationSpec(tuple(parts[key] for key in found))
+
+
+def matching(name: str, names: Collection[str], environment: str, setting: str) -> set[str]:
+    """The leaves that a name stands for: one, those below it, or those of a pattern.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = {leaf for leaf in names if leaf == name or leaf.startswith(f"{name}.") or fnmatchcase(leaf, name)}
+    if not found:
+        likely = nearest(name, names)
+        raise UserError(
+            f"{setting} names {name!r}, and {environment} shows {', '.join(sorted(names))}"
+            f"{f': did you mean {likely}?' if likely else ': name some of these'}"
+        )
+    return found
