@@ -57,7 +57,7 @@ def test_the_card_has_the_numbers_of_the_run(run, tmp_path):
     first, *_, last = proximo.metrics(run.path)
     assert f"| {first['score']:.4g} | {last['score']:.4g} |" in card
     assert "32 responses in 2 iterations" in card
-    assert "# talk0/model, trained with PPO by Proximo" in card
+    assert f"# {run.path.parent.name}/model, trained with PPO by Proximo" in card
     assert str(run.path.parent.parent) not in card, "no path of this machine"
 
 

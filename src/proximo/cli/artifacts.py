@@ -50,9 +50,9 @@ class Export:
 
     run: tyro.conf.Positional[Path]
     """Folder of the run."""
-    to: Literal["onnx", "torchscript", "numpy", "c", "transformers"]
+    to: Literal["onnx", "torchscript", "numpy", "c", "transformers", "gguf"]
     """What is written: a file for onnxruntime, one for torch, or one Python file for NumPy alone, or C; of a
-    language run a folder for transformers, with adapters merged."""
+    language run a folder for transformers or a file for llama.cpp, with adapters merged."""
     out: Annotated[Path | None, SAYS_ITS_DEFAULT] = None
     """Folder to write (default: RUN/export/TARGET); an older export in it is replaced."""
     checkpoint: str = "final"

@@ -1,7 +1,9 @@
 """Language models small enough to enumerate, and tokenizers to go with them."""
 
+import json
+
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from proximo.language.data.prompts import Prompt
@@ -68,5 +70,39 @@ def byte_tokenizer(template=CHATML, *, special=("<|im_start|>", "<|im_end|>"), b
     if bos:
         start = [(bos, made.convert_tokens_to_ids(bos))]
         made.backend_tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=start)
+    made.chat_template = template
+    return made
+
+
+LINES = (
+    "the cat sat on the mat in 1984, and it's 12:30;",
+    "a dog ran to the park... with 365 cats!",
+    "naïve café, déjà vu",
+)
+
+
+def pair_tokenizer(size=320, *, steps=None, whole=False, bos=False, template=CHATML):
+    """Byte-level BPE with pairs learnt from three lines, and three special tokens, of which the last ends a text.
+
+    Args:
+        size: of the vocabulary.
+        steps: that cut a text first, as `tokenizers` writes them; those of GPT-2 if None.
+        whole: whether a word that is a token is not put together of pairs.
+        bos: whether each text begins with one.
+        template: of chats.
+    """
+    inner = json.loads(Tokenizer(models.BPE(ignore_merges=whole)).to_str())
+    cut = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    inner["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps} if steps else cut
+    inner = Tokenizer.from_str(json.dumps(inner))
+    inner.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    settings = {"special_tokens": special, "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
+    inner.train_from_iterator(LINES, trainers.BpeTrainer(vocab_size=size, show_progress=False, **settings))
+    if bos:
+        start = [("<|im_start|>", 1)]
+        inner.post_processor = processors.TemplateProcessing(single="<|im_start|> $A", special_tokens=start)
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token=special[1], eos_token=special[2])
+    made.pad_token = special[2]
     made.chat_template = template
     return made

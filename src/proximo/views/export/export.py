@@ -29,9 +29,9 @@ from proximo.views.export.interface import Interface
 from proximo.views.export.parity import LIMIT, NEAR, Distance, Play, distance, perturbed, visited
 from proximo.views.export.robot import ask
 
-Target = Literal["onnx", "torchscript", "numpy", "c", "transformers"]
+Target = Literal["onnx", "torchscript", "numpy", "c", "transformers", "gguf"]
 TARGETS = ("onnx", "torchscript", "numpy", "c")
-LANGUAGE_TARGETS = ("transformers",)
+LANGUAGE_TARGETS = ("transformers", "gguf")
 TOGETHER = 10
 """Environments that are stepped side by side for the comparison."""
 
@@ -72,7 +72,7 @@ def export(
 
     Args:
         run: folder of the run, or what `proximo.train` gave.
-        to: onnx, torchscript, numpy or c; transformers for a language run.
+        to: onnx, torchscript, numpy or c; transformers or gguf for a language run.
         out: folder to write; RUN/export/TARGET if None. An export of the same kind that is there is replaced.
         checkpoint: `final`, `best` or a numbered one, as `proximo.load` takes it.
         environment: what makes the run's environment, where its name alone does not.
@@ -148,7 +148,7 @@ def _language(folder: Path, to: str, goal: Path, checkpoint: str, tokens: int) -
     from proximo.views.export import language
 
     def write(new: Path) -> dict[str, Any]:
-        found = language.write(folder, checkpoint, new, tokens)
+        found = language.write(folder, to, checkpoint, new, tokens)
         _require_near(found["max_error"], "its logits are up to {} of the largest apart")
         parity = {"observations": tokens, "max_error": found["max_error"], "limit": LIMIT}
         files = {file.name: _checksum(file) for file in sorted(new.iterdir())}

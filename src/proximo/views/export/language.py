@@ -1,9 +1,9 @@
-"""The policy of a language run as one folder: adapters merged, a card with the run's own numbers beside the weights."""
+"""The policy of a language run, adapters merged: for transformers or llama.cpp, with the run's own numbers."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,17 +15,51 @@ from proximo.language.models.folders import save_folder
 from proximo.language.models.loading import load_causal_model, load_tokenizer
 from proximo.language.models.transformers_calls import ADAPTER, quiet
 from proximo.language.ppo_config import PPOConfig
+from proximo.runs.storage.files import write_atomically
 from proximo.runs.storage.metrics import read_metrics
+from proximo.views.export import gguf_model
 
 LENGTH = 32
 """Tokens of each text that both models read."""
 
 
-def write(run: Path, checkpoint: str, folder: Path, tokens: int) -> dict[str, Any]:
+class Use(NamedTuple):
+    """What the card says of how the files are used."""
+
+    library: str
+    lines: tuple[str, ...]
+
+
+USE = {
+    "transformers": Use(
+        "transformers",
+        (
+            "```python",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            'model, tokenizer = (cls.from_pretrained("FOLDER") for cls in (AutoModelForCausalLM, AutoTokenizer))',
+            "```",
+        ),
+    ),
+    "gguf": Use(
+        "gguf",
+        (
+            "```",
+            f"llama-cli -m {gguf_model.FILE}",
+            "```",
+            "",
+            "Weights are float32; llama-quantize makes a smaller file.",
+        ),
+    ),
+}
+
+
+def write(run: Path, to: str, checkpoint: str, folder: Path, tokens: int) -> dict[str, Any]:
     """Write the model, its tokenizer and README.md, load them again and compare.
 
     Args:
         run: folder of a PPO run, or that of all stages.
+        to: transformers or gguf.
         checkpoint: `final`, or `best` for the policy that the judge liked best, where the run kept another.
         folder: where to.
         tokens: positions at which the two are compared.
@@ -34,7 +68,7 @@ def write(run: Path, checkpoint: str, folder: Path, tokens: int) -> dict[str, An
         `checkpoint`, and `max_error`: the largest distance of two logits, in units of the policy's largest.
 
     Raises:
-        UserError: there is no finished run, or no such checkpoint.
+        UserError: there is no finished run, or no such checkpoint, or the model can not be written so.
     """
     if checkpoint not in ("final", "best"):
         raise UserError(f"a language run keeps a final and a best policy, and no {checkpoint!r}: choose one of the two")
@@ -44,13 +78,20 @@ def write(run: Path, checkpoint: str, folder: Path, tokens: int) -> dict[str, An
     model = load_causal_model(str(place / taken), adapters_base=config.policy, **code)
     tokenizer = load_tokenizer(str(place / taken), **code)
     results = json.loads((place / "results.json").read_text("utf-8"))
-    card = model_card(config, results, read_metrics(place / "metrics.jsonl"))
-    save_folder(folder, model, tokenizer, {"README.md": card})
+    use = USE[to]
+    card = model_card(config, results, read_metrics(place / "metrics.jsonl"), use)
+    if to == "gguf":
+        gguf_model.save(folder, model, tokenizer, _shown(config.policy))
+        write_atomically(folder / "README.md", card.encode())
+    else:
+        save_folder(folder, model, tokenizer, {"README.md": card})
     rows = max(1, -(-tokens // LENGTH))
     size = int(model.get_input_embeddings().weight.shape[0])
     seen = torch.randint(size, (rows, LENGTH), generator=torch.Generator().manual_seed(0))
     own = _logits(_unmerged(place / taken, config), seen)
-    given = _logits(load_causal_model(str(folder), **code), seen)
+    del model
+    written = gguf_model.load(folder) if to == "gguf" else load_causal_model(str(folder), **code)
+    given = _logits(written, seen)
     return {"checkpoint": taken, "max_error": float((given - own).abs().max() / own.abs().max())}
 
 
@@ -70,7 +111,7 @@ def _logits(model: Any, tokens: Tensor) -> Tensor:
     return torch.cat([model(input_ids=row[None]).logits.float() for row in tokens])
 
 
-def model_card(config: PPOConfig, results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+def model_card(config: PPOConfig, results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], use: Use) -> str:
     """README.md: what was trained, on what, and what the run itself measured."""
     base = _shown(config.policy)
     numbers = [(name, rows[0].get(key), rows[-1].get(key)) for key, name in _NUMBERS.items()] if rows else []
@@ -79,7 +120,7 @@ def model_card(config: PPOConfig, results: Mapping[str, Any], rows: Sequence[Map
     rewards = ", ".join(f"{_shown(name)} (weight {weight:g})" for name, weight in config.rewards.items()) or "its own"
     lines = [
         "---",
-        "library_name: transformers",
+        f"library_name: {use.library}",
         "pipeline_tag: text-generation",
         "tags: [proximo, rlhf]",
         "---",
@@ -97,11 +138,7 @@ def model_card(config: PPOConfig, results: Mapping[str, Any], rows: Sequence[Map
         "These numbers are of the training's own prompts and rewards: they say nothing of other texts, of what the "
         "rewards do not measure, or of safety.",
         "",
-        "```python",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        'model, tokenizer = (cls.from_pretrained("FOLDER") for cls in (AutoModelForCausalLM, AutoTokenizer))',
-        "```",
+        *use.lines,
     ]
     return "\n".join(lines) + "\n"
 
