@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, ClassVar
 
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What building something from a stranger's description runs into where that is not what it should be."""
@@ -20,6 +20,8 @@ class UserError(Exception):
 
     The command line prints the message alone and exits with code 2; from Python it is an ordinary exception.
     """
+
+    exit_code: ClassVar[int] = 2
 
 
 def nearest(name: str, names: Iterable[str], count: int = 3) -> str:

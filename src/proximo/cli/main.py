@@ -69,6 +69,9 @@ VERBS: Mapping[str, tuple[str, str]] = {
 }
 """Module and summary of each verb. The summary is the first line of its own help: a test compares them."""
 
+_OF_MANY: tuple[str, ...] = ()
+"""Verbs that a launcher may start as several ranks."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb.
@@ -78,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         or 128 + a signal's number.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["--"]:  # torchrun takes --run for its own --run-path, unless -- stands before the verb
+        del given[0]
     if not given or given[0] in ("-h", "--help", "help"):
         print(_HELP, end="")
         for name, (_, summary) in VERBS.items():
@@ -89,18 +94,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"proximo {__version__}")
         return 0
+    from proximo.scale.launch import ended, within
+
     try:
         if given[0] not in VERBS:
             raise UserError(
                 f"there is no verb {given[0]!r}: did you mean {nearest(given[0], VERBS) or ', '.join(VERBS)}?"
             )
+        if within() and given[0] not in _OF_MANY:
+            raise UserError(
+                f"`proximo {given[0]}` is for one process, and a launcher has started it {os.environ['WORLD_SIZE']} "
+                "times: give it without torchrun"
+            )
         module = import_module(f"proximo.cli.{VERBS[given[0]][0]}")
         code = int(module.VERBS[given[0]](given[1:]))
         sys.stdout.flush()
-        return code
+        return ended(code)
     except UserError as error:
-        print(f"proximo: {error}", file=sys.stderr)
-        return 2
+        return ended(error.exit_code, str(error))
     except BrokenPipeError:  # as in `proximo environments | head`; what is left to print must not fail at the exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # SIGPIPE

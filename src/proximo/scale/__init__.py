@@ -1,0 +1,1 @@
+"""More than one process for one run: the ranks, and how they are started. Everything else receives a `Mesh`."""

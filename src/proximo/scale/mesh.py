@@ -1,0 +1,274 @@
+"""The processes that train one policy together, a device each. Only this file asks `torch.distributed`."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, ClassVar, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from proximo.core.invariants import InvariantError
+from proximo.core.ranks import Ranks
+from proximo.errors import UserError
+from proximo.scale.launch import LOST
+
+TIMEOUT = "PROXIMO_RANK_TIMEOUT"
+"""Environment variable: seconds after which ranks that wait for another give it up (600). One that has died is noticed
+at once; this is for one that hangs or is cut off."""
+_DEFAULT = 600.0
+_LONG = timedelta(days=30)  # what rank 0 does alone may take as long as it likes
+_LAST = "proximo/last"
+_KINDS = {"user": UserError, "invariant": InvariantError}
+
+Answer = TypeVar("Answer")
+
+
+class LostRankError(UserError):
+    """Another rank is gone, so nothing can be done together any more, a checkpoint neither."""
+
+    exit_code: ClassVar[int] = LOST
+
+
+class Mesh(Ranks):
+    """The ranks of one run; for a process alone every method is the identity.
+
+    Collectives must be called by all ranks in the same order. A rank that fails alone does so in `together`, or takes
+    all others with it.
+
+    Args:
+        rank: of this process.
+        size: how many there are.
+        local_rank: of this process on its machine.
+        local_size: how many there are on this machine.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1) -> None:
+        self.rank, self.size, self.local_rank, self.local_size = rank, size, local_rank, local_size
+        self.traffic = 0
+        """Bytes that this rank has handed to collectives so far."""
+        self._answers = 0
+        self._store: Any = dist.distributed_c10d._get_default_store() if size > 1 else None
+
+    @property
+    def alone(self) -> bool:
+        """Whether this is the only process."""
+        return self.size == 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this one writes the folder and speaks."""
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        """This rank's own GPU, or the CPU where there is none."""
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+    def sum_across_ranks(self, x: Tensor) -> Tensor:
+        """See `Ranks.sum_across_ranks`.
+
+        Raises:
+            LostRankError: another rank is gone.
+        """
+        if self.size > 1:
+            with self._collective(x):
+                dist.all_reduce(x)
+        return x
+
+    def gather(self, x: Tensor) -> Tensor:
+        """See `Ranks.gather`.
+
+        Raises:
+            LostRankError: another rank is gone.
+        """
+        if self.size == 1:
+            return x[None]
+        found = x.new_empty((self.size, *x.shape))
+        with self._collective(x):
+            dist.all_gather(list(found.unbind()), x.contiguous())
+        return found
+
+    def broadcast(self, x: Tensor, source: int = 0) -> Tensor:
+        """Rank `source`'s `x`, in place; `x` itself.
+
+        Raises:
+            LostRankError: another rank is gone.
+        """
+        if self.size > 1:
+            with self._collective(x):
+                dist.broadcast(x, source)
+        return x
+
+    def broadcast_bytes(self, data: bytes = b"", source: int = 0) -> bytes:
+        """What rank `source` gives, on all ranks."""
+        if self.size == 1:
+            return data
+        length = self.broadcast(torch.tensor([len(data)]), source)
+        content = torch.empty(int(length), dtype=torch.uint8)
+        if self.rank == source and data:
+            content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        return self.broadcast(content, source).numpy().tobytes()
+
+    def gather_bytes(self, data: bytes) -> list[bytes]:
+        """What every rank gives, in their order, on rank 0; nothing elsewhere."""
+        if self.size == 1:
+            return [data]
+        lengths = self.gather(torch.tensor([len(data)]))[:, 0].tolist()
+        padded = torch.zeros(max(lengths), dtype=torch.uint8)
+        if data:
+            padded[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        found = [torch.empty_like(padded) for _ in lengths] if self.first else None
+        with self._collective(padded):
+            dist.gather(padded, found)
+        return [x[:n].numpy().tobytes() for x, n in zip(found or [], lengths, strict=False)]
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+        self.sum_across_ranks(torch.zeros(1))
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true on one rank at least."""
+        return bool(self.sum_across_ranks(torch.tensor([float(flag)])))
+
+    def of_the_first(self, function: Callable[[], Answer]) -> Answer:
+        """What `function` returns on rank 0, on all ranks; the others wait for it as long as it takes.
+
+        Args:
+            function: is called by rank 0 alone, makes no sums over ranks, and returns what JSON holds.
+
+        Raises:
+            UserError: it raised one on rank 0.
+        """
+        if self.size == 1:
+            return function()
+        key, self._answers = f"proximo/{self._answers}", self._answers + 1
+        if self.first:
+            try:
+                answer = function()
+            except BaseException as error:
+                said = str(error) if isinstance(error, UserError) else f"rank 0 failed: {type(error).__name__}: {error}"
+                self._store.set(key, json.dumps({"error": said}))
+                raise
+            self._store.set(key, json.dumps({"answer": answer}))
+            return answer
+        with self._collective(torch.empty(0)):
+            self._store.wait([key], _LONG)
+            told = json.loads(self._store.get(key))
+        if "error" in told:
+            raise UserError(told["error"])
+        return told["answer"]
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Code without collectives in it, that fails on all ranks if it fails on one, with the words of the first such.
+
+        Raises:
+            UserError: it raised one, on some rank; or another error on another rank.
+            InvariantError: it raised one, on some rank.
+        """
+        if self.size == 1:
+            yield
+            return
+        failed: Exception | None = None
+        try:
+            yield
+        except LostRankError:
+            raise
+        except Exception as error:
+            failed = error
+        flags = self.gather(torch.tensor([float(failed is not None)]))[:, 0]
+        if not flags.any():
+            return
+        source = int(flags.nonzero()[0])
+        told = json.loads(self.broadcast_bytes(_told(failed) if self.rank == source else b"", source))
+        if self.rank == source and failed is not None:
+            raise failed
+        raise _KINDS[told["kind"]](told["text"]) from failed
+
+    @contextmanager
+    def _collective(self, x: Tensor) -> Iterator[None]:
+        self.traffic += x.numel() * x.element_size()
+        try:
+            yield
+        except RuntimeError as error:
+            raise LostRankError(
+                f"one of {self.size} ranks is gone, or was not heard of for {_timeout():,.0f} s ({TIMEOUT} sets that): "
+                "its own words, if it had any, are above; the same command resumes from the last checkpoint"
+            ) from error
+
+
+def _told(error: Exception | None) -> bytes:
+    kind = "invariant" if isinstance(error, InvariantError) else "user"
+    text = str(error) if isinstance(error, UserError | InvariantError) else f"{type(error).__name__}: {error}"
+    return json.dumps({"kind": kind, "text": text}).encode()
+
+
+def _timeout() -> float:
+    given = os.environ.get(TIMEOUT) or _DEFAULT
+    try:
+        seconds = float(given)
+        if seconds > 0:
+            return seconds
+    except ValueError:
+        pass
+    raise UserError(f"{TIMEOUT} = {given!r} must be a number of seconds above 0")
+
+
+_current: Mesh | None = None
+
+
+def current_mesh() -> Mesh:
+    """The ranks that torchrun, Ray Train or another launcher has started this process among; they meet here first.
+
+    Raises:
+        UserError: the others can not be reached.
+    """
+    global _current
+    if _current is None:
+        _current = _meet()
+    return _current
+
+
+def _meet() -> Mesh:
+    if not dist.is_available() or int(os.environ.get("WORLD_SIZE") or 1) == 1 or "RANK" not in os.environ:
+        return Mesh()
+    local = int(os.environ.get("LOCAL_RANK") or 0)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local % torch.cuda.device_count())
+    if not dist.is_initialized():  # Ray Train has done it
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        try:
+            dist.init_process_group(backend, timeout=timedelta(seconds=_timeout()))
+        except (RuntimeError, ValueError) as error:
+            raise UserError(f"the ranks could not meet: {str(error).splitlines()[0]}") from error
+    return Mesh(dist.get_rank(), dist.get_world_size(), local, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+
+
+def said_by_the_first(sentence: str) -> bool:
+    """Whether rank 0 ends with this very sentence, as all ranks do that have failed together; false after 5 s.
+
+    Args:
+        sentence: that this rank ends with; rank 0 lets the others know.
+    """
+    if _current is None or _current.size == 1:
+        return True  # they have not met: what fails before follows from the command, on all ranks alike
+    try:
+        if _current.first:
+            _current._store.set(_LAST, sentence)
+            return True
+        _current._store.wait([_LAST], timedelta(seconds=5))
+        return _current._store.get(_LAST).decode() == sentence
+    except RuntimeError:
+        return False
+
+
+def leave() -> None:
+    """Leave the others, at the end of a process that met them."""
+    global _current
+    if _current is not None and _current.size > 1 and dist.is_initialized():
+        dist.destroy_process_group()
+    _current = None

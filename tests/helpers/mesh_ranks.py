@@ -1,0 +1,85 @@
+"""What the ranks of tests/scale do. Functions of modules, since other processes look them up by name."""
+
+import os
+import signal
+import time
+
+import torch
+
+from proximo.core.invariants import InvariantError
+from proximo.errors import UserError
+from proximo.scale.mesh import LostRankError
+
+
+def collectives(mesh):
+    """One of each, as plain values."""
+    r = mesh.rank
+    told = {
+        "who": (r, mesh.size, mesh.first, mesh.alone, str(mesh.device)),
+        "sum": mesh.sum_across_ranks(torch.tensor([1.0, 10.0 * r], dtype=torch.float64)).tolist(),
+        "gather": mesh.gather(torch.tensor([[r, 2 * r]])).tolist(),
+        "broadcast": mesh.broadcast(torch.full((2,), float(r)), source=mesh.size - 1).tolist(),
+        "bytes": mesh.broadcast_bytes(b"" if r else b"from the first"),
+        "none": mesh.broadcast_bytes(b""),
+        "all bytes": mesh.gather_bytes(b"x" * r),
+        "any": (mesh.any(r == 1), mesh.any(False)),
+        "of the first": mesh.of_the_first(lambda: {"rank": r}),
+        "share": [(s.start, s.stop) for s in [mesh.share(n) for n in (8, 5, 1)]],
+    }
+    before = mesh.traffic
+    mesh.sum_across_ranks(torch.zeros(1000))
+    told["traffic"] = mesh.traffic - before
+    return told
+
+
+def failures(mesh):
+    """What each rank is told of what went wrong on one of them."""
+    seen = []
+    for kind, error in (
+        ("user", UserError("mend it")),
+        ("nan", InvariantError("not-finite: x")),
+        ("bug", KeyError("k")),
+    ):
+        try:
+            with mesh.together():
+                if mesh.rank == 1:
+                    raise error
+        except Exception as caught:
+            seen.append((kind, type(caught).__name__, str(caught)))
+    with mesh.together():
+        pass
+    try:
+        mesh.of_the_first(_refuse)
+    except UserError as caught:
+        seen.append(("first", type(caught).__name__, str(caught)))
+    return seen, mesh.sum_across_ranks(torch.ones(1)).item()
+
+
+def _refuse():
+    raise UserError("rank 0 says no")
+
+
+def killed(mesh):
+    """Rank 1 is killed while all others wait for it; after how many seconds they know."""
+    mesh.barrier()
+    if mesh.rank == 1:
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    started = time.monotonic()
+    try:
+        mesh.barrier()
+    except LostRankError as error:
+        return time.monotonic() - started, str(error)
+
+
+def stuck(mesh):
+    """Rank 1 stops answering without ending; the environment variable says how long the others wait."""
+    mesh.barrier()
+    if mesh.rank == 1:
+        time.sleep(8)
+        return None
+    started = time.monotonic()
+    try:
+        mesh.barrier()
+    except LostRankError:
+        return time.monotonic() - started

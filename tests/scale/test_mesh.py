@@ -1,0 +1,79 @@
+"""Sums, broadcasts and shared errors of real processes; and that nobody else asks torch.distributed."""
+
+import ast
+import signal
+from pathlib import Path
+
+import pytest
+from ranks import on_ranks
+
+import proximo
+from proximo.scale.mesh import TIMEOUT, Mesh
+
+SOURCES = Path(proximo.__file__).parent
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_every_rank_sees_the_sums_and_words_of_all(size):
+    told = on_ranks(size, "mesh_ranks:collectives")
+    ranks = range(size)
+    assert [t["who"][:4] for t in told] == [(r, size, r == 0, False) for r in ranks]
+    for r, t in enumerate(told):
+        assert t["sum"] == [size, 10 * sum(ranks)]
+        assert t["gather"] == [[[q, 2 * q]] for q in ranks]
+        assert t["broadcast"] == [size - 1] * 2
+        assert (t["bytes"], t["none"], t["any"]) == (b"from the first", b"", (True, False))
+        assert t["all bytes"] == ([b"x" * q for q in ranks] if r == 0 else [])
+        assert t["of the first"] == {"rank": 0}
+        assert t["traffic"] == 4000
+    for each in zip(*(t["share"] for t in told), strict=True):  # every thing has one rank, and no rank much more
+        assert [start for start, _ in each] == [0, *(stop for _, stop in each[:-1])]
+        sizes = [stop - start for start, stop in each]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_an_error_of_one_rank_is_the_error_of_all_and_they_can_go_on():
+    told = on_ranks(2, "mesh_ranks:failures")
+    of_the_other, total = told[0]
+    assert [total, told[1][1]] == [2, 2]
+    assert of_the_other == [
+        ("user", "UserError", "mend it"),
+        ("nan", "InvariantError", "not-finite: x"),
+        ("bug", "UserError", "KeyError: 'k'"),
+        ("first", "UserError", "rank 0 says no"),
+    ]
+    assert [x[1] for x in told[1][0]] == ["UserError", "InvariantError", "KeyError", "UserError"]
+
+
+def test_ranks_notice_at_once_that_one_was_killed():
+    told = on_ranks(4, "mesh_ranks:killed")
+    assert told[1] == -signal.SIGKILL
+    for seconds, sentence in (told[0], told[2], told[3]):
+        assert seconds < 10
+        assert "one of 4 ranks is gone" in sentence
+        assert "resumes from the last checkpoint" in sentence
+
+
+def test_a_rank_that_hangs_is_given_up_after_the_time_that_was_set():
+    assert 2 <= on_ranks(2, "mesh_ranks:stuck", environment={TIMEOUT: "2"})[0] < 8
+
+
+def test_one_process_alone_needs_nobody(monkeypatch):
+    mesh = Mesh()
+    assert mesh.alone
+    assert mesh.first
+    assert (mesh.share(5), mesh.any(True), mesh.broadcast_bytes(b"x"), mesh.gather_bytes(b"x")) == (
+        slice(0, 5), True, b"x", [b"x"],
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="mine"), mesh.together():
+        raise ValueError("mine")
+
+
+def test_only_scale_asks_torch_distributed_and_ray():
+    for file in SOURCES.rglob("*.py"):
+        if file.parent.name == "scale":
+            continue
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [n for n in names if n.startswith(("torch.distributed", "ray"))], file
