@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.errors import UserError, nearest
 
