@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from proximo.control.ending import Until
 from proximo.core.schedules import Schedule, as_setting
 from proximo.core.settings import UpdateSettings
 
@@ -151,12 +152,25 @@ class TrainConfig:
     """Discount per step."""
     lam: float = 0.95
     """λ of generalised advantage estimation."""
+    truncation: Literal["exact", "previous", "drop"] = "exact"
+    """How a cut episode goes on: exact, by the value of the state that was reached, which the environment has to show;
+    previous, by that of the state before (rsl_rl), which is biased; drop, its last step is not learnt from (brax)."""
     update: UpdateSettings = field(default_factory=UpdateSettings)
     network: NetworkSettings = NetworkSettings()
     normalizers: NormalizerSettings = NormalizerSettings()
     random_phase: int = 0
     """Cut each environment's first episode after a random number of steps, 1 to this many (an episode's length, as a
     rule), so that not all of them start and end together for ever; 0 is off. Not with EnvPool."""
+    start_from: str = ""
+    """Folder of another run (or RUN/checkpoints/NAME), on a task of the same spaces, from what was learnt in which this
+    one starts; its optimiser, schedules and settings are new."""
+    start_with: tuple[Literal["policy", "critic", "normalizers"], ...] = ("policy", "critic", "normalizers")
+    """Parts of it that are taken: the policy, the critic with the statistics of returns, the statistics of
+    observations."""
+    until: str = ""
+    """Mean return of the last episodes at which the run ends by itself, as `return=475:100` (100 episodes)."""
+    max_minutes: float | None = None
+    """Minutes of training after which the run ends by itself, those before a resume included."""
     checkpoint_every: int = 250_000
     """Environment steps between checkpoints."""
     restart_every: int = 250_000
@@ -198,6 +212,12 @@ class TrainConfig:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
         self._check_observations()
+        if self.until:
+            Until.parse(self.until)
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise ValueError(f"max_minutes = {self.max_minutes} must be positive")
+        if self.start_from and "policy" not in self.start_with:
+            raise ValueError(f"start_with = {list(self.start_with)} must hold policy: a critic is of its policy")
         if self.random_phase < 0:
             raise ValueError(f"random_phase = {self.random_phase} must be at least 0")
         if not self.replay_mb >= 0:
