@@ -85,6 +85,7 @@ def _run(run: Seen, names: Sequence[str], buckets: int, live: bool) -> dict[str,
         "health": findings.strip(run),
         "findings": findings.recorded(run) if live else findings.diagnosed(run),
         "samples": facts.samples(run, max(6, buckets // 5)),
+        "videos": [],  # of a page that is written: see `videos.put_in`
         "credit": None if live else credit.tokens(run),
     }
 

@@ -107,6 +107,7 @@ function ownSection() {
     holder.replaceChildren(
       element("h3", {}, `Findings in ${run.name}`),
       ...(findings.length ? findings : [element("p", { class: "soft" }, run.health ? "Nothing unusual was found." : "Nothing is recorded.")]),
+      ...(run.videos.length ? [element("h3", {}, `Episodes of ${run.name}`), videos(run)] : []),
       ...(run.credit ? creditSection(run.credit) : []),
       ...(run.samples.length ? [element("h3", {}, `Sample texts of ${run.name}`), texts(run)] : []));
   };
@@ -129,6 +130,14 @@ function absent() {
   Object.assign(layout.yaxis, { visible: false });
   layout.annotations = [{ text: "not recorded in this run", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }];
   return layout;
+}
+
+function videos(run) {
+  const shown = ({ step, name, source }) => {
+    const said = step === null ? `${name}.mp4` : `after ${step.toLocaleString("en")} steps`;
+    return element("figure", {}, element("video", { src: source, controls: true, loop: true, muted: true, "aria-label": said }), element("figcaption", { class: "soft" }, said));
+  };
+  return element("div", { class: "videos" }, ...run.videos.map(shown));
 }
 
 function texts(run) {
