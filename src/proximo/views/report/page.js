@@ -20,12 +20,11 @@ function element(tag, attributes = {}, ...children) {
 const shown = () => data.runs.map((_, i) => i).filter((i) => !hidden.has(data.runs[i].folder));
 const focused = () => Math.max(0, data.runs.findIndex((run) => run.folder === focus));
 
-function explained(tag, name, label) {
-  const text = data.texts[name];
-  if (!text) return element(tag, {}, label);
+function explained(tag, name, label, sentence = (data.texts[name] || {}).sentence) {
+  if (!sentence) return element(tag, {}, label);
   // In a table, which scrolls, the page's own bubble would be cut off: the browser's is not.
-  const bubble = tag === "th" ? { class: "explained", title: text.sentence } : { class: "explained bubble", tabindex: "0", "data-sentence": text.sentence };
-  const inner = element("span", { ...bubble, "aria-label": `${label}: ${text.sentence}` }, label);
+  const bubble = tag === "th" ? { class: "explained", title: sentence } : { class: "explained bubble", tabindex: "0", "data-sentence": sentence };
+  const inner = element("span", { ...bubble, "aria-label": `${label}: ${sentence}` }, label);
   return element(tag, {}, inner);
 }
 
@@ -150,7 +149,7 @@ function texts(run) {
 
 function settings() {
   const head = element("tr", {}, element("th", {}, "setting"), ...data.runs.map((run) => element("th", {}, run.name)));
-  const row = (setting) => element("tr", { class: setting.differs ? "differs" : null }, element("th", {}, setting.key),
+  const row = (setting) => element("tr", { class: setting.differs ? "differs" : null }, explained("th", "", setting.key, setting.text),
     ...setting.values.map((value) => element("td", {}, value)));
   const table = (rows) => element("div", { class: "scroll" }, element("table", {}, element("thead", {}, head.cloneNode(true)), element("tbody", {}, ...rows.map(row))));
   const differing = data.settings.filter((setting) => setting.differs);
