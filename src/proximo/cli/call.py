@@ -106,6 +106,9 @@ class TrainOptions(RunOptions):
     track: Tracked = ()
     """Log the metrics to these trackers too: wandb, trackio, mlflow, where they are installed."""
 
+    video_every: int | None = None
+    """Film an episode of the policy each time so many steps are done, as RUN/videos/step-N.mp4."""
+
     seeds: tuple[int, ...] = ()
     """Train once with each of these seeds, as --seeds 0 1 2, in the folders RUN/seed-0, RUN/seed-1..."""
     parallel: int = 1

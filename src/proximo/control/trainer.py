@@ -138,6 +138,7 @@ class Trainer(IteratedTrainer[Run]):
         """
         if self._training is None:
             raise UserError("there is no policy before the first iteration: iterate first, or use proximo.load(run)")
+        self._training.note_wrappers()
         return LoadedPolicy(self._training.policy)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
