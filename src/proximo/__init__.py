@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from proximo.views.explain.explain import explain
     from proximo.views.export.export import export
     from proximo.views.inspect import inspect_run
-    from proximo.views.record import record
+    from proximo.views.record import VideoEvery, record
     from proximo.views.report import report
     from proximo.views.watch import watch
 
@@ -36,6 +36,7 @@ __all__ = [
     "Tracker",
     "Trainer",
     "UserError",
+    "VideoEvery",
     "__version__",
     "algorithms",
     "compare",
@@ -80,6 +81,7 @@ _WHERE = {
     "replay": "proximo.inspection",
     "verify_resume": "proximo.inspection",
     "record": "proximo.views.record",
+    "VideoEvery": "proximo.views.record",
     "inspect_run": "proximo.views.inspect",
 }
 

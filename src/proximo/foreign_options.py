@@ -37,6 +37,11 @@ CONTROL: Mapping[str, str] = {
         ("env", "env-id", "gym-id", "task", "environment", "environment-id"), "the name behind `proximo train`"
     ),
     **dict.fromkeys(("gpu", "cuda", "gpus"), "--device cuda"),
+    **dict.fromkeys(("nproc-per-node", "nproc", "nprocs", "num-processes", "world-size", "num-gpus"), "--ranks"),
+    **dict.fromkeys(
+        ("nnodes", "node-rank", "rdzv-endpoint", "master-addr"),
+        "torchrun's own, before -m proximo (docs/scaling.md has the commands)",
+    ),
     **dict.fromkeys(("log-dir", "logdir", "tensorboard-log", "exp-name", "log-folder", "run-name", "name"), "--run"),
     **dict.fromkeys(("eval-freq", "eval-interval"), "--evaluate-every"),
     **dict.fromkeys(("n-eval-episodes", "eval-episodes"), "--episodes"),

@@ -39,10 +39,11 @@ def failures(mesh):
         ("user", UserError("mend it")),
         ("nan", InvariantError("not-finite: x")),
         ("bug", KeyError("k")),
+        ("all", UserError("all")),
     ):
         try:
             with mesh.together():
-                if mesh.rank == 1:
+                if mesh.rank == 1 or kind == "all":
                     raise error
         except Exception as caught:
             seen.append((kind, type(caught).__name__, str(caught)))

@@ -37,12 +37,13 @@ def test_an_error_of_one_rank_is_the_error_of_all_and_they_can_go_on():
     of_the_other, total = told[0]
     assert [total, told[1][1]] == [2, 2]
     assert of_the_other == [
-        ("user", "UserError", "mend it"),
-        ("nan", "InvariantError", "not-finite: x"),
-        ("bug", "UserError", "KeyError: 'k'"),
+        ("user", "UserError", "mend it (on rank 1 of 2)"),
+        ("nan", "InvariantError", "not-finite: x (on rank 1 of 2)"),
+        ("bug", "UserError", "KeyError: 'k' (on rank 1 of 2)"),
+        ("all", "UserError", "all"),
         ("first", "UserError", "rank 0 says no"),
     ]
-    assert [x[1] for x in told[1][0]] == ["UserError", "InvariantError", "KeyError", "UserError"]
+    assert told[1][0] == of_the_other
 
 
 def test_ranks_notice_at_once_that_one_was_killed():

@@ -4,10 +4,10 @@ import os
 import subprocess
 import sys
 
-import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
+from videos import pictures
 
 import proximo
 from proximo.errors import UserError
@@ -20,13 +20,6 @@ def run(tmp_path_factory):
     small = {"environments": 4, "rollout_length": 16, "update": {"minibatch_size": 32, "epochs": 1}, "episodes": 2}
     proximo.train("CartPole-v1", run=folder, steps=256, seed=3, progress="quiet", backend="gymnasium", **small)
     return folder
-
-
-def pictures(file):
-    reader = imageio_ffmpeg.read_frames(str(file))
-    about = next(reader)
-    width, height = about["size"]
-    return about, [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
 
 
 def test_a_video_has_a_frame_for_each_step_at_the_tasks_own_rate_and_both_policies_side_by_side(run, tmp_path):
@@ -98,7 +91,7 @@ from proximo.errors import UserError
 from proximo.views.record.episode import drawing_environments
 
 try:
-    drawing_environments(TrainConfig(environment="InvertedPendulum-v5"))
+    drawing_environments(TrainConfig(environment="InvertedPendulum-v5"), 320)
 except UserError as error:
     print(error)
 """

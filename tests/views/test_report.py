@@ -79,6 +79,14 @@ def test_every_explanation_can_be_reached_and_read(both, page):
     assert page.run(bubble).strip('"') == sentences[0][0]
 
 
+def test_each_setting_says_what_proximo_explain_says(both, page):
+    opened(page, both)
+    shown = dict(page.run("[...document.querySelectorAll('details th')].map(x => [x.textContent, x.firstChild.title])"))
+    assert [name for name, text in shown.items() if not text] == ["setting", "seed-0", "seed-1", "kind"]
+    (setting,) = proximo.explain("update.epochs").settings
+    assert shown["update.epochs"] == next(place.text for place in setting.places if place.verb == "train")
+
+
 def test_the_run_picker_works_from_the_keyboard(both, page):
     opened(page, both)
     lines = "document.querySelector('#plot-approx_kl').data.length"

@@ -10,11 +10,13 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from torch import Tensor
 
 from proximo.core.batch import Batch
+from proximo.core.invariants import check_batch
 from proximo.core.optimizer import FlatAdam
 from proximo.core.update import UpdateReport, UpdateTask
 from proximo.errors import UserError
 from proximo.runs.replay.ring import Ring
 from proximo.runs.replay.undo import Undo
+from proximo.scale.mesh import ALONE
 
 Rollout = TypeVar("Rollout")
 
@@ -99,6 +101,8 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
     """The last updates, for a replay."""
 
     def __init__(self) -> None:
+        self.mesh = ALONE
+        """The ranks that train together."""
         self.seconds: dict[str, float] = {}
         """Of the iteration, by phase."""
         self.numbers: dict[str, float] = {}
@@ -121,9 +125,13 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
         if (rate := self.learning_rate(progress)) is not None:
             self.optimizer.learning_rate = rate
         with self.interruptible():
-            rollout = self.collect()
-            collected = time.perf_counter()
+            with self.mesh.together():
+                rollout = self.collect()
+                collected = time.perf_counter()
             batch = self.estimate(rollout)
+            if not self.mesh.alone:
+                with self.mesh.together():
+                    check_batch(batch)
             self.ring.begin(self.progress.iterations, progress, self.learnt_from(rollout, batch), self.facts())
             report = self.algorithm.update(self.task(rollout, batch, progress))
         self.ring.end(report)
@@ -144,6 +152,13 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
             "final_approx_kl": report.final_kl,
             "learning_rate": self.optimizer.learning_rate,
         }
+
+    def own(self, name: str) -> bool:
+        """Whether what a checkpoint has under that name, a tensor's or the state's, is of one rank alone."""
+        return name.partition("/")[0] == "random"
+
+    def reshare(self) -> None:
+        """Go on with another number of ranks than the checkpoint's: what was a rank's own begins anew."""
 
     def remember(self) -> None:
         """Note where `rewind` goes back to."""

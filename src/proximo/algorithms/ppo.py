@@ -1,12 +1,14 @@
 """Proximal policy optimization (Schulman et al. 2017, arXiv 1707.06347): advantages, loss and update."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from proximo.algorithms.base import Transitions
 from proximo.core import objectives
+from proximo.core.across import SummedGradient, split_across
 from proximo.core.advantages import gae
 from proximo.core.batch import Batch, Evaluation
 from proximo.core.invariants import check_batch, check_first_ratio
@@ -36,6 +38,9 @@ class PPO(UpdateSettings):
     Its fields are its settings. Subclass it as a frozen dataclass, with fields and defaults of your own, and override
     any of the three methods.
     """
+
+    over_ranks: ClassVar[bool] = True
+    """Whether `update` takes the steps of all ranks together (`UpdateTask.ranks`)."""
 
     def estimate(self, rollout: Transitions) -> tuple[Tensor, ...]:
         """Advantages and returns by generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
@@ -90,8 +95,8 @@ class PPO(UpdateSettings):
             ValueError: the minibatch size does not divide the batch.
             InvariantError: the batch is not finite, the first ratio is not 1, or a gradient is not finite.
         """
-        batch, optimizer = task.batch, task.optimizer
-        count = minibatches(len(batch), self.minibatch_size)
+        batch, optimizer, ranks = task.batch, task.optimizer, task.ranks
+        count = minibatches(task.samples or len(batch), self.minibatch_size)
         check_batch(batch)
         gradient = self.gradient(task)
         project = task.policy.project if isinstance(task.policy, Bounded) else None
@@ -101,14 +106,14 @@ class PPO(UpdateSettings):
         statistics: list[Statistics] = []
         norms: list[Tensor] = []
         stopping: float | None = None
-        prepared = normalized(batch, self, "batch", floor)
+        prepared = normalized(batch, self, "batch", floor, ranks)
         for epoch in range(self.epochs):
             if epoch and self.recompute_advantages and task.reestimate is not None:
                 batch = task.reestimate(batch)
-                prepared = normalized(batch, self, "batch", floor)
+                prepared = normalized(batch, self, "batch", floor, ranks)
             permutation = torch.randperm(len(batch), generator=task.generator).to(batch.weight.device)
-            shuffled = normalized(prepared[permutation], self, "minibatch", floor)
-            for minibatch in shuffled.split(count):
+            shuffled = normalized(prepared[permutation], self, "minibatch", floor, ranks, count)
+            for minibatch in split_across(shuffled, count, ranks, self.denominator):
                 optimizer.zero_grad()
                 seen = gradient(minibatch)
                 if not statistics:
@@ -148,6 +153,8 @@ class PPO(UpdateSettings):
                 task.quantile,
                 self.denominator,
             )
+        if task.ranks.size > 1:
+            gradient = SummedGradient(gradient, task.ranks, task.optimizer)
         return gradient if task.watch is None else task.watch(gradient)
 
     def _adaptive_rate(self, configured: float) -> AdaptiveLearningRate | None:

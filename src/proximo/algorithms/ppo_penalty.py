@@ -62,7 +62,7 @@ class PPOPenalty(PPO):
             return super().update(task)
         beta = task.numbers.get(KL_COEFFICIENT, self.kl_coefficient)
         report = PPO.update(replace(self, kl_coefficient=beta), task)
-        reached = divergence(task.policy, task.batch, task.split)
+        reached = divergence(task.policy, task.batch, task.split, task.ranks)
         if reached < self.kl_target / 1.5:
             task.numbers[KL_COEFFICIENT] = beta / 2
         elif reached > self.kl_target * 1.5:

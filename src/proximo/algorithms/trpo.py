@@ -58,6 +58,7 @@ class TRPO(PPO):
         "micro_batches": "the Fisher matrix is of the whole rollout",
     }
 
+    over_ranks: ClassVar[bool] = False
     elsewhere: ClassVar[Mapping[str, str]] = {
         "language": "it bounds the exact KL, for which a distribution over all tokens would have to be held"
     }

@@ -1,5 +1,6 @@
 """Options of one call, which are no settings of the run; consent to a deletion; the exit code."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from proximo.runs.console.progress import Mode
 from proximo.runs.session.callbacks import Callback
 from proximo.runs.session.opening import Call
 from proximo.runs.session.trackers import Tracker
+from proximo.scale.launch import restarted, within
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,10 @@ class CallOptions:
 
     def open(self, folder: Path, stop_at: int | None = None) -> Call:
         """How the run in `folder` begins; with --fresh, after the user's consent to its deletion."""
-        if self.fresh:
+        fresh = self.fresh and not restarted()  # or what was done before the loss of a rank would be deleted
+        if fresh and not within():
             consent(folder, self.yes)
-        return Call(stop_at, fresh=self.fresh, allow_change=self.allow_change)
+        return Call(stop_at, fresh=fresh, allow_change=self.allow_change)
 
 
 @dataclass(frozen=True)
@@ -103,10 +106,37 @@ class TrainOptions(RunOptions):
     track: Tracked = ()
     """Log the metrics to these trackers too: wandb, trackio, mlflow, where they are installed."""
 
+    video_every: int | None = None
+    """Film an episode of the policy each time so many steps are done, as RUN/videos/step-N.mp4."""
+
     seeds: tuple[int, ...] = ()
     """Train once with each of these seeds, as --seeds 0 1 2, in the folders RUN/seed-0, RUN/seed-1..."""
     parallel: int = 1
     """With --seeds: how many train at once, each in a process of its own."""
+
+    ranks: int = 1
+    """Train one policy by this many processes on this machine, each with its share of the environments, and a GPU of
+    its own where there are any. On several machines start the same command by torchrun; see docs/scaling.md."""
+    restarts: int = 0
+    """With --ranks: how often all of them start anew from the last checkpoint where one was lost."""
+
+    def __post_init__(self) -> None:
+        """Refuse ranks that there can not be.
+
+        Raises:
+            ValueError: there are fewer than one, or they are told twice how many they are.
+        """
+        super().__post_init__()
+        if self.ranks < 1 or self.restarts < 0:
+            raise ValueError(f"ranks = {self.ranks} must be at least 1, and restarts = {self.restarts} at least 0")
+        if self.restarts and self.ranks == 1:
+            raise ValueError("--restarts is for several ranks: give --ranks too")
+        if self.ranks > 1 and within():
+            raise ValueError(f"a launcher has started {os.environ['WORLD_SIZE']} ranks already: leave --ranks out")
+        if self.ranks > 1 and self.seeds:
+            raise ValueError(
+                "--ranks trains one seed by several processes, and --seeds several seeds: give one of them"
+            )
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ import tyro
 
 from proximo.cli.call import Algorithm, TrainOptions, exit_code, lacking, trackers
 from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag, Layout, changes, form, options_of
-from proximo.cli.options import command, parse, peek, refusals
+from proximo.cli.options import command, parse, peek, refusals, without
 from proximo.cli.results import three_numbers
 from proximo.control.config import TrainConfig
 from proximo.errors import UserError, nearest
 from proximo.foreign_options import CONTROL, answered
+from proximo.runs.session.callbacks import Callback
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,13 @@ def train(arguments: list[str]) -> int:
     from proximo.control.run import run_training
 
     call = asked.call.open(Path(config.run or default_run(config)))
-    run = run_training(config, mode=asked.call.mode, call=call, callbacks=trackers(asked.call.track))
+    if asked.call.ranks > 1:
+        from proximo.scale.launch import run_ranks
+
+        same = without(arguments, ("ranks", "restarts"))
+        return run_ranks(asked.call.ranks, ["train", *same], restarts=asked.call.restarts)
+    callbacks = [*trackers(asked.call.track), *_videos(asked.call)]
+    run = run_training(config, mode=asked.call.mode, call=call, callbacks=callbacks)
     if asked.call.json:
         told = {"run": str(run.path), "stopped": run.stopped, "finished_before": run.finished_before}
         print(json.dumps({**told, **run.results}))
@@ -99,11 +106,14 @@ def _train_each(config: TrainConfig, options: TrainOptions) -> int:
     from proximo.control.many import folders, train_each
     from proximo.runs.console.tables import print_table
 
+    if options.video_every is not None and options.parallel > 1:
+        raise UserError("--video-every films in this process, which trains nothing with --parallel: leave one away")
     configs = folders(config, options.seeds)
     for each in configs:
         call = options.open(Path(str(each.run)))
     trackers(options.track)  # what is missing is said before the first begins
-    runs = train_each(configs, parallel=options.parallel, mode=options.mode, call=call, track=options.track)
+    films, parallel = _videos(options), options.parallel
+    runs = train_each(configs, parallel=parallel, mode=options.mode, call=call, track=options.track, callbacks=films)
     if options.json:
         told = [{"run": str(run.path), "stopped": run.stopped, **run.results} for run in runs]
         print(json.dumps({"runs": told}))
@@ -119,6 +129,14 @@ def _train_each(config: TrainConfig, options: TrainOptions) -> int:
             print(f"stopped{f' by {stopped[0]}' if stopped else ''}; the same command goes on")
     begun_late = len(runs) < len(configs)  # some were stopped before they had begun
     return max((exit_code(run.stopped) for run in runs), default=0) or exit_code("SIGTERM" if begun_late else None)
+
+
+def _videos(options: TrainOptions) -> list[Callback]:
+    if options.video_every is None:
+        return []
+    from proximo.views.record import VideoEvery
+
+    return [VideoEvery(options.video_every)]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -69,7 +69,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
 }
 """Module and summary of each verb. The summary is the first line of its own help: a test compares them."""
 
-_OF_MANY: tuple[str, ...] = ()
+_OF_MANY = ("train",)
 """Verbs that a launcher may start as several ranks."""
 
 
@@ -106,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"`proximo {given[0]}` is for one process, and a launcher has started it {os.environ['WORLD_SIZE']} "
                 "times: give it without torchrun"
             )
+        if within() and os.environ["RANK"] != "0":
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process: results are printed once)
         module = import_module(f"proximo.cli.{VERBS[given[0]][0]}")
         code = int(module.VERBS[given[0]](given[1:]))
         sys.stdout.flush()

@@ -4,7 +4,7 @@ import io
 import re
 import shutil
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -108,6 +108,25 @@ def peek(cls: Any, arguments: Sequence[str]) -> Any:
         return _read(cls, arguments, return_unknown_args=True, add_help=False)[0]
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def without(arguments: Sequence[str], names: Collection[str]) -> list[str]:
+    """Arguments less the options of these names and their one value each.
+
+    Args:
+        arguments: that were read before, so that each of the options has its value.
+        names: of options.
+    """
+    left, taken = list[str](), False
+    for argument in arguments:
+        option, equals, _ = argument.partition("=")
+        if option.startswith("--") and _plain(option) in names:
+            taken = not equals
+        elif taken:
+            taken = False
+        else:
+            left.append(argument)
+    return left
 
 
 def _filled(text: str) -> str:

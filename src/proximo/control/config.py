@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from proximo.control.ending import Until
@@ -156,6 +156,9 @@ class TrainConfig:
     """How a cut episode goes on: exact, by the value of the state that was reached, which the environment has to show;
     previous, by that of the state before (rsl_rl), which is biased; drop, its last step is not learnt from (brax)."""
     update: UpdateSettings = field(default_factory=UpdateSettings)
+    minibatches: int | None = None
+    """Minibatches that each rollout is cut into, where that is easier to say than their size: it is turned into
+    `update.minibatch_size`, and is none in config.toml."""
     network: NetworkSettings = NetworkSettings()
     normalizers: NormalizerSettings = NormalizerSettings()
     random_phase: int = 0
@@ -212,6 +215,8 @@ class TrainConfig:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
         self._check_observations()
+        if self.minibatches is not None:
+            self._size_minibatches(self.minibatches)
         if self.until:
             Until.parse(self.until)
         if self.max_minutes is not None and not self.max_minutes > 0:
@@ -232,6 +237,21 @@ class TrainConfig:
             raise ValueError(f"learning_rate = {self.learning_rate} must be finite and at least 0")
         if not 0 <= self.adam_epsilon < math.inf:
             raise ValueError(f"adam_epsilon = {self.adam_epsilon} must be finite and at least 0")
+
+    def _size_minibatches(self, count: int) -> None:
+        """Turn a number of minibatches into their size.
+
+        Raises:
+            ValueError: the rollout can not be cut so.
+        """
+        size, left = divmod(self.rollout_size, max(1, count))
+        if left or count < 1:
+            raise ValueError(
+                f"minibatches = {count} must divide a rollout of {self.rollout_size} steps (environments "
+                f"{self.environments} x rollout_length {self.rollout_length})"
+            )
+        object.__setattr__(self, "update", replace(self.update, minibatch_size=size))
+        object.__setattr__(self, "minibatches", None)
 
     def _check_observations(self) -> None:
         """See that the settings about observations go together.

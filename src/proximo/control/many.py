@@ -24,6 +24,7 @@ from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError
 from proximo.runs.config.toml import from_mapping, to_toml
 from proximo.runs.console.progress import Mode
+from proximo.runs.session.callbacks import Given
 from proximo.runs.session.opening import Call
 from proximo.runs.session.trackers import Tracker
 
@@ -102,6 +103,7 @@ def train_each(
     mode: Mode = "auto",
     call: Call,
     track: Sequence[str] = (),
+    callbacks: Sequence[Given] = (),
 ) -> list[Run]:
     """Train every one of them; what is finished is not trained again, and what was stopped goes on.
 
@@ -112,6 +114,7 @@ def train_each(
         mode: how progress is shown; side by side, as lines that begin with the run's folder.
         call: how each begins and ends.
         track: names of trackers, see `Tracker`.
+        callbacks: called while each trains, where they train in turn.
 
     Returns:
         The runs, in order; after a stop those that had begun.
@@ -124,7 +127,8 @@ def train_each(
     if parallel == 1:
         runs = []
         for config in configs:
-            runs.append(run_training(config, mode=mode, call=call, callbacks=[Tracker(name) for name in track]))
+            called = [*(Tracker(name) for name in track), *callbacks]
+            runs.append(run_training(config, mode=mode, call=call, callbacks=called))
             if runs[-1].stopped not in (None, "stop-at"):
                 break
         return runs

@@ -1,5 +1,6 @@
 """A training as an iterator of its metrics: for live plots, for loops of one's own, and for `proximo.train`."""
 
+import os
 import statistics
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -8,6 +9,8 @@ from dataclasses import fields, replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from proximo.control.config import NetworkSettings, TrainConfig
 from proximo.control.ending import reason_to_end
@@ -30,6 +33,7 @@ from proximo.runs.console.progress import Mode, Progress, checked_mode
 from proximo.runs.session.alone import alone
 from proximo.runs.session.callbacks import Callbacks, Given
 from proximo.runs.session.opening import Call, Opening, free_folder
+from proximo.runs.session.ranks import Followed, NoMetrics, open_together
 from proximo.runs.session.recorder import Recorder
 from proximo.runs.session.session import Session, resume
 from proximo.runs.session.signals import Interrupted, StopRequest
@@ -38,6 +42,7 @@ from proximo.runs.storage.code_identity import identity
 from proximo.runs.storage.folder import RunFolder
 from proximo.runs.storage.metrics import MetricsWriter
 from proximo.runs.system import resident_memory
+from proximo.scale.mesh import ALONE, current_mesh
 
 
 class Trainer(IteratedTrainer[Run]):
@@ -118,6 +123,7 @@ class Trainer(IteratedTrainer[Run]):
         self.config = config
         self._source, self._mode, self._call, self._callbacks, self._anew = source, mode, call, callbacks, anew
         self._training: Training | None = None
+        self._mesh = ALONE
 
     config: TrainConfig
     """All settings."""
@@ -136,6 +142,7 @@ class Trainer(IteratedTrainer[Run]):
         """
         if self._training is None:
             raise UserError("there is no policy before the first iteration: iterate first, or use proximo.load(run)")
+        self._training.note_wrappers()
         return LoadedPolicy(self._training.policy)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -146,25 +153,39 @@ class Trainer(IteratedTrainer[Run]):
         """
         started = time.monotonic()
         self.run = None
-        opening, passed_over = self._opened()
+        self._mesh = mesh = current_mesh()
+        passed_over = ""
+
+        def opened() -> Opening:
+            nonlocal passed_over
+            found, passed_over = self._opened()
+            return found
+
+        opening = open_together(mesh, opened)
+        self.config = replace(self.config, run=str(opening.folder.path))
         config, folder = self.config, opening.folder
         if finished := opening.results:
-            require_final(folder)
+            if mesh.first:
+                require_final(folder)
             self.run = Run(folder.path, config, finished, finished_before=True)
-            if self._anew:
+            if self._anew and mesh.first:
                 say_finished_before(folder.path, self._mode)
             return
         with ExitStack() as stack:
-            training = self._make(stack)
-            selection = stack.enter_context(closing(Selection(config, self._source, folder)))
-            stack.enter_context(opening.open())
-            self._call = replace(self._call, fresh=False)  # or iterating again would delete this run
-            metrics = stack.enter_context(MetricsWriter(folder.path))
-            resumed = opening.resumed and resume(training, folder, metrics, self._callbacks)
+            with mesh.together():
+                training = self._make(stack)
+                selection = stack.enter_context(closing(Selection(config, self._source, folder)))
+                stack.enter_context(opening.open())
+                self._call = replace(self._call, fresh=False)  # or iterating again would delete this run
+                metrics = stack.enter_context(MetricsWriter(folder.path) if mesh.first else NoMetrics())
+            resumed = opening.resumed and resume(training, folder, metrics, self._callbacks, mesh)
             started -= metrics.seconds  # those of earlier calls
             title = f"{config.environment} · {config.preset} · seed {config.seed} · {training.environments.backend}"
+            mode: Mode = self._mode if mesh.first else "quiet"
+            if not mesh.alone:
+                title += f" · {mesh.size} ranks"
             progress = stack.enter_context(
-                Progress(title, config.steps, mode=self._mode, folder=folder.path, start=training.progress.steps)
+                Progress(title, config.steps, mode=mode, folder=folder.path, start=training.progress.steps)
             )
             self._tell(training, progress, passed_over, resumed=resumed)
             if resumed:
@@ -178,19 +199,22 @@ class Trainer(IteratedTrainer[Run]):
                 progress.message(changed)
             stop = stack.enter_context(StopRequest())
             recorder = Recorder(metrics, progress)
-            session = Session(training, folder, recorder, stop, self._call.stop_at, self._callbacks, self)
+            session = Session(training, folder, recorder, stop, self._call.stop_at, self._callbacks, self, mesh)
             self._training, self._session = training, session
             stack.callback(setattr, self, "_session", None)
             selection.watch = _watch(session)
             stack.callback(self._callbacks.close)
-            self._callbacks.start(self)
+            with mesh.together():
+                if mesh.first:
+                    self._callbacks.start(self)
             stopped, ended = yield from self._iterate(training, session, selection)
             results = None if stopped else finish(training, session, selection, self._source, started, ended)
             if results is None:
                 self.run = _stopped(training, folder, config, stopped or str(stop.requested), progress)
                 return
             self.run = Run(folder.path, config, results)
-            self._callbacks.finish(self, results)
+            if mesh.first:
+                self._callbacks.finish(self, results)
 
     def _opened(self) -> tuple[Opening, str]:
         """The folder, compared with what is asked for; and a sentence about one that was passed over."""
@@ -207,9 +231,14 @@ class Trainer(IteratedTrainer[Run]):
         """The training in its environments, which are made before the folder: one that fails leaves nothing behind."""
         config = self.config
         stack.enter_context(alone(f"{config.environment} in {config.run}"))
+        share, threads = self._mesh.share(config.environments), None
+        if not self._mesh.alone:
+            _require_copies(self._source, config, self._mesh.size)
+            threads = max(1, (os.cpu_count() or 1) // self._mesh.local_size)
         environments = make_environments(
             self._source,
-            config.environments,
+            share.stop - share.start,
+            threads=threads,
             backend=config.backend,
             options=config.options,
             timeout=config.environment_timeout,
@@ -220,7 +249,7 @@ class Trainer(IteratedTrainer[Run]):
         stack.callback(environments.close)
         images = bool(ObservationSpec.of(environments.observation_space).images)
         limit_threads(stack, config.device, images=images)
-        return Training(config, environments)
+        return Training(config, environments, mesh=self._mesh)
 
     def _tell(self, training: Training, progress: Progress, passed_over: str, *, resumed: bool) -> None:
         """Say what is to be known before the first iteration."""
@@ -249,6 +278,7 @@ class Trainer(IteratedTrainer[Run]):
         # At least once: the rollout that the normalisers start from counts, and may be all there is of a short run.
         while training.progress.steps < config.steps or not training.progress.iterations:
             before = training.progress.steps
+            session.agree()
             if ended := _reason_to_end(training, session):
                 return None, ended
             _select(training, session, selection)
@@ -269,6 +299,7 @@ class Trainer(IteratedTrainer[Run]):
             yield from session.given(row)
             if ended:
                 return None, ended
+        session.agree()
         if session.stop.requested:  # what is left, an evaluation, may take longer than a scheduler waits
             session.save()
         return session.stop.requested, None
@@ -276,10 +307,12 @@ class Trainer(IteratedTrainer[Run]):
 
 def _reason_to_end(training: Training, session: Session) -> str | None:
     """The setting by which a run that has begun ends here."""
-    config = training.config
+    config, seconds = training.config, session.recorder.metrics.seconds
     if not training.progress.iterations:
         return None
-    return reason_to_end(config.until, config.max_minutes, training.returns, session.recorder.metrics.seconds)
+    if config.max_minutes is not None:  # by the clock of the first rank, or not all would end
+        seconds = float(training.mesh.gather(torch.tensor([seconds], dtype=torch.float64))[0, 0])
+    return reason_to_end(config.until, config.max_minutes, training.returns, seconds)
 
 
 def _of_the_run(training: Training, *, evaluated: int) -> dict[str, Any]:
@@ -345,9 +378,31 @@ def _stopped(training: Training, folder: RunFolder, config: TrainConfig, stopped
     return Run(folder.path, config, results, stopped=stopped)
 
 
-def _bring_back(training: Training, progress: Progress, opening: Opening) -> None:
+def _require_copies(source: Source, config: TrainConfig, ranks: int) -> None:
+    """Refuse what several ranks can not share out.
+
+    Raises:
+        UserError: it is said.
+    """
+    if copies(source) is not None:
+        raise UserError(
+            f"{ranks} ranks need environments of their own, and this one is made already: give a function that makes "
+            "one"
+        )
+    if config.environments < ranks:
+        raise UserError(
+            f"{ranks} ranks can not share environments = {config.environments}: each steps its own, so raise "
+            f"environments to {ranks} at least, or take fewer ranks"
+        )
+
+
+def _bring_back(training: Training, progress: Progress, opening: Opening | Followed) -> None:
     """The environments as they were at the checkpoint, or a word about why it is another run from here."""
-    if training.log.steps:
+    if training.reshared:
+        said = f"{training.mesh.size} ranks go on where another number of them was"
+        opening.note(f"resume not exact at {training.progress.steps:,} steps: {said}")
+        progress.warning(f"{said}: each draws anew in environments that start anew, so this is no longer the same run")
+    elif training.log.steps:
         progress.message(f"{training.log.steps:,} steps are taken again to bring the environments back")
     if differing := training.bring_back():
         differs = f"the environments did not come back to where they were ({', '.join(differing)} differs)"

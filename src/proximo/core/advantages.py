@@ -1,8 +1,11 @@
 """Advantages: along time (time-major, every further axis is independent), and within groups of responses."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from proximo.core.ranks import Ranks
 from proximo.core.statistics import weighted_moments
 
 
@@ -78,6 +81,40 @@ def whiten(
     scale = torch.where(variance > 0, (torch.sqrt(variance) + epsilon).clamp_min(floor), 1.0)
     whitened = (x - mean) / scale
     return whitened if shift_mean else whitened + mean
+
+
+def whiten_across(x: Tensor, weight: Tensor, sizes: Sequence[int], ranks: Ranks, floor: float = 0.0) -> Tensor:
+    """Variance 1 and mean 0 over minibatches of which each rank has a part, as `whiten` does for one process.
+
+    Args:
+        x: `[B, ...]`, this rank's samples of all minibatches, one after the other.
+        weight: same shape; 0 leaves a sample out.
+        sizes: along the leading axis, of this rank's part of each minibatch; as many on all ranks.
+        ranks: that have the other parts.
+        floor: as in `whiten`.
+
+    Returns:
+        Same shape. A sample that counts alone on all ranks stays as it is.
+    """
+    which = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(x.device)
+    each = (len(x), *[1] * (x.dim() - 1))
+    mass = weight.double()
+    exact = torch.where(weight > 0, x, 0.0).double()
+
+    def totals(*columns: Tensor) -> Tensor:  # [len(columns), len(sizes)]
+        sums = torch.stack([column.reshape(len(x), -1).sum(1) for column in columns])
+        found = sums.new_zeros((len(columns), len(sizes))).index_add_(1, which, sums)
+        return ranks.sum_across_ranks(found)
+
+    count, total, first = totals((weight > 0).double(), mass, mass * exact)
+    total = total.clamp_min(torch.finfo(torch.float64).tiny)
+    mean = first / total
+    centred = exact - mean[which].view(each)
+    variance = totals(mass * centred**2)[0] / total
+    variance = torch.where(variance <= (mean.abs() * torch.finfo(x.dtype).eps * 4) ** 2, 0.0, variance)
+    scale = torch.where(variance > 0, (variance.sqrt() + 1e-8).clamp_min(floor), 1.0)
+    whitened = ((x.double() - mean[which].view(each)) / scale[which].view(each)).to(x.dtype)
+    return torch.where(count[which].view(each) > 1, whitened, x)
 
 
 def leave_one_out(scores: Tensor, group: int) -> Tensor:

@@ -1,6 +1,6 @@
 """The one thing both worlds hand to the update."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -42,13 +42,13 @@ class Batch:
             return self.map(lambda x: x[index])
         return self.map(lambda x: x.index_select(0, index))  # a fraction of the time of x[index]
 
-    def split(self, parts: int) -> Iterator["Batch"]:
-        """The batch in at most `parts` consecutive parts, as views."""
-        size = -(-len(self) // parts)
+    def split(self, parts: int | Sequence[int]) -> Iterator["Batch"]:
+        """The batch in at most `parts` consecutive parts, or in parts of the sizes given, as views."""
+        size = -(-len(self) // parts) if isinstance(parts, int) else list(parts)
         # Each tensor is taken apart once, instead of a slice for each part and tensor.
         columns = {name: getattr(self, name).split(size) for name in _COLUMNS}
         inputs = {name: x.split(size) for name, x in self.inputs.items()}
-        for i in range(-(-len(self) // size)):
+        for i in range(len(columns["weight"])):
             yield Batch({name: x[i] for name, x in inputs.items()}, **{name: x[i] for name, x in columns.items()})
 
     def named_tensors(self) -> list[tuple[str, Tensor]]:

@@ -17,6 +17,7 @@ class FlatAdam:
         parameters: of one type on one device.
         learning_rate: changed between steps through the attribute of that name.
         configured_rate: what the settings say, which bounds an adaptive rate; `learning_rate` if None.
+        room: numbers that find room behind the gradient, to be summed over ranks with it.
         epsilon: 1e-5 (Huang et al. 2022, detail 3).
 
     Raises:
@@ -30,13 +31,16 @@ class FlatAdam:
         epsilon: float = 1e-5,
         *,
         configured_rate: float | None = None,
+        room: int = 0,
     ) -> None:
         self.parameters = parameters = list(parameters)
         """In the order in which they lie in `flat`."""
         if len({(p.dtype, p.device) for p in parameters}) != 1:
             raise ValueError("FlatAdam needs at least one parameter, and all of one type on one device")
         self.flat = torch.cat([p.detach().reshape(-1) for p in parameters])
-        self.gradient = torch.zeros_like(self.flat)
+        self.shared = self.flat.new_zeros(self.flat.numel() + room)
+        """The gradient, and `room` behind it."""
+        self.gradient = self.shared[: self.flat.numel()]
         start = 0
         for p in parameters:
             part = slice(start, start + p.numel())

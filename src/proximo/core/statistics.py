@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from proximo.core.ranks import ALONE, Ranks
+
 
 def weighted_mean(
     x: Tensor, weight: Tensor | None = None, total_weight: Tensor | float | None = None, *, rows: bool = False
@@ -64,12 +66,13 @@ def high_quantile(x: Tensor, share: float) -> Tensor:
     return x.kthvalue(max(1, math.ceil(share * len(x)))).values
 
 
-def informative(rewards: Tensor, weight: Tensor | None = None) -> tuple[float, float]:
+def informative(rewards: Tensor, weight: Tensor | None = None, ranks: Ranks = ALONE) -> tuple[float, float]:
     """How much rewards say, whatever their offset.
 
     Args:
         rewards: any shape.
         weight: 0 leaves a reward out.
+        ranks: each has rewards of its own, and takes the distances from their own median; the scale is that of all.
 
     Returns:
         The share that differs from the commonest value, and the rewards' own scale: the root mean square distance from
@@ -77,13 +80,16 @@ def informative(rewards: Tensor, weight: Tensor | None = None) -> tuple[float, f
         normal rewards have their standard deviation; equal ones have 0.
     """
     seen = rewards.reshape(-1) if weight is None else rewards[weight > 0]
-    if not len(seen):
-        return 0.0, 0.0
-    counts = seen.unique(return_counts=True)[1]
-    away = seen - seen.median()
-    away = away[away != 0]
+    away, commonest = seen, 0
+    if len(seen):
+        commonest = int(seen.unique(return_counts=True)[1].max())
+        away = seen - seen.median()
+        away = away[away != 0]
     scale = float(away.square().mean().sqrt()) if len(away) else 0.0
-    return 1 - int(counts.max()) / len(seen), scale
+    if ranks.size > 1:
+        squares, count = ranks.sum_across_ranks(torch.tensor([scale**2 * len(away), len(away)], dtype=torch.float64))
+        scale = math.sqrt(float(squares / count.clamp_min(1)))
+    return (1 - commonest / len(seen) if len(seen) else 0.0), scale
 
 
 def root_mean_square(x: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -125,20 +131,32 @@ class RunningMoments(nn.Module):
         self.register_buffer("squares", torch.zeros(shape, dtype=torch.float64))
 
     @torch.no_grad()
-    def absorb(self, x: Tensor, weight: Tensor | None = None) -> None:
-        """Take in samples.
+    def absorb(self, x: Tensor, weight: Tensor | None = None, ranks: Ranks = ALONE) -> None:
+        """Take in samples, those of all ranks.
 
         Args:
             x: `[..., *shape]`.
             weight: `[...]`, 0 or 1: which samples count. None takes all.
+            ranks: each has samples of its own; the moments come out the same on all.
         """
         x = x.reshape(-1, *self.mean.shape).to(torch.float64)
         if weight is not None:
             x = x[weight.reshape(-1) > 0]
-        if len(x) == 0:
+        if len(x) == 0 and ranks.size == 1:
             return
-        mean = x.mean(0)
-        self.merge(torch.tensor(len(x)), mean, ((x - mean) ** 2).sum(0))
+        mean = x.mean(0) if len(x) else torch.zeros_like(self.mean)
+        count, squares = torch.tensor(len(x)), ((x - mean) ** 2).sum(0)
+        if ranks.size > 1:
+            count, mean, squares = self._of_all(count, mean, squares, ranks)
+        self.merge(count, mean, squares)
+
+    def _of_all(self, count: Tensor, mean: Tensor, squares: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor, Tensor]:
+        """Moments of all ranks' samples, merged in the ranks' order."""
+        packed = torch.cat([count.to(mean).reshape(1), mean.reshape(-1), squares.reshape(-1)])
+        whole, size = RunningMoments(tuple(mean.shape)).to(mean.device), mean.numel()
+        for row in ranks.gather(packed):
+            whole.merge(row[0], row[1 : 1 + size].view_as(mean), row[1 + size :].view_as(mean))
+        return whole.count, whole.mean, whole.squares
 
     @torch.no_grad()
     def merge(self, count: Tensor, mean: Tensor, squares: Tensor) -> None:

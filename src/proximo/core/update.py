@@ -8,12 +8,13 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from proximo.core.advantages import whiten
+from proximo.core.advantages import whiten, whiten_across
 from proximo.core.batch import Batch, Evaluation
 from proximo.core.divergences import kl_k3
 from proximo.core.invariants import InvariantError, ratio_tolerance
 from proximo.core.objectives import Objective
 from proximo.core.optimizer import FlatAdam
+from proximo.core.ranks import ALONE, Ranks, even
 from proximo.core.schedules import Schedule
 from proximo.core.settings import UpdateSettings
 from proximo.core.statistics import high_quantile, weighted_mean
@@ -114,6 +115,10 @@ class UpdateTask:
     it only where there was one step, of which nothing else is seen."""
     numbers: dict[str, float] = field(default_factory=dict)
     """What the algorithm keeps from one update to the next, by name: it may write here, and a checkpoint has it."""
+    ranks: Ranks = ALONE
+    """Each has a batch of its own, a part of one whole; all take the same steps, on sums over all of them."""
+    samples: int | None = None
+    """Samples along the leading axis of all ranks' batches together; None where there is one rank."""
     reward_scale: float = 0.0
     """The rewards' own scale (`core.statistics.informative`): normalised advantages are divided by at least `NOISE`
     times it. Where rewards are nearly all equal, advantages are the critic's errors alone."""
@@ -167,8 +172,8 @@ class AutogradGradient:
         self._denominator = denominator
 
     def __call__(self, minibatch: Batch) -> Statistics:
-        """Add the minibatch's gradient."""
-        total_weight = self._denominator(minibatch)
+        """Add the minibatch's gradient, or its share where it is a part itself, of one that lies on several ranks."""
+        total_weight = self._denominator(minibatch) if minibatch.total_weight is None else minibatch.total_weight
         parts, deviations = [], []
         for part in self._split(minibatch):
             part = replace(part, total_weight=total_weight)
@@ -195,20 +200,25 @@ class AutogradGradient:
 
 
 @torch.no_grad()
-def divergence(policy: Policy, batch: Batch, split: Callable[[Batch], Iterable[Batch]] = _whole) -> float:
+def divergence(
+    policy: Policy, batch: Batch, split: Callable[[Batch], Iterable[Batch]] = _whole, ranks: Ranks = ALONE
+) -> float:
     """k3 estimate of KL(old policy, policy) over a batch, nats.
 
     Args:
         policy: as it is now.
-        batch: with the old policy's log-probs.
+        batch: with the old policy's log-probs; the part of one that has a `total_weight` gives its share.
         split: see `UpdateTask`.
+        ranks: whose batches are taken together.
     """
-    total_weight = batch.weight.sum()
+    total_weight = batch.weight.sum() if batch.total_weight is None else batch.total_weight
+    if ranks.size > 1:
+        total_weight = ranks.sum_across_ranks(batch.weight.sum())
     parts = [
         weighted_mean(kl_k3(part.log_prob, policy.evaluate(part).log_prob), part.weight, total_weight)
         for part in split(batch)
     ]
-    return float(torch.stack(parts).sum())
+    return float(ranks.sum_across_ranks(torch.stack(parts).sum()))
 
 
 def _with_ratio(statistics: Statistics, seen: Evaluation, part: Batch) -> Statistics:
@@ -264,7 +274,9 @@ def minibatches(samples: int, minibatch_size: int | None) -> int:
     return samples // minibatch_size
 
 
-def normalized(batch: Batch, settings: UpdateSettings, over: str, floor: float) -> Batch:
+def normalized(
+    batch: Batch, settings: UpdateSettings, over: str, floor: float, ranks: Ranks = ALONE, count: int = 1
+) -> Batch:
     """The batch with advantages of mean 0 and variance 1, if that is what the settings ask for at this point.
 
     Args:
@@ -272,9 +284,14 @@ def normalized(batch: Batch, settings: UpdateSettings, over: str, floor: float) 
         settings: say over what, and the size of a minibatch.
         over: `batch` or `minibatch`, the point that the update is at.
         floor: the least number that advantages are divided by.
+        ranks: whose batches are parts of the same rollout, and whose minibatches of the same.
+        count: minibatches of the batch, where there are several ranks.
     """
     if settings.normalize_advantages != over:
         return batch
+    if ranks.size > 1:
+        sizes = even(len(batch), count if over == "minibatch" else 1)
+        return batch.replace(advantages=whiten_across(batch.advantages, batch.weight, sizes, ranks, floor))
     if over == "batch":
         return batch.replace(advantages=_whitened(batch.advantages, batch.weight, floor))
     size = settings.minibatch_size or len(batch)

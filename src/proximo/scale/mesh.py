@@ -10,6 +10,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from proximo.core.invariants import InvariantError
 from proximo.core.ranks import Ranks
@@ -185,9 +187,8 @@ class Mesh(Ranks):
             return
         source = int(flags.nonzero()[0])
         told = json.loads(self.broadcast_bytes(_told(failed) if self.rank == source else b"", source))
-        if self.rank == source and failed is not None:
-            raise failed
-        raise _KINDS[told["kind"]](told["text"]) from failed
+        where = "" if flags.all() else f" (on rank {source} of {self.size})"
+        raise _KINDS[told["kind"]](told["text"] + where) from failed
 
     @contextmanager
     def _collective(self, x: Tensor) -> Iterator[None]:
@@ -199,6 +200,10 @@ class Mesh(Ranks):
                 f"one of {self.size} ranks is gone, or was not heard of for {_timeout():,.0f} s ({TIMEOUT} sets that): "
                 "its own words, if it had any, are above; the same command resumes from the last checkpoint"
             ) from error
+
+
+ALONE = Mesh()
+"""One process."""
 
 
 def _told(error: Exception | None) -> bytes:
@@ -241,8 +246,14 @@ def _meet() -> Mesh:
         torch.cuda.set_device(local % torch.cuda.device_count())
     if not dist.is_initialized():  # Ray Train has done it
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        # On one machine torchrun's agent keeps its store over restarts, with the addresses of those that died.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        attempt = attempt if os.environ.get("GROUP_WORLD_SIZE", "1") == "1" else "0"
+        limit = timedelta(seconds=_timeout())
         try:
-            dist.init_process_group(backend, timeout=timedelta(seconds=_timeout()))
+            store, rank, size = next(rendezvous("env://", timeout=limit))
+            store = PrefixStore(f"proximo/{attempt}", store)
+            dist.init_process_group(backend, timeout=limit, store=store, rank=rank, world_size=size)
         except (RuntimeError, ValueError) as error:
             raise UserError(f"the ranks could not meet: {str(error).splitlines()[0]}") from error
     return Mesh(dist.get_rank(), dist.get_world_size(), local, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))

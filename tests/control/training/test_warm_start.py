@@ -7,6 +7,7 @@ import torch
 from control_runs import configured
 
 import proximo
+from proximo.control.config import TrainConfig
 from proximo.control.environments import make_environments
 from proximo.control.training.training import Training
 from proximo.control.verify import verify_control
@@ -123,3 +124,11 @@ def test_a_run_ends_when_its_time_is_used_up(tmp_path):
     run = proximo.train("CartPole-v1", run=tmp_path, max_minutes=1e-4, steps=10**7, episodes=1, progress="quiet")
     assert run.results["ended_by"] == "max_minutes 0.0001"
     assert run.results["steps"] < 10**7
+
+
+def test_a_number_of_minibatches_is_turned_into_their_size():
+    config = TrainConfig(environments=8, rollout_length=24, minibatches=4)
+    assert config.update.minibatch_size == 48
+    assert config.minibatches is None
+    with pytest.raises(ValueError, match="must divide a rollout of 192 steps"):
+        TrainConfig(environments=8, rollout_length=24, minibatches=5)

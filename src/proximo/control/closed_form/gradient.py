@@ -114,7 +114,7 @@ class ClosedForm:
     @_UNWARNED
     def divergence(self, minibatch: Batch) -> float:
         """k3 estimate of KL(old policy, policy), nats (`core.update.Measuring`)."""
-        share, real = _shares(minibatch.weight.numpy())
+        share, real = _shares(minibatch)
         output = _allowed(self.networks.actor(self._actor.of(minibatch.inputs)), minibatch.inputs)
         log_prob = self.head.score(output, minibatch.action.numpy()).log_prob
         log_ratio = log_prob - minibatch.log_prob.numpy()
@@ -129,7 +129,7 @@ class ClosedForm:
         """Add the gradient of `ppo_loss` to the parameters' gradients; statistics as `ppo_loss` names them."""
         seen = self._actor.of(minibatch.inputs)
         x = seen, seen if self._critic is self._actor else self._critic.of(minibatch.inputs)
-        share, real = _shares(minibatch.weight.numpy())
+        share, real = _shares(minibatch)
         hidden, output, values = self.networks.forward(x)
         scores = self.head.score(_allowed(output, minibatch.inputs), minibatch.action.numpy())
         policy_error, policy = _surrogate(scores.log_prob, minibatch, objective, share, real)
@@ -199,10 +199,11 @@ def _allowed(logits: np.ndarray, inputs: Mapping[str, Tensor]) -> np.ndarray:
     return logits if mask is None else np.where(mask.numpy().T, logits, np.finfo(logits.dtype).min)
 
 
-def _shares(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def _shares(minibatch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
     """Each sample's share of the mean, and where weights are positive (None = everywhere)."""
     # ufunc.reduce and, below, dot products: a fraction of the time of the methods .sum and .min on arrays this small.
-    total = np.add.reduce(weight)
+    weight, whole = minibatch.weight.numpy(), minibatch.total_weight
+    total = np.add.reduce(weight) if whole is None else weight.dtype.type(whole)
     share = weight / total if total > 0 else np.zeros_like(weight)
     return share, None if np.minimum.reduce(weight) > 0 else weight > 0
 

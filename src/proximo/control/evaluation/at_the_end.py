@@ -34,16 +34,29 @@ def finish(
     Returns:
         The results; None if a signal asked to stop and the evaluation did not end in time.
     """
-    config, folder = training.config, session.folder
     session.save()
-    tensors, state = training.state()
-    # The actions of the environments are for a run that resumes; the final checkpoint is for those who use the policy.
-    lasting = {name: x for name, x in tensors.items() if not name.startswith("environments/")}
-    save_checkpoint(folder.checkpoints, "final", lasting, state)
+    training.mesh.of_the_first(lambda: _save_final(training, session))
     seconds = time.monotonic() - started
     try:
         if selection.due(training):
             selection.look(training)
+        return training.mesh.of_the_first(lambda: _results(training, session, selection, source, seconds, ended))
+    except Interrupted:
+        return None
+
+
+def _save_final(training: Training, session: Session) -> None:
+    tensors, state = training.state()
+    # The actions of the environments are for a run that resumes; the final checkpoint is for those who use the policy.
+    lasting = {name: x for name, x in tensors.items() if not name.startswith("environments/")}
+    save_checkpoint(session.folder.checkpoints, "final", lasting, state)
+
+
+def _results(
+    training: Training, session: Session, selection: Selection, source: Source, seconds: float, ended: str | None
+) -> dict[str, Any] | None:
+    config, folder = training.config, session.folder
+    try:
         selection.save(training)
         evaluations = _evaluate_both(training, source, selection)
     except Interrupted:

@@ -2,6 +2,8 @@
 return of training; the last one takes the place of such a one where it is better in the evaluation at the end.
 """
 
+from contextlib import suppress
+
 import torch
 
 from proximo.control import seeds
@@ -12,6 +14,7 @@ from proximo.control.evaluation.evaluate import WATCHED_BY_NOBODY, evaluate, eva
 from proximo.control.loading import policy_from
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.training.training import Training
+from proximo.runs.session.signals import Interrupted
 from proximo.runs.storage.checkpoint import save_checkpoint
 from proximo.runs.storage.folder import RunFolder
 
@@ -47,10 +50,19 @@ class Selection:
         Raises:
             Interrupted: by who may interrupt `training`, or by `watch`; then nothing was looked at.
         """
+        mean = training.mesh.of_the_first(lambda: self._mean(training))
+        if mean is None:
+            raise Interrupted
+        if training.consider(mean) and training.mesh.first:
+            self.save(training)
+        training.progress.evaluated, training.progress.evaluation_return = training.done, mean
+
+    def _mean(self, training: Training) -> float | None:
+        """Mean return now; None where someone has interrupted."""
         episodes = self._config.episodes
-        if self._environments is None:
+        if self._environments is None:  # outside: processes that are forked within would be interrupted too
             self._environments = evaluation_environments(self._config, self._source, episodes)
-        with training.interruptible():
+        with suppress(Interrupted), training.interruptible():
             progress = training.progress
             training.note_wrappers()
             limit = longest_episode(self._config, progress.episodes, progress.steps)
@@ -63,9 +75,8 @@ class Selection:
                 limit=limit,
                 watch=self.watch,
             )
-        if training.consider(seen.mean):
-            self.save(training)
-        training.progress.evaluated, training.progress.evaluation_return = training.done, seen.mean
+            return seen.mean
+        return None
 
     def save(self, training: Training) -> None:
         """Write the best policy so far as the checkpoint `best`."""

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from proximo.core.ranks import ALONE, Ranks
 from proximo.core.statistics import RunningMoments
 
 DIGITS = 1e-3
@@ -63,10 +64,10 @@ class ValueNormalizer(nn.Module):
         return values * self._scale().to(values.dtype) + self.moments.mean.to(values.dtype)
 
     @torch.no_grad()
-    def absorb(self, returns: Tensor, weight: Tensor, head: nn.Linear) -> None:
-        """Take in returns and correct the critic's last layer so that its predictions stay what they were."""
+    def absorb(self, returns: Tensor, weight: Tensor, head: nn.Linear, ranks: Ranks = ALONE) -> None:
+        """Take in returns, those of all ranks, and correct the critic's last layer so that it predicts what it did."""
         old_mean, old_scale = self.moments.mean.clone(), self._scale()
-        self.moments.absorb(returns, weight)
+        self.moments.absorb(returns, weight, ranks)
         mean, scale = self.moments.mean, self._scale()
         # scale' * (w'x + b') + mean' = scale * (wx + b) + mean
         head.weight.mul_((old_scale / scale).to(head.weight.dtype))
@@ -93,8 +94,8 @@ class RewardScaler(nn.Module):
         """`[...]` -> `[...]`, clipped to ±clip."""
         return (rewards / float(self.moments.scale())).clip(-self.clip, self.clip)
 
-    def absorb(self, rewards: np.ndarray, done: np.ndarray, valid: np.ndarray) -> None:
-        """Take in a rollout, each `[T, N]`; rows that only report a reset do not count."""
+    def absorb(self, rewards: np.ndarray, done: np.ndarray, valid: np.ndarray, ranks: Ranks = ALONE) -> None:
+        """Take in a rollout, that of all ranks, each `[T, N]`; rows that only report a reset do not count."""
         discounted = np.empty_like(rewards, np.float64)
         accumulated = self.accumulated.numpy()
         for t in range(len(rewards)):
@@ -102,7 +103,7 @@ class RewardScaler(nn.Module):
             accumulated += np.where(valid[t], rewards[t], 0.0)
             discounted[t] = accumulated
             accumulated[done[t]] = 0.0
-        self.moments.absorb(torch.from_numpy(discounted), torch.from_numpy(valid))
+        self.moments.absorb(torch.from_numpy(discounted), torch.from_numpy(valid), ranks)
 
     def restart(self) -> None:
         """The environments start anew."""

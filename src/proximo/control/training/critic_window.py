@@ -10,6 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from proximo.core.ranks import ALONE, Ranks
+from proximo.core.statistics import RunningMoments
+
 MOST = 256
 """Rollouts that are kept, where an episode is longer than so many."""
 
@@ -35,23 +38,34 @@ class CriticWindow:
     def __init__(self) -> None:
         self._rollouts: deque[Moments] = deque(maxlen=MOST)
 
-    def add(self, values: Tensor, returns: Tensor, weight: Tensor, rollouts: int) -> None:
-        """Take in a rollout.
+    def add(self, values: Tensor, returns: Tensor, weight: Tensor, rollouts: int, ranks: Ranks = ALONE) -> None:
+        """Take in a rollout, that of all ranks.
 
         Args:
             values: the critic's, in units of reward, any shape.
             returns: its targets, same shape.
             weight: 0 leaves a sample out.
             rollouts: how many, with this one, an episode fits into.
+            ranks: each has a part of the rollout.
         """
         real = weight > 0
         targets, errors = (x[real].double() for x in (returns, returns - values))
+        if ranks.size > 1:
+            found = [RunningMoments(), RunningMoments()]
+            for moments, x in zip(found, (targets, errors), strict=True):
+                moments.absorb(x, ranks=ranks)
+            parts = [float(x) for moments in found for x in (moments.mean, moments.squares)]
+            self._keep(Moments(int(found[0].count), *parts), rollouts)
+            return
         if not len(targets):
             return
         columns = [
             moment for x in (targets, errors) for moment in (float(x.mean()), float((x - x.mean()).square().sum()))
         ]
-        self._rollouts.append(Moments(len(targets), *columns))
+        self._keep(Moments(len(targets), *columns), rollouts)
+
+    def _keep(self, moments: Moments, rollouts: int) -> None:
+        self._rollouts.append(moments)
         while len(self._rollouts) > max(1, rollouts):
             self._rollouts.popleft()
 

@@ -57,6 +57,28 @@ def update_settings(config: TrainConfig, *, recurrent: bool) -> UpdateSettings:
     return replace(config.update, minibatch_size=size // config.rollout_length)
 
 
+def require_shares(config: TrainConfig, ranks: int, *, recurrent: bool, count: int) -> None:
+    """Refuse minibatches of which a rank would have no sample.
+
+    Args:
+        config: of the run.
+        ranks: how many there are.
+        recurrent: whether the policy has a memory, and its samples are whole sequences.
+        count: minibatches of a rollout.
+
+    Raises:
+        UserError: a rank would have nothing to do.
+    """
+    least = config.environments // ranks
+    samples = least * (1 if recurrent else config.rollout_length)
+    if samples < count:
+        what = "sequences" if recurrent else "steps"
+        raise UserError(
+            f"a rollout is cut into {count} minibatches, and a rank with {least} of {config.environments} environments "
+            f"has {samples} {what}: raise update.minibatch_size or environments, or take fewer than {ranks} ranks"
+        )
+
+
 def _near(size: int, config: TrainConfig) -> int:
     """Sequences that make about as many minibatches as `size` steps do, of all that a rollout has."""
     fitting = [n for n in range(1, config.environments + 1) if config.environments % n == 0]

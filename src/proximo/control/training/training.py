@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,25 +24,28 @@ from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.groups import Roles
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.control.training import replay
+from proximo.control.training.across import merged, seen_by_all
 from proximo.control.training.action_log import ActionLog
 from proximo.control.training.critic_window import CriticWindow
 from proximo.control.training.estimation import Estimator
 from proximo.control.training.rollout import Collector, Rollout
-from proximo.control.training.setup import fresh_policy, require_room, update_settings
+from proximo.control.training.setup import fresh_policy, require_room, require_shares, update_settings
 from proximo.control.training.vital_signs import ended, fingerprint, still_deviations, vital_signs
 from proximo.control.training.warm_start import start_from
+from proximo.core.across import room
 from proximo.core.batch import Batch
 from proximo.core.distributions import Distribution, Gaussian
 from proximo.core.optimizer import FlatAdam
 from proximo.core.ratio_bins import ratio_counts
 from proximo.core.schedules import Schedule
 from proximo.core.statistics import RunningMoments, informative
-from proximo.core.update import UpdateReport, UpdateTask, objective_at
+from proximo.core.update import UpdateReport, UpdateTask, minibatches, objective_at
 from proximo.errors import UserError
 from proximo.runs.config.toml import to_toml
 from proximo.runs.replay.ring import Ring
 from proximo.runs.replay.undo import Undo
 from proximo.runs.storage import random_state
+from proximo.scale.mesh import ALONE, Mesh
 
 RECENT = 100  # episodes whose mean return is reported
 CUT, MOST = (
@@ -50,6 +53,7 @@ CUT, MOST = (
     0.5,
 )  # shares of the steps whose episodes are cut at a checkpoint: from there on it is said, or not done
 MEASURED = 512  # samples that the exact KL is a mean over, at most
+_MOST_RANKS = 2**16
 FEWEST = 10  # episodes that a mean needs before a policy can be called the best so far
 
 
@@ -77,34 +81,41 @@ class Training(OnPolicyTraining[Rollout]):
 
     Args:
         config: what to do.
-        environments: `config.environments` of them.
+        environments: `config.environments` of them, or this rank's share.
         closed_form: whether the hand-derived gradient is used where it fits; False takes autograd everywhere.
+        mesh: the ranks that train together, each in its share of the environments.
 
     Raises:
         UserError: spaces or settings that do not fit together.
     """
 
-    def __init__(self, config: TrainConfig, environments: VectorEnvironment, *, closed_form: bool = True) -> None:
+    def __init__(
+        self, config: TrainConfig, environments: VectorEnvironment, *, closed_form: bool = True, mesh: Mesh = ALONE
+    ) -> None:
         super().__init__()
-        self.config, self.environments = config, environments
+        self.config, self.environments, self.mesh = config, environments, mesh
         actions = ActionSpec.of(environments.action_space, config.network.actions == "squashed")
         space = environments.observation_space
         observations = ObservationSpec.of(space, config.mask_key, actions.mask_size, actions.choices)
         groups = config.observations
         roles = Roles.of(observations, groups.actor, groups.critic, config.environment)
-        require_room(config, roles, actions)
+        require_room(replace(config, environments=environments.count), roles, actions)
         self.device, self.why_device = choose_device(config.device, observations, config.network.hidden)
         self.policy = fresh_policy(config, roles, actions).to(self.device)
         self.algorithm: PPO = algorithm_of(update_settings(config, recurrent=self.policy.memory_size > 0))
+        if not mesh.alone:
+            self._require_shares()
         if config.normalizers.rewards == "return":
             _ = self.policy.value_head  # refused before anything is trained
         learning_rate = Schedule.parse(config.learning_rate).at(0.0)
-        self.optimizer = FlatAdam(self.policy.parameters_by_layer(), learning_rate, config.adam_epsilon)
+        self.optimizer = FlatAdam(
+            self.policy.parameters_by_layer(), learning_rate, config.adam_epsilon, room=room(mesh)
+        )
         self._derived = ClosedForm(self.policy) if closed_form and supports(self.policy) else None
         self.closed_form = self._derived
         """In use as long as everything is what it was derived from."""
         actor = self.closed_form or self.policy
-        noise, shuffle = seeds.derive(config.seed, seeds.NOISE, 0, 2)
+        noise, shuffle = seeds.derive(config.seed, seeds.NOISE, mesh.rank, 2)
         self.noise = torch.Generator(self.device).manual_seed(noise)
         self.shuffle = torch.Generator().manual_seed(shuffle)
         self.collector = Collector(environments, self.policy, actor, config.rollout_length, self.noise)
@@ -118,7 +129,9 @@ class Training(OnPolicyTraining[Rollout]):
         self.progress: Progress = Progress()
         self.log = ActionLog()
         self.before = Undo(self.optimizer, {"noise": self.noise, "shuffle": self.shuffle}, self.numbers)
-        self.ring = Ring(self.before, self.optimizer, config.replay_mb, self._described)
+        # An update of several ranks can not be repeated by one.
+        kept = config.replay_mb if mesh.alone else 0.0
+        self.ring = Ring(self.before, self.optimizer, kept, self._described)
         self.returns: deque[float] = deque(maxlen=RECENT)
         self.task_returns: deque[float] = deque(maxlen=RECENT)
         self.lengths: deque[int] = deque(maxlen=RECENT)
@@ -131,6 +144,21 @@ class Training(OnPolicyTraining[Rollout]):
         self.best_wrappers: dict[str, np.ndarray] = {}
         self._learnt_at_restart = environments.statistics()
         """By the user's wrappers, before the environments last started anew; none in most runs."""
+        self.reshared = False
+        """Whether the run goes on with another number of ranks, and its environments start anew for it."""
+
+    def _require_shares(self) -> None:
+        """Refuse what several ranks can not share.
+
+        Raises:
+            UserError: it is said.
+        """
+        if not self.algorithm.over_ranks:
+            name = type(self.algorithm).__name__
+            raise UserError(f"{name} takes steps of one process: train with --ranks 1, or by another algorithm")
+        recurrent = self.policy.memory_size > 0
+        count = minibatches(self.config.rollout_size, self.config.update.minibatch_size)
+        require_shares(self.config, self.mesh.size, recurrent=recurrent, count=count)
 
     def start(self) -> None:
         """Start the environments, and give the normalisers something to go by."""
@@ -141,11 +169,13 @@ class Training(OnPolicyTraining[Rollout]):
         self._choose_path()
         # In all their digits, until it is known how far from 0 they lie.
         self.collector.see(bool(self.policy.normalizers))
+        self.mesh.broadcast(self.optimizer.flat)  # another processor may have drawn other last bits
         self.restart()
         if self.normalizes:
             # Before the first rollout that is learnt from, one that only shows what the numbers look like: without
             # it the first update would see raw observations and rewards, the second scaled ones.
-            rollout = self.collector.collect()
+            with self.mesh.together():
+                rollout = self.collector.collect()
             self._count(rollout)
             self.collector.see(self._far(rollout))
             self._absorb(rollout, None)
@@ -156,19 +186,24 @@ class Training(OnPolicyTraining[Rollout]):
         for name in self.policy.normalizers:
             vector = rollout.inputs[name]
             moments = RunningMoments(tuple(vector.shape[-1:])).to(vector.device)
-            moments.absorb(vector, torch.from_numpy(rollout.valid).to(vector.device))
+            moments.absorb(vector, torch.from_numpy(rollout.valid).to(vector.device), self.mesh)
             if far(moments):
                 return True
         return False
 
     def restart(self) -> None:
         """Start every environment anew, with seeds that follow from the run's seed and the iteration."""
-        count = self.environments.count
         if self._learnt_at_restart:
             self._learnt_at_restart = self.environments.statistics()
-        self.collector.restart(seeds.derive(self.config.seed, seeds.TRAINING, self.progress.iterations, count))
+        with self.mesh.together():
+            self.collector.restart(self._seeds(self.progress.iterations))
         self.scaler.restart()
         self.log.restart(self.progress.iterations, self.collector)
+
+    def _seeds(self, iteration: int) -> list[int]:
+        """Of this rank's environments. Each environment has its own, whatever rank it is stepped by."""
+        count = self.environments.count if self.mesh.alone else self.config.environments
+        return seeds.derive(self.config.seed, seeds.TRAINING, iteration, count)[self.mesh.share(count)]
 
     def reset_point(self) -> tuple[str, bool] | None:
         """Start the environments anew at a checkpoint, so that whoever goes on from it has nothing to replay.
@@ -179,19 +214,22 @@ class Training(OnPolicyTraining[Rollout]):
         Returns:
             What a person should know, that much was cut; and whether it was most of it.
         """
-        since, unfinished = self.log.steps, [e.length for e in self.collector.unfinished() if e.length]
-        share = sum(unfinished) / max(1, since)
+        unfinished = [e.length for e in self.collector.unfinished() if e.length]
+        seen = torch.tensor([self.log.steps, len(unfinished), sum(unfinished)])
+        since, count, steps = self.mesh.sum_across_ranks(seen).tolist()
+        share = steps / max(1, since)
         if share > MOST and since + self.config.checkpoint_every <= self.config.restart_every:
             return None
         self.restart()
-        self.progress.cut += len(unfinished)
-        return None if share <= CUT else (self._cut(len(unfinished), share), share > MOST)
+        self.progress.cut += count
+        return None if share <= CUT else (self._cut(count, share), share > MOST)
 
     def _cut(self, count: int, share: float) -> str:
         longest = self.progress.longest
         known, size = "none has ended so far", "ten times what one takes (steps x environments)"
         if self.progress.episodes:
-            known, size = f"the longest so far had {longest:,} steps", f"{10 * longest * self.environments.count:,}"
+            size = f"{10 * longest * (self.environments.count if self.mesh.alone else self.config.environments):,}"
+            known = f"the longest so far had {longest:,} steps"
         every = f"checkpoint_every = {self.config.checkpoint_every:,} and restart_every = {self.config.restart_every:,}"
         return (
             f"{count} episodes in progress, {share:.0%} of the steps since the environments started, were cut at a "
@@ -205,12 +243,16 @@ class Training(OnPolicyTraining[Rollout]):
             What the policy sees differently, where an environment does not follow from its seed and actions: then they
             have all started anew, and it is another run from here.
         """
-        count = self.environments.count
         if self._learnt_at_restart:
             self.environments.take_statistics(self._learnt_at_restart, fixed=False)
-        self.collector.restart(seeds.derive(self.config.seed, seeds.TRAINING, self.log.restarted_at, count))
-        differing = self.log.bring_back(self.collector)
-        if differing:
+        if self.reshared:
+            self.restart()
+            return []
+        with self.mesh.together():
+            self.collector.restart(self._seeds(self.log.restarted_at))
+            differing = self.log.bring_back(self.collector)
+        if self.mesh.any(bool(differing)):
+            differing = differing or ["what another rank sees"]
             self.restart()
             self.progress.exact_resume = False
         return differing
@@ -263,8 +305,15 @@ class Training(OnPolicyTraining[Rollout]):
             closed_form=self.closed_form,
             reestimate=self.estimator.reestimate,
             numbers=self.numbers,
-            reward_scale=informative(self.estimator.rewards, torch.from_numpy(rollout.valid))[1],
+            ranks=self.mesh,
+            samples=None if self.mesh.alone else self._samples,
+            reward_scale=informative(self.estimator.rewards, torch.from_numpy(rollout.valid), self.mesh)[1],
         )
+
+    @property
+    def _samples(self) -> int:
+        """Of all ranks' batches: steps, or whole sequences where the policy has a memory."""
+        return self.config.environments if self.policy.memory_size else self.config.rollout_size
 
     def finish(self, rollout: Rollout, batch: Batch, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Move the statistics and count."""
@@ -322,25 +371,26 @@ class Training(OnPolicyTraining[Rollout]):
             # First, since returns are estimated with the observations normalised as they were in the rollout.
             batch = batch or self.estimator.batch(rollout, torch.from_numpy(rollout.reward))
             returns = self.policy.values.from_units(batch.returns)
-            self.policy.values.absorb(returns, batch.weight, self.policy.value_head)
+            self.policy.values.absorb(returns, batch.weight, self.policy.value_head, self.mesh)
         weight = torch.from_numpy(rollout.valid).to(self.device)
         for name, normalizer in self.policy.normalizers.items():
             vector = rollout.inputs[name]
             # The first rollout is in float64 whether or not it needs to be.
             seen = vector if self.collector.exact else vector.to(torch.float32)
-            normalizer.moments.absorb(seen, weight)
+            normalizer.moments.absorb(seen, weight, self.mesh)
         if self.config.normalizers.rewards == "scale":
-            self.scaler.absorb(rollout.reward, rollout.terminated | rollout.truncated, rollout.valid)
+            self.scaler.absorb(rollout.reward, rollout.terminated | rollout.truncated, rollout.valid, self.mesh)
         if self.closed_form:
             self.closed_form.freeze()
 
     def _count(self, rollout: Rollout) -> None:
-        self.progress.steps += rollout.steps
-        self.progress.episodes += len(rollout.episodes)
-        self.returns.extend(episode.value for episode in rollout.episodes)
-        self.task_returns.extend(episode.task_value for episode in rollout.episodes)
-        self.lengths.extend(episode.length for episode in rollout.episodes)
-        self.ended.extend(rollout.episodes)
+        steps, episodes = seen_by_all(rollout, self.mesh)
+        self.progress.steps += steps
+        self.progress.episodes += len(episodes)
+        self.returns.extend(episode.value for episode in episodes)
+        self.task_returns.extend(episode.task_value for episode in episodes)
+        self.lengths.extend(episode.length for episode in episodes)
+        self.ended.extend(episodes)
 
     def measure(self, rollout: Rollout, batch: Batch, report: UpdateReport) -> dict[str, Any]:
         """Metrics beside the update's own."""
@@ -362,7 +412,7 @@ class Training(OnPolicyTraining[Rollout]):
         if self.policy.actions.continuous:
             values["clipped_actions"] = rollout.clipped_fraction
             values["std"] = self._deviation(seen)
-        return values
+        return merged(values, rollout.steps, self.mesh)
 
     @torch.no_grad()
     def _deviation(self, seen: Distribution) -> float | None:
@@ -403,9 +453,10 @@ class Training(OnPolicyTraining[Rollout]):
     def _look_at_the_critic(self, rollout: Rollout, batch: Batch) -> None:
         """In units of reward, since those of a critic that predicts normalised returns change."""
         longest = max([self.progress.longest, self.collector.longest_unfinished, *(e.length for e in rollout.episodes)])
-        self.progress.longest = longest
+        self.progress.longest = longest = int(self.mesh.gather(torch.tensor([longest])).max())
         values, returns = (self.policy.values.from_units(x).cpu() for x in (batch.value, batch.returns))
-        self.critic.add(values, returns, batch.weight.cpu(), math.ceil(longest / self.config.rollout_length))
+        rollouts = math.ceil(longest / self.config.rollout_length)
+        self.critic.add(values, returns, batch.weight.cpu(), rollouts, self.mesh)
 
     def _remember_best(self) -> None:
         if self.config.evaluate_every is not None:
@@ -478,7 +529,10 @@ class Training(OnPolicyTraining[Rollout]):
         self.optimizer.load_state(_group(tensors, "optimizer"))
         self.optimizer.learning_rate = state["learning_rate"]
         self.numbers.update({name: float(x) for name, x in state["numbers"].items()})
-        self.scaler.load_state_dict(_group(tensors, "scaler"))
+        scaler = _group(tensors, "scaler")
+        if scaler["accumulated"].shape != self.scaler.accumulated.shape:  # of another number of ranks, see `reshare`
+            scaler["accumulated"] = torch.zeros_like(self.scaler.accumulated)
+        self.scaler.load_state_dict(scaler)
         self.log.load(_group(tensors, "environments"), state["environments"])
         self.progress = Progress(**state["progress"])
         self.returns.extend(state["returns"])
@@ -491,6 +545,19 @@ class Training(OnPolicyTraining[Rollout]):
         random_state.restore(tensors, state["random"], {"noise": self.noise, "shuffle": self.shuffle})
         if self.closed_form:
             self.closed_form.freeze()
+
+    def own(self, name: str) -> bool:
+        """Whether what `state` gives under that name is of one rank alone."""
+        return super().own(name) or name.partition("/")[0] == "environments" or name == "scaler/accumulated"
+
+    def reshare(self) -> None:
+        """Go on with another number of ranks: each draws from here on what none has drawn, in environments anew."""
+        self.reshared, self.progress.exact_resume = True, False
+        index = _MOST_RANKS * (1 + self.progress.iterations) + self.mesh.rank
+        for generator, seed in zip(
+            (self.noise, self.shuffle), seeds.derive(self.config.seed, seeds.NOISE, index, 2), strict=True
+        ):
+            generator.manual_seed(seed)
 
 
 def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

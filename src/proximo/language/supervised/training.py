@@ -110,6 +110,14 @@ class SupervisedTraining(ABC):
             "random": generators,
         }
 
+    def own(self, name: str) -> bool:
+        """Nothing is: it is trained by one rank."""
+        return False
+
+    def reshare(self) -> None:
+        """There is nothing to share out."""
+        return
+
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Take over what `state` gave.
 

@@ -1,5 +1,6 @@
 """A run while it is trained: resuming from a checkpoint, iterations that leave nothing half-done, and stopping."""
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -12,11 +13,13 @@ from proximo.core.invariants import InvariantError
 from proximo.errors import MALFORMED, UserError
 from proximo.runs.replay.ring import Ring
 from proximo.runs.session.callbacks import Callbacks
+from proximo.runs.session.ranks import of_this_rank, with_others
 from proximo.runs.session.recorder import Recorder
 from proximo.runs.session.signals import Interrupted, StopRequest
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
 from proximo.runs.storage.folder import RunFolder
 from proximo.runs.storage.metrics import MetricsWriter
+from proximo.scale.mesh import ALONE, LostRankError, Mesh
 
 STOP_AT = "stop-at"
 """Why a run ended that was told where to end."""
@@ -49,6 +52,12 @@ class Trained(Protocol):
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Take over what `state` gave."""
 
+    def own(self, name: str) -> bool:
+        """Whether what `state` gives under that name is of one rank alone; all else is the same on all."""
+
+    def reshare(self) -> None:
+        """Go on from what other ranks have shared, another number of them: what was their own begins anew."""
+
 
 class Session:
     """A training in its folder.
@@ -61,6 +70,7 @@ class Session:
         stop_at: steps after which to stop; None trains to the end.
         callbacks: the user's; what they need to resume is in each checkpoint.
         trainer: what the callbacks are given.
+        mesh: the ranks that train; rank 0 has the folder, and calls the callbacks.
     """
 
     def __init__(
@@ -72,11 +82,13 @@ class Session:
         stop_at: int | None,
         callbacks: Callbacks | None = None,
         trainer: Any = None,
+        mesh: Mesh = ALONE,
     ) -> None:
         self.training, self.folder, self.recorder = training, folder, recorder
         self.stop, self.stop_at = stop, stop_at
-        self.callbacks, self.trainer = callbacks or Callbacks(), trainer
-        training.interruptible = stop.interruptible
+        self.callbacks, self.trainer, self.mesh = callbacks or Callbacks(), trainer, mesh
+        if mesh.alone:  # one rank must not leave the others within an iteration
+            training.interruptible = stop.interruptible
         self.lost = False
         """True if a broken-off update has moved the weights for good: the run resumes from its last checkpoint."""
 
@@ -85,6 +97,14 @@ class Session:
         """Cause to stop here: a signal's name, `stop-at`, or None."""
         at = self.stop_at
         return self.stop.requested or (STOP_AT if at is not None and self.training.done >= at else None)
+
+    def agree(self) -> None:
+        """Have a request to stop of one rank be one of all; every rank asks at the same point."""
+        if self.mesh.alone or not self.mesh.any(self.stop.requested is not None):
+            return
+        said = self.mesh.gather_bytes((self.stop.requested or "").encode())
+        told = self.mesh.broadcast_bytes(next((x for x in said if x), b""))
+        self.stop.requested = self.stop.requested or told.decode()
 
     def iterate(self) -> dict[str, Any] | None:
         """One iteration, or as if it had never begun.
@@ -103,8 +123,11 @@ class Session:
         except Interrupted:
             self._rewind()
             return None
+        except LostRankError:
+            raise  # nothing can be saved without it
         except UserError:
             self._rewind()
+            self.agree()
             if self.stop.requested is not None:
                 return None  # schedulers send their signal to the environments' processes too
             if done:
@@ -131,11 +154,20 @@ class Session:
         """
         step = self.training.done
         values = {"step": step, **values}
+        ended, added = None, list[str]()
         try:
-            ended, added = self.callbacks.iteration(self.trainer, values)
+            with self.mesh.together():
+                if self.mesh.first:
+                    ended, added = self.callbacks.iteration(self.trainer, values)
+        except LostRankError:
+            raise
         except Exception:
             self.save()  # what was learnt outlives an error in the user's own code
             raise
+        if not self.mesh.alone and self.callbacks.names:
+            told = json.dumps([ended, added, {name: values[name] for name in added}]).encode()
+            ended, added, numbers = json.loads(self.mesh.broadcast_bytes(told))
+            values |= numbers
         del values["step"]
         return self.recorder.iteration(step, values, added), ended
 
@@ -160,12 +192,16 @@ class Session:
             return
         tensors, state = self.training.state()
         name = step_name(self.training.done)
-        if own := self.callbacks.state():
-            state = {**state, "callbacks": own}
-        save_checkpoint(self.folder.checkpoints, name, tensors, state, keep=self.training.config.keep)
-        if self.training.ring is not None:
-            self.training.ring.write(self.folder.replay)
-        self.callbacks.checkpoint(self.trainer, self.folder.checkpoints / name)
+        tensors, state = with_others(self.mesh, tensors, state, self.training.own)
+        with self.mesh.together():
+            if not self.mesh.first:
+                return
+            if own := self.callbacks.state():
+                state = {**state, "callbacks": own}
+            save_checkpoint(self.folder.checkpoints, name, tensors, state, keep=self.training.config.keep)
+            if self.training.ring is not None:
+                self.training.ring.write(self.folder.replay)
+            self.callbacks.checkpoint(self.trainer, self.folder.checkpoints / name)
 
     def _rewind(self) -> None:
         self.lost = not self.training.rewind()
@@ -173,13 +209,26 @@ class Session:
     def _keep_update(self) -> str:
         """Save the update that failed for `proximo replay`; a half-sentence that says so, or ""."""
         ring = self.training.ring
-        if ring is None or not ring.write_failed(self.folder.replay):
+        if ring is None or not self.mesh.alone or not ring.write_failed(self.folder.replay):
             return ""
         return f"; `proximo replay {self.folder.path}` repeats it and names what was not finite first"
 
 
-def resume(training: Trained, folder: RunFolder, metrics: MetricsWriter, callbacks: Callbacks | None = None) -> bool:
+def resume(
+    training: Trained,
+    folder: RunFolder,
+    metrics: MetricsWriter,
+    callbacks: Callbacks | None = None,
+    mesh: Mesh = ALONE,
+) -> bool:
     """Resume from the last whole checkpoint; what was written after it goes.
+
+    Args:
+        training: what goes on.
+        folder: open, on rank 0.
+        metrics: of the folder.
+        callbacks: the user's.
+        mesh: the ranks that train; where another number of them has trained before, each begins anew with its own part.
 
     Returns:
         False when the run ended before its first one.
@@ -187,28 +236,35 @@ def resume(training: Trained, folder: RunFolder, metrics: MetricsWriter, callbac
     Raises:
         UserError: it does not fit this training.
     """
-    path = latest_checkpoint(
-        folder.checkpoints, warn=lambda text: print(f"proximo: {text}", file=sys.stderr), set_aside=True
-    )
+
+    def latest() -> str | None:
+        found = latest_checkpoint(
+            folder.checkpoints, warn=lambda text: print(f"proximo: {text}", file=sys.stderr), set_aside=True
+        )
+        return None if found is None else str(found)
+
+    path = mesh.of_the_first(latest)
     if path is None:
         metrics.truncate_after(-1)
         return False
-    state = load_into(training, path)
+    state = load_into(training, Path(path), mesh)
     if callbacks is not None:
         callbacks.load(state.get("callbacks", {}))
     metrics.truncate_after(training.done)
     return True
 
 
-def load_into(training: Trained, path: Path) -> dict[str, Any]:
-    """Load a checkpoint; returns what it holds beside tensors.
+def load_into(training: Trained, path: Path, mesh: Mesh = ALONE) -> dict[str, Any]:
+    """Load a checkpoint, which rank 0 reads; returns what it holds beside tensors.
 
     Raises:
         UserError: it is damaged, or does not fit this training.
     """
-    tensors, state = load_checkpoint(path)
+    (tensors, state), as_many = of_this_rank(mesh, lambda: load_checkpoint(path), training.own)
     try:
         training.load(tensors, state)
+        if not as_many:
+            training.reshare()
     except MALFORMED as error:  # a file of other settings, another version or another origin
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
         raise UserError(

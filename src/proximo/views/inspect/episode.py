@@ -146,7 +146,7 @@ def _filmed(
 ) -> tuple[Filmed, str]:
     """The episode, with pictures if the environment draws any; else why there are none."""
     try:
-        environments = drawing_environments(config)
+        environments = drawing_environments(config, WIDTH)
         try:
             return filmed(environments, policy, title, config, seed, limit, WIDTH, watch=watch), ""
         finally:

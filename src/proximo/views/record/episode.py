@@ -44,19 +44,26 @@ class Filmed:
     """The critic's estimate of the state after a step that something else cut: a time limit, or the end of the film."""
 
 
-def drawing_environments(config: TrainConfig) -> VectorEnvironment:
+def drawing_environments(config: TrainConfig, width: int) -> VectorEnvironment:
     """One copy of a run's environment that draws.
+
+    Args:
+        config: of the run.
+        width: of the pictures that are asked for, in pixels; MuJoCo draws no larger ones, which takes time without a
+            GPU.
 
     Raises:
         UserError: it can not be made, or draws nothing.
     """
-    if sys.platform == "linux" and not os.environ.get("DISPLAY") and "mujoco" not in sys.modules:
-        os.environ.setdefault("MUJOCO_GL", "egl")  # read once, when MuJoCo is imported
+    prefer_egl()
     options = dict(config.options)
     if _takes_render_mode(config.environment):
         options["render_mode"] = "rgb_array"
-    if _is_mujoco(config.environment) and "camera_id" not in options:
-        options.setdefault("camera_name", "track")  # the default one stays where it is, and robots run out of sight
+    if _is_mujoco(config.environment):
+        if "camera_id" not in options:
+            options.setdefault("camera_name", "track")  # the default one stays where it is, and robots run out of sight
+        if not options.keys() & {"width", "height"}:
+            options |= {"width": width, "height": width}
     try:
         return make_environments(
             config.environment,
@@ -70,6 +77,12 @@ def drawing_environments(config: TrainConfig) -> VectorEnvironment:
         if not _of_opengl(error):
             raise
         raise UserError(f"{config.environment}: {NO_SCREEN}; it said: {type(error).__name__}: {error}") from error
+
+
+def prefer_egl() -> None:
+    """Have MuJoCo draw without a screen where there is none; it looks once, when it is imported."""
+    if sys.platform == "linux" and not os.environ.get("DISPLAY") and "mujoco" not in sys.modules:
+        os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 def _of_opengl(error: BaseException | None) -> bool:
@@ -137,7 +150,7 @@ def film(
     observation, mask = environments.reset([seed])
     for t in range(limit):
         if draw:
-            filmed.pictures.append(_picture(environments, width))
+            filmed.pictures.append(picture(environments, width))
         if watch is not None:
             watch(observation, mask)
         if critic:
@@ -157,7 +170,7 @@ def film(
     return filmed
 
 
-def _picture(environments: VectorEnvironment, width: int) -> bytes:
+def picture(environments: VectorEnvironment, width: int) -> bytes:
     """What the environment draws, at this width, as JPEG.
 
     Raises:

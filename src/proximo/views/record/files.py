@@ -1,6 +1,7 @@
 """Frames as MP4 or GIF."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
 KINDS = (".mp4", ".gif")
 GIF_RATE = 20.0
 """Frames per second of a GIF at most: browsers slow faster ones down."""
+
+
+def check_packages(kind: str) -> None:
+    """See that what makes a video is installed.
+
+    Args:
+        kind: one of `KINDS`.
+
+    Raises:
+        UserError: it is not.
+    """
+    if find_spec("PIL") is None or (kind == ".mp4" and find_spec("imageio_ffmpeg") is None):
+        raise UserError("a video needs packages that are not installed: `pip install 'proximo[video]'`")
 
 
 def write(frames: Iterator["Image"], file: Path, rate: float) -> None:

@@ -1,7 +1,6 @@
 """`proximo record`: an episode of a run's policies as a video."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.storage.folder import find_run
 from proximo.views.record.drawing import frames
 from proximo.views.record.episode import Filmed, drawing_environments, film
-from proximo.views.record.files import KINDS, write
+from proximo.views.record.files import KINDS, check_packages, write
 
 POLICIES = ("best", "latest")
 _CHECKPOINTS = {"best": "best", "latest": "final"}
@@ -56,10 +55,9 @@ def record(
     file = Path(out) if out is not None else folder / "videos" / f"{chosen}.mp4"
     if file.suffix not in KINDS:
         raise UserError(f"{file} is no name of a video: let it end in {' or '.join(KINDS)}")
-    if find_spec("PIL") is None or (file.suffix == ".mp4" and find_spec("imageio_ffmpeg") is None):
-        raise UserError("a video needs packages that are not installed: `pip install 'proximo[video]'`")
+    check_packages(file.suffix)
     loaded = [(name, load_policy(folder, _CHECKPOINTS[name])) for name in policies]
-    environments = drawing_environments(config)
+    environments = drawing_environments(config, width)
     try:
         episodes = [
             filmed(environments, LoadedPolicy(policy), name, config, chosen, limit, width) for name, policy in loaded

@@ -9,6 +9,7 @@ import numpy as np
 
 from proximo.errors import UserError
 from proximo.views import metrics_texts
+from proximo.views.explain.hover import text_of_setting
 from proximo.views.numbers import short, thinned
 from proximo.views.report import credit, facts, findings
 from proximo.views.report.histogram import ratio_map
@@ -54,7 +55,7 @@ def page_data(runs: Sequence[Seen], *, live: bool = False) -> dict[str, Any]:
         "groups": [_group(runs, members, notes) for members in groups],
         "tasks": list(dict.fromkeys(run.task for run in runs)),
         "sections": sections,
-        "settings": _settings(runs),
+        "settings": _settings(runs, live),
         "notes": list(dict.fromkeys(notes)),
     }
 
@@ -93,6 +94,7 @@ def _run(run: Seen, names: Sequence[str], buckets: int, live: bool) -> dict[str,
         "health": findings.strip(run),
         "findings": findings.recorded(run) if live else findings.diagnosed(run),
         "samples": facts.samples(run, max(6, buckets // 5)),
+        "videos": [],  # of a page that is written: see `videos.put_in`
         "credit": None if live else credit.tokens(run),
     }
 
@@ -111,13 +113,18 @@ def _left_out(runs: Sequence[Seen], drawn: Sequence[dict[str, Any]]) -> list[str
     return notes
 
 
-def _settings(runs: Sequence[Seen]) -> list[dict[str, Any]]:
-    """Every setting with its value in each run; those that differ first."""
+def _settings(runs: Sequence[Seen], live: bool) -> list[dict[str, Any]]:
+    """Every setting with its value in each run; those that differ first. Texts need torch: a live page has none."""
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     different = differing(runs)
     ordered = [*different, *(key for key in keys if key not in different)]
     return [
-        {"key": key, "values": [_shown(run.settings.get(key)) for run in runs], "differs": key in different}
+        {
+            "key": key,
+            "values": [_shown(run.settings.get(key)) for run in runs],
+            "differs": key in different,
+            "text": "" if live else text_of_setting(key, {run.kind for run in runs if key in run.settings}),
+        }
         for key in ordered
     ]
 

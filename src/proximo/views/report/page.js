@@ -20,12 +20,11 @@ function element(tag, attributes = {}, ...children) {
 const shown = () => data.runs.map((_, i) => i).filter((i) => !hidden.has(data.runs[i].folder));
 const focused = () => Math.max(0, data.runs.findIndex((run) => run.folder === focus));
 
-function explained(tag, name, label) {
-  const text = data.texts[name];
-  if (!text) return element(tag, {}, label);
+function explained(tag, name, label, sentence = (data.texts[name] || {}).sentence) {
+  if (!sentence) return element(tag, {}, label);
   // In a table, which scrolls, the page's own bubble would be cut off: the browser's is not.
-  const bubble = tag === "th" ? { class: "explained", title: text.sentence } : { class: "explained bubble", tabindex: "0", "data-sentence": text.sentence };
-  const inner = element("span", { ...bubble, "aria-label": `${label}: ${text.sentence}` }, label);
+  const bubble = tag === "th" ? { class: "explained", title: sentence } : { class: "explained bubble", tabindex: "0", "data-sentence": sentence };
+  const inner = element("span", { ...bubble, "aria-label": `${label}: ${sentence}` }, label);
   return element(tag, {}, inner);
 }
 
@@ -107,6 +106,7 @@ function ownSection() {
     holder.replaceChildren(
       element("h3", {}, `Findings in ${run.name}`),
       ...(findings.length ? findings : [element("p", { class: "soft" }, run.health ? "Nothing unusual was found." : "Nothing is recorded.")]),
+      ...(run.videos.length ? [element("h3", {}, `Episodes of ${run.name}`), videos(run)] : []),
       ...(run.credit ? creditSection(run.credit) : []),
       ...(run.samples.length ? [element("h3", {}, `Sample texts of ${run.name}`), texts(run)] : []));
   };
@@ -131,6 +131,14 @@ function absent() {
   return layout;
 }
 
+function videos(run) {
+  const shown = ({ step, name, source }) => {
+    const said = step === null ? `${name}.mp4` : `after ${step.toLocaleString("en")} steps`;
+    return element("figure", {}, element("video", { src: source, controls: true, loop: true, muted: true, "aria-label": said }), element("figcaption", { class: "soft" }, said));
+  };
+  return element("div", { class: "videos" }, ...run.videos.map(shown));
+}
+
 function texts(run) {
   const rows = run.samples.map((sample) => element("tr", {}, element("td", { class: "number" }, String(sample.step)),
     element("td", { class: "number" }, sample.score), element("td", {}, element("span", { class: "soft" }, sample.prompt), sample.response)));
@@ -141,7 +149,7 @@ function texts(run) {
 
 function settings() {
   const head = element("tr", {}, element("th", {}, "setting"), ...data.runs.map((run) => element("th", {}, run.name)));
-  const row = (setting) => element("tr", { class: setting.differs ? "differs" : null }, element("th", {}, setting.key),
+  const row = (setting) => element("tr", { class: setting.differs ? "differs" : null }, explained("th", "", setting.key, setting.text),
     ...setting.values.map((value) => element("td", {}, value)));
   const table = (rows) => element("div", { class: "scroll" }, element("table", {}, element("thead", {}, head.cloneNode(true)), element("tbody", {}, ...rows.map(row))));
   const differing = data.settings.filter((setting) => setting.differs);

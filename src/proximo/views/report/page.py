@@ -29,7 +29,8 @@ _PAGE = """<!doctype html>
 </html>
 """
 _POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; connect-src {}"
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; media-src data:; "
+    "connect-src {}"
 )
 """The browser itself refuses what the page should not need: other hosts, frames, forms."""
 

@@ -6,11 +6,14 @@ from pathlib import Path
 
 from proximo.errors import UserError
 from proximo.runs.storage.files import write_atomically
+from proximo.views.report import videos
 from proximo.views.report.data import page_data
 from proximo.views.report.page import html
 from proximo.views.seen import read_runs
 
 FILE = "report.html"
+LARGEST = 6_000_000
+"""Bytes of a page with videos."""
 
 
 def report(
@@ -37,5 +40,9 @@ def report(
     file = where / FILE if out is None else Path(out)
     if file.is_dir():
         raise UserError(f"{file} is a folder: give --out the name of a file, as {file / FILE}")
-    write_atomically(file, html(page_data(seen)).encode("utf-8"))
+    data = page_data(seen)
+    page = html(data).encode("utf-8")
+    if videos.put_in(data, seen, LARGEST - len(page)):
+        page = html(data).encode("utf-8")
+    write_atomically(file, page)
     return file

@@ -81,9 +81,9 @@ class PettingZooEnvironments(VectorEnvironment):
                 if agent in live:
                     valid[i, k] = True
                     paid[i, k], over[i, k], cut[i, k] = rewards[agent], bool(ends[agent]), bool(cuts[agent])
-        paid, over, cut, valid, started = (x.reshape(-1) for x in (paid, over, cut, valid, started))
-        observation = self._batch()
-        return Step(observation, observation, paid, over, cut, valid, started, paid, paid, over | cut, None)
+        reward, observation = paid.reshape(-1), self._batch()
+        ends = over.reshape(-1), cut.reshape(-1), valid.reshape(-1), started.reshape(-1)
+        return Step(observation, observation, reward, *ends, reward, reward, ends[0] | ends[1], None)
 
     def _note(self, copy: int, seen: Mapping[str, Any]) -> None:
         """Keep what each agent sees; one that is gone keeps its last observation, which nobody learns from."""

@@ -101,14 +101,14 @@ class RslRlEnvironments(VectorEnvironment):
         """The states that were reached, and those that are seen next."""
         if getattr(getattr(self._env, "cfg", None), "auto_reset", True) is False:
             return shown, self._reset_rows(shown, over) if over.any() else shown
-        if not cut.any() or not self._finals_wanted:
-            return shown, shown
-        if extras.get("final_obs") is None:
+        if over.any() and extras.get("final_obs") is not None:
+            return replace_rows(shown, over, self._groups(extras["final_obs"])), shown
+        if cut.any() and self._finals_wanted:
             raise UserError(
                 f"{self.name} resets by itself without extras['final_obs'], so {UNKNOWN_END}: set compute_final_obs = "
                 f"True in Isaac Lab's cfg or auto_reset = False in mjlab's, or {OTHER_ENDS}"
             )
-        return replace_rows(shown, over, self._groups(extras["final_obs"])), shown
+        return shown, shown
 
     def _reset_rows(self, shown: dict[str, np.ndarray], over: np.ndarray) -> dict[str, np.ndarray]:
         inner = self._env if hasattr(self._env, "reset") else self._env.unwrapped

@@ -1,0 +1,81 @@
+"""An update over several ranks: each has a part of every minibatch, and all take the same step."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from proximo.core.batch import Batch
+from proximo.core.optimizer import FlatAdam
+from proximo.core.ranks import Ranks, even
+from proximo.core.update import Gradient, Measuring, Statistics
+from proximo.errors import UserError
+
+_NUMBERS = 64
+"""Statistics of a minibatch that find room behind the gradient."""
+
+
+def room(ranks: Ranks) -> int:
+    """Numbers that `SummedGradient` needs behind the gradient (`FlatAdam`)."""
+    return 0 if ranks.size == 1 else _NUMBERS + ranks.size
+
+
+def split_across(shuffled: Batch, count: int, ranks: Ranks, denominator: Callable[[Batch], Tensor]) -> Iterable[Batch]:
+    """This rank's parts of `count` minibatches, each with the minibatch's total weight over all ranks.
+
+    Samples are shuffled within a rank only: each minibatch holds the same share of every rank's samples, so no rank
+    waits for another that drew more of them.
+
+    Args:
+        shuffled: this rank's samples.
+        count: minibatches.
+        ranks: that have the other parts.
+        denominator: what sums over a minibatch are divided by; it adds up over parts.
+    """
+    if ranks.size == 1:
+        return shuffled.split(count)
+    parts = list(shuffled.split(even(len(shuffled), count)))
+    totals = ranks.sum_across_ranks(torch.stack([denominator(part) for part in parts]))
+    return [replace(part, total_weight=total) for part, total in zip(parts, totals, strict=True)]
+
+
+class SummedGradient:
+    """The gradient of a minibatch that lies on several ranks: one sum over them carries it and its statistics.
+
+    Args:
+        gradient: adds that of this rank's part, as a share of the whole (`Batch.total_weight`).
+        ranks: that have the other parts.
+        optimizer: holds the gradient, with `room(ranks)` behind it.
+    """
+
+    def __init__(self, gradient: Gradient, ranks: Ranks, optimizer: FlatAdam) -> None:
+        self._gradient, self._ranks, self._optimizer = gradient, ranks, optimizer
+
+    def __call__(self, part: Batch) -> Statistics:
+        """Add the gradient of all parts; statistics of the whole minibatch, the same on all ranks."""
+        told, size, optimizer = dict(self._gradient(part)), self._ranks.size, self._optimizer
+        deviation = float(told.pop("ratio_deviation"))
+        if len(told) > _NUMBERS:
+            raise UserError(f"the loss reports {len(told)} numbers: with several ranks {_NUMBERS} can be summed")
+        # A closed form gives shares as plain numbers; elsewhere these are the same for every part.
+        closed = isinstance(told["approx_kl"], float)
+        shares = [x if closed or isinstance(x, Tensor) else x / size for x in told.values()]
+        start, stop = optimizer.flat.numel(), optimizer.flat.numel() + len(told) + size
+        behind = optimizer.shared[start:stop]
+        behind[: len(told)] = torch.stack(
+            [torch.as_tensor(x, dtype=behind.dtype, device=behind.device) for x in shares]
+        )
+        behind[len(told) :] = 0.0
+        behind[len(told) + self._ranks.rank] = deviation  # a maximum, by way of a sum: each has a place of its own
+        self._ranks.sum_across_ranks(optimizer.shared[:stop])
+        largest = behind[len(told) :].max()
+        if closed:
+            return {**dict(zip(told, behind.tolist(), strict=False)), "ratio_deviation": float(largest)}
+        return {**dict(zip(told, behind.clone(), strict=False)), "ratio_deviation": largest}
+
+    def divergence(self, part: Batch) -> float:
+        """See `Measuring`."""
+        assert isinstance(self._gradient, Measuring)
+        share = torch.tensor([self._gradient.divergence(part)], dtype=torch.float64)
+        return float(self._ranks.sum_across_ranks(share))

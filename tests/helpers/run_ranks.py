@@ -1,0 +1,156 @@
+"""Whole trainings on several ranks, for tests/scale."""
+
+from dataclasses import dataclass
+
+import gymnasium
+import torch
+
+import proximo
+from proximo.algorithms import PPO
+from proximo.control.trainer import Trainer
+from proximo.errors import UserError
+from proximo.scale import mesh as scale
+
+PLAN = {
+    "progress": "quiet",
+    "backend": "gymnasium",
+    "environments": 5,
+    "rollout_length": 32,
+    "steps": 160 * 6,
+    "checkpoint_every": 160 * 2,
+    "restart_every": 10**6,
+    "episodes": 2,
+    "seed": 7,
+    "update": {"epochs": 2, "minibatch_size": 40, "target_kl": 0.02},
+    "network": {"hidden": [16]},
+    "normalizers": {"observations": True, "rewards": "scale"},
+}
+KINDS = {
+    "closed form": PLAN,
+    "recurrent": {
+        **PLAN,
+        "environments": 8,
+        "steps": 256 * 3,
+        "network": {"memory": "gru", "memory_size": 4},
+        "update": {"epochs": 2, "minibatch_size": 64},
+    },
+    "returns": {
+        **PLAN,
+        "steps": 160 * 3,
+        "normalizers": {"rewards": "return"},
+        "update": {"minibatch_size": 40, "adaptive_kl": 0.01},
+    },
+}
+
+
+class Breaks(gymnasium.Wrapper):
+    """CartPole, which breaks on rank 1 after some steps."""
+
+    def __init__(self):
+        super().__init__(gymnasium.make("CartPole-v1"))
+        self.steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps > 40 and scale.current_mesh().rank == 1:
+            raise RuntimeError("the simulator broke")
+        return self.env.step(action)
+
+
+@dataclass(frozen=True)
+class Poisoned(PPO):
+    """Advantages that are no numbers on rank 1."""
+
+    def estimate(self, rollout):
+        advantages, returns = super().estimate(rollout)
+        return (advantages * float("nan") if scale.current_mesh().rank == 1 else advantages), returns
+
+
+@dataclass(frozen=True)
+class Exploding(PPO):
+    """A loss that is no number on rank 1."""
+
+    def loss(self, seen, batch, progress, policy):
+        loss, told = super().loss(seen, batch, progress, policy)
+        return (loss * float("nan") if scale.current_mesh().rank == 1 else loss), told
+
+
+def plain(rows):
+    """Metrics that do not tell the time."""
+    return [{k: v for k, v in row.items() if not k.startswith(("seconds", "memory", "time"))} for row in rows]
+
+
+def weights(trainer):
+    return trainer._training.optimizer.flat.tolist()
+
+
+def runs(mesh, home):
+    """A run of each kind, and the longest once more with a stop on rank 1 in its middle; all as this rank saw it."""
+    told = {}
+    for kind, plan in KINDS.items():
+        trainer = Trainer("CartPole-v1", run=str(home / kind), **plan)
+        rows, first = [], None
+        for row in trainer:
+            rows.append(row)
+            first = first or (
+                trainer._training.collector._tensors["action"].flatten().tolist(),
+                trainer._training.noise.initial_seed(),
+            )
+        told[kind] = {"rows": plain(rows), "weights": weights(trainer), "first": first, "results": trainer.run.results}
+    trainer = Trainer("CartPole-v1", run=str(home / "stopped"), **PLAN)
+    for row in trainer:
+        if mesh.rank == 1 and row["step"] >= 160 * 4:
+            trainer.stop()
+    told["stopped"] = (trainer.run.stopped, trainer.step)
+    trainer.to_the_end()
+    told["resumed"] = {"weights": weights(trainer), "results": trainer.run.results}
+    return told
+
+
+def troubles(mesh, home):
+    """What each rank is told of what goes wrong on rank 1, and how a callback of rank 0 ends all."""
+    told = {}
+    for name, task, own in (
+        ("raises", "run_ranks:Breaks", None),
+        ("advantages", "CartPole-v1", Poisoned),
+        ("gradient", "CartPole-v1", Exploding),
+    ):
+        try:
+            proximo.train(task, own, run=str(home / name), **PLAN)
+        except UserError as error:
+            told[name] = str(error)
+    calls = []
+
+    def enough(trainer, metrics):
+        calls.append(mesh.rank)
+        metrics["mine"] = 3.0
+        return trainer.step < 160 * 3
+
+    trainer = Trainer("CartPole-v1", run=str(home / "ended"), callbacks=[enough], **PLAN)
+    told["mine"] = [row["mine"] for row in trainer]
+    told["ended"] = (trainer.step, trainer.run.results["ended_by"], calls)
+    for settings in ({"environments": 1}, {"algorithm": "trpo", "update": {"minibatch_size": 40}}):
+        try:
+            proximo.train("CartPole-v1", run=str(home / "refused"), **{**PLAN, **settings})
+        except UserError as error:
+            told.setdefault("refused", []).append(str(error))
+    return told
+
+
+def goes_on(mesh, folder):
+    """Train on in a folder where another number of ranks has stopped; what this rank saw."""
+    trainer = Trainer("CartPole-v1", run=str(folder), **PLAN)
+    rows = plain(list(trainer))
+    seeds = trainer._training.noise.initial_seed()
+    return {"rows": rows, "weights": weights(trainer), "seed": seeds, "exact": trainer.run.results["exact_resume"]}
+
+
+def half(mesh, folder):
+    """Train half of the steps."""
+    torch.set_num_threads(1)
+    return proximo.train("CartPole-v1", run=str(folder), stop_at=160 * 3, **PLAN).stopped
+
+
+def whole(mesh, folder, task, plan):
+    """A run from its beginning to its end."""
+    proximo.train(task, run=str(folder), progress="quiet", **plan)

@@ -1,0 +1,119 @@
+"""`proximo train --ranks N`: real processes, really killed; and what is typed wrongly."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ranks import on_ranks
+
+from proximo.cli.main import main
+from proximo.cli.options import without
+from proximo.runs.storage.checkpoint import load_checkpoint
+from proximo.runs.storage.metrics import read_metrics
+
+COMMAND = [sys.executable, "-m", "proximo", "train", "CartPole-v1", "--ranks", "2", "--quiet"]
+PLAN = {
+    "environments": 4,
+    "rollout_length": 64,
+    "steps": 256 * 24,
+    "checkpoint_every": 256 * 4,
+    "episodes": 1,
+    "update": {"epochs": 10, "minibatch_size": 32},
+}
+OPTIONS = [
+    *("--environments", "4", "--rollout-length", "64", "--steps", "6144", "--checkpoint-every", "1024"),
+    *("--episodes", "1", "--update.epochs", "10", "--update.minibatch-size", "32"),
+]
+
+
+def rank_of(launcher, rank):
+    """The process that the launcher has started as this rank; 0 while there is none."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if parent == launcher and f"RANK={rank}".encode() in variables:
+            return int(folder.name)
+    return 0
+
+
+def killed_in(folder, rows, *options):
+    """Start a run and kill rank 1 once so many iterations are recorded: seconds to the launcher's end, code, words."""
+    process = subprocess.Popen([*COMMAND, "--run", str(folder), *OPTIONS, *options], stderr=subprocess.PIPE, text=True)
+    try:
+        limit = time.monotonic() + 60
+        while not (folder / "metrics.jsonl").exists() or len(read_metrics(folder / "metrics.jsonl")) < rows:
+            assert time.monotonic() < limit, "no iteration was recorded"
+            time.sleep(0.02)
+        os.kill(rank_of(process.pid, 1), signal.SIGKILL)
+        started = time.monotonic()
+        said = process.communicate(timeout=90)[1]
+        return time.monotonic() - started, process.returncode, said
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="ranks are found in /proc")
+def test_a_killed_rank_ends_all_with_one_sentence_and_the_run_comes_to_what_it_would_have(tmp_path):
+    seconds, code, said = killed_in(tmp_path / "killed", 6)
+    assert seconds < 30
+    assert code == 2
+    assert said.count("proximo:") == 1
+    assert "rank 1 of 2 was killed by SIGKILL" in said
+    assert "the same command resumes" in said
+    rows = len(read_metrics(tmp_path / "killed" / "metrics.jsonl"))
+    _, code, said = killed_in(tmp_path / "killed", rows + 4, "--restarts", "1")
+    assert (code, said) == (0, "")
+    on_ranks(2, "run_ranks:whole", tmp_path / "whole", "CartPole-v1", PLAN)
+    (killed, _), (whole, _) = (
+        load_checkpoint(tmp_path / name / "checkpoints" / "final") for name in ("killed", "whole")
+    )
+    learnt = [name for name in whole if name.startswith(("policy/", "optimizer/", "best/"))]
+    assert learnt
+    assert [name for name in learnt if not killed[name].equal(whole[name])] == []
+
+
+def test_what_all_ranks_refuse_is_said_once(tmp_path, capfd):
+    assert main(["train", "CartPole-v1", "--ranks", "2", "--environments", "1", "--run", str(tmp_path / "x")]) == 2
+    said = capfd.readouterr().err
+    assert said.count("2 ranks can not share environments = 1") == 1
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "answer"),
+    [
+        (["--ranks", "0"], "ranks = 0"),
+        (["--ranks", "2", "--seeds", "0", "1"], "--ranks trains one seed by several processes"),
+        (["--restarts", "2"], "give --ranks too"),
+        (["--nproc-per-node", "2"], "--ranks"),
+        (["--nnodes", "2"], "torchrun's own"),
+    ],
+)
+def test_what_can_not_be_meant_is_answered_in_one_sentence(options, answer, capsys):
+    assert main(["train", "CartPole-v1", *options]) == 2
+    said = capsys.readouterr().err
+    assert answer in said
+    assert said.count("\n") == 1
+
+
+def test_within_ranks_other_verbs_and_more_ranks_are_refused(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert main(["report", "runs/x"]) == 2
+    assert "`proximo report` is for one process, and a launcher has started it 3 times" in capsys.readouterr().err
+    assert main(["--", "train", "CartPole-v1", "--ranks", "2"]) == 2  # torchrun needs -- where --run is given
+    assert "a launcher has started 3 ranks already" in capsys.readouterr().err
+
+
+def test_the_ranks_get_the_command_without_what_was_for_their_launcher():
+    given = ["X", "--ranks", "2", "--steps=5", "--restarts=1", "--run", "a", "--restarts", "3", "--quiet"]
+    assert without(given, ("ranks", "restarts")) == ["X", "--steps=5", "--run", "a", "--quiet"]

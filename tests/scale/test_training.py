@@ -1,0 +1,112 @@
+"""Whole trainings of robots on several ranks: the same numbers everywhere, and exact resume."""
+
+import shutil
+
+import pytest
+from ranks import on_ranks
+from run_ranks import KINDS, goes_on, half
+from same_runs import same_runs
+
+from proximo.control.config import TrainConfig
+from proximo.control.result import Run
+from proximo.runs.storage.checkpoint import load_checkpoint
+from proximo.runs.storage.metrics import read_metrics
+from proximo.scale.mesh import Mesh
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def told(home):
+    return on_ranks(2, "run_ranks:runs", home)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_ranks_see_the_same_numbers_and_have_the_same_weights(told, home, kind):
+    first, other = (each[kind] for each in told)
+    assert len(first["rows"]) >= 2
+    assert first["rows"] == other["rows"]
+    assert first["weights"] == other["weights"]
+    assert first["results"] == other["results"]
+    written = [row["step"] for row in read_metrics(home / kind / "metrics.jsonl")]
+    assert written == [row["step"] for row in first["rows"]]
+
+
+def test_every_rank_steps_its_own_share_and_all_steps_are_counted(told):
+    first, other = (each["closed form"] for each in told)
+    assert [len(x["first"][0]) for x in (first, other)] == [3 * 32, 2 * 32]
+    assert first["rows"][0]["step"] == 2 * 5 * 32  # one rollout for the normalisers, and one that is learnt from
+    assert first["results"]["steps"] == first["rows"][-1]["step"]
+
+
+def test_ranks_draw_different_actions(told):
+    first, other = (each["recurrent"]["first"] for each in told)
+    assert first[1] != other[1]
+    assert first[0] != other[0]
+
+
+def test_a_stop_of_one_rank_stops_all_and_the_run_goes_on_to_the_same_bits(told, home):
+    for each in told:
+        assert each["stopped"] == ("trainer.stop()", 160 * 4)
+        assert each["resumed"]["weights"] == told[0]["closed form"]["weights"]
+    whole, other = (
+        Run(home / name, TrainConfig(), told[0][key]["results"])
+        for name, key in (("closed form", "closed form"), ("stopped", "resumed"))
+    )
+    same_runs(whole, other)
+
+
+def test_another_number_of_ranks_goes_on_from_the_same_policy(home):
+    assert on_ranks(2, "run_ranks:half", home / "two") == ["stop-at"] * 2
+    shutil.copytree(home / "two", home / "two-again")
+    tensors, _ = load_checkpoint(sorted((home / "two" / "checkpoints").glob("step-*"))[-1])
+    assert any(name.startswith("ranks/1/random/generators") for name in tensors)
+    told = [goes_on(Mesh(), home / "two")]  # 2 -> 1
+    told += on_ranks(4, "run_ranks:goes_on", home / "two-again")  # 2 -> 4
+    for each in told:
+        assert [row["step"] for row in each["rows"]] == [160 * n for n in (4, 5, 6)]
+        assert each["exact"] is False
+    assert len({each["seed"] for each in told[1:]}) == 4
+    assert all(each["weights"] == told[1]["weights"] for each in told[1:])
+    assert "not exact at 480 steps: 4 ranks go on where another number" in (home / "two-again/config.toml").read_text()
+
+
+def test_four_ranks_go_on_where_one_was(home):
+    assert half(Mesh(), home / "one") == "stop-at"
+    told = on_ranks(4, "run_ranks:goes_on", home / "one")
+    assert all(each["weights"] == told[0]["weights"] for each in told)
+    assert [row["step"] for row in told[3]["rows"]] == [160 * n for n in (4, 5, 6)]
+
+
+@pytest.fixture(scope="module")
+def troubles(home):
+    return on_ranks(2, "run_ranks:troubles", home)
+
+
+def test_what_goes_wrong_on_one_rank_is_said_by_all_in_the_same_words(troubles, home):
+    first, other = troubles
+    assert first.keys() == other.keys()
+    assert "the simulator broke" in first["raises"]
+    assert "not-finite: advantages" in first["advantages"]
+    for name in ("raises", "advantages"):
+        assert "(on rank 1 of 2)" in first[name]
+    assert "not-finite: the loss or gradient" in first["gradient"]  # of all ranks: it is one sum
+    for name in ("raises", "advantages", "gradient", "refused"):
+        assert first[name] == other[name]
+    for name in ("advantages", "gradient"):  # the verdict is in the record, and what was right before is saved
+        assert "not-finite" in read_metrics(home / name / "metrics.jsonl")[-1]["error"]
+        assert list((home / name / "checkpoints").glob("step-*"))
+    assert "2 ranks can not share environments = 1" in first["refused"][0]
+    assert "TRPO takes steps of one process" in first["refused"][1]
+
+
+def test_callbacks_are_called_by_rank_0_and_end_all(troubles):
+    first, other = troubles
+    assert first["mine"] == other["mine"] == [3.0] * len(first["mine"])
+    assert first["ended"][:2] == other["ended"][:2]
+    assert first["ended"][0] == 480
+    assert first["ended"][2] == [0] * len(first["mine"])
+    assert other["ended"][2] == []
