@@ -82,6 +82,12 @@ def test_rows_that_report_a_reset_count_for_nothing():
     assert means.read(np.array([[True, False], [True, True]])) == {"term/a": 1.5}
 
 
+def test_an_environment_that_tells_nothing_counts_for_nothing():
+    means = Means()
+    means.add(0, from_infos({"reward_a": np.array([1.0, 0.0]), "_reward_a": np.array([True, False])}, 2))
+    assert means.read(np.ones((1, 2), bool)) == {"term/a": 1.0}
+
+
 def parts(**courses):
     """A sound run of 40 iterations whose reward has these parts."""
     return control(lambda i: {f"term/{name}": course(i) for name, course in courses.items()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -57,6 +57,29 @@ class Step:
     """bool [N, K]: the actions allowed at `observation`; None where the task masks none."""
     said: Mapping[str, Any] = field(default_factory=dict)
     """What the environments said of themselves, by metric, as `term/forward` [N]: see `environments.terms`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStep:
+    """What N environments answered, on their device. Tensors may be buffers of the environments: copy what is kept."""
+
+    groups: Mapping[str, Any]
+    """What the policy sees next, by group, each `[N, ...]`."""
+    finals: Mapping[str, Any] | None
+    """The states that were reached, where they are shown."""
+    reward: Any  # [N]
+    over: Any  # bool [N]
+    cut: Any  # bool [N]: over, by a time limit
+    said: Mapping[str, Any]
+
+
+class TensorSource(Protocol):
+    """Environments whose steps are tensors of one device."""
+
+    device: str
+
+    def step_tensors(self, actions: Any) -> TensorStep:
+        """Take one action `[N, A]` in every environment."""
 
 
 class VectorEnvironment(ABC):
@@ -112,6 +135,11 @@ class VectorEnvironment(ABC):
     def receive(self) -> Step:
         """Ends the step that `send` began."""
         return self.step(self._sent)
+
+    @property
+    def tensors(self) -> TensorSource | None:
+        """What steps it without leaving the device; None where steps are of NumPy."""
+        return None
 
     def leave_out_finals(self) -> None:  # noqa: B027
         """Allow the states that ended episodes reached to be unknown from now on: `final_observation` may be any."""
@@ -182,6 +210,11 @@ class AroundEnvironments(VectorEnvironment):
     def close(self) -> None:
         """See `VectorEnvironment.close`."""
         self._environments.close()
+
+    @property
+    def tensors(self) -> TensorSource | None:
+        """See `VectorEnvironment.tensors`; what stands around them takes part in no step that stays on the device."""
+        return self._environments.tensors
 
     def leave_out_finals(self) -> None:
         """See `VectorEnvironment.leave_out_finals`."""

@@ -71,7 +71,9 @@ class Means:
     def add(self, step: int, said: Mapping[str, Any]) -> None:
         """Take in what one step said."""
         for name, value in said.items():
-            self._said.setdefault(name, []).append((step, value))
+            # A simulator may write the next step's number into the same tensor.
+            kept = value.detach().clone() if hasattr(value, "detach") else value
+            self._said.setdefault(name, []).append((step, kept))
 
     def read(self, valid: np.ndarray) -> dict[str, float]:
         """By metric, over the steps and rows that said something; then nothing is kept.

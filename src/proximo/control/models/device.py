@@ -9,8 +9,16 @@ from proximo.control.spaces.observations import ObservationSpec
 from proximo.errors import UserError
 
 
-def choose_device(asked: str, observations: ObservationSpec, hidden: tuple[int, ...]) -> tuple[torch.device, str]:
+def choose_device(
+    asked: str, observations: ObservationSpec, hidden: tuple[int, ...], beside: str = "cpu"
+) -> tuple[torch.device, str]:
     """The device for a run, and the reason in one sentence.
+
+    Args:
+        asked: the setting.
+        observations: what the policy sees.
+        hidden: widths of its layers.
+        beside: device of the environments.
 
     Raises:
         UserError: cuda was asked for and there is none.
@@ -24,6 +32,8 @@ def choose_device(asked: str, observations: ObservationSpec, hidden: tuple[int, 
         return torch.device("cpu"), "as asked"
     if not available:
         return torch.device("cpu"), "torch sees no GPU"
+    if beside.startswith("cuda"):
+        return torch.device(beside), "the environments are there"
     if not observations.images and max(hidden, default=0) <= 512:
         return torch.device(
             "cpu"

@@ -113,6 +113,8 @@ class Collector:
         """Whether the policy is shown float64, see `see`."""
         self._inputs: dict[str, Tensor] = {}
         self._said = Means()
+        self.finals_wanted = True
+        """Whether cut episodes go on from the states that they reached."""
         self.listening = True
         """Whether what the environments say of themselves is taken in."""
 
@@ -286,6 +288,9 @@ class Collector:
         # environments' guard has refused it anywhere else.
         return opened(mask, self.policy.actions.choices)
 
+    def _clipped(self, action: Tensor, valid: np.ndarray) -> float:
+        return self.policy.actions.clipped_fraction(action.cpu().numpy()[valid])
+
     def _rollout(self, before: Tensor | None, finals: list[FinalObservation], episodes: list[Episode]) -> Rollout:
         arrays, tensors = self._arrays, self._tensors
         valid = arrays["valid"]
@@ -307,7 +312,7 @@ class Collector:
             memory=before,
             finals=finals,
             episodes=episodes,
-            clipped_fraction=self.policy.actions.clipped_fraction(action.cpu().numpy()[valid]),
+            clipped_fraction=self._clipped(action, valid),
             said=self._said.read(valid),
         )
 

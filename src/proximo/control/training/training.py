@@ -30,6 +30,7 @@ from proximo.control.training.critic_window import CriticWindow
 from proximo.control.training.estimation import Estimator
 from proximo.control.training.rollout import Collector, Rollout
 from proximo.control.training.setup import fresh_policy, require_room, require_shares, update_settings
+from proximo.control.training.tensor_rollout import TensorCollector, stays_on_device
 from proximo.control.training.vital_signs import ended, fingerprint, still_deviations, vital_signs
 from proximo.control.training.warm_start import start_from
 from proximo.core.across import room
@@ -100,7 +101,8 @@ class Training(OnPolicyTraining[Rollout]):
         groups = config.observations
         roles = Roles.of(observations, groups.actor, groups.critic, config.environment)
         require_room(replace(config, environments=environments.count), roles, actions)
-        self.device, self.why_device = choose_device(config.device, observations, config.network.hidden)
+        beside = "cpu" if environments.tensors is None else environments.tensors.device
+        self.device, self.why_device = choose_device(config.device, observations, config.network.hidden, beside)
         self.policy = fresh_policy(config, roles, actions).to(self.device)
         self.algorithm: PPO = algorithm_of(update_settings(config, recurrent=self.policy.memory_size > 0))
         if not mesh.alone:
@@ -118,7 +120,11 @@ class Training(OnPolicyTraining[Rollout]):
         noise, shuffle = seeds.derive(config.seed, seeds.NOISE, mesh.rank, 2)
         self.noise = torch.Generator(self.device).manual_seed(noise)
         self.shuffle = torch.Generator().manual_seed(shuffle)
-        self.collector = Collector(environments, self.policy, actor, config.rollout_length, self.noise)
+        # By hand, in NumPy, is faster on the CPU; else what is on a device stays there.
+        there = environments.tensors is not None and self._derived is None and stays_on_device(self.policy)
+        collector = TensorCollector if there else Collector
+        self.collector = collector(environments, self.policy, actor, config.rollout_length, self.noise)
+        self.collector.finals_wanted = config.truncation == "exact"
         if config.random_phase:
             environments.stagger(config.random_phase)
             self.collector.random_phase = config.random_phase

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 
 from proximo.control.environments.backends.tensors import like, owned, truths
-from proximo.control.environments.base import OTHER_ENDS, UNKNOWN_END, Observation, Step, VectorEnvironment
+from proximo.control.environments.base import OTHER_ENDS, UNKNOWN_END, Observation, Step, TensorStep, VectorEnvironment
 from proximo.control.environments.terms import from_infos
 from proximo.control.environments.visible_leaves import ALL_KEYS, ObservationKeys
 from proximo.control.spaces.trees import map_leaves, replace_rows
@@ -39,7 +39,10 @@ class RslRlEnvironments(VectorEnvironment):
 
     def __init__(self, env: Any, name: str, keys: ObservationKeys = ALL_KEYS) -> None:
         self._env, self.name, self.count = env, name, int(env.num_envs)
+        self.device = str(env.device)
         self._finals_wanted, self._longest, self._steps = True, 0, 0
+        self._unread: Any = None
+        """What the last step of tensors showed."""
         # Asked once: MuJoCo Playground's answer is a reset, and Isaac Lab's draws its noise anew.
         self._shown = self._groups(env.get_observations())
         spaces: dict[str, gymnasium.Space] = {key: _box(x.shape[1:]) for key, x in self._shown.items()}
@@ -55,6 +58,8 @@ class RslRlEnvironments(VectorEnvironment):
         if hasattr(self._env, "reset"):
             answer = self._env.reset()
             self._shown = self._groups(answer[0] if isinstance(answer, tuple) else answer)
+        elif self._unread is not None:
+            self._shown = self._groups(self._unread)
         if self._longest:
             self._spread(seeds)
         return self._kept.take(self._shown), None
@@ -95,11 +100,30 @@ class RslRlEnvironments(VectorEnvironment):
             said=from_infos(extras, self.count),
         )
 
+    @property
+    def tensors(self) -> RslRlEnvironments | None:
+        """See `VectorEnvironment.tensors`: not where rows are to be reset by hand, which needs their numbers."""
+        return None if self._by_hand else self
+
+    @property
+    def _by_hand(self) -> bool:
+        return getattr(getattr(self._env, "cfg", None), "auto_reset", True) is False
+
+    def step_tensors(self, actions: Any) -> TensorStep:
+        """See `TensorSource.step_tensors`."""
+        seen, reward, dones, extras = self._env.step(actions.to(self._env.device))
+        groups = seen if hasattr(seen, "keys") else {"policy": seen}
+        self._unread = groups
+        over = dones.reshape(-1) != 0
+        cut = over & (extras["time_outs"].reshape(-1) != 0) if "time_outs" in extras else over & False
+        said = from_infos(extras, self.count)
+        return TensorStep(groups, extras.get("final_obs"), reward.reshape(-1), over, cut, said)
+
     def _ends(
         self, shown: dict[str, np.ndarray], over: np.ndarray, cut: np.ndarray, extras: Mapping[str, Any]
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """The states that were reached, and those that are seen next."""
-        if getattr(getattr(self._env, "cfg", None), "auto_reset", True) is False:
+        if self._by_hand:
             return shown, self._reset_rows(shown, over) if over.any() else shown
         if over.any() and extras.get("final_obs") is not None:
             return replace_rows(shown, over, self._groups(extras["final_obs"])), shown

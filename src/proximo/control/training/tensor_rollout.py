@@ -1,0 +1,160 @@
+"""Rollouts that stay on the device of their environments: one synchronisation for T steps of N environments."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from proximo.control.environments.base import OTHER_ENDS, UNKNOWN_END, Step, TensorSource, TensorStep
+from proximo.control.environments.episodes import Episode
+from proximo.control.models.policy import ControlPolicy
+from proximo.control.spaces.groups import CRITIC
+from proximo.control.spaces.observations import ObservationSpec
+from proximo.control.training.rollout import Collector, FinalObservation, Rollout
+from proximo.errors import UserError
+
+
+def stays_on_device(policy: ControlPolicy) -> bool:
+    """Whether a policy reads and commands environments of tensors as they are: vectors, and one Box without bounds."""
+    specs = [policy.observations, *([policy.critic_observations] if policy.critic_observations else [])]
+    plain = all(part.kind == "vector" and len(part.path) == 1 for spec in specs for part in spec.parts)
+    actions = policy.actions
+    unbounded = len(actions.parts) == 1 and actions.parts[0].kind == "box" and not actions.squashed
+    return plain and unbounded and all(np.isinf(b).all() for b in actions.parts[0].bounds) and policy.frame_stack == 1
+
+
+class TensorCollector(Collector):
+    """A collector whose steps never leave the device: what the host has to know is read once, after the last step."""
+
+    def __post_init__(self) -> None:
+        """See `Collector`."""
+        super().__post_init__()
+        self._logs: dict[str, list[Tensor]] = {}
+
+    def _clipped(self, action: Tensor, valid: np.ndarray) -> float:
+        return 0.0  # there are no bounds
+
+    def collect(self) -> Rollout:
+        """See `Collector.collect`.
+
+        Raises:
+            UserError: a number is not finite, or cut episodes' last states are hidden and asked for; with its place.
+        """
+        source = self.environments.tensors
+        assert source is not None
+        before = None if self._memory is None else self._memory.clone()
+        first, start = self._starts, time.perf_counter()
+        steps = [self._step(t, source) for t in range(self.length)]
+        told = self._read([step for step, _, _ in steps])
+        self.seconds["environment"] += time.perf_counter() - start
+        finals = self._finals(told, [(seen, memory) for _, seen, memory in steps])
+        for name in ("terminated", "truncated", "reward"):
+            self._arrays[name][:] = told[name]
+        self._arrays["valid"][:] = True
+        over = told["terminated"] | told["truncated"]
+        self._arrays["starts"][:] = np.concatenate([first[None], over[:-1]])
+        self._starts = over[-1]
+        return self._rollout(before, finals, self._episodes(told))
+
+    def _step(self, t: int, source: TensorSource) -> tuple[TensorStep, dict[str, Tensor] | None, Tensor | None]:
+        """One step; what is kept of its buffers is copied."""
+        action = self.actor.act(self._inputs, self._memory, generator=self.generator)
+        for name, x in self._inputs.items():
+            self._keep(f"inputs.{name}", t, x)
+        for name in ("action", "log_prob", "value", "output"):
+            if (told := getattr(action, name)) is not None:
+                self._keep(name, t, told)
+        step = source.step_tensors(action.action)
+        for name, x in step.said.items():
+            if isinstance(x, Tensor):
+                self._logs.setdefault(name, []).append(x.detach().double().nanmean())
+            else:
+                self._said.add(t, {name: x})
+        self._inputs = self._read_groups(step.groups)
+        memory = action.memory
+        self._memory = None if memory is None else torch.where(step.over.unsqueeze(1), 0.0, memory)
+        reached = None if step.finals is None else self._read_groups(step.finals)
+        kept = TensorStep({}, None, step.reward.clone(), step.over.clone(), step.cut.clone(), {})
+        return kept, reached, memory
+
+    def _keep(self, name: str, t: int, x: Tensor) -> None:
+        if name not in self._tensors:
+            self._tensors[name] = torch.empty((self.length, *x.shape), dtype=x.dtype, device=x.device)
+        self._tensors[name][t] = x
+
+    def _read_groups(self, groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """As `ControlPolicy.encode`; always a copy."""
+        policy = self.policy
+        inputs = {"vector": self._vector(policy.observations, groups)}
+        if policy.critic_observations is not None:
+            inputs[f"{CRITIC}vector"] = self._vector(policy.critic_observations, groups)
+        return inputs
+
+    def _vector(self, spec: ObservationSpec, groups: Mapping[str, Tensor]) -> Tensor:
+        parts = [groups[str(part.path[0])].flatten(1) for part in spec.parts]
+        return torch.cat(parts, 1).to(self.device, torch.float32, copy=True)
+
+    def _read(self, steps: list[TensorStep]) -> dict[str, np.ndarray]:
+        """Rewards and ends `[T, N]` on the host, and whether all numbers are finite: the only synchronisation."""
+        rewards, over, cut = (
+            torch.stack([getattr(step, name) for step in steps]) for name in ("reward", "over", "cut")
+        )
+        seen = [*self._inputs.values(), *(x for name, x in self._tensors.items() if name.startswith("inputs."))]
+        fine = torch.stack([torch.isfinite(x).all() for x in (rewards, *seen)]).all()
+        logs, self._logs = self._logs, {}
+        means = [torch.stack(values).nanmean() for values in logs.values()]
+        flat = torch.cat([x.double().flatten() for x in (rewards, over, cut, fine, *means)]).cpu().numpy()
+        size = 3 * len(steps) * self.shape[1]
+        table = flat[:size].reshape(3, *self.shape)
+        if not flat[size]:
+            self._refuse(table[0])
+        self._said.add(0, dict(zip(logs, flat[size + 1 :].tolist(), strict=True)))
+        cuts = table[2] > 0
+        return {"reward": table[0], "truncated": cuts, "terminated": (table[1] > 0) & ~cuts}
+
+    def _refuse(self, rewards: np.ndarray) -> None:
+        """Name the first number that is not finite, now that it is known that there is one."""
+        found = [("reward", int(t), int(n)) for t, n in np.argwhere(~np.isfinite(rewards))[:1]]
+        for name, x in self._tensors.items():
+            if name.startswith("inputs."):
+                bad = (~torch.isfinite(x).flatten(2).all(2)).nonzero()[:1].tolist()
+                found += [(f"observation ({name.removeprefix('inputs.')})", t, n) for t, n in bad]
+        what, step, row = min(found, key=lambda each: each[1]) if found else ("last observation", self.length, 0)
+        raise UserError(
+            f"{self.environments.name}: {what} of environment {row} is not finite at step {step} of a rollout: mend "
+            "the environment, or end its episode before it diverges"
+        )
+
+    def _finals(
+        self, told: Mapping[str, np.ndarray], reached: list[tuple[dict[str, Tensor] | None, Tensor | None]]
+    ) -> list[FinalObservation]:
+        """The states that cut episodes reached."""
+        finals = []
+        for t in np.flatnonzero(told["truncated"].any(1)):
+            seen, memory = reached[t]
+            if seen is None:
+                if self.finals_wanted:
+                    raise UserError(
+                        f"{self.environments.name} resets by itself without extras['final_obs'], so {UNKNOWN_END}: set "
+                        f"compute_final_obs = True in Isaac Lab's cfg, or {OTHER_ENDS}"
+                    )
+                continue
+            rows = np.flatnonzero(told["truncated"][t])
+            index = torch.from_numpy(rows).to(self.device)
+            inputs = {name: x[index] for name, x in seen.items()}
+            finals.append(FinalObservation(int(t), rows, inputs, None if memory is None else memory[index]))
+        return finals
+
+    def _episodes(self, told: Mapping[str, np.ndarray]) -> list[Episode]:
+        """Those that ended, counted as steps of NumPy are."""
+        ended: list[Episode] = []
+        every = np.ones(self.shape[1], bool)
+        for reward, over, cut in zip(told["reward"], told["terminated"], told["truncated"], strict=True):
+            ends = over | cut
+            self.last_step = Step({}, {}, reward, over, cut, every, ends, reward, reward, ends, None)
+            ended += self._counter.update(self.last_step)
+        return ended

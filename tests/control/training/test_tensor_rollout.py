@@ -1,0 +1,95 @@
+"""Environments of tensors are stepped without leaving their device, and what is learnt is what NumPy's path learns."""
+
+import pytest
+import torch
+from control_runs import running, weights
+from shapes_of_others import RslRl
+
+from proximo.control.training import training as trainings
+from proximo.control.training.tensor_rollout import TensorCollector
+from proximo.errors import UserError
+
+GROUPS = {"observations": {"actor": ("policy",), "critic": ("critic", "policy")}}
+KINDS = {
+    "plain": {},
+    "normalised": {"normalizers": {"observations": True, "rewards": "scale"}},
+    "gru": {"network": {"memory": "gru", "memory_size": 8}},
+}
+LEAVING = ("cpu", "numpy", "item", "tolist", "__bool__", "__float__", "__int__", "__index__", "nonzero")
+
+
+def plan(**settings):
+    return {"count": 4, "length": 12, "closed_form": False, "update": {"minibatch_size": 24}, **GROUPS, **settings}
+
+
+def trained(source=RslRl, **settings):
+    with running(source, **plan(**settings)) as training:
+        rows = [training.iterate() for _ in range(3)]
+        rollout = training.collect()
+    return training, rows, rollout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_learnt_is_bit_for_bit_what_numpys_path_learns(kind, monkeypatch):
+    there, rows, rollout = trained(**KINDS[kind])
+    assert isinstance(there.collector, TensorCollector)
+    monkeypatch.setattr(trainings, "stays_on_device", lambda policy: False)
+    here, others, other = trained(**KINDS[kind])
+    assert not isinstance(here.collector, TensorCollector)
+    assert torch.equal(weights(there), weights(here))
+    for name in ("reward", "terminated", "truncated", "valid", "starts", "last_starts"):
+        assert (getattr(rollout, name) == getattr(other, name)).all()
+    for name in ("action", "log_prob", "value"):
+        assert torch.equal(getattr(rollout, name), getattr(other, name))
+    assert [f.step for f in rollout.finals] == [f.step for f in other.finals]
+    assert rollout.episodes == other.episodes
+    assert len(rollout.episodes) > 8
+    for row, expected in zip(rows, others, strict=True):
+        names = {name for name in row if not name.startswith("seconds/")}
+        assert {name: row[name] for name in names} == {name: expected[name] for name in names}
+    assert rows[-1]["term/reward/x"] == 2
+    assert max(row["ratio_deviation"] for row in rows) < 1e-5
+
+
+def test_nothing_leaves_the_device_but_once_in_a_rollout(monkeypatch):
+    left = []
+    with running(RslRl, **plan()) as training:
+        for name in LEAVING:
+            real = getattr(torch.Tensor, name)
+
+            def counted(self, *args, _real=real, _name=name, **kwargs):
+                left.append(_name)
+                return _real(self, *args, **kwargs)
+
+            monkeypatch.setattr(torch.Tensor, name, counted)
+        training.environments.tensors._env.final = False  # whose rows the host picks when all is read
+        training.collector.finals_wanted = False
+        training.collect()
+        assert left == ["cpu", "numpy"]
+        monkeypatch.undo()
+
+
+class Broken(RslRl):
+    def step(self, actions):
+        seen, paid, over, extras = super().step(actions)
+        self.steps = getattr(self, "steps", 0) + 1
+        if self.steps == 5:
+            paid[2] = torch.nan
+        return seen, paid, over, extras
+
+
+def test_a_number_that_is_not_finite_is_found_after_the_rollout_with_its_place():
+    with (
+        pytest.raises(UserError, match="reward of environment 2 is not finite at step 4"),
+        running(Broken, **plan()) as t,
+    ):
+        t.iterate()
+
+
+def test_hidden_ends_are_refused_here_too():
+    hidden = lambda: RslRl(final=False)  # noqa: E731
+    with pytest.raises(UserError, match=r"truncation = previous"), running(hidden, **plan()) as training:
+        training.iterate()
+    training, rows, _ = trained(hidden, truncation="previous")
+    assert isinstance(training.collector, TensorCollector)
+    assert rows[-1]["truncations_approximated"] > 4
