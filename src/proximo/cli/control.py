@@ -53,6 +53,7 @@ _LAYOUT = Layout(
             "restart_every",
             "environment_timeout",
         ),
+        "course": ("start_from", "start_with", "until", "max_minutes"),
         "evaluation": ("episodes", "episode_limit", "evaluate_every"),
         "checkpoint": ("checkpoint_every", "keep", "replay_mb"),
     },

@@ -34,6 +34,10 @@ class Layout:
     """Settings that are no options."""
 
 
+_SHORTER = {"start_from": ("--from",)}
+"""Settings that have a second name as options, which Python has no room for."""
+
+
 def form(default: Any, layout: Layout, *, head: Any = None, **parts: Any) -> type:
     """A dataclass whose fields are the options of a verb.
 
@@ -148,7 +152,8 @@ def _entries(default: Any, names: Iterable[str], *, flat: bool = False) -> Itera
             yield name, Annotated[Table, shown], field(default=())
         else:
             says = value in ("", ()) or "default:" in docs.get(name, "")
-            shown = tyro.conf.arg(help=docs.get(name), prefix_name=prefix, help_behavior_hint="" if says else None)
+            hint, others = "" if says else None, _SHORTER.get(name)
+            shown = tyro.conf.arg(help=docs.get(name), prefix_name=prefix, help_behavior_hint=hint, aliases=others)
             yield name, Annotated[hints[name], shown], field(default=value)
 
 

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
+from proximo.control.ending import Until
 from proximo.core.schedules import Schedule, as_setting
 from proximo.core.settings import UpdateSettings
 
@@ -151,12 +152,28 @@ class TrainConfig:
     """Discount per step."""
     lam: float = 0.95
     """λ of generalised advantage estimation."""
+    truncation: Literal["exact", "previous", "drop"] = "exact"
+    """How a cut episode goes on: exact, by the value of the state that was reached, which the environment has to show;
+    previous, by that of the state before (rsl_rl), which is biased; drop, its last step is not learnt from (brax)."""
     update: UpdateSettings = field(default_factory=UpdateSettings)
+    minibatches: int | None = None
+    """Minibatches that each rollout is cut into, where that is easier to say than their size: it is turned into
+    `update.minibatch_size`, and is none in config.toml."""
     network: NetworkSettings = NetworkSettings()
     normalizers: NormalizerSettings = NormalizerSettings()
     random_phase: int = 0
     """Cut each environment's first episode after a random number of steps, 1 to this many (an episode's length, as a
     rule), so that not all of them start and end together for ever; 0 is off. Not with EnvPool."""
+    start_from: str = ""
+    """Folder of another run (or RUN/checkpoints/NAME), on a task of the same spaces, from what was learnt in which this
+    one starts; its optimiser, schedules and settings are new."""
+    start_with: tuple[Literal["policy", "critic", "normalizers"], ...] = ("policy", "critic", "normalizers")
+    """Parts of it that are taken: the policy, the critic with the statistics of returns, the statistics of
+    observations."""
+    until: str = ""
+    """Mean return of the last episodes at which the run ends by itself, as `return=475:100` (100 episodes)."""
+    max_minutes: float | None = None
+    """Minutes of training after which the run ends by itself, those before a resume included."""
     checkpoint_every: int = 250_000
     """Environment steps between checkpoints."""
     restart_every: int = 250_000
@@ -198,6 +215,14 @@ class TrainConfig:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
         self._check_observations()
+        if self.minibatches is not None:
+            self._size_minibatches(self.minibatches)
+        if self.until:
+            Until.parse(self.until)
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise ValueError(f"max_minutes = {self.max_minutes} must be positive")
+        if self.start_from and "policy" not in self.start_with:
+            raise ValueError(f"start_with = {list(self.start_with)} must hold policy: a critic is of its policy")
         if self.random_phase < 0:
             raise ValueError(f"random_phase = {self.random_phase} must be at least 0")
         if not self.replay_mb >= 0:
@@ -212,6 +237,21 @@ class TrainConfig:
             raise ValueError(f"learning_rate = {self.learning_rate} must be finite and at least 0")
         if not 0 <= self.adam_epsilon < math.inf:
             raise ValueError(f"adam_epsilon = {self.adam_epsilon} must be finite and at least 0")
+
+    def _size_minibatches(self, count: int) -> None:
+        """Turn a number of minibatches into their size.
+
+        Raises:
+            ValueError: the rollout can not be cut so.
+        """
+        size, left = divmod(self.rollout_size, max(1, count))
+        if left or count < 1:
+            raise ValueError(
+                f"minibatches = {count} must divide a rollout of {self.rollout_size} steps (environments "
+                f"{self.environments} x rollout_length {self.rollout_length})"
+            )
+        object.__setattr__(self, "update", replace(self.update, minibatch_size=size))
+        object.__setattr__(self, "minibatches", None)
 
     def _check_observations(self) -> None:
         """See that the settings about observations go together.

@@ -256,7 +256,14 @@ def tell(text: str) -> None:
 
 
 def load_policy(folder: Path, checkpoint: str = "final", warn: Callable[[str], None] = tell) -> ControlPolicy:
-    """The policy of a run, on the CPU.
+    """The policy of a run, on the CPU; arguments and errors as `read_checkpoint`."""
+    return policy_from(*read_checkpoint(folder, checkpoint, warn))
+
+
+def read_checkpoint(
+    folder: Path, checkpoint: str = "final", warn: Callable[[str], None] = tell
+) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+    """A run's checkpoint: its tensors, the rest of it, and the prefix of the policy that was asked for.
 
     Args:
         folder: of the run.
@@ -281,7 +288,7 @@ def load_policy(folder: Path, checkpoint: str = "final", warn: Callable[[str], N
             f"{path} is not a checkpoint of a control run: `proximo rlhf chat` talks to a language model, and its "
             "policy folder is loaded by transformers"
         )
-    return policy_from(tensors, state, "best" if checkpoint == "best" and path.name != "best" else "policy")
+    return tensors, state, "best" if checkpoint == "best" and path.name != "best" else "policy"
 
 
 def require_final(folder: RunFolder) -> None:

@@ -6,10 +6,14 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import fields, replace
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from proximo.control.config import NetworkSettings, TrainConfig
+from proximo.control.ending import reason_to_end
 from proximo.control.environments import Source, code_of, copies, known_name, make_environments, name_of, task_of
 from proximo.control.evaluation.at_the_end import finish
 from proximo.control.evaluation.evaluate import Watch
@@ -188,6 +192,9 @@ class Trainer(IteratedTrainer[Run]):
                 _bring_back(training, progress, opening)
             else:
                 training.start()
+                if self.config.start_from:
+                    parts = ", ".join(self.config.start_with)
+                    progress.message(f"starts from {self.config.start_from}: {parts}")
             if changed := opening.settle(f"{training.progress.steps:,} steps"):
                 progress.message(changed)
             stop = stack.enter_context(StopRequest())
@@ -272,6 +279,8 @@ class Trainer(IteratedTrainer[Run]):
         while training.progress.steps < config.steps or not training.progress.iterations:
             before = training.progress.steps
             session.agree()
+            if ended := _reason_to_end(training, session):
+                return None, ended
             _select(training, session, selection)
             if session.stopped or (values := session.iterate()) is None:
                 session.save()
@@ -294,6 +303,16 @@ class Trainer(IteratedTrainer[Run]):
         if session.stop.requested:  # what is left, an evaluation, may take longer than a scheduler waits
             session.save()
         return session.stop.requested, None
+
+
+def _reason_to_end(training: Training, session: Session) -> str | None:
+    """The setting by which a run that has begun ends here."""
+    config, seconds = training.config, session.recorder.metrics.seconds
+    if not training.progress.iterations:
+        return None
+    if config.max_minutes is not None:  # by the clock of the first rank, or not all would end
+        seconds = float(training.mesh.gather(torch.tensor([seconds], dtype=torch.float64))[0, 0])
+    return reason_to_end(config.until, config.max_minutes, training.returns, seconds)
 
 
 def _of_the_run(training: Training, *, evaluated: int) -> dict[str, Any]:
@@ -325,8 +344,9 @@ def _configured(environment: Source, preset: str, settings: dict[str, Any]) -> T
     settings = with_groups(settings)
     base, _ = configure(task_of(environment), preset)
     base = _for_copies(replace(base, environment=name_of(environment)), copies(environment), settings)
-    if isinstance(settings.get("run"), Path):
-        settings["run"] = str(settings["run"])
+    for name in ("run", "start_from"):
+        if isinstance(settings.get(name), PathLike):
+            settings[name] = fspath(settings[name])
     if isinstance(settings.get("options"), Mapping):
         settings["options"] = {**base.options, **settings["options"]}
     return from_mapping(TrainConfig, settings, where="the arguments of proximo.train", base=base)

@@ -52,6 +52,11 @@ OTHERS: dict[str, MetricText] = {
     "reward_std": MetricText("rewards' deviation", "reward per step", "Standard deviation of an iteration's rewards."),
     # -- Of environments and episodes.
     "episodes": MetricText("episodes", _COUNT, "Episodes that have ended so far."),
+    "truncations_approximated": MetricText(
+        "cut episodes, approximated",
+        _COUNT,
+        "Cut episodes whose last state was not asked for (`truncation = previous` or `drop`).",
+    ),
     "episodes_cut": MetricText(
         "episodes cut", _COUNT, "Episodes so far that a restart of the environments cut; they are in no return."
     ),
@@ -161,6 +166,14 @@ OTHERS: dict[str, MetricText] = {
 
 FAMILIES: dict[str, MetricText] = {
     "seconds/": TEXTS["seconds"],
+    "term/": MetricText(
+        "a part of the reward",
+        "reward per step",
+        "Mean of the reward's part of that name, as the environment tells it.",
+    ),
+    "log/": MetricText(
+        "an environment's log", "as it says", "Mean of the number of that name in the environment's log."
+    ),
     "reward/": MetricText("a reward term", _SCORE, "Mean score of the reward term of that name, where it applies."),
     "reward_raw/": MetricText(
         "a reward model's own score", _SCORE, "The reward model's score before it was standardised."

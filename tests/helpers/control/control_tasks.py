@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -405,3 +406,39 @@ class Burdened(gymnasium.Env):
 
 def burdened(**options):
     return Burdened(**options)
+
+
+class RingVector(gymnasium.vector.VectorEnv):
+    """Copies walk around six cells whatever they do, and are paid 1 for leaving cell 0.
+
+    A clock cuts an episode after 5 steps, and the next one begins in the same step, half the ring ahead. There is one
+    copy for each cell and time, so each cell is always cut in exactly one of its five visits.
+
+    Args:
+        key: of the infos, that shows the cells which cut episodes reached; none hides them.
+    """
+
+    metadata: ClassVar = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    cells, limit = 6, 5
+    num_envs = cells * limit
+
+    def __init__(self, key="final_obs"):
+        self.key = key
+        self.single_observation_space, self.single_action_space = spaces.Discrete(self.cells), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.at, self.now = divmod(np.arange(self.num_envs), self.limit)
+        return self.at.copy(), {}
+
+    def step(self, actions):
+        reward = (self.at == 0).astype(np.float64)
+        reached, self.now = (self.at + 1) % self.cells, self.now + 1
+        cut = self.now == self.limit
+        self.at = np.where(cut, (reached + self.cells // 2) % self.cells, reached)
+        self.now[cut] = 0
+        infos = {self.key: reached, f"_{self.key}": cut} if self.key and cut.any() else {}
+        return self.at.copy(), reward, np.zeros(self.num_envs, bool), cut, infos
+
+
+def ring_vector(**options):
+    return RingVector(**options)

@@ -1,6 +1,6 @@
 """What the doctor knows of control runs."""
 
-from proximo.control.doctor_rules import episodes, fruitless
+from proximo.control.doctor_rules import episodes, fruitless, terms
 from proximo.runs.doctor.record import Kind
 
 KIND = Kind(
@@ -15,6 +15,8 @@ KIND = Kind(
         episodes.ending_pays,
         episodes.never_ends,
         episodes.horizon,
+        episodes.approximated,
+        terms.reward_terms,
         fruitless.began_sure,
         fruitless.learnt_nothing,
     ),

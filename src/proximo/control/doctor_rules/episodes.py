@@ -127,6 +127,18 @@ def never_ends(run: Record) -> Iterator[Diagnosis]:
         )
 
 
+def approximated(run: Record) -> Iterator[Diagnosis]:
+    """Episodes were cut, and `truncation` is not exact."""
+    cut, setting = run.measured("truncations_approximated").sum(), run.setting("truncation")
+    if cut and setting not in (None, "exact"):
+        yield diagnosis(
+            "P063",
+            "amber",
+            f"truncation = {setting}, and {cut:,.0f} episodes were cut",
+            change("truncation", setting, "exact"),
+        )
+
+
 def horizon(run: Record) -> Iterator[Diagnosis]:
     """A discount below 0.9, which sees less than a tenth of an episode."""
     gamma, lengths = run.setting("gamma"), run.measured("episode_length")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 Observation = np.ndarray | dict[str, Any] | tuple
 """A batch of observations: an array, or a dict or tuple of batches; every leaf has the leading axis [N]."""
+
+
+UNKNOWN_END = "the state that a cut episode reached is not known and its value can not be asked for"
+OTHER_ENDS = (
+    "set truncation = previous (its value is that of the state before, which is biased) or drop (its last step is not "
+    "learnt from); see docs/truncation.md"
+)
+"""Ends of sentences about environments that hide it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +55,8 @@ class Step:
     """bool [N]: the task's own episode really ended; a lost life does not end it."""
     mask: np.ndarray | None
     """bool [N, K]: the actions allowed at `observation`; None where the task masks none."""
+    said: Mapping[str, Any] = field(default_factory=dict)
+    """What the environments said of themselves, by metric, as `term/forward` [N]: see `environments.terms`."""
 
 
 class VectorEnvironment(ABC):
@@ -102,6 +112,9 @@ class VectorEnvironment(ABC):
     def receive(self) -> Step:
         """Ends the step that `send` began."""
         return self.step(self._sent)
+
+    def leave_out_finals(self) -> None:  # noqa: B027
+        """Allow the states that ended episodes reached to be unknown from now on: `final_observation` may be any."""
 
     @abstractmethod
     def close(self) -> None:
@@ -169,6 +182,10 @@ class AroundEnvironments(VectorEnvironment):
     def close(self) -> None:
         """See `VectorEnvironment.close`."""
         self._environments.close()
+
+    def leave_out_finals(self) -> None:
+        """See `VectorEnvironment.leave_out_finals`."""
+        self._environments.leave_out_finals()
 
     def stagger(self, longest: int) -> None:
         """See `VectorEnvironment.stagger`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from proximo.control.environments.backends.shapes import rows_of, shaped_otherwise
 from proximo.control.environments.base import AroundEnvironments, VectorEnvironment
 from proximo.errors import UserError
 from proximo.runs.plugins import place_of
@@ -41,7 +42,9 @@ def copies(source: Source) -> int | None:
         return 1
     if isinstance(source, gymnasium.vector.VectorEnv):
         return int(source.num_envs)
-    return source.count if isinstance(source, VectorEnvironment) else None
+    if isinstance(source, VectorEnvironment):
+        return source.count
+    return rows_of(source)
 
 
 def name_of(source: Source) -> str:
@@ -103,6 +106,8 @@ def lent(source: Any, options: Mapping[str, Any], backend: str, keys: Observatio
         return LentBatch(vectorise([lambda: source], name, keys, lent=True))
     if isinstance(source, gymnasium.vector.VectorEnv):
         return LentBatch(GymnasiumEnvironments(source, name, keys=keys))
+    if (other := shaped_otherwise(source)) is not None:
+        return LentBatch(other(source, name, keys))
     return LentBatch(kept(source, keys))
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from proximo.control.environments.backends.envpool import EnvPoolEnvironments
+from proximo.control.environments.backends.shapes import shaped_otherwise
 from proximo.control.environments.base import VectorEnvironment
 from proximo.control.environments.guards import GuardedEnvironments
 from proximo.control.environments.lent import Source, copies, kept, lent, name_of
@@ -139,6 +140,10 @@ def _called(
 
     make = _reporting_making(partial(function, **options), name, options)
     first = make()
+    if (other := shaped_otherwise(first)) is not None:
+        if backend == "subprocess":
+            raise UserError(f"{name} returned a whole {type(first).__name__}, which runs itself: choose backend 'auto'")
+        return other(first, name, keys, make, count)
     if not isinstance(first, VectorEnvironment | gymnasium.vector.VectorEnv | gymnasium.Env):
         raise _no_environment(name, first)
     _reporting_making(lambda: [getattr(first, x, None) for x in _SPACES], f"the spaces of {name}", {})()

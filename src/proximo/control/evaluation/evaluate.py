@@ -246,7 +246,9 @@ def _run(
     generator = torch.Generator(device).manual_seed(seeds.derive(seed, seeds.EVALUATION, 1, 1)[0])
     actors: list[Actor] = [Deterministic(policy) if deterministic else policy for policy, deterministic in policies]
     actor = actors[0] if len(actors) == 1 else SideBySide(actors, each)
+    environments.leave_out_finals()  # nothing is learnt
     collector = Collector(environments, policies[0][0], actor, 1, generator)
+    collector.listening = False
     collector.restart(seeds.derive(seed, seeds.EVALUATION, 0, count))
     rows = each * len(policies)  # those that count
     ended = _until_all_ended(collector, rows, rounds, limit, watch)

@@ -19,6 +19,7 @@ _SUMS = {
     "truncations_missed",
     "truncations_compared",
     "truncations_faked",
+    "truncations_approximated",
 }
 _MAXIMA = {"observation_max", "observation_rms", "normalizers_moved"}
 _SQUARES = {"value_rms", "return_rms", "return_std"}

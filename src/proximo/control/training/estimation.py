@@ -20,11 +20,20 @@ class Estimator:
         algorithm: what estimates advantages.
         gamma: discount per step.
         lam: λ.
+        truncation: how a cut episode goes on: `TrainConfig.truncation`.
     """
 
-    def __init__(self, policy: ControlPolicy, actor: Actor, algorithm: Algorithm, gamma: float, lam: float) -> None:
+    def __init__(
+        self,
+        policy: ControlPolicy,
+        actor: Actor,
+        algorithm: Algorithm,
+        gamma: float,
+        lam: float,
+        truncation: str = "exact",
+    ) -> None:
         self.policy, self.actor, self.algorithm = policy, actor, algorithm
-        self.gamma, self.lam = gamma, lam
+        self.gamma, self.lam, self.truncation = gamma, lam, truncation
 
     def batch(self, rollout: Rollout, rewards: Tensor) -> Batch:
         """One sample per step `[T * N]`, or per environment `[N, T]` where the policy has a memory.
@@ -88,9 +97,16 @@ class Estimator:
         values = units.from_units(values)
         following = torch.cat([values[1:], torch.empty_like(values[:1])])
         following[-1] = self._after(rollout.last_inputs, rollout.last_memory)
-        for final in rollout.finals:
-            rows = torch.from_numpy(final.rows).to(values.device)
-            following[final.step, rows] = self._after(final.inputs, final.memory)
+        cut = torch.from_numpy(rollout.truncated & ~rollout.terminated & rollout.valid).to(values.device)
+        if self.truncation == "exact":
+            for final in rollout.finals:
+                rows = torch.from_numpy(final.rows).to(values.device)
+                following[final.step, rows] = self._after(final.inputs, final.memory)
+        elif self.truncation == "previous":
+            following = torch.where(cut, values, following)
+        elif self.gamma > 0:
+            # What makes its error r + γ V' - V zero, so that nothing flows back from it (brax 0.14, compute_gae).
+            following = torch.where(cut, (values - self.rewards.to(values)) / self.gamma, following)
         transitions = Transitions(
             self.rewards.to(values),
             values,
@@ -101,6 +117,9 @@ class Estimator:
             self.lam,
         )
         advantages, returns, weight = estimated(self.algorithm, transitions)
+        if self.truncation == "drop":
+            kept = (~cut).to(values)
+            weight = kept if weight is None else weight * kept
         return advantages, units.to_units(returns), weight
 
     def _after(self, inputs: Mapping[str, Tensor], memory: Tensor | None) -> Tensor:

@@ -118,9 +118,9 @@ def make_learner(run: Mapping[str, Any], entry: Entry, config: TrainConfig, befo
     if algorithm.adaptive_kl is None:
         optimizer.learning_rate = rate.at(entry.progress)
     rollout = to_rollout(entry.learnt, device)
-    estimator = Estimator(policy, closed_form or policy, algorithm, config.gamma, config.lam)
+    estimator = Estimator(policy, closed_form or policy, algorithm, config.gamma, config.lam, config.truncation)
     batch = estimator.batch(rollout, entry.learnt["rewards"])
-    if (config.gamma, config.lam, config.update) == (before.gamma, before.lam, before.update):
+    if all(getattr(config, name) == getattr(before, name) for name in ("gamma", "lam", "truncation", "update")):
         batch = batch.replace(**{name: entry.learnt[name].to(device) for name in ("advantages", "returns")})
 
     def where(index: tuple[int, ...]) -> dict[str, Any]:

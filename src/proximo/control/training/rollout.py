@@ -11,6 +11,7 @@ from torch import Tensor
 
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
 from proximo.control.environments.episodes import Episode, EpisodeCounter, first_episode
+from proximo.control.environments.terms import Means
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces.groups import CRITIC
 from proximo.control.spaces.masks import opened
@@ -68,6 +69,8 @@ class Rollout:
     """Those that ended."""
     clipped_fraction: float
     """Share of continuous action columns at their bounds."""
+    said: Mapping[str, float] = field(default_factory=dict)
+    """Means of what the environments said of themselves, by metric."""
 
     @property
     def steps(self) -> int:
@@ -109,6 +112,9 @@ class Collector:
         self.exact = False
         """Whether the policy is shown float64, see `see`."""
         self._inputs: dict[str, Tensor] = {}
+        self._said = Means()
+        self.listening = True
+        """Whether what the environments say of themselves is taken in."""
 
     def see(self, exact: bool) -> None:
         """Keep observations in float64, or not, from what the policy sees next on; see `ObservationSpec.encode`."""
@@ -238,6 +244,8 @@ class Collector:
     ) -> None:
         for t, step, memory in steps:
             self._note(t, step, memory, finals)
+            if self.listening:
+                self._said.add(t, step.said)
             episodes += self._counter.update(step)
         steps.clear()
 
@@ -300,6 +308,7 @@ class Collector:
             finals=finals,
             episodes=episodes,
             clipped_fraction=self.policy.actions.clipped_fraction(action.cpu().numpy()[valid]),
+            said=self._said.read(valid),
         )
 
 

@@ -31,6 +31,7 @@ from proximo.control.training.estimation import Estimator
 from proximo.control.training.rollout import Collector, Rollout
 from proximo.control.training.setup import fresh_policy, require_room, require_shares, update_settings
 from proximo.control.training.vital_signs import ended, fingerprint, still_deviations, vital_signs
+from proximo.control.training.warm_start import start_from
 from proximo.core.across import room
 from proximo.core.batch import Batch
 from proximo.core.distributions import Distribution, Gaussian
@@ -121,7 +122,9 @@ class Training(OnPolicyTraining[Rollout]):
         if config.random_phase:
             environments.stagger(config.random_phase)
             self.collector.random_phase = config.random_phase
-        self.estimator = Estimator(self.policy, actor, self.algorithm, config.gamma, config.lam)
+        self.estimator = Estimator(self.policy, actor, self.algorithm, config.gamma, config.lam, config.truncation)
+        if config.truncation != "exact":
+            environments.leave_out_finals()
         self.scaler = RewardScaler(environments.count, config.gamma, config.normalizers.clip)
         self.progress: Progress = Progress()
         self.log = ActionLog()
@@ -159,6 +162,10 @@ class Training(OnPolicyTraining[Rollout]):
 
     def start(self) -> None:
         """Start the environments, and give the normalisers something to go by."""
+        if self.config.start_from:
+            start_from(self.policy, self.scaler, self.config.start_from, self.config.start_with)
+            if self.closed_form:
+                self.closed_form.freeze()
         self._choose_path()
         # In all their digits, until it is known how far from 0 they lie.
         self.collector.see(bool(self.policy.normalizers))
@@ -314,7 +321,7 @@ class Training(OnPolicyTraining[Rollout]):
         self._count(rollout)
         self.log.record(rollout.action, self.collector)
         self._remember_best()
-        told, self.ended = ended(self.ended), []
+        told, self.ended = {**ended(self.ended), **rollout.said}, []
         if not self.normalizes:
             return told
         return told | {"normalizers_still": int(torch.equal(self._statistics, fingerprint(self.policy, self.scaler)))}
@@ -396,7 +403,7 @@ class Training(OnPolicyTraining[Rollout]):
         values: dict[str, Any] = {
             **self.critic.measured(),
             "reset_rows": int((~rollout.valid).sum()),
-            **vital_signs(self.policy, rollout, batch),
+            **vital_signs(self.policy, rollout, batch, self.config.truncation),
             **still_deviations(self.policy, self._log_std),
             "normalizers_moved": float(moved.abs().max()),
             "exact_kl": self._exact_kl(part, seen),

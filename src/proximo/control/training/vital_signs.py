@@ -25,12 +25,13 @@ def _flat(moments: Sequence[RunningMoments]) -> Tensor:
     return torch.cat([x.reshape(-1) for each in moments for x in (each.count, each.mean, each.squares)])
 
 
-def vital_signs(policy: ControlPolicy, rollout: Rollout, batch: Batch) -> dict[str, Any]:
+def vital_signs(policy: ControlPolicy, rollout: Rollout, batch: Batch, truncation: str = "exact") -> dict[str, Any]:
     """By name:
 
     `reset_row_weight`, the weight of rows that only report a reset (must be 0) · `terminations` and `truncations`,
     counts · `truncations_missed`, those whose last state is not known, `truncations_compared`, those whose last state
-    can be told from the next episode's first, `truncations_faked`, those where it is that first one · `value_rms` and
+    can be told from the next episode's first, `truncations_faked`, those where it is that first one; where a setting
+    says that it is not asked for, `truncations_approximated` counts all instead · `value_rms` and
     `return_rms`, in the critic's units · `reward_mean`, `reward_std`, as the environment gives them ·
     `observation_rms`, the largest of all dimensions, and `observation_max`, both as the network sees them.
     """
@@ -43,7 +44,7 @@ def vital_signs(policy: ControlPolicy, rollout: Rollout, batch: Batch) -> dict[s
     signs: dict[str, Any] = {
         "reset_row_weight": 0.0 if every else float(columns[2][~real].sum()),
         "terminations": int((rollout.terminated & rollout.valid).sum()),
-        **_truncations(rollout),
+        **_truncations(rollout, exact=truncation == "exact"),
         "value_rms": float(np.sqrt(np.mean(values * values))),
         "return_rms": float(np.sqrt(np.mean(returns * returns))),
         "return_std": float(returns.std()),
@@ -85,11 +86,13 @@ def ended(episodes: Sequence[Episode]) -> dict[str, float]:
     return told
 
 
-def _truncations(rollout: Rollout) -> dict[str, int]:
+def _truncations(rollout: Rollout, *, exact: bool) -> dict[str, int]:
     """A truncated row needs the state it reached: it is a `FinalObservation`, or else what is observed next."""
     cut = rollout.truncated & ~rollout.terminated & rollout.valid
     counts = dict.fromkeys((f"truncations{end}" for end in ("", "_missed", "_compared", "_faked")), 0)
     counts["truncations"] = int(cut.sum())
+    if not exact:
+        return {"truncations": counts["truncations"], "truncations_approximated": counts["truncations"]}
     if not counts["truncations"]:
         return counts
     starts = np.concatenate([rollout.starts[1:], rollout.last_starts[None]])

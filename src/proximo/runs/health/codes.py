@@ -129,6 +129,18 @@ _RUN = (
         "every episode ends at the same step, reported as a terminal state",
         "report a time limit as truncated, not as terminated",
     ),
+    Code(
+        "P063",
+        "truncation-approximated",
+        "a setting says that cut episodes go on otherwise than from the state they reached",
+        'make the environment report its final observation and set truncation = "exact"',
+    ),
+    Code(
+        "P062",
+        "reward-term",
+        "one part of the reward explodes, decides alone, or never acts",
+        "bound it, or change its weight",
+    ),
     Code("P044", "never-ends", "no episode ends", "give the environment a time limit that it reports as truncated"),
     Code(
         "P040",

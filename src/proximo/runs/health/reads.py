@@ -40,6 +40,7 @@ READS: Mapping[str, tuple[str, ...]] = {
     "P056": ("informative_rewards", "commonest_reward", "best_reward", "score_std"),
     "P058": ("approx_kl", "final_approx_kl", "exact_kl", "gradient_steps"),
     "P059": ("approx_kl", "clip_fraction"),
+    "P063": ("truncations_approximated",),
     "P061": ("judge", "judge_se", "judge_distance", "score"),
 }
 """By the finding's number. The others are judged by settings or by the steps that a run keeps, or they stop it."""

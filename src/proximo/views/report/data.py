@@ -34,13 +34,14 @@ CURVE_POINTS = 100
 def page_data(runs: Sequence[Seen], *, live: bool = False) -> dict[str, Any]:
     """The whole content of a page about some runs."""
     buckets = max(20, min(200, POINTS // max(1, len(runs))))
-    names = [name for _, metrics in FIGURES for name in metrics]
+    figures = (*FIGURES, *_terms(runs))
+    names = [name for _, metrics in figures for name in metrics]
     notes: list[str] = []
     groups = groups_of_seeds(runs)
     drawn = [_run(run, [*names, *([run.result] if run.result else [])], buckets, live) for run in runs]
     sections = [
         {"title": title, "metrics": there}
-        for title, metrics in FIGURES
+        for title, metrics in figures
         if (there := [x for x in metrics if any(x in run["series"] and x != run["result"] for run in drawn)])
     ]
     notes += _left_out(runs, drawn)
@@ -49,7 +50,7 @@ def page_data(runs: Sequence[Seen], *, live: bool = False) -> dict[str, Any]:
         "title": runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
         "made": datetime.now().strftime("%Y-%m-%d %H:%M"),
         "live": live,
-        "texts": {name: facts.text_of(name) for name in metrics_texts.TEXTS},
+        "texts": {name: facts.text_of(name) for name in dict.fromkeys((*metrics_texts.TEXTS, *names))},
         "runs": drawn,
         "groups": [_group(runs, members, notes) for members in groups],
         "tasks": list(dict.fromkeys(run.task for run in runs)),
@@ -57,6 +58,13 @@ def page_data(runs: Sequence[Seen], *, live: bool = False) -> dict[str, Any]:
         "settings": _settings(runs, live),
         "notes": list(dict.fromkeys(notes)),
     }
+
+
+def _terms(runs: Sequence[Seen]) -> list[tuple[str, tuple[str, ...]]]:
+    """The parts of the reward and the environments' logs, by the names that the runs have for them."""
+    found = dict.fromkeys(name for run in runs for row in (*run.rows[:1], *run.rows[-1:]) for name in row)
+    kinds = (("Parts of the reward", "term/"), ("The environments' own log", "log/"))
+    return [(title, tuple(sorted(name for name in found if name.startswith(start)))) for title, start in kinds]
 
 
 def _run(run: Seen, names: Sequence[str], buckets: int, live: bool) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from proximo.runs.health.history import number
 from proximo.runs.storage.files import parse_json
+from proximo.views.metrics_others import text_of_metric
 from proximo.views.metrics_texts import TEXTS
 from proximo.views.numbers import clock, short
 from proximo.views.seen import Seen
@@ -16,8 +17,11 @@ LONGEST = 1000
 
 def text_of(name: str) -> dict[str, Any]:
     """Label, unit, sentence and kind of axis of a metric."""
-    text = TEXTS[name]
-    return {"label": text.label, "unit": text.unit, "sentence": text.sentence, "log": text.log}
+    text = text_of_metric(name)
+    if text is None:
+        return {"label": name, "unit": "", "sentence": "", "log": False}
+    own = text.label if name in TEXTS else name.partition("/")[2]  # of a family, what the user calls it
+    return {"label": own, "unit": text.unit, "sentence": text.sentence, "log": text.log}
 
 
 def column(run: Seen, name: str) -> list[float | None]:

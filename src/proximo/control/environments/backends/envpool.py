@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
+from proximo.control.environments.terms import TERM, is_term
 from proximo.errors import UserError, nearest
 
 _OURS = ("num_envs", "batch_size", "num_threads", "seed", "env_seed", "gym_reset_return_info", "max_num_players")
@@ -78,6 +79,8 @@ class EnvPoolEnvironments(VectorEnvironment):
         self._raw_key = "reward" if self._options.get("reward_clip") and "info:reward" in keys else None
         self._over_key = "terminated" if self._options.get("episodic_life") and "info:terminated" in keys else None
         self._mask_key = next((key for key in _MASKS if f"info:{key}" in keys), None)
+        infos = [key.removeprefix("info:") for key in keys if key.startswith("info:")]
+        self._terms = {key: TERM + key.removeprefix("reward_") for key in infos if is_term(key)}
 
     def reset(self, seeds: Sequence[int]) -> tuple[Observation, np.ndarray | None]:
         """See `VectorEnvironment.reset`; seeds are taken modulo 2^31, EnvPool's range."""
@@ -130,6 +133,7 @@ class EnvPoolEnvironments(VectorEnvironment):
             task_reward=raw_reward,
             episode_over=over,
             mask=self._mask(info),
+            said={name: info[key] for key, name in self._terms.items()},
         )
 
     def close(self) -> None:

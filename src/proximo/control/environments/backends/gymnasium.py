@@ -27,8 +27,10 @@ from proximo.control.environments.backends.reporting import (
     masks_not_asked,
 )
 from proximo.control.environments.backends.subprocesses import WatchedSubprocesses
-from proximo.control.environments.base import Observation, Step, VectorEnvironment
+from proximo.control.environments.backends.tensors import first_leaf, is_tensor, like, owned
+from proximo.control.environments.base import OTHER_ENDS, UNKNOWN_END, Observation, Step, VectorEnvironment
 from proximo.control.environments.problems import require_spaces, space_problem
+from proximo.control.environments.terms import from_infos
 from proximo.control.environments.visible_leaves import ALL_KEYS, ObservationKeys
 from proximo.control.environments.wrappers import statistics as learnt
 from proximo.control.environments.wrappers.recording import RewardRecorder
@@ -71,6 +73,9 @@ class GymnasiumEnvironments(VectorEnvironment):
         # A VectorEnv made with copy=False writes over the observations it has given away.
         self._gives_copies = bool(getattr(vector, "copy", isinstance(vector, WatchedSubprocesses)))
         self._over = np.zeros(self.count, dtype=bool)
+        self._finals_wanted = True
+        self._tensor: Any = None
+        """A tensor that it gave: then it takes tensors of that device."""
         self._steps = 0
         self._masks, self._masked = MaskReader.of(self.action_space), False
 
@@ -83,6 +88,8 @@ class GymnasiumEnvironments(VectorEnvironment):
         answer = self._vector.reset(seed=self._seed(seeds))
         self._require(answer, 2, "(observations, infos)")
         observation, infos = answer
+        leaf = first_leaf(observation)
+        self._tensor = leaf if is_tensor(leaf) else None
         self._recorder.follow()
         self._recorder.take(0.0)
         return self._owned(observation), self._mask(infos)
@@ -97,7 +104,8 @@ class GymnasiumEnvironments(VectorEnvironment):
 
     def step(self, actions: Any) -> Step:
         """See `VectorEnvironment.step`."""
-        answer = self._vector.step(actions)
+        given = actions if self._tensor is None else map_leaves(lambda x: like(np.asarray(x), self._tensor), actions)
+        answer = self._vector.step(given)
         self._steps += 1
         self._require(answer, 5, "(observations, rewards, terminated, truncated, infos)")
         observation, rewards, terminations, truncations, infos = answer
@@ -131,6 +139,10 @@ class GymnasiumEnvironments(VectorEnvironment):
                 raise UserError(f"{self.name} {error} at its step {self._steps}") from error
         row = row.astype(kind)
         return row.reshape(self.count) if row.shape == (self.count, 1) else row
+
+    def leave_out_finals(self) -> None:
+        """See `VectorEnvironment.leave_out_finals`."""
+        self._finals_wanted = False
 
     def stagger(self, longest: int) -> None:
         """See `VectorEnvironment.stagger`."""
@@ -183,7 +195,7 @@ class GymnasiumEnvironments(VectorEnvironment):
         self, observation: Any, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray, infos: dict[str, Any]
     ) -> Step:
         over = terminated | truncated
-        final = self._with_final(observation, infos, over) if over.any() else observation
+        final = self._with_final(observation, infos, over) if over.any() and self._finals_wanted else observation
         mask = self._mask(infos)
         return self._step(observation, final, reward, terminated, truncated, np.ones_like(over), over, infos, mask)
 
@@ -193,8 +205,9 @@ class GymnasiumEnvironments(VectorEnvironment):
         over, final, mask = terminated | truncated, observation, self._mask(infos)
         if over.any():
             # Gymnasium takes the mask out of the options it is given, and may keep the array.
-            first, reset_infos = self._vector.reset(options={"reset_mask": over.copy()})
-            first = self._kept.take(first)
+            asked = over.copy() if self._tensor is None else like(over, self._tensor)
+            first, reset_infos = self._vector.reset(options={"reset_mask": asked})
+            first = self._owned(first)
             self._check("first observations", first, (self.count,))
             observation = replace_rows(final, over, first)
             first_mask = self._mask(reset_infos)
@@ -228,21 +241,26 @@ class GymnasiumEnvironments(VectorEnvironment):
             task_reward=_reported(infos, TASK_REWARD, paid),
             episode_over=_reported(infos, EPISODE_OVER, terminated | truncated),
             mask=mask,
+            said=from_infos(infos, self.count),
         )
 
     def _owned(self, observation: Any) -> Any:
         kept = self._kept.take(observation)
+        if self._tensor is not None:
+            return owned(kept)
         return kept if self._gives_copies else map_leaves(np.array, kept)
 
     def _with_final(self, observation: Any, infos: Mapping[str, Any], over: np.ndarray) -> Any:
-        finals = infos.get("final_obs")
+        finals = infos.get(
+            "final_obs", infos.get("final_observation")
+        )  # the second is Gymnasium 0.29's and ManiSkill's
         if finals is None:
             raise UserError(
-                f"{self.name} resets in the same step without infos['final_obs'], so a truncated episode cannot be "
-                "bootstrapped: return the final observations there, or use next-step autoreset"
+                f"{self.name} resets in the same step without infos['final_obs'], so {UNKNOWN_END}: return the final "
+                f"observations there, use next-step autoreset, or {OTHER_ENDS}"
             )
         if not (isinstance(finals, np.ndarray) and finals.dtype == object):
-            finals = self._kept.take(finals)
+            finals = self._owned(finals)
             self._check("final observations", finals, (self.count,))
             return replace_rows(observation, over, finals)
         final = map_leaves(np.array, observation)

@@ -1,0 +1,103 @@
+"""Environments in the shape of PettingZoo's `ParallelEnv`: one policy for all agents, each of which is a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from proximo.control.environments.base import Observation, Step, VectorEnvironment
+from proximo.control.environments.visible_leaves import ALL_KEYS, ObservationKeys
+from proximo.control.spaces.trees import map_leaves, take_row
+from proximo.errors import UserError
+
+_METHODS = ("possible_agents", "observation_space", "action_space", "reset", "step", "agents")
+
+
+def is_parallel(env: Any) -> bool:
+    """Whether an object has the methods of a `ParallelEnv` (pettingzoo/utils/env.py), before its first reset too."""
+    return not isinstance(env, type) and all(hasattr(env, name) for name in _METHODS[:-1])
+
+
+class PettingZooEnvironments(VectorEnvironment):
+    """Copies of a `ParallelEnv`, agent by agent.
+
+    An agent that is gone before its episode ends has rows that are not valid until the episode ends for all; the next
+    step of that copy is then its reset, whose rows are not valid either.
+
+    Args:
+        envs: copies with the same agents.
+        name: what the user calls them.
+        keys: what of their observations is kept.
+
+    Raises:
+        UserError: agents have different spaces.
+    """
+
+    backend = "pettingzoo"
+
+    def __init__(self, envs: Sequence[Any], name: str, keys: ObservationKeys = ALL_KEYS) -> None:
+        self._envs, self.name = envs, name
+        self._agents = list(envs[0].possible_agents)
+        self.count = len(envs) * len(self._agents)
+        first = self._agents[0]
+        for kind in ("observation_space", "action_space"):
+            spaces = {agent: getattr(envs[0], kind)(agent) for agent in self._agents}
+            for agent, space in spaces.items():
+                if space != spaces[first]:
+                    raise UserError(
+                        f"{name}: {agent} has the {kind[:-6]} space {space}, {first} has {spaces[first]}, and "
+                        "one policy plays all agents: make them alike with supersuit (pad_observations_v0, "
+                        "pad_action_space_v0)"
+                    )
+        self._kept = keys.kept(envs[0].observation_space(first), name)
+        self.observation_space, self.action_space = self._kept.space, envs[0].action_space(first)
+        self.notes = self._kept.notes
+
+    def reset(self, seeds: Sequence[int]) -> tuple[Observation, np.ndarray | None]:
+        """See `VectorEnvironment.reset`; a copy has the seed of its first row."""
+        size = len(self._agents)
+        self._last = [[None] * size for _ in self._envs]
+        for i, env in enumerate(self._envs):
+            self._note(i, env.reset(seed=int(seeds[i * size]) % 2**31)[0])
+        return self._batch(), None
+
+    def step(self, actions: Any) -> Step:
+        """See `VectorEnvironment.step`."""
+        size = len(self._agents)
+        valid, over, cut, started = np.zeros((4, len(self._envs), size), bool)
+        paid = np.zeros((len(self._envs), size))
+        for i, env in enumerate(self._envs):
+            live = set(env.agents)
+            if not live:
+                started[i] = True
+                self._note(i, env.reset()[0])
+                continue
+            chosen = {a: take_row(actions, i * size + k) for k, a in enumerate(self._agents) if a in live}
+            seen, rewards, ends, cuts, _ = env.step(chosen)
+            self._note(i, seen)
+            for k, agent in enumerate(self._agents):
+                if agent in live:
+                    valid[i, k] = True
+                    paid[i, k], over[i, k], cut[i, k] = rewards[agent], bool(ends[agent]), bool(cuts[agent])
+        reward, observation = paid.reshape(-1), self._batch()
+        ends = over.reshape(-1), cut.reshape(-1), valid.reshape(-1), started.reshape(-1)
+        return Step(observation, observation, reward, *ends, reward, reward, ends[0] | ends[1], None)
+
+    def _note(self, copy: int, seen: Mapping[str, Any]) -> None:
+        """Keep what each agent sees; one that is gone keeps its last observation, which nobody learns from."""
+        for k, agent in enumerate(self._agents):
+            if agent in seen:
+                self._last[copy][k] = self._kept.take(seen[agent])
+
+    def _batch(self) -> Any:
+        rows = [row for copy in self._last for row in copy]
+        missing = next((row for row in rows if row is not None), None)
+        rows = [missing if row is None else row for row in rows]  # an agent that joins later
+        return map_leaves(lambda *leaves: np.stack([np.array(x) for x in leaves]), rows[0], *rows[1:])
+
+    def close(self) -> None:
+        """See `VectorEnvironment.close`."""
+        for env in self._envs:
+            env.close()

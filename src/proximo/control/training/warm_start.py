@@ -1,0 +1,81 @@
+"""A run that starts from what another one has learnt."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from proximo.control.loading import policy_from, read_checkpoint
+from proximo.control.models.normalizers import RewardScaler
+from proximo.control.models.policy import ControlPolicy
+from proximo.errors import UserError
+
+_CRITIC = ("network.critic", "network.value_head", "network.sees", "values.")
+_NORMALIZERS = ("normalizer.", "critic_normalizer.")
+
+
+@torch.no_grad()
+def start_from(policy: ControlPolicy, scaler: RewardScaler, run: str, parts: tuple[str, ...]) -> None:
+    """Put what another run has learnt into a policy that nothing was learnt by.
+
+    Args:
+        policy: of the new run, changed in place.
+        scaler: its rewards' scale, which is taken with the critic, whose units it makes.
+        run: folder of the other run, or of one of its checkpoints.
+        parts: `policy`, `critic` (with the statistics of returns) and `normalizers` (those of observations).
+
+    Raises:
+        UserError: there is no such run, or its policy does not fit.
+    """
+    path = Path(run)
+    folder, name = (path.parent.parent, path.name) if path.parent.name == "checkpoints" else (path, "final")
+    tensors, state, prefix = read_checkpoint(folder, name)
+    theirs = policy_from(tensors, state, prefix)
+    _require_fit(policy, theirs, run, parts)
+    learnt, own = theirs.state_dict(), policy.state_dict()
+    for key, x in own.items():
+        if _part(key) not in parts:
+            continue
+        if key not in learnt or learnt[key].shape != x.shape:
+            there = tuple(learnt[key].shape) if key in learnt else "nothing"
+            raise UserError(
+                f"start_from = {run}: {key} is {tuple(x.shape)} here and {there} there: give the same network "
+                "settings, or leave that part out of start_with"
+            )
+        x.copy_(learnt[key])
+    if "critic" in parts:
+        _take_scale(scaler, {key.removeprefix("scaler/"): x for key, x in tensors.items() if key.startswith("scaler/")})
+
+
+def _part(key: str) -> str:
+    """To which of the parts an entry of a policy's state belongs."""
+    return "critic" if key.startswith(_CRITIC) else "normalizers" if key.startswith(_NORMALIZERS) else "policy"
+
+
+def _take_scale(scaler: RewardScaler, learnt: dict[str, Tensor]) -> None:
+    own = scaler.state_dict()
+    for key, x in learnt.items():
+        if key.startswith("moments."):
+            own[key].copy_(x)
+
+
+def _require_fit(policy: ControlPolicy, theirs: ControlPolicy, run: str, parts: tuple[str, ...]) -> None:
+    """See that what is taken means the same here.
+
+    Raises:
+        UserError: it does not.
+    """
+    pairs = {"observations": (policy.observations, theirs.observations), "actions": (policy.actions, theirs.actions)}
+    if "critic" in parts:
+        pairs["critic's observations"] = (policy.critic_observations, theirs.critic_observations)
+    for what, (here, there) in pairs.items():
+        if here != there:
+            raise UserError(
+                f"start_from = {run}: its {what} are {there}, and here they are {here}: a policy starts on tasks "
+                "of the same spaces only"
+            )
+    if (policy.normalizer is None) != (theirs.normalizer is None):
+        setting = str(theirs.normalizer is not None).lower()
+        raise UserError(f"start_from = {run}: it has normalizers.observations = {setting}: set the same here")
+    if policy.settings.custom and not {"policy", "critic"} <= {*parts}:
+        raise UserError(f"start_with = {list(parts)}: an own network is taken whole, so give policy and critic both")

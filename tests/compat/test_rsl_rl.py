@@ -1,0 +1,109 @@
+"""Code written for rsl_rl's runner runs with Proximo inside, and its checkpoints act here as they did there."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from shapes_of_others import RslRl
+
+import proximo
+from proximo.compat.rsl_rl import OnPolicyRunner, load_checkpoint, settings_of
+from proximo.errors import UserError
+
+NET = {"class_name": "MLPModel", "hidden_dims": [8, 6], "activation": "elu", "obs_normalization": True}
+CFG = {
+    "num_steps_per_env": 12,
+    "save_interval": 50,
+    "obs_groups": {"actor": ["policy"], "critic": ["policy", "critic"]},
+    "actor": {**NET, "distribution_cfg": {"class_name": "GaussianDistribution", "init_std": 0.5}},
+    "critic": NET,
+    "algorithm": {
+        "class_name": "PPO",
+        "num_learning_epochs": 2,
+        "num_mini_batches": 3,
+        "value_loss_coef": 1.0,
+        "schedule": "adaptive",
+        "desired_kl": 0.02,
+        "rnd_cfg": None,
+    },
+}
+
+
+def changed(path, value):
+    cfg = copy.deepcopy(CFG)
+    *parts, last = path
+    inner = cfg
+    for part in parts:
+        inner = inner[part]
+    inner[last] = value
+    return cfg
+
+
+def test_the_runner_learns_goes_on_and_hands_out_the_policy(tmp_path):
+    runner = OnPolicyRunner(RslRl(final=False), CFG, str(tmp_path), "cpu")
+    runner.learn(2)
+    rows = proximo.metrics(tmp_path)
+    assert len(rows) == 2
+    assert rows[-1]["gradient_steps"] == 6  # 2 epochs of 3 minibatches
+    OnPolicyRunner(RslRl(final=False), CFG, str(tmp_path), "cpu").learn(3)
+    assert len(proximo.metrics(tmp_path)) == 3
+    act = runner.get_inference_policy()
+    seen = {"policy": torch.tensor([[0.0], [3.0]]), "critic": torch.zeros(2, 2)}
+    assert act(seen).shape == (2, 2)
+    assert torch.equal(act(seen), act({"policy": seen["policy"]}))
+
+
+def test_settings_mean_what_they_mean_there():
+    settings = settings_of(CFG)
+    assert settings["update"]["value_coefficient"] == 2.0  # their loss is the squared error, ours half of it
+    assert settings["update"]["adaptive_kl"] == 0.02
+    assert settings["update"]["value_clip"] == settings["update"]["clip"] == 0.2
+    assert settings["network"]["log_std"] == pytest.approx(np.log(0.5))
+    assert settings["observations"] == {"actor": ("policy",), "critic": ("policy", "critic")}
+    assert settings_of(changed(["algorithm", "schedule"], "fixed"))["update"]["adaptive_kl"] is None
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "why"),
+    [
+        (["algorithm", "clip_parm"], 0.1, r"clip_parm \(did you mean clip_param\?\)"),
+        (["num_steps"], 24, "not known here: num_steps"),
+        (["algorithm", "rnd_cfg"], {"weight": 1}, "rnd_cfg.*not built"),
+        (["actor", "class_name"], "RNNModel", "only MLPModel"),
+        (["critic", "hidden_dims"], [4], "hidden_dims is"),
+        (["policy"], {}, "before its version 5"),
+        (["actor", "distribution_cfg", "class_name"], "BetaDistribution", "choose GaussianDistribution"),
+    ],
+)
+def test_what_is_not_known_or_not_here_is_named(path, value, why):
+    with pytest.raises(UserError, match=why):
+        OnPolicyRunner(RslRl(), changed(path, value))
+
+
+def model(inputs, outputs):
+    """A model in rsl_rl's form: what it computes, written out, and its state."""
+    linear = torch.nn.Linear
+    mlp = torch.nn.Sequential(linear(inputs, 8), torch.nn.ELU(), linear(8, 6), torch.nn.ELU(), linear(6, outputs))
+    mean, std = torch.randn(1, inputs), torch.rand(1, inputs) + 0.1
+    state = {f"mlp.{name}": x for name, x in mlp.state_dict().items()}
+    state |= {"obs_normalizer._mean": mean, "obs_normalizer._std": std, "obs_normalizer._var": std**2}
+    state["obs_normalizer.count"] = torch.tensor(4096)
+    return lambda x: mlp((x - mean) / (std + 0.01)), state
+
+
+def test_a_checkpoint_acts_as_it_did(tmp_path):
+    torch.manual_seed(0)
+    (actor, actors), (critic, critics) = model(1, 2), model(3, 1)
+    saved = {"actor_state_dict": {**actors, "distribution.std_param": torch.tensor([0.3, 0.7])}}
+    torch.save({**saved, "critic_state_dict": critics, "iter": 3, "infos": None}, tmp_path / "model_3.pt")
+    policy = load_checkpoint(tmp_path / "model_3.pt", RslRl(), CFG)
+    own, hers = torch.randn(50, 1) * 3, torch.randn(50, 2) * 3
+    seen = {"policy": own.numpy(), "critic": hers.numpy()}
+    with torch.no_grad():
+        assert np.abs(policy.act(seen) - actor(own).numpy()).max() < 1e-6
+        assert np.abs(policy.value(seen) - critic(torch.cat([own, hers], 1)).squeeze(1).numpy()).max() < 1e-6
+    assert policy.policy.log_std.exp().tolist() == pytest.approx([0.3, 0.7])
+    (tmp_path / "other.pt").write_bytes(b"no")
+    with pytest.raises(UserError, match="no checkpoint of rsl_rl 5"):
+        load_checkpoint(tmp_path / "other.pt", RslRl(), CFG)

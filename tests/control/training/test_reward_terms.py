@@ -1,0 +1,113 @@
+"""Parts of a reward and logs of an environment reach the metrics, and the doctor names what is wrong in them."""
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from control_runs import running
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from records import control, seen
+
+from proximo.control.environments.terms import Means, from_infos
+
+
+class Paying(gymnasium.Env):
+    """Pays 2 and costs the step's number; episodes of 3 steps; says text and arrays that are no parts."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (1,), np.float32), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.now = 0
+        return np.zeros(1, np.float32), {"reward_goal": 99.0}
+
+    def step(self, action):
+        self.now += 1
+        info = {"reward_goal": 2.0, "reward_cost": np.float64(-self.now), "reward_text": "no", "rewards": 7.0}
+        return np.zeros(1, np.float32), 2.0 - self.now, self.now == 3, False, info
+
+
+def paying():
+    return Paying()
+
+
+def vector(mode):
+    return lambda: SyncVectorEnv([Paying] * 8, autoreset_mode=mode)
+
+
+@pytest.mark.parametrize(
+    "source", [paying, *map(vector, AutoresetMode)], ids=["single", *(m.name for m in AutoresetMode)]
+)
+def test_parts_sum_to_the_reward_in_every_autoreset_mode(source):
+    with running(source, length=12, update={"minibatch_size": 96}) as training:
+        row = training.iterate()
+    assert {name for name in row if "/" in name and not name.startswith("seconds")} == {"term/goal", "term/cost"}
+    assert row["term/goal"] == 2
+    assert row["term/cost"] == -2
+    assert row["term/goal"] + row["term/cost"] == pytest.approx(row["reward_mean"], abs=1e-12)
+
+
+def test_a_real_robots_parts_are_recorded_and_sum_to_what_it_is_paid():
+    settings = {"count": 2, "length": 16, "observations": {"actor": ("state",)}, "update": {"minibatch_size": None}}
+    with running("MuJoCoPlayground/Go1JoystickFlatTerrain-v1", **settings) as training:
+        row = training.iterate()
+    terms = {name: x for name, x in row.items() if name.startswith("term/")}
+    assert len(terms) == 16
+    assert "term/tracking_lin_vel" in terms
+    with running("Ant-v5", count=2, update={"minibatch_size": None}) as training:
+        row = training.iterate()
+    paid = sum(x for name, x in row.items() if name.startswith("term/"))
+    assert paid == pytest.approx(row["reward_mean"], abs=1e-5)
+
+
+def test_what_is_logged_keeps_its_name_and_returns_of_gymnasium_are_left_out():
+    log = {"/reward/tracking": 3.0, "Episode_Reward/air": torch.tensor(2.0), "rew_x": 1, "Curriculum/level": [1.0, 3.0]}
+    means = Means()
+    means.add(0, from_infos({"log": log}, 2))
+    means.add(1, from_infos({"episode": {"r": 5.0, "l": 6.0, "t": 7.0, "_r": True, "word": "no"}}, 2))
+    expected = {
+        "term/reward/tracking": 3.0,
+        "term/Episode_Reward/air": 2.0,
+        "term/rew_x": 1.0,
+        "log/Curriculum/level": 2.0,
+    }
+    assert means.read(np.ones((2, 2), bool)) == expected
+    assert means.read(np.ones((2, 2), bool)) == {}
+
+
+def test_rows_that_report_a_reset_count_for_nothing():
+    means = Means()
+    means.add(0, {"term/a": np.array([1.0, 100.0])})
+    means.add(1, {"term/a": torch.tensor([2.0, np.nan])})
+    assert means.read(np.array([[True, False], [True, True]])) == {"term/a": 1.5}
+
+
+def parts(**courses):
+    """A sound run of 40 iterations whose reward has these parts."""
+    return control(lambda i: {f"term/{name}": course(i) for name, course in courses.items()})
+
+
+def steady(value):
+    return lambda i: value
+
+
+SOUND = {"track": steady(1.0), "alive": steady(0.5), "energy": steady(-0.2), "slip": steady(-0.1)}
+
+
+@pytest.mark.parametrize(
+    ("courses", "expected"),
+    [
+        (SOUND, []),
+        ({**SOUND, "slip": lambda i: -0.1 if i != 30 else -4.0}, []),  # 40 times
+        ({**SOUND, "slip": lambda i: -0.1 if i != 30 else -6.0}, [("P062", "red")]),
+        ({**SOUND, "slip": lambda i: -0.001 if i != 30 else -0.1}, []),  # a hundred times, and still small
+        ({**SOUND, "track": lambda i: 1e-3 * 1.2**i}, []),  # what is learnt grows too
+        ({**SOUND, "track": steady(16.0)}, [("P062", "amber")]),  # of 16.8
+        ({**SOUND, "track": steady(15.0)}, []),
+        ({"forward": steady(5.0), "ctrl": steady(-0.01)}, []),  # a goal and its price
+        ({**SOUND, "impact": steady(0.0)}, [("P062", "amber")]),
+        ({**SOUND, "impact": lambda i: -0.01 * (i == 7)}, []),
+    ],
+)
+def test_the_doctor_names_a_part_that_explodes_decides_alone_or_never_acts(courses, expected):
+    assert [finding for finding in seen(parts(**courses)) if finding[0] == "P062"] == expected

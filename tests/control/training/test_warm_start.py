@@ -1,0 +1,134 @@
+"""A run starts from what another one has learnt, and ends by itself where it is told to; both resume exactly."""
+
+import control_tasks
+import numpy as np
+import pytest
+import torch
+from control_runs import configured
+
+import proximo
+from proximo.control.config import TrainConfig
+from proximo.control.environments import make_environments
+from proximo.control.training.training import Training
+from proximo.control.verify import verify_control
+from proximo.errors import UserError
+
+NAME = f"{control_tasks.__name__}:burdened"
+SETTINGS = {
+    "environments": 4,
+    "rollout_length": 16,
+    "episodes": 1,
+    "progress": "quiet",
+    "update": {"minibatch_size": 64},
+}
+NETWORK = {"network": {"hidden": [8]}, "normalizers": {"observations": True, "rewards": "scale"}}
+GROUPS = {"observations": {"actor": ("state",), "critic": ("privileged_state",)}}
+SEEN = {"state": np.float32([[-0.5], [0.7]]), "privileged_state": np.float32([[1, 2], [3, 4]])}
+
+
+@pytest.fixture(scope="module")
+def learnt(tmp_path_factory):
+    """A run that has learnt something."""
+    folder = tmp_path_factory.mktemp("warm") / "first"
+    return proximo.train(NAME, steps=512, run=folder, **SETTINGS, **NETWORK, **GROUPS)
+
+
+def begun(start, parts=("policy", "critic", "normalizers"), **changes):
+    """A training that has not begun, from another run."""
+    settings = {**NETWORK, **GROUPS, **changes}
+    settings["network"] = {**settings["network"], "hidden": tuple(settings["network"]["hidden"])}
+    config = configured(count=4, start_from=str(start), start_with=parts, **settings)
+    environments = make_environments(control_tasks.burdened, 4, observation_keys=config.visible)
+    training = Training(config, environments)
+    training.start()
+    return training
+
+
+@pytest.mark.parametrize("parts", [("policy",), ("policy", "critic"), ("policy", "critic", "normalizers")])
+def test_the_parts_that_are_named_are_those_of_the_other_run(learnt, parts):
+    before = proximo.load(learnt.path).policy.state_dict()
+    now = begun(learnt.path, parts)
+    state = now.policy.state_dict()
+    same = {name for name, x in state.items() if torch.equal(x, before[name])}
+    assert "network.actor.0.weight" in same
+    assert ("network.value_head.weight" in same) == ("critic" in parts)
+    counts = now.policy.normalizer.moments.count, before["normalizer.moments.count"]
+    # The first rollout, of 64 rows, only shows what the numbers look like, and is taken in.
+    assert float(counts[0]) == 64 + float(counts[1]) * ("normalizers" in parts)
+    assert (float(now.scaler.moments.count) > 64) == ("critic" in parts)
+    assert not now.optimizer.state()  # no step was taken
+
+
+def test_another_task_of_the_same_spaces_starts_as_the_first_one_ended_and_goes_on_exactly(learnt, tmp_path):
+    call = {**SETTINGS, **NETWORK, **GROUPS, "start_from": learnt, "steps": 512}
+    call |= {"learning_rate": 0.0, "options": {"burden": 0.5}, "start_with": ["policy", "critic"]}
+    proximo.train(NAME, run=tmp_path / "second", stop_at=128, **call)
+    second = proximo.train(NAME, run=tmp_path / "second", **call)
+    assert second.results["exact_resume"]
+    weights = proximo.load(second.path).policy.network.state_dict()
+    expected = proximo.load(learnt.path).policy.network.state_dict()
+    assert all(torch.equal(x, expected[name]) for name, x in weights.items())
+    config = configured(
+        count=2,
+        environment="a test's",
+        start_from=str(learnt.path),
+        network={"hidden": (8,)},
+        normalizers=NETWORK["normalizers"],
+        **GROUPS,
+    )
+    assert verify_control(config, 2, control_tasks.burdened).exact
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"network": {"hidden": [9]}}, r"network\.actor\.0\.weight is \(9, 1\) here and \(8, 1\) there"),
+        ({"normalizers": {"observations": False}}, "it has normalizers.observations = true"),
+        ({"observations": {"actor": ["privileged_state"], "critic": ["state"]}}, "its observations are"),
+        ({"observations": {"actor": ["state"]}}, "its critic's observations are"),
+    ],
+)
+def test_what_does_not_fit_is_refused(learnt, changes, why):
+    with pytest.raises(UserError, match=why):
+        begun(learnt.path, **changes)
+
+
+def test_what_can_not_be_found_or_meant_is_refused(learnt, tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        begun(tmp_path / "nothing")
+    for setting, why in (
+        ({"until": "return>3"}, "must be return=NUMBER"),
+        ({"until": "return=3:101"}, "1 to 100 episodes"),
+        ({"max_minutes": 0.0}, "must be positive"),
+        ({"start_from": learnt, "start_with": ["critic"]}, "must hold policy"),
+    ):
+        with pytest.raises(UserError, match=why):
+            proximo.train(NAME, run=tmp_path / "x", **SETTINGS, **setting)
+
+
+def test_a_run_ends_at_the_return_it_was_told_to_and_a_resumed_one_at_the_same_step(tmp_path):
+    call = {"steps": 100_000, "environments": 8, "rollout_length": 32, "episodes": 1, "progress": "quiet"}
+    call |= {"update": {"minibatch_size": 64}, "until": "return=60:20", "learning_rate": 3e-3}
+    whole = proximo.train("CartPole-v1", run=tmp_path / "whole", **call)
+    rows = [row["return"] for row in proximo.metrics(whole.path)]
+    assert whole.results["steps"] < 50_000
+    assert whole.results["ended_by"] == "until return=60:20"
+    assert np.nanmax(np.array(rows[:-1], float)) < 75
+    proximo.train("CartPole-v1", run=tmp_path / "parts", stop_at=whole.results["steps"] // 2, **call)
+    parts = proximo.train("CartPole-v1", run=tmp_path / "parts", **call)
+    for name in ("steps", "ended_by", "final_deterministic"):
+        assert parts.results[name] == whole.results[name]
+
+
+def test_a_run_ends_when_its_time_is_used_up(tmp_path):
+    run = proximo.train("CartPole-v1", run=tmp_path, max_minutes=1e-4, steps=10**7, episodes=1, progress="quiet")
+    assert run.results["ended_by"] == "max_minutes 0.0001"
+    assert run.results["steps"] < 10**7
+
+
+def test_a_number_of_minibatches_is_turned_into_their_size():
+    config = TrainConfig(environments=8, rollout_length=24, minibatches=4)
+    assert config.update.minibatch_size == 48
+    assert config.minibatches is None
+    with pytest.raises(ValueError, match="must divide a rollout of 192 steps"):
+        TrainConfig(environments=8, rollout_length=24, minibatches=5)
