@@ -10,7 +10,16 @@ from proximo.cli import main as cli
 from proximo.core.ratio_bins import EDGES
 
 DRAWN = "document.documentElement.dataset.drawn"
+SCROLL = """(async () => {
+  for (const plot of document.querySelectorAll(".plot")) {
+    plot.scrollIntoView({ block: "center" });
+    while (!plot.querySelector(".main-svg")) await new Promise((next) => setTimeout(next, 10));
+  }
+  scrollTo(0, 0);
+})()"""
+"""What a reader does: each figure is drawn when it comes into view."""
 TITLES = "[...document.querySelectorAll('figure h3')].map(x => x.innerText)"
+HAS = "x => !!x.querySelector('.main-svg')"
 EVIL = "<img src=x onerror=alert(1)>"
 
 
@@ -18,8 +27,15 @@ def opened(page, file):
     """The page once every figure is drawn; one that is open already is taken as it is."""
     if page.run("location.href") != f"file://{file}":
         page.open(f"file://{file}")
-    page.wait(DRAWN)
+        page.wait(DRAWN)
+        page.run(SCROLL)
     return page
+
+
+def looked_at(page, plot, condition):
+    """Scroll to a figure and wait until it shows what it should."""
+    page.run(f"document.querySelector('{plot}').scrollIntoView()")
+    page.wait(f"{DRAWN} && {condition}")
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +57,7 @@ def test_one_run_is_one_file_that_loads_nothing_and_draws_every_figure(runs, pag
     assert file.stat().st_size < 6_000_000
     opened(page, file)
     figures = page.run("document.querySelectorAll('.plot').length")
-    assert (
-        page.run("[...document.querySelectorAll('.plot')].filter(x => x.querySelector('.main-svg')).length") == figures
-    )
+    assert page.run(f"[...document.querySelectorAll('.plot')].filter({HAS}).length") == figures
     assert figures >= 15
     assert page.errors == []
     assert page.requests == [f"file://{file}"]
@@ -51,6 +65,20 @@ def test_one_run_is_one_file_that_loads_nothing_and_draws_every_figure(runs, pag
     assert [shape["fillcolor"] for shape in drawn[1]] == ["#009e73"]  # all of it is healthy
     assert drawn[1][0]["y0"] < min(drawn[0]) < max(drawn[0]) < drawn[1][0]["y1"]
     assert {"return, CartPole-v1", "KL of an update", "episodes cut by a limit"} <= set(page.run(TITLES))
+
+
+def test_only_what_is_in_view_is_drawn_and_all_of_it_for_the_printer(both, page):
+    page.open(f"file://{both}")
+    page.wait(DRAWN)
+    drawn = f"[...document.querySelectorAll('.plot')].map({HAS})"
+    first = page.run(drawn)
+    assert first[0]
+    assert not any(first[len(first) // 2 :])
+    page.run("document.querySelectorAll('.plot')[14].scrollIntoView()")
+    page.wait(f"{drawn}[14]")
+    page.call("Page.printToPDF")
+    assert all(page.run(drawn))
+    assert page.errors == []
 
 
 def test_the_ratio_map_shows_what_the_run_has_recorded(runs, alone, page):
@@ -95,10 +123,11 @@ def test_the_run_picker_works_from_the_keyboard(both, page):
     page.press("Tab")
     assert page.run("document.activeElement.type") == "checkbox"
     page.press(" ", " ")
-    page.wait(f"{DRAWN} && {lines} === 1")
+    looked_at(page, "#plot-approx_kl", f"{lines} === 1")
     assert page.run("document.querySelector('#plot-approx_kl').data[0].name") == "seed-1"
+    page.run("document.activeElement.scrollIntoView()")
     page.press(" ", " ")
-    page.wait(f"{DRAWN} && {lines} === 2")
+    looked_at(page, "#plot-approx_kl", f"{lines} === 2")
     assert page.errors == []
 
 
@@ -110,11 +139,11 @@ def test_dark_follows_the_system_and_the_button(both, page):
     assert page.run(paper) == "rgb(255, 255, 255)"
     light = page.run(ink)
     page.dark(True)
-    page.wait(f"{DRAWN} && {ink} !== '{light}'")
+    looked_at(page, "#plot-approx_kl", f"{ink} !== '{light}'")
     dark = page.run(paper)
     assert dark != "rgb(255, 255, 255)"
     page.run("document.querySelector('#theme').click()")
-    page.wait(f"{DRAWN} && {ink} === '{light}'")
+    looked_at(page, "#plot-approx_kl", f"{ink} === '{light}'")
     assert page.run(paper) == "rgb(255, 255, 255)"
     page.dark(False)
 
@@ -123,7 +152,7 @@ def test_dark_follows_the_system_and_the_button(both, page):
 def test_nothing_is_wider_than_the_window(both, page, width):
     page.size(width, 800)
     opened(page, both)
-    assert page.run("document.documentElement.scrollWidth") <= width
+    page.wait(f"document.documentElement.scrollWidth <= {width}", 10)
     columns = page.run("getComputedStyle(document.querySelectorAll('.grid')[3]).gridTemplateColumns").split()
     assert len(columns) == (1 if width == 400 else 2)
 
@@ -152,7 +181,7 @@ def test_a_run_without_ratios_leaves_no_figure_over_its_findings(runs, page, tmp
     assert page.run(height) == page.run(room) > 200
     page.run("document.querySelector('#own').selectedIndex = 1")
     page.run("document.querySelector('#own').dispatchEvent(new Event('change'))")
-    page.wait(f"{DRAWN} && {room} < 200")
+    looked_at(page, "#plot-ratio", f"{room} < 200")
     assert page.run(height) == page.run(room)
     assert "The ratio's histogram of older is left out" in page.run("document.body.innerText")
     assert page.errors == []

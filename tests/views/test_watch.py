@@ -84,7 +84,8 @@ def test_a_folder_is_a_table_of_its_runs_that_follows_them(tmp_path, page):
         assert page.run("document.activeElement.id") == "draw-1"
         with open(tmp_path / "run-0" / "metrics.jsonl", "a") as file:
             file.write(json.dumps(row(3)) + "\n" + '{"step": 5000, "ti')
-        page.wait("document.querySelector('#plot-approx_kl').data[0].x.length === 4")
+        page.run("document.querySelector('#plot-approx_kl').scrollIntoView()")
+        page.wait("document.querySelector('#plot-approx_kl').data?.[0].x.length === 4")
         page.wait(f"{cells}[0].includes('4,000')")
         write(tmp_path / "run-2", [row(0)])
         page.wait(f"{cells}.length === 3")
@@ -148,7 +149,9 @@ def test_seeds_that_come_go_and_are_changed_are_shown_as_they_are(tmp_path, page
     with served(tmp_path) as port:
         page.open(f"http://127.0.0.1:{port}/")
         page.wait("document.documentElement.dataset.drawn")
-        drawn = "document.querySelector('#plot-result-0').data.map(x => x.name)"
+        drawn = "document.querySelector('#plot-result-0').data?.map(x => x.name)"
+        page.run("document.querySelector('#plot-result-0').scrollIntoView()")
+        page.wait(drawn)
         assert "IQM of 2 seeds" in page.run(drawn), "the third has no result yet, and is in no mean"
         page.run("document.querySelector('#draw-2').click()")  # now the reader has chosen: the first two
         page.wait("document.querySelectorAll('#runs input').length === 2")
@@ -165,7 +168,9 @@ def test_a_folder_without_runs_waits_for_the_first(tmp_path, page):
         page.open(f"http://127.0.0.1:{port}/")
         page.wait("document.body.innerText.includes('There is no run here yet')")
         write(tmp_path / "first", [row(0), row(1)])
-        page.wait("document.querySelector('#plot-approx_kl')?.data?.length === 1")
+        page.wait("!!document.querySelector('#plot-approx_kl')")
+        page.run("document.querySelector('#plot-approx_kl').scrollIntoView()")
+        page.wait("document.querySelector('#plot-approx_kl').data?.length === 1")
         assert page.errors == []
 
 

@@ -24,7 +24,7 @@ class Report:
     """
 
     runs: Runs
-    """Folders of runs."""
+    """Folders of runs, or that of one search of `proximo tune`."""
     out: Annotated[Path | None, SAYS_ITS_DEFAULT] = None
     """File to write (default: report.html, in the folder of the run if it is one, else in the current folder)."""
     json: Flag = False

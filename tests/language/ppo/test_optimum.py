@@ -42,15 +42,17 @@ def objective(p, rewards, reference):
     return float((p * (rewards - BETA * (p.log() - reference.log()))).sum())
 
 
-PPO_SETTINGS = PPO(epochs=4, minibatch_size=64, value_coefficient=0.5, max_grad_norm=1.0)
+PPO_SETTINGS = PPO(epochs=4, minibatch_size=128, value_coefficient=0.5, max_grad_norm=1.0)
 RLOO_SETTINGS = RLOO(epochs=2, minibatch_size=64, max_grad_norm=1.0, group=8)
 
 
-@pytest.mark.parametrize("algorithm", [PPO_SETTINGS, RLOO_SETTINGS], ids=["PPO", "RLOO"])
-def test_it_reaches_the_analytic_optimum(algorithm):
+@pytest.mark.parametrize(
+    ("algorithm", "rate"), [(PPO_SETTINGS, "5e-3 -> 0"), (RLOO_SETTINGS, "3e-3 -> 0")], ids=["PPO", "RLOO"]
+)
+def test_it_reaches_the_analytic_optimum(algorithm, rate):
     every = responses()
     for seed in range(3):
-        model = llama(VOCABULARY, width=48, layers=2, seed=seed, spread=0.15)
+        model = llama(VOCABULARY, width=32, layers=1, seed=seed, spread=0.15)
         reference = distribution(model, every)
         assert abs(float(reference.sum()) - 1) < 1e-5, "the responses enumerated are all there are"
         # A finished and a cut response may read the same as text; the reward then sees one text, as do we.
@@ -67,7 +69,7 @@ def test_it_reaches_the_analytic_optimum(algorithm):
                 batch=256,
                 responses=256 * 50,
                 response_limit=CAP,
-                learning_rate="3e-3 -> 0",
+                learning_rate=rate,
                 missing_eos_floor=None,
                 score_clip=None,
                 seed=seed,

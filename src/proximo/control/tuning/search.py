@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LOOKS = 20
 """How often a trial's return is compared with that of the others."""
+FILE, NAME = "study.db", "proximo"
+"""Where a search's study lies in its folder, and what Optuna calls it."""
 FREE = 5
 """Trials, and looks of each, before the first is ended early."""
 
@@ -159,10 +161,10 @@ def _study(optuna: Any, folder: Path, base: TrainConfig, space: str, seed: int) 
     Raises:
         UserError: the folder holds a search for something else.
     """
-    storage = f"sqlite:///{(folder / 'study.db').resolve()}"
+    storage = f"sqlite:///{(folder / FILE).resolve()}"
     pruner = optuna.pruners.MedianPruner(n_startup_trials=FREE, n_warmup_steps=FREE)
     study = optuna.create_study(
-        storage=storage, study_name="proximo", direction="maximize", pruner=pruner, load_if_exists=True
+        storage=storage, study_name=NAME, direction="maximize", pruner=pruner, load_if_exists=True
     )
     asked = {"settings": to_toml(replace(base, run="")), "space": space}
     before = study.user_attrs
@@ -207,8 +209,19 @@ def _told(optuna: Any, study: "Study", folder: Path, base: TrainConfig, space: s
     own = ("kind", "environment", "preset", "run", "seed")
     lines = [line for line in to_toml(found).splitlines() if line.partition(" = ")[0] not in own]
     write_atomically(folder / "best.toml", "\n".join([f'source = "{source}"', *lines, ""]).encode())
-    importance = {}
-    if len(whole) >= 2 * FREE:
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        importance = dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
-    return Tuned(folder, len(ended), len(ended) - len(whole), float(best.value), drawn, importance)
+    pruned = len(ended) - len(whole)
+    return Tuned(folder, len(ended), pruned, float(best.value), drawn, importance_of(study))
+
+
+def importance_of(study: "Study") -> dict[str, float]:
+    """Share of each number in what makes trials good (PED-ANOVA); empty of fewer than 10 whole trials.
+
+    Args:
+        study: one of `tune`'s.
+    """
+    import optuna
+
+    if sum(trial.state.name == "COMPLETE" for trial in study.trials) < 2 * FREE:
+        return {}
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))

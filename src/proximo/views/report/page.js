@@ -5,7 +5,6 @@ let data = JSON.parse(document.getElementById("data").textContent);
 const hidden = new Set(); // folders of the runs that are not shown
 let focus = (data.runs.find((run) => run.ratio) || data.runs[0] || {}).folder; // folder of the run whose own figures are shown
 let refill = null; // fills what is about one run
-const plots = new Map(); // element id -> function that gives its figure
 
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -32,36 +31,6 @@ function figure(id, name, label, make, wide = false) {
   plots.set(id, make);
   const plot = element("div", { class: "plot", id, role: "img", "aria-label": label });
   return element("figure", { class: wide ? "wide" : null }, explained("h3", name, label), element("div", { class: "legend" }), plot);
-}
-
-const CONFIG = { responsive: true, displayModeBar: false }; // drag to zoom, double-click to go back
-
-async function draw() {
-  for (const [id, make] of plots) {
-    const place = document.getElementById(id);
-    const made = place && make();
-    if (!made) continue;
-    if (made.height) {
-      place.style.height = `${made.height}px`;
-      made.layout.height = made.height; // a figure that is there already does not see that its place has changed
-    }
-    place.previousElementSibling.replaceChildren(...(made.legend || []).map(([name, colour]) => {
-      const swatch = element("span", { class: "swatch" });
-      swatch.style.borderTopColor = colour;
-      return element("span", {}, swatch, name);
-    }));
-    await Plotly.react(place, made.traces, made.layout, CONFIG);
-    document.documentElement.dataset.first ??= String(Math.round(performance.now()));
-    await new Promise((next) => setTimeout(next)); // lets the browser show what is drawn already
-  }
-  document.documentElement.dataset.drawn = String(plots.size);
-}
-
-let drawing = Promise.resolve();
-function redraw() {
-  delete document.documentElement.dataset.drawn;
-  drawing = drawing.then(draw, draw);
-  return drawing;
 }
 
 function headlines() {
@@ -180,6 +149,7 @@ function build() {
     picker(),
     headlines(),
     ...data.notes.map((note) => element("p", { class: "soft" }, note)),
+    ...(data.study ? studySection(data.study) : []),
     curves.length ? element("h2", {}, "Learning curves") : null,
     element("div", { class: "grid" }, ...curves),
     strips.length ? element("h2", {}, "Health and time") : null,
@@ -189,7 +159,7 @@ function build() {
     element("p", { class: "soft" }, "Shaded green: healthy by the limits of the health rules (proximo doctor); amber: unusual; red: unsound."),
     ...settings(),
   ].filter((part) => part));
-  return redraw();
+  return watchFigures();
 }
 
 function switchTheme() {

@@ -28,6 +28,7 @@ _PAGE = """<!doctype html>
 </body>
 </html>
 """
+SCRIPTS = ("figures", "draw", "credit", "study", "page", "live", "start")
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; media-src data:; "
     "connect-src {}"
@@ -38,7 +39,7 @@ _POLICY = (
 def html(data: dict[str, Any]) -> str:
     """The page about `data` (`report.data.page_data`). Names and texts of runs are in the data only, never in HTML."""
     here = files("proximo.views.report")
-    scripts = [(here / f"{name}.js").read_text("utf-8") for name in ("figures", "credit", "page", "live", "start")]
+    scripts = [(here / f"{name}.js").read_text("utf-8") for name in SCRIPTS]
     return page(f"{data['title']} · Proximo", data, "\n".join(scripts), connects=data["live"])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from proximo.errors import UserError
 from proximo.runs.storage.files import write_atomically
-from proximo.views.report import videos
+from proximo.views.report import study, videos
 from proximo.views.report.data import page_data
 from proximo.views.report.page import html
 from proximo.views.seen import read_runs
@@ -25,8 +25,9 @@ def report(
     (needs the extra `lab`). The runs are only read; they may be going on.
 
     Args:
-        runs: folder of a run, or several; of language runs also the folder of all stages.
-        out: file to write; None takes `report.html`, in the run's folder if there is one run, else in the current one.
+        runs: folder of a run, or several; of language runs also the folder of all stages. Or that of one search of
+            `proximo.tune`: the page then shows what its trials came to, which settings mattered, and the best runs.
+        out: file to write; None takes `report.html`, in the folder if one is given, else in the current one.
 
     Returns:
         The file.
@@ -34,13 +35,16 @@ def report(
     Raises:
         UserError: there is no such run, it is damaged, or the file can not be written.
     """
-    folders = [runs] if isinstance(runs, str | os.PathLike) else list(runs)
-    seen = read_runs(folders)
-    where = seen[0].folder if len(seen) == 1 else Path()
+    folders = [Path(folder) for folder in ([runs] if isinstance(runs, str | os.PathLike) else runs)]
+    searched = len(folders) == 1 and study.is_study(folders[0])
+    seen = study.best_runs(folders[0]) if searched else read_runs(folders)
+    where = folders[0] if searched else seen[0].folder if len(seen) == 1 else Path()
     file = where / FILE if out is None else Path(out)
     if file.is_dir():
         raise UserError(f"{file} is a folder: give --out the name of a file, as {file / FILE}")
     data = page_data(seen)
+    if searched:
+        study.put_in(data, folders[0])
     page = html(data).encode("utf-8")
     if videos.put_in(data, seen, LARGEST - len(page)):
         page = html(data).encode("utf-8")
