@@ -3,9 +3,10 @@
     python benchmarks/report_cost.py                     # 10 runs of 5,000 iterations, HalfCheetah-v5 for 50,000 steps
     python benchmarks/report_cost.py CartPole-v1 --steps 50000
 
-`screen` is when a headless Chromium has drawn all that the first screen (1280 x 800) shows, in seconds since the page began
-to load; `all` when every figure has been scrolled to and drawn, without the waiting of a reader. The rows are those of a short training, repeated with other numbers: as many columns as a real run has. The histogram's
-time is taken by a clock around it in the run itself; the policy's answer that it reads is made for the exact KL too.
+`screen` is when a headless Chromium has drawn all that the first screen (1280 x 800) shows, in seconds since the page
+began to load; `all` when every figure has been scrolled to and drawn, without the waiting of a reader. The rows are
+those of a short training, repeated with other numbers: as many columns as a real run has. The histogram's time is taken
+by a clock around it in the run itself; the policy's answer that it reads is made for the exact KL too.
 """
 
 import json
