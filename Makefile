@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo demo-language test check docs format clean
+.PHONY: demo demo-language test check docs screenshots format clean
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Proximo needs Python 3.11 or newer, this is %d.%d: make PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
@@ -36,6 +36,9 @@ check: $(READY)  ## what CI checks beside the tests: style, types, and which pac
 
 docs: $(READY)  ## the site, in site/: open site/index.html; any warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+screenshots: $(READY)  ## the pictures of console, report and live page in docs/pictures, of real short trainings
+	$(BIN)/python benchmarks/screenshots.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -65,7 +65,8 @@ CONTROL: Mapping[str, str] = {
     "torch-deterministic": "nothing: the same seed gives the same run",
     "save-model": "nothing: the run saves itself",
     **dict.fromkeys(
-        ("render", "render-mode", "capture-video", "video"), "nothing: `proximo record RUN` films a run afterwards"
+        ("render", "render-mode", "capture-video", "video"),
+        "--video-every STEPS; `proximo record RUN` films afterwards",
     ),
     **dict.fromkeys(("verbose", "progress-bar"), "--quiet"),
     **dict.fromkeys(

@@ -23,3 +23,34 @@ def page(tmp_path_factory):
     """A tab of a real browser."""
     with chromium(tmp_path_factory.mktemp("profile")) as page:
         yield page
+
+
+def short(prompts, responses):
+    return [-float(len(text)) for text in responses]
+
+
+@pytest.fixture(scope="session")
+def talk(tmp_path_factory):
+    """A finished language run of adapters, by a tokenizer that llama.cpp has."""
+    import tiny
+
+    from proximo import language
+
+    folder = tmp_path_factory.mktemp("talk")
+    tiny.llama(320, layers=2).save_pretrained(folder / "model")
+    tiny.pair_tokenizer(316).save_pretrained(folder / "model")
+    return language.train(
+        str(folder / "model"),
+        prompts=[{"prompt": "the cat"}, {"prompt": "a dog"}],
+        rewards=[short],
+        run=str(folder / "run"),
+        responses=32,
+        batch=16,
+        response_limit=8,
+        learning_rate=1e-2,
+        temperature=0.7,
+        preflight="off",
+        progress="quiet",
+        sharing={"mode": "lora", "lora_rank": 4},
+        update={"epochs": 1, "minibatch_size": 8},
+    )

@@ -1,6 +1,7 @@
 """An export acts as the policy does, says what it is given and gives, and is left only where that is so."""
 
 import ctypes
+import inspect
 import json
 import runpy
 import subprocess
@@ -136,13 +137,34 @@ def drive(name, contract, act):
         yield action
 
 
+def packed(x):
+    """Arrays, and dicts, tuples and lists of them, as JSON."""
+    if isinstance(x, dict):
+        return {key: packed(inner) for key, inner in x.items()}
+    if isinstance(x, (tuple, list)):
+        return [type(x).__name__, [packed(inner) for inner in x]]
+    if x is None or isinstance(x, bool):
+        return x
+    return ["array", np.asarray(x).dtype.str, np.shape(x), np.asarray(x).tobytes().hex()]
+
+
+def unpacked(x):
+    if isinstance(x, dict):
+        return {key: unpacked(inner) for key, inner in x.items()}
+    if not isinstance(x, list):
+        return x
+    if x[0] != "array":
+        return {"tuple": tuple, "list": list}[x[0]](map(unpacked, x[1]))
+    return np.frombuffer(bytes.fromhex(x[3]), x[1]).reshape(x[2]).copy()[()]
+
+
 ALONE = """
-import json, pickle, sys
+import json, sys
 for name in ("torch", "gymnasium", "proximo", "safetensors"):
     sys.modules[name] = None
 sys.path.insert(0, sys.argv[1])
 import policy
-seen, answers = pickle.load(sys.stdin.buffer), []
+seen, answers = unpacked(json.load(sys.stdin)), []
 for observation, mask, starts in seen:
     more = {} if mask is None else {"mask": mask}
     if not policy.POLICY["state"]:
@@ -151,21 +173,19 @@ for observation, mask, starts in seen:
     state = policy.initial_state() if starts else state
     action, state = policy.act(observation, state, **more)
     answers.append(action)
-pickle.dump(answers, sys.stdout.buffer)
+json.dump(packed(answers), sys.stdout)
 """
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_numpy_file_acts_as_the_policy_where_there_is_numpy_alone(name, runs, exported):
-    import pickle  # between two processes of this test
-
     made = exported(name, "numpy")
     assert made.max_error <= 1e-5
-    done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(made.path)], input=pickle.dumps(list(whole(name))), capture_output=True
-    )
-    assert not done.stderr, done.stderr.decode()
-    compare(runs(name), name, pickle.loads(done.stdout))
+    program = "\n".join(["import numpy as np", inspect.getsource(packed), inspect.getsource(unpacked), ALONE])
+    given = json.dumps(packed(list(whole(name))))
+    done = subprocess.run([sys.executable, "-c", program, str(made.path)], input=given, capture_output=True, text=True)
+    assert not done.stderr, done.stderr
+    compare(runs(name), name, unpacked(json.loads(done.stdout)))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -281,6 +301,15 @@ def test_an_older_export_is_replaced_and_anything_else_is_not(runs, tmp_path):
     with pytest.raises(UserError, match="holds something else"):
         proximo.export(runs("robot"), "numpy", out)
     assert (out / "notes.txt").read_text() == "mine"
+    (out / "notes.txt").unlink()
+
+    def writes_meanwhile():
+        (out / "notes.txt").write_text("mine too")
+        return CASES["robot"][0]()
+
+    with pytest.raises(UserError, match="holds something else"):
+        proximo.export(runs("robot"), "numpy", out, environment=writes_meanwhile, observations=20)
+    assert sorted(x.name for x in out.iterdir()) == ["contract.json", "notes.txt", "policy.py"]
     assert [x.name for x in tmp_path.iterdir()] == ["out"]
 
 

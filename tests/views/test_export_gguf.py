@@ -10,7 +10,6 @@ from transformers import AutoTokenizer
 from words import word_tokenizer
 
 import proximo
-from proximo import language
 from proximo.errors import UserError
 from proximo.language.models.loading import load_causal_model
 from proximo.views.export import gguf_model
@@ -24,40 +23,14 @@ TEXTS = (
 )
 
 
-def short(prompts, responses):
-    return [-float(len(text)) for text in responses]
+@pytest.fixture(scope="module")
+def made(talk, tmp_path_factory):
+    return proximo.export(talk, "gguf", tmp_path_factory.mktemp("out") / "gguf", observations=64)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("talk")
-    tiny.llama(320, layers=2).save_pretrained(folder / "model")
-    tiny.pair_tokenizer(316).save_pretrained(folder / "model")
-    return language.train(
-        str(folder / "model"),
-        prompts=[{"prompt": "the cat"}, {"prompt": "a dog"}],
-        rewards=[short],
-        run=str(folder / "run"),
-        responses=32,
-        batch=16,
-        response_limit=8,
-        learning_rate=1e-2,
-        temperature=0.7,
-        preflight="off",
-        progress="quiet",
-        sharing={"mode": "lora", "lora_rank": 4},
-        update={"epochs": 1, "minibatch_size": 8},
-    )
-
-
-@pytest.fixture(scope="module")
-def made(run, tmp_path_factory):
-    return proximo.export(run, "gguf", tmp_path_factory.mktemp("out") / "gguf", observations=64)
-
-
-@pytest.fixture(scope="module")
-def policy(run):
-    return load_causal_model(str(run.policy))
+def policy(talk):
+    return load_causal_model(str(talk.policy))
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +72,8 @@ def test_llama_cpp_cuts_texts_as_the_tokenizer_does(tmp_path, name, bos):
         assert llama.ask("/detokenize", tokens=ids)["content"] == tokenizer.decode(ids)
 
 
-def test_template_ends_and_sampling_are_inside(made, run, llama):
-    tokenizer = AutoTokenizer.from_pretrained(run.policy)
+def test_template_ends_and_sampling_are_inside(made, talk, llama):
+    tokenizer = AutoTokenizer.from_pretrained(talk.policy)
     chat = [{"role": "user", "content": "the cat"}]
     written = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     assert llama.ask("/apply-template", messages=chat)["prompt"] == written

@@ -1,67 +1,41 @@
 """A language run's export is one whole model with the run's own numbers beside it."""
 
 import pytest
-import tiny
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from words import word_tokenizer
 
 import proximo
-from proximo import language
 from proximo.errors import UserError
 from proximo.views.export import language as written
 
 
-def short(prompts, responses):
-    return [-float(len(text)) for text in responses]
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("talk")
-    tiny.llama(64, layers=2).save_pretrained(folder / "model")
-    word_tokenizer().save_pretrained(folder / "model")
-    return language.train(
-        str(folder / "model"),
-        prompts=[{"prompt": "a"}, {"prompt": "b"}],
-        rewards=[short],
-        run=str(folder / "run"),
-        responses=32,
-        batch=16,
-        response_limit=8,
-        learning_rate=1e-2,
-        sharing={"mode": "lora", "lora_rank": 4},
-        update={"epochs": 1, "minibatch_size": 8},
-    )
-
-
-def test_adapters_are_merged_into_a_folder_that_transformers_alone_loads(run, tmp_path):
-    made = proximo.export(run, "transformers", tmp_path / "out", observations=64)
+def test_adapters_are_merged_into_a_folder_that_transformers_alone_loads(talk, tmp_path):
+    made = proximo.export(talk, "transformers", tmp_path / "out", observations=64)
     names = {file.name for file in made.path.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md", "contract.json"} <= names
     assert not [name for name in names if "adapter" in name]
     model = AutoModelForCausalLM.from_pretrained(made.path)
-    base = AutoModelForCausalLM.from_pretrained(run.path.parent / "model")
+    base = AutoModelForCausalLM.from_pretrained(talk.path.parent / "model")
     tokens = torch.tensor([[1, 5, 9, 3]])
     with torch.no_grad():
         before = base(tokens).logits
-        trained = PeftModel.from_pretrained(base, run.policy)(tokens).logits
+        trained = PeftModel.from_pretrained(base, talk.policy)(tokens).logits
         torch.testing.assert_close(model(tokens).logits, trained, rtol=0, atol=1e-5)
     assert (before - trained).abs().max() > 1e-4, "the run has taught it something"
-    assert len(AutoTokenizer.from_pretrained(made.path)) == len(word_tokenizer())
+    assert len(AutoTokenizer.from_pretrained(made.path)) == len(AutoTokenizer.from_pretrained(talk.policy))
 
 
-def test_the_card_has_the_numbers_of_the_run(run, tmp_path):
-    card = (proximo.export(run, "transformers", tmp_path / "out", observations=64).path / "README.md").read_text()
-    first, *_, last = proximo.metrics(run.path)
+def test_the_card_has_the_numbers_of_the_run(talk, tmp_path):
+    card = (proximo.export(talk, "transformers", tmp_path / "out", observations=64).path / "README.md").read_text()
+    first, *_, last = proximo.metrics(talk.path)
     assert f"| {first['score']:.4g} | {last['score']:.4g} |" in card
     assert "32 responses in 2 iterations" in card
-    assert f"# {run.path.parent.name}/model, trained with PPO by Proximo" in card
-    assert str(run.path.parent.parent) not in card, "no path of this machine"
+    assert f"# {talk.path.parent.name}/model, trained with PPO by Proximo" in card
+    assert str(talk.path.parent.parent) not in card, "no path of this machine"
 
 
-def test_a_model_that_is_written_wrong_is_refused_and_nothing_is_left(run, tmp_path, monkeypatch):
+def test_a_model_that_is_written_wrong_is_refused_and_nothing_is_left(talk, tmp_path, monkeypatch):
     save = written.save_folder
 
     def wrong(folder, model, *rest):
@@ -71,15 +45,15 @@ def test_a_model_that_is_written_wrong_is_refused_and_nothing_is_left(run, tmp_p
 
     monkeypatch.setattr(written, "save_folder", wrong)
     with pytest.raises(UserError, match="not the same policy: its logits"):
-        proximo.export(run, "transformers", tmp_path / "new" / "out", observations=64)
+        proximo.export(talk, "transformers", tmp_path / "new" / "out", observations=64)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_language_run_is_no_robot_and_a_robot_no_language_run(run, tmp_path):
+def test_a_language_run_is_no_robot_and_a_robot_no_language_run(talk, tmp_path):
     with pytest.raises(UserError, match="is of a language model, which numpy is not for: choose transformers"):
-        proximo.export(run, "numpy", tmp_path / "out")
+        proximo.export(talk, "numpy", tmp_path / "out")
     with pytest.raises(UserError, match="keeps a final and a best policy"):
-        proximo.export(run, "transformers", tmp_path / "out", checkpoint="step-1")
+        proximo.export(talk, "transformers", tmp_path / "out", checkpoint="step-1")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.toml").write_text('kind = "control"\n')
     with pytest.raises(UserError, match="is of an environment, which transformers is not for"):

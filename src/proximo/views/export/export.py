@@ -229,6 +229,7 @@ def _put(goal: Path, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
             new.chmod(0o755)
             told = write(new)
             (new / "contract.json").write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+            _require_free(goal)  # also of what was put there meanwhile
             old = new.with_suffix(".old")
             if goal.exists():
                 goal.rename(old)

@@ -14,7 +14,7 @@ const eye = new IntersectionObserver((entries) => {
     else near.delete(target.id);
   }
   drawNext();
-}, { rootMargin: "250px" });
+}, { rootMargin: "100px" });
 
 function drawOne(id) {
   stale.delete(id);
