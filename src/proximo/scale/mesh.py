@@ -126,6 +126,17 @@ class Mesh(Ranks):
             dist.gather(padded, found)
         return [x[:n].numpy().tobytes() for x, n in zip(found or [], lengths, strict=False)]
 
+    def gather_json(self, value: Any) -> list[Any]:
+        """What every rank gives, in their order, on all ranks; JSON."""
+        if self.size == 1:
+            return [value]
+        data = json.dumps(value).encode()
+        lengths = self.gather(torch.tensor([len(data)]))[:, 0].tolist()
+        padded = torch.zeros(max(lengths), dtype=torch.uint8)
+        padded[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        rows = self.gather(padded)
+        return [json.loads(row[:n].numpy().tobytes()) for row, n in zip(rows, lengths, strict=True)]
+
     def barrier(self) -> None:
         """Wait until all ranks are here."""
         self.sum_across_ranks(torch.zeros(1))
@@ -249,8 +260,9 @@ def _meet() -> Mesh:
         attempt = attempt if os.environ.get("GROUP_WORLD_SIZE", "1") == "1" else "0"
         limit = timedelta(seconds=_timeout())
         try:
-            store, rank, size = next(dist.rendezvous("env://", timeout=limit))
-            store = dist.PrefixStore(f"proximo/{attempt}", store)
+            public: Any = dist  # whose names for these two have no types
+            store, rank, size = next(public.rendezvous("env://", timeout=limit))
+            store = public.PrefixStore(f"proximo/{attempt}", store)
             dist.init_process_group(backend, timeout=limit, store=store, rank=rank, world_size=size)
         except (RuntimeError, ValueError) as error:
             raise UserError(f"the ranks could not meet: {str(error).splitlines()[0]}") from error

@@ -9,6 +9,7 @@ from proximo.algorithms.base import Algorithm, Transitions, estimated
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.training.rollout import Actor, Rollout
 from proximo.core.batch import Batch
+from proximo.core.ranks import ALONE, Ranks
 
 
 class Estimator:
@@ -20,10 +21,19 @@ class Estimator:
         algorithm: what estimates advantages.
         gamma: discount per step.
         lam: λ.
+        ranks: each has a rollout of its own.
     """
 
-    def __init__(self, policy: ControlPolicy, actor: Actor, algorithm: Algorithm, gamma: float, lam: float) -> None:
-        self.policy, self.actor, self.algorithm = policy, actor, algorithm
+    def __init__(
+        self,
+        policy: ControlPolicy,
+        actor: Actor,
+        algorithm: Algorithm,
+        gamma: float,
+        lam: float,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.policy, self.actor, self.algorithm, self.ranks = policy, actor, algorithm, ranks
         self.gamma, self.lam = gamma, lam
 
     def batch(self, rollout: Rollout, rewards: Tensor) -> Batch:
@@ -99,6 +109,7 @@ class Estimator:
             torch.from_numpy(rollout.done).to(values.device),
             self.gamma,
             self.lam,
+            ranks=self.ranks,
         )
         advantages, returns, weight = estimated(self.algorithm, transitions)
         return advantages, units.to_units(returns), weight
