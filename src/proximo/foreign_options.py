@@ -40,7 +40,7 @@ CONTROL: Mapping[str, str] = {
     **dict.fromkeys(("nproc-per-node", "nproc", "nprocs", "num-processes", "world-size", "num-gpus"), "--ranks"),
     **dict.fromkeys(
         ("nnodes", "node-rank", "rdzv-endpoint", "master-addr"),
-        "torchrun's own, before -m proximo (docs/scaling.md has the commands)",
+        "nothing: torchrun takes it, before -m proximo (docs/scaling.md has the commands)",
     ),
     **dict.fromkeys(("log-dir", "logdir", "tensorboard-log", "exp-name", "log-folder", "run-name", "name"), "--run"),
     **dict.fromkeys(("eval-freq", "eval-interval"), "--evaluate-every"),

@@ -41,6 +41,19 @@ KINDS = {
         "update": {"minibatch_size": 40, "adaptive_kl": 0.01},
     },
 }
+LONG = {
+    "environments": 4,
+    "rollout_length": 64,
+    "steps": 256 * 24,
+    "checkpoint_every": 256 * 4,
+    "episodes": 1,
+    "update": {"epochs": 10, "minibatch_size": 32},
+}
+LONG_OPTIONS = [
+    *("--environments", "4", "--rollout-length", "64", "--steps", "6144", "--checkpoint-every", "1024"),
+    *("--episodes", "1", "--update.epochs", "10", "--update.minibatch-size", "32"),
+]
+"""The same on the command line."""
 
 
 class Breaks(gymnasium.Wrapper):

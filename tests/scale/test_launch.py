@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from ranks import on_ranks
+from run_ranks import LONG, LONG_OPTIONS
 
 from proximo.cli.main import main
 from proximo.cli.options import without
@@ -16,18 +17,6 @@ from proximo.runs.storage.checkpoint import load_checkpoint
 from proximo.runs.storage.metrics import read_metrics
 
 COMMAND = [sys.executable, "-m", "proximo", "train", "CartPole-v1", "--ranks", "2", "--quiet"]
-PLAN = {
-    "environments": 4,
-    "rollout_length": 64,
-    "steps": 256 * 24,
-    "checkpoint_every": 256 * 4,
-    "episodes": 1,
-    "update": {"epochs": 10, "minibatch_size": 32},
-}
-OPTIONS = [
-    *("--environments", "4", "--rollout-length", "64", "--steps", "6144", "--checkpoint-every", "1024"),
-    *("--episodes", "1", "--update.epochs", "10", "--update.minibatch-size", "32"),
-]
 
 
 def rank_of(launcher, rank):
@@ -45,7 +34,9 @@ def rank_of(launcher, rank):
 
 def killed_in(folder, rows, *options):
     """Start a run and kill rank 1 once so many iterations are recorded: seconds to the launcher's end, code, words."""
-    process = subprocess.Popen([*COMMAND, "--run", str(folder), *OPTIONS, *options], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*COMMAND, "--run", str(folder), *LONG_OPTIONS, *options], stderr=subprocess.PIPE, text=True
+    )
     try:
         limit = time.monotonic() + 60
         while not (folder / "metrics.jsonl").exists() or len(read_metrics(folder / "metrics.jsonl")) < rows:
@@ -71,7 +62,7 @@ def test_a_killed_rank_ends_all_with_one_sentence_and_the_run_comes_to_what_it_w
     rows = len(read_metrics(tmp_path / "killed" / "metrics.jsonl"))
     _, code, said = killed_in(tmp_path / "killed", rows + 4, "--restarts", "1")
     assert (code, said) == (0, "")
-    on_ranks(2, "run_ranks:whole", tmp_path / "whole", "CartPole-v1", PLAN)
+    on_ranks(2, "run_ranks:whole", tmp_path / "whole", "CartPole-v1", LONG)
     (killed, _), (whole, _) = (
         load_checkpoint(tmp_path / name / "checkpoints" / "final") for name in ("killed", "whole")
     )
@@ -92,10 +83,12 @@ def test_what_all_ranks_refuse_is_said_once(tmp_path, capfd):
     ("options", "answer"),
     [
         (["--ranks", "0"], "ranks = 0"),
-        (["--ranks", "2", "--seeds", "0", "1"], "--ranks trains one seed by several processes"),
+        (["--ranks", "2", "--seeds", "0", "1"], "--seeds several seeds"),
+        (["--launch", "ray"], "--launch ray --workers 4"),
+        (["--workers", "2"], "--launch ray --workers 4"),
         (["--restarts", "2"], "give --ranks too"),
         (["--nproc-per-node", "2"], "--ranks"),
-        (["--nnodes", "2"], "torchrun's own"),
+        (["--nnodes", "2"], "torchrun takes it"),
     ],
 )
 def test_what_can_not_be_meant_is_answered_in_one_sentence(options, answer, capsys):

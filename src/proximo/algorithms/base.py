@@ -12,6 +12,7 @@ from torch import Tensor
 from proximo.core.batch import Batch
 from proximo.core.invariants import check_batch
 from proximo.core.optimizer import FlatAdam
+from proximo.core.ranks import Ranks
 from proximo.core.update import UpdateReport, UpdateTask
 from proximo.errors import UserError
 from proximo.runs.replay.ring import Ring
@@ -43,6 +44,8 @@ class Transitions:
     """`[B]`, of whole responses before any KL price; None for environments."""
     limit: int | None = None
     """Tokens that a response may have at most; None for environments."""
+    ranks: Ranks = ALONE
+    """Each has a part of the rollout."""
 
 
 class Algorithm(Protocol):
@@ -103,6 +106,8 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
     def __init__(self) -> None:
         self.mesh = ALONE
         """The ranks that train together."""
+        self.reshared = False
+        """Whether the run goes on with another number of ranks than it had."""
         self.seconds: dict[str, float] = {}
         """Of the iteration, by phase."""
         self.numbers: dict[str, float] = {}

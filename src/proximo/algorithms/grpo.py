@@ -58,7 +58,7 @@ class GRPO(Grouped):
             "token": torch.ones_like(scores),
             "limit": torch.full_like(scores, 1 / limit),
         }
-        return self.spread(relative(scores, self.group, self.scale), rollout, weight[self.length])
+        return self.spread(relative(scores, self.group, self.scale, ranks=rollout.ranks), rollout, weight[self.length])
 
     def denominator(self, minibatch: Batch) -> Tensor:
         """The minibatch's responses where lengths are those of the limit, else the sum of the weights."""

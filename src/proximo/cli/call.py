@@ -6,11 +6,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag
+from proximo.cli.options import without
 from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError
 from proximo.runs.config.toml import from_mapping
@@ -100,7 +101,65 @@ Tracked = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")]
 
 
 @dataclass(frozen=True)
-class TrainOptions(RunOptions):
+class RankOptions(RunOptions):
+    """Of this call only; the run's config.toml does not hold them."""
+
+    ranks: int = 1
+    """Train one policy by this many processes on this machine, each with its share of the environments or prompts,
+    and a GPU of its own where there are any. For several machines see docs/scaling.md."""
+    launch: Literal["torchrun", "ray"] = "torchrun"
+    """What starts several processes: torchrun for --ranks, or Ray Train for --workers, on the cluster of RAY_ADDRESS or
+    one of its own on this machine."""
+    workers: int = 0
+    """With --launch ray: workers of the cluster that train one policy, as --ranks does on this machine."""
+    restarts: int = 0
+    """With --ranks or --workers: how often all of them start anew from the last checkpoint where one was lost."""
+
+    def __post_init__(self) -> None:
+        """Refuse ranks that there can not be.
+
+        Raises:
+            ValueError: there are fewer than one, or they are told twice how many they are.
+        """
+        super().__post_init__()
+        if self.ranks < 1 or self.restarts < 0:
+            raise ValueError(f"ranks = {self.ranks} must be at least 1, and restarts = {self.restarts} at least 0")
+        if (self.workers > 0) != (self.launch == "ray") or self.workers < 0:
+            raise ValueError("--launch ray and --workers belong together: give both, as --launch ray --workers 4")
+        if self.workers and self.ranks > 1:
+            raise ValueError("--ranks starts processes by torchrun, and --workers by Ray: give one of them")
+        if self.restarts and not self.several:
+            raise ValueError("--restarts is for several processes: give --ranks too")
+        if self.several and within():
+            raise ValueError(f"a launcher has started {os.environ['WORLD_SIZE']} ranks already: leave --ranks out")
+
+    @property
+    def several(self) -> bool:
+        """Whether this process is to start others."""
+        return self.ranks > 1 or self.workers > 0
+
+    def start(self, folder: Path, *command: str) -> int | None:
+        """Start the ranks of a command and wait until they end: their exit code; None where one process is asked for.
+
+        Args:
+            folder: of the run.
+            command: verb and arguments, those of this class among them.
+        """
+        if not self.several:
+            return None
+        from proximo.scale.launch import run_ranks, run_ray
+
+        given = without(command, ("ranks", "restarts", "launch", "workers"))
+        if not self.workers:
+            return run_ranks(self.ranks, given, restarts=self.restarts)
+        whole = Path.cwd() / folder
+        place = [] if command[0] == "rlhf" else ["--run", str(whole)]  # a stage's --run is that of all stages
+        given = without(given, ("run",)) + place if place else given
+        return run_ray(self.workers, given, whole, restarts=self.restarts)
+
+
+@dataclass(frozen=True)
+class TrainOptions(RankOptions):
     """Of this call only; the run's config.toml does not hold them."""
 
     track: Tracked = ()
@@ -114,33 +173,21 @@ class TrainOptions(RunOptions):
     parallel: int = 1
     """With --seeds: how many train at once, each in a process of its own."""
 
-    ranks: int = 1
-    """Train one policy by this many processes on this machine, each with its share of the environments, and a GPU of
-    its own where there are any. On several machines start the same command by torchrun; see docs/scaling.md."""
-    restarts: int = 0
-    """With --ranks: how often all of them start anew from the last checkpoint where one was lost."""
-
     def __post_init__(self) -> None:
-        """Refuse ranks that there can not be.
+        """Refuse seeds and ranks together.
 
         Raises:
-            ValueError: there are fewer than one, or they are told twice how many they are.
+            ValueError: both are given.
         """
         super().__post_init__()
-        if self.ranks < 1 or self.restarts < 0:
-            raise ValueError(f"ranks = {self.ranks} must be at least 1, and restarts = {self.restarts} at least 0")
-        if self.restarts and self.ranks == 1:
-            raise ValueError("--restarts is for several ranks: give --ranks too")
-        if self.ranks > 1 and within():
-            raise ValueError(f"a launcher has started {os.environ['WORLD_SIZE']} ranks already: leave --ranks out")
-        if self.ranks > 1 and self.seeds:
+        if self.several and self.seeds:
             raise ValueError(
-                "--ranks trains one seed by several processes, and --seeds several seeds: give one of them"
+                "--ranks and --workers train one seed together, and --seeds several seeds: give one of them"
             )
 
 
 @dataclass(frozen=True)
-class PPOOptions(RunOptions):
+class PPOOptions(RankOptions):
     """Of this call only; the run's config.toml does not hold them."""
 
     track: Tracked = ()

@@ -11,7 +11,7 @@ import tyro
 
 from proximo.cli.call import Algorithm, TrainOptions, exit_code, lacking, trackers
 from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag, Layout, changes, form, options_of
-from proximo.cli.options import command, parse, peek, refusals, without
+from proximo.cli.options import command, parse, peek, refusals
 from proximo.cli.results import three_numbers
 from proximo.control.config import TrainConfig
 from proximo.errors import UserError, nearest
@@ -86,11 +86,8 @@ def train(arguments: list[str]) -> int:
     from proximo.control.run import run_training
 
     call = asked.call.open(Path(config.run or default_run(config)))
-    if asked.call.ranks > 1:
-        from proximo.scale.launch import run_ranks
-
-        same = without(arguments, ("ranks", "restarts"))
-        return run_ranks(asked.call.ranks, ["train", *same], restarts=asked.call.restarts)
+    if (code := asked.call.start(Path(config.run or default_run(config)), "train", *arguments)) is not None:
+        return int(code)
     callbacks = [*trackers(asked.call.track), *_videos(asked.call)]
     run = run_training(config, mode=asked.call.mode, call=call, callbacks=callbacks)
     if asked.call.json:

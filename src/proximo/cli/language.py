@@ -16,6 +16,7 @@ from proximo.cli.options import parse, peek, refusals
 from proximo.errors import UserError, nearest
 from proximo.foreign_options import LANGUAGE
 from proximo.language.compute.malloc import keep_freed_memory
+from proximo.scale.launch import within
 
 _NAMES = {"reward": "reward model", "judge": "judge"}
 """Stages that a result is judged by."""
@@ -70,6 +71,10 @@ def main(arguments: list[str]) -> int:
     stage, rest = arguments[0], list(arguments[1:])
     if stage not in _STAGES:
         raise UserError(f"there is no stage {stage!r}: did you mean {nearest(stage, _STAGES) or ', '.join(_STAGES)}?")
+    if within() and stage != "ppo":
+        raise UserError(
+            f"`proximo rlhf {stage}` is for one process, and a launcher has started several; only ppo has ranks"
+        )
     _require_libraries()
     keep_freed_memory()
     return _STAGES[stage](rest)
@@ -136,6 +141,9 @@ def _stage(name: str, arguments: list[str]) -> int:
     run, config, call = _settings(name, arguments)
     if not run:
         raise UserError(f"no output folder is named: give --run FOLDER; the stage writes FOLDER/{name}")
+    if name == "ppo" and call.several:
+        call.open(Path(run) / name)  # its question is asked once
+        return int(call.start(Path(run) / name, "rlhf", "ppo", *arguments))
     return _told(name, *_train(name, run, config, call), call.json)
 
 

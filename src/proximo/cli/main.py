@@ -69,7 +69,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
 }
 """Module and summary of each verb. The summary is the first line of its own help: a test compares them."""
 
-_OF_MANY = ("train",)
+_OF_MANY = ("train", "rlhf")
 """Verbs that a launcher may start as several ranks."""
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from proximo.core.ranks import Ranks
+from proximo.core.ranks import ALONE, Ranks
 from proximo.core.statistics import weighted_moments
 
 
@@ -134,7 +134,7 @@ def leave_one_out(scores: Tensor, group: int) -> Tensor:
     return (rows - others).flatten()
 
 
-def relative(scores: Tensor, group: int, scale: str, epsilon: float = 1e-4) -> Tensor:
+def relative(scores: Tensor, group: int, scale: str, epsilon: float = 1e-4, ranks: Ranks = ALONE) -> Tensor:
     """Each score less the mean of its group, in units of a standard deviation (Shao et al. 2024, section 4.1.2).
 
     Args:
@@ -142,6 +142,7 @@ def relative(scores: Tensor, group: int, scale: str, epsilon: float = 1e-4) -> T
         group: 2 or more.
         scale: whose deviation: `group`, `batch`, or `off` for none (Liu et al. 2025, arXiv 2503.20783).
         epsilon: added to the deviation.
+        ranks: each has groups of its own; a batch is theirs together.
 
     Returns:
         `[B]`; 0 for a group whose scores are all equal.
@@ -153,5 +154,15 @@ def relative(scores: Tensor, group: int, scale: str, epsilon: float = 1e-4) -> T
     if scale == "group":
         centred = centred / (rows.std(1, keepdim=True) + epsilon)
     elif scale == "batch":
-        centred = centred / (scores.std() + epsilon)
+        centred = centred / (_deviation(scores, ranks) + epsilon)
     return centred.flatten()
+
+
+def _deviation(x: Tensor, ranks: Ranks) -> Tensor:
+    """Standard deviation of all ranks' samples, with n - 1; a scalar."""
+    if ranks.size == 1:
+        return x.std()
+    exact = x.double()
+    count, total = ranks.sum_across_ranks(torch.stack([exact.new_tensor(len(x)), exact.sum()]))
+    squares = ranks.sum_across_ranks(((exact - total / count) ** 2).sum())
+    return (squares / (count - 1)).sqrt().to(x.dtype)

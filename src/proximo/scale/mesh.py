@@ -128,6 +128,17 @@ class Mesh(Ranks):
             dist.gather(padded, found)
         return [x[:n].numpy().tobytes() for x, n in zip(found or [], lengths, strict=False)]
 
+    def gather_json(self, value: Any) -> list[Any]:
+        """What every rank gives, in their order, on all ranks; JSON."""
+        if self.size == 1:
+            return [value]
+        data = json.dumps(value).encode()
+        lengths = self.gather(torch.tensor([len(data)]))[:, 0].tolist()
+        padded = torch.zeros(max(lengths), dtype=torch.uint8)
+        padded[: len(data)] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        rows = self.gather(padded)
+        return [json.loads(row[:n].numpy().tobytes()) for row, n in zip(rows, lengths, strict=True)]
+
     def barrier(self) -> None:
         """Wait until all ranks are here."""
         self.sum_across_ranks(torch.zeros(1))

@@ -9,6 +9,7 @@ from proximo.algorithms.base import Algorithm, Transitions, estimated
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.training.rollout import Actor, Rollout
 from proximo.core.batch import Batch
+from proximo.core.ranks import ALONE, Ranks
 
 
 class Estimator:
@@ -21,6 +22,7 @@ class Estimator:
         gamma: discount per step.
         lam: λ.
         truncation: how a cut episode goes on: `TrainConfig.truncation`.
+        ranks: each has a rollout of its own.
     """
 
     def __init__(
@@ -31,8 +33,9 @@ class Estimator:
         gamma: float,
         lam: float,
         truncation: str = "exact",
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.policy, self.actor, self.algorithm = policy, actor, algorithm
+        self.policy, self.actor, self.algorithm, self.ranks = policy, actor, algorithm, ranks
         self.gamma, self.lam, self.truncation = gamma, lam, truncation
 
     def batch(self, rollout: Rollout, rewards: Tensor) -> Batch:
@@ -115,6 +118,7 @@ class Estimator:
             torch.from_numpy(rollout.done).to(values.device),
             self.gamma,
             self.lam,
+            ranks=self.ranks,
         )
         advantages, returns, weight = estimated(self.algorithm, transitions)
         if self.truncation == "drop":

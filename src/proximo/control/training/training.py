@@ -128,7 +128,8 @@ class Training(OnPolicyTraining[Rollout]):
         if config.random_phase:
             environments.stagger(config.random_phase)
             self.collector.random_phase = config.random_phase
-        self.estimator = Estimator(self.policy, actor, self.algorithm, config.gamma, config.lam, config.truncation)
+        how = config.gamma, config.lam, config.truncation
+        self.estimator = Estimator(self.policy, actor, self.algorithm, *how, mesh)
         if config.truncation != "exact":
             environments.leave_out_finals()
         self.scaler = RewardScaler(environments.count, config.gamma, config.normalizers.clip)
@@ -150,8 +151,6 @@ class Training(OnPolicyTraining[Rollout]):
         self.best_wrappers: dict[str, np.ndarray] = {}
         self._learnt_at_restart = environments.statistics()
         """By the user's wrappers, before the environments last started anew; none in most runs."""
-        self.reshared = False
-        """Whether the run goes on with another number of ranks, and its environments start anew for it."""
 
     def _require_shares(self) -> None:
         """Refuse what several ranks can not share.
@@ -249,11 +248,11 @@ class Training(OnPolicyTraining[Rollout]):
             What the policy sees differently, where an environment does not follow from its seed and actions: then they
             have all started anew, and it is another run from here.
         """
-        if self._learnt_at_restart:
-            self.environments.take_statistics(self._learnt_at_restart, fixed=False)
         if self.reshared:
             self.restart()
             return []
+        if self._learnt_at_restart:
+            self.environments.take_statistics(self._learnt_at_restart, fixed=False)
         with self.mesh.together():
             self.collector.restart(self._seeds(self.log.restarted_at))
             differing = self.log.bring_back(self.collector)
@@ -536,7 +535,7 @@ class Training(OnPolicyTraining[Rollout]):
         self.optimizer.learning_rate = state["learning_rate"]
         self.numbers.update({name: float(x) for name, x in state["numbers"].items()})
         scaler = _group(tensors, "scaler")
-        if scaler["accumulated"].shape != self.scaler.accumulated.shape:  # of another number of ranks, see `reshare`
+        if self.reshared:
             scaler["accumulated"] = torch.zeros_like(self.scaler.accumulated)
         self.scaler.load_state_dict(scaler)
         self.log.load(_group(tensors, "environments"), state["environments"])
@@ -558,7 +557,7 @@ class Training(OnPolicyTraining[Rollout]):
 
     def reshare(self) -> None:
         """Go on with another number of ranks: each draws from here on what none has drawn, in environments anew."""
-        self.reshared, self.progress.exact_resume = True, False
+        self.progress.exact_resume = False
         index = _MOST_RANKS * (1 + self.progress.iterations) + self.mesh.rank
         for generator, seed in zip(
             (self.noise, self.shuffle), seeds.derive(self.config.seed, seeds.NOISE, index, 2), strict=True

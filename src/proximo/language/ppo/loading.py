@@ -10,10 +10,11 @@ from proximo.language.ppo.training import PPOTraining
 from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.configured import make_rewards, reward_start
 from proximo.language.rewards.terms import RewardTerm
+from proximo.scale.mesh import ALONE, Mesh
 
 
 def make_training(
-    config: PPOConfig, rewards: Sequence[RewardTerm] | None = None, own: Own | None = None
+    config: PPOConfig, rewards: Sequence[RewardTerm] | None = None, own: Own | None = None, mesh: Mesh = ALONE
 ) -> tuple[PPOTraining, str]:
     """Models, reward terms and prompts as `config` names them, and a sentence about what was left out.
 
@@ -21,6 +22,7 @@ def make_training(
         config: what to do.
         rewards: terms made in Python; those that `config` names if None.
         own: what some of these names stand for in this process.
+        mesh: the ranks that train together.
 
     Raises:
         UserError: something can not be read or does not fit.
@@ -38,5 +40,7 @@ def make_training(
     model = load_causal_model(config.policy, device=choose_device(config.device), trust_remote_code=trust)
     terms = list(rewards) if rewards is not None else make_rewards(config, own=own)
     decoder, head = reward_start(config, tokenizer, terms)
-    training = PPOTraining(config, model, tokenizer, prompts.items, terms, reward_decoder=decoder, reward_head=head)
+    training = PPOTraining(
+        config, model, tokenizer, prompts.items, terms, reward_decoder=decoder, reward_head=head, mesh=mesh
+    )
     return training, prompts.message or f"{len(prompts.items):,} prompts"

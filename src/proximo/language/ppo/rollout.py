@@ -8,6 +8,7 @@ from torch import Tensor
 from proximo.algorithms.base import Algorithm, Transitions, estimated
 from proximo.core.batch import Batch
 from proximo.core.divergences import kl_k1, kl_k3
+from proximo.core.ranks import ALONE, Ranks
 
 
 def token_rewards(
@@ -41,6 +42,7 @@ def estimate(
     lam: float,
     scores: Tensor | None = None,
     limit: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Batch:
     """Advantages and returns over response tokens; a response ends with its last token, finished or not.
 
@@ -52,13 +54,14 @@ def estimate(
         lam: λ.
         scores: `[B]`, of whole responses.
         limit: tokens that a response may have at most.
+        ranks: each has responses of its own.
     """
     steps = torch.arange(rewards.shape[1], device=rewards.device)
     real = (batch.weight > 0).to(batch.weight.dtype)
     ended = steps >= (real.sum(1).long() - 1).unsqueeze(1)  # from the last token on: padding chains nothing
     values = torch.where(batch.weight > 0, batch.value, 0.0)
     following = torch.cat([values[:, 1:], torch.zeros_like(values[:, :1])], 1)
-    transitions = Transitions(rewards.T, values.T, following.T, ended.T, ended.T, gamma, lam, scores, limit)
+    transitions = Transitions(rewards.T, values.T, following.T, ended.T, ended.T, gamma, lam, scores, limit, ranks)
     advantages, returns, counted = estimated(algorithm, transitions)
     weight = real if counted is None else real * counted.T
     estimates = {"advantages": advantages.T.contiguous(), "returns": returns.T.contiguous()}

@@ -131,6 +131,22 @@ def check_fit(
     _check_rewards(config, prompts, rewards)
 
 
+def check_shares(config: PPOConfig, ranks: int) -> None:
+    """Refuse more ranks than there are prompts in an iteration, or minibatches of which one would have no response.
+
+    Raises:
+        UserError: it is said.
+    """
+    group = config.update.responses_per_prompt
+    least, count = config.batch // group // ranks * group, minibatches(config.batch, config.update.minibatch_size)
+    if least < count:
+        raise UserError(
+            f"{ranks} ranks share the {config.batch // group} prompts of an iteration (batch = {config.batch}), so one "
+            f"has {least} responses, and each of {count} minibatches needs one of them: raise batch or "
+            "update.minibatch_size, or take fewer ranks"
+        )
+
+
 def _check_rewards(config: PPOConfig, prompts: Sequence[Prompt], rewards: Sequence[RewardTerm]) -> None:
     longest = sorted(prompts, key=lambda p: len(p.text), reverse=True)[:_LONGEST]
     columns = {name for p in prompts for name in p.columns}

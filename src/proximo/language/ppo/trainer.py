@@ -1,5 +1,6 @@
 """PPO as an iterator of its metrics: for loops of one's own, and for `proximo.language.train`."""
 
+import tomllib
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,6 +21,7 @@ from proximo.language.meter.meter import METER, PASSED, Meter, make_meter
 from proximo.language.models.folders import check_savable, generates
 from proximo.language.models.loading import choose_device
 from proximo.language.ppo import preflight as flight
+from proximo.language.ppo.across import decided
 from proximo.language.ppo.loading import make_training
 from proximo.language.ppo.responder import Responder
 from proximo.language.ppo.result import LanguageRun, cut_by_clock, ending, finish
@@ -30,12 +32,13 @@ from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.configured import code_of_rewards
 from proximo.language.rewards.terms import RewardTerm
 from proximo.language.stages import asked_for, configure, folder_of_run, located, resolved, without_label
-from proximo.runs.config.toml import read_toml
+from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.console.progress import HEALTH, Column, Mode, Progress, checked_mode
 from proximo.runs.session.alone import alone
 from proximo.runs.session.callbacks import Callbacks
 from proximo.runs.session.callbacks import Given as GivenCallback
 from proximo.runs.session.opening import Call, Opening, free_folder
+from proximo.runs.session.ranks import Followed, NoMetrics, open_together
 from proximo.runs.session.recorder import Recorder
 from proximo.runs.session.session import Session, resume
 from proximo.runs.session.signals import StopRequest
@@ -44,6 +47,7 @@ from proximo.runs.storage.code_identity import identity
 from proximo.runs.storage.folder import RunFolder
 from proximo.runs.storage.metrics import MetricsWriter
 from proximo.runs.system import resident_memory
+from proximo.scale.mesh import ALONE, current_mesh
 
 Preflight = Literal["stop", "warn", "off"]
 """A failed check before a run's first step stops it, or is no more than said; off checks nothing."""
@@ -176,6 +180,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
         self.config, self._mode, self._call, self._preflight, self._callbacks = config, mode, call, preflight, callbacks
         self._rewards, self._given, self._own = rewards, given, own
         self._training: PPOTraining | None = None
+        self._mesh = ALONE
 
     config: PPOConfig
     """All settings."""
@@ -203,43 +208,62 @@ class Trainer(IteratedTrainer[LanguageRun]):
             UserError: something the user can mend.
         """
         self.run = None
-        opening, messages = self._opened()
+        self._mesh = mesh = current_mesh()
+        messages: list[str] = []
+
+        def opened() -> Opening:
+            found, told = self._opened()
+            messages.extend(told)
+            return found
+
+        opening = open_together(mesh, opened)
+        if isinstance(opening, Followed):
+            self.config = from_mapping(PPOConfig, tomllib.loads(opening.config), where="the settings of rank 0")
         config, folder = self.config, opening.folder
         if finished := opening.results:
             self.run = LanguageRun(folder.path, finished, finished_before=True)
-            if self._given is not None:
+            if self._given is not None and mesh.first:
                 say_finished_before(folder.path, self._mode)
             return
         with alone(f"PPO in {folder.path}"), using_threads(config.threads), ExitStack() as stack:
-            if self._given is not None:
-                stack.enter_context(self._given.stored(folder))
-            training, meter, message = self._make(opening)
-            stack.enter_context(opening.open())
-            self._call = replace(self._call, fresh=False)  # or iterating again would delete this run
-            note_made_from(folder, config)
-            metrics = stack.enter_context(MetricsWriter(folder.path))
+            with mesh.together():
+                if self._given is not None and mesh.first:
+                    stack.enter_context(self._given.stored(folder))
+            with mesh.together():
+                training, meter, message = self._make(opening)
+            with mesh.together():
+                stack.enter_context(opening.open())
+                self._call = replace(self._call, fresh=False)  # or iterating again would delete this run
+                if mesh.first:
+                    note_made_from(folder, config)
+                metrics = stack.enter_context(MetricsWriter(folder.path) if mesh.first else NoMetrics())
             self._go_on(training, opening, metrics)
             title = f"PPO · {config.policy} · {config.sharing.mode} · seed {config.seed}"
             shown: dict[str, Any] = {"folder": folder.path, "start": training.done, "columns": COLUMNS}
-            progress = stack.enter_context(Progress(title, config.responses, "responses", self._mode, **shown))
+            mode: Mode = self._mode if mesh.first else "quiet"
+            if not mesh.alone:
+                title += f" · {mesh.size} ranks"
+            progress = stack.enter_context(Progress(title, config.responses, "responses", mode, **shown))
             for text in filter(None, [*messages, *message, opening.settle(f"{training.done:,} responses")]):
                 progress.message(text)
             with StopRequest() as stop:
-                session = Session(
-                    training, folder, Recorder(metrics, progress), stop, self._call.stop_at, self._callbacks, self
-                )
+                recorder = Recorder(metrics, progress)
+                session = Session(training, folder, recorder, stop, self._call.stop_at, self._callbacks, self, mesh)
                 self._training, self._session = training, session
                 stack.callback(setattr, self, "_session", None)
                 stack.callback(self._callbacks.close)
-                self._callbacks.start(self)
+                with mesh.together():
+                    if mesh.first:
+                        self._callbacks.start(self)
                 stopped = yield from self._iterate(training, session, meter)
             if stopped:
                 self.run = _stopped(training, session, stopped)
                 return
             if cut := cut_by_clock(training):
                 progress.warning(f"WARNING: {cut}")
-            self.run = LanguageRun(folder.path, finish(training, folder, meter))
-            self._callbacks.finish(self, self.run.results)
+            self.run = LanguageRun(folder.path, mesh.of_the_first(lambda: finish(training, folder, meter)))
+            if mesh.first:
+                self._callbacks.finish(self, self.run.results)
 
     def _opened(self) -> tuple[Opening, list[str]]:
         """The folder, compared with what is asked for; and sentences on what is to be known of it."""
@@ -260,9 +284,11 @@ class Trainer(IteratedTrainer[LanguageRun]):
         check_made_from(opening)
         return opening, [passed_over, remark]
 
-    def _make(self, opening: Opening) -> tuple[PPOTraining, Meter | None, list[str]]:
+    def _make(self, opening: Opening | Followed) -> tuple[PPOTraining, Meter | None, list[str]]:
         """The training, before its folder: one that fails leaves nothing behind; its meter; what is to be known."""
-        training, message = make_training(self.config, self._rewards, self._own)
+        training, message = make_training(self.config, self._rewards, self._own, self._mesh)
+        if not self._mesh.first:
+            return training, None, []
         meter, judging = make_meter(training, opening.folder, self._own, strict=self._preflight == "stop")
         if meter is not None:
             self._callbacks.put_first(METER, meter)
@@ -272,12 +298,15 @@ class Trainer(IteratedTrainer[LanguageRun]):
             return training, meter, [message, judging]
         return training, meter, [message, judging, *_checked(training, stop=self._preflight == "stop")]
 
-    def _go_on(self, training: PPOTraining, opening: Opening, metrics: MetricsWriter) -> None:
+    def _go_on(self, training: PPOTraining, opening: Opening | Followed, metrics: MetricsWriter) -> None:
         training.other_rows = self._call.allow_change
         if opening.resumed:
-            resume(training, opening.folder, metrics, self._callbacks)
-            cut_texts(opening.folder, training.done)
-            cut_tokens(opening.folder, training.progress.iterations)
+            resume(training, opening.folder, metrics, self._callbacks, self._mesh)
+            with self._mesh.together():
+                if self._mesh.first:
+                    cut_texts(opening.folder, training.done)
+                    cut_tokens(opening.folder, training.progress.iterations)
+        self._mesh.broadcast(training.optimizer.flat)  # another processor may have drawn other last bits
         if opening.changes:
             training.ended = None  # with other settings it may go on
 
@@ -285,26 +314,31 @@ class Trainer(IteratedTrainer[LanguageRun]):
         self, training: PPOTraining, session: Session, meter: Meter | None
     ) -> Generator[dict[str, Any], None, str | None]:
         """Iterate to the end; what asked to stop before, or None."""
-        freed, tokens = FreedMemory(), TokenLog(session.folder, self.config.record_mb)
+        mesh, freed = self._mesh, FreedMemory()
+        with mesh.together():
+            tokens = TokenLog(session.folder, self.config.record_mb if mesh.first else 0.0)
         while training.ended is None:
             before = training.done
+            session.agree()
             if session.stopped or (values := session.iterate()) is None:
                 session.save()
                 return session.stopped
             freed.tidy()
             row, ended = session.record({**values, "memory_mb": resident_memory()})
-            keep_texts(training, session.folder, training.done)
-            for text in tokens.keep(training):
-                session.recorder.progress.message(text)
+            with mesh.together():
+                if mesh.first:
+                    keep_texts(training, session.folder, training.done)
+                for text in tokens.keep(training):
+                    session.recorder.progress.message(text)
             for sample in training.texts(1):
                 session.recorder.progress.sample(**sample)
-            training.ended = ending(training, values["kl"], session.recorder.metrics.seconds)
+            training.ended = decided(ending(training, values["kl"], session.recorder.metrics.seconds), mesh)
             if meter is not None:
                 for text in meter.told():
                     session.recorder.progress.message(text)
             if ended and training.ended is None:
                 at_peak = meter is not None and meter.passed and self.config.stop_at_peak
-                training.ended = PASSED if at_peak else f"callback {ended} ended it"
+                training.ended = decided(PASSED if at_peak else f"callback {ended} ended it", mesh)
             if session.due(before) or training.ended is not None:
                 session.save()
             yield from session.given(row)

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from proximo.algorithms.base import Counters, OnPolicyTraining
 from proximo.algorithms.ppo import PPO, algorithm_of
+from proximo.core.across import room
 from proximo.core.batch import Batch
 from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
@@ -21,11 +23,13 @@ from proximo.language.compute.precision import chosen_type
 from proximo.language.data.prompts import Prompt, PromptSource
 from proximo.language.lineage import check_read, digest_of
 from proximo.language.ppo import replay
+from proximo.language.ppo.across import merged, of_all
 from proximo.language.ppo.rollout import correlation, estimate, kl_statistics, token_rewards, with_reference
 from proximo.language.ppo.setup import (
     RATIO_QUANTILE,
     RATIO_TOLERANCE,
     check_fit,
+    check_shares,
     kl_controller,
     learning_rate,
     make_policy,
@@ -40,6 +44,7 @@ from proximo.runs.config.toml import to_toml
 from proximo.runs.replay.ring import Ring
 from proximo.runs.replay.undo import Undo
 from proximo.runs.storage import random_state
+from proximo.scale.mesh import ALONE, Mesh
 
 PARITY = 1e-3  # mean |log-prob of the sampler - of the trainer|, nats, up to which the sampler's are taken
 
@@ -94,6 +99,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         reward_decoder: what a separate critic starts from (`critic_from = reward`).
         reward_head: what reads its first values off that; None starts with values of 0.
         sampler: draws the responses.
+        mesh: the ranks that train together, each on its share of the prompts.
 
     Raises:
         UserError: settings, model and data that do not fit together.
@@ -110,11 +116,14 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         reward_decoder: Any = None,
         reward_head: Any = None,
         sampler: Sampler = generate,
+        mesh: Mesh = ALONE,
     ) -> None:
         super().__init__()
+        self.mesh = mesh
         self._draw = sampler
         self.config, self.tokenizer, self.rewards = config, tokenizer, list(rewards)
         check_fit(config, model, tokenizer, prompts, self.rewards)
+        check_shares(config, mesh.size)
         self.config = config = replace(config, compute=chosen_type(config.compute, next(model.parameters()).device))
         self.algorithm: PPO = algorithm_of(config.update)
         self.policy = make_policy(config, model, reward_decoder, reward_head)
@@ -125,10 +134,13 @@ class PPOTraining(OnPolicyTraining[Rollout]):
             learning_rate(config, 0.0),
             config.adam_epsilon,
             configured_rate=Schedule.parse(config.learning_rate).start,  # without the warm-up
+            room=room(mesh),
         )
         self.prompts = PromptSource(prompts, config.seed)
         self.noise = torch.Generator().manual_seed(config.seed * 2 + 1)
         self.shuffle = torch.Generator().manual_seed(config.seed * 2 + 2)
+        if mesh.rank:
+            self._draw_anew()
         stop = stop_tokens(model, tokenizer, prompts)
         self.parameters = SamplingParameters(config.response_limit, stop, config.temperature)
         self.kl = kl_controller(config)
@@ -145,7 +157,10 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         self.before = Undo(self.optimizer, self._generators, self.numbers, copies=config.undo)
         self._before = self._cursor
         self.ring = Ring(
-            self.before, self.optimizer, config.replay_mb, lambda: {"kind": config.kind, "config": to_toml(config)}
+            self.before,
+            self.optimizer,
+            config.replay_mb if mesh.alone else 0.0,  # an update of several ranks can not be repeated by one
+            lambda: {"kind": config.kind, "config": to_toml(config)},
         )
         self.other_rows = False
         """Whether `load` takes a checkpoint of other prompts."""
@@ -168,7 +183,9 @@ class PPOTraining(OnPolicyTraining[Rollout]):
     def collect(self) -> Rollout:
         """Sample responses and have them scored."""
         group = self.algorithm.responses_per_prompt
-        prompts = [p for p in self.prompts.take(self.config.batch // group) for _ in range(group)]
+        taken = self.prompts.take(self.config.batch // group)
+        # A group stays on one rank.
+        prompts = [p for p in taken[self.mesh.share(len(taken))] for _ in range(group)]
         with self._phase("sample"), self.policy.computing():
             samples = self.sample([p.tokens for p in prompts])
         batch = to_batch(prompts, samples)
@@ -188,7 +205,9 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         reference, algorithm, config = rollout.ref_log_prob, self.algorithm, self.config
         price = 0.0 if algorithm.kl_in_the_loss else self.kl.coefficient
         rewards = token_rewards(rewarded, batch.log_prob, reference, rollout.samples.lengths, price)
-        batch = estimate(batch, rewards, algorithm, config.gamma, config.lam, rewarded, config.response_limit)
+        batch = estimate(
+            batch, rewards, algorithm, config.gamma, config.lam, rewarded, config.response_limit, self.mesh
+        )
         return with_reference(batch, algorithm, reference, self.kl.coefficient)
 
     def learnt_from(self, rollout: Rollout, batch: Batch) -> dict[str, Tensor]:
@@ -210,7 +229,9 @@ class PPOTraining(OnPolicyTraining[Rollout]):
             split=self.policy.split,
             quantile=RATIO_QUANTILE,
             tolerance=RATIO_TOLERANCE[self.config.compute],
-            reward_scale=reward_scale(rollout.rewarded),
+            reward_scale=reward_scale(rollout.rewarded, self.mesh),
+            ranks=self.mesh,
+            samples=None if self.mesh.alone else self.config.batch,
             numbers=self.numbers,
             measure=False,  # a pass through a language model costs too much for a number
         )
@@ -219,10 +240,12 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         """Adapt the price of divergence and count."""
         self.learnt = batch, self.kl.coefficient
         if metrics["kl"] is not None:
-            self.kl.observe(metrics["kl"], len(batch))
-        self.progress.responses += len(batch)
-        read = float((batch.inputs["prompt_lengths"] + rollout.samples.lengths).sum())
-        return {"tokens_per_second": read / (time.perf_counter() - self._started)}
+            self.kl.observe(metrics["kl"], self.config.batch)
+        self.progress.responses += self.config.batch
+        if metrics.get("equal_groups") is not None:
+            self.progress.told_apart += metrics["equal_groups"] < 1
+        read = (batch.inputs["prompt_lengths"] + rollout.samples.lengths).sum().cpu()
+        return {"tokens_per_second": float(self.mesh.sum_across_ranks(read)) / (time.perf_counter() - self._started)}
 
     def sample(
         self, prompts: Sequence[Sequence[int]], noise: torch.Generator | None = None, longest: int | None = None
@@ -278,11 +301,11 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         """Metrics beside the update's own."""
         lengths = seen.samples.lengths.float().cpu()
         real = batch.weight > 0
-        return {
+        values = {
             "score": float(seen.scores.mean()),
             "score_std": float(seen.scores.std(unbiased=False)),
             "rewarded": float(seen.rewarded.mean()),
-            **reward_statistics(seen.rewarded),
+            **reward_statistics(of_all(seen.rewarded, self.mesh)),
             **self._groups(seen.rewarded),
             **{f"reward/{term.name}": _mean_where_it_applies(seen.each[term.name]) for term in self.rewards},
             **{
@@ -309,11 +332,12 @@ class PPOTraining(OnPolicyTraining[Rollout]):
             "response_length": float(lengths.mean()),
             "finished": float(seen.samples.finished.float().mean()),
             **text_statistics(seen.samples),
-            "score_length_correlation": correlation(seen.scores, lengths),
+            "score_length_correlation": correlation(of_all(seen.scores, self.mesh), of_all(lengths, self.mesh)),
             "padded_share": 1 - self.policy.tokens_read / max(1, self.policy.tokens_paid),
             "sampler_log_probs": float(bool(self.sampler_log_probs)),
             "sampler_gap": self.gap,
         }
+        return merged(values, len(batch), float(lengths.sum()), self.mesh)
 
     def _groups(self, rewarded: Tensor) -> dict[str, float]:
         """Share of the prompts whose responses all got one reward, which teach nothing; where prompts have several."""
@@ -321,9 +345,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         if group == 1:
             return {}
         rows = rewarded.view(-1, group)
-        equal = float((rows == rows[:, :1]).all(1).float().mean())
-        self.progress.told_apart += equal < 1
-        return {"equal_groups": equal}
+        return {"equal_groups": float((rows == rows[:, :1]).all(1).float().mean())}
 
     def texts(self, count: int) -> list[dict[str, Any]]:
         """The last rollout's first `count` responses with their scores."""
@@ -398,6 +420,21 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         self.optimizer.learning_rate = state["learning_rate"]
         self.numbers.update({name: float(x) for name, x in state["numbers"].items()})
         self.sampler_log_probs, self.parity = state["sampler_log_probs"], state["parity"]
+
+    def own(self, name: str) -> bool:
+        """Whether what `state` gives under that name is of one rank alone."""
+        return super().own(name) or name in ("sampler_log_probs", "parity")
+
+    def reshare(self) -> None:
+        """Go on with another number of ranks: each draws from here on what none has drawn."""
+        self._draw_anew(1 + self.progress.iterations)
+
+    def _draw_anew(self, index: int = 0) -> None:
+        """Give this rank random numbers of its own, from the run's seed and `index`."""
+        seed = self.config.seed
+        words = np.random.SeedSequence((abs(seed) * 2 + (seed < 0), index, self.mesh.rank)).generate_state(2)
+        self.noise.manual_seed(int(words[0]))
+        self.shuffle.manual_seed(int(words[1]))
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

@@ -3,15 +3,16 @@
 from torch import Tensor
 
 from proximo.core.statistics import informative
+from proximo.scale.mesh import ALONE, Mesh
 
 
-def reward_scale(rewarded: Tensor) -> float:
+def reward_scale(rewarded: Tensor, mesh: Mesh = ALONE) -> float:
     """The rewards' own scale, see `core.statistics.informative`.
 
-    Where all `[B]` are equal there is nothing to learn, and their size, or 1, holds the critic's errors down.
+    Where all `[B]` of all ranks are equal there is nothing to learn; their size, or 1, holds the critic's errors down.
     """
-    scale = informative(rewarded)[1]
-    return scale or float(rewarded.abs().max()) or 1.0
+    scale = informative(rewarded, None, mesh)[1]
+    return scale or float(mesh.gather(rewarded.abs().max().cpu()).max()) or 1.0
 
 
 def reward_statistics(rewarded: Tensor) -> dict[str, float]:

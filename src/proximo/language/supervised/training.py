@@ -59,6 +59,7 @@ class SupervisedTraining(ABC):
         self.unrecorded: dict[str, Any] | None = None
         """What the last step gave, while the look that belongs to it has not been taken."""
         self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.reshared = False
         self.other_rows = False
         """Whether `load` takes a checkpoint of other rows."""
         self.ring = None

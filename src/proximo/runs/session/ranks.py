@@ -11,6 +11,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from proximo.runs.config.toml import to_toml
 from proximo.runs.session.opening import Opening
 from proximo.runs.storage.folder import RunFolder
 from proximo.runs.storage.metrics import MetricsWriter, Value
@@ -30,6 +31,8 @@ class Followed:
         self.resumed: bool = told["resumed"]
         self.results: dict[str, Any] | None = told["results"]
         self.changes: list[Any] = told["changes"]
+        self.config: str = told["config"]
+        """All settings, as TOML."""
 
     @contextmanager
     def open(self) -> Iterator[RunFolder]:
@@ -78,6 +81,7 @@ def open_together(mesh: Mesh, opened: Callable[[], Opening]) -> Opening | Follow
             "run": str(opening.folder.path),
             "resumed": opening.resumed,
             "results": opening.results,
+            "config": to_toml(opening.config),
             "changes": json.loads(json.dumps(changes, default=str)),
         }
 

@@ -31,6 +31,8 @@ class Trained(Protocol):
     config: Any
     """With `checkpoint_every`, steps between two checkpoints, and `keep`, how many numbered ones stay."""
     interruptible: Callable[[], AbstractContextManager[None]]
+    reshared: bool
+    """Whether another number of ranks has trained before."""
 
     @property
     def ring(self) -> Ring | None:
@@ -89,6 +91,7 @@ class Session:
         self.callbacks, self.trainer, self.mesh = callbacks or Callbacks(), trainer, mesh
         if mesh.alone:  # one rank must not leave the others within an iteration
             training.interruptible = stop.interruptible
+        self._called = not mesh.alone and mesh.any(bool(self.callbacks.names))
         self.lost = False
         """True if a broken-off update has moved the weights for good: the run resumes from its last checkpoint."""
 
@@ -164,7 +167,7 @@ class Session:
         except Exception:
             self.save()  # what was learnt outlives an error in the user's own code
             raise
-        if not self.mesh.alone and self.callbacks.names:
+        if self._called:
             told = json.dumps([ended, added, {name: values[name] for name in added}]).encode()
             ended, added, numbers = json.loads(self.mesh.broadcast_bytes(told))
             values |= numbers
@@ -261,6 +264,7 @@ def load_into(training: Trained, path: Path, mesh: Mesh = ALONE) -> dict[str, An
         UserError: it is damaged, or does not fit this training.
     """
     (tensors, state), as_many = of_this_rank(mesh, lambda: load_checkpoint(path), training.own)
+    training.reshared = not as_many
     try:
         training.load(tensors, state)
         if not as_many:
