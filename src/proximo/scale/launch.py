@@ -35,12 +35,7 @@ def ended(code: int, said: str = "") -> int:
     answer = os.environ.get(_ANSWER)
     rank = os.environ["RANK"] if within() else "0"
     if said and not (answer and code == LOST):
-        met = sys.modules.get("proximo.scale.mesh")  # without it, nothing has imported torch yet
-        heard = met is None or (
-            os.environ.get("LOCAL_RANK") != "0"  # who is cut off can ask nobody: one rank of each machine speaks
-            if code == LOST
-            else met.said_by_the_first(said)
-        )
+        heard = _heard(code, said)
         if rank == "0":
             print(f"proximo: {said}", file=sys.stderr, flush=True)
         elif not heard:
@@ -50,6 +45,14 @@ def ended(code: int, said: str = "") -> int:
     if rank == "0":
         Path(answer).write_text(str(code))
     return 0  # for a launcher, which would start those anew that fail
+
+
+def _heard(code: int, said: str) -> bool:
+    """Whether a person hears `said` from another rank."""
+    if code == LOST:  # who is cut off can ask nobody: one rank of each machine speaks
+        return os.environ.get("LOCAL_RANK") != "0"
+    met = sys.modules.get("proximo.scale.mesh")  # without it, nothing has imported torch yet
+    return met is None or bool(met.said_by_the_first(said))
 
 
 def run_ranks(count: int, arguments: Sequence[str], *, restarts: int = 0) -> int:

@@ -1,0 +1,117 @@
+"""Several hosts, as network namespaces of one machine: a cable that is pulled for a while, and for good."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from ranks import on_ranks
+from run_ranks import LONG, LONG_OPTIONS
+
+from proximo.runs.storage.checkpoint import load_checkpoint
+from proximo.runs.storage.metrics import read_metrics
+from proximo.scale.launch import LOST
+from proximo.scale.mesh import TIMEOUT
+
+NAMES = ("proximo-test-0", "proximo-test-1")
+AWAY, PATIENCE = 6, 10  # seconds: how long the cable is out, and how long a rank waits for another
+
+
+def ip(*words):
+    return subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def hosts():
+    """Two hosts with a cable between them."""
+    try:
+        made = [ip("netns", "add", name).returncode for name in NAMES]
+    except FileNotFoundError:
+        made = [1]
+    if any(made):
+        pytest.skip("network namespaces need root and iproute2")
+    ip("link", "add", "eth0", "netns", NAMES[0], "type", "veth", "peer", "name", "eth0", "netns", NAMES[1])
+    for i, name in enumerate(NAMES):
+        ip("-n", name, "addr", "add", f"10.77.0.{i + 1}/24", "dev", "eth0")
+        ip("-n", name, "link", "set", "eth0", "up")
+        ip("-n", name, "link", "set", "lo", "up")
+    yield NAMES
+    for name in NAMES:
+        ip("netns", "del", name)
+
+
+def started(folder, port):
+    """The two ranks of a run; the second one's host does not see the folder of the first."""
+    processes = []
+    for rank, name in enumerate(NAMES):
+        variables = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "MASTER_PORT": port}
+        variables |= {
+            "MASTER_ADDR": "10.77.0.1",
+            "GLOO_SOCKET_IFNAME": "eth0",
+            TIMEOUT: PATIENCE,
+            "OMP_NUM_THREADS": 1,
+            "TORCH_CPP_LOG_LEVEL": "ERROR",
+        }
+        here = folder / f"host-{rank}"
+        here.mkdir(parents=True)
+        command = [sys.executable, "-m", "proximo", "train", "CartPole-v1", "--run", "run", "--quiet", *LONG_OPTIONS]
+        process = subprocess.Popen(
+            ["ip", "netns", "exec", name, *command],
+            cwd=here,
+            env={**os.environ, **{key: str(value) for key, value in variables.items()}},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+    return processes
+
+
+def rows(folder):
+    file = folder / "host-0" / "run" / "metrics.jsonl"
+    return len(read_metrics(file)) if file.exists() else 0
+
+
+def wait_for(folder, count, processes):
+    limit = time.monotonic() + 90
+    while rows(folder) < count:
+        assert time.monotonic() < limit, "too few iterations"
+        assert all(p.poll() is None for p in processes), [p.communicate()[1] for p in processes]
+        time.sleep(0.02)
+
+
+def pull(out):
+    ip("-n", NAMES[1], "link", "set", "eth0", "down" if out else "up")
+
+
+def test_a_cable_that_is_out_for_a_while_changes_nothing_and_for_good_ends_all(hosts, tmp_path):
+    processes = started(tmp_path / "while", 29611)
+    try:
+        wait_for(tmp_path / "while", 4, processes)
+        pull(True)
+        time.sleep(1)
+        before = rows(tmp_path / "while")
+        time.sleep(AWAY - 1)
+        assert rows(tmp_path / "while") == before, "the cable was not out"
+        pull(False)
+        assert [p.communicate(timeout=120)[1] for p in processes] == ["", ""]
+        assert [p.returncode for p in processes] == [0, 0]
+        assert not (tmp_path / "while" / "host-1" / "run").exists()
+        on_ranks(2, "run_ranks:whole", tmp_path / "whole", "CartPole-v1", LONG)
+        cut, _ = load_checkpoint(tmp_path / "while" / "host-0" / "run" / "checkpoints" / "final")
+        whole, _ = load_checkpoint(tmp_path / "whole" / "checkpoints" / "final")
+        assert [x for x in whole if x.startswith(("policy/", "optimizer/")) and not cut[x].equal(whole[x])] == []
+
+        processes = started(tmp_path / "good", 29612)
+        wait_for(tmp_path / "good", 4, processes)
+        pull(True)
+        began = time.monotonic()
+        said = [p.communicate(timeout=60)[1] for p in processes]
+        assert time.monotonic() - began < 30
+        assert [p.returncode for p in processes] == [LOST, LOST]
+        assert "one of 2 ranks is gone, or was not heard of for 10 s" in said[0]
+    finally:
+        pull(False)
+        for process in processes:
+            process.kill()
+            process.wait()
