@@ -1,0 +1,146 @@
+"""Weak scaling on one machine: ranks that train one policy, against as many processes that train one each.
+
+    python benchmarks/scaling.py --ranks 1 2 4 --repeats 3
+
+Each rank has the same work whatever their number: its environments, and its part of each minibatch. Efficiency is the
+steps per second of all ranks together by those of as many independent processes at the same time, so what the machine's
+cores, caches and memory take is in both, and what is left is the price of training together. It then fits a cost model
+to the collectives measured here, compares it with what was measured, and writes it down for up to 1,024 ranks on the
+network that --latency and --bandwidth describe.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ENVIRONMENTS, LENGTH, MINIBATCH = 8, 256, 256  # of each rank
+SETTINGS = {"backend": "gymnasium", "rollout_length": LENGTH, "episodes": 1, "progress": "quiet", "seed": 1}
+MODEL = (2, 4, 8, 16, 64, 256, 1024)
+
+
+def work(task, seconds, folder):
+    """Train for so long and print what it took; started once for each rank."""
+    import torch
+
+    import proximo
+    from proximo.scale.mesh import current_mesh
+
+    mesh = current_mesh()
+    size = mesh.size
+    trainer = proximo.Trainer(
+        task,
+        environments=ENVIRONMENTS * size,
+        update={"minibatch_size": MINIBATCH * size, "epochs": 10},
+        normalizers={"observations": True, "rewards": "scale"},
+        steps=10**9,
+        run=str(Path(folder) / f"{size}-{os.getpid() if size == 1 else 0}"),
+        **SETTINGS,
+    )
+    started = None
+    for row in trainer:
+        now = time.perf_counter()
+        if started is None:
+            started, first, traffic, iterations, steps = now, row["step"], mesh.traffic, 0, 0
+            continue
+        iterations, steps = iterations + 1, steps + row["gradient_steps"]
+        if mesh.any(now - started > seconds):
+            break
+    took = time.perf_counter() - started
+    told = {
+        "rate": (row["step"] - first) / took,
+        "bytes": (mesh.traffic - traffic) / iterations,
+        "iteration": took / iterations,
+        "gradient_steps": steps / iterations,
+        "parameters": trainer._training.optimizer.flat.numel(),
+        "collective": _collective(mesh, torch.zeros(trainer._training.optimizer.shared.numel())),
+    }
+    if mesh.first:
+        print(json.dumps(told), flush=True)
+
+
+def _collective(mesh, x, count=300):
+    """Seconds of one sum over ranks of the gradient's size."""
+    mesh.barrier()
+    started = time.perf_counter()
+    for _ in range(count):
+        mesh.sum_across_ranks(x)
+    return (time.perf_counter() - started) / count
+
+
+def started(ranks, together, task, seconds, folder):
+    """What `ranks` processes measured: together, or each for itself at the same time."""
+    script = [__file__, "--work", task, str(seconds), folder]
+    if together and ranks > 1:
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        commands = [[sys.executable, *launch, *script]]
+    else:
+        commands = [[sys.executable, *script]] * ranks
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}  # MuJoCo warns for each environment
+    processes = [subprocess.Popen(c, env=environment, **quiet) for c in commands]
+    return [json.loads(p.communicate()[0].strip().splitlines()[-1]) for p in processes]
+
+
+def model(ranks, local, bytes_of_a_sum, sums, latency, bandwidth):
+    """Seconds of an iteration: what a rank does alone, and `sums` ring or tree sums (Thakur et al. 2005, section 4.4):
+    2 log2(R) messages one after the other, and 2 (R - 1) / R of the bytes through each link.
+    """
+    if ranks == 1:
+        return local
+    return local + sums * (2 * math.log2(ranks) * latency + 2 * (ranks - 1) / ranks * bytes_of_a_sum / bandwidth)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", nargs=3)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--task", default="HalfCheetah-v5")
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--latency", type=float, default=20e-6, help="seconds of one message between machines")
+    parser.add_argument("--bandwidth", type=float, default=12.5e9, help="bytes per second of a link (100 Gbit/s)")
+    given = parser.parse_args()
+    if given.work:
+        work(given.work[0], float(given.work[1]), given.work[2])
+        return
+    seen = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(given.repeats):  # in turn, so that what else the machine does is in all of them
+            for ranks in given.ranks:
+                alone = sum(x["rate"] for x in started(ranks, False, given.task, given.seconds, folder))
+                one = started(ranks, True, given.task, given.seconds, folder)[0]
+                seen.setdefault(ranks, []).append((alone, one))
+                print(f"  {ranks} ranks: {one['rate']:,.0f} steps/s together, {alone:,.0f} apart", file=sys.stderr)
+    # The best of the repeats: what others do on the machine only ever takes away.
+    one = min(x["iteration"] for _, x in seen[given.ranks[0]])
+    print(f"{given.task}: each rank {ENVIRONMENTS} environments x {LENGTH} steps, {MINIBATCH} of a minibatch")
+    print("| ranks | steps/s together | steps/s apart | efficiency | bytes of an update | one sum | model / measured |")
+    print("|---|---|---|---|---|---|---|")
+    for ranks, rows in seen.items():
+        together, apart = max(x["rate"] for _, x in rows), max(a for a, _ in rows)
+        last = rows[-1][1]
+        each = min(x["collective"] for _, x in rows)
+        contended = one * max(1.0, ranks / (os.cpu_count() or 1))
+        modelled = contended + (last["gradient_steps"] * each if ranks > 1 else 0.0)
+        measured = min(x["iteration"] for _, x in rows)
+        print(
+            f"| {ranks} | {together:,.0f} | {apart:,.0f} | {together / apart:.2f} | {last['bytes']:,.0f} | "
+            f"{each * 1e6:,.0f} us | {modelled / measured:.2f} |"
+        )
+    size, sums = 4 * last["parameters"], last["gradient_steps"]
+    print(f"model: {sums:.0f} sums of {size:,} bytes in an iteration of {one:.2f} s, {given.latency * 1e6:g} us, "
+          f"{given.bandwidth / 1e9:g} GB/s")  # fmt: skip
+    for ranks in MODEL:
+        print(
+            f"  {ranks:>5} ranks: efficiency {one / model(ranks, one, size, sums, given.latency, given.bandwidth):.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
