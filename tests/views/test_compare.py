@@ -136,6 +136,14 @@ def test_what_says_nothing_is_refused_with_the_reason(tmp_path):
             proximo.compare(left, right)
 
 
+def test_a_metric_or_a_run_that_there_is_not_is_named_with_what_there_is(tmp_path):
+    a, b = side(tmp_path / "a", [1, 2, 3]), side(tmp_path / "b", [1, 2, 3], rate=0.1)
+    with pytest.raises(UserError, match=r"has no metric 'retrun': did you mean return\?"):
+        proximo.compare(a, b, metric="retrun")
+    with pytest.raises(UserError, match=r"holds runs and is none itself: give one or more of them, as .*a/s0$"):
+        proximo.compare([tmp_path / "a"], b)
+
+
 def test_the_command_takes_two_sides(tmp_path, capsys):
     a, b = side(tmp_path / "a", [9] * 4), side(tmp_path / "b", [1, 2, 3, 4], rate=0.1)
     assert cli.main(["compare", *map(str, a), "--", *map(str, b), "--json"]) == 0

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from proximo.errors import UserError
+from proximo.errors import UserError, nearest
 from proximo.views.metrics_texts import TEXTS
 from proximo.views.numbers import short
 from proximo.views.seeds import Estimate, difference, interquartile_mean, probability_of_improvement
@@ -199,6 +199,12 @@ def _check(sides: Sequence[Sequence[Seen]], metric: str | None) -> str:
 def _course(run: Seen, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values `[n]` of a metric where it was measured, n >= 2."""
     x, y = run.course(name)
+    known = {each for row in run.rows for each in row}
+    if name not in known:
+        likely = nearest(name, known)
+        raise UserError(
+            f"{run.folder} has no metric {name!r}: {f'did you mean {likely}?' if likely else 'see its metrics.jsonl'}"
+        )
     if len(x) < 2:
         raise UserError(f"{run.folder} has {len(x)} values of {name}, and 2 are needed: let it train further")
     return x, y

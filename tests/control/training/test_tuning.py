@@ -50,6 +50,12 @@ def test_the_best_is_a_preset_of_the_numbers_that_were_trained_with(found):
     assert f"trial {best.number}, the best of 5" in preset.source
 
 
+def test_a_task_that_there_is_not_leaves_nothing_behind(tmp_path):
+    with pytest.raises(proximo.UserError, match="no environment 'Nope-v1'"):
+        proximo.tune("Nope-v1", run=tmp_path / "search", **SMALL)
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_search_in_its_folder_is_refused(found):
     with pytest.raises(proximo.UserError, match="search with other settings or another space"):
         proximo.tune("CartPole-v1", trials=9, space="optimiser", run=found[1].path, progress=False, **SMALL)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proximo.control.config import TrainConfig
+from proximo.control.environments import make_environments
 from proximo.control.trainer import Trainer
 from proximo.control.tuning.spaces import SPACES, with_settings
 from proximo.errors import UserError, nearest
@@ -90,6 +91,7 @@ def tune(
     if steps is not None:
         settings["steps"] = steps
     base = Trainer(environment, preset=preset, seed=seed, **settings).config
+    _require_environment(base)
     folder = Path(run or f"runs/tune-{environment.replace('/', '_').replace(':', '_')}")
     folder.mkdir(parents=True, exist_ok=True)
     study = _study(optuna, folder, base, space, seed)
@@ -144,6 +146,16 @@ class _Search:
                 return seen, True
         self.stopped = trainer.run is not None and trainer.run.stopped is not None
         return seen, False
+
+
+def _require_environment(config: TrainConfig) -> None:
+    """Refuse a task that there is not before anything is written.
+
+    Raises:
+        UserError: it can not be made.
+    """
+    source, keys = config.environment, config.visible
+    make_environments(source, 1, backend=config.backend, options=config.options, observation_keys=keys).close()
 
 
 def _optuna() -> Any:

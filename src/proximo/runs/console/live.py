@@ -72,7 +72,7 @@ class _Ascent:
 
 def _head(now: Snapshot) -> Table:
     percent = 100 * now.step // now.total if now.total else 100
-    grid = Table.grid(expand=True)
+    grid = Table.grid(expand=True, padding=(0, 2, 0, 0))
     grid.add_column()
     grid.add_column(justify="center")
     grid.add_column(justify="right")

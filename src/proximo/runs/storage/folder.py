@@ -187,6 +187,9 @@ def find_run(folder: Path) -> Path:
     for path in (folder, folder / "ppo"):
         if (path / "config.toml").is_file():
             return path
+    below = sorted(path.parent.name for path in folder.glob("*/config.toml"))
+    if below:
+        raise UserError(f"{folder} holds runs and is none itself: give one or more of them, as {folder / below[0]}")
     raise UserError(f"{folder} holds no run (no config.toml): check the path")
 
 

@@ -42,6 +42,17 @@ function headlines() {
   return element("div", { class: "scroll" }, element("table", { id: "headline" }, element("thead", {}, head), element("tbody", {}, ...rows)));
 }
 
+// Lengths of strokes and gaps, in pixels, of the lines that Plotly calls by these names.
+const STROKES = { dot: [3, 3], dash: [6, 4], dashdot: [6, 3, 2, 3], longdash: [11, 4], longdashdot: [9, 3, 2, 3] };
+
+function stripes(color, dash) {
+  let at = 0;
+  return (STROKES[dash] || [22]).map((length, i) => {
+    const paint = i % 2 ? "transparent" : color;
+    return `${paint} ${at}px ${(at += length)}px`;
+  }).join(", ");
+}
+
 function picker() {
   const boxes = data.runs.map((run, i) => {
     const box = element("input", { type: "checkbox", id: `show-${i}`, checked: !hidden.has(run.folder), onchange: (event) => {
@@ -51,8 +62,9 @@ function picker() {
     } });
     const { color, dash } = styleOf(data, i);
     const swatch = element("span", { class: "swatch" });
-    swatch.style.borderTopColor = color;
-    swatch.style.borderTopStyle = dash === "solid" ? "solid" : dash.includes("dash") ? "dashed" : "dotted";
+    swatch.style.border = "0";
+    swatch.style.height = "3px";
+    swatch.style.backgroundImage = `repeating-linear-gradient(to right, ${stripes(color, dash)})`;
     return element("label", { title: run.folder }, box, swatch, run.name);
   });
   const every = (show) => () => {
