@@ -67,6 +67,16 @@ def test_the_panel_shows_the_verdict_in_its_colour(verdict: str, colour: str):
     assert re.search(rf"{re.escape(colour)} *{verdict}", console.file.getvalue())
 
 
+def test_in_80_columns_no_label_is_broken_and_nothing_is_glued_whatever_the_verdict_is():
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    large = {"step": 2_048_000, "total": 10_000_000, "elapsed": 7440.0, "rate": 1030.0}
+    values = {**VALUES, "verdict": "red P012 ratio-not-one", "learning_rate": 3e-4}
+    console.print(render(snapshot(values=values, **large)))
+    text = console.file.getvalue()
+    for whole in ("return (last 100)", "explained variance", "red P012 ratio-not-one", "steps/s  2:04:00 elapsed"):
+        assert whole in text
+
+
 def test_plain_lines_go_to_stderr_at_their_time_and_the_last_state_always(capsys: pytest.CaptureFixture):
     with Progress("CartPole-v1", 100, mode="plain", every_seconds=1000, folder="runs/one") as progress:
         for step in (10, 20, 30):

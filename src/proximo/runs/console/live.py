@@ -1,5 +1,6 @@
 """The live panel. Nothing runs in the background: it is drawn when the run says so, on the run's own thread."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -13,6 +14,8 @@ from proximo.runs.console.progress import Snapshot, format_seconds
 
 _STYLES = {"green": "green", "amber": "yellow", "red": "bold red"}
 """Of the truth meter's verdict, by its first word."""
+_WIDE = 14
+"""Characters of a value that stands beside its label; a finding's name is longer."""
 
 
 class LivePanel:
@@ -47,7 +50,7 @@ def render(now: Snapshot) -> Panel:
     if now.values or now.phases:
         body = Table.grid(padding=(0, 4))
         body.add_row(_metrics(now), _phases(now))
-        parts += [Text(), body]
+        parts += [Text(), body, *(Text.assemble(f"{label}  ", shown) for label, shown in _shown(now, wide=True))]
     if str(now.curve):
         parts.append(_Ascent(now))
     if now.text:
@@ -85,12 +88,20 @@ def _metrics(now: Snapshot) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column()
     grid.add_column(justify="right")
+    for label, shown in _shown(now, wide=False):
+        grid.add_row(Text(label), shown)
+    return grid
+
+
+def _shown(now: Snapshot, *, wide: bool) -> Iterator[tuple[str, Text]]:
+    """Labels and values of the metrics; those that are wide have a line each, or they would break all labels."""
     for column in now.columns:
         value = now.values.get(column.key)
-        if value is not None:
-            shown = f"{value:{column.format}}"
-            grid.add_row(Text(column.label + column.note), Text(shown, style=_STYLES.get(shown.split()[0], "cyan")))
-    return grid
+        if value is None:
+            continue
+        shown = f"{value:{column.format}}"
+        if (len(shown) > _WIDE) == wide:
+            yield column.label + column.note, Text(shown, style=_STYLES.get(shown.split()[0], "cyan"))
 
 
 def _phases(now: Snapshot) -> Table:
