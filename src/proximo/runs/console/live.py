@@ -80,8 +80,17 @@ def _head(now: Snapshot) -> Table:
     grid.add_column(justify="center")
     grid.add_column(justify="right")
     clock = f"{format_seconds(now.elapsed)} elapsed, {format_seconds(now.remaining)} left"
-    grid.add_row(f"{now.step:,} / {now.total:,} {now.unit}  {percent}%", Text(now.speed, style="bold"), clock)
+    grid.add_row(
+        f"{_count(now.step)} / {_count(now.total)} {now.unit}  {percent}%", Text(now.speed, style="bold"), clock
+    )
     return grid
+
+
+def _count(number: int) -> str:
+    """As `204,800`, `2.05M` or `10G`."""
+    if number < 1_000_000:
+        return f"{number:,}"
+    return f"{number / 1e6:,.3g}M" if number < 999.5e6 else f"{number / 1e9:,.4g}G"
 
 
 def _metrics(now: Snapshot) -> Table:
