@@ -121,6 +121,9 @@ def test_the_page_has_a_film_strip_and_marks_where_the_critic_was_most_wrong(run
     assert len(names) == 7  # reward, value, return, δ, advantage, ratio, and the mark
     marks = page.run(f"{plot}.data.filter(x => x.name === 'critic most wrong').map(x => x.x[0])")
     assert marks == [found.steps.worst] * 6
+    page.size(400, 800)
+    page.wait("document.documentElement.scrollWidth <= 400")  # it follows the window
+    page.size(1280, 900)
     assert page.errors == []
     assert page.requests == [f"file://{found.file}"]
 
