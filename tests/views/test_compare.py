@@ -140,7 +140,7 @@ def test_a_metric_or_a_run_that_there_is_not_is_named_with_what_there_is(tmp_pat
     a, b = side(tmp_path / "a", [1, 2, 3]), side(tmp_path / "b", [1, 2, 3], rate=0.1)
     with pytest.raises(UserError, match=r"has no metric 'retrun': did you mean return\?"):
         proximo.compare(a, b, metric="retrun")
-    with pytest.raises(UserError, match=r"holds runs and is none itself: give one or more of them, as .*a/s0$"):
+    with pytest.raises(UserError, match=r"holds no run itself, but others below it: give one of them, as .*a/s0$"):
         proximo.compare([tmp_path / "a"], b)
 
 

@@ -189,7 +189,7 @@ def find_run(folder: Path) -> Path:
             return path
     below = sorted(path.parent.name for path in folder.glob("*/config.toml"))
     if below:
-        raise UserError(f"{folder} holds runs and is none itself: give one or more of them, as {folder / below[0]}")
+        raise UserError(f"{folder} holds no run itself, but others below it: give one of them, as {folder / below[0]}")
     raise UserError(f"{folder} holds no run (no config.toml): check the path")
 
 
