@@ -82,11 +82,21 @@ def test_wandb_offline_has_the_same_numbers(tmp_path, monkeypatch):
     assert len({folder.name.rpartition("-")[2] for folder in folders}) == 1  # the same run, gone on with
     from wandb.proto import wandb_internal_pb2
 
+    def written(folder):
+        """All that a session has told, once its file is whole: wandb's own process may write after the call is over."""
+        until = time.monotonic() + 60
+        while True:
+            found = [
+                wandb_internal_pb2.Record.FromString(data)
+                for data in records(next(folder.glob("*.wandb")).read_bytes())
+            ]
+            if any(record.HasField("exit") for record in found) or time.monotonic() > until:
+                return found
+            time.sleep(0.1)
+
     seen = {}
     for folder in folders:
-        for data in records(next(folder.glob("*.wandb")).read_bytes()):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
+        for record in written(folder):
             if record.HasField("history"):
                 items = {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
                 seen[json.loads(items["_step"])] = json.loads(items["approx_kl"])
