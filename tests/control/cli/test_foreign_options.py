@@ -1,9 +1,11 @@
 """Who types the names of another library is told ours; numbers and names are read as people write them."""
 
 import json
+from dataclasses import fields
 
 import pytest
 
+from proximo.cli.call import TrainOptions
 from proximo.cli.forms import Layout, changes, form, options_of, table
 from proximo.cli.main import main
 from proximo.cli.options import parse, spelled
@@ -29,16 +31,8 @@ OURS = {"train": (CONTROL, TrainConfig)} | {
 @pytest.mark.parametrize("verb", OURS)
 def test_every_answer_names_an_option_that_exists_and_no_option_of_ours_is_answered(verb):
     table, cls = OURS[verb]
-    names = set(dict(options_of(form(cls(), HIDDEN)))) | {
-        "run",
-        "quiet",
-        "options",
-        "preset",
-        "rewards",
-        "algorithm",
-        "track",
-        "ranks",
-    }
+    of_the_call = {field.name.replace("_", "-") for field in fields(TrainOptions)}
+    names = {*dict(options_of(form(cls(), HIDDEN))), "options", "preset", "rewards", "algorithm", "run", *of_the_call}
     for theirs, ours in table.items():
         if ours.startswith("--"):
             assert ours.split()[0].rstrip(",").removeprefix("--") in names, (theirs, ours)
