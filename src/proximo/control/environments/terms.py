@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from proximo.control.environments.backends.tensors import is_tensor
+
 TERM, LOG = "term/", "log/"
 """Metrics begin with it: parts of the reward, and the rest of an environment's log."""
 _TERMS = ("reward_", "reward/")
@@ -44,7 +46,7 @@ def from_infos(infos: Mapping[str, Any], count: int) -> dict[str, Any]:
 
 def _row(values: Any, told: Any, count: int) -> Any:
     """One number for each environment; None where it is something else."""
-    if hasattr(values, "detach"):
+    if is_tensor(values):
         return values.detach() if tuple(values.shape) == (count,) else None
     row = np.asarray(values)
     if row.shape != (count,) or row.dtype.kind not in "biuf":
@@ -72,7 +74,7 @@ class Means:
         """Take in what one step said."""
         for name, value in said.items():
             # A simulator may write the next step's number into the same tensor.
-            kept = value.detach().clone() if hasattr(value, "detach") else value
+            kept = value.detach().clone() if is_tensor(value) else value
             self._said.setdefault(name, []).append((step, kept))
 
     def read(self, valid: np.ndarray) -> dict[str, float]:
@@ -96,7 +98,7 @@ def _mean(said: Iterable[tuple[int, Any]], valid: np.ndarray) -> float | None:
 
 def _numbers(value: Any, valid: np.ndarray) -> np.ndarray:
     """As float64 `[n]`, without rows that are not valid; empty for what is no number."""
-    if hasattr(value, "detach"):
+    if is_tensor(value):
         value = value.detach().cpu()
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":

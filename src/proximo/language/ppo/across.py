@@ -68,4 +68,4 @@ def _one(name: str, seen: Sequence[tuple[float, Any, Mapping[str, Any]]]) -> Any
 
 def decided(ended: str | None, mesh: Mesh) -> str | None:
     """Why the run ends, or None, as rank 0 sees it: clocks differ."""
-    return None if mesh.alone and ended is None else json.loads(mesh.broadcast_bytes(json.dumps(ended).encode()))
+    return ended if mesh.alone else json.loads(mesh.broadcast_bytes(json.dumps(ended).encode()))
