@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 import export_tasks
+import gymnasium
+import mujoco
 import numpy as np
 import onnxruntime
 import pytest
@@ -18,6 +20,7 @@ import proximo
 from proximo.cli import main as cli
 from proximo.core.distributions import Bernoulli, Categorical, Product
 from proximo.errors import UserError
+from proximo.views.export.mujoco_units import action_units, observation_units
 from proximo.views.export.parity import _margins
 from proximo.views.export.targets import numpy_target
 
@@ -335,10 +338,44 @@ def test_a_robot_of_mujoco_says_its_rate_and_the_names_of_its_motors_where_no_wr
     assert told["rate"] == 12.5, "a step of the simulation is 0.02 s"
     assert told["inputs"][0]["columns"] == ["qpos[0]", "qpos[1]", "qvel[0]", "qvel[1]"]
     assert told["outputs"][0]["columns"] == ["slide"]
+    assert told["inputs"][0]["units"] == ["m", "rad", "m/s", "rad/s"]
+    assert told["outputs"][0]["units"] == ["100 N"], "the motor's gear is 100, on a slide"
     run = short_run(export_tasks.twice, tmp_path / "twice")
     told = proximo.export(run, "numpy", observations=20).contract
     assert told["rate"] == 12.5, "2 steps of 0.02 s, and each action is taken twice"
     assert told["inputs"][0]["columns"] is told["outputs"][0]["columns"] is None
+    assert told["inputs"][0]["units"] is told["outputs"][0]["units"] is None
+
+
+def test_the_units_of_a_control_are_those_that_mujoco_makes_a_force_of():
+    model = mujoco.MjModel.from_xml_string(
+        """<mujoco><worldbody><body><joint name="turn" type="hinge"/><geom size="1"/>
+        <body><joint name="rail" type="slide"/><geom size="1"/></body></body></worldbody><actuator>
+        <motor joint="turn" gear="20"/><motor joint="rail"/><position joint="turn" kp="5"/>
+        <position joint="rail" kp="5" gear="4"/><velocity joint="turn" kv="3"/>
+        <damper joint="turn" kv="3" ctrlrange="0 1"/><intvelocity joint="turn" kp="5" actrange="-1 1"/>
+        </actuator></mujoco>"""
+    )
+    units = action_units(model)
+    assert units == ("20 N m", "N", "rad", "0.25 m", "rad/s", None, None)
+    data = mujoco.MjData(model)
+    data.ctrl[0] = 1
+    mujoco.mj_forward(model, data)
+    assert data.qfrc_actuator[0] == 20
+    data.ctrl[:] = 0
+    data.qpos[1], data.ctrl[3] = 0.25, 1  # the servo holds still where it was told to be
+    mujoco.mj_forward(model, data)
+    assert data.actuator_force[3] == 0
+
+
+def test_the_units_of_a_body_that_floats_follow_its_joints():
+    model = gymnasium.make("Ant-v5").unwrapped.model
+    structure = {"skipped_qpos": 2, "qpos": 13, "qvel": 14, "cfrc_ext": 78, "ten_length": 0}
+    units = observation_units(model, structure)
+    assert units[:6] == ("m", "1", "1", "1", "1", "rad")
+    assert units[13:20] == ("m/s", "m/s", "m/s", "rad/s", "rad/s", "rad/s", "rad/s")
+    assert units[27:33] == ("N m",) * 3 + ("N",) * 3
+    assert len(units) == 105
 
 
 def test_the_numpy_file_refuses_what_it_can_not_act_on(exported):

@@ -26,9 +26,9 @@ def contract(policy: ControlPolicy, interface: Interface, robot: Robot, facts: M
         "format": FORMAT,
         **facts,
         "rate": robot.rate,
-        "inputs": [described(port, robot.observation) for port in interface.observations]
+        "inputs": [described(port, robot.observation, robot.observation_units) for port in interface.observations]
         + [described(port) for port in (interface.mask, state) if port is not None],
-        "outputs": [described(port, robot.actuators) for port in interface.actions]
+        "outputs": [described(port, robot.actuators, robot.action_units) for port in interface.actions]
         + ([described(state) | {"name": "next_state"}] if state is not None else []),
         "state": None if state is None else {"size": state.size, "initial": 0.0, "reset": "when an episode starts"},
         "frame_stack": _frame_stack(policy),
@@ -36,15 +36,19 @@ def contract(policy: ControlPolicy, interface: Interface, robot: Robot, facts: M
     }
 
 
-def described(port: Port, columns: Sequence[str] | None = None) -> dict[str, Any]:
-    """An array in or out. Its unit is null: no environment says one.
+def described(
+    port: Port, columns: Sequence[str] | None = None, units: Sequence[str | None] | None = None
+) -> dict[str, Any]:
+    """An array in or out.
 
     Args:
         port: it.
         columns: what its numbers are called, in their order, where that is known.
+        units: of each of its numbers, where that is known.
     """
     told: dict[str, Any] = {"name": port.name, "meaning": port.meaning, "path": list(port.path)}
-    told |= {"shape": list(port.shape), "dtype": port.dtype, "units": None}
+    told |= {"shape": list(port.shape), "dtype": port.dtype}
+    told["units"] = list(units) if units and len(units) == port.size else None
     told["columns"] = list(columns) if columns and len(columns) == port.size else None
     if port.low is not None and port.high is not None:
         told |= {"low": _finite(port.low), "high": _finite(port.high)}

@@ -1,4 +1,4 @@
-"""What a MuJoCo environment says of itself: how often it is told what to do, and what its numbers are called."""
+"""What a MuJoCo environment says of itself: how often it is told what to do, and names and units of its numbers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from proximo.control.config import TrainConfig
 from proximo.control.environments import Source, copies
 from proximo.errors import FOREIGN
 from proximo.runs.plugins import find_own
+from proximo.views.export.mujoco_units import action_units, observation_units
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,10 @@ class Robot:
     """Names of the numbers of a flat observation: qpos[1], qvel[0]..."""
     actuators: tuple[str, ...] | None = None
     """Names of the numbers of a flat action."""
+    observation_units: tuple[str | None, ...] | None = None
+    """Unit of each number of a flat observation."""
+    action_units: tuple[str | None, ...] | None = None
+    """Unit of each number of a flat action; `120 N m` where 1 is 120 N m."""
 
 
 def ask(config: TrainConfig, source: Source) -> Robot:
@@ -57,17 +62,34 @@ def _asked(env: gymnasium.Env) -> Robot:
     task: Any = env.unwrapped
     if not hasattr(task, "data") or not hasattr(task, "model") or not hasattr(task.data, "qpos"):
         return Robot()
-    env.reset(seed=0)
+    first, _ = env.reset(seed=0)
+    shown = _shows_state(first, task)
     before = float(task.data.time)
-    env.step(env.action_space.sample())  # wrappers may repeat an action: the clock knows
+    action = env.action_space.sample()
+    env.step(action)  # wrappers may repeat an action: the clock knows
     passed = float(task.data.time) - before
     rate = round(1 / passed, 6) if passed > 0 else None
     if not _is_bare(env):
         return Robot(rate)  # a wrapper may put numbers into another order
     model = task.model
     names = tuple(model.actuator(i).name for i in range(model.nu))
-    known = names if all(names) and env.action_space.shape == (model.nu,) else None
-    return Robot(rate, _columns(getattr(task, "observation_structure", None), env), known)
+    direct = np.shape(action) == (model.nu,) and np.allclose(task.data.ctrl, action)  # a task may scale it first
+    columns = _columns(getattr(task, "observation_structure", None), env)
+    return Robot(
+        rate,
+        columns,
+        names if all(names) and np.shape(action) == (model.nu,) else None,
+        observation_units(model, task.observation_structure) if columns and shown else None,
+        action_units(model) if direct else None,
+    )
+
+
+def _shows_state(observation: Any, task: Any) -> bool:
+    """Whether the joints' positions stand in an observation as they are, where `observation_structure` says."""
+    structure = getattr(task, "observation_structure", None) or {}
+    position = task.data.qpos[int(structure.get("skipped_qpos", 0)) :]
+    told = np.asarray(observation).reshape(-1)[: int(structure.get("qpos", 0))]
+    return next(iter(structure), None) in ("skipped_qpos", "qpos") and np.array_equal(told, position)
 
 
 def _is_bare(env: gymnasium.Env) -> bool:
