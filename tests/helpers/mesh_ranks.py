@@ -1,14 +1,17 @@
 """What the ranks of tests/scale do. Functions of modules, since other processes look them up by name."""
 
 import os
+import random
 import signal
 import time
+from pathlib import Path
 
 import torch
 
 from proximo.core.invariants import InvariantError
 from proximo.errors import UserError
 from proximo.scale.mesh import LostRankError
+from proximo.scale.neighbours import ROOM
 
 
 def collectives(mesh):
@@ -30,6 +33,27 @@ def collectives(mesh):
     mesh.sum_across_ranks(torch.zeros(1000))
     told["traffic"] = mesh.traffic - before
     return told
+
+
+def hurried(mesh, count):
+    """Sums and gathers by ranks that keep each other waiting; what was wrong, and what they met in."""
+    draw = random.Random(mesh.rank)
+    wrong = []
+    for i in range(count):
+        if draw.random() < 0.2:
+            time.sleep(draw.random() / 500)
+        length = 1 + (7 * i) % 100
+        total = mesh.sum_across_ranks(torch.full((length,), float(i * (mesh.rank + 1))))
+        rows = mesh.gather(torch.full((length, 2), i + mesh.rank))
+        expected = torch.arange(mesh.size)[:, None, None] + i
+        if total.tolist() != [i * mesh.size * (mesh.size + 1) / 2] * length or not torch.equal(
+            rows, expected.expand(-1, length, 2)
+        ):
+            wrong.append(i)
+    many = ROOM // 4 + 1  # more than there is room for
+    large = mesh.sum_across_ranks(torch.ones(many)).sum().item() == many * mesh.size
+    left = Path(mesh._store.get("proximo/neighbours").decode()).exists()
+    return wrong, large, left, mesh._neighbours is not None
 
 
 def failures(mesh):

@@ -32,6 +32,12 @@ def test_every_rank_sees_the_sums_and_words_of_all(size):
         assert max(sizes) - min(sizes) <= 1
 
 
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_ranks_of_one_machine_that_keep_each_other_waiting_mix_no_sums_up_and_leave_nothing_behind(size):
+    for wrong, large, left, shared in on_ranks(size, "mesh_ranks:hurried", 300):
+        assert (wrong, large, left, shared) == ([], True, False, True)
+
+
 def test_an_error_of_one_rank_is_the_error_of_all_and_they_can_go_on():
     told = on_ranks(2, "mesh_ranks:failures")
     of_the_other, total = told[0]

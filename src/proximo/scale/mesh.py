@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, ClassVar, TypeVar
 
@@ -17,6 +17,7 @@ from proximo.core.invariants import InvariantError
 from proximo.core.ranks import Ranks
 from proximo.errors import UserError
 from proximo.scale.launch import LOST
+from proximo.scale.neighbours import Neighbours, takes
 
 TIMEOUT = "PROXIMO_RANK_TIMEOUT"
 """Environment variable: seconds after which ranks that wait for another give it up (600). One that has died is noticed
@@ -54,6 +55,7 @@ class Mesh(Ranks):
         """Bytes that this rank has handed to collectives so far."""
         self._answers = 0
         self._store: Any = dist.distributed_c10d._get_default_store() if size > 1 else None
+        self._neighbours = _neighbours(rank, size, self._store) if 1 < size == local_size else None
 
     @property
     def alone(self) -> bool:
@@ -78,7 +80,13 @@ class Mesh(Ranks):
         """
         if self.size > 1:
             with self._collective(x):
-                dist.all_reduce(x)
+                if self._neighbours is None or not takes(x):
+                    dist.all_reduce(x)
+                else:  # in one order on all ranks, so that all have the same bits
+                    first, *others = self._neighbours.exchange(x)
+                    x.copy_(first)
+                    for other in others:
+                        x += other
         return x
 
     def gather(self, x: Tensor) -> Tensor:
@@ -89,8 +97,10 @@ class Mesh(Ranks):
         """
         if self.size == 1:
             return x[None]
-        found = x.new_empty((self.size, *x.shape))
         with self._collective(x):
+            if self._neighbours is not None and takes(x):
+                return torch.stack(self._neighbours.exchange(x))
+            found = x.new_empty((self.size, *x.shape))
             dist.all_gather(list(found.unbind()), x.contiguous())
         return found
 
@@ -206,7 +216,7 @@ class Mesh(Ranks):
         self.traffic += x.numel() * x.element_size()
         try:
             yield
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             raise LostRankError(
                 f"one of {self.size} ranks is gone, or was not heard of for {_timeout():,.0f} s ({TIMEOUT} sets that): "
                 "its own words, if it had any, are above; the same command resumes from the last checkpoint"
@@ -215,6 +225,16 @@ class Mesh(Ranks):
 
 ALONE = Mesh()
 """One process."""
+
+
+def _neighbours(rank: int, size: int, store: Any) -> Neighbours | None:
+    """What ranks on one machine exchange small tensors by; None on all of them where one can not."""
+    met = None
+    with suppress(OSError, RuntimeError):  # the store's errors are the latter
+        met = Neighbours(rank, size, store, _timeout())
+    failed = torch.tensor([float(met is None)])
+    dist.all_reduce(failed)
+    return None if failed else met
 
 
 def _told(error: Exception | None) -> bytes:
@@ -266,8 +286,15 @@ def _meet() -> Mesh:
             store = PrefixStore(f"proximo/{attempt}", store)
             dist.init_process_group(backend, timeout=limit, store=store, rank=rank, world_size=size)
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"the ranks could not meet: {str(error).splitlines()[0]}") from error
-    return Mesh(dist.get_rank(), dist.get_world_size(), local, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+            raise _unmet(error) from error
+    try:
+        return Mesh(dist.get_rank(), dist.get_world_size(), local, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+    except RuntimeError as error:
+        raise _unmet(error) from error
+
+
+def _unmet(error: Exception) -> UserError:
+    return UserError(f"the ranks could not meet: {str(error).splitlines()[0]}")
 
 
 def said_by_the_first(sentence: str) -> bool:
