@@ -1,6 +1,9 @@
 """Every example runs, in reduced size, and does what it says."""
 
+import ast
 import importlib.util
+import itertools
+import re
 import sys
 from pathlib import Path
 
@@ -124,3 +127,41 @@ def test_a_robot_is_driven_from_each_export_as_by_its_policy(tmp_path):
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.stem)
 def test_each_example_is_shown_in_the_docs(file):
     assert f"examples/{file.name}" in (EXAMPLES.parent / "docs" / "building-on-proximo.md").read_text("utf-8")
+
+
+class Bare(ast.NodeTransformer):
+    """Takes away what a page leaves out: annotations and docstrings of functions and classes."""
+
+    def visit_arg(self, node):
+        node.annotation = None
+        return node
+
+    def bare(self, node):
+        node.body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
+        return self.generic_visit(node)
+
+    def visit_FunctionDef(self, node):
+        node.returns = None
+        return self.bare(node)
+
+    def visit_ClassDef(self, node):
+        return self.bare(node)
+
+
+def defined(text):
+    """The functions and classes of a source, by name, as plain text."""
+    tree = Bare().visit(ast.parse(text))
+    return {x.name: ast.unparse(x) for x in tree.body if isinstance(x, ast.FunctionDef | ast.ClassDef)}
+
+
+def test_what_the_docs_show_of_an_example_is_what_it_runs():
+    page = (EXAMPLES.parent / "docs" / "building-on-proximo.md").read_text("utf-8")
+    about, compared = page.split("```python\n"), 0
+    for before, block in itertools.pairwise(about):
+        shown = defined(block.partition("```")[0])
+        named = re.findall(r"`examples/(\w+\.py)`", before)
+        runs = defined((EXAMPLES / named[-1]).read_text("utf-8")) if named else {}
+        for name in shown.keys() - {"stop_when_good"}:  # that one is run as it stands, by test_docs_code
+            assert shown[name] == runs.get(name), f"{name} of {named[-1:]}"
+            compared += 1
+    assert compared >= 5
