@@ -63,16 +63,22 @@ class SummedGradient:
         shares = [x if closed or isinstance(x, Tensor) else x / size for x in told.values()]
         start, stop = optimizer.flat.numel(), optimizer.flat.numel() + len(told) + size
         behind = optimizer.shared[start:stop]
+        # A maximum, by way of a sum: each rank's deviation has a place of its own.
+        deviations = [deviation if rank == self._ranks.rank else 0.0 for rank in range(size)]
+        if closed:
+            behind.copy_(torch.tensor([*shares, *deviations], dtype=behind.dtype))
+            numbers = self._summed(stop)[start:].tolist()
+            return {**dict(zip(told, numbers, strict=False)), "ratio_deviation": max(numbers[len(told) :])}
+        behind[len(told) :] = behind.new_tensor(deviations)
         behind[: len(told)] = torch.stack(
             [torch.as_tensor(x, dtype=behind.dtype, device=behind.device) for x in shares]
         )
-        behind[len(told) :] = 0.0
-        behind[len(told) + self._ranks.rank] = deviation  # a maximum, by way of a sum: each has a place of its own
-        self._ranks.sum_across_ranks(optimizer.shared[:stop])
+        self._summed(stop)
         largest = behind[len(told) :].max()
-        if closed:
-            return {**dict(zip(told, behind.tolist(), strict=False)), "ratio_deviation": float(largest)}
         return {**dict(zip(told, behind.clone(), strict=False)), "ratio_deviation": largest}
+
+    def _summed(self, stop: int) -> Tensor:
+        return self._ranks.sum_across_ranks(self._optimizer.shared[:stop])
 
     def divergence(self, part: Batch) -> float:
         """See `Measuring`."""

@@ -1,14 +1,18 @@
 """Small tensors exchanged between the ranks of one machine, through memory that they share.
 
 A sum over TCP on one machine takes most of its time to wake threads: gloo has two beside the caller's. Here a rank
-writes into its part of a file in memory, tells its neighbours by a byte on a socket, and waits for theirs.
+writes into its part of a file in memory, tells its neighbours by a byte on a socket, and looks for theirs. It looks
+again and again for a while before it sleeps: to wake a sleeper costs more than the sum, and Linux likes to put it on
+the core of the one who woke it.
 """
 
 import mmap
 import os
+import select
 import shutil
 import socket
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from torch import Tensor
 ROOM = 2**22
 """Bytes of a tensor that is exchanged this way, at most."""
 _KEY = "proximo/neighbours"
+_AWAKE = 2e-3  # seconds of looking for an answer before a rank sleeps: more than ranks differ by in one minibatch
 
 
 class Neighbours:
@@ -38,7 +43,7 @@ class Neighbours:
     """
 
     def __init__(self, rank: int, size: int, store: Any, seconds: float) -> None:
-        self._rank, self._size, self._parity = rank, size, 0
+        self._rank, self._size, self._parity, self._seconds = rank, size, 0, seconds
         if rank == 0:
             in_memory = Path("/dev/shm")
             folder = Path(tempfile.mkdtemp(prefix="proximo-", dir=in_memory if os.access(in_memory, os.W_OK) else None))
@@ -74,6 +79,7 @@ class Neighbours:
                 caller, _ = door.accept()
                 caller.settimeout(seconds)
                 heard[caller.recv(1)[0]] = caller
+                caller.setblocking(False)
         return [(there, heard[k]) for k, there in enumerate(told)]
 
     def exchange(self, x: Tensor) -> list[Tensor]:
@@ -95,12 +101,26 @@ class Neighbours:
         try:
             for there, here in self._rounds:
                 there.sendall(b".")
-                if not here.recv(1):
+                if not self._heard(here):
                     raise ConnectionResetError("another rank has left")
         except OSError:
             self.close()
             raise
         return places
+
+    def _heard(self, here: socket.socket) -> bytes:
+        """The byte of another rank; nothing where it has left."""
+        asleep = time.perf_counter() + _AWAKE
+        while True:
+            try:
+                return here.recv(1)
+            except BlockingIOError:
+                if time.perf_counter() > asleep:
+                    break
+                os.sched_yield()  # where there are more ranks than cores, one of them needs this one
+        if not select.select([here], [], [], self._seconds)[0]:
+            raise TimeoutError(f"another rank was not heard of for {self._seconds:,.0f} s")
+        return here.recv(1)
 
     def close(self) -> None:
         """Leave: who waits for this rank hears so at once."""
