@@ -6,7 +6,6 @@ and the tests start a hundred. `Popen` and `run` are those of `subprocess`, for 
 itself is tested, use `subprocess`.
 """
 
-import array
 import atexit
 import contextlib
 import ctypes
@@ -15,6 +14,7 @@ import gc
 import importlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -23,11 +23,20 @@ import types
 
 PIPE = subprocess.PIPE
 PRELOADED = ("numpy", "torch", "torch.distributed", "gymnasium", "envpool", "rich.live", "tyro", "proximo.control.run")
+LANGUAGE = ("transformers.models.llama.modeling_llama", "peft", "proximo.language.ppo.run")
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: an orphan becomes the child of this process
 
 
 class Popen(subprocess.Popen):
-    """A `subprocess.Popen` whose process is forked, where the system lets this process be the parent of it."""
+    """A `subprocess.Popen` whose process is forked, where the system lets this process be the parent of it.
+
+    Args:
+        language: whether it begins with what language models need, too.
+    """
+
+    def __init__(self, *arguments, language=False, **options):
+        self._modules = PRELOADED + LANGUAGE * language
+        super().__init__(*arguments, **options)
 
     def _execute_child(self, args, *rest):
         if not sys.platform.startswith("linux"):
@@ -45,8 +54,8 @@ class Popen(subprocess.Popen):
         ours, theirs = socket.socketpair()
         try:
             _adopt(True)
-            _server().sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs.fileno()]))])
-            ours.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", shared))])
+            socket.send_fds(_server(self._modules), [b"x"], [theirs.fileno()])
+            socket.send_fds(ours, [b"x"], shared)
             theirs.close()
             with ours.makefile("rwb") as file:
                 file.write(json.dumps(told).encode() + b"\n")
@@ -74,10 +83,10 @@ def run(command, *, capture_output=False, timeout=600, check=False, **options):
     return done
 
 
-def instead_of(patch, *modules):
-    """What these modules of the product start in a new interpreter is warm too: of one hash seed, whatever they say."""
-    for module in modules:
-        patch.setattr(module, "subprocess", sys.modules[__name__])
+def instead_of(patch, module, language=False):
+    """What this module of the product starts in a new interpreter is warm too: of one hash seed, whatever it says."""
+    starts = {"Popen": functools.partial(Popen, language=language), "run": functools.partial(run, language=language)}
+    patch.setattr(module, "subprocess", types.SimpleNamespace(PIPE=PIPE, **starts))
 
 
 def _adopt(yes):
@@ -85,10 +94,10 @@ def _adopt(yes):
 
 
 @functools.cache
-def _server():
+def _server(modules):
     """The end of a pair of sockets at which requests are made; the other process ends with it."""
     ours, theirs = socket.socketpair()
-    command = [sys.executable, __file__, str(theirs.fileno())]
+    command = [sys.executable, __file__, str(theirs.fileno()), *modules]
     subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
     theirs.close()
     return ours
@@ -97,10 +106,11 @@ def _server():
 def _serve(requests):
     """Fork for each request; returns in the new process alone, with what it is to do."""
     while True:
-        if not (sent := _descriptors(requests, 1)):
+        sent = socket.recv_fds(requests, 1, 1)[1]
+        if not sent:
             os._exit(0)  # the tests are over
         client = socket.socket(fileno=sent[0])
-        shared = _descriptors(client, 3)
+        shared = socket.recv_fds(client, 1, 3)[1]
         with client.makefile("rb") as file:
             told = json.loads(file.readline())
         if (between := os.fork()) == 0:
@@ -119,11 +129,6 @@ def _serve(requests):
             os.close(end)
 
 
-def _descriptors(end, count):
-    _, sent, _, _ = end.recvmsg(1, socket.CMSG_SPACE(4 * count))
-    return list(array.array("i", sent[0][2])) if sent else []
-
-
 def _end(told):
     """Be the interpreter that was asked for, up to its end, without taking everything apart as an interpreter would."""
     code = 0
@@ -136,6 +141,9 @@ def _end(told):
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
         code = 1
+        if isinstance(error, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -170,7 +178,7 @@ def _become(told):
 
 
 if __name__ == "__main__":
-    for name in PRELOADED:
+    for name in sys.argv[2:]:
         with contextlib.suppress(ImportError):  # EnvPool is not everywhere
             importlib.import_module(name)
     gc.collect()

@@ -161,9 +161,9 @@ def test_a_run_of_a_scripts_own_reward_is_verified_and_gone_on_with_by_another_p
     (tmp_path / "rated.py").write_text(SCRIPT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    warm.instead_of(monkeypatch, new_process)
+    warm.instead_of(monkeypatch, new_process, language=True)
     for verified in (False, True):
-        told = warm.run([sys.executable, "rated.py"], capture_output=True, text=True)
+        told = warm.run([sys.executable, "rated.py"], language=True, capture_output=True, text=True)
         assert told.returncode == 0, told.stderr
         assert verified or main(["verify-resume", "runs/s"]) == 0
     assert "rated:words" in (tmp_path / "runs" / "s" / "ppo" / "config.toml").read_text()
