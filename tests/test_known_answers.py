@@ -13,7 +13,7 @@ from doctor_known_answers import CASES, answer
 SEED = 11
 
 ONE_OF_A_KIND = ("moving-observations", "no-reward", "indifferent-reward")
-"""Planted in the code, in an environment and in a reward; one in a setting is in test_fruitless.py. The others are slow."""
+"""Planted in the code, in an environment and in a reward; in a setting: test_fruitless.py. The others are slow."""
 
 
 def cases():
