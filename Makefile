@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo demo-language test check docs screenshots format clean
+.PHONY: demo demo-language test test-slow check docs screenshots format clean
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Proximo needs Python 3.11 or newer, this is %d.%d: make PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
@@ -27,6 +27,9 @@ demo-language: $(READY)  ## teach a language model what people like, and have a 
 
 test: $(READY)  ## run the tests, in as many processes as there are cores (four at most), of one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+
+test-slow: $(READY)  ## the long measurements, which smaller tests stand for in `make test`
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m slow
 
 check: $(READY)  ## what CI checks beside the tests: style, types, and which package may import which
 	$(BIN)/ruff check .

@@ -15,7 +15,12 @@ SEED = 11  # the rules were written on 0
 NAMED = [case for case in TUNED_ON if case.fast]
 
 
-@pytest.mark.parametrize("case", NAMED, ids=lambda case: case.name)
+def named():
+    for case in NAMED:
+        yield pytest.param(case, id=case.name, marks=() if case.name == "clip" else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("case", named())
 def test_a_run_that_learns_nothing_is_named_with_the_planted_reason_first(case, tmp_path):
     row = answer(case, tmp_path, SEED)
     assert row["right"], row["findings"]

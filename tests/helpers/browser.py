@@ -8,7 +8,7 @@ import time
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from websockets.sync.client import connect
 
@@ -96,7 +96,14 @@ class Page:
 
 @contextmanager
 def chromium(folder):
-    """A page of a fresh browser.
+    """A page of a fresh browser, see `browser`."""
+    with browser(folder) as port, tab(port) as page:
+        yield page
+
+
+@contextmanager
+def browser(folder):
+    """A fresh browser, by the port that it listens at.
 
     Args:
         folder: for its profile.
@@ -111,14 +118,20 @@ def chromium(folder):
         stderr=subprocess.DEVNULL,
     )
     try:
-        port = _port(Path(folder) / "DevToolsActivePort", process)
-        with urlopen(f"http://127.0.0.1:{port}/json") as answer:
-            tab = next(x for x in json.load(answer) if x["type"] == "page")
-        with connect(tab["webSocketDebuggerUrl"], max_size=None) as socket:
-            yield Page(socket)
+        yield _port(Path(folder) / "DevToolsActivePort", process)
     finally:
         process.terminate()
         process.wait(20)
+
+
+@contextmanager
+def tab(port):
+    """A new page of a browser, closed at the end."""
+    with urlopen(Request(f"http://127.0.0.1:{port}/json/new?about:blank", method="PUT")) as answer:
+        made = json.load(answer)
+    with connect(made["webSocketDebuggerUrl"], max_size=None) as socket:
+        yield Page(socket)
+        socket.send(json.dumps({"id": 0, "method": "Page.close"}))
 
 
 def _port(file, process):

@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+import warm
 from ranks import on_ranks
 from run_ranks import LONG, LONG_OPTIONS
+from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
 from proximo.cli.main import main
 from proximo.cli.options import without
@@ -34,9 +36,7 @@ def rank_of(launcher, rank):
 
 def killed_in(folder, rows, *options):
     """Start a run and kill rank 1 once so many iterations are recorded: seconds to the launcher's end, code, words."""
-    process = subprocess.Popen(
-        [*COMMAND, "--run", str(folder), *LONG_OPTIONS, *options], stderr=subprocess.PIPE, text=True
-    )
+    process = warm.Popen([*COMMAND, "--run", str(folder), *LONG_OPTIONS, *options], stderr=subprocess.PIPE, text=True)
     try:
         limit = time.monotonic() + 60
         while not (folder / "metrics.jsonl").exists() or len(read_metrics(folder / "metrics.jsonl")) < rows:
@@ -71,7 +71,8 @@ def test_a_killed_rank_ends_all_with_one_sentence_and_the_run_comes_to_what_it_w
     assert [name for name in learnt if not killed[name].equal(whole[name])] == []
 
 
-def test_what_all_ranks_refuse_is_said_once(tmp_path, capfd):
+def test_what_all_ranks_refuse_is_said_once(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(subprocess_handler, "Popen", warm.Popen)
     assert main(["train", "CartPole-v1", "--ranks", "2", "--environments", "1", "--run", str(tmp_path / "x")]) == 2
     said = capfd.readouterr().err
     assert said.count("2 ranks can not share environments = 1") == 1

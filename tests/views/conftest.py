@@ -1,7 +1,7 @@
-"""One finished run, and one browser, for all tests of a file."""
+"""One finished run, and one browser, for all tests; a tab for all tests of a file."""
 
 import pytest
-from browser import chromium
+from browser import browser, tab
 
 from proximo.cli import main as cli
 
@@ -18,10 +18,17 @@ def runs(tmp_path_factory):
     return [folder / "seed-0", folder / "seed-1"]
 
 
+@pytest.fixture(scope="session")
+def browser_port(tmp_path_factory):
+    """A real browser."""
+    with browser(tmp_path_factory.mktemp("profile")) as port:
+        yield port
+
+
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    """A tab of a real browser."""
-    with chromium(tmp_path_factory.mktemp("profile")) as page:
+def page(browser_port):
+    """A tab of it."""
+    with tab(browser_port) as page:
         yield page
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 
 import pytest
+import warm
 from records import row
 
 import proximo
@@ -219,7 +220,7 @@ def test_a_port_that_is_taken_is_passed_over_and_ctrl_c_is_a_good_end(tmp_path):
         taken.listen()
         port = taken.getsockname()[1]
         command = [sys.executable, "-m", "proximo", "watch", str(tmp_path), "--port", str(port)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with warm.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout.readline() == f"port {port} is taken\n"
             address = process.stdout.readline().split(" at ")[1].split()[0]
             actual = int(address.rstrip("/").rpartition(":")[2])
@@ -288,7 +289,7 @@ def test_a_run_that_is_killed_and_resumed_is_shown_as_it_is(tmp_path):
         str(run),
     ]
     follower = Follower(tmp_path)
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    with warm.Popen(command, stdout=subprocess.DEVNULL) as process:
         until(lambda: (run / "metrics.jsonl").exists() and len(Tail(run / "metrics.jsonl").rows()) > 3)
         state, steps = shown(follower, "run")
         assert state == "running"

@@ -1,6 +1,7 @@
 """Presets: TOML files with numbers for a family of tasks, each naming its source. No torch here."""
 
 import fnmatch
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -45,9 +46,14 @@ class Preset:
 
 def presets() -> list[Preset]:
     """All presets that are shipped, family by family, general ones before those of single tasks."""
+    return list(_shipped())
+
+
+@functools.cache
+def _shipped() -> tuple[Preset, ...]:
     folder = resources.files("proximo.control") / "presets"
     files = sorted((Path(str(item)) for item in folder.iterdir()), key=lambda p: (p.stem != "general", p.stem))
-    return [preset for file in files if file.suffix == ".toml" for preset in read_presets(file)]
+    return tuple(preset for file in files if file.suffix == ".toml" for preset in read_presets(file))
 
 
 def read_presets(file: Path) -> Iterator[Preset]:

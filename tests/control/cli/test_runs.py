@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+import warm
 from command_lines import HERE, SMALL, refused
 
+from proximo.runs import new_process
 from proximo.runs.storage.metrics import read_metrics
 
 
@@ -81,7 +83,8 @@ def test_a_change_that_is_allowed_lengthens_a_finished_run(prompt, run):
     assert {p: x for p, x in after.items() if p.name != "lock"} == {p: x for p, x in before.items() if p.name != "lock"}
 
 
-def test_verify_resume_says_it_and_leaves_the_run_alone(prompt, tmp_path):
+def test_verify_resume_says_it_and_leaves_the_run_alone(prompt, tmp_path, monkeypatch):
+    warm.instead_of(monkeypatch, new_process)
     assert prompt("train", "CartPole-v1", "--quiet", "--run", "r", *SMALL, "--stop-at", "64")[0] == 0
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     code, out, _ = prompt("verify-resume", "r", "--iterations", "1", "--json")
@@ -95,7 +98,8 @@ def test_verify_resume_says_it_and_leaves_the_run_alone(prompt, tmp_path):
     refused(prompt("verify-resume", "other"), "no run of proximo train")
 
 
-def test_a_run_that_does_not_go_on_exactly_is_told_by_the_exit_code(prompt):
+def test_a_run_that_does_not_go_on_exactly_is_told_by_the_exit_code(prompt, monkeypatch):
+    warm.instead_of(monkeypatch, new_process)
     assert prompt("train", "control_tasks:moody", "--quiet", "--run", "r", *SMALL, "--stop-at", "64")[0] == 0
     code, out, _ = prompt("verify-resume", "r", "--iterations", "1")
     assert code == 1
@@ -141,7 +145,7 @@ def test_sigterm_saves_and_the_same_command_completes(tmp_path):
     ]
     command += ["--steps", "6000"]
     environment = {**os.environ, "PYTHONPATH": HERE}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    process = warm.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
     metrics = tmp_path / "r" / "metrics.jsonl"
     deadline = time.monotonic() + 300
     while not (metrics.exists() and metrics.read_bytes().count(b"\n") > 3):
@@ -156,9 +160,7 @@ def test_sigterm_saves_and_the_same_command_completes(tmp_path):
     rows = read_metrics(metrics)
     assert stopped["steps"] == rows[-1]["step"] < 6000
     assert (tmp_path / "r" / "checkpoints" / f"step-{stopped['steps']:012d}").is_dir()
-    again = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=True
-    )
+    again = warm.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=True)
     done = json.loads(again.stdout)
     assert done["stopped"] is None
     assert done["steps"] >= 6000
@@ -183,7 +185,7 @@ def test_sigterm_in_the_last_evaluations_is_told_and_the_same_command_evaluates(
     command += ["--backend", backend]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")])}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **pipes)
+    process = warm.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **pipes)
     deadline = time.monotonic() + 120
     while not (tmp_path / "r" / "checkpoints" / "final").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -194,7 +196,7 @@ def test_sigterm_in_the_last_evaluations_is_told_and_the_same_command_evaluates(
     assert out.startswith("stopped by SIGTERM at 256 steps; the same command resumes from r")
     assert not (tmp_path / "r" / "results.json").exists()
     (tmp_path / "fast").touch()
-    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    again = warm.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert again.returncode == 0
     assert "final deterministic" in again.stdout
     assert json.loads((tmp_path / "r" / "results.json").read_text())["final_deterministic"] == 7

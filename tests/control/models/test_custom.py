@@ -10,6 +10,7 @@ import numpy as np
 import own_modules
 import pytest
 import torch
+import warm
 from control_runs import configured, running, trained, weights
 from gymnasium import spaces
 from same_runs import PLAN, same_runs
@@ -22,6 +23,7 @@ from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.control.training.replay import replay_world
 from proximo.errors import UserError
+from proximo.runs import new_process
 from proximo.runs.replay.entry import read
 from proximo.runs.replay.report import replay
 
@@ -161,7 +163,8 @@ def test_it_is_given_as_a_class_and_found_again_by_its_name(given, tmp_path):
     assert proximo.replay(tmp_path / "whole").exact
 
 
-def test_encoders_are_given_by_key(tmp_path):
+def test_encoders_are_given_by_key(tmp_path, monkeypatch):
+    warm.instead_of(monkeypatch, new_process)
     run = proximo.train(Two, steps=128, run=tmp_path / "r", encoders={"tool": own_modules.Doubled}, **SMALL)
     assert 'tool = "own_modules:Doubled"' in (run.path / "config.toml").read_text()
     assert proximo.load(run.path).act({"arm": [0.0, 0.0, 0.0], "tool": 1}).shape == (2,)

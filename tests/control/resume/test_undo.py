@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+import warm
 from control_runs import running
 
 import proximo
@@ -221,14 +222,14 @@ sys.exit(main(["train", "slow:make", "--quiet", "--run", sys.argv[1], *sizes, "-
 
 def test_sigterm_is_answered_within_seconds_though_the_iteration_takes_minutes(tmp_path):
     command = [sys.executable, "-c", SLOW, str(tmp_path / "run")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = warm.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "step\n"
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=100)  # half of its iteration
     assert process.returncode == 128 + signal.SIGTERM
     assert PATIENCE <= 5, "seconds until an iteration is broken off"
     assert latest_checkpoint(tmp_path / "run" / "checkpoints").name == f"step-{0:012d}"
-    again = subprocess.run([*command, "fast"], capture_output=True, text=True, check=False)
+    again = warm.run([*command, "fast"], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 1000
 
@@ -239,7 +240,7 @@ def test_a_signal_to_the_whole_process_group_stops_the_run_and_not_its_environme
     plan = ["--environments", "2", "--rollout-length", "32", "--update.minibatch-size", "32", "--steps", "1000000"]
     code = "import signal, sys; from proximo.cli.main import main; signal.signal(2, signal.default_int_handler); "
     code += f"sys.exit(main(['train', 'Pendulum-v1', '--backend', 'subprocess', '--run', sys.argv[1], *{plan}]))"
-    process = subprocess.Popen(
+    process = warm.Popen(
         [sys.executable, "-c", code, str(tmp_path / "run")], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     metrics = tmp_path / "run" / "metrics.jsonl"

@@ -1,16 +1,21 @@
 """`verify-resume` finds what is not exact, and nothing where everything is."""
 
+import subprocess
+from types import SimpleNamespace
+
 import control_tasks
 import gymnasium
 import numpy as np
 import pytest
 import torch
+import warm
 from command_lines import HERE
 from control_runs import configured
 
 from proximo.control.training.training import Training
 from proximo.control.verify import verify_control
 from proximo.errors import UserError
+from proximo.runs import new_process
 
 
 def verify(source, **settings):
@@ -40,7 +45,8 @@ class Clinging(gymnasium.Env):
         (control_tasks.recall, {"network": {"memory": "gru", "memory_size": 8}}),
     ],
 )
-def test_runs_that_go_on_exactly_are_said_to(source, settings):
+def test_runs_that_go_on_exactly_are_said_to(source, settings, monkeypatch):
+    warm.instead_of(monkeypatch, new_process)
     result = verify(source, **settings)
     assert result.exact
     assert str(result).startswith("this run resumes exactly\n  stopped and resumed: equal to the last bit\n")
@@ -59,14 +65,21 @@ def test_an_environment_that_does_not_follow_from_its_seed_is_named():
 
 
 def test_an_environment_that_follows_from_the_processs_hash_seed_is_named(monkeypatch):
+    """The run and the one that does it again have seeds of their own; those between share one, in less time."""
+
+    def started(command, *, env, **options):
+        return (subprocess if env["PYTHONHASHSEED"] in ("1", "5") else warm).run(command, env=env, **options)
+
     monkeypatch.syspath_prepend(HERE)
+    monkeypatch.setattr(new_process, "subprocess", SimpleNamespace(run=started))
     result = verify("control_tasks:hashed")
     assert not result.exact
     assert result.causes[0].startswith("it repeats within one process and not in the next, as what is made of hash()")
     assert "the same settings do not give the same run twice" in result.causes[1]
 
 
-def test_a_process_that_fails_says_why():
+def test_a_process_that_fails_says_why(monkeypatch):
+    warm.instead_of(monkeypatch, new_process)
     with pytest.raises(UserError, match="no environment 'Cartpol-v1': did you mean"):
         verify("Cartpol-v1")
 

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import gymnasium
 import pytest
+import warm
 from command_lines import SMALL
 from same_runs import same_tensors
 
 import proximo
 from proximo.cli.main import main
+from proximo.control import many
 from proximo.runs.storage.checkpoint import load_checkpoint
 from proximo.runs.storage.folder import RunFolder
 
@@ -22,6 +24,12 @@ FEW = {"steps": 64, "environments": 2, "rollout_length": 16, "update": {"minibat
 NAMES = ("last_100_training_return", "final_deterministic", "final_sampled", "best_checkpoint")
 
 
+@pytest.fixture
+def _warm_side_by_side(monkeypatch):
+    warm.instead_of(monkeypatch, many)
+
+
+@pytest.mark.usefixtures("_warm_side_by_side")
 @pytest.mark.parametrize("parallel", [1, 2])
 def test_each_seed_is_the_run_that_it_is_alone(parallel, tmp_path, capsys):
     asked = ["train", "CartPole-v1", *SMALL, "--quiet", "--backend", "gymnasium"]
@@ -51,6 +59,7 @@ def test_an_environment_of_ones_own_is_trained_in_turn_and_not_side_by_side(tmp_
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.usefixtures("_warm_side_by_side")
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -71,7 +80,7 @@ def test_what_can_not_be_is_said_once(more, words, tmp_path, capsys):
 def test_sigterm_stops_all_and_the_same_command_goes_on(tmp_path):
     command = [sys.executable, "-m", "proximo", "train", "CartPole-v1", "--steps", "1e9", "--seeds", "0", "1"]
     command += ["--parallel", "2", "--run", str(tmp_path / "all"), "--backend", "gymnasium", "--quiet"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
+    process = warm.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
     files = [tmp_path / "all" / f"seed-{seed}" / "metrics.jsonl" for seed in (0, 1)]
     while not all(file.exists() and file.stat().st_size for file in files):
         time.sleep(0.05)
@@ -99,6 +108,7 @@ def make():
 """
 
 
+@pytest.mark.usefixtures("_warm_side_by_side")
 def test_what_an_environment_prints_does_not_disturb_the_others(tmp_path, monkeypatch, capsys):
     (tmp_path / "loud.py").write_text(LOUD)
     monkeypatch.chdir(tmp_path)
@@ -107,6 +117,7 @@ def test_what_an_environment_prints_does_not_disturb_the_others(tmp_path, monkey
     assert [run.results["steps"] > 0 for run in runs] == [True, True]
 
 
+@pytest.mark.usefixtures("_warm_side_by_side")
 def test_one_that_can_not_be_trained_stops_the_endless_others(tmp_path, capsys):
     small = {**FEW, "backend": "gymnasium"}
     proximo.train("CartPole-v1", run=tmp_path / "all" / "seed-1", seed=7, progress="quiet", **small)
@@ -118,7 +129,7 @@ def test_one_that_can_not_be_trained_stops_the_endless_others(tmp_path, capsys):
 def test_processes_whose_parent_is_killed_stop_too(tmp_path):
     command = [sys.executable, "-m", "proximo", "train", "CartPole-v1", "--steps", "1e9", "--seeds", "0", "1"]
     command += ["--parallel", "2", "--run", str(tmp_path / "all"), "--backend", "gymnasium", "--quiet"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = warm.Popen(command, stdout=subprocess.DEVNULL)
     folders = [tmp_path / "all" / f"seed-{seed}" for seed in (0, 1)]
     while not all((folder / "metrics.jsonl").exists() for folder in folders):
         time.sleep(0.05)

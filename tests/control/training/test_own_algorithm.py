@@ -8,6 +8,7 @@ import control_tasks
 import own_modules
 import pytest
 import torch
+import warm
 from control_runs import configured, running, weights
 from same_runs import PLAN, same_runs
 
@@ -19,6 +20,7 @@ from proximo.control.training.replay import replay_world
 from proximo.control.training.training import Training
 from proximo.core.advantages import gae
 from proximo.errors import UserError
+from proximo.runs import new_process
 from proximo.runs.config.toml import difference, from_mapping, read_toml, to_toml
 from proximo.runs.replay.entry import read
 from proximo.runs.replay.report import replay
@@ -162,7 +164,8 @@ def test_a_class_takes_the_presets_numbers_and_keeps_the_defaults_that_it_change
     assert whole.update == own_modules.Anchored(anchor=0.5)
 
 
-def test_a_run_with_an_algorithm_of_ones_own_stops_and_resumes(tmp_path):
+def test_a_run_with_an_algorithm_of_ones_own_stops_and_resumes(tmp_path, monkeypatch):
+    warm.instead_of(monkeypatch, new_process)
     plan = {**PLAN, "update": {**PLAN["update"], "anchor": 0.1}}
     whole = proximo.train("CartPole-v1", own_modules.Anchored, run=tmp_path / "whole", **plan)
     proximo.train("CartPole-v1", own_modules.Anchored, run=tmp_path / "half", stop_at=300, **plan)

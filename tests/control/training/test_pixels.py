@@ -2,11 +2,14 @@
 
 import control_tasks
 import numpy as np
+import pytest
 
 import proximo
 
 
+@pytest.mark.slow
 def test_a_ball_is_caught_from_pixels(tmp_path):
+    """The probes hold in seconds that both encoders learn from pixels; this is a whole task."""
     run = proximo.train(
         control_tasks.catch,
         run=str(tmp_path / "catch"),

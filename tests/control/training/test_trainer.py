@@ -7,10 +7,12 @@ import signal
 import numpy as np
 import pytest
 import torch
+import warm
 from same_runs import same_runs
 
 import proximo
 from proximo.core.schedules import Schedule
+from proximo.runs import new_process
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
 from proximo.schedules import Cosine, Linear, Piecewise
 
@@ -267,7 +269,8 @@ def test_a_schedule_that_can_not_be_is_refused_in_one_sentence(tmp_path):
         proximo.train("CartPole-v1", run=tmp_path / "run", learning_rate=lambda p: 1e-4 / p, **SMALL)
 
 
-def test_a_run_that_was_finished_before_says_so_and_the_screens_are_text(tmp_path, capfd):
+def test_a_run_that_was_finished_before_says_so_and_the_screens_are_text(tmp_path, capfd, monkeypatch):
+    warm.instead_of(monkeypatch, new_process)
     run = proximo.train("CartPole-v1", run=tmp_path / "run", **SMALL)
     capfd.readouterr()
     assert list(trainer(tmp_path / "run", progress="plain")) == []

@@ -1,13 +1,13 @@
 """A search for settings: it goes on where it was, ends hopeless trials, and its best is a preset."""
 
 import json
-import subprocess
 import sys
 import time
 import tomllib
 
 import optuna
 import pytest
+import warm
 
 import proximo
 from proximo.control.presets import configure
@@ -95,7 +95,7 @@ def test_a_search_that_is_killed_goes_on(tmp_path):
     code = "import sys, json, proximo; proximo.tune('CartPole-v1', trials=2, space='credit', **json.loads(sys.argv[1]))"
     asked = {**SMALL, "steps": 3_000}
     folder = tmp_path / "x"
-    process = subprocess.Popen([sys.executable, "-c", code, json.dumps({**asked, "run": str(folder)})])
+    process = warm.Popen([sys.executable, "-c", code, json.dumps({**asked, "run": str(folder)})])
     file = folder / "trial-0000" / "metrics.jsonl"
     while not (file.exists() and file.stat().st_size):
         assert process.poll() is None

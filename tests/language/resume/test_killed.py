@@ -1,10 +1,10 @@
 """kill -9 of PPO on a language model and of its fine-tuning, at random moments."""
 
 import json
-import subprocess
 import sys
 
 import pytest
+import warm
 from killing import HELPERS
 
 CODE = """
@@ -38,6 +38,6 @@ def test_ten_kills_leave_the_run_that_was_never_killed(tmp_path, tiny_folder):
     data.write_text("".join(json.dumps({"prompt": f"w{i} w{i + 1}"}) + "\n" for i in range(4, 9)))
     (tmp_path / "home").mkdir()
     command = [sys.executable, "-c", CODE, tiny_folder, data, tmp_path / "home", HELPERS]
-    process = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, timeout=600)
+    process = warm.run([*map(str, command)], language=True, capture_output=True, text=True, timeout=600)
     assert process.returncode == 0, process.stderr
     assert process.stdout.startswith("kills 10 "), process.stdout

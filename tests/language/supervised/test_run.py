@@ -8,6 +8,7 @@ import pandas
 import pytest
 import tiny
 import torch
+import warm
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, BertModel
 from words import WORDS
@@ -16,6 +17,7 @@ import proximo
 from proximo import language
 from proximo.cli.main import main
 from proximo.errors import UserError
+from proximo.runs import new_process
 
 ROWS = [{"prompt": f"{word} w5", "response": f"w6 {word}"} for word in WORDS[:12]]
 PAIRS = [{"prompt": "w5", "chosen": f" {word} w9", "rejected": f" {word}"} for word in WORDS[:12]]
@@ -152,12 +154,18 @@ if __name__ == "__main__":
 """
 
 
-def test_a_run_of_a_scripts_own_reward_is_verified_and_gone_on_with_by_another_process(tmp_path, tiny_folder):
+def test_a_run_of_a_scripts_own_reward_is_verified_and_gone_on_with_by_another_process(
+    tmp_path, tiny_folder, monkeypatch
+):
     assert tiny_folder == tmp_path / "tiny"
     (tmp_path / "rated.py").write_text(SCRIPT)
-    for command in (["rated.py"], ["-m", "proximo.cli.main", "verify-resume", "runs/s"], ["rated.py"]):
-        told = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    warm.instead_of(monkeypatch, new_process, language=True)
+    for verified in (False, True):
+        told = warm.run([sys.executable, "rated.py"], language=True, capture_output=True, text=True)
         assert told.returncode == 0, told.stderr
+        assert verified or main(["verify-resume", "runs/s"]) == 0
     assert "rated:words" in (tmp_path / "runs" / "s" / "ppo" / "config.toml").read_text()
 
 

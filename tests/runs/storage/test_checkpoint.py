@@ -2,13 +2,13 @@ import json
 import math
 import pickle
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import warm
 
 from proximo.errors import UserError
 from proximo.runs.storage.checkpoint import (
@@ -293,6 +293,6 @@ print("steps", done)
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
 def test_a_writer_killed_at_any_moment_leaves_a_whole_newest_checkpoint(tmp_path: Path):
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    process = warm.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     assert int(process.stdout.split()[1]) >= 15

@@ -3,11 +3,11 @@
 import functools
 import importlib
 import json
-import subprocess
 import sys
 
 import gymnasium
 import pytest
+import warm
 
 import proximo
 from proximo.control.environments import code_of
@@ -296,7 +296,7 @@ def command(here, *more):
     ]
     options += ["--update.epochs", "1", "--update.minibatch-size", "32", "--run", "r", *more]
     command = [sys.executable, "-m", "proximo.cli.main", "train", "my_env:make", *options]
-    return subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
+    return warm.run(command, cwd=here, capture_output=True, text=True, check=False)
 
 
 def test_an_edited_module_is_told_on_the_command_line(here):
@@ -305,7 +305,7 @@ def test_an_edited_module_is_told_on_the_command_line(here):
     code = TOY.replace("REWARD = {reward}", "from my_rewards import REWARD")
     file.write_text(code.format(comment=""))
     assert json.loads(command(here).stdout)["final_deterministic"] == 8.0
-    (here / "my_rewards.py").write_text("REWARD = 5.0\n")
+    (here / "my_rewards.py").write_text("REWARD = 5.00\n")  # of another size: Python takes one second for one edit
     refused = command(here)
     assert refused.returncode == 2
     assert refused.stderr == (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 
 from proximo.errors import UserError
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
@@ -114,7 +115,7 @@ assert (folder / "metrics.jsonl").read_bytes().endswith(b"}\\n")
 
 def test_a_limit_on_file_sizes_leaves_whole_files(tmp_path: Path):
     command = [sys.executable, "-c", LIMITED, str(tmp_path)]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    process = warm.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("File too large while writing") == 2
     assert process.stdout.count("ulimit -f") == 2

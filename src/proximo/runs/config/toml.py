@@ -5,6 +5,7 @@ need not be None.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -123,7 +124,7 @@ def _items(table: Any) -> Iterator[tuple[str, Any, bool]]:
         for name, value in table.items():
             yield name, value, False
         return
-    hints = typing.get_type_hints(type(table))
+    hints = _hints(type(table))
     for field in _fields(type(table)):
         yield field.name, getattr(table, field.name), type(None) in members(hints[field.name])
 
@@ -217,7 +218,7 @@ def _as(cls: type, base: Any) -> Any:
 
 def _read_table(cls: type, mapping: Mapping[str, Any], *, prefix: str, where: str, base: Any) -> Any:
     cls, mapping, base = _chosen(cls, mapping, prefix, where, base)
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     fields = {field.name: field for field in _fields(cls)}
     for name in mapping:
         if name in getattr(cls, "lacks", ()) and mapping[name] != UNSET:
@@ -278,12 +279,18 @@ def _unknown_key(cls: type, name: str, prefix: str, where: str) -> str:
 
 
 def _all_keys(cls: type, prefix: str) -> Iterator[str]:
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for field in _fields(cls):
         yield _dotted(prefix, field.name)
         for member in members(hints[field.name]):
             if dataclasses.is_dataclass(member):
                 yield from _all_keys(typing.cast("type", member), _dotted(prefix, field.name))
+
+
+@functools.lru_cache(maxsize=64)
+def _hints(cls: type) -> dict[str, Any]:
+    """Types of a class's fields; to evaluate them takes as long as to write a whole table."""
+    return typing.get_type_hints(cls)
 
 
 def _fields(cls: Any) -> list[dataclasses.Field]:

@@ -1,5 +1,6 @@
 """Which code made a run: library versions, the git commit of the working directory, and what was not yet committed."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -39,6 +40,7 @@ def describe_code(folder: Path | None = None, *, limit: int = DIFF_LIMIT) -> dic
     return files | ({"uncommitted.diff": diff[:limit]} if diff else {})
 
 
+@functools.cache  # reading seven of them takes 20 ms, as long as a short iteration
 def _version(library: str) -> str:
     try:
         return metadata.version(library)

@@ -154,14 +154,28 @@ class WatchedSubprocesses:
 def _garbage_left_alone() -> Iterator[None]:
     """Children that are forked here never collect what this process has dropped.
 
-    An EnvPool among it would wait for threads that are not in the child, and crash it.
+    An EnvPool among it would wait for threads that are not in the child, and crash it. The child sets it aside: to
+    collect it here takes up to a second in a process that has imported much. Nothing is collected in between.
     """
-    gc.collect()
-    gc.freeze()
+    _collecting.append(gc.isenabled())
+    gc.disable()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if _collecting.pop():
+            gc.enable()
+
+
+def _set_garbage_aside() -> None:
+    if _collecting:
+        gc.freeze()
+        if _collecting[0]:
+            gc.enable()
+
+
+_collecting: list[bool] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_set_garbage_aside)
 
 
 def _deaf_to_ctrl_c(factory: Callable[[], gymnasium.Env]) -> Callable[[], gymnasium.Env]:
