@@ -117,6 +117,7 @@ def _network(actor: Mapping[str, Any], critic: Mapping[str, Any]) -> dict[str, A
         "activation": actor.get("activation", "elu"),
         "orthogonal": False,
         "log_std": math.log(noise.get("init_std", 1.0)),
+        "noise": noise.get("std_type", "scalar"),
     }
 
 
@@ -213,7 +214,7 @@ def load_checkpoint(path: str | Path, env: Any, train_cfg: Mapping[str, Any]) ->
         log_std = noise.get("distribution.log_std_param")
         std = noise.get("distribution.std_param") if log_std is None else log_std.exp()
         with torch.no_grad():
-            policy.log_std.copy_(std.log())
+            policy.noise_numbers.copy_(std if policy.noise.kind == "scalar" else std.log())
     except FOREIGN as error:
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
         raise UserError(f"{path} is no checkpoint of rsl_rl 5 with these settings ({reason}): check both") from error

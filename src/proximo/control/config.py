@@ -40,8 +40,13 @@ class NetworkSettings:
     """Width of the recurrent layer."""
     actions: Literal["gaussian", "squashed"] = "gaussian"
     """Continuous actions: a Gaussian clipped to the bounds, or a tanh-squashed one."""
-    log_std: float = 0.0
-    """Initial log standard deviation, in units of half the action range (of 1 where the action has no bounds)."""
+    noise: Literal["log", "scalar", "shared", "state", "fixed"] = "log"
+    """What decides the deviation of Gaussian actions: log, its logarithm is learnt, one for each action; scalar, the
+    deviation itself is (rsl_rl's scalar), one for each; shared, one logarithm for all; state, the network gives one for
+    each action in each state; fixed, it stays at `log_std`."""
+    log_std: float | tuple[float, ...] = 0.0
+    """Initial log standard deviation, in units of half the action range (of 1 where the action has no bounds): one
+    number, or one for each continuous column of the action."""
     log_std_range: tuple[float, float] = (-5.0, 2.0)
     """Bounds of the log standard deviation: after each step it is put back to the nearest, from where it can return."""
 
@@ -61,8 +66,27 @@ class NetworkSettings:
             raise ValueError(
                 f"hidden = {self.hidden} and memory_size = {self.memory_size} must be widths of at least 1"
             )
-        if not self.log_std_range[0] <= self.log_std <= self.log_std_range[1]:
+        self._check_noise()
+
+    def _check_noise(self) -> None:
+        """See that the deviation starts where it may be.
+
+        Raises:
+            ValueError: it does not.
+        """
+        low, high = self.log_std_range
+        start = self.log_std if isinstance(self.log_std, tuple) else (self.log_std,)
+        if not all(low <= x <= high for x in start):
             raise ValueError(f"log_std = {self.log_std} must lie within log_std_range = {self.log_std_range}")
+        if self.noise == "shared" and len({*start}) > 1:
+            raise ValueError(
+                f"noise = shared is one deviation for all actions: log_std = {self.log_std} must be one number"
+            )
+        if self.noise == "state" and not all(low < x < high for x in start):
+            raise ValueError(
+                f"noise = state comes to log_std_range = {self.log_std_range} without reaching it: log_std = "
+                f"{self.log_std} must lie between, not on a bound"
+            )
 
 
 @dataclass(frozen=True)

@@ -250,3 +250,9 @@ class Product(Distribution):
         self._require_same_kind(other)
         assert isinstance(other, Product)
         return torch.stack([p.kl(q) for p, q in zip(self.parts, other.parts, strict=True)]).sum(0)
+
+
+def gaussians(distribution: Distribution) -> list[Gaussian]:
+    """The Gaussian parts of a distribution, which may be one itself."""
+    parts = distribution.parts if isinstance(distribution, Product) else [distribution]
+    return [part for part in parts if isinstance(part, Gaussian)]

@@ -27,8 +27,9 @@ from proximo.core.update import Gradient, Statistics
 
 def supports(policy: ControlPolicy) -> bool:
     """Whether the closed form covers `policy`: vector observations, separate MLPs of tanh, relu or elu, no memory, and
-    one Box action (clipped Gaussian) or one Discrete action with or without a mask, all on the CPU; and everything that
-    takes part, loss included, is what it was derived from (`is_derivable`).
+    one Box action (clipped Gaussian, whose deviation is the same in all states) or one Discrete action with or without
+    a mask, all on the CPU; and everything that takes part, loss included, is what it was derived from
+    (`is_derivable`).
     """
     settings, actions = policy.settings, policy.actions
     one_part = len(actions.parts) == 1 and (
@@ -37,6 +38,7 @@ def supports(policy: ControlPolicy) -> bool:
     )
     return (
         one_part
+        and not policy.noise.of_state
         and not policy.observations.images
         and not (policy.critic_observations and policy.critic_observations.images)
         and settings.memory == "none"

@@ -34,16 +34,30 @@ class Head(Protocol):
 
 
 class GaussianHead:
-    """log N(a; mean, std) with a state-independent log std."""
+    """log N(a; mean, std) with a deviation that is the same in all states (`control.models.noise`)."""
 
     def __init__(self, policy: ControlPolicy) -> None:
-        self.log_std = policy.log_std.detach().numpy()
-        self.gradient = gradient(policy.log_std).numpy()
-        self.dtype = policy.log_std.dtype
-        self.low, self.high = policy.settings.log_std_range
+        numbers, self.kind = policy.noise_numbers, policy.noise.kind
+        self.numbers, self.dtype = numbers.detach().numpy(), numbers.dtype
+        self.gradient = None if self.kind == "fixed" else gradient(numbers).numpy()
+        self.low, self.high = policy.noise.bounds
+        self.columns = policy.actions.continuous
 
     def _read(self) -> np.ndarray:
-        return np.minimum(np.maximum(self.log_std, self.low), self.high)
+        """Log standard deviations, `[d]`."""
+        held = np.minimum(np.maximum(self.numbers, self.low), self.high)
+        return np.log(held) if self.kind == "scalar" else np.broadcast_to(held, self.columns)
+
+    def _learn(self, error: np.ndarray) -> None:
+        """Add the gradient of what is learnt, from dLoss/dlog_std `[d]`."""
+        if self.gradient is None:
+            return
+        if self.kind == "scalar":
+            error = error / np.minimum(np.maximum(self.numbers, self.low), self.high)
+        elif self.kind == "shared":
+            error = np.add.reduce(error, keepdims=True)
+        # clamp passes a gradient inside its bounds, both included, and none outside.
+        self.gradient += np.where((self.numbers >= self.low) & (self.numbers <= self.high), error, 0.0)
 
     def draw(self, output: np.ndarray, generator: torch.Generator | None) -> np.ndarray:
         """Mean + std * noise."""
@@ -70,9 +84,7 @@ class GaussianHead:
     def backward(self, log_prob_error: np.ndarray, entropy_error: np.ndarray) -> np.ndarray:
         """D log p / d mean = z / std;  d log p / d log_std = z^2 - 1;  d H / d log_std = 1."""
         error = log_prob_error * self.z
-        log_std_error = np.add.reduce(error * self.z, 1) - np.add.reduce(log_prob_error - entropy_error)
-        # clamp passes a gradient inside its bounds, both included, and none outside.
-        self.gradient += np.where((self.log_std >= self.low) & (self.log_std <= self.high), log_std_error, 0.0)
+        self._learn(np.add.reduce(error * self.z, 1) - np.add.reduce(log_prob_error - entropy_error))
         error *= self.inverse
         return error
 

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from proximo.control.config import NetworkSettings
 from proximo.control.models.custom import CustomNetwork
 from proximo.control.models.networks import ActorCritic, make_network
+from proximo.control.models.noise import Noise
 from proximo.control.models.normalizers import ObservationNormalizer, ValueNormalizer
 from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.groups import CRITIC
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.core.batch import Action, Batch, Evaluation
-from proximo.core.distributions import Distribution
+from proximo.core.distributions import Distribution, gaussians
 from proximo.core.invariants import gaussian_ratio_tolerance, ratio_tolerance
 from proximo.errors import UserError
 from proximo.runs.config.toml import from_mapping
@@ -70,10 +71,41 @@ class ControlPolicy(nn.Module):
         made = partial(_normalizer, wanted=normalize_observations, clip=clip)
         self.normalizer, self.critic_normalizer = made(observations), made(critic_observations)
         self.values = ValueNormalizer()
-        self.network = make_network(observations, actions.outputs, settings, critic_observations)
-        # A network that gives whole distributions has deviations of its own.
-        free = 0 if isinstance(self.network, CustomNetwork) and self.network.gives_distribution else actions.continuous
-        self.log_std = nn.Parameter(torch.full((free,), float(settings.log_std)))
+        self.noise = Noise(settings, actions.continuous)
+        outputs = actions.outputs + self.noise.outputs
+        self.network = make_network(observations, outputs, settings, critic_observations)
+        self._register_noise()
+
+    def _register_noise(self) -> None:
+        """Make room for what is learnt of the deviation: `log_std`, or `std` where it is learnt as it is.
+
+        Raises:
+            UserError: a network of the user's own gives deviations, and the settings ask for others.
+        """
+        own = isinstance(self.network, CustomNetwork) and self.network.gives_distribution
+        if own and self.settings.noise != "log":
+            raise UserError(
+                f"network.noise = {self.settings.noise} has no say in {self.settings.custom}, which gives whole "
+                "distributions: leave it out, or give outputs instead"
+            )
+        numbers = torch.zeros(0) if own else self.noise.numbers()
+        scalar = self.noise.kind == "scalar"
+        first = torch.zeros(0) if scalar else numbers
+        if self.noise.kind == "fixed":
+            self.register_buffer("log_std", first)
+        else:
+            self.log_std = nn.Parameter(first)
+        if scalar:
+            self.std = nn.Parameter(numbers)
+
+    @property
+    def noise_numbers(self) -> Tensor:
+        """What the deviations of all states follow from; empty where each state has its own, or none has any."""
+        return self.std if self.noise.kind == "scalar" else self.log_std
+
+    def deviations(self) -> Tensor | None:
+        """Log standard deviations of the continuous columns, `[continuous]`; None where each state has its own."""
+        return self.noise.log_std(self.noise_numbers) if len(self.noise_numbers) else None
 
     def parameters_by_layer(self) -> list[nn.Parameter]:
         """All parameters; where actor and critic are separate, their layers of one depth follow each other, so that a
@@ -101,28 +133,36 @@ class ControlPolicy(nn.Module):
         """Over the actions, from the head's outputs `[..., outputs]`; a network of the user's own may give it whole."""
         if isinstance(outputs, Distribution):
             return outputs
-        return self.actions.distribution(outputs, self.log_std.clamp(*self.settings.log_std_range), mask)
+        log_std = self.deviations()
+        if self.noise.of_state:
+            # How numbers lie in memory may decide their last bits, and stored actions lie side by side.
+            outputs, raw = (x.contiguous() for x in outputs.split([self.actions.outputs, self.noise.outputs], -1))
+            log_std = self.noise.log_std_of_state(raw)
+        return self.actions.distribution(outputs, self.log_std if log_std is None else log_std, mask)
 
     @torch.no_grad()
     def project(self) -> None:
-        """Put the free log standard deviation back into its range, in place.
+        """Put what is learnt of the deviation back into its range, in place.
 
         A clamp has no gradient outside its bounds, so a step that left them could never be taken back (projected
         gradient: Bertsekas 1976, eq. 2).
         """
-        self.log_std.clamp_(*self.settings.log_std_range)
+        self.noise_numbers.clamp_(*self.noise.bounds)
 
     @torch.no_grad()
     def ratio_tolerance(self, batch: Batch) -> float:
         """How far rounding alone may take the first ratio of `batch` from 1, see `core.invariants`."""
         dtype = batch.log_prob.dtype
         columns = self.actions.continuous_columns
-        if not columns or not len(self.log_std):
+        log_std = self.deviations()
+        if log_std is None and self.noise.outputs:
+            seen = (self.look(part.inputs)[0] for part in batch.split(8))
+            log_std = torch.stack([g.log_std.min() for each in seen for g in gaussians(each)])
+        if not columns or log_std is None:
             return ratio_tolerance(dtype)
         actions = batch.action[..., columns][batch.weight > 0]
         width = max((p[0].numel() for p in self.network.parameters() if p.dim() > 1), default=1)
-        std = float(self.log_std.clamp(*self.settings.log_std_range).min().exp())
-        return gaussian_ratio_tolerance(dtype, width, float(actions.abs().max()), std)
+        return gaussian_ratio_tolerance(dtype, width, float(actions.abs().max()), float(log_std.min().exp()))
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """Log-prob, entropy and value of a batch, with gradient."""

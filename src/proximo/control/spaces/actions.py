@@ -147,11 +147,12 @@ class ActionSpec:
 
         Args:
             outputs: `[..., outputs]`, of the head.
-            log_std: `[continuous]`.
+            log_std: `[continuous]`, or `[..., continuous]` where each state has its own.
             mask: `[..., mask_size]` bool, False = forbidden; or None.
         """
         parts: list[Distribution] = []
-        stds = iter(log_std.split([p.width for p in self.parts if p.kind == "box"])) if self.continuous else iter(())
+        widths = [p.width for p in self.parts if p.kind == "box"]
+        stds = iter(log_std.split(widths, -1)) if widths else iter(())
         masks = _split_mask(mask, self.choices)
         gaussian = SquashedGaussian if self.squashed else Gaussian
         for part, output in zip(self.parts, outputs.split([p.outputs for p in self.parts], -1), strict=True):

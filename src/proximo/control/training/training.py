@@ -35,7 +35,7 @@ from proximo.control.training.vital_signs import ended, fingerprint, still_devia
 from proximo.control.training.warm_start import start_from
 from proximo.core.across import room
 from proximo.core.batch import Batch
-from proximo.core.distributions import Distribution, Gaussian
+from proximo.core.distributions import Distribution, gaussians
 from proximo.core.optimizer import FlatAdam
 from proximo.core.ratio_bins import ratio_counts
 from proximo.core.schedules import Schedule
@@ -282,7 +282,7 @@ class Training(OnPolicyTraining[Rollout]):
         self._choose_path()
         self.collector.seconds.update(environment=0.0, policy=0.0)
         self._statistics = fingerprint(self.policy, self.scaler)
-        self._log_std = self.policy.log_std.detach().clone()
+        self._noise = self.policy.noise_numbers.detach().clone()
 
     def collect(self) -> Rollout:
         """Act in the environments."""
@@ -409,7 +409,7 @@ class Training(OnPolicyTraining[Rollout]):
             **self.critic.measured(),
             "reset_rows": int((~rollout.valid).sum()),
             **vital_signs(self.policy, rollout, batch, self.config.truncation),
-            **still_deviations(self.policy, self._log_std),
+            **still_deviations(self.policy, self._noise),
             "normalizers_moved": float(moved.abs().max()),
             "exact_kl": self._exact_kl(part, seen),
             "ratio_histogram": self._ratios(part, seen),
@@ -422,9 +422,11 @@ class Training(OnPolicyTraining[Rollout]):
     @torch.no_grad()
     def _deviation(self, seen: Distribution) -> float | None:
         """Mean standard deviation of the actions; None where a network of the user's own gives another distribution."""
-        if len(self.policy.log_std):
-            return float(self.policy.log_std.clamp(*self.policy.settings.log_std_range).exp().mean())
-        return float(seen.log_std.exp().mean()) if isinstance(seen, Gaussian) else None
+        log_std = self.policy.deviations()
+        if log_std is None:
+            columns = [part.log_std.flatten(0, -2) for part in gaussians(seen)]
+            log_std = torch.cat(columns, 1) if columns else None
+        return None if log_std is None else float(log_std.exp().mean())
 
     def measured(self, batch: Batch) -> Batch:
         """The samples that are looked at after an update: a minibatch's worth, `MEASURED` at most, from all over."""
