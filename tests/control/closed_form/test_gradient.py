@@ -17,6 +17,7 @@ from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.core.batch import Batch
+from proximo.core.exact_kl import NAME, with_old
 from proximo.core.objectives import Objective
 from proximo.core.optimizer import FlatAdam
 
@@ -87,6 +88,20 @@ def agree(policy, batch, objective):
 
 
 HEADS = ["gaussian", "categorical", "masked"]
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("zeros", [True, False])
+def test_the_exact_divergence_by_hand_is_that_of_the_distributions(head, zeros):
+    before, now = policy_of(head, seed=1), policy_of(head, seed=2)
+    now.normalizer.load_state_dict(before.normalizer.state_dict())
+    batch = batch_of(now, masked=head == "masked", zeros=zeros)
+    (_, told), (_, tells) = both(now, with_old(before.evaluate, batch, 3), Objective(0.2))
+    with torch.no_grad():
+        divergence = before.look(batch.inputs)[0].kl(now.look(batch.inputs)[0])
+    expected = float((divergence * batch.weight).sum() / batch.weight.sum())
+    assert expected > 0.01
+    assert (told[NAME], tells[NAME]) == (pytest.approx(expected), pytest.approx(expected))
 
 
 @pytest.mark.parametrize("noise", ["scalar", "shared", "fixed"])

@@ -1,5 +1,6 @@
 """Distributions with their derivatives, in NumPy; the batch is the last axis."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +29,9 @@ class Head(Protocol):
 
     def score(self, output: np.ndarray, action: np.ndarray) -> Scores:
         """Log-probs and entropies; remembers what `backward` needs."""
+
+    def divergence(self, old: Mapping[str, torch.Tensor]) -> np.ndarray:
+        """Exact KL(old, now) `[B]` of what was scored last, from what the old distributions are made of."""
 
     def backward(self, log_prob_error: np.ndarray, entropy_error: np.ndarray) -> np.ndarray:
         """DLoss/dOutput from dLoss/dlog_prob and dLoss/dentropy, each `[B]`; adds the gradient of own parameters."""
@@ -71,7 +75,7 @@ class GaussianHead:
 
         H = sum(log std + (1 + log(2 pi)) / 2).
         """
-        log_std = self._read()
+        self.mean, self.log_std = output, log_std = output, self._read()
         total = np.add.reduce(log_std)
         self.inverse = np.exp(-log_std)[:, None]
         self.z = action.T - output
@@ -80,6 +84,12 @@ class GaussianHead:
         log_prob *= -0.5
         log_prob -= total + len(log_std) * _HALF_LOG_TWO_PI
         return Scores(log_prob, np.array([total + len(log_std) * (0.5 + _HALF_LOG_TWO_PI)], log_prob.dtype))
+
+    def divergence(self, old: Mapping[str, torch.Tensor]) -> np.ndarray:
+        """Sum over d of log(s2/s1) + (s1^2 + (m1 - m2)^2) / (2 s2^2) - 1/2."""
+        gap = self.log_std[:, None] - old["log_std"].numpy().T
+        distance = (old["mean"].numpy().T - self.mean) * self.inverse
+        return np.add.reduce(gap + 0.5 * (np.exp(-2.0 * gap) + distance * distance) - 0.5, 0)
 
     def backward(self, log_prob_error: np.ndarray, entropy_error: np.ndarray) -> np.ndarray:
         """D log p / d mean = z / std;  d log p / d log_std = z^2 - 1;  d H / d log_std = 1."""
@@ -118,6 +128,12 @@ class CategoricalHead:
         self.chosen = action[:, 0].astype(np.int64), np.arange(len(action))
         self.entropy = -(self.probs * self.log_probs).sum(0)
         return Scores(self.log_probs[self.chosen], self.entropy)
+
+    def divergence(self, old: Mapping[str, torch.Tensor]) -> np.ndarray:
+        """Sum p (log p - log q), nothing where p is 0."""
+        log_probs = old["0.log_probs"].numpy().T
+        probs = np.exp(log_probs)
+        return np.add.reduce(np.where(probs > 0, probs * (log_probs - self.log_probs), 0.0), 0)
 
     def backward(self, log_prob_error: np.ndarray, entropy_error: np.ndarray) -> np.ndarray:
         """D log p_a / d l_i = [i = a] - p_i;  d H / d l_i = -p_i (log p_i + H)."""

@@ -47,6 +47,9 @@ class ControlPolicy(nn.Module):
     `critic.vector` and so on; whoever only acts leaves them out.
     """
 
+    log_std: Tensor
+    std: Tensor
+
     def __init__(
         self,
         observations: ObservationSpec,
@@ -119,6 +122,25 @@ class ControlPolicy(nn.Module):
         alike = not self.settings.shared and [p.shape for p in both[0]][1:] == [p.shape for p in both[1]][1:]
         paired = [p for pair in zip(*both, strict=True) for p in pair] if alike else []
         return list(dict.fromkeys([*paired, *self.parameters()]))  # each once, also where layers share one
+
+    def parameters_by_role(self) -> dict[str, list[nn.Parameter]]:
+        """Those of the critic alone, and all others as the actor's, what both share among them.
+
+        Raises:
+            UserError: the network is one of the user's own, which does not say.
+        """
+        network = self.network
+        if not isinstance(network, ActorCritic):
+            raise UserError(
+                f"{self.settings.custom} does not say which layers are the critic's, so update.max_actor_grad_norm and "
+                "max_critic_grad_norm can not be: set update.max_grad_norm, which is of the whole gradient"
+            )
+        layers = [network.value_head, *([] if network.critic is network.actor else [network.critic])]
+        critic = {id(p) for m in [*layers, *([network.sees] if network.sees else [])] for p in m.parameters()}
+        roles: dict[str, list[nn.Parameter]] = {"actor": [], "critic": []}
+        for p in self.parameters():
+            roles["critic" if id(p) in critic else "actor"].append(p)
+        return roles
 
     @property
     def memory_size(self) -> int:

@@ -39,6 +39,7 @@ from proximo.core.distributions import Distribution, gaussians
 from proximo.core.optimizer import FlatAdam
 from proximo.core.ratio_bins import ratio_counts
 from proximo.core.schedules import Schedule
+from proximo.core.settings import APART
 from proximo.core.statistics import RunningMoments, informative
 from proximo.core.update import UpdateReport, UpdateTask, minibatches, objective_at
 from proximo.errors import UserError
@@ -109,6 +110,8 @@ class Training(OnPolicyTraining[Rollout]):
             self._require_shares()
         if config.normalizers.rewards == "return":
             _ = self.policy.value_head  # refused before anything is trained
+        if any(getattr(config.update, name) is not None for name in APART):
+            self.policy.parameters_by_role()
         learning_rate = Schedule.parse(config.learning_rate).at(0.0)
         self.optimizer = FlatAdam(
             self.policy.parameters_by_layer(), learning_rate, config.adam_epsilon, room=room(mesh)
