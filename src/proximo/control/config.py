@@ -38,8 +38,9 @@ class NetworkSettings:
     """Recurrent layer between the observation and the hidden layers."""
     memory_size: int = 64
     """Width of the recurrent layer."""
-    actions: Literal["gaussian", "squashed"] = "gaussian"
-    """Continuous actions: a Gaussian clipped to the bounds, or a tanh-squashed one."""
+    actions: Literal["gaussian", "squashed", "beta"] = "gaussian"
+    """Continuous actions: a Gaussian clipped to the bounds, a tanh-squashed one, or a Beta within them (Chou et al. 2017),
+    whose two numbers the network gives for each action in each state."""
     noise: Literal["log", "scalar", "shared", "state", "fixed"] = "log"
     """What decides the deviation of Gaussian actions: log, its logarithm is learnt, one for each action; scalar, the
     deviation itself is (rsl_rl's scalar), one for each; shared, one logarithm for all; state, the network gives one for
@@ -74,6 +75,9 @@ class NetworkSettings:
         Raises:
             ValueError: it does not.
         """
+        if self.actions == "beta" and (self.noise != "log" or self.log_std != 0.0):
+            other = f"noise = {self.noise}" if self.noise != "log" else f"log_std = {self.log_std}"
+            raise ValueError(f"{other} is of Gaussian actions, and actions = beta has no deviation of its own")
         low, high = self.log_std_range
         start = self.log_std if isinstance(self.log_std, tuple) else (self.log_std,)
         if not all(low <= x <= high for x in start):

@@ -287,7 +287,6 @@ class Product(Distribution):
         return torch.stack([p.kl(q) for p, q in zip(self.parts, other.parts, strict=True)]).sum(0)
 
 
-def gaussians(distribution: Distribution) -> list[Gaussian]:
-    """The Gaussian parts of a distribution, which may be one itself."""
-    parts = distribution.parts if isinstance(distribution, Product) else [distribution]
-    return [part for part in parts if isinstance(part, Gaussian)]
+def parts_of(distribution: Distribution) -> list[Distribution]:
+    """The parts of a product; else the distribution itself."""
+    return distribution.parts if isinstance(distribution, Product) else [distribution]

@@ -136,8 +136,9 @@ def test_the_best_action_that_the_mask_allows_is_found(view, network):
     ],
 )
 def test_the_best_continuous_action_is_found_in_the_environments_units(number, kind):
-    network = {"actions": "squashed"} if kind == "squashed" else KINDS[kind].get("network", {})
-    base = "closed form" if kind == "squashed" else kind
+    own = {name: {"actions": name} for name in ("squashed", "beta")} | {"noise": {"noise": "state"}}
+    network = own[kind] if kind in own else KINDS[kind].get("network", {})
+    base = "closed form" if kind in own else kind
     options = {**KINDS[base].get("options", {}), "actions": "box"}
     training = learnt(number, base, 40, options=options, network=network, normalizers={"rewards": "scale"})
     best = {4: [4.0], 5: [1.0, 5.0]}[number]

@@ -20,6 +20,10 @@ CASES = {
     ),
     "pixels": (control_tasks.probe, {"options": {"number": 5, "view": "pixels"}}),
     "hybrid": (control_tasks.hybrid, {"normalizers": {"observations": True, "rewards": "return"}}),
+    "beta": (
+        control_tasks.probe,
+        {"options": {"number": 5, "actions": "box"}, "normalizers": BOTH, "network": {"actions": "beta"}},
+    ),
     "noise of the state": (
         control_tasks.probe,
         {"options": {"number": 5, "actions": "box"}, "normalizers": BOTH, "network": {"noise": "state"}},

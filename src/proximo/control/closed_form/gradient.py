@@ -40,6 +40,7 @@ def supports(policy: ControlPolicy) -> bool:
     return (
         one_part
         and not policy.noise.of_state
+        and not policy.actions.beta
         and not policy.observations.images
         and not (policy.critic_observations and policy.critic_observations.images)
         and settings.memory == "none"

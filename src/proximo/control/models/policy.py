@@ -20,7 +20,7 @@ from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.groups import CRITIC
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.core.batch import Action, Batch, Evaluation
-from proximo.core.distributions import Distribution, gaussians
+from proximo.core.distributions import Distribution, Gaussian, parts_of
 from proximo.core.invariants import gaussian_ratio_tolerance, ratio_tolerance
 from proximo.errors import UserError
 from proximo.runs.config.toml import from_mapping
@@ -74,7 +74,7 @@ class ControlPolicy(nn.Module):
         made = partial(_normalizer, wanted=normalize_observations, clip=clip)
         self.normalizer, self.critic_normalizer = made(observations), made(critic_observations)
         self.values = ValueNormalizer()
-        self.noise = Noise(settings, actions.continuous)
+        self.noise = Noise(settings, 0 if actions.beta else actions.continuous)
         outputs = actions.outputs + self.noise.outputs
         self.network = make_network(observations, outputs, settings, critic_observations)
         self._register_noise()
@@ -179,7 +179,8 @@ class ControlPolicy(nn.Module):
         log_std = self.deviations()
         if log_std is None and self.noise.outputs:
             seen = (self.look(part.inputs)[0] for part in batch.split(8))
-            log_std = torch.stack([g.log_std.min() for each in seen for g in gaussians(each)])
+            normals = [part for each in seen for part in parts_of(each) if isinstance(part, Gaussian)]
+            log_std = torch.stack([part.log_std.min() for part in normals])
         if not columns or log_std is None:
             return ratio_tolerance(dtype)
         actions = batch.action[..., columns][batch.weight > 0]
@@ -313,7 +314,7 @@ class ControlPolicy(nn.Module):
         Raises:
             UserError: they differ.
         """
-        actions = ActionSpec.of(action, self.actions.squashed)
+        actions = self.actions.of_other(action)
         seen = ObservationSpec.of(observation, mask_key, actions.mask_size, actions.choices)
         own = self.critic_observations
         same = seen == self.observations if own is None else {*seen.parts} == {*self.observations.parts, *own.parts}

@@ -35,7 +35,8 @@ from proximo.control.training.vital_signs import ended, fingerprint, still_devia
 from proximo.control.training.warm_start import start_from
 from proximo.core.across import room
 from proximo.core.batch import Batch
-from proximo.core.distributions import Distribution, gaussians
+from proximo.core.beta import Beta
+from proximo.core.distributions import Distribution, Gaussian, parts_of
 from proximo.core.optimizer import FlatAdam
 from proximo.core.ratio_bins import ratio_counts
 from proximo.core.schedules import Schedule
@@ -96,7 +97,8 @@ class Training(OnPolicyTraining[Rollout]):
     ) -> None:
         super().__init__()
         self.config, self.environments, self.mesh = config, environments, mesh
-        actions = ActionSpec.of(environments.action_space, config.network.actions == "squashed")
+        kind = config.network.actions
+        actions = ActionSpec.of(environments.action_space, kind == "squashed", kind == "beta")
         space = environments.observation_space
         observations = ObservationSpec.of(space, config.mask_key, actions.mask_size, actions.choices)
         groups = config.observations
@@ -427,7 +429,7 @@ class Training(OnPolicyTraining[Rollout]):
         """Mean standard deviation of the actions; None where a network of the user's own gives another distribution."""
         log_std = self.policy.deviations()
         if log_std is None:
-            columns = [part.log_std.flatten(0, -2) for part in gaussians(seen)]
+            columns = [p.log_std.flatten(0, -2) for p in parts_of(seen) if isinstance(p, Gaussian | Beta)]
             log_std = torch.cat(columns, 1) if columns else None
         return None if log_std is None else float(log_std.exp().mean())
 
