@@ -39,12 +39,15 @@ class NetworkSettings:
     memory_size: int = 64
     """Width of the recurrent layer."""
     actions: Literal["gaussian", "squashed", "beta"] = "gaussian"
-    """Continuous actions: a Gaussian clipped to the bounds, a tanh-squashed one, or a Beta within them (Chou et al. 2017),
-    whose two numbers the network gives for each action in each state."""
-    noise: Literal["log", "scalar", "shared", "state", "fixed"] = "log"
+    """Continuous actions: a Gaussian clipped to the bounds, a tanh-squashed one, or a Beta within them (Chou et al.
+    2017), whose two numbers the network gives for each action in each state."""
+    noise: Literal["log", "scalar", "shared", "state", "fixed", "gsde"] = "log"
     """What decides the deviation of Gaussian actions: log, its logarithm is learnt, one for each action; scalar, the
     deviation itself is (rsl_rl's scalar), one for each; shared, one logarithm for all; state, the network gives one for
-    each action in each state; fixed, it stays at `log_std`."""
+    each action in each state; fixed, it stays at `log_std`; gsde, the noise is a linear function of the last hidden
+    layer that stays the same for some steps (Raffin et al. 2021), and its logarithms are learnt."""
+    noise_every: int = 0
+    """Steps for which the noise of `gsde` stays the same; 0 is a whole rollout."""
     log_std: float | tuple[float, ...] = 0.0
     """Initial log standard deviation, in units of half the action range (of 1 where the action has no bounds): one
     number, or one for each continuous column of the action."""
@@ -78,6 +81,10 @@ class NetworkSettings:
         if self.actions == "beta" and (self.noise != "log" or self.log_std != 0.0):
             other = f"noise = {self.noise}" if self.noise != "log" else f"log_std = {self.log_std}"
             raise ValueError(f"{other} is of Gaussian actions, and actions = beta has no deviation of its own")
+        if self.noise_every < 0 or (self.noise_every and self.noise != "gsde"):
+            raise ValueError(f"noise_every = {self.noise_every} is of noise = gsde, and must be at least 0")
+        if self.noise == "gsde" and self.custom:
+            raise ValueError(f"noise = gsde reads our last hidden layer, and custom = {self.custom} takes its place")
         low, high = self.log_std_range
         start = self.log_std if isinstance(self.log_std, tuple) else (self.log_std,)
         if not all(low <= x <= high for x in start):

@@ -120,7 +120,7 @@ def test_noise_of_the_state_differs_between_states_within_its_bounds_and_starts_
 
 def test_a_network_that_was_pushed_far_beyond_a_bound_still_has_a_slope_back():
     raw = torch.tensor([[-100.0, 100.0]], requires_grad=True)
-    Noise(NetworkSettings(noise="state"), 2).log_std_of_state(raw).sum().backward()
+    Noise(NetworkSettings(noise="state"), 2).log_std_of_state(raw, torch.zeros(0)).sum().backward()
     assert (raw.grad > 1e-4).all()
 
 

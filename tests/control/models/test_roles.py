@@ -26,7 +26,7 @@ def test_a_run_clips_them_apart_by_hand_and_by_autograd():
     rows = []
     for closed_form in True, False:
         update = {"max_grad_norm": None, "max_actor_grad_norm": 1e-3, "max_critic_grad_norm": 0.1, "adaptive_kl": 0.01}
-        task = {"options": {"number": 5, "actions": "box"}, "closed_form": closed_form, "double": True}
+        task = {"options": {"number": 5, "actions": "box"}, "closed_form": closed_form}
         with running(control_tasks.probe, update=update, **task) as training:
             rows.append([training.iterate() for _ in range(3)])
     for name in ("actor_grad_norm", "critic_grad_norm", "grad_norm", "learning_rate"):

@@ -34,12 +34,12 @@ class Noise:
     @property
     def of_state(self) -> bool:
         """Whether each state has deviations of its own, which the network gives."""
-        return self.kind == "state"
+        return self.kind in ("state", "gsde")
 
     @property
     def outputs(self) -> int:
-        """Numbers that the network emits for it, behind those of the actions."""
-        return self.columns if self.of_state else 0
+        """Numbers that the network's head emits for it, behind those of the actions."""
+        return self.columns if self.kind == "state" else 0
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -47,13 +47,15 @@ class Noise:
         low, high = self.range
         return (math.exp(low), math.exp(high)) if self.kind == "scalar" else (low, high)
 
-    def numbers(self) -> Tensor:
-        """What is learnt, or stands (`fixed`), at the start: `[columns]`, or one for all (`shared`); none for a
-        network that gives them.
+    def numbers(self, width: int) -> Tensor:
+        """What is learnt, or stands (`fixed`), at the start: `[columns]`, one for all (`shared`), none for a network
+        that gives them, or `[width + 1, columns]` (`gsde`, for the `width` numbers of the last hidden layer).
         """
-        if self.of_state:
+        if self.kind == "state":
             return torch.zeros(0)
         start = torch.tensor(self._start, dtype=torch.get_default_dtype())
+        if self.kind == "gsde":
+            return start.expand(width + 1, self.columns).clone()
         return start.exp() if self.kind == "scalar" else start[:1] if self.kind == "shared" else start
 
     def log_std(self, numbers: Tensor) -> Tensor:
@@ -61,7 +63,26 @@ class Noise:
         held = numbers.clamp(*self.bounds)
         return (held.log() if self.kind == "scalar" else held).expand(self.columns)
 
-    def log_std_of_state(self, raw: Tensor) -> Tensor:
+    def log_std_of_state(self, raw: Tensor, numbers: Tensor) -> Tensor:
+        """`[..., columns]`, of a state.
+
+        Args:
+            raw: what the network gives behind the outputs of the actions.
+            numbers: what is learnt.
+        """
+        if self.kind == "state":
+            return self._bounded(raw)
+        std = numbers.clamp(*self.bounds).exp()
+        return 0.5 * (basis(raw).square() @ std.square()).log()
+
+    def draw(self, numbers: Tensor, count: int, generator: torch.Generator | None) -> Tensor | None:
+        """For `gsde`: what turns `basis` into noise, `[count, width + 1, columns]`, in as many environments."""
+        if self.kind != "gsde":
+            return None
+        std = numbers.detach().clamp(*self.bounds).exp()
+        return std * torch.randn(count, *std.shape, generator=generator, dtype=std.dtype, device=std.device)
+
+    def _bounded(self, raw: Tensor) -> Tensor:
         """`[..., columns]`, from what the network emits: `log_std` where that is 0, and x / (1 + |x|) between the
         bounds. A clamp would have no slope beyond them, and a sigmoid soon none in float32: no step could bring a
         network back that was pushed there.
@@ -70,3 +91,12 @@ class Noise:
         middle, half = 0.5 * (low + high), 0.5 * (high - low)
         start = (torch.tensor(self._start).to(raw) - middle) / half
         return middle + half * functional.softsign(raw / half + start / (1.0 - start.abs()))
+
+
+def basis(hidden: Tensor) -> Tensor:
+    """What the noise of `gsde` is linear in, `[..., width + 1]`: the last hidden layer and a 1, over √(width + 1).
+
+    So deviations are about `log_std` where the layer is about 1, however wide it is, and never 0 (the 1 is not in
+    Raffin et al. 2021, arXiv 2005.05719, whose code adds 1e-6 to the variance instead).
+    """
+    return functional.pad(hidden, (0, 1), value=1.0) / math.sqrt(hidden.shape[-1] + 1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from proximo.control.config import NetworkSettings
 from proximo.control.models.custom import CustomNetwork
 from proximo.control.models.networks import ActorCritic, make_network
-from proximo.control.models.noise import Noise
+from proximo.control.models.noise import Noise, basis
 from proximo.control.models.normalizers import ObservationNormalizer, ValueNormalizer
 from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.groups import CRITIC
@@ -91,7 +91,8 @@ class ControlPolicy(nn.Module):
                 f"network.noise = {self.settings.noise} has no say in {self.settings.custom}, which gives whole "
                 "distributions: leave it out, or give outputs instead"
             )
-        numbers = torch.zeros(0) if own else self.noise.numbers()
+        width = self.network.actor_head.in_features if isinstance(self.network, ActorCritic) else 0
+        numbers = torch.zeros(0) if own else self.noise.numbers(width)
         scalar = self.noise.kind == "scalar"
         first = torch.zeros(0) if scalar else numbers
         if self.noise.kind == "fixed":
@@ -108,7 +109,8 @@ class ControlPolicy(nn.Module):
 
     def deviations(self) -> Tensor | None:
         """Log standard deviations of the continuous columns, `[continuous]`; None where each state has its own."""
-        return self.noise.log_std(self.noise_numbers) if len(self.noise_numbers) else None
+        numbers = self.noise_numbers
+        return None if self.noise.of_state or not len(numbers) else self.noise.log_std(numbers)
 
     def parameters_by_layer(self) -> list[nn.Parameter]:
         """All parameters; where actor and critic are separate, their layers of one depth follow each other, so that a
@@ -158,8 +160,8 @@ class ControlPolicy(nn.Module):
         log_std = self.deviations()
         if self.noise.of_state:
             # How numbers lie in memory may decide their last bits, and stored actions lie side by side.
-            outputs, raw = (x.contiguous() for x in outputs.split([self.actions.outputs, self.noise.outputs], -1))
-            log_std = self.noise.log_std_of_state(raw)
+            outputs, raw = (x.contiguous() for x in outputs.tensor_split([self.actions.outputs], -1))
+            log_std = self.noise.log_std_of_state(raw, self.log_std)
         return self.actions.distribution(outputs, self.log_std if log_std is None else log_std, mask)
 
     @torch.no_grad()
@@ -177,7 +179,7 @@ class ControlPolicy(nn.Module):
         dtype = batch.log_prob.dtype
         columns = self.actions.continuous_columns
         log_std = self.deviations()
-        if log_std is None and self.noise.outputs:
+        if log_std is None and self.noise.of_state and columns:
             seen = (self.look(part.inputs)[0] for part in batch.split(8))
             normals = [part for each in seen for part in parts_of(each) if isinstance(part, Gaussian)]
             log_std = torch.stack([part.log_std.min() for part in normals])
@@ -209,6 +211,7 @@ class ControlPolicy(nn.Module):
         *,
         generator: torch.Generator | None = None,
         deterministic: bool = False,
+        noise: Tensor | None = None,
     ) -> Action:
         """Choose actions for `[N]` observations.
 
@@ -217,6 +220,7 @@ class ControlPolicy(nn.Module):
             memory: `[N, memory_size]`, already zero where an episode starts.
             generator: for the noise, on the policy's device.
             deterministic: the mode instead of a sample.
+            noise: what `draw_noise` gave, for some steps; each step has its own if None.
 
         Returns:
             The stored action `[N, width]`, its log-prob and the critic's output `[N]`, and the memory afterwards. The
@@ -225,7 +229,23 @@ class ControlPolicy(nn.Module):
         outputs, value, memory = self.network.step(self._normalized(inputs), memory)
         distribution = self.distribution(outputs, inputs.get("mask"))
         action = distribution.mode() if deterministic else distribution.sample(generator)
+        if noise is not None and not deterministic:
+            assert isinstance(outputs, Tensor)
+            mean = torch.cat([p.mean for p in parts_of(distribution) if isinstance(p, Gaussian)], -1)
+            moved = basis(outputs[..., self.actions.outputs :]).unsqueeze(-2) @ noise
+            action[..., self.actions.continuous_columns] = mean + moved.squeeze(-2)
         return Action(action, distribution.log_prob(action), value, memory)
+
+    def draw_noise(self, count: int, generator: torch.Generator | None = None) -> Tensor | None:
+        """Noise of `count` environments that stays for some steps; None where each step has its own."""
+        return self.noise.draw(self.noise_numbers, count, generator)
+
+    def mode(self, outputs: Tensor | Distribution, mask: Tensor | None) -> Tensor:
+        """The deterministic action from the head's outputs, whatever the noise."""
+        if isinstance(outputs, Distribution):
+            return outputs.mode()
+        none = outputs.new_zeros(self.actions.continuous)
+        return self.actions.distribution(outputs[..., : self.actions.outputs], none, mask).mode()
 
     @torch.no_grad()
     def step_distribution(self, inputs: Mapping[str, Tensor], memory: Tensor | None = None) -> Distribution:

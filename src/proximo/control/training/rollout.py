@@ -23,9 +23,14 @@ class Actor(Protocol):
     """What acts: a `ControlPolicy`, or its `ClosedForm`. What `act` leaves out is asked for after the rollout."""
 
     def act(
-        self, inputs: Mapping[str, Tensor], memory: Any = None, *, generator: torch.Generator | None = None
+        self,
+        inputs: Mapping[str, Tensor],
+        memory: Any = None,
+        *,
+        generator: torch.Generator | None = None,
+        **noise: Any,
     ) -> Action:
-        """Actions for `[N]` observations."""
+        """Actions for `[N]` observations; `noise` where some steps share it."""
 
     def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
         """Of actions `[..., width]`, from what they were drawn from."""
@@ -113,6 +118,8 @@ class Collector:
         """Whether the policy is shown float64, see `see`."""
         self._inputs: dict[str, Tensor] = {}
         self._said = Means()
+        self._noise: dict[str, Any] = {}
+        self._shares_noise = self.policy.noise.kind == "gsde"
         self.finals_wanted = True
         """Whether cut episodes go on from the states that they reached."""
         self.listening = True
@@ -190,7 +197,7 @@ class Collector:
         unwritten: list[tuple[int, Step, Tensor | None]] = []
         for t in range(self.length):
             start = clock()
-            action = self.actor.act(self._inputs, self._memory, generator=self.generator)
+            action = self._act(t)
             command = self.policy.actions.to_environment(action.action.cpu().numpy())
             acted = clock()
             self.environments.send(command)
@@ -208,6 +215,12 @@ class Collector:
         self.last_step = step
         self._write_down(unwritten, finals, episodes)
         return self._rollout(before, finals, episodes)
+
+    def _act(self, t: int) -> Action:
+        """Act at step t of a rollout. Noise that stays for some steps begins anew with it: no checkpoint holds any."""
+        if self._shares_noise and t % (self.policy.settings.noise_every or self.length) == 0:
+            self._noise = {"noise": self.policy.draw_noise(self.environments.count, self.generator)}
+        return self.actor.act(self._inputs, self._memory, generator=self.generator, **self._noise)
 
     def _remember(self, t: int, action: Action) -> None:
         for name, x in self._inputs.items():

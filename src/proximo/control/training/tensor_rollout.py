@@ -62,7 +62,7 @@ class TensorCollector(Collector):
 
     def _step(self, t: int, source: TensorSource) -> tuple[TensorStep, dict[str, Tensor] | None, Tensor | None]:
         """One step; what is kept of its buffers is copied."""
-        action = self.actor.act(self._inputs, self._memory, generator=self.generator)
+        action = self._act(t)
         for name, x in self._inputs.items():
             self._keep(f"inputs.{name}", t, x)
         for name in ("action", "log_prob", "value", "output"):
