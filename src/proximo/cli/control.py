@@ -49,6 +49,8 @@ _LAYOUT = Layout(
             "backend",
             "options",
             "frame_stack",
+            "action_repeat",
+            "action_delay",
             "observation_keys",
             "mask_key",
             "random_phase",

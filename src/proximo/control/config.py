@@ -172,6 +172,11 @@ class TrainConfig:
     """Seconds that an environment in a process of its own may take for one step or reset before the run gives it up."""
     frame_stack: int = 1
     """Observations shown together, the last one last."""
+    action_repeat: int = 1
+    """Times that each action is taken in one step, whose reward is the sum; EnvPool has its own option `frame_skip`."""
+    action_delay: int = 0
+    """Steps by which each action arrives late, as by a robot's computer and motors; an episode starts with the middle
+    of the bounds. A policy that acts on a robot acts at once: the delay is the robot's own."""
     observation_keys: tuple[str, ...] = ()
     """Parts of a Dict or Tuple observation that the policy sees, by name (`state`, `camera.depth`) or pattern, or
     `not:NAME` for what it does not see; all but text if not given, and what looks privileged asks for a decision."""
@@ -239,6 +244,7 @@ class TrainConfig:
             "environments",
             "rollout_length",
             "frame_stack",
+            "action_repeat",
             "checkpoint_every",
             "restart_every",
             "keep",
@@ -258,8 +264,9 @@ class TrainConfig:
             raise ValueError(f"max_minutes = {self.max_minutes} must be positive")
         if self.start_from and "policy" not in self.start_with:
             raise ValueError(f"start_with = {list(self.start_with)} must hold policy: a critic is of its policy")
-        if self.random_phase < 0:
-            raise ValueError(f"random_phase = {self.random_phase} must be at least 0")
+        for name in ("random_phase", "action_delay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 0")
         if not self.replay_mb >= 0:
             raise ValueError(f"replay_mb = {self.replay_mb} must be at least 0")
         if not self.environment_timeout > 0:

@@ -243,6 +243,8 @@ class Trainer(IteratedTrainer[Run]):
             options=config.options,
             timeout=config.environment_timeout,
             frame_stack=config.frame_stack,
+            action_repeat=config.action_repeat,
+            action_delay=config.action_delay,
             mask_key=config.mask_key,
             observation_keys=config.visible,
         )

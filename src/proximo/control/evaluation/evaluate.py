@@ -123,6 +123,8 @@ def evaluation_environments(config: TrainConfig, source: Source, episodes: int) 
         options=options,
         timeout=config.environment_timeout,
         frame_stack=config.frame_stack,
+        action_repeat=config.action_repeat,
+        action_delay=config.action_delay,
         any_count=True,
         mask_key=config.mask_key,
         observation_keys=config.visible,
