@@ -49,6 +49,7 @@ _LAYOUT = Layout(
             "backend",
             "options",
             "frame_stack",
+            "history",
             "action_repeat",
             "action_delay",
             "observation_keys",

@@ -172,6 +172,8 @@ class TrainConfig:
     """Seconds that an environment in a process of its own may take for one step or reset before the run gives it up."""
     frame_stack: int = 1
     """Observations shown together, the last one last."""
+    history: Mapping[str, int] = field(default_factory=dict)
+    """Observations of a part of a Dict that are shown together, by its name, as `{state = 5}`; oldest first."""
     action_repeat: int = 1
     """Times that each action is taken in one step, whose reward is the sum; EnvPool has its own option `frame_skip`."""
     action_delay: int = 0
@@ -301,6 +303,11 @@ class TrainConfig:
         Raises:
             ValueError: they do not.
         """
+        if self.history and (self.frame_stack > 1 or min(self.history.values()) < 1):
+            raise ValueError(
+                f"history = {dict(self.history)} counts observations of parts, 1 at least, and frame_stack = "
+                f"{self.frame_stack} those of a whole one: give one of them"
+            )
         if self.observations.actor and self.observation_keys:
             raise ValueError("observation_keys and observations.actor both say what is seen: give one of them")
         if self.observations.critic and (self.network.custom or self.network.shared):

@@ -84,6 +84,7 @@ def _not_deterministic(config: TrainConfig, source: Source) -> str | None:
             frame_stack=config.frame_stack,
             action_repeat=config.action_repeat,
             action_delay=config.action_delay,
+            history=config.history,
             mask_key=config.mask_key,
             observation_keys=config.visible,
         )

@@ -42,6 +42,7 @@ def make_environments(
     observation_keys: Sequence[str] = (),
     action_repeat: int = 1,
     action_delay: int = 0,
+    history: Mapping[str, int] | None = None,
 ) -> VectorEnvironment:
     """Makes `count` environments, guarded against non-finite and misshapen observations.
 
@@ -62,6 +63,7 @@ def make_environments(
             for what it does not; () takes all but text, and refuses what looks privileged.
         action_repeat: How often each action is taken, in environments that are stepped one by one.
         action_delay: By how many steps each action arrives late.
+        history: How many observations of a part of a Dict are seen at once, by its name.
 
     Raises:
         UserError: When the environment is unknown or cannot be made so.
@@ -81,7 +83,8 @@ def make_environments(
     if not any_count:
         _require_count(environments.name, environments.count, count, made=copies(source) is not None)
     shown: VectorEnvironment = GuardedEnvironments(environments, mask_key or "action_mask")
-    shown = FrameStack(shown, frame_stack) if frame_stack > 1 else shown
+    if frame_stack > 1 or history:
+        shown = FrameStack(shown, frame_stack if frame_stack > 1 else dict(history or {}))
     if not action_delay:
         return shown
     from proximo.control.environments.wrappers.action_timing import LateActions

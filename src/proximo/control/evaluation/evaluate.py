@@ -125,6 +125,7 @@ def evaluation_environments(config: TrainConfig, source: Source, episodes: int) 
         frame_stack=config.frame_stack,
         action_repeat=config.action_repeat,
         action_delay=config.action_delay,
+        history=config.history,
         any_count=True,
         mask_key=config.mask_key,
         observation_keys=config.visible,
