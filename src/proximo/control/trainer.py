@@ -346,7 +346,7 @@ def _configured(environment: Source, preset: str, settings: dict[str, Any]) -> T
         raise UserError(answer)
     settings = with_groups(settings)
     count = copies(environment)
-    size = {name: settings[name] for name in ("environments", "rollout_length") if name in settings}
+    size: dict[str, int] = {name: settings[name] for name in ("environments", "rollout_length") if name in settings}
     if count is not None:
         size.setdefault("environments", count)
     base, found = configure(task_of(environment), preset, size)

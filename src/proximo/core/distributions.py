@@ -30,7 +30,9 @@ class Distribution(ABC):
 
     @abstractmethod
     def mode(self) -> Tensor:
-        """The deterministic action: the most probable one (for a squashed Gaussian, of the Gaussian inside)."""
+        """The deterministic action: the most probable one (for a squashed Gaussian, of the Gaussian inside; for a Beta
+        the mean).
+        """
 
     @abstractmethod
     def log_prob(self, action: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class Noise:
 
     def draw(self, numbers: Tensor, count: int, generator: torch.Generator | None) -> Tensor | None:
         """For `gsde`: what turns `basis` into noise, `[count, width + 1, columns]`, in as many environments."""
-        if self.kind != "gsde":
+        if self.kind != "gsde" or not self.columns:
             return None
         std = numbers.detach().clamp(*self.bounds).exp()
         return std * torch.randn(count, *std.shape, generator=generator, dtype=std.dtype, device=std.device)
@@ -89,8 +89,11 @@ class Noise:
         """
         low, high = self.range
         middle, half = 0.5 * (low + high), 0.5 * (high - low)
-        start = (torch.tensor(self._start).to(raw) - middle) / half
-        return middle + half * functional.softsign(raw / half + start / (1.0 - start.abs()))
+        starts = [(x - middle) / half for x in self._start]
+        offsets = [x / (1.0 - abs(x)) for x in starts]
+        # One number for all needs no way to the device.
+        offset = offsets[0] if len({*offsets}) == 1 else torch.tensor(offsets).to(raw)
+        return middle + half * functional.softsign(raw / half + offset)
 
 
 def basis(hidden: Tensor) -> Tensor:

@@ -257,7 +257,7 @@ def _box(path: Path, space: gymnasium.spaces.Box) -> Part:
         np.where(open_low, np.where(open_high, -1.0, high - 2.0), low),
         np.where(open_high, np.where(open_low, 1.0, low + 2.0), high),
     )
-    ends = {"low": tuple(low.tolist()), "high": tuple(high.tolist())}
+    ends: dict[str, Any] = {"low": tuple(low.tolist()), "high": tuple(high.tolist())}
     if (open_low | open_high).any():
         ends |= {"open_low": tuple(open_low.tolist()), "open_high": tuple(open_high.tolist())}
     return Part(path, "box", space.shape, str(space.dtype), **ends)

@@ -23,14 +23,9 @@ class Actor(Protocol):
     """What acts: a `ControlPolicy`, or its `ClosedForm`. What `act` leaves out is asked for after the rollout."""
 
     def act(
-        self,
-        inputs: Mapping[str, Tensor],
-        memory: Any = None,
-        *,
-        generator: torch.Generator | None = None,
-        **noise: Any,
+        self, inputs: Mapping[str, Tensor], memory: Any = None, *, generator: torch.Generator | None = None
     ) -> Action:
-        """Actions for `[N]` observations; `noise` where some steps share it."""
+        """Actions for `[N]` observations."""
 
     def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
         """Of actions `[..., width]`, from what they were drawn from."""
@@ -118,8 +113,8 @@ class Collector:
         """Whether the policy is shown float64, see `see`."""
         self._inputs: dict[str, Tensor] = {}
         self._said = Means()
-        self._noise: dict[str, Any] = {}
-        self._shares_noise = self.policy.noise.kind == "gsde"
+        self._noise: Tensor | None = None
+        self._shares_noise = self.policy.noise.kind == "gsde"  # which no closed form knows
         self.finals_wanted = True
         """Whether cut episodes go on from the states that they reached."""
         self.listening = True
@@ -218,9 +213,11 @@ class Collector:
 
     def _act(self, t: int) -> Action:
         """Act at step t of a rollout. Noise that stays for some steps begins anew with it: no checkpoint holds any."""
-        if self._shares_noise and t % (self.policy.settings.noise_every or self.length) == 0:
-            self._noise = {"noise": self.policy.draw_noise(self.environments.count, self.generator)}
-        return self.actor.act(self._inputs, self._memory, generator=self.generator, **self._noise)
+        if not self._shares_noise:
+            return self.actor.act(self._inputs, self._memory, generator=self.generator)
+        if t % (self.policy.settings.noise_every or self.length) == 0:
+            self._noise = self.policy.draw_noise(self.environments.count, self.generator)
+        return self.policy.act(self._inputs, self._memory, generator=self.generator, noise=self._noise)
 
     def _remember(self, t: int, action: Action) -> None:
         for name, x in self._inputs.items():

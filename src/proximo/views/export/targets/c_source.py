@@ -90,7 +90,7 @@ def _act(policy: ControlPolicy, interface: Interface, plan: Plan) -> Iterator[st
     if policy.normalizer is not None or any(part.kind == "box" for part in parts):
         yield c_runtime.CLIP
     if policy.actions.beta:
-        yield c_runtime.PEAK
+        yield c_runtime.BETA
     if policy.actions.mask_size:
         yield c_runtime.CHOOSE
     width = max([1, *(len(plan.weights[f"{layer[1]}.bias"]) for layer in plan.actor if layer[0] == "dense")])
@@ -168,7 +168,7 @@ def _decided(policy: ControlPolicy, interface: Interface) -> Iterator[str]:
         if part.kind == "box":
             for i in range(part.width):
                 x = f"x[{start + i}]"
-                x = f"most_probable({x}, x[{start + part.width + i}])" if part.beta else x
+                x = f"beta_mean({x}, x[{start + part.width + i}])" if part.beta else x
                 value = _bounded(part, i, x, squashed=policy.actions.squashed)
                 yield f"action[{column + i}] = ({acted(interface)}){value};"
         elif part.kind == "binary":

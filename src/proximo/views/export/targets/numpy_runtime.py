@@ -157,7 +157,7 @@ def _action(outputs: np.ndarray, mask: Any, single: bool) -> Any:
         x = outputs[:, start : start + part["outputs"]]
         start += part["outputs"]
         if part["meaning"] == "numbers":
-            x = _bounded(_most_probable(x) if part.get("beta") else x, part)
+            x = _bounded(_mean(x) if part.get("beta") else x, part)
         elif part["meaning"] == "switches":
             x = x > 0
         else:
@@ -169,10 +169,10 @@ def _action(outputs: np.ndarray, mask: Any, single: bool) -> Any:
     return _assembled(leaves)
 
 
-def _most_probable(x: np.ndarray) -> np.ndarray:
+def _mean(x: np.ndarray) -> np.ndarray:
     """Of Betas between -1 and 1, from a network's outputs [N, 2 d]."""
-    first, second = np.split(np.logaddexp(x, 0.0) + 1e-6, 2, 1)
-    return (first - second) / (first + second)
+    first, second = np.split(np.logaddexp(x, 0.0), 2, 1)
+    return (first - second) / (first + second + 2.0)
 
 
 def _bounded(x: np.ndarray, part: dict) -> np.ndarray:
