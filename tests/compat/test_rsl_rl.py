@@ -103,7 +103,7 @@ def test_a_checkpoint_acts_as_it_did(tmp_path):
     with torch.no_grad():
         assert np.abs(policy.act(seen) - actor(own).numpy()).max() < 1e-6
         assert np.abs(policy.value(seen) - critic(torch.cat([own, hers], 1)).squeeze(1).numpy()).max() < 1e-6
-    assert policy.policy.log_std.exp().tolist() == pytest.approx([0.3, 0.7])
+    assert policy.policy.deviations().exp().tolist() == pytest.approx([0.3, 0.7])
     (tmp_path / "other.pt").write_bytes(b"no")
     with pytest.raises(UserError, match="no checkpoint of rsl_rl 5"):
         load_checkpoint(tmp_path / "other.pt", RslRl(), CFG)

@@ -7,11 +7,13 @@ from batches import joined
 from torch import nn
 from updates import ppo_gradient, update
 
+from proximo.algorithms.ppo import algorithm_of
 from proximo.core.batch import Batch, Evaluation
+from proximo.core.distributions import Gaussian
 from proximo.core.invariants import InvariantError
 from proximo.core.optimizer import FlatAdam
 from proximo.core.settings import UpdateSettings
-from proximo.core.update import minibatches, objective_at
+from proximo.core.update import UpdateTask, minibatches, objective_at
 
 F64 = torch.float64
 NAMES = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "ratio_deviation")
@@ -441,6 +443,102 @@ def test_the_adaptive_rate_changes_the_step_whose_divergence_it_read():
     update(policy, rollout(policy, 32), optimizer, settings, gradient=gradient)
     torch.testing.assert_close(start - places[1], torch.full_like(start, 1e-3), rtol=1e-6, atol=0)
     torch.testing.assert_close(places[1] - optimizer.flat, torch.full_like(start, 1e-3 / 1.5), rtol=1e-6, atol=0)
+
+
+class Precise(SmallPolicy):
+    """Gaussian actions from the same features, and a distribution that can be asked for its KL."""
+
+    def evaluate(self, batch):
+        x = torch.tanh(self.trunk(batch.inputs["observation"]))
+        ours = Gaussian(self.actor(x), torch.zeros(3, dtype=F64))
+        return Evaluation(ours.log_prob(batch.action), ours.entropy(), self.critic(x)[..., 0], ours)
+
+
+def precise_batch(policy, samples):
+    batch = rollout(SmallPolicy(), samples)
+    with torch.no_grad():
+        action = policy.evaluate(batch.replace(action=torch.zeros(samples, 3, dtype=F64))).distribution.sample(
+            torch.Generator().manual_seed(3)
+        )
+        seen = policy.evaluate(batch := batch.replace(action=action))
+    return batch.replace(log_prob=seen.log_prob, value=seen.value)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_adaptive_rate_reads_the_exact_divergence_of_the_minibatch(seed):
+    # After a first step the second minibatch is looked at: its exact KL is computed here by torch, sample by sample.
+    policy = Precise()
+    optimizer = FlatAdam(policy.parameters(), 0.03)
+    start, batch, seen = optimizer.flat.detach().clone(), precise_batch(policy, 32), []
+
+    def watch(gradient):
+        def watched(minibatch):
+            now = optimizer.flat.detach().clone()
+            with torch.no_grad():
+                after = policy.evaluate(minibatch).distribution.mean
+                optimizer.flat.copy_(start)
+                before = policy.evaluate(minibatch).distribution.mean
+                optimizer.flat.copy_(now)
+            normals = [torch.distributions.Normal(mean, 1.0) for mean in (before, after)]
+            exact = float(torch.distributions.kl_divergence(*normals).sum(-1).mean())
+            seen.append((exact, gradient(minibatch)))
+            return seen[-1][1]
+
+        return watched
+
+    def rate(target):
+        seen.clear()
+        optimizer.flat.copy_(start)
+        optimizer.load_state({})
+        optimizer.learning_rate = 0.03
+        settings = UpdateSettings(epochs=1, minibatch_size=16, adaptive_kl=target)
+        task = UpdateTask(policy, batch, optimizer, generator=torch.Generator().manual_seed(seed), watch=watch)
+        report = algorithm_of(settings).update(task)
+        assert not any("exact" in name for name in report.values)
+        return optimizer.learning_rate
+
+    rate(1.0)
+    exact, told = seen[1]
+    assert float(told["exact_step_kl"]) == pytest.approx(exact, rel=1e-9)
+    estimate = float(told["approx_kl"])
+    assert abs(exact - estimate) > 0.01 * exact, "the two say different things"
+    between = 0.5 * (exact + estimate)
+    assert rate(between / 2) == pytest.approx(0.03 / 1.5 if exact > estimate else 0.03)
+
+
+class Parts(Precise):
+    """It says which layer is the critic's alone."""
+
+    def parameters_by_role(self):
+        return {"actor": [*self.trunk.parameters(), *self.actor.parameters()], "critic": [*self.critic.parameters()]}
+
+
+@pytest.mark.parametrize(("actor", "critic"), [(1e-3, None), (None, 1e-3), (1e-3, 1e-4)])
+def test_actor_and_critic_are_clipped_apart_each_by_its_own_norm(actor, critic):
+    def gradients(**limits):
+        policy = Parts()
+        optimizer = FlatAdam(policy.parameters(), 1e-3)
+        settings = UpdateSettings(epochs=1, minibatch_size=None, max_grad_norm=None, **limits)
+        report = update(policy, precise_batch(policy, 32), optimizer, settings)
+        roles = policy.parameters_by_role().values()
+        return [torch.cat([p.grad.reshape(-1) for p in role]) for role in roles], report.values
+
+    whole, plain = gradients()
+    found, told = gradients(max_actor_grad_norm=actor, max_critic_grad_norm=critic)
+    for before, after, limit, role in zip(whole, found, (actor, critic), ("actor", "critic"), strict=True):
+        if limit is None:
+            torch.testing.assert_close(after, before)
+            assert f"{role}_grad_norm" not in told
+        else:
+            torch.testing.assert_close(after, before * (limit / before.norm()), rtol=1e-2, atol=0)
+            assert told[f"{role}_grad_norm"] == pytest.approx(float(before.norm()), rel=1e-5)
+    assert told["grad_norm"] == pytest.approx(plain["grad_norm"])
+    assert (plain["grad_clip_fraction"], told["grad_clip_fraction"]) == (0.0, 1.0)
+
+
+def test_a_policy_that_does_not_say_whose_its_layers_are_can_not_be_clipped_apart():
+    with pytest.raises(ValueError, match="max_critic_grad_norm needs a policy that says"):
+        run(UpdateSettings(minibatch_size=8, max_critic_grad_norm=1.0))
 
 
 # Guards

@@ -27,6 +27,9 @@ from proximo.views.export.targets import numpy_target
 NORMALIZED = {"normalizers": {"observations": True, "clip": 2.0}}
 CASES = {
     "robot": (export_tasks.robot, {**NORMALIZED, "network": {"activation": "elu"}}),
+    "beta": (export_tasks.robot, {**NORMALIZED, "network": {"actions": "beta"}}),
+    "noise of the state": (export_tasks.robot, {**NORMALIZED, "network": {"noise": "state"}}),
+    "gsde": (export_tasks.robot, {**NORMALIZED, "network": {"noise": "gsde"}}),
     "far": (export_tasks.far, {**NORMALIZED, "network": {"actions": "squashed", "memory": "lstm", "memory_size": 8}}),
     "hybrid": (export_tasks.hybrid, {**NORMALIZED, "network": {"memory": "gru", "memory_size": 8}}),
     "camera": (export_tasks.camera, {"network": {"memory": "gru", "memory_size": 8, "activation": "silu"}}),

@@ -1,17 +1,21 @@
 """Proximal policy optimization (Schulman et al. 2017, arXiv 1707.06347): advantages, loss and update."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from proximo.algorithms.base import Transitions
 from proximo.core import objectives
 from proximo.core.across import SummedGradient, split_across
 from proximo.core.advantages import gae
 from proximo.core.batch import Batch, Evaluation
+from proximo.core.exact_kl import NAME as EXACT
+from proximo.core.exact_kl import with_old
 from proximo.core.invariants import check_batch, check_first_ratio
+from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import AdaptiveLearningRate
 from proximo.core.settings import UpdateSettings
 from proximo.core.update import (
@@ -20,6 +24,7 @@ from proximo.core.update import (
     Bounded,
     Gradient,
     Measuring,
+    Parted,
     Policy,
     Statistics,
     UpdateReport,
@@ -106,6 +111,9 @@ class PPO(UpdateSettings):
         statistics: list[Statistics] = []
         norms: list[Tensor] = []
         stopping: float | None = None
+        apart = self._apart(task.policy)
+        if adaptive is not None:
+            batch = with_old(task.policy.evaluate, batch, count)
         prepared = normalized(batch, self, "batch", floor, ranks)
         for epoch in range(self.epochs):
             if epoch and self.recompute_advantages and task.reestimate is not None:
@@ -123,18 +131,45 @@ class PPO(UpdateSettings):
                     stopping = float(seen["approx_kl"])
                     break
                 if adaptive is not None and statistics:
-                    optimizer.learning_rate = adaptive.next(optimizer.learning_rate, float(seen["approx_kl"]))
-                norms.append(optimizer.step(self.max_grad_norm))
+                    divergence = float(seen.get(EXACT, seen["approx_kl"]))
+                    optimizer.learning_rate = adaptive.next(optimizer.learning_rate, divergence)
+                norm, parts = self._step(optimizer, apart)
+                norms.append(norm)
                 if project is not None:
                     project()
-                statistics.append(seen)
+                statistics.append({name: x for name, x in seen.items() if name != EXACT} | parts)
             if stopping is not None:
                 break
-        report = make_report(statistics, norms, self.max_grad_norm, stopping)
+        limits = {"grad_norm": self.max_grad_norm, **{name: limit for name, (_, limit) in apart.items()}}
+        report = make_report(statistics, norms, limits, stopping)
         if stopping is None and isinstance(gradient, Measuring) and (task.measure or report.steps == 1):
             # Every minibatch is looked at before its step, so nobody has seen yet what the last step did.
             return replace(report, final_kl=gradient.divergence(minibatch))
         return report
+
+    def _apart(self, policy: Policy) -> dict[str, tuple[list[nn.Parameter], float]]:
+        """Parameters whose gradient is clipped by itself, and to what, by the name of its norm.
+
+        Raises:
+            ValueError: the policy does not say which are the critic's.
+        """
+        limits = {"actor": self.max_actor_grad_norm, "critic": self.max_critic_grad_norm}
+        wanted = {role: limit for role, limit in limits.items() if limit is not None}
+        if wanted and not isinstance(policy, Parted):
+            raise ValueError(f"max_{next(iter(wanted))}_grad_norm needs a policy that says which layers are whose")
+        roles = policy.parameters_by_role() if isinstance(policy, Parted) and wanted else {}
+        return {f"{role}_grad_norm": (roles[role], limit) for role, limit in wanted.items()}
+
+    def _step(
+        self, optimizer: FlatAdam, apart: Mapping[str, tuple[list[nn.Parameter], float]]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Clip the gradient and take a step; its norm before, and those of the parts that were clipped apart."""
+        if not apart:
+            return optimizer.step(self.max_grad_norm), {}
+        norm = torch.linalg.vector_norm(optimizer.gradient)
+        parts = {name: nn.utils.clip_grad_norm_(parameters, limit) for name, (parameters, limit) in apart.items()}
+        optimizer.step(self.max_grad_norm)
+        return norm, parts
 
     def denominator(self, minibatch: Batch) -> Tensor:
         """Divisor of sums over a minibatch, as `Batch.mean` takes them; a scalar."""

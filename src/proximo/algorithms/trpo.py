@@ -55,6 +55,8 @@ class TRPO(PPO):
         "epochs": _ONE_STEP,
         "recompute_advantages": _ONE_STEP,
         "value_coefficient": "the critic is fitted apart from the policy",
+        "max_actor_grad_norm": _BOUND,
+        "max_critic_grad_norm": "max_grad_norm is of the critic's gradient alone",
         "micro_batches": "the Fisher matrix is of the whole rollout",
     }
 
@@ -144,7 +146,7 @@ class TRPO(PPO):
                 optimizer.zero_grad()
                 statistics.append(watched(minibatch))
                 norms.append(optimizer.step(self.max_grad_norm))
-        return make_report(statistics, norms, self.max_grad_norm, None)
+        return make_report(statistics, norms, {"grad_norm": self.max_grad_norm}, None)
 
 
 class _PolicyStep:

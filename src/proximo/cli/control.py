@@ -23,6 +23,8 @@ from proximo.runs.session.callbacks import Callback
 class _Chosen:
     preset: str = ""
     algorithm: str = ""
+    environments: int | None = None
+    rollout_length: int | None = None
 
 
 _ABOUT = (
@@ -47,6 +49,9 @@ _LAYOUT = Layout(
             "backend",
             "options",
             "frame_stack",
+            "history",
+            "action_repeat",
+            "action_delay",
             "observation_keys",
             "mask_key",
             "random_phase",
@@ -146,7 +151,8 @@ def _preset_of(environment: str, typed: list[str]) -> TrainConfig:
     from proximo.control.presets import configure, usual_preset
 
     chosen = peek(_Chosen, typed)
-    base = configure(known_name(environment), chosen.preset or usual_preset(chosen.algorithm))[0]
+    size = {name: n for name in ("environments", "rollout_length") if (n := getattr(chosen, name)) is not None}
+    base = configure(known_name(environment), chosen.preset or usual_preset(chosen.algorithm), size)[0]
     found: TrainConfig = Algorithm(chosen.algorithm).of(base)
     return found
 

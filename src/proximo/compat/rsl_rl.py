@@ -48,10 +48,9 @@ _ALGORITHM = {
     "num_learning_epochs": "epochs",
     "clip_param": "clip",
     "entropy_coef": "entropy_coefficient",
-    "max_grad_norm": "max_grad_norm",
 }
 _ELSEWHERE = {"num_mini_batches", "gamma", "lam", "learning_rate", "value_loss_coef", "use_clipped_value_loss"}
-_ELSEWHERE |= {"schedule", "desired_kl", "normalize_advantage_per_mini_batch", "class_name"}
+_ELSEWHERE |= {"max_grad_norm", "schedule", "desired_kl", "normalize_advantage_per_mini_batch", "class_name"}
 _OFF = {"rnd_cfg", "symmetry_cfg", "use_mixed_precision", "share_cnn_encoders"}
 """Parts of rsl_rl that are not here: accepted while they are off."""
 _MODEL = {"class_name", "hidden_dims", "activation", "obs_normalization", "distribution_cfg"}
@@ -73,13 +72,16 @@ def settings_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
         if algorithm.get(name) not in (None, False, *(("adam",) if name == "optimizer" else ())):
             raise UserError(f"cfg['algorithm'][{name!r}] = {algorithm[name]} is not built here: leave it out")
     adaptive, clip = algorithm.get("schedule", "adaptive") == "adaptive", algorithm.get("clip_param", 0.2)
-    update: dict[str, Any] = {"epochs": 5, "clip": 0.2, "entropy_coefficient": 0.01, "max_grad_norm": 1.0}
+    update: dict[str, Any] = {"epochs": 5, "clip": 0.2, "entropy_coefficient": 0.01}
     update |= {ours: algorithm[name] for name, ours in _ALGORITHM.items() if name in algorithm}
     # Their value loss is the squared error, ours half of it.
     update |= {
         "value_coefficient": 2.0 * algorithm.get("value_loss_coef", 1.0),
         "value_clip": clip if algorithm.get("use_clipped_value_loss", True) else None,
         "adaptive_kl": algorithm.get("desired_kl", 0.01) if adaptive else None,
+        "max_grad_norm": None,
+        "max_actor_grad_norm": algorithm.get("max_grad_norm", 1.0),
+        "max_critic_grad_norm": algorithm.get("max_grad_norm", 1.0),
         "normalize_advantages": "minibatch" if algorithm.get("normalize_advantage_per_mini_batch") else "batch",
     }
     settings = {
@@ -117,6 +119,7 @@ def _network(actor: Mapping[str, Any], critic: Mapping[str, Any]) -> dict[str, A
         "activation": actor.get("activation", "elu"),
         "orthogonal": False,
         "log_std": math.log(noise.get("init_std", 1.0)),
+        "noise": noise.get("std_type", "scalar"),
     }
 
 
@@ -213,7 +216,7 @@ def load_checkpoint(path: str | Path, env: Any, train_cfg: Mapping[str, Any]) ->
         log_std = noise.get("distribution.log_std_param")
         std = noise.get("distribution.std_param") if log_std is None else log_std.exp()
         with torch.no_grad():
-            policy.log_std.copy_(std.log())
+            policy.noise_numbers.copy_(std if policy.noise.kind == "scalar" else std.log())
     except FOREIGN as error:
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
         raise UserError(f"{path} is no checkpoint of rsl_rl 5 with these settings ({reason}): check both") from error

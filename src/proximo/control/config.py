@@ -38,10 +38,19 @@ class NetworkSettings:
     """Recurrent layer between the observation and the hidden layers."""
     memory_size: int = 64
     """Width of the recurrent layer."""
-    actions: Literal["gaussian", "squashed"] = "gaussian"
-    """Continuous actions: a Gaussian clipped to the bounds, or a tanh-squashed one."""
-    log_std: float = 0.0
-    """Initial log standard deviation, in units of half the action range (of 1 where the action has no bounds)."""
+    actions: Literal["gaussian", "squashed", "beta"] = "gaussian"
+    """Continuous actions: a Gaussian clipped to the bounds, a tanh-squashed one, or a Beta within them (Chou et al.
+    2017), whose two numbers the network gives for each action in each state."""
+    noise: Literal["log", "scalar", "shared", "state", "fixed", "gsde"] = "log"
+    """What decides the deviation of Gaussian actions: log, its logarithm is learnt, one for each action; scalar, the
+    deviation itself is (rsl_rl's scalar), one for each; shared, one logarithm for all; state, the network gives one for
+    each action in each state; fixed, it stays at `log_std`; gsde, the noise is a linear function of the last hidden
+    layer that stays the same for some steps (Raffin et al. 2021), and its logarithms are learnt."""
+    noise_every: int = 0
+    """Steps for which the noise of `gsde` stays the same; 0 is a whole rollout."""
+    log_std: float | tuple[float, ...] = 0.0
+    """Initial log standard deviation, in units of half the action range (of 1 where the action has no bounds): one
+    number, or one for each continuous column of the action."""
     log_std_range: tuple[float, float] = (-5.0, 2.0)
     """Bounds of the log standard deviation: after each step it is put back to the nearest, from where it can return."""
 
@@ -61,8 +70,34 @@ class NetworkSettings:
             raise ValueError(
                 f"hidden = {self.hidden} and memory_size = {self.memory_size} must be widths of at least 1"
             )
-        if not self.log_std_range[0] <= self.log_std <= self.log_std_range[1]:
+        self._check_noise()
+
+    def _check_noise(self) -> None:
+        """See that the deviation starts where it may be.
+
+        Raises:
+            ValueError: it does not.
+        """
+        if self.actions == "beta" and (self.noise != "log" or self.log_std != 0.0):
+            other = f"noise = {self.noise}" if self.noise != "log" else f"log_std = {self.log_std}"
+            raise ValueError(f"{other} is of Gaussian actions, and actions = beta has no deviation of its own")
+        if self.noise_every < 0 or (self.noise_every and self.noise != "gsde"):
+            raise ValueError(f"noise_every = {self.noise_every} is of noise = gsde, and must be at least 0")
+        if self.noise == "gsde" and self.custom:
+            raise ValueError(f"noise = gsde reads our last hidden layer, and custom = {self.custom} takes its place")
+        low, high = self.log_std_range
+        start = self.log_std if isinstance(self.log_std, tuple) else (self.log_std,)
+        if not all(low <= x <= high for x in start):
             raise ValueError(f"log_std = {self.log_std} must lie within log_std_range = {self.log_std_range}")
+        if self.noise == "shared" and len({*start}) > 1:
+            raise ValueError(
+                f"noise = shared is one deviation for all actions: log_std = {self.log_std} must be one number"
+            )
+        if self.noise == "state" and not all(low < x < high for x in start):
+            raise ValueError(
+                f"noise = state comes to log_std_range = {self.log_std_range} without reaching it: log_std = "
+                f"{self.log_std} must lie between, not on a bound"
+            )
 
 
 @dataclass(frozen=True)
@@ -137,6 +172,13 @@ class TrainConfig:
     """Seconds that an environment in a process of its own may take for one step or reset before the run gives it up."""
     frame_stack: int = 1
     """Observations shown together, the last one last."""
+    history: Mapping[str, int] = field(default_factory=dict)
+    """Observations of a part of a Dict that are shown together, by its name, as `{state = 5}`; oldest first."""
+    action_repeat: int = 1
+    """Times that each action is taken in one step, whose reward is the sum; EnvPool has its own option `frame_skip`."""
+    action_delay: int = 0
+    """Steps by which each action arrives late, as by a robot's computer and motors; an episode starts with the middle
+    of the bounds. A policy that acts on a robot acts at once: the delay is the robot's own."""
     observation_keys: tuple[str, ...] = ()
     """Parts of a Dict or Tuple observation that the policy sees, by name (`state`, `camera.depth`) or pattern, or
     `not:NAME` for what it does not see; all but text if not given, and what looks privileged asks for a decision."""
@@ -204,6 +246,7 @@ class TrainConfig:
             "environments",
             "rollout_length",
             "frame_stack",
+            "action_repeat",
             "checkpoint_every",
             "restart_every",
             "keep",
@@ -223,8 +266,9 @@ class TrainConfig:
             raise ValueError(f"max_minutes = {self.max_minutes} must be positive")
         if self.start_from and "policy" not in self.start_with:
             raise ValueError(f"start_with = {list(self.start_with)} must hold policy: a critic is of its policy")
-        if self.random_phase < 0:
-            raise ValueError(f"random_phase = {self.random_phase} must be at least 0")
+        for name in ("random_phase", "action_delay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 0")
         if not self.replay_mb >= 0:
             raise ValueError(f"replay_mb = {self.replay_mb} must be at least 0")
         if not self.environment_timeout > 0:
@@ -259,6 +303,11 @@ class TrainConfig:
         Raises:
             ValueError: they do not.
         """
+        if self.history and (self.frame_stack > 1 or min(self.history.values()) < 1):
+            raise ValueError(
+                f"history = {dict(self.history)} counts observations of parts, 1 at least, and frame_stack = "
+                f"{self.frame_stack} those of a whole one: give one of them"
+            )
         if self.observations.actor and self.observation_keys:
             raise ValueError("observation_keys and observations.actor both say what is seen: give one of them")
         if self.observations.critic and (self.network.custom or self.network.shared):

@@ -13,6 +13,7 @@ from torch import Tensor
 from proximo.control.environments.wrappers import statistics
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces.images import as_frame, stack_axis
+from proximo.control.spaces.leaves import Path as Leaf
 from proximo.control.spaces.leaves import place
 from proximo.control.spaces.masks import MaskReader, closed_columns
 from proximo.control.spaces.numbers import fits_float32
@@ -34,12 +35,12 @@ class LoadedPolicy:
         choices = [(part.path, part.choices) for part in policy.actions.parts if part.choices]
         self._masks = MaskReader(choices, "the policy's action")
         self._memory: Tensor | None = None
-        self._frames: list[np.ndarray] = []
+        self._frames: dict[Leaf, list[np.ndarray]] = {}
         self._generator = torch.Generator().manual_seed(0)
 
     def reset(self) -> None:
         """Forget the past: call it when an episode starts (it matters with a memory or a frame stack)."""
-        self._memory, self._frames = None, []
+        self._memory, self._frames = None, {}
 
     def carry_into(self, env: Any) -> None:
         """Put into an environment what its wrappers had learnt in training, and let them learn no more.
@@ -101,18 +102,20 @@ class LoadedPolicy:
             UserError: as `act`.
         """
         own = self.policy.critic_observations
-        batch, single = self._batch(observation, () if own is None else own.parts)
-        encoded = self._encode(batch, self._frames_with(batch))
-        encoded |= self.policy.encode_critic(batch, self.policy.exact_observations)
+        also = () if own is None else own.parts
+        batch, single = self._batch(observation, also)
+        joined = _joined(batch, self._frames_with(batch, also))
+        encoded = self.policy.observations.encode(joined, self.policy.exact_observations)
+        encoded |= self.policy.encode_critic(joined, self.policy.exact_observations)
         inputs = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in encoded.items()}
         values = self.policy.values.from_units(self.policy.value(inputs, self._memory_for(inputs))).numpy()
         return values[0] if single else values
 
-    def _read(self, observation: Any, mask: Any) -> tuple[dict[str, Tensor], list[np.ndarray], bool]:
+    def _read(self, observation: Any, mask: Any) -> tuple[dict[str, Tensor], dict[Leaf, list[np.ndarray]], bool]:
         """What the policy reads, the last frames, and whether it is of one observation."""
         batch, single = self._batch(observation)
         frames = self._frames_with(batch)
-        encoded = self._encode(batch, frames)
+        encoded = self.policy.observations.encode(_joined(batch, frames), self.policy.exact_observations)
         self._add_mask(encoded, mask, single)
         return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in encoded.items()}, frames, single
 
@@ -140,24 +143,26 @@ class LoadedPolicy:
 
     def _shape_of(self, part: Part) -> tuple[int, ...]:
         """Of one observation, or one frame, as the environment gives it."""
-        k = self.policy.frame_stack
+        k = self._depth(part)
         if k == 1:
             return part.env_shape
         return part.frame or (part.shape[0] // k,)
 
-    def _frames_with(self, batch: Any) -> list[np.ndarray]:
-        """The last frames, this one among them; an episode starts with copies of its first. Empty without a stack."""
-        k = self.policy.frame_stack
-        if k == 1:
-            return []
-        frame = as_frame(_array(batch), batch=1)
-        known = self._frames if self._frames and self._frames[-1].shape == frame.shape else [frame] * k
-        return [*known[1:], frame]
+    def _depth(self, part: Part) -> int:
+        """How many observations of a part are seen at once."""
+        own = int(np.prod(part.shape)) // int(np.prod(part.frame)) if part.frame else 1
+        return self.policy.frame_stack if self.policy.frame_stack > 1 else own
 
-    def _encode(self, batch: Any, frames: list[np.ndarray]) -> dict[str, np.ndarray]:
-        if frames:
-            batch = np.concatenate(frames, stack_axis(self._shape_of(self.policy.observations.parts[0])))
-        return self.policy.observations.encode(batch, self.policy.exact_observations)
+    def _frames_with(self, batch: Any, also: Sequence[Part] = ()) -> dict[Leaf, list[np.ndarray]]:
+        """The last frames of each part that has any, this one among them; an episode starts with copies of one."""
+        found: dict[Leaf, list[np.ndarray]] = {}
+        for part in (*self.policy.observations.parts, *also):
+            if (k := self._depth(part)) == 1:
+                continue
+            frame = as_frame(_leaf(part, batch), batch=1)
+            known = self._frames.get(part.path, [])
+            found[part.path] = [*(known if known and known[-1].shape == frame.shape else [frame] * k)[1:], frame]
+        return found
 
     def _add_mask(self, encoded: dict[str, np.ndarray], mask: Any, single: bool) -> None:
         """Put the mask beside the observation, if there is one, and refuse one that can not be obeyed."""
@@ -178,6 +183,17 @@ class LoadedPolicy:
             raise UserError(
                 "the mask leaves nothing to choose: reset the environment if its episode is over, or mend its mask"
             )
+
+
+def _joined(batch: Any, frames: Mapping[Leaf, list[np.ndarray]]) -> Any:
+    """The batch with each part that has frames as these joined."""
+    for path, known in frames.items():
+        shape = known[-1].shape[1:]
+        joined = np.concatenate(known, stack_axis(shape))
+        if not path:
+            return joined
+        batch = {**batch, path[0]: joined}  # parts with a history are a Dict's own
+    return batch
 
 
 def _refuse_answer(parts: Sequence[Part], observation: Any) -> None:

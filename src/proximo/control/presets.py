@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from proximo.control.config import TrainConfig
@@ -14,7 +15,7 @@ from proximo.errors import UserError, nearest
 from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.plugins import place_of
 
-_NAMES = ("tuned", "paper", "ppo-penalty", "trpo", "a2c", "reinforce")
+_NAMES = ("tuned", "paper", "robot", "ppo-penalty", "trpo", "a2c", "reinforce")
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,19 @@ class Preset:
         """Whether it is meant for this task."""
         return any(fnmatch.fnmatchcase(environment, pattern) for pattern in self.environments)
 
-    def apply(self, base: TrainConfig) -> TrainConfig:
+    def apply(self, base: TrainConfig, size: Mapping[str, int] = MappingProxyType({})) -> TrainConfig:
         """`base` with this preset's numbers.
+
+        Args:
+            base: the configuration so far.
+            size: `environments` and `rollout_length` that were asked for: a preset that says how many minibatches a
+                rollout has cuts this one.
 
         Raises:
             UserError: an unknown key or a wrong type, naming the nearest key and the file.
         """
-        return from_mapping(TrainConfig, self.settings, where=f"preset {self.file} [{self.name}]", base=base)
+        settings = {**self.settings, **size} if "minibatches" in self.settings else self.settings
+        return from_mapping(TrainConfig, settings, where=f"preset {self.file} [{self.name}]", base=base)
 
 
 def presets() -> list[Preset]:
@@ -79,19 +86,22 @@ def read_presets(file: Path) -> Iterator[Preset]:
             yield Preset(name, family, (pattern,), own, _merged(table, changes), file.name)
 
 
-def configure(environment: str, preset: str) -> tuple[TrainConfig, Preset]:
+def configure(
+    environment: str, preset: str, size: Mapping[str, int] = MappingProxyType({})
+) -> tuple[TrainConfig, Preset]:
     """The configuration that a preset gives for a task: the last one that matches, the most special.
 
     Args:
         environment: name of the task.
-        preset: tuned, paper, an algorithm's name, or the path of a TOML file.
+        preset: tuned, paper, robot, an algorithm's name, or the path of a TOML file.
+        size: `environments` and `rollout_length` where these were asked for, see `Preset.apply`.
 
     Raises:
         UserError: there is no such preset, or none for this task.
     """
     base = TrainConfig(environment=environment, preset=preset)
     if preset.endswith(".toml"):
-        return _from_file(base, Path(preset))
+        return _from_file(base, Path(preset), size)
     if preset not in _NAMES:
         raise UserError(
             f"there is no preset {preset!r}: did you mean {nearest(preset, _NAMES) or ' or '.join(_NAMES)}? "
@@ -100,7 +110,7 @@ def configure(environment: str, preset: str) -> tuple[TrainConfig, Preset]:
     matching = [p for p in presets() if p.name == preset and p.matches(environment)]
     if not matching:
         raise UserError(f"preset {preset!r} has no numbers for {environment}; use tuned, or a TOML file of your own")
-    return matching[-1].apply(base), matching[-1]
+    return matching[-1].apply(base, size), matching[-1]
 
 
 def usual_preset(algorithm: Any) -> str:
@@ -115,13 +125,14 @@ def usual_preset(algorithm: Any) -> str:
     return algorithm if algorithm in _NAMES else "tuned"
 
 
-def _from_file(base: TrainConfig, file: Path) -> tuple[TrainConfig, Preset]:
+def _from_file(base: TrainConfig, file: Path, size: Mapping[str, int]) -> tuple[TrainConfig, Preset]:
     content = read_toml(file)
     named = content.get("environment", base.environment)
     if named != base.environment:
         raise UserError(f"preset {file} is for {named}, not for {base.environment}: take `environment` out of the file")
     source = str(content.pop("source", file.name))
     preset = Preset(str(file), "own", ("*",), source, content, file.name)
+    content = {**content, **size} if "minibatches" in content else content
     return from_mapping(TrainConfig, content, where=f"preset {file}", base=base), preset
 
 

@@ -243,6 +243,9 @@ class Trainer(IteratedTrainer[Run]):
             options=config.options,
             timeout=config.environment_timeout,
             frame_stack=config.frame_stack,
+            action_repeat=config.action_repeat,
+            action_delay=config.action_delay,
+            history=config.history,
             mask_key=config.mask_key,
             observation_keys=config.visible,
         )
@@ -342,8 +345,14 @@ def _configured(environment: Source, preset: str, settings: dict[str, Any]) -> T
     if answer := answered_in_python(settings, CONTROL, [field.name for field in fields(TrainConfig)]):
         raise UserError(answer)
     settings = with_groups(settings)
-    base, _ = configure(task_of(environment), preset)
-    base = _for_copies(replace(base, environment=name_of(environment)), copies(environment), settings)
+    count = copies(environment)
+    size: dict[str, int] = {name: settings[name] for name in ("environments", "rollout_length") if name in settings}
+    if count is not None:
+        size.setdefault("environments", count)
+    base, found = configure(task_of(environment), preset, size)
+    base = replace(base, environment=name_of(environment))
+    if "minibatches" not in found.settings:  # else the preset says how it is cut, whatever its size
+        base = _for_copies(base, count, settings)
     for name in ("run", "start_from"):
         if isinstance(settings.get(name), PathLike):
             settings[name] = fspath(settings[name])

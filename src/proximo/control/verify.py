@@ -82,6 +82,9 @@ def _not_deterministic(config: TrainConfig, source: Source) -> str | None:
             options=config.options,
             timeout=config.environment_timeout,
             frame_stack=config.frame_stack,
+            action_repeat=config.action_repeat,
+            action_delay=config.action_delay,
+            history=config.history,
             mask_key=config.mask_key,
             observation_keys=config.visible,
         )

@@ -1,7 +1,7 @@
 """The one thing both worlds hand to the update."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -31,6 +31,9 @@ class Batch:
     """Same shape; 0 = padding, a row that only reports a reset, a prompt token."""
     total_weight: Tensor | None = None
     """Sum of the weights of the minibatch that this is a part of, a scalar; None where it is a whole."""
+    old: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the distributions of the policy that acted were made of (`Distribution.tensors`), each `[B, ...]`; empty
+    where nobody asks."""
 
     def __len__(self) -> int:
         """Samples along the leading axis."""
@@ -47,9 +50,13 @@ class Batch:
         size = -(-len(self) // parts) if isinstance(parts, int) else list(parts)
         # Each tensor is taken apart once, instead of a slice for each part and tensor.
         columns = {name: getattr(self, name).split(size) for name in _COLUMNS}
-        inputs = {name: x.split(size) for name, x in self.inputs.items()}
+        inputs, old = ({n: x.split(size) for n, x in several.items()} for several in (self.inputs, self.old))
         for i in range(len(columns["weight"])):
-            yield Batch({name: x[i] for name, x in inputs.items()}, **{name: x[i] for name, x in columns.items()})
+            yield Batch(
+                {name: x[i] for name, x in inputs.items()},
+                **{name: x[i] for name, x in columns.items()},
+                old={name: x[i] for name, x in old.items()},
+            )
 
     def named_tensors(self) -> list[tuple[str, Tensor]]:
         """Everything it holds, inputs as `inputs.NAME`, always in one order."""
@@ -59,7 +66,8 @@ class Batch:
     def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         """The batch with `function` applied to every tensor."""
         tensors = {name: function(getattr(self, name)) for name in _COLUMNS}
-        return Batch(inputs={name: function(x) for name, x in self.inputs.items()}, **tensors)
+        inputs, old = ({name: function(x) for name, x in several.items()} for several in (self.inputs, self.old))
+        return Batch(inputs=inputs, **tensors, old=old)
 
     def replace(self, **tensors: Tensor | Mapping[str, Tensor]) -> "Batch":
         """A copy with some tensors exchanged."""

@@ -2,8 +2,10 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import reduce
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -17,6 +19,8 @@ _LOG_TWO = math.log(2.0)
 class Distribution(ABC):
     """A distribution over actions, one for each leading index of its parameters."""
 
+    made_of: ClassVar[tuple[str, ...]] = ()
+    """Attributes that it follows from: tensors with its leading axes, or None."""
     event_size: int | None
     """Length of an action's last axis; None where an action is a single number without such an axis."""
 
@@ -26,7 +30,9 @@ class Distribution(ABC):
 
     @abstractmethod
     def mode(self) -> Tensor:
-        """The deterministic action: the most probable one (for a squashed Gaussian, of the Gaussian inside)."""
+        """The deterministic action: the most probable one (for a squashed Gaussian, of the Gaussian inside; for a Beta
+        the mean).
+        """
 
     @abstractmethod
     def log_prob(self, action: Tensor) -> Tensor:
@@ -44,6 +50,17 @@ class Distribution(ABC):
             TypeError: `other` is of another kind.
         """
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What it is made of, by name, each `[..., n]`; empty where it can not be told."""
+        return {name: x for name in self.made_of if (x := getattr(self, name)) is not None}
+
+    def like(self, tensors: Mapping[str, Tensor]) -> Self:
+        """One of the same kind that is made of other tensors, which `tensors` gave."""
+        made = copy(self)
+        for name in self.made_of:
+            setattr(made, name, tensors.get(name))
+        return made
+
     def _require_same_kind(self, other: "Distribution") -> None:
         if type(other) is not type(self):
             raise TypeError(f"KL of a {type(self).__name__} to a {type(other).__name__} has no closed form here")
@@ -57,6 +74,7 @@ class Categorical(Distribution):
     """
 
     event_size = None
+    made_of = ("log_probs", "mask")
 
     def __init__(self, logits: Tensor, mask: Tensor | None = None) -> None:
         # finfo.min, not -inf: the softmax of a row stays finite even before its mask is checked.
@@ -101,6 +119,8 @@ class Categorical(Distribution):
 class Bernoulli(Distribution):
     """Independent switches, from logits `[..., n]`; actions are 0 or 1, `[..., n]`."""
 
+    made_of = ("logits",)
+
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
         self.event_size = logits.shape[-1]
@@ -140,6 +160,8 @@ class Bernoulli(Distribution):
 
 class Gaussian(Distribution):
     """Independent normals, from mean and log standard deviation, `[..., d]` (the latter may broadcast)."""
+
+    made_of = ("mean", "log_std")
 
     def __init__(self, mean: Tensor, log_std: Tensor) -> None:
         self.mean = mean
@@ -220,6 +242,21 @@ class Product(Distribution):
         self.parts = list(parts)
         self.event_size = sum(part.event_size or 1 for part in self.parts)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Those of the parts, as `0.mean`; empty where one can not tell its own."""
+        told = [part.tensors() for part in self.parts]
+        return {f"{i}.{name}": x for i, each in enumerate(told) for name, x in each.items()} if all(told) else {}
+
+    def like(self, tensors: Mapping[str, Tensor]) -> Self:
+        """See `Distribution.like`."""
+        own: list[dict[str, Tensor]] = [{} for _ in self.parts]
+        for key, x in tensors.items():
+            i, _, name = key.partition(".")
+            own[int(i)][name] = x
+        made = copy(self)
+        made.parts = [part.like(each) for part, each in zip(self.parts, own, strict=True)]
+        return made
+
     def _join(self, actions: Sequence[Tensor]) -> Tensor:
         columns = [a.unsqueeze(-1) if p.event_size is None else a for p, a in zip(self.parts, actions, strict=True)]
         dtype = reduce(torch.promote_types, (column.dtype for column in columns), torch.get_default_dtype())
@@ -250,3 +287,8 @@ class Product(Distribution):
         self._require_same_kind(other)
         assert isinstance(other, Product)
         return torch.stack([p.kl(q) for p, q in zip(self.parts, other.parts, strict=True)]).sum(0)
+
+
+def parts_of(distribution: Distribution) -> list[Distribution]:
+    """The parts of a product; else the distribution itself."""
+    return distribution.parts if isinstance(distribution, Product) else [distribution]

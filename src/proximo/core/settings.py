@@ -7,6 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from proximo.core.schedules import Schedule, as_setting
 
+APART = ("max_actor_grad_norm", "max_critic_grad_norm")
+"""Settings that clip the gradient of a part."""
+
 
 @dataclass(frozen=True)
 class UpdateSettings:
@@ -55,14 +58,20 @@ class UpdateSettings:
     """Weight of the entropy bonus, a number or a schedule."""
     max_grad_norm: float | None = 0.5
     """Global norm to which the gradient is clipped; None is off."""
+    max_actor_grad_norm: float | None = None
+    """Norm to which the gradient of all that is not the critic's alone is clipped, before the global one; None is
+    off."""
+    max_critic_grad_norm: float | None = None
+    """Norm to which the gradient of the critic's own layers is clipped, before the global one; None is off."""
     normalize_advantages: Literal["batch", "minibatch", "off"] = "batch"
     """Over what the advantages are scaled to mean 0 and variance 1 (divided by a tenth of the rewards' own scale
     at least); a single sample is left as it is."""
     target_kl: float | None = None
     """The update stops before a step whose minibatch shows a larger approximate KL to the old policy (nats)."""
     adaptive_kl: float | None = None
-    """KL (nats) that the learning rate is steered towards, between 1/100 and 10 times where it starts; replaces the
-    learning-rate schedule; None is off."""
+    """KL (nats) that the learning rate is steered towards, between 1/100 and 10 times where it starts: exact where the
+    actions' distributions have a closed form, else an estimate from samples; replaces the learning-rate schedule; None
+    is off."""
     micro_batches: int = 1
     """Parts in which each minibatch goes through the network, to save memory; changes no gradient."""
     recompute_advantages: bool = False
@@ -89,7 +98,10 @@ class UpdateSettings:
             "dual_clip": (self.dual_clip is None or self.dual_clip > 1, "more than 1"),
             "value_clip": (self.value_clip is None or self.value_clip > 0, "positive"),
             "value_coefficient": (0 <= self.value_coefficient < inf, "at least 0, and finite"),
-            "max_grad_norm": (self.max_grad_norm is None or self.max_grad_norm > 0, "positive"),
+            **{
+                name: (getattr(self, name) is None or getattr(self, name) > 0, "positive")
+                for name in ("max_grad_norm", *APART)
+            },
             "normalize_advantages": (
                 self.normalize_advantages in ("batch", "minibatch", "off"),
                 "'batch', 'minibatch' or 'off'",
@@ -114,6 +126,11 @@ class UpdateSettings:
         """
         if kind in self.elsewhere:
             raise ValueError(f"{type(self).__name__} is not for this kind of run: {self.elsewhere[kind]}")
+        for name in APART:
+            if kind == "language" and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} is for control runs: a language model is clipped by max_grad_norm, as a whole"
+                )
 
     def check_unread(self, run: Any) -> None:
         """Refuse settings of the run, a dataclass, that mean nothing to the algorithm.

@@ -6,11 +6,13 @@ from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from proximo.core.advantages import whiten, whiten_across
 from proximo.core.batch import Batch, Evaluation
 from proximo.core.divergences import kl_k3
+from proximo.core.exact_kl import NAME as EXACT
+from proximo.core.exact_kl import exact_kl
 from proximo.core.invariants import InvariantError, ratio_tolerance
 from proximo.core.objectives import Objective
 from proximo.core.optimizer import FlatAdam
@@ -45,6 +47,14 @@ class Bounded(Protocol):
 
     def project(self) -> None:
         """Put them back into it: beyond a clamp in the forward pass they would have no gradient, for ever."""
+
+
+@runtime_checkable
+class Parted(Protocol):
+    """A policy that can say which of its parameters are the critic's alone."""
+
+    def parameters_by_role(self) -> Mapping[str, list[nn.Parameter]]:
+        """`critic`, and all others as `actor`."""
 
 
 @runtime_checkable
@@ -222,7 +232,11 @@ def divergence(
 
 
 def _with_ratio(statistics: Statistics, seen: Evaluation, part: Batch) -> Statistics:
-    """The statistics with `approx_kl` and `ratio_deviation`, which a loss of the user's own need not give."""
+    """The statistics with `approx_kl` and `ratio_deviation`, which a loss of the user's own need not give, and with the
+    exact KL where it can be told.
+    """
+    if (exact := exact_kl(part, seen)) is not None:
+        statistics = {**statistics, EXACT: exact}
     if "approx_kl" in statistics and "ratio_deviation" in statistics:
         return statistics
     with torch.no_grad():
@@ -307,14 +321,15 @@ def _whitened(advantages: Tensor, weight: Tensor, floor: float, *, rows: bool = 
 
 
 def make_report(
-    statistics: list[Statistics], norms: list[Tensor], max_grad_norm: float | None, stopping: float | None
+    statistics: list[Statistics], norms: list[Tensor], limits: Mapping[str, float | None], stopping: float | None
 ) -> UpdateReport:
     """An update in numbers.
 
     Args:
         statistics: of each minibatch that was stepped on.
         norms: of its gradients, before they were clipped.
-        max_grad_norm: to which they were clipped, if at all.
+        limits: to which they were clipped, if at all, by the name of the norm among the statistics; `grad_norm` is that
+            of the whole.
         stopping: the KL of the minibatch that `target_kl` stopped at.
 
     Raises:
@@ -343,9 +358,8 @@ def make_report(
         seen = [float(row[name]) for row in statistics if name in row]
         values[name] = sum(seen) / len(seen)
     values["ratio_deviation"] = float(table[0, names.index("ratio_deviation")])
-    values["grad_clip_fraction"] = (
-        0.0 if max_grad_norm is None else float((table[:, -1] > max_grad_norm).float().mean())
-    )
+    clipped = [table[:, names.index(name)] > limit for name, limit in limits.items() if limit is not None]
+    values["grad_clip_fraction"] = float(torch.stack(clipped).any(0).float().mean()) if clipped else 0.0
     values["last_approx_kl"] = float(table[-1, names.index("approx_kl")])
     if stopping is None:
         return UpdateReport(values, len(statistics), False)

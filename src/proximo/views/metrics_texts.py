@@ -138,6 +138,16 @@ TEXTS: dict[str, MetricText] = {
         "Norm of the gradient before it is cut, mean over minibatches.",
         _below(rules.GRAD_NORM),
     ),
+    "actor_grad_norm": MetricText(
+        "actor's gradient norm",
+        "norm",
+        "Norm of the gradient of all but the critic's own layers, where it is cut by itself, before that.",
+    ),
+    "critic_grad_norm": MetricText(
+        "critic's gradient norm",
+        "norm",
+        "Norm of the gradient of the critic's own layers, where it is cut by itself, before that.",
+    ),
     "policy_loss": MetricText("policy loss", "loss", "The negative of the surrogate objective, mean over minibatches."),
     "value_loss": MetricText(
         "value loss",

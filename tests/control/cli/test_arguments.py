@@ -8,6 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import gymnasium
 import pytest
 from command_lines import SMALL, refused
 
@@ -16,6 +17,7 @@ from proximo.cli.language import _STAGES
 from proximo.cli.main import VERBS
 from proximo.control.config import TrainConfig
 from proximo.control.presets import configure, presets
+from proximo.control.trainer import _configured
 from proximo.runs.config.toml import read_toml
 from proximo.runs.storage.metrics import read_metrics
 
@@ -276,7 +278,7 @@ def test_every_shipped_preset_makes_a_configuration_for_its_tasks():
     from proximo.control.environments import list_environments
 
     shipped = presets()
-    assert {p.name for p in shipped} == {"tuned", "paper", "ppo-penalty", "trpo", "a2c", "reinforce"}
+    assert {p.name for p in shipped} == {"tuned", "paper", "robot", "ppo-penalty", "trpo", "a2c", "reinforce"}
     names = [name for name, _ in list_environments()]
     for preset in shipped:
         assert preset.source.strip(), f"{preset.file} [{preset.name}] does not say where its numbers come from"
@@ -288,6 +290,24 @@ def test_every_shipped_preset_makes_a_configuration_for_its_tasks():
             assert config.preset == preset.name
             assert chosen.source
             assert config.rollout_size % (config.update.minibatch_size or 1) == 0
+
+
+@pytest.mark.parametrize("size", [{}, {"environments": 100}, {"environments": 4096}, {"rollout_length": 50}])
+def test_the_robots_preset_cuts_a_rollout_of_any_size_into_four(size):
+    config, _ = configure("Ant-v5", "robot", size)
+    assert {"environments": config.environments, "rollout_length": config.rollout_length} == {
+        "environments": 128,
+        "rollout_length": 24,
+        **size,
+    }
+    assert config.rollout_size == 4 * config.update.minibatch_size
+
+
+def test_the_robots_preset_keeps_its_rollout_for_copies_that_are_made_already():
+    made = gymnasium.make_vec("Pendulum-v1", 6, vectorization_mode="sync")
+    config = _configured(made, "robot", {"steps": 100})
+    assert (config.environments, config.rollout_length, config.update.minibatch_size) == (6, 24, 36)
+    made.close()
 
 
 def test_a_task_without_a_preset_of_its_own_is_told_so(prompt):

@@ -17,6 +17,7 @@ from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.core.batch import Batch
+from proximo.core.exact_kl import NAME, with_old
 from proximo.core.objectives import Objective
 from proximo.core.optimizer import FlatAdam
 
@@ -24,10 +25,13 @@ SAMPLES, NUMBERS = 24, 5
 RANGE = (-1.5, 0.5)
 
 
-def policy_of(head, *, activation="tanh", hidden=(8,), normalised=True, log_stds=(-1.5, -3.0, 0.1, 0.5, 0.9), seed=0):
+LOG_STDS = (-1.5, -3.0, 0.1, 0.5, 0.9)
+
+
+def policy_of(head, *, activation="tanh", hidden=(8,), normalised=True, log_stds=LOG_STDS, seed=0, noise="log"):
     """A policy with weights all over the place; its log stds lie at, inside and beyond their bounds."""
     space = spaces.Box(-2, 3, (5,), np.float32) if head == "gaussian" else spaces.Discrete(4, start=1)
-    settings = NetworkSettings(hidden=hidden, activation=activation, log_std_range=RANGE)
+    settings = NetworkSettings(hidden=hidden, activation=activation, log_std_range=RANGE, noise=noise)
     torch.manual_seed(seed)
     observations = ObservationSpec.of(spaces.Box(-1, 1, (NUMBERS,), np.float32))
     policy = ControlPolicy(observations, ActionSpec.of(space), settings, normalize_observations=normalised, clip=1.5)
@@ -35,7 +39,7 @@ def policy_of(head, *, activation="tanh", hidden=(8,), normalised=True, log_stds
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.add_(0.4 * torch.randn_like(parameter))
-        if head == "gaussian":
+        if head == "gaussian" and noise == "log":
             policy.log_std.copy_(torch.tensor(log_stds))
         if normalised:
             policy.normalizer.moments.absorb(2.0 * torch.randn(50, NUMBERS) + 0.7)
@@ -84,6 +88,33 @@ def agree(policy, batch, objective):
 
 
 HEADS = ["gaussian", "categorical", "masked"]
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("zeros", [True, False])
+def test_the_exact_divergence_by_hand_is_that_of_the_distributions(head, zeros):
+    before, now = policy_of(head, seed=1), policy_of(head, seed=2)
+    now.normalizer.load_state_dict(before.normalizer.state_dict())
+    batch = batch_of(now, masked=head == "masked", zeros=zeros)
+    (_, told), (_, tells) = both(now, with_old(before.evaluate, batch, 3), Objective(0.2))
+    with torch.no_grad():
+        divergence = before.look(batch.inputs)[0].kl(now.look(batch.inputs)[0])
+    expected = float((divergence * batch.weight).sum() / batch.weight.sum())
+    assert expected > 0.01
+    assert (told[NAME], tells[NAME]) == (pytest.approx(expected), pytest.approx(expected))
+
+
+@pytest.mark.parametrize("noise", ["scalar", "shared", "fixed"])
+def test_the_gradient_is_autograds_for_every_noise_that_is_the_same_in_all_states(noise):
+    for start in RANGE[0], 0.1, 0.9:  # at a bound, between, beyond
+        policy = policy_of("gaussian", noise=noise)
+        with torch.no_grad():
+            policy.noise_numbers.copy_(torch.tensor(start).exp() if noise == "scalar" else torch.tensor(start))
+        agree(policy, batch_of(policy), Objective(0.2, entropy_coefficient=0.3))
+
+
+def test_noise_of_the_state_takes_autograd():
+    assert not supports(policy_of("gaussian", noise="state"))
 
 
 @pytest.mark.parametrize("hidden", [(), (8,), (16, 8)], ids=str)

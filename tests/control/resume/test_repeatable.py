@@ -60,6 +60,7 @@ RESUMED = {
     "gymnasium": ("CartPole-v1", {"backend": "gymnasium", "normalizers": {"rewards": "return"}}),
     "recurrent": (control_tasks.recall, {"network": {"hidden": [16], "memory": "gru", "memory_size": 8}}),
     "adaptive": (control_tasks.hybrid, {"update": {**PLAN["update"], "adaptive_kl": 0.01, "minibatch_size": 16}}),
+    "gsde": (control_tasks.hybrid, {"network": {"hidden": [16], "noise": "gsde", "noise_every": 5}}),
     "subprocess": ("Pendulum-v1", {"backend": "subprocess", "environments": 2, "rollout_length": 32}),
     "recurrent subprocess": (
         "Acrobot-v1",
@@ -89,7 +90,7 @@ RESUMED = {
         },
     ),
 }
-QUICK = ("envpool", "gymnasium", "recurrent", "adaptive")
+QUICK = ("envpool", "gymnasium", "recurrent", "adaptive", "gsde")
 
 
 def break_down_in(monkeypatch, iteration):

@@ -31,6 +31,8 @@ KINDS = {
         {"network": {"memory": "gru", "memory_size": 8}, "update": {"recompute_advantages": True}},
     ),
     "adaptive": ("Pendulum-v1", {"update": {"adaptive_kl": 0.01, "clip": "0.2 -> 0.1"}}),
+    "beta": ("Pendulum-v1", {"network": {"actions": "beta"}, "update": {"adaptive_kl": 0.01}}),
+    "gsde": ("Pendulum-v1", {"network": {"noise": "gsde", "noise_every": 3}}),
     "pixels": (control_tasks.catch, {"length": 8, "network": {"pixels": "impala"}}),
     "cut": ("Pendulum-v1", {"options": {"max_episode_steps": 7}, **SCALED}),
     "recurrent, cut": ("Pendulum-v1", {"options": {"max_episode_steps": 7}, "network": {"memory": "gru"}}),

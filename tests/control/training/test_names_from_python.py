@@ -16,7 +16,7 @@ SMALL = {"steps": 64, "environments": 2, "rollout_length": 32, "update": {"minib
         ({"ent_coef": 0.1}, 'there is no setting ent_coef: here it is update={"entropy_coefficient": ...}'),
         ({"policy_kwargs": {}}, 'there is no setting policy_kwargs: here it is network={"hidden": ...} 64 64'),
         ({"verbose": 1}, 'there is no setting verbose: here it is progress="quiet"'),
-        ({"use_sde": True}, "there is no setting use_sde: state-dependent exploration is not here"),
+        ({"use_sde": True}, 'there is no setting use_sde: here it is network={"noise": ...} gsde'),
         ({"network": [64, 64]}, "network={'hidden': [64, 64]}"),
     ],
 )

@@ -129,11 +129,25 @@ def test_the_best_action_that_the_mask_allows_is_found(view, network):
 
 @pytest.mark.parametrize(
     ("number", "kind"),
-    [(4, "closed form"), (5, "closed form"), (5, "autograd"), (5, "squashed"), (5, "gru"), (5, "shared")],
+    [
+        (4, "closed form"),
+        (5, "closed form"),
+        (5, "autograd"),
+        (5, "squashed"),
+        (5, "beta"),
+        (5, "noise"),
+        (5, "gsde"),
+        (5, "gru"),
+        (5, "shared"),
+    ],
 )
 def test_the_best_continuous_action_is_found_in_the_environments_units(number, kind):
-    network = {"actions": "squashed"} if kind == "squashed" else KINDS[kind].get("network", {})
-    base = "closed form" if kind == "squashed" else kind
+    own = {name: {"actions": name} for name in ("squashed", "beta")} | {
+        "noise": {"noise": "state"},
+        "gsde": {"noise": "gsde"},
+    }
+    network = own[kind] if kind in own else KINDS[kind].get("network", {})
+    base = "closed form" if kind in own else kind
     options = {**KINDS[base].get("options", {}), "actions": "box"}
     training = learnt(number, base, 40, options=options, network=network, normalizers={"rewards": "scale"})
     best = {4: [4.0], 5: [1.0, 5.0]}[number]

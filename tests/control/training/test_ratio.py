@@ -20,10 +20,20 @@ CASES = {
     ),
     "pixels": (control_tasks.probe, {"options": {"number": 5, "view": "pixels"}}),
     "hybrid": (control_tasks.hybrid, {"normalizers": {"observations": True, "rewards": "return"}}),
+    "gsde": (control_tasks.hybrid, {"normalizers": BOTH, "network": {"noise": "gsde", "noise_every": 3}}),
+    "beta": (
+        control_tasks.probe,
+        {"options": {"number": 5, "actions": "box"}, "normalizers": BOTH, "network": {"actions": "beta"}},
+    ),
+    "noise of the state": (
+        control_tasks.probe,
+        {"options": {"number": 5, "actions": "box"}, "normalizers": BOTH, "network": {"noise": "state"}},
+    ),
     "everything": (control_tasks.everything, {"normalizers": {"observations": True, "rewards": "return"}}),
 }
 RECURRENT = {
     "gru": (control_tasks.recall, {"network": {"memory": "gru"}, "normalizers": BOTH}),
+    "gru, gsde": (control_tasks.hybrid, {"network": {"memory": "gru", "noise": "gsde"}, "normalizers": BOTH}),
     "lstm": (control_tasks.recall, {"network": {"memory": "lstm"}, "normalizers": BOTH}),
     "lstm on next-step": (
         control_tasks.steady_vector,

@@ -16,6 +16,7 @@ from proximo.algorithms import ppo
 from proximo.algorithms.ppo import PPO
 from proximo.control.models import policy
 from proximo.control.models.networks import ActorCritic, Features
+from proximo.control.models.noise import Noise
 from proximo.control.models.normalizers import ObservationNormalizer
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces import actions
@@ -28,10 +29,21 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "el
 """Those whose slopes are known by hand."""
 
 _METHODS: dict[type, tuple[str, ...]] = {
-    ControlPolicy: ("evaluate", "look", "act", "log_prob", "value", "distribution", "_normalized", "normalizers"),
+    ControlPolicy: (
+        "evaluate",
+        "look",
+        "act",
+        "log_prob",
+        "value",
+        "distribution",
+        "_normalized",
+        "normalizers",
+        "deviations",
+    ),
     ActorCritic: ("step", "heads", "_own_value"),
     Features: ("features",),
     ActionSpec: ("distribution",),
+    Noise: ("log_std", "bounds"),
     ObservationNormalizer: ("forward",),
     RunningMoments: ("scale", "variance"),
     Gaussian: ("__init__", "sample", "log_prob", "entropy"),

@@ -21,14 +21,16 @@ from proximo.control.models.normalizers import ObservationNormalizer
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces.groups import CRITIC
 from proximo.core.batch import Action, Batch
+from proximo.core.exact_kl import NAME as EXACT
 from proximo.core.objectives import Objective
 from proximo.core.update import Gradient, Statistics
 
 
 def supports(policy: ControlPolicy) -> bool:
     """Whether the closed form covers `policy`: vector observations, separate MLPs of tanh, relu or elu, no memory, and
-    one Box action (clipped Gaussian) or one Discrete action with or without a mask, all on the CPU; and everything that
-    takes part, loss included, is what it was derived from (`is_derivable`).
+    one Box action (clipped Gaussian, whose deviation is the same in all states) or one Discrete action with or without
+    a mask, all on the CPU; and everything that takes part, loss included, is what it was derived from
+    (`is_derivable`).
     """
     settings, actions = policy.settings, policy.actions
     one_part = len(actions.parts) == 1 and (
@@ -37,6 +39,8 @@ def supports(policy: ControlPolicy) -> bool:
     )
     return (
         one_part
+        and not policy.noise.of_state
+        and not policy.actions.beta
         and not policy.observations.images
         and not (policy.critic_observations and policy.critic_observations.images)
         and settings.memory == "none"
@@ -132,6 +136,7 @@ class ClosedForm:
         share, real = _shares(minibatch)
         hidden, output, values = self.networks.forward(x)
         scores = self.head.score(_allowed(output, minibatch.inputs), minibatch.action.numpy())
+        exact = {EXACT: _exact(self.head.divergence(minibatch.old), share, real)} if minibatch.old else {}
         policy_error, policy = _surrogate(scores.log_prob, minibatch, objective, share, real)
         value_error, value = _value(values, minibatch, objective, share, real)
         entropy_error = -objective.entropy_coefficient * share
@@ -139,6 +144,7 @@ class ClosedForm:
         self.networks.backward(x, hidden, errors)
         entropy = float(np.add.reduce(scores.entropy * share))
         return {
+            **exact,
             "policy_loss": policy[0],
             "value_loss": value,
             "entropy": entropy,
@@ -206,6 +212,11 @@ def _shares(minibatch: Batch) -> tuple[np.ndarray, np.ndarray | None]:
     total = np.add.reduce(weight) if whole is None else weight.dtype.type(whole)
     share = weight / total if total > 0 else np.zeros_like(weight)
     return share, None if np.minimum.reduce(weight) > 0 else weight > 0
+
+
+def _exact(divergence: np.ndarray, share: np.ndarray, real: np.ndarray | None) -> float:
+    """The mean of an exact KL `[B]`."""
+    return float((divergence if real is None else np.where(real, divergence, 0.0)) @ share)
 
 
 def _surrogate(

@@ -1,5 +1,6 @@
 """Distributions with their derivatives, in NumPy; the batch is the last axis."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -29,21 +30,38 @@ class Head(Protocol):
     def score(self, output: np.ndarray, action: np.ndarray) -> Scores:
         """Log-probs and entropies; remembers what `backward` needs."""
 
+    def divergence(self, old: Mapping[str, torch.Tensor]) -> np.ndarray:
+        """Exact KL(old, now) `[B]` of what was scored last, from what the old distributions are made of."""
+
     def backward(self, log_prob_error: np.ndarray, entropy_error: np.ndarray) -> np.ndarray:
         """DLoss/dOutput from dLoss/dlog_prob and dLoss/dentropy, each `[B]`; adds the gradient of own parameters."""
 
 
 class GaussianHead:
-    """log N(a; mean, std) with a state-independent log std."""
+    """log N(a; mean, std) with a deviation that is the same in all states (`control.models.noise`)."""
 
     def __init__(self, policy: ControlPolicy) -> None:
-        self.log_std = policy.log_std.detach().numpy()
-        self.gradient = gradient(policy.log_std).numpy()
-        self.dtype = policy.log_std.dtype
-        self.low, self.high = policy.settings.log_std_range
+        numbers, self.kind = policy.noise_numbers, policy.noise.kind
+        self.numbers, self.dtype = numbers.detach().numpy(), numbers.dtype
+        self.gradient = None if self.kind == "fixed" else gradient(numbers).numpy()
+        self.low, self.high = policy.noise.bounds
+        self.columns = policy.actions.continuous
 
     def _read(self) -> np.ndarray:
-        return np.minimum(np.maximum(self.log_std, self.low), self.high)
+        """Log standard deviations, `[d]`."""
+        held = np.minimum(np.maximum(self.numbers, self.low), self.high)
+        return np.log(held) if self.kind == "scalar" else np.broadcast_to(held, self.columns)
+
+    def _learn(self, error: np.ndarray) -> None:
+        """Add the gradient of what is learnt, from dLoss/dlog_std `[d]`."""
+        if self.gradient is None:
+            return
+        if self.kind == "scalar":
+            error = error / np.minimum(np.maximum(self.numbers, self.low), self.high)
+        elif self.kind == "shared":
+            error = np.add.reduce(error, keepdims=True)
+        # clamp passes a gradient inside its bounds, both included, and none outside.
+        self.gradient += np.where((self.numbers >= self.low) & (self.numbers <= self.high), error, 0.0)
 
     def draw(self, output: np.ndarray, generator: torch.Generator | None) -> np.ndarray:
         """Mean + std * noise."""
@@ -57,7 +75,7 @@ class GaussianHead:
 
         H = sum(log std + (1 + log(2 pi)) / 2).
         """
-        log_std = self._read()
+        self.mean, self.log_std = output, log_std = output, self._read()
         total = np.add.reduce(log_std)
         self.inverse = np.exp(-log_std)[:, None]
         self.z = action.T - output
@@ -67,12 +85,16 @@ class GaussianHead:
         log_prob -= total + len(log_std) * _HALF_LOG_TWO_PI
         return Scores(log_prob, np.array([total + len(log_std) * (0.5 + _HALF_LOG_TWO_PI)], log_prob.dtype))
 
+    def divergence(self, old: Mapping[str, torch.Tensor]) -> np.ndarray:
+        """Sum over d of log(s2/s1) + (s1^2 + (m1 - m2)^2) / (2 s2^2) - 1/2."""
+        gap = self.log_std[:, None] - old["log_std"].numpy().T
+        distance = (old["mean"].numpy().T - self.mean) * self.inverse
+        return np.add.reduce(gap + 0.5 * (np.exp(-2.0 * gap) + distance * distance) - 0.5, 0)
+
     def backward(self, log_prob_error: np.ndarray, entropy_error: np.ndarray) -> np.ndarray:
         """D log p / d mean = z / std;  d log p / d log_std = z^2 - 1;  d H / d log_std = 1."""
         error = log_prob_error * self.z
-        log_std_error = np.add.reduce(error * self.z, 1) - np.add.reduce(log_prob_error - entropy_error)
-        # clamp passes a gradient inside its bounds, both included, and none outside.
-        self.gradient += np.where((self.log_std >= self.low) & (self.log_std <= self.high), log_std_error, 0.0)
+        self._learn(np.add.reduce(error * self.z, 1) - np.add.reduce(log_prob_error - entropy_error))
         error *= self.inverse
         return error
 
@@ -106,6 +128,12 @@ class CategoricalHead:
         self.chosen = action[:, 0].astype(np.int64), np.arange(len(action))
         self.entropy = -(self.probs * self.log_probs).sum(0)
         return Scores(self.log_probs[self.chosen], self.entropy)
+
+    def divergence(self, old: Mapping[str, torch.Tensor]) -> np.ndarray:
+        """Sum p (log p - log q), nothing where p is 0."""
+        log_probs = old["0.log_probs"].numpy().T
+        probs = np.exp(log_probs)
+        return np.add.reduce(np.where(probs > 0, probs * (log_probs - self.log_probs), 0.0), 0)
 
     def backward(self, log_prob_error: np.ndarray, entropy_error: np.ndarray) -> np.ndarray:
         """D log p_a / d l_i = [i = a] - p_i;  d H / d l_i = -p_i (log p_i + H)."""

@@ -40,6 +40,9 @@ def make_environments(
     any_count: bool = False,
     mask_key: str | None = None,
     observation_keys: Sequence[str] = (),
+    action_repeat: int = 1,
+    action_delay: int = 0,
+    history: Mapping[str, int] | None = None,
 ) -> VectorEnvironment:
     """Makes `count` environments, guarded against non-finite and misshapen observations.
 
@@ -58,6 +61,9 @@ def make_environments(
         mask_key: Key of a Dict observation that holds the action mask; None finds `action_mask`.
         observation_keys: Names or patterns of the parts of a Dict or Tuple observation that the policy sees, `not:NAME`
             for what it does not; () takes all but text, and refuses what looks privileged.
+        action_repeat: How often each action is taken, in environments that are stepped one by one.
+        action_delay: By how many steps each action arrives late.
+        history: How many observations of a part of a Dict are seen at once, by its name.
 
     Raises:
         UserError: When the environment is unknown or cannot be made so.
@@ -71,11 +77,38 @@ def make_environments(
     from proximo.control.environments.visible_leaves import ObservationKeys
 
     keys = ObservationKeys(tuple(observation_keys), mask_key)
-    environments = _resolve(source, count, backend, dict(options or {}), threads, timeout, keys)
+    if action_repeat > 1:
+        _require_one_by_one(source, backend, action_repeat)
+    environments = _resolve(source, count, backend, dict(options or {}), threads, timeout, keys, action_repeat)
     if not any_count:
         _require_count(environments.name, environments.count, count, made=copies(source) is not None)
-    guarded = GuardedEnvironments(environments, mask_key or "action_mask")
-    return FrameStack(guarded, frame_stack) if frame_stack > 1 else guarded
+    shown: VectorEnvironment = GuardedEnvironments(environments, mask_key or "action_mask")
+    if frame_stack > 1 or history:
+        shown = FrameStack(shown, frame_stack if frame_stack > 1 else dict(history or {}))
+    if not action_delay:
+        return shown
+    from proximo.control.environments.wrappers.action_timing import LateActions
+
+    return LateActions(shown, action_delay)
+
+
+def _require_one_by_one(source: Source, backend: str, repeat: int) -> None:
+    """Refuse to repeat actions where the step belongs to somebody else.
+
+    Raises:
+        UserError: it does.
+    """
+    if copies(source) is not None:
+        raise UserError(
+            f"action_repeat = {repeat} is for environments that Proximo makes, and {name_of(source)} is made already: "
+            "give a function that makes one, or repeat the actions in it"
+        )
+    named = isinstance(source, str) and ":" not in source
+    if named and (backend == "envpool" or (backend == "auto" and source in envpool_names())):
+        raise UserError(
+            f"action_repeat = {repeat} is not for EnvPool, which steps {source} by itself: choose backend gymnasium, "
+            "or its option frame_skip where it has one"
+        )
 
 
 def _resolve(
@@ -86,6 +119,7 @@ def _resolve(
     threads: int | None,
     timeout: float,
     keys: ObservationKeys,
+    repeat: int,
 ) -> VectorEnvironment:
     if copies(source) is not None:
         return lent(source, options, backend, keys)
@@ -99,12 +133,12 @@ def _resolve(
     if backend == "envpool":
         raise UserError(f"{name} is not a task of EnvPool: choose backend 'gymnasium' or 'subprocess'")
     if function is None:
-        return _registered(name, count, backend, options, timeout, keys)
-    return _called(function, name, count, backend, options, timeout, keys)
+        return _registered(name, count, backend, options, timeout, keys, repeat)
+    return _called(function, name, count, backend, options, timeout, keys, repeat)
 
 
 def _registered(
-    name: str, count: int, backend: str, options: dict[str, Any], timeout: float, keys: ObservationKeys
+    name: str, count: int, backend: str, options: dict[str, Any], timeout: float, keys: ObservationKeys, repeat: int
 ) -> VectorEnvironment:
     """Environments of a Gymnasium id."""
     import gymnasium
@@ -120,7 +154,7 @@ def _registered(
         make: Callable[[], gymnasium.Env] = partial(make_atari, name, **options)
     else:
         make = partial(gymnasium.make, name, disable_env_checker=True, **options)
-    with_report = _reporting_making(make, name, options)
+    with_report = _held(_reporting_making(make, name, options), repeat)
     return vectorise([with_report] * count, name, keys, subprocess=backend == "subprocess", timeout=timeout)
 
 
@@ -132,6 +166,7 @@ def _called(
     options: dict[str, Any],
     timeout: float,
     keys: ObservationKeys,
+    repeat: int,
 ) -> VectorEnvironment:
     """Environments of a user's function; the type of its first result decides."""
     import gymnasium
@@ -143,10 +178,14 @@ def _called(
     if (other := shaped_otherwise(first)) is not None:
         if backend == "subprocess":
             raise UserError(f"{name} returned a whole {type(first).__name__}, which runs itself: choose backend 'auto'")
+        _require_single(first, name, repeat)
         return other(first, name, keys, make, count)
     if not isinstance(first, VectorEnvironment | gymnasium.vector.VectorEnv | gymnasium.Env):
         raise _no_environment(name, first)
     _reporting_making(lambda: [getattr(first, x, None) for x in _SPACES], f"the spaces of {name}", {})()
+    _require_single(first, name, repeat)
+    made, make = first, _held(make, repeat)
+    first = _held(lambda: made, repeat)()
     if backend == "subprocess" and not isinstance(first, gymnasium.Env):
         raise UserError(f"{name} returned a whole {type(first).__name__}, which runs itself: choose backend 'auto'")
     if isinstance(first, VectorEnvironment):
@@ -158,6 +197,30 @@ def _called(
             first.close()
         return vectorise([make] * count, name, keys, subprocess=True, timeout=timeout)
     return vectorise([lambda: first, *[make] * (count - 1)], name, keys)
+
+
+def _require_single(made: Any, name: str, repeat: int) -> None:
+    """Refuse to repeat actions in what is no single environment.
+
+    Raises:
+        UserError: it is none.
+    """
+    import gymnasium
+
+    if repeat > 1 and not isinstance(made, gymnasium.Env):
+        raise UserError(
+            f"action_repeat = {repeat} is for environments that are stepped one by one, and {name} returned a whole "
+            f"{type(made).__name__}: repeat the actions in it"
+        )
+
+
+def _held(make: Callable[[], Any], repeat: int) -> Callable[[], Any]:
+    """What makes an environment that takes each action so often."""
+    if repeat == 1:
+        return make
+    from proximo.control.environments.wrappers.action_timing import HeldActions
+
+    return lambda: HeldActions(make(), repeat)
 
 
 def _reporting_making(make: Callable[[], Any], name: str, options: Mapping[str, Any]) -> Callable[[], Any]:

@@ -176,6 +176,8 @@ class ActorCritic(Features):
         self.critic = self.actor if settings.shared else mlp(critic_sizes, settings.activation, settings.orthogonal)
         self.actor_head = linear(sizes[-1], outputs, 0.01 if settings.orthogonal else None)
         self.value_head = linear(critic_sizes[-1], 1, 1.0 if settings.orthogonal else None)
+        self.shows_hidden = settings.noise == "gsde"
+        """Whether the actor's last hidden layer follows its outputs, for noise that is a function of it."""
 
     @property
     def state_size(self) -> int:
@@ -201,10 +203,13 @@ class ActorCritic(Features):
     def heads(self, features: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Outputs for the action distribution `[..., outputs]` and values `[...]`."""
         hidden = self.actor(features)
+        outputs = self.actor_head(hidden)
+        if self.shows_hidden:  # what the noise costs is no reason for other features (Raffin et al. 2021, section 3)
+            outputs = torch.cat([outputs, hidden.detach()], -1)
         if self.sees is not None:
-            return self.actor_head(hidden), self._own_value(self.sees, inputs)
+            return outputs, self._own_value(self.sees, inputs)
         critic = hidden if self.critic is self.actor else self.critic(features)
-        return self.actor_head(hidden), self.value_head(critic).squeeze(-1)
+        return outputs, self.value_head(critic).squeeze(-1)
 
     def _own_value(self, sees: Features, inputs: Mapping[str, Tensor]) -> Tensor | None:
         own = {name.removeprefix(CRITIC): x for name, x in inputs.items() if name.startswith(CRITIC)}

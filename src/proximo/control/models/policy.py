@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from proximo.control.config import NetworkSettings
 from proximo.control.models.custom import CustomNetwork
 from proximo.control.models.networks import ActorCritic, make_network
+from proximo.control.models.noise import Noise, basis
 from proximo.control.models.normalizers import ObservationNormalizer, ValueNormalizer
 from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.groups import CRITIC
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.core.batch import Action, Batch, Evaluation
-from proximo.core.distributions import Distribution
+from proximo.core.distributions import Distribution, Gaussian, parts_of
 from proximo.core.invariants import gaussian_ratio_tolerance, ratio_tolerance
 from proximo.errors import UserError
 from proximo.runs.config.toml import from_mapping
@@ -46,6 +47,9 @@ class ControlPolicy(nn.Module):
     `critic.vector` and so on; whoever only acts leaves them out.
     """
 
+    log_std: Tensor
+    std: Tensor
+
     def __init__(
         self,
         observations: ObservationSpec,
@@ -70,10 +74,43 @@ class ControlPolicy(nn.Module):
         made = partial(_normalizer, wanted=normalize_observations, clip=clip)
         self.normalizer, self.critic_normalizer = made(observations), made(critic_observations)
         self.values = ValueNormalizer()
-        self.network = make_network(observations, actions.outputs, settings, critic_observations)
-        # A network that gives whole distributions has deviations of its own.
-        free = 0 if isinstance(self.network, CustomNetwork) and self.network.gives_distribution else actions.continuous
-        self.log_std = nn.Parameter(torch.full((free,), float(settings.log_std)))
+        self.noise = Noise(settings, 0 if actions.beta else actions.continuous)
+        outputs = actions.outputs + self.noise.outputs
+        self.network = make_network(observations, outputs, settings, critic_observations)
+        self._register_noise()
+
+    def _register_noise(self) -> None:
+        """Make room for what is learnt of the deviation: `log_std`, or `std` where it is learnt as it is.
+
+        Raises:
+            UserError: a network of the user's own gives deviations, and the settings ask for others.
+        """
+        own = isinstance(self.network, CustomNetwork) and self.network.gives_distribution
+        if own and self.settings.noise != "log":
+            raise UserError(
+                f"network.noise = {self.settings.noise} has no say in {self.settings.custom}, which gives whole "
+                "distributions: leave it out, or give outputs instead"
+            )
+        width = self.network.actor_head.in_features if isinstance(self.network, ActorCritic) else 0
+        numbers = torch.zeros(0) if own else self.noise.numbers(width)
+        scalar = self.noise.kind == "scalar"
+        first = torch.zeros(0) if scalar else numbers
+        if self.noise.kind == "fixed":
+            self.register_buffer("log_std", first)
+        else:
+            self.log_std = nn.Parameter(first)
+        if scalar:
+            self.std = nn.Parameter(numbers)
+
+    @property
+    def noise_numbers(self) -> Tensor:
+        """What the deviations of all states follow from; empty where each state has its own, or none has any."""
+        return self.std if self.noise.kind == "scalar" else self.log_std
+
+    def deviations(self) -> Tensor | None:
+        """Log standard deviations of the continuous columns, `[continuous]`; None where each state has its own."""
+        numbers = self.noise_numbers
+        return None if self.noise.of_state or not len(numbers) else self.noise.log_std(numbers)
 
     def parameters_by_layer(self) -> list[nn.Parameter]:
         """All parameters; where actor and critic are separate, their layers of one depth follow each other, so that a
@@ -88,6 +125,25 @@ class ControlPolicy(nn.Module):
         paired = [p for pair in zip(*both, strict=True) for p in pair] if alike else []
         return list(dict.fromkeys([*paired, *self.parameters()]))  # each once, also where layers share one
 
+    def parameters_by_role(self) -> dict[str, list[nn.Parameter]]:
+        """Those of the critic alone, and all others as the actor's, what both share among them.
+
+        Raises:
+            UserError: the network is one of the user's own, which does not say.
+        """
+        network = self.network
+        if not isinstance(network, ActorCritic):
+            raise UserError(
+                f"{self.settings.custom} does not say which layers are the critic's, so update.max_actor_grad_norm and "
+                "max_critic_grad_norm can not be: set update.max_grad_norm, which is of the whole gradient"
+            )
+        layers = [network.value_head, *([] if network.critic is network.actor else [network.critic])]
+        critic = {id(p) for m in [*layers, *([network.sees] if network.sees else [])] for p in m.parameters()}
+        roles: dict[str, list[nn.Parameter]] = {"actor": [], "critic": []}
+        for p in self.parameters():
+            roles["critic" if id(p) in critic else "actor"].append(p)
+        return roles
+
     @property
     def memory_size(self) -> int:
         """Numbers in the state of a recurrent policy; 0 for one without memory."""
@@ -101,28 +157,37 @@ class ControlPolicy(nn.Module):
         """Over the actions, from the head's outputs `[..., outputs]`; a network of the user's own may give it whole."""
         if isinstance(outputs, Distribution):
             return outputs
-        return self.actions.distribution(outputs, self.log_std.clamp(*self.settings.log_std_range), mask)
+        log_std = self.deviations()
+        if self.noise.of_state:
+            # How numbers lie in memory may decide their last bits, and stored actions lie side by side.
+            outputs, raw = (x.contiguous() for x in outputs.tensor_split([self.actions.outputs], -1))
+            log_std = self.noise.log_std_of_state(raw, self.log_std)
+        return self.actions.distribution(outputs, self.log_std if log_std is None else log_std, mask)
 
     @torch.no_grad()
     def project(self) -> None:
-        """Put the free log standard deviation back into its range, in place.
+        """Put what is learnt of the deviation back into its range, in place.
 
         A clamp has no gradient outside its bounds, so a step that left them could never be taken back (projected
         gradient: Bertsekas 1976, eq. 2).
         """
-        self.log_std.clamp_(*self.settings.log_std_range)
+        self.noise_numbers.clamp_(*self.noise.bounds)
 
     @torch.no_grad()
     def ratio_tolerance(self, batch: Batch) -> float:
         """How far rounding alone may take the first ratio of `batch` from 1, see `core.invariants`."""
         dtype = batch.log_prob.dtype
         columns = self.actions.continuous_columns
-        if not columns or not len(self.log_std):
+        log_std = self.deviations()
+        if log_std is None and self.noise.of_state and columns:
+            seen = (self.look(part.inputs)[0] for part in batch.split(8))
+            normals = [part for each in seen for part in parts_of(each) if isinstance(part, Gaussian)]
+            log_std = torch.stack([part.log_std.min() for part in normals])
+        if not columns or log_std is None:
             return ratio_tolerance(dtype)
         actions = batch.action[..., columns][batch.weight > 0]
         width = max((p[0].numel() for p in self.network.parameters() if p.dim() > 1), default=1)
-        std = float(self.log_std.clamp(*self.settings.log_std_range).min().exp())
-        return gaussian_ratio_tolerance(dtype, width, float(actions.abs().max()), std)
+        return gaussian_ratio_tolerance(dtype, width, float(actions.abs().max()), float(log_std.min().exp()))
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """Log-prob, entropy and value of a batch, with gradient."""
@@ -146,6 +211,7 @@ class ControlPolicy(nn.Module):
         *,
         generator: torch.Generator | None = None,
         deterministic: bool = False,
+        noise: Tensor | None = None,
     ) -> Action:
         """Choose actions for `[N]` observations.
 
@@ -154,6 +220,7 @@ class ControlPolicy(nn.Module):
             memory: `[N, memory_size]`, already zero where an episode starts.
             generator: for the noise, on the policy's device.
             deterministic: the mode instead of a sample.
+            noise: what `draw_noise` gave, for some steps; each step has its own if None.
 
         Returns:
             The stored action `[N, width]`, its log-prob and the critic's output `[N]`, and the memory afterwards. The
@@ -162,7 +229,23 @@ class ControlPolicy(nn.Module):
         outputs, value, memory = self.network.step(self._normalized(inputs), memory)
         distribution = self.distribution(outputs, inputs.get("mask"))
         action = distribution.mode() if deterministic else distribution.sample(generator)
+        if noise is not None and not deterministic:
+            assert isinstance(outputs, Tensor)
+            mean = torch.cat([p.mean for p in parts_of(distribution) if isinstance(p, Gaussian)], -1)
+            moved = basis(outputs[..., self.actions.outputs :]).unsqueeze(-2) @ noise
+            action[..., self.actions.continuous_columns] = mean + moved.squeeze(-2)
         return Action(action, distribution.log_prob(action), value, memory)
+
+    def draw_noise(self, count: int, generator: torch.Generator | None = None) -> Tensor | None:
+        """Noise of `count` environments that stays for some steps; None where each step has its own."""
+        return self.noise.draw(self.noise_numbers, count, generator)
+
+    def mode(self, outputs: Tensor | Distribution, mask: Tensor | None) -> Tensor:
+        """The deterministic action from the head's outputs, whatever the noise."""
+        if isinstance(outputs, Distribution):
+            return outputs.mode()
+        none = outputs.new_zeros(self.actions.continuous)
+        return self.actions.distribution(outputs[..., : self.actions.outputs], none, mask).mode()
 
     @torch.no_grad()
     def step_distribution(self, inputs: Mapping[str, Tensor], memory: Tensor | None = None) -> Distribution:
@@ -251,7 +334,7 @@ class ControlPolicy(nn.Module):
         Raises:
             UserError: they differ.
         """
-        actions = ActionSpec.of(action, self.actions.squashed)
+        actions = self.actions.of_other(action)
         seen = ObservationSpec.of(observation, mask_key, actions.mask_size, actions.choices)
         own = self.critic_observations
         same = seen == self.observations if own is None else {*seen.parts} == {*self.observations.parts, *own.parts}

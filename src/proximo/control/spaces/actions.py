@@ -1,7 +1,7 @@
 """From what a network emits to what an environment takes: distributions over any action space, rescaling, masks."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from proximo.control.spaces.leaves import Path, leaves, place
 from proximo.control.spaces.numbers import LARGEST_FLOAT32
+from proximo.core.beta import Beta
 from proximo.core.distributions import Bernoulli, Categorical, Distribution, Gaussian, Product, SquashedGaussian
 from proximo.errors import UserError
 
@@ -35,6 +36,8 @@ class Part:
     open_low: tuple[bool, ...] = ()
     open_high: tuple[bool, ...] = ()
     """box: the columns without that bound; () if all have it."""
+    beta: bool = False
+    """box: drawn from Betas, each of two outputs, instead of a Gaussian around one."""
 
     # Computed once: these are asked for at every step.
     @cached_property
@@ -76,7 +79,7 @@ class Part:
     @property
     def outputs(self) -> int:
         """Numbers a network emits for it."""
-        return sum(self.choices) if self.kind == "choice" else self.width
+        return sum(self.choices) if self.kind == "choice" else self.width * (2 if self.beta else 1)
 
 
 @dataclass(frozen=True)
@@ -91,21 +94,38 @@ class ActionSpec:
     squashed: bool = False
 
     @classmethod
-    def of(cls, space: gymnasium.Space, squashed: bool = False) -> "ActionSpec":
+    def of(cls, space: gymnasium.Space, squashed: bool = False, beta: bool = False) -> "ActionSpec":
         """The encoding of an action space of one environment.
 
+        Args:
+            space: it.
+            squashed: Box columns are squashed by tanh.
+            beta: Box columns are drawn from Betas.
+
         Raises:
-            UserError: a space that is not supported, or has no bounds to squash to.
+            UserError: a space that is not supported, or has no bounds for these two.
         """
         parts = tuple(_part(path, leaf) for path, leaf in leaves(space))
-        if squashed and any(part.open_low for part in parts):
+        if (squashed or beta) and any(part.open_low for part in parts):
+            wanted = "drawn within" if beta else "squashed to"
             raise UserError(
-                f"the action space {space} has no bounds that actions could be squashed to: set network.actions to "
+                f"the action space {space} has no bounds that actions could be {wanted}: set network.actions to "
                 "gaussian, or bound it with gymnasium.wrappers.TransformAction(env, function, space)"
             )
+        if beta:
+            parts = tuple(replace(part, beta=True) if part.kind == "box" else part for part in parts)
         if not sum(part.width for part in parts):
             raise UserError(f"the action space {space} is empty; an agent needs something to decide")
         return cls(parts, squashed)
+
+    @property
+    def beta(self) -> bool:
+        """Whether Box columns are drawn from Betas."""
+        return any(part.beta for part in self.parts)
+
+    def of_other(self, space: gymnasium.Space) -> "ActionSpec":
+        """The same kind of encoding for another space; errors as `of`."""
+        return ActionSpec.of(space, self.squashed, self.beta)
 
     @property
     def width(self) -> int:
@@ -147,15 +167,18 @@ class ActionSpec:
 
         Args:
             outputs: `[..., outputs]`, of the head.
-            log_std: `[continuous]`.
+            log_std: `[continuous]`, or `[..., continuous]` where each state has its own.
             mask: `[..., mask_size]` bool, False = forbidden; or None.
         """
         parts: list[Distribution] = []
-        stds = iter(log_std.split([p.width for p in self.parts if p.kind == "box"])) if self.continuous else iter(())
+        widths = [p.width for p in self.parts if p.kind == "box" and not p.beta]
+        stds = iter(log_std.split(widths, -1)) if widths else iter(())
         masks = _split_mask(mask, self.choices)
         gaussian = SquashedGaussian if self.squashed else Gaussian
         for part, output in zip(self.parts, outputs.split([p.outputs for p in self.parts], -1), strict=True):
-            if part.kind == "box":
+            if part.beta:
+                parts.append(Beta.of_outputs(output))
+            elif part.kind == "box":
                 parts.append(gaussian(output, next(stds)))
             elif part.kind == "binary":
                 parts.append(Bernoulli(output))
@@ -234,7 +257,7 @@ def _box(path: Path, space: gymnasium.spaces.Box) -> Part:
         np.where(open_low, np.where(open_high, -1.0, high - 2.0), low),
         np.where(open_high, np.where(open_low, 1.0, low + 2.0), high),
     )
-    ends = {"low": tuple(low.tolist()), "high": tuple(high.tolist())}
+    ends: dict[str, Any] = {"low": tuple(low.tolist()), "high": tuple(high.tolist())}
     if (open_low | open_high).any():
         ends |= {"open_low": tuple(open_low.tolist()), "open_high": tuple(open_high.tolist())}
     return Part(path, "box", space.shape, str(space.dtype), **ends)

@@ -113,6 +113,8 @@ class Collector:
         """Whether the policy is shown float64, see `see`."""
         self._inputs: dict[str, Tensor] = {}
         self._said = Means()
+        self._noise: Tensor | None = None
+        self._shares_noise = self.policy.noise.kind == "gsde"  # which no closed form knows
         self.finals_wanted = True
         """Whether cut episodes go on from the states that they reached."""
         self.listening = True
@@ -190,7 +192,7 @@ class Collector:
         unwritten: list[tuple[int, Step, Tensor | None]] = []
         for t in range(self.length):
             start = clock()
-            action = self.actor.act(self._inputs, self._memory, generator=self.generator)
+            action = self._act(t)
             command = self.policy.actions.to_environment(action.action.cpu().numpy())
             acted = clock()
             self.environments.send(command)
@@ -208,6 +210,14 @@ class Collector:
         self.last_step = step
         self._write_down(unwritten, finals, episodes)
         return self._rollout(before, finals, episodes)
+
+    def _act(self, t: int) -> Action:
+        """Act at step t of a rollout. Noise that stays for some steps begins anew with it: no checkpoint holds any."""
+        if not self._shares_noise:
+            return self.actor.act(self._inputs, self._memory, generator=self.generator)
+        if t % (self.policy.settings.noise_every or self.length) == 0:
+            self._noise = self.policy.draw_noise(self.environments.count, self.generator)
+        return self.policy.act(self._inputs, self._memory, generator=self.generator, noise=self._noise)
 
     def _remember(self, t: int, action: Action) -> None:
         for name, x in self._inputs.items():

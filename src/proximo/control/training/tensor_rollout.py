@@ -21,7 +21,7 @@ from proximo.errors import UserError
 def stays_on_device(policy: ControlPolicy) -> bool:
     """Whether a policy reads and commands environments of tensors as they are: vectors, and one Box without bounds."""
     specs = [policy.observations, *([policy.critic_observations] if policy.critic_observations else [])]
-    plain = all(part.kind == "vector" and len(part.path) == 1 for spec in specs for part in spec.parts)
+    plain = all(p.kind == "vector" and len(p.path) == 1 and not p.frame for spec in specs for p in spec.parts)
     actions = policy.actions
     unbounded = len(actions.parts) == 1 and actions.parts[0].kind == "box" and not actions.squashed
     return plain and unbounded and all(np.isinf(b).all() for b in actions.parts[0].bounds) and policy.frame_stack == 1
@@ -62,7 +62,7 @@ class TensorCollector(Collector):
 
     def _step(self, t: int, source: TensorSource) -> tuple[TensorStep, dict[str, Tensor] | None, Tensor | None]:
         """One step; what is kept of its buffers is copied."""
-        action = self.actor.act(self._inputs, self._memory, generator=self.generator)
+        action = self._act(t)
         for name, x in self._inputs.items():
             self._keep(f"inputs.{name}", t, x)
         for name in ("action", "log_prob", "value", "output"):

@@ -35,10 +35,12 @@ from proximo.control.training.vital_signs import ended, fingerprint, still_devia
 from proximo.control.training.warm_start import start_from
 from proximo.core.across import room
 from proximo.core.batch import Batch
-from proximo.core.distributions import Distribution, Gaussian
+from proximo.core.beta import Beta
+from proximo.core.distributions import Distribution, Gaussian, parts_of
 from proximo.core.optimizer import FlatAdam
 from proximo.core.ratio_bins import ratio_counts
 from proximo.core.schedules import Schedule
+from proximo.core.settings import APART
 from proximo.core.statistics import RunningMoments, informative
 from proximo.core.update import UpdateReport, UpdateTask, minibatches, objective_at
 from proximo.errors import UserError
@@ -95,7 +97,8 @@ class Training(OnPolicyTraining[Rollout]):
     ) -> None:
         super().__init__()
         self.config, self.environments, self.mesh = config, environments, mesh
-        actions = ActionSpec.of(environments.action_space, config.network.actions == "squashed")
+        kind = config.network.actions
+        actions = ActionSpec.of(environments.action_space, kind == "squashed", kind == "beta")
         space = environments.observation_space
         observations = ObservationSpec.of(space, config.mask_key, actions.mask_size, actions.choices)
         groups = config.observations
@@ -109,6 +112,8 @@ class Training(OnPolicyTraining[Rollout]):
             self._require_shares()
         if config.normalizers.rewards == "return":
             _ = self.policy.value_head  # refused before anything is trained
+        if any(getattr(config.update, name) is not None for name in APART):
+            self.policy.parameters_by_role()
         learning_rate = Schedule.parse(config.learning_rate).at(0.0)
         self.optimizer = FlatAdam(
             self.policy.parameters_by_layer(), learning_rate, config.adam_epsilon, room=room(mesh)
@@ -282,7 +287,7 @@ class Training(OnPolicyTraining[Rollout]):
         self._choose_path()
         self.collector.seconds.update(environment=0.0, policy=0.0)
         self._statistics = fingerprint(self.policy, self.scaler)
-        self._log_std = self.policy.log_std.detach().clone()
+        self._noise = self.policy.noise_numbers.detach().clone()
 
     def collect(self) -> Rollout:
         """Act in the environments."""
@@ -409,7 +414,7 @@ class Training(OnPolicyTraining[Rollout]):
             **self.critic.measured(),
             "reset_rows": int((~rollout.valid).sum()),
             **vital_signs(self.policy, rollout, batch, self.config.truncation),
-            **still_deviations(self.policy, self._log_std),
+            **still_deviations(self.policy, self._noise),
             "normalizers_moved": float(moved.abs().max()),
             "exact_kl": self._exact_kl(part, seen),
             "ratio_histogram": self._ratios(part, seen),
@@ -422,9 +427,11 @@ class Training(OnPolicyTraining[Rollout]):
     @torch.no_grad()
     def _deviation(self, seen: Distribution) -> float | None:
         """Mean standard deviation of the actions; None where a network of the user's own gives another distribution."""
-        if len(self.policy.log_std):
-            return float(self.policy.log_std.clamp(*self.policy.settings.log_std_range).exp().mean())
-        return float(seen.log_std.exp().mean()) if isinstance(seen, Gaussian) else None
+        log_std = self.policy.deviations()
+        if log_std is None:
+            columns = [p.log_std.flatten(0, -2) for p in parts_of(seen) if isinstance(p, Gaussian | Beta)]
+            log_std = torch.cat(columns, 1) if columns else None
+        return None if log_std is None else float(log_std.exp().mean())
 
     def measured(self, batch: Batch) -> Batch:
         """The samples that are looked at after an update: a minibatch's worth, `MEASURED` at most, from all over."""

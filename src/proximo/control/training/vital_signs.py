@@ -58,16 +58,17 @@ def vital_signs(policy: ControlPolicy, rollout: Rollout, batch: Batch, truncatio
 def still_deviations(policy: ControlPolicy, before: Tensor) -> dict[str, int]:
     """`std_stuck`: how many of the actions' deviations an update has left where they were.
 
-    Empty without continuous actions, and where the range is a single value, which asks for it.
+    Empty without continuous actions, where they are fixed or those of a state, and where the range is a single value,
+    which asks for it.
 
     Args:
         policy: after the update.
-        before: its `log_std` before, `[continuous]`.
+        before: its `noise_numbers` before.
     """
     low, high = policy.settings.log_std_range
-    if not len(before) or low == high:
+    if not len(before) or low == high or policy.noise.kind in ("fixed", "gsde"):
         return {}
-    return {"std_stuck": int((policy.log_std.detach() == before).sum())}
+    return {"std_stuck": int((policy.noise_numbers.detach() == before).sum())}
 
 
 def ended(episodes: Sequence[Episode]) -> dict[str, float]:

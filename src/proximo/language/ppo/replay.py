@@ -42,7 +42,7 @@ def to_tensors(batch: Batch, rewarded: Tensor, ref_log_prob: Tensor | None) -> d
 
 def to_batch(tensors: Mapping[str, Tensor]) -> Batch:
     """The batch in what `to_tensors` gave."""
-    return Batch(under("inputs/", tensors), **{name: tensors[name] for name in _OWN})
+    return Batch(under("inputs/", tensors), **{name: tensors[name] for name in _OWN})  # type: ignore[arg-type]
 
 
 def _estimated_again(batch: Batch, tensors: Mapping[str, Tensor], coefficient: float, config: PPOConfig) -> Batch:

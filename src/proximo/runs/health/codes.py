@@ -221,7 +221,7 @@ _RUN = (
         "P028",
         "std-stuck",
         "the deviation of actions does not move any more",
-        "widen network.log_std_range on the side where it stands, or set both bounds equal if it is meant to stand",
+        "widen network.log_std_range on the side where it stands, or set network.noise = fixed if it is to stand",
     ),
     Code(
         "P025",

@@ -50,6 +50,14 @@ FORMULAS: Mapping[str, Formula] = {
     "update.max_grad_norm": Formula(
         "g is multiplied by max_grad_norm / |g| where |g| > max_grad_norm", "Pascanu et al. 2013, algorithm 1"
     ),
+    "update.max_actor_grad_norm": Formula(
+        "g is multiplied by max_actor_grad_norm / |g| where |g| > max_actor_grad_norm, g being the actor's part",
+        "Pascanu et al. 2013, algorithm 1; apart as in rsl_rl",
+    ),
+    "update.max_critic_grad_norm": Formula(
+        "g is multiplied by max_critic_grad_norm / |g| where |g| > max_critic_grad_norm, g being the critic's part",
+        "Pascanu et al. 2013, algorithm 1; apart as in rsl_rl",
+    ),
     "update.normalize_advantages": Formula(
         "A becomes (A - mean A) / std A", "Huang et al. 2022, detail 7; not in Schulman et al. 2017"
     ),
@@ -58,8 +66,8 @@ FORMULAS: Mapping[str, Formula] = {
         "Schulman 2020, Approximating KL Divergence, k3",
     ),
     "update.adaptive_kl": Formula(
-        "learning rate / 1.5 where KL > 2 adaptive_kl, x 1.5 where KL < adaptive_kl / 2",
-        f"{_PPO}, section 4, its rule applied to the step size",
+        "learning rate / 1.5 where KL(π_old, π) > 2 adaptive_kl, x 1.5 where it is < adaptive_kl / 2",
+        f"{_PPO}, section 4, its rule applied to the step size; exact KL as in rsl_rl",
     ),
     "update.kl_coefficient": Formula("loss = -mean ratio A + kl_coefficient KL(π_old, π)", f"{_PPO}, eq. 8"),
     "update.kl_target": Formula(

@@ -6,6 +6,7 @@ from typing import Any
 
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces.images import stack_axis
+from proximo.control.spaces.observations import Part
 from proximo.views.export.interface import Interface, Port
 from proximo.views.export.robot import Robot
 
@@ -32,6 +33,11 @@ def contract(policy: ControlPolicy, interface: Interface, robot: Robot, facts: M
         + ([described(state) | {"name": "next_state"}] if state is not None else []),
         "state": None if state is None else {"size": state.size, "initial": 0.0, "reset": "when an episode starts"},
         "frame_stack": _frame_stack(policy),
+        "history": {
+            part.key: math.prod(part.shape) // math.prod(part.frame)
+            for part in policy.observations.parts
+            if _joined(part)
+        },
         "wrappers": {name: array.tolist() for name, array in policy.wrappers.items()},
     }
 
@@ -62,6 +68,11 @@ def described(
 def _finite(bounds: Sequence[float]) -> list[float | None]:
     """JSON has no infinity: null where there is no bound."""
     return [bound if math.isfinite(bound) else None for bound in bounds]
+
+
+def _joined(part: Part) -> bool:
+    """Whether a part of a Dict is several observations, oldest first; an episode starts with copies of its first."""
+    return bool(part.path and part.frame)
 
 
 def _frame_stack(policy: ControlPolicy) -> dict[str, Any] | None:

@@ -113,6 +113,7 @@ def export(
                 "call": target.call(interface),
                 "environment": config.environment,
                 "checkpoint": _taken(folder / "checkpoints", checkpoint),
+                "trained_with": {"action_repeat": config.action_repeat, "action_delay": config.action_delay},
                 "parity": parity,
             }
             files = {file.name: _checksum(file) for file in sorted(new.iterdir())}

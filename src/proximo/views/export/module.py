@@ -34,7 +34,7 @@ class ExportedPolicy(nn.Module):
         arrays = dict(zip((port.name for port in self.interface.inputs), given, strict=True))
         inputs = self._encode(arrays)
         outputs, state = self._step(inputs, arrays.get("state"))
-        stored = self.policy.distribution(outputs, inputs.get("mask")).mode()
+        stored = self.policy.mode(outputs, inputs.get("mask"))
         columns = stored.split([part.width for part in self.policy.actions.parts], -1)
         decided = [self._leaf(part, x) for part, x in zip(self.policy.actions.parts, columns, strict=True)]
         return (*decided, state) if state is not None else tuple(decided)

@@ -1,7 +1,7 @@
 """What a MuJoCo environment says of itself: how often it is told what to do, and names and units of its numbers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium
@@ -38,7 +38,9 @@ def ask(config: TrainConfig, source: Source) -> Robot:
         if env is None:
             return Robot()
         try:
-            return _asked(env)
+            told = _asked(env)
+            # The policy's clock, not the environment's.
+            return told if told.rate is None else replace(told, rate=round(told.rate / config.action_repeat, 6))
         finally:
             if copies(source) is None:
                 env.close()

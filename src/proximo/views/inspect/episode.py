@@ -157,6 +157,7 @@ def _filmed(
         watch.logs.clear()
         watch.before.reset()
     keys: dict[str, Any] = {"mask_key": config.mask_key, "observation_keys": config.visible}
+    keys |= {"action_repeat": config.action_repeat, "action_delay": config.action_delay}
     environments = make_environments(config.environment, 1, backend="gymnasium", options=config.options, **keys)
     try:
         return filmed(environments, policy, title, config, seed, limit, WIDTH, draw=False, watch=watch), why

@@ -72,6 +72,8 @@ def drawing_environments(config: TrainConfig, width: int) -> VectorEnvironment:
             options=options,
             mask_key=config.mask_key,
             observation_keys=config.visible,
+            action_repeat=config.action_repeat,
+            action_delay=config.action_delay,
         )
     except Exception as error:  # without the library of MUJOCO_GL `import mujoco` itself fails, also as a UserError
         if not _of_opengl(error):

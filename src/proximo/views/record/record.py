@@ -9,7 +9,6 @@ from proximo.control import seeds
 from proximo.control.config import TrainConfig
 from proximo.control.environments import VectorEnvironment
 from proximo.control.loading import LoadedPolicy, load_policy
-from proximo.control.spaces.actions import ActionSpec
 from proximo.errors import UserError, nearest
 from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.storage.folder import find_run
@@ -84,7 +83,7 @@ def filmed(
     Raises:
         UserError: the environment takes other actions than the policy was made for, or nothing is drawn.
     """
-    made = ActionSpec.of(environments.action_space, policy.policy.actions.squashed)
+    made = policy.policy.actions.of_other(environments.action_space)
     # EnvPool's spaces are of other types than Gymnasium's; the policy itself looks at each observation's shape.
     both = (policy.policy.actions, made)
     kinds = [[(part.path, part.kind, part.shape) for part in actions.parts] for actions in both]

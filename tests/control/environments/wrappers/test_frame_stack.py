@@ -3,10 +3,12 @@
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from environments_for_tests import Counting, counting_vector
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
+import proximo
 from proximo.control.environments import make_environments
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.errors import UserError
@@ -106,3 +108,61 @@ def test_a_policy_reads_a_stack_as_it_reads_one_frame(shape, k):
         assert part.shape == (one.shape[0] * k, *one.shape[1:])
         newest, before = (spec.encode(x)["pixels"] for x in (frames[-1], frames[-2]))
         assert np.array_equal(newest[:, : -one.shape[0]], before[:, one.shape[0] :])
+
+
+def test_a_part_has_a_history_of_its_own_and_the_others_none():
+    environments = make_environments(lambda: Counting("dict"), 3, history={"where": 3})
+    assert environments.observation_space["where"].shape == (9,)
+    observation, _ = environments.reset([0, 1, 6])
+    for _ in range(30):
+        assert observation["where"].tolist() == [stack_of(*row[-3:], 3) for row in observation["where"]]
+        assert observation["step"].tolist() == observation["where"][:, -1].tolist()
+        step = environments.step(np.zeros(3, np.int64))
+        before, observation = observation["where"], step.observation
+        for i in np.flatnonzero(step.valid):
+            seed, episode, now = before[i, -3:]
+            assert step.final_observation["where"][i].tolist() == stack_of(seed, episode, now + 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("form", "history", "said"),
+    [
+        ("dict", {"step": 2}, "history of step cannot be kept"),
+        ("dict", {"wher": 2}, "history names wher, .* there are step, where"),
+        ("array", {"where": 2}, "without names"),
+    ],
+)
+def test_what_has_no_history_is_named(form, history, said):
+    with pytest.raises(UserError, match=said):
+        make_environments(lambda: Counting(form), 2, history=history)
+
+
+def test_a_policy_acts_on_single_observations_as_it_did_on_their_history(tmp_path):
+    settings = {"environments": 2, "rollout_length": 16, "update": {"minibatch_size": 32}, "episodes": 2}
+    groups = {"actor": ["where"], "critic": ["where", "step"]}
+    run = proximo.train(
+        counting_dict, run=tmp_path, steps=64, history={"where": 3}, observations=groups, progress="quiet", **settings
+    )
+    policy = proximo.load(run)
+    inner = policy.policy
+    assert inner.observations.vector_size == 9
+    environments = make_environments(counting_dict, 1, history={"where": 3})
+    observation, _ = environments.reset([6])
+    policy.reset()
+    for _ in range(40):
+        encoded = {name: torch.from_numpy(x) for name, x in inner.encode(observation).items()}
+        whole, value = inner.step_distribution(encoded).mode(), inner.values.from_units(inner.value(encoded))
+        now = {"where": observation["where"][0, -3:], "step": observation["step"][0]}
+        assert policy.value(now) == pytest.approx(float(value[0]), rel=1e-5)
+        assert policy.act({"where": now["where"]}) == int(whole[0, 0])
+        step = environments.step(np.zeros(1, np.int64))
+        observation = step.observation
+        if step.started[0]:
+            policy.reset()
+    told = proximo.export(run, "numpy", environment=counting_dict, observations=20).contract
+    assert told["history"] == {"where": 3}
+    assert [port["shape"] for port in told["inputs"]] == [[9]]
+
+
+def counting_dict():
+    return Counting("dict")

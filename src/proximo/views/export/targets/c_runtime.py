@@ -70,6 +70,14 @@ static void remember(const float *x, const float *state, float *after) {
 CLIP = """
 static inline double clip(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
 """
+BETA = """
+/* The mean of a Beta between -1 and 1, from the two numbers that a network gives for it. */
+static float beta_mean(float x, float y) {
+  const float first = (x > 0.0f ? x : 0.0f) + log1pf(expf(-fabsf(x)));
+  const float second = (y > 0.0f ? y : 0.0f) + log1pf(expf(-fabsf(y)));
+  return (first - second) / (first + second + 2.0f);
+}
+"""
 CHOOSE = """
 /* The most probable allowed choice of some; `allowed` may be 0, where none is forbidden. */
 static int choose(const float *x, const unsigned char *allowed, int count) {

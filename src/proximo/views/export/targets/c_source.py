@@ -89,6 +89,8 @@ def _act(policy: ControlPolicy, interface: Interface, plan: Plan) -> Iterator[st
     parts = policy.actions.parts
     if policy.normalizer is not None or any(part.kind == "box" for part in parts):
         yield c_runtime.CLIP
+    if policy.actions.beta:
+        yield c_runtime.BETA
     if policy.actions.mask_size:
         yield c_runtime.CHOOSE
     width = max([1, *(len(plan.weights[f"{layer[1]}.bias"]) for layer in plan.actor if layer[0] == "dense")])
@@ -165,7 +167,9 @@ def _decided(policy: ControlPolicy, interface: Interface) -> Iterator[str]:
     for part in policy.actions.parts:
         if part.kind == "box":
             for i in range(part.width):
-                value = _bounded(part, i, f"x[{start + i}]", squashed=policy.actions.squashed)
+                x = f"x[{start + i}]"
+                x = f"beta_mean({x}, x[{start + part.width + i}])" if part.beta else x
+                value = _bounded(part, i, x, squashed=policy.actions.squashed)
                 yield f"action[{column + i}] = ({acted(interface)}){value};"
         elif part.kind == "binary":
             yield f"for (int i = 0; i < {part.width}; i++) action[{column} + i] = x[{start} + i] > 0.0f;"

@@ -157,7 +157,7 @@ def _action(outputs: np.ndarray, mask: Any, single: bool) -> Any:
         x = outputs[:, start : start + part["outputs"]]
         start += part["outputs"]
         if part["meaning"] == "numbers":
-            x = _bounded(x, part)
+            x = _bounded(_mean(x) if part.get("beta") else x, part)
         elif part["meaning"] == "switches":
             x = x > 0
         else:
@@ -167,6 +167,12 @@ def _action(outputs: np.ndarray, mask: Any, single: bool) -> Any:
         leaf = x.reshape(len(x), *part["shape"]).astype(part["dtype"])
         leaves[tuple(part["path"])] = leaf[0] if single else leaf
     return _assembled(leaves)
+
+
+def _mean(x: np.ndarray) -> np.ndarray:
+    """Of Betas between -1 and 1, from a network's outputs [N, 2 d]."""
+    first, second = np.split(np.logaddexp(x, 0.0), 2, 1)
+    return (first - second) / (first + second + 2.0)
 
 
 def _bounded(x: np.ndarray, part: dict) -> np.ndarray:

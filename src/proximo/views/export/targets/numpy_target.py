@@ -92,6 +92,7 @@ def _description(policy: ControlPolicy, interface: Interface, plan: Plan) -> dic
             "outputs": part.outputs,
             "unit": part.unit,
             "whole": part.whole,
+            **({"beta": True} if part.beta else {}),
             **({"centre": part.middle[0].tolist(), "half": part.middle[1].tolist()} if part.kind == "box" else {}),
         }
         for part, port in zip(policy.actions.parts, interface.actions, strict=True)

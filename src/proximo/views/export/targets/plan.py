@@ -50,6 +50,8 @@ def plan_of(policy: ControlPolicy, target: str) -> Plan:
         for name, parameter in network.memory.layer.named_parameters():
             weights[f"memory.{name.removesuffix('_l0')}"] = parameter.detach().numpy()
     actor = _layers(network.actor, "actor", weights) + _layers(network.actor_head, "head", weights)
+    for name in ("head.weight", "head.bias"):  # what follows is the noise of a state, and an export has none
+        weights[name] = weights[name][: policy.actions.outputs]
     return Plan(images, network.memory.kind if network.memory is not None else "none", actor, weights)
 
 
