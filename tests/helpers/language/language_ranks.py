@@ -12,7 +12,7 @@ from proximo.language.ppo.trainer import Trainer
 from proximo.language.ppo.training import PPOTraining
 from proximo.language.ppo_config import KLSettings, PPOConfig, SharingSettings
 from proximo.language.rewards.terms import FunctionReward
-from proximo.language.sampling.sampler import generate
+from proximo.language.sampling.engine import InPlace
 from proximo.scale.mesh import ALONE
 
 _WHOLE = {"minibatch_size": None, "epochs": 2}
@@ -31,7 +31,7 @@ def ending_soon(model):
     return model
 
 
-def made(mesh, case, sampler=generate, **changes):
+def made(mesh, case, sampler=None, **changes):
     settings = {
         "batch": 8,
         "responses": 80,
@@ -67,7 +67,7 @@ def _one_update(mesh, case, share):
     alone = made(ALONE, case)
     before, metrics = alone.optimizer.flat.tolist(), [plain(alone.iterate())]
     drawn = alone.last.samples
-    together = made(mesh, case, sampler=lambda *_, **__: of_rows(drawn, share))
+    together = made(mesh, case, sampler=InPlace(lambda *_, **__: of_rows(drawn, share)))
     mesh.share = lambda count: slice(share.start // group(case), share.stop // group(case))
     try:
         metrics.append(plain(together.iterate()))

@@ -38,7 +38,8 @@ from proximo.language.ppo.setup import (
 from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.informative import reward_scale, reward_statistics
 from proximo.language.rewards.terms import RewardTerm, combine
-from proximo.language.sampling.sampler import Sampler, Samples, SamplingParameters, generate, stop_tokens
+from proximo.language.sampling.engine import InPlace, Sampler, Source, load_checked
+from proximo.language.sampling.sampler import Samples, SamplingParameters, stop_tokens
 from proximo.language.sampling.texts import Texts, text_statistics, to_batch, to_texts
 from proximo.runs.config.toml import to_toml
 from proximo.runs.replay.ring import Ring
@@ -98,7 +99,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         rewards: what scores the responses.
         reward_decoder: what a separate critic starts from (`critic_from = reward`).
         reward_head: what reads its first values off that; None starts with values of 0.
-        sampler: draws the responses.
+        sampler: draws the responses; our own if None.
         mesh: the ranks that train together, each on its share of the prompts.
 
     Raises:
@@ -115,12 +116,12 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         *,
         reward_decoder: Any = None,
         reward_head: Any = None,
-        sampler: Sampler = generate,
+        sampler: Sampler | None = None,
         mesh: Mesh = ALONE,
     ) -> None:
         super().__init__()
         self.mesh = mesh
-        self._draw = sampler
+        self.sampler: Sampler = sampler or InPlace()
         self.config, self.tokenizer, self.rewards = config, tokenizer, list(rewards)
         check_fit(config, model, tokenizer, prompts, self.rewards)
         check_shares(config, mesh.size)
@@ -261,14 +262,10 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         if longest is not None and longest < parameters.max_tokens:
             parameters = replace(parameters, max_tokens=longest)
         with self.roles.as_sampler() as stack:
-            return self._draw(
-                stack,
-                self.roles.head,
-                prompts,
-                parameters,
-                generator=noise or self.noise,
-                cache=self.policy.cache,
-            )
+            weights = self.roles.sampled_weights
+            source = Source(stack, self.roles.head, self.optimizer.steps, weights, self.policy.cache)
+            load_checked(self.sampler, source, prompts, parameters)
+            return self.sampler(prompts, parameters, generator=noise or self.noise)
 
     def _rewarded(self, scores: Tensor, finished: Tensor) -> Tensor:
         limit, floor = self.config.score_clip, self.config.missing_eos_floor
@@ -290,10 +287,12 @@ class PPOTraining(OnPolicyTraining[Rollout]):
             return batch
         if self.sampler_log_probs and self.roles.separate:
             return batch.replace(value=self.policy.values(batch))
-        if self.sampler_log_probs:
+        if self.sampler_log_probs and samples.hidden is not None:
             # The sampler kept the states that predicted each token: the values need no pass of their own.
             return batch.replace(value=self.roles.value_head(samples.hidden.float()).squeeze(-1) * batch.weight)
         log_prob, value = self.policy.scored(batch)
+        if self.sampler_log_probs:
+            return batch.replace(value=value)
         self.gap = float(weighted_mean((log_prob - batch.log_prob).abs(), batch.weight))
         return batch.replace(value=value, log_prob=log_prob)
 

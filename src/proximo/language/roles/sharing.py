@@ -81,6 +81,10 @@ class Roles(ABC, nn.Module):
         """The decoder that the value head reads, by the names of the model's own decoder."""
 
     @abstractmethod
+    def sampled_weights(self) -> dict[str, Tensor]:
+        """The whole policy, by the names of the model that it was made of; within `as_sampler`."""
+
+    @abstractmethod
     def save_pretrained(self, folder: Path) -> None:
         """Write the policy as `transformers`, and for adapters `peft`, load it."""
 
@@ -152,6 +156,10 @@ class FullRoles(Roles):
         """See `Roles`."""
         decoder = self.policy.parts[0] if self.settings.critic == "shared" else self.critic
         return dict(decoder.state_dict())
+
+    def sampled_weights(self) -> dict[str, Tensor]:
+        """See `Roles`."""
+        return {name: p.detach() for name, p in self.model.named_parameters()}
 
     def save_pretrained(self, folder: Path) -> None:
         """See `Roles`."""
@@ -236,6 +244,12 @@ class LoraRoles(Roles):
         weights = {name: x for name, x in decoder.state_dict().items() if ".lora_" not in name} | merged
         return {name.replace(".base_layer.", "."): x for name, x in weights.items()}
 
+    def sampled_weights(self) -> dict[str, Tensor]:
+        """See `Roles`: the base with the adapters added in, as `as_sampler` leaves it."""
+        base: Any = self.adapted.get_base_model()
+        weights = {name: p.detach() for name, p in base.named_parameters() if ".lora_" not in name}
+        return {name.replace(".base_layer.", "."): x for name, x in weights.items()}
+
     def _adapter(self, name: str | None) -> AbstractContextManager[None]:
         from proximo.language.compute.lora import as_adapter
 
@@ -312,6 +326,13 @@ class TopLayerRoles(Roles):
         }
         norm = {f"norm.{name}": x for name, x in top.norm.state_dict().items()}
         return dict(decoder.state_dict()) | upper | norm
+
+    def sampled_weights(self) -> dict[str, Tensor]:
+        """See `Roles`."""
+        decoder = self.model.get_decoder()
+        place = next(name for name, module in self.model.named_modules() if module is decoder)
+        own = {f"{place}.{name}": x for name, x in self._whole(self.top).items()}
+        return {name: own.get(name, p.detach()) for name, p in self.model.named_parameters()}
 
     def save_pretrained(self, folder: Path) -> None:
         """See `Roles`: the whole model, with the trained layers in their places."""
