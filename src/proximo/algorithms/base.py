@@ -11,7 +11,7 @@ from torch import Tensor
 
 from proximo.core.batch import Batch
 from proximo.core.invariants import check_batch
-from proximo.core.optimizer import FlatAdam
+from proximo.core.optimizer import Optimizer
 from proximo.core.ranks import Ranks
 from proximo.core.update import UpdateReport, UpdateTask
 from proximo.errors import UserError
@@ -96,7 +96,7 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
     """One policy that is trained: collect -> estimate -> update -> measure -> finish. A world says how each is done."""
 
     algorithm: Algorithm
-    optimizer: FlatAdam
+    optimizer: Optimizer
     progress: Counters
     before: Undo
     """What `rewind` goes back to."""
