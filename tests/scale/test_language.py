@@ -55,6 +55,16 @@ def test_the_ranks_had_responses_of_different_lengths(updates):
     assert any(first[0][case]["width"] != other[0][case]["width"] for case in CASES)
 
 
+def test_ranks_that_compute_together_make_equally_many_passes_over_unlike_responses(updates):
+    for shares in zip(*updates, strict=True):
+        seen = [each["computed together"] for each in shares]
+        assert seen[0]["passes"] == seen[1]["passes"]
+    assert any(
+        a["computed together"]["real passes"] != b["computed together"]["real passes"]
+        for a, b in zip(*updates, strict=True)
+    )
+
+
 @pytest.fixture(scope="module")
 def told(home):
     return on_ranks(2, "language_ranks:runs", home)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from proximo.core.batch import Batch
 from proximo.core.invariants import check_batch
-from proximo.core.optimizer import FlatAdam
+from proximo.core.optimizer import Optimizer
 from proximo.core.ranks import Ranks
 from proximo.core.update import UpdateReport, UpdateTask
 from proximo.errors import UserError
@@ -96,7 +96,7 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
     """One policy that is trained: collect -> estimate -> update -> measure -> finish. A world says how each is done."""
 
     algorithm: Algorithm
-    optimizer: FlatAdam
+    optimizer: Optimizer
     progress: Counters
     before: Undo
     """What `rewind` goes back to."""
@@ -157,6 +157,10 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
             "final_approx_kl": report.final_kl,
             "learning_rate": self.optimizer.learning_rate,
         }
+
+    def parts(self) -> dict[str, Tensor]:
+        """See `Trained`."""
+        return {}
 
     def own(self, name: str) -> bool:
         """Whether what a checkpoint has under that name, a tensor's or the state's, is of one rank alone."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from proximo.core.batch import Batch
-from proximo.core.optimizer import FlatAdam
+from proximo.core.optimizer import Optimizer
 from proximo.core.ranks import Ranks, even
 from proximo.core.update import Gradient, Measuring, Statistics
 from proximo.errors import UserError
@@ -46,10 +46,10 @@ class SummedGradient:
     Args:
         gradient: adds that of this rank's part, as a share of the whole (`Batch.total_weight`).
         ranks: that have the other parts.
-        optimizer: holds the gradient, with `room(ranks)` behind it.
+        optimizer: holds the gradient; a `FlatAdam` with `room(ranks)` behind it.
     """
 
-    def __init__(self, gradient: Gradient, ranks: Ranks, optimizer: FlatAdam) -> None:
+    def __init__(self, gradient: Gradient, ranks: Ranks, optimizer: Optimizer) -> None:
         self._gradient, self._ranks, self._optimizer = gradient, ranks, optimizer
 
     def __call__(self, part: Batch) -> Statistics:
@@ -61,24 +61,15 @@ class SummedGradient:
         # A closed form gives shares as plain numbers; elsewhere these are the same for every part.
         closed = isinstance(told["approx_kl"], float)
         shares = [x if closed or isinstance(x, Tensor) else x / size for x in told.values()]
-        start, stop = optimizer.flat.numel(), optimizer.flat.numel() + len(told) + size
-        behind = optimizer.shared[start:stop]
         # A maximum, by way of a sum: each rank's deviation has a place of its own.
         deviations = [deviation if rank == self._ranks.rank else 0.0 for rank in range(size)]
+        dtype, device = optimizer.parameters[0].dtype, optimizer.parameters[0].device
         if closed:
-            behind.copy_(torch.tensor([*shares, *deviations], dtype=behind.dtype))
-            numbers = self._summed(stop)[start:].tolist()
-            return {**dict(zip(told, numbers, strict=False)), "ratio_deviation": max(numbers[len(told) :])}
-        behind[len(told) :] = behind.new_tensor(deviations)
-        behind[: len(told)] = torch.stack(
-            [torch.as_tensor(x, dtype=behind.dtype, device=behind.device) for x in shares]
-        )
-        self._summed(stop)
-        largest = behind[len(told) :].max()
-        return {**dict(zip(told, behind.clone(), strict=False)), "ratio_deviation": largest}
-
-    def _summed(self, stop: int) -> Tensor:
-        return self._ranks.sum_across_ranks(self._optimizer.shared[:stop])
+            sums = optimizer.sum_across(self._ranks, torch.tensor([*shares, *deviations], dtype=dtype)).tolist()
+            return {**dict(zip(told, sums, strict=False)), "ratio_deviation": max(sums[len(told) :])}
+        numbers = [torch.as_tensor(x, dtype=dtype, device=device) for x in (*shares, *deviations)]
+        sums = optimizer.sum_across(self._ranks, torch.stack(numbers))
+        return {**dict(zip(told, sums, strict=False)), "ratio_deviation": sums[len(told) :].max()}
 
     def divergence(self, part: Batch) -> float:
         """See `Measuring`."""

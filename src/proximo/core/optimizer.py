@@ -1,10 +1,72 @@
-"""Adam over one flat vector that all parameters are views of: one norm, one step, however many layers."""
+"""What an update steps with; and Adam over one flat vector that all parameters are views of: one norm, one step."""
 
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
+
+from proximo.core.ranks import Ranks
+
+
+class Optimizer(Protocol):
+    """What holds the trained parameters, or this rank's part of them, and moves them; `FlatAdam` is one."""
+
+    parameters: list[nn.Parameter]
+    """In the order in which they lie in `flat`."""
+    learning_rate: float
+    """Step size of the next step."""
+    configured_rate: float
+    """What the settings say, which bounds an adaptive rate."""
+
+    @property
+    def flat(self) -> Tensor:
+        """All that is trained here, `[P]`, to be read; `load_weights` writes it."""
+
+    @property
+    def gradient(self) -> Tensor:
+        """Of these, `[P]`, to be read."""
+
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+
+    def zero_grad(self) -> None:
+        """Forget the gradient."""
+
+    def sum_across(self, ranks: Ranks, numbers: Tensor) -> Tensor:
+        """Have the gradient be the sum over all ranks, where it is not yet.
+
+        Args:
+            ranks: whose parts of a minibatch add up.
+            numbers: `[n]`, summed with it.
+
+        Returns:
+            The numbers' sums.
+        """
+
+    def step(self, max_grad_norm: float | None = None) -> Tensor:
+        """Clip the gradient of all parameters to `max_grad_norm` and take one step.
+
+        Returns:
+            The norm of the gradient before clipping, a scalar.
+        """
+
+    def load_weights(self, flat: Tensor) -> None:
+        """Take over what `flat` gave."""
+
+    def state(self, device: torch.device | str | None = None) -> dict[str, Tensor]:
+        """Copies of moments and step count, each of the shape of `flat` or a scalar; empty before the first step."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+
+    def begin(self, steps: int) -> None:
+        """Have moments, of zeros where there are none yet, and go on counting after `steps` steps."""
+
+    def parts(self) -> list[dict[str, Tensor]]:
+        """For each parameter `weight`, `exp_avg` and `exp_avg_sq` themselves, no copies; after `begin`."""
 
 
 class FlatAdam:
@@ -63,6 +125,14 @@ class FlatAdam:
         """Empty the gradient in place (the parameters' views must stay)."""
         self.gradient.zero_()
 
+    def sum_across(self, ranks: Ranks, numbers: Tensor) -> Tensor:
+        """See `Optimizer`: one sum for both, by way of the room behind the gradient."""
+        start, stop = self.flat.numel(), self.flat.numel() + numbers.numel()
+        behind = self.shared[start:stop]
+        behind.copy_(numbers)
+        ranks.sum_across_ranks(self.shared[:stop])
+        return behind.clone()
+
     def step(self, max_grad_norm: float | None = None) -> Tensor:
         """Clip the gradient to `max_grad_norm` and take one step.
 
@@ -77,11 +147,7 @@ class FlatAdam:
             else:  # multiplied whether or not it clips: no branch, hence no wait for the device
                 self.gradient.mul_(max_grad_norm / (norm + 1e-6).clamp(min=max_grad_norm))
         if not self._moments:
-            self._moments = {
-                "step": torch.zeros((), dtype=torch.float32, device=self.flat.device),
-                "exp_avg": torch.zeros_like(self.gradient),
-                "exp_avg_sq": torch.zeros_like(self.gradient),
-            }
+            self.begin(0)
         moments = self._moments
         # torch's Adam as a function: its class adds 20 us of bookkeeping to a step that takes 10.
         adam(
@@ -101,6 +167,26 @@ class FlatAdam:
             maximize=False,
         )
         return norm
+
+    def load_weights(self, flat: Tensor) -> None:
+        """See `Optimizer`."""
+        with torch.no_grad():
+            self.flat.copy_(flat)
+
+    def begin(self, steps: int) -> None:
+        """See `Optimizer`."""
+        zeros = {name: torch.zeros_like(self.gradient) for name in ("exp_avg", "exp_avg_sq") if not self._moments}
+        self._moments |= zeros
+        self._moments["step"] = torch.full((), float(steps), dtype=torch.float32, device=self.flat.device)
+
+    def parts(self) -> list[dict[str, Tensor]]:
+        """See `Optimizer`."""
+        whole = {"weight": self.flat, **{name: self._moments[name] for name in ("exp_avg", "exp_avg_sq")}}
+        sizes = [p.numel() for p in self.parameters]
+        columns = {name: x.split(sizes) for name, x in whole.items()}
+        return [
+            {name: column[i].view(p.shape) for name, column in columns.items()} for i, p in enumerate(self.parameters)
+        ]
 
     def state(self, device: torch.device | str | None = None) -> dict[str, Tensor]:
         """Copies of moments and step count, for a checkpoint; on their own device if none is given. Empty before the

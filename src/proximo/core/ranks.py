@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 
@@ -28,6 +29,10 @@ class Ranks:
     def gather(self, x: Tensor) -> Tensor:
         """All ranks' `x`, as `[size, *x.shape]`."""
         return x[None]
+
+    def most(self, count: int) -> int:
+        """The largest of all ranks' counts."""
+        return count if self.size == 1 else int(self.gather(torch.tensor([count])).max())
 
     def share(self, count: int) -> slice:
         """This rank's part of `count` things in order; parts differ by one at most, and the first ones are larger."""

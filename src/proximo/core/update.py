@@ -15,7 +15,7 @@ from proximo.core.exact_kl import NAME as EXACT
 from proximo.core.exact_kl import exact_kl
 from proximo.core.invariants import InvariantError, ratio_tolerance
 from proximo.core.objectives import Objective
-from proximo.core.optimizer import FlatAdam
+from proximo.core.optimizer import Optimizer
 from proximo.core.ranks import ALONE, Ranks, even
 from proximo.core.schedules import Schedule
 from proximo.core.settings import UpdateSettings
@@ -100,7 +100,7 @@ class UpdateTask:
     policy: Policy
     """Evaluated through autograd, unless `closed_form` is taken; one that is `Bounded` is projected after each step."""
     batch: Batch
-    optimizer: FlatAdam
+    optimizer: Optimizer
     """Holds the parameters, their gradients and the learning rate."""
     progress: float = 0.0
     """Share of the run that is done, for the schedules."""

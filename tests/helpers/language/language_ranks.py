@@ -12,13 +12,14 @@ from proximo.language.ppo.trainer import Trainer
 from proximo.language.ppo.training import PPOTraining
 from proximo.language.ppo_config import KLSettings, PPOConfig, SharingSettings
 from proximo.language.rewards.terms import FunctionReward
-from proximo.language.sampling.sampler import generate
+from proximo.language.sampling.engine import InPlace
 from proximo.scale.mesh import ALONE
 
 _WHOLE = {"minibatch_size": None, "epochs": 2}
 CASES = {
     "ppo": (PPO, {"update": PPO(**_WHOLE)}),
     "ppo in parts": (PPO, {"update": PPO(**_WHOLE), "token_budget": 12}),
+    "computed together": (PPO, {"update": PPO(**_WHOLE), "token_budget": 40}),
     "grpo": (GRPO, {"update": GRPO(**_WHOLE, group=2)}),
     "grpo by the batch": (GRPO, {"update": GRPO(**_WHOLE, group=2, scale="batch", length="limit")}),
     "rloo": (RLOO, {"update": RLOO(**_WHOLE, group=2)}),
@@ -31,7 +32,7 @@ def ending_soon(model):
     return model
 
 
-def made(mesh, case, sampler=generate, **changes):
+def made(mesh, case, sampler=None, **changes):
     settings = {
         "batch": 8,
         "responses": 80,
@@ -67,7 +68,8 @@ def _one_update(mesh, case, share):
     alone = made(ALONE, case)
     before, metrics = alone.optimizer.flat.tolist(), [plain(alone.iterate())]
     drawn = alone.last.samples
-    together = made(mesh, case, sampler=lambda *_, **__: of_rows(drawn, share))
+    together = made(mesh, case, sampler=InPlace(lambda *_, **__: of_rows(drawn, share)))
+    passes = compute_together(mesh, together) if case == "computed together" else []
     mesh.share = lambda count: slice(share.start // group(case), share.stop // group(case))
     try:
         metrics.append(plain(together.iterate()))
@@ -79,7 +81,29 @@ def _one_update(mesh, case, share):
         "weights": [training.optimizer.flat.tolist() for training in (alone, together)],
         "kl": (alone.kl.coefficient, together.kl.coefficient),
         "width": int(together.last.samples.tokens.shape[1]),
+        "passes": len(passes),
+        "real passes": sum(rows > 0 for rows in passes),
     }
+
+
+def compute_together(mesh, training):
+    """Have every layer wait for the other ranks, forwards and backwards, as layers do that lie on all of them.
+
+    Returns:
+        How many responses had a part in each pass, once there have been some.
+    """
+    passes, evaluate = [], training.policy.evaluate
+
+    def counted(batch):
+        passes.append(int((batch.weight > 0).any(1).sum()))
+        return evaluate(batch)
+
+    training.policy.evaluate = counted
+    training.policy.ranks = mesh
+    for layer in training.roles.policy.parts[0].layers:
+        layer.register_forward_hook(lambda *_: mesh.barrier())
+        layer.register_full_backward_hook(lambda *_: mesh.barrier())
+    return passes
 
 
 def group(case):

@@ -11,6 +11,7 @@ from proximo.core.settings import UpdateSettings
 from proximo.language.ppo.training import PPOTraining
 from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.terms import FunctionReward
+from proximo.language.sampling.engine import InPlace
 from proximo.language.sampling.sampler import generate
 
 
@@ -27,7 +28,7 @@ def test_a_sampler_whose_log_probs_are_not_the_trainers_is_scored_again(off, bel
         real = torch.arange(samples.tokens.shape[1]) < samples.lengths.unsqueeze(1)
         return replace(samples, log_probs=torch.where(real, samples.log_probs - off, 0.0))
 
-    theirs, ours = training(other), training(generate, old_log_probs="auto" if believed else "rescore")
+    theirs, ours = training(InPlace(other)), training(None, old_log_probs="auto" if believed else "rescore")
     for _ in range(3):
         row, same = theirs.iterate(), ours.iterate()
         assert row["sampler_log_probs"] == believed

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from proximo.core.batch import Batch, Evaluation
+from proximo.core.ranks import ALONE, Ranks
 from proximo.language.compute.precision import computing
 from proximo.language.compute.recomputing import recomputing
 from proximo.language.data.batching import token_budget_batches
@@ -28,6 +29,7 @@ class LanguagePolicy:
         compute: type of the matrix products, float32 or bfloat16.
         token_budget: tokens, padding included, that go through a network at once.
         cache: what the policy is sampled with, see `usable_cache`.
+        ranks: that compute each network together, and so have to run it equally often; alone where each has all of it.
     """
 
     def __init__(
@@ -39,8 +41,9 @@ class LanguagePolicy:
         compute: str = "float32",
         token_budget: int = 4096,
         cache: Kind = "dynamic",
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.cache = cache
+        self.cache, self.ranks = cache, ranks
         self.roles, self.temperature, self.need_entropy = roles, temperature, need_entropy
         self.compute, self.token_budget = compute, token_budget
         self.tokens_read = self.tokens_paid = 0
@@ -55,19 +58,27 @@ class LanguagePolicy:
         tokens, states = batch.inputs["tokens"], batch.inputs.get("states")
         rows, steps, columns = response_positions(batch)
         with self.computing(), recomputing(self.roles) if torch.is_grad_enabled() else nullcontext():
-            hidden, _ = self.roles.policy(tokens, states)
+            targets = batch.action[rows, steps]
+            hidden, log_prob, entropy = self.roles.as_policy(self._said, tokens, states, rows, columns, targets)
             critic = self.roles.value_states(hidden, tokens, states)
-            log_prob, entropy = token_log_probs(
-                hidden[rows, columns],
-                self.roles.head.weight,
-                batch.action[rows, steps],
-                temperature=self.temperature,
-                bias=self.roles.head.bias,
-                need_entropy=self.need_entropy,
-            )
         value = self.roles.value_head(critic[rows, columns].float()).squeeze(1)
         log_prob, entropy, value = (_spread(x, rows, steps, batch.action) for x in (log_prob, entropy, value))
         return Evaluation(log_prob, entropy, value)
+
+    def _said(
+        self, tokens: Tensor, states: Tensor | None, rows: Tensor, columns: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        hidden, _ = self.roles.policy(tokens, states)
+        head = self.roles.head
+        log_prob, entropy = token_log_probs(
+            hidden[rows, columns],
+            head.weight,
+            targets,
+            temperature=self.temperature,
+            bias=head.bias,
+            need_entropy=self.need_entropy,
+        )
+        return hidden, log_prob, entropy
 
     @torch.no_grad()
     def reference_log_probs(self, batch: Batch) -> Tensor:
@@ -85,7 +96,7 @@ class LanguagePolicy:
                     temperature=self.temperature,
                     bias=head.bias,
                 )
-            result[index, : part.action.shape[1]] = _spread(log_prob, rows, steps, part.action)
+            _put(result, index, _spread(log_prob, rows, steps, part.action))
         return result
 
     @torch.no_grad()
@@ -95,8 +106,8 @@ class LanguagePolicy:
         for index, part in self.parts(batch):
             evaluation = self.evaluate(part)
             assert evaluation.value is not None
-            log_prob[index, : part.action.shape[1]] = evaluation.log_prob
-            value[index, : part.action.shape[1]] = evaluation.value
+            _put(log_prob, index, evaluation.log_prob)
+            _put(value, index, evaluation.value)
         return log_prob, value
 
     @torch.no_grad()
@@ -108,23 +119,30 @@ class LanguagePolicy:
             with self.computing():
                 hidden = self.roles.critic_hidden(part.inputs["tokens"], part.inputs.get("states"))
             seen = self.roles.value_head(hidden[rows, columns].float()).squeeze(1)
-            value[index, : part.action.shape[1]] = _spread(seen, rows, steps, part.action)
+            _put(value, index, _spread(seen, rows, steps, part.action))
         return value
 
     def parts(self, batch: Batch) -> Iterator[tuple[Tensor, Batch]]:
         """The batch by rows of like length, each part cut to its longest row and within the token budget.
 
+        All ranks give equally many: one with fewer adds parts of one token that counts for nothing.
+
         Yields:
-            The rows' indices and the part.
+            The rows' indices, none for what was added, and the part.
         """
         responses = (batch.weight > 0).sum(1)
         read = batch.inputs["prompt_lengths"] + responses - 1  # the last token predicts nothing that is trained
         lengths = read.tolist()
-        for rows in token_budget_batches(lengths, self.token_budget):
+        groups = token_budget_batches(lengths, self.token_budget)
+        missing = self.ranks.most(len(groups)) - len(groups)
+        for rows in groups:
             index = torch.tensor(rows, device=batch.weight.device)
             self.tokens_read += sum(lengths[i] for i in rows)
             self.tokens_paid += len(rows) * max(lengths[i] for i in rows)
             yield index, _cut(batch[index], int(read[index].max()), int(responses[index].max()))
+        for _ in range(missing):
+            nothing = _cut(batch[:1], 1, 1)
+            yield index[:0], nothing.replace(weight=torch.zeros_like(nothing.weight))
 
     def split(self, batch: Batch) -> Iterator[Batch]:
         """The parts alone."""
@@ -139,6 +157,11 @@ def response_positions(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
 
 def _spread(x: Tensor, rows: Tensor, steps: Tensor, like: Tensor) -> Tensor:
     return torch.zeros(like.shape, device=x.device, dtype=x.dtype).index_put((rows, steps), x)
+
+
+def _put(result: Tensor, index: Tensor, x: Tensor) -> None:
+    """Write a part's rows into those of the whole; what a rank has added to its parts has none."""
+    result[index, : x.shape[1]] = x[: len(index)]
 
 
 def _cut(batch: Batch, width: int, steps: int) -> Batch:

@@ -30,7 +30,7 @@ def token_log_probs(
     Args:
         hidden: `[n, d]`, last hidden states of the positions that predict the targets.
         weight: `[V, d]`, of the language-model head.
-        targets: `[n]`, token ids.
+        targets: `[n]`, token ids; n may be 0.
         temperature: > 0; the same here as in the sampler, or the ratio is not 1.
         bias: `[V]` or None.
         need_entropy: whether the entropy has a gradient (it costs a product); its value is always given.
@@ -143,4 +143,4 @@ def _row_dot(a: Tensor, b: Tensor) -> Tensor:
 
 def _chunks(rows: int, vocabulary: int) -> list[slice]:
     size = max(1, CHUNK_BYTES // (4 * vocabulary))
-    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+    return [slice(start, min(start + size, rows)) for start in range(0, max(rows, 1), size)]  # one of no rows at least

@@ -5,11 +5,11 @@ A role is a `Stack` of decoder parts. Only this file knows who shares what; the 
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,12 @@ from proximo.language.compute.recomputing import again_within
 from proximo.language.models.decoder import Stack, split_decoder, upper_part
 from proximo.language.models.linear_head import linear_head
 from proximo.language.ppo_config import SharingSettings
+from proximo.scale.mesh import Mesh
+
+if TYPE_CHECKING:  # it asks FSDP2, which takes a second to load
+    from proximo.language.roles.spread import Spread
+
+Answer = TypeVar("Answer")
 
 
 class Roles(ABC, nn.Module):
@@ -33,6 +39,8 @@ class Roles(ABC, nn.Module):
     reference: Stack
     """Of full copies only if one was asked for."""
     reference_head: nn.Linear
+    spread: "Spread | None" = None
+    """How their weights lie on several ranks; None where each rank has all of them."""
 
     def __init__(self, model: Any, settings: SharingSettings) -> None:
         super().__init__()
@@ -58,6 +66,14 @@ class Roles(ABC, nn.Module):
         """What the value head reads, `[b, L, d]`: the policy's hidden states, or those of a separate critic."""
         return self.critic_hidden(tokens, states) if self.separate else hidden
 
+    def as_policy(self, function: Callable[..., Answer], *given: Any) -> Answer:
+        """What `function` returns, a tuple of tensors: within it the policy's decoder and head may be asked."""
+        return function(*given) if self.spread is None else self.spread.policy(function, *given)
+
+    def saving(self) -> AbstractContextManager[None]:
+        """Within, rank 0 has all that is trained whole, to be saved; all ranks enter."""
+        return nullcontext() if self.spread is None else self.spread.saving()
+
     @contextmanager
     def as_reference(self) -> Iterator[Stack]:
         """The stack of the reference, within the context."""
@@ -79,6 +95,10 @@ class Roles(ABC, nn.Module):
     @abstractmethod
     def critic_weights(self) -> dict[str, Tensor]:
         """The decoder that the value head reads, by the names of the model's own decoder."""
+
+    @abstractmethod
+    def sampled_weights(self) -> dict[str, Tensor]:
+        """The whole policy, by the names of the model that it was made of; within `as_sampler`."""
 
     @abstractmethod
     def save_pretrained(self, folder: Path) -> None:
@@ -140,6 +160,32 @@ class FullRoles(Roles):
         model.requires_grad_(True)
         self.value_head.requires_grad_(True)
 
+    def spread_over(self, mesh: Mesh, *, offload: bool = False) -> None:
+        """Leave each rank its part of all weights; before anything is done with `trainable`.
+
+        Args:
+            mesh: the ranks.
+            offload: whether the reference's part lies in main memory.
+        """
+        from proximo.language.roles.spread import Spread
+
+        reference = getattr(self, "reference_model", None)
+        critic = self.critic if self.separate else None
+        self.spread = Spread(self.model, self.value_head, critic, reference, mesh, offload=offload)
+
+    @contextmanager
+    def as_reference(self) -> Iterator[Stack]:
+        """See `Roles`."""
+        unit = None if self.spread is None else self.spread.reference
+        with nullcontext() if unit is None else unit.whole(layers=False):
+            yield self.reference
+
+    @contextmanager
+    def as_sampler(self) -> Iterator[Stack]:
+        """See `Roles`: weights that are spread over ranks are gathered once, and all at once."""
+        with nullcontext() if self.spread is None else self.spread.policy.whole(layers=True):
+            yield self.policy
+
     def critic_hidden(self, tokens: Tensor, states: Tensor | None) -> Tensor:
         """See `Roles`."""
         return Stack([self.critic])(tokens)[0]
@@ -152,6 +198,10 @@ class FullRoles(Roles):
         """See `Roles`."""
         decoder = self.policy.parts[0] if self.settings.critic == "shared" else self.critic
         return dict(decoder.state_dict())
+
+    def sampled_weights(self) -> dict[str, Tensor]:
+        """See `Roles`."""
+        return {name: p.detach() for name, p in self.model.named_parameters()}
 
     def save_pretrained(self, folder: Path) -> None:
         """See `Roles`."""
@@ -236,6 +286,12 @@ class LoraRoles(Roles):
         weights = {name: x for name, x in decoder.state_dict().items() if ".lora_" not in name} | merged
         return {name.replace(".base_layer.", "."): x for name, x in weights.items()}
 
+    def sampled_weights(self) -> dict[str, Tensor]:
+        """See `Roles`: the base with the adapters added in, as `as_sampler` leaves it."""
+        base: Any = self.adapted.get_base_model()
+        weights = {name: p.detach() for name, p in base.named_parameters() if ".lora_" not in name}
+        return {name.replace(".base_layer.", "."): x for name, x in weights.items()}
+
     def _adapter(self, name: str | None) -> AbstractContextManager[None]:
         from proximo.language.compute.lora import as_adapter
 
@@ -312,6 +368,13 @@ class TopLayerRoles(Roles):
         }
         norm = {f"norm.{name}": x for name, x in top.norm.state_dict().items()}
         return dict(decoder.state_dict()) | upper | norm
+
+    def sampled_weights(self) -> dict[str, Tensor]:
+        """See `Roles`."""
+        decoder = self.model.get_decoder()
+        place = next(name for name, module in self.model.named_modules() if module is decoder)
+        own = {f"{place}.{name}": x for name, x in self._whole(self.top).items()}
+        return {name: own.get(name, p.detach()) for name, p in self.model.named_parameters()}
 
     def save_pretrained(self, folder: Path) -> None:
         """See `Roles`: the whole model, with the trained layers in their places."""

@@ -59,6 +59,6 @@ def _joined(parts: Sequence[Samples], parameters: SamplingParameters) -> Samples
         torch.cat([padded(p.log_probs, 0) for p in parts]),
         torch.cat([p.lengths for p in parts]),
         torch.cat([p.finished for p in parts]),
-        torch.zeros(0),
+        None,
         [],
     )

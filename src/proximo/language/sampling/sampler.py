@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,27 +54,12 @@ class Samples:
     """`[B]`, the stop token included."""
     finished: Tensor
     """`[B]` bool: ended with a stop token, also where that fell on the cap."""
-    hidden: Tensor
-    """`[B, R, d]`, last hidden states of the positions that predicted the tokens; 0 on padding."""
+    hidden: Tensor | None
+    """`[B, R, d]`, last hidden states of the positions that predicted the tokens; 0 on padding. None of an engine that
+    keeps none: values then take a pass of their own."""
     states: list[Tensor]
     """Per row `[prompt + length - 1, d]`: what the lowest part said of every token that was read; empty unless the
     stack has two parts."""
-
-
-class Sampler(Protocol):
-    """What draws responses; `generate` is one. Another engine fits here if it gives what `Samples` says."""
-
-    def __call__(
-        self,
-        stack: Stack,
-        head: torch.nn.Linear,
-        prompts: Sequence[Sequence[int]],
-        parameters: SamplingParameters,
-        *,
-        generator: torch.Generator | None = None,
-        cache: Kind = "dynamic",
-    ) -> Samples:
-        """One response to each prompt, see `generate`."""
 
 
 @torch.no_grad()

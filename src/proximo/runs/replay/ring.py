@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proximo.core.optimizer import FlatAdam
+from proximo.core.optimizer import Optimizer
 from proximo.core.update import UpdateReport
 from proximo.runs.replay.entry import Entry, Kept, write
 from proximo.runs.replay.undo import Undo
@@ -28,7 +28,9 @@ class Ring:
         run: gives what is the same for all updates, JSON, when it is written.
     """
 
-    def __init__(self, undo: Undo, optimizer: FlatAdam, megabytes: float, run: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(
+        self, undo: Undo, optimizer: Optimizer, megabytes: float, run: Callable[[], Mapping[str, Any]]
+    ) -> None:
         self._undo, self._optimizer, self._bound = undo, optimizer, megabytes * 1e6
         self._run = run
         self.entries: deque[Entry] = deque()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from proximo.core.optimizer import FlatAdam
+from proximo.core.optimizer import Optimizer
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Snapshot:
     """What the algorithm keeps from one update to the next."""
 
     @classmethod
-    def of(cls, optimizer: FlatAdam, generators: Mapping[str, Tensor], numbers: Mapping[str, float]) -> "Snapshot":
+    def of(cls, optimizer: Optimizer, generators: Mapping[str, Tensor], numbers: Mapping[str, float]) -> "Snapshot":
         """A copy of what is; the generators' states are taken as they come."""
         return cls(
             optimizer.flat.detach().to("cpu", copy=True),
@@ -33,10 +33,9 @@ class Snapshot:
             dict(numbers),
         )
 
-    def put_back(self, optimizer: FlatAdam, generators: Mapping[str, torch.Generator]) -> None:
+    def put_back(self, optimizer: Optimizer, generators: Mapping[str, torch.Generator]) -> None:
         """Make it what is."""
-        with torch.no_grad():
-            optimizer.flat.copy_(self.weights)
+        optimizer.load_weights(self.weights)
         optimizer.load_state(self.moments)
         optimizer.learning_rate = self.learning_rate
         for name, generator in generators.items():
@@ -55,7 +54,7 @@ class Undo:
 
     def __init__(
         self,
-        optimizer: FlatAdam,
+        optimizer: Optimizer,
         generators: Mapping[str, torch.Generator],
         numbers: dict[str, float],
         *,
