@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from proximo.algorithms.base import Transitions
 from proximo.core import objectives
 from proximo.core.across import SummedGradient, split_across
+from proximo.core.added_terms import WithImages, WithTerm
 from proximo.core.advantages import gae
 from proximo.core.batch import Batch, Evaluation
 from proximo.core.exact_kl import NAME as EXACT
@@ -46,6 +47,8 @@ class PPO(UpdateSettings):
 
     over_ranks: ClassVar[bool] = True
     """Whether `update` takes the steps of all ranks together (`UpdateTask.ranks`)."""
+    takes_images: ClassVar[bool] = True
+    """Whether `update` learns from `UpdateTask.image` and `term` too."""
 
     def estimate(self, rollout: Transitions) -> tuple[Tensor, ...]:
         """Advantages and returns by generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
@@ -188,6 +191,10 @@ class PPO(UpdateSettings):
                 task.quantile,
                 self.denominator,
             )
+        if task.image is not None:
+            gradient = WithImages(gradient, task.image, self.denominator)
+        if task.term is not None:
+            gradient = WithTerm(gradient, task.term, task.split, self.denominator)
         if task.ranks.size > 1:
             gradient = SummedGradient(gradient, task.ranks, task.optimizer)
         return gradient if task.watch is None else task.watch(gradient)

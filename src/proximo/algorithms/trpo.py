@@ -61,6 +61,7 @@ class TRPO(PPO):
     }
 
     over_ranks: ClassVar[bool] = False
+    takes_images: ClassVar[bool] = False
     elsewhere: ClassVar[Mapping[str, str]] = {
         "language": "it bounds the exact KL, for which a distribution over all tokens would have to be held"
     }

@@ -1,7 +1,7 @@
 """Settings as options: a dataclass for the parser, made from a settings class and arranged for its help."""
 
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields, is_dataclass, make_dataclass
 from typing import Annotated, Any
@@ -77,13 +77,14 @@ def changes(filled: Any, default: Any) -> dict[str, Any]:
             inner = getattr(default, entry.name)
             found[entry.name] = type(inner)(**changes(value, inner))
         elif isinstance(getattr(default, entry.name), Mapping):
-            found[entry.name] = table(f"--{entry.name}", value)
+            texts = typing.get_args(typing.get_type_hints(type(default))[entry.name])[1:] == (str,)
+            found[entry.name] = table(f"--{entry.name}", value, str if texts else _scalar)
         else:
             found[entry.name] = value
     return found
 
 
-def table(name: str, given: Iterable[Sequence[str]]) -> dict[str, Scalar]:
+def table(name: str, given: Iterable[Sequence[str]], read: Callable[[str], Scalar] | None = None) -> dict[str, Scalar]:
     """A table of free keys, each option `NAME KEY VALUE [KEY VALUE ...]` or `NAME KEY=VALUE`.
 
     A value is true or false, a number if it can be read as one, else text; keys are as they are written.
@@ -91,6 +92,7 @@ def table(name: str, given: Iterable[Sequence[str]]) -> dict[str, Scalar]:
     Args:
         name: of the option, for errors.
         given: words of each time that it is given.
+        read: of a value, where all are of one kind.
 
     Raises:
         UserError: a key has no value.
@@ -107,7 +109,7 @@ def table(name: str, given: Iterable[Sequence[str]]) -> dict[str, Scalar]:
                 key, waiting[:0] = before, [value]
             if not waiting:
                 raise UserError(f"{name} {key} has no value: give one after it")
-            found[key] = _scalar(waiting.pop(0))
+            found[key] = (read or _scalar)(waiting.pop(0))
     return found
 
 

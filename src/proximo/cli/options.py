@@ -189,7 +189,7 @@ def spelled(arguments: Iterable[str], cls: Any) -> list[str]:
     return words
 
 
-TABLES = ("options", "rewards")
+TABLES = ("options", "rewards", "symmetry.observations")
 """Options that are tables of free keys."""
 
 

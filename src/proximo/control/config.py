@@ -143,6 +143,50 @@ class ObservationSettings:
 
 
 @dataclass(frozen=True)
+class SymmetrySettings:
+    """A mirror symmetry of the task, where there is one: left is right. Declared alone, it is only measured."""
+
+    observations: Mapping[str, str] = field(default_factory=dict)
+    """By part of the observation (`vector` where it has none), what its mirror image holds: for each entry the number
+    of the one that it takes, with a sign, as `-0 2 1`; `same` for what the mirror leaves, `flip` for an image."""
+    actions: str = ""
+    """The same for actions: Box columns, and a number for each choice or switch (`1 0` exchanges two choices)."""
+    function: str = ""
+    """In the place of both, `module:Name` of a function `mirror(observations, actions)` that gives the images."""
+    augmentation: bool = False
+    """Learn from the mirror image of each sample too, as if it had been seen."""
+    mirror_loss: float = 0.0
+    """Price on the squared difference of the mean action to that of the mirror image; 0 is off."""
+
+    @property
+    def declared(self) -> bool:
+        """Whether there is one."""
+        return bool(self.observations or self.function)
+
+    @property
+    def learnt(self) -> bool:
+        """Whether anything is learnt from it."""
+        return self.augmentation or self.mirror_loss > 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that do not go together.
+
+        Raises:
+            ValueError: they do not.
+        """
+        if self.function and (self.observations or self.actions):
+            raise ValueError("symmetry.function takes the place of symmetry.observations and actions: give one of them")
+        if bool(self.observations) != bool(self.actions):
+            raise ValueError("symmetry.observations and symmetry.actions belong together: give both")
+        if not 0 <= self.mirror_loss < math.inf:
+            raise ValueError(f"symmetry.mirror_loss = {self.mirror_loss} must be finite and at least 0")
+        if self.learnt and not self.declared:
+            raise ValueError(
+                "symmetry.augmentation and mirror_loss need symmetry.observations and actions, or function"
+            )
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Train a policy. All settings are written to RUN/config.toml, which repeats the run."""
 
@@ -203,6 +247,7 @@ class TrainConfig:
     `update.minibatch_size`, and is none in config.toml."""
     network: NetworkSettings = NetworkSettings()
     normalizers: NormalizerSettings = NormalizerSettings()
+    symmetry: SymmetrySettings = SymmetrySettings()
     random_phase: int = 0
     """Cut each environment's first episode after a random number of steps, 1 to this many (an episode's length, as a
     rule), so that not all of them start and end together for ever; 0 is off. Not with EnvPool."""

@@ -44,6 +44,9 @@ def with_own_parts(
         if not isinstance(inner, Mapping):
             raise UserError("give encoders within network, or network as a dict")
         settings["network"] = {**inner, "encoders": named}
+    symmetry = settings.get("symmetry")
+    if isinstance(symmetry, Mapping) and callable(symmetry.get("function")):
+        settings["symmetry"] = {**symmetry, "function": name_of_own(symmetry["function"], "symmetry")}
     return with_algorithm(settings, algorithm)
 
 
@@ -97,4 +100,6 @@ def own_code(config: TrainConfig) -> dict[str, Any]:
         parts["network"] = find_own(network.custom, "network")
     for key, path in network.encoders.items():
         parts[f"encoder of {key}"] = find_own(path, "encoder")
+    if config.symmetry.function:
+        parts["symmetry"] = find_own(config.symmetry.function, "symmetry")
     return parts | own_algorithm(config.update)

@@ -129,6 +129,10 @@ class UpdateTask:
     """Each has a batch of its own, a part of one whole; all take the same steps, on sums over all of them."""
     samples: int | None = None
     """Samples along the leading axis of all ranks' batches together; None where there is one rank."""
+    image: Callable[[Batch], Batch] | None = None
+    """Images of a minibatch's samples under a symmetry, which join them (`core.added_terms`)."""
+    term: Callable[[Batch], tuple[Tensor, Statistics]] | None = None
+    """Of the loss, beside the algorithm's own: of a part of a minibatch, by autograd."""
     reward_scale: float = 0.0
     """The rewards' own scale (`core.statistics.informative`): normalised advantages are divided by at least `NOISE`
     times it. Where rewards are nearly all equal, advantages are the critic's errors alone."""

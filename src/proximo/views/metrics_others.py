@@ -40,6 +40,15 @@ OTHERS: dict[str, MetricText] = {
     ),
     "kl_penalty": MetricText("KL penalty", "loss", "The penalty β KL(old policy, policy) in the loss of ppo-penalty."),
     "kl_coefficient": MetricText("β", "per nat", "The price of one nat of KL, as it stood in the iteration."),
+    "equivariance_error": MetricText(
+        "equivariance error",
+        "action units",
+        "How far the policy is from symmetric: root mean square of π(mirrored s) less mirrored π(s), after the update.",
+        better="lower",
+    ),
+    "mirror_loss": MetricText(
+        "mirror loss", "squared", "Squared difference of mean actions to those of mirror images, before its price."
+    ),
     "kl_in_the_loss": MetricText("KL in the loss", _NATS, "KL to the reference per token, as GRPO's loss pays for it."),
     # -- Of values and returns.
     "value_rms": MetricText(

@@ -348,3 +348,13 @@ def test_a_run_shorter_than_its_first_rollout_still_learns_from_one(prompt):
     rows = read_metrics(Path("r/metrics.jsonl"))
     assert len(rows) == 1
     assert rows[0]["gradient_steps"] == 2
+
+
+def test_a_symmetry_is_typed_as_it_is_written(prompt):
+    mirror = ("--symmetry.observations", "vector", "-0 -1 -2 -3", "--symmetry.augmentation", "--quiet", "--run", "run")
+    assert prompt("train", "CartPole-v1", *SMALL, *mirror, "--symmetry.actions", "1 0")[0] == 0
+    settings = read_toml(Path("run/config.toml"))["symmetry"]
+    assert (settings["observations"], settings["actions"]) == ({"vector": "-0 -1 -2 -3"}, "1 0")
+    code, _, error = prompt("train", "CartPole-v1", *SMALL, *mirror[:4], "--run", "other", "--symmetry.actions", "0")
+    assert code == 2
+    assert "symmetry.actions has 1 entries for 2 numbers" in error

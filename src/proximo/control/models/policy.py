@@ -25,6 +25,9 @@ from proximo.core.invariants import gaussian_ratio_tolerance, ratio_tolerance
 from proximo.errors import UserError
 from proximo.runs.config.toml import from_mapping
 
+MIRRORED = "mirror.memory"
+"""Input of a batch that no network reads: the memory of its mirror image `[B, S]` (`models.mirroring`)."""
+
 
 @dataclass(frozen=True)
 class _Description:
@@ -196,7 +199,7 @@ class ControlPolicy(nn.Module):
 
     def look(self, inputs: Mapping[str, Tensor]) -> tuple[Distribution, Tensor]:
         """What the policy would do, and the critic's output, with gradient."""
-        seen = self._normalized(inputs)
+        seen = self._normalized({name: x for name, x in inputs.items() if name != MIRRORED})
         if self.memory_size:
             outputs, value = self.network.sequence(seen, seen["memory"], seen["starts"])
         else:

@@ -22,7 +22,7 @@ _SUMS = {
     "truncations_approximated",
 }
 _MAXIMA = {"observation_max", "observation_rms", "normalizers_moved"}
-_SQUARES = {"value_rms", "return_rms", "return_std"}
+_SQUARES = {"value_rms", "return_rms", "return_std", "equivariance_error"}
 """Root mean squares over each rank's own samples; the deviation of returns is that within ranks."""
 _HISTOGRAM = "ratio_histogram"
 

@@ -12,7 +12,8 @@ from proximo.algorithms.ppo import algorithm_of
 from proximo.control.closed_form.gradient import ClosedForm, supports
 from proximo.control.config import TrainConfig
 from proximo.control.models.device import choose_device, limit_threads
-from proximo.control.models.policy import ControlPolicy
+from proximo.control.models.mirroring import mirroring_of
+from proximo.control.models.policy import MIRRORED, ControlPolicy
 from proximo.control.training.estimation import Estimator
 from proximo.control.training.rollout import FinalObservation, Rollout
 from proximo.control.training.setup import update_settings
@@ -45,6 +46,7 @@ def to_tensors(policy: ControlPolicy, rollout: Rollout, rewards: Tensor, batch: 
     tensors |= {f"inputs/{name}": x for name, x in rollout.inputs.items()}
     tensors |= {f"last_inputs/{name}": x for name, x in rollout.last_inputs.items()}
     tensors |= {f"buffers/{name}": x for name, x in policy.named_buffers()}
+    tensors |= {MIRRORED: batch.inputs[MIRRORED]} if MIRRORED in batch.inputs else {}
     return tensors | _final_tensors(rollout)
 
 
@@ -122,6 +124,9 @@ def make_learner(run: Mapping[str, Any], entry: Entry, config: TrainConfig, befo
     batch = estimator.batch(rollout, entry.learnt["rewards"])
     if all(getattr(config, name) == getattr(before, name) for name in ("gamma", "lam", "truncation", "update")):
         batch = batch.replace(**{name: entry.learnt[name].to(device) for name in ("advantages", "returns")})
+    mirroring = mirroring_of(config, policy, algorithm)
+    if mirroring and MIRRORED in entry.learnt:
+        batch = mirroring.joined(batch, entry.learnt[MIRRORED].to(device))
 
     def where(index: tuple[int, ...]) -> dict[str, Any]:
         count = rollout.valid.shape[1]
@@ -140,6 +145,7 @@ def make_learner(run: Mapping[str, Any], entry: Entry, config: TrainConfig, befo
         reestimate=estimator.reestimate,
         numbers=dict(entry.before.numbers),
         reward_scale=informative(entry.learnt["rewards"], torch.from_numpy(rollout.valid))[1],
+        **(mirroring.terms() if mirroring else {}),
     )
     return Learner(task, algorithm, policy, algorithm.minibatch_size or len(batch), where)
 

@@ -19,7 +19,9 @@ from proximo.control.environments.base import VectorEnvironment
 from proximo.control.environments.episodes import Episode
 from proximo.control.environments.wrappers.statistics import pooled
 from proximo.control.models.device import choose_device
+from proximo.control.models.mirroring import mirroring_of
 from proximo.control.models.normalizers import RewardScaler, far
+from proximo.control.models.policy import MIRRORED
 from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.groups import Roles
 from proximo.control.spaces.observations import ObservationSpec
@@ -138,6 +140,7 @@ class Training(OnPolicyTraining[Rollout]):
         if config.truncation != "exact":
             environments.leave_out_finals()
         self.scaler = RewardScaler(environments.count, config.gamma, config.normalizers.clip)
+        self.mirroring = mirroring_of(config, self.policy, self.algorithm)
         self.progress: Progress = Progress()
         self.log = ActionLog()
         self.before = Undo(self.optimizer, {"noise": self.noise, "shuffle": self.shuffle}, self.numbers)
@@ -188,6 +191,9 @@ class Training(OnPolicyTraining[Rollout]):
                 rollout = self.collector.collect()
             self._count(rollout)
             self.collector.see(self._far(rollout))
+            if self.mirroring:
+                self.mirroring.follow(rollout.inputs, rollout.starts, rollout.last_starts)
+                self.mirroring.settle()
             self._absorb(rollout, None)
             self.log.record(rollout.action, self.collector)
 
@@ -208,6 +214,8 @@ class Training(OnPolicyTraining[Rollout]):
         with self.mesh.together():
             self.collector.restart(self._seeds(self.progress.iterations))
         self.scaler.restart()
+        if self.mirroring:
+            self.mirroring.restart(self.environments.count)
         self.log.restart(self.progress.iterations, self.collector)
 
     def _seeds(self, iteration: int) -> list[int]:
@@ -297,7 +305,13 @@ class Training(OnPolicyTraining[Rollout]):
 
     def estimate(self, rollout: Rollout) -> Batch:
         """Advantages and returns of rewards as they are learnt from."""
-        return self.estimator.batch(rollout, torch.from_numpy(self._rewards(rollout)))
+        batch = self.estimator.batch(rollout, torch.from_numpy(self._rewards(rollout)))
+        if self.mirroring is None:
+            return batch
+        self.mirroring.follow(
+            rollout.inputs, rollout.starts, rollout.last_starts
+        )  # while the policy is that which acted
+        return self.mirroring.joined(batch, self.mirroring.memory)
 
     def learnt_from(self, rollout: Rollout, batch: Batch) -> dict[str, Tensor]:
         """See `control.training.replay`."""
@@ -318,6 +332,7 @@ class Training(OnPolicyTraining[Rollout]):
             ranks=self.mesh,
             samples=None if self.mesh.alone else self._samples,
             reward_scale=informative(self.estimator.rewards, torch.from_numpy(rollout.valid), self.mesh)[1],
+            **(self.mirroring.terms() if self.mirroring else {}),
         )
 
     @property
@@ -328,6 +343,8 @@ class Training(OnPolicyTraining[Rollout]):
     def finish(self, rollout: Rollout, batch: Batch, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Move the statistics and count."""
         self._absorb(rollout, batch)
+        if self.mirroring:
+            self.mirroring.settle()
         self._count(rollout)
         self.log.record(rollout.action, self.collector)
         self._remember_best()
@@ -383,11 +400,14 @@ class Training(OnPolicyTraining[Rollout]):
             returns = self.policy.values.from_units(batch.returns)
             self.policy.values.absorb(returns, batch.weight, self.policy.value_head, self.mesh)
         weight = torch.from_numpy(rollout.valid).to(self.device)
+        images = self.mirroring.seen(rollout.inputs) if self.mirroring else {}
         for name, normalizer in self.policy.normalizers.items():
-            vector = rollout.inputs[name]
+            vector, counted = rollout.inputs[name], weight
+            if name in images:  # of samples and images, so that what is normalised is symmetric where they are
+                vector, counted = torch.cat([vector, images[name]]), torch.cat([weight, weight])
             # The first rollout is in float64 whether or not it needs to be.
             seen = vector if self.collector.exact else vector.to(torch.float32)
-            normalizer.moments.absorb(seen, weight, self.mesh)
+            normalizer.moments.absorb(seen, counted, self.mesh)
         if self.config.normalizers.rewards == "scale":
             self.scaler.absorb(rollout.reward, rollout.terminated | rollout.truncated, rollout.valid, self.mesh)
         if self.closed_form:
@@ -419,6 +439,8 @@ class Training(OnPolicyTraining[Rollout]):
             "exact_kl": self._exact_kl(part, seen),
             "ratio_histogram": self._ratios(part, seen),
         }
+        if self.mirroring:
+            values["equivariance_error"] = self.mirroring.error(part)
         if self.policy.actions.continuous:
             values["clipped_actions"] = rollout.clipped_fraction
             values["std"] = self._deviation(seen)
@@ -503,6 +525,8 @@ class Training(OnPolicyTraining[Rollout]):
         tensors |= {f"wrappers/policy/{name}": torch.from_numpy(x) for name, x in self.policy.wrappers.items()}
         tensors |= {f"wrappers/best/{name}": torch.from_numpy(x) for name, x in self.best_wrappers.items()}
         tensors |= {f"environments/learnt/{name}": torch.from_numpy(x) for name, x in self._learnt_at_restart.items()}
+        if self.mirroring and self.mirroring.memory is not None:
+            tensors[f"environments/{MIRRORED}"] = self.mirroring.memory
         shown, environments = self.log.state()
         tensors |= {f"environments/{name}": x for name, x in shown.items()}
         state = {
@@ -546,6 +570,8 @@ class Training(OnPolicyTraining[Rollout]):
             scaler["accumulated"] = torch.zeros_like(self.scaler.accumulated)
         self.scaler.load_state_dict(scaler)
         self.log.load(_group(tensors, "environments"), state["environments"])
+        if self.mirroring and (memory := tensors.get(f"environments/{MIRRORED}")) is not None:
+            self.mirroring.memory = memory.to(self.device)
         self.progress = Progress(**state["progress"])
         self.returns.extend(state["returns"])
         self.task_returns.extend(state["task_returns"])
