@@ -25,7 +25,7 @@ sys.addaudithook(_watch)
 
 
 def cases(count):
-    """The same cases each time, so that a failure is never somebody else's; a quarter of them but in `make test-slow`."""
+    """The same cases each time, so that a failure is nobody else's; a quarter of them but in `make test-slow`."""
     count = count if "PROXIMO_ALL_CASES" in os.environ else count // 4
     quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
     return settings(max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=quiet)
