@@ -30,6 +30,7 @@ test: $(READY)  ## run the tests, in as many processes as there are cores (four 
 
 test-slow: $(READY)  ## the long measurements, which smaller tests stand for in `make test`
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m slow
+	PROXIMO_ALL_CASES=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 tests/*/*/test_fuzz.py
 
 check: $(READY)  ## what CI checks beside the tests: style, types, and which package may import which
 	$(BIN)/ruff check .

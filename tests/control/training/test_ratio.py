@@ -25,13 +25,13 @@ CASES = {
         control_tasks.probe,
         {"options": {"number": 5, "actions": "box"}, "normalizers": BOTH, "network": {"actions": "beta"}},
     ),
+    "everything": (control_tasks.everything, {"normalizers": {"observations": True, "rewards": "return"}}),
+}
+RECURRENT = {
     "noise of the state": (
         control_tasks.probe,
         {"options": {"number": 5, "actions": "box"}, "normalizers": BOTH, "network": {"noise": "state"}},
     ),
-    "everything": (control_tasks.everything, {"normalizers": {"observations": True, "rewards": "return"}}),
-}
-RECURRENT = {
     "gru": (control_tasks.recall, {"network": {"memory": "gru"}, "normalizers": BOTH}),
     "gru, gsde": (control_tasks.hybrid, {"network": {"memory": "gru", "noise": "gsde"}, "normalizers": BOTH}),
     "lstm": (control_tasks.recall, {"network": {"memory": "lstm"}, "normalizers": BOTH}),

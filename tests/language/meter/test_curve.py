@@ -115,8 +115,8 @@ def stops(rows, seed):
         if len(scores) < FEWEST:
             continue
         seen = torch.stack(scores)
-        found = fit(seen, torch.arange(len(scores), dtype=torch.float64)[:, None].expand(-1, 64))
-        twice = twice + 1 if found.passed >= SURE and fallen(seen) > FALLEN else 0
+        ways = torch.arange(len(scores), dtype=torch.float64)[:, None].expand(-1, 64)
+        twice = twice + 1 if fallen(seen) > FALLEN and fit(seen, ways).passed >= SURE else 0  # the cheaper one first
         if twice == AGAIN:
             return True
     return False

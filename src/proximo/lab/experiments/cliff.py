@@ -33,7 +33,7 @@ class Cliff(Experiment):
 
     def measure(self, arm: str, seed: int) -> dict[str, Any]:
         """`drop` and `recovery` for each factor, as shares of the best return and as iterations."""
-        held, before = _competent(seed, 20_000 if self.quick else 60_000)
+        held, before = _competent(seed, 10_000 if self.quick else 60_000)
         factors = (1, 30) if self.quick else self.factors
         after = [
             _after(held, seed + (1000 if arm == ALONE else 0), factor, arm != WITHOUT, self.quick) for factor in factors

@@ -95,7 +95,7 @@ class RewardHacking(Experiment):
         axes.legend(frameon=False, fontsize=8)
 
 
-QUICK: Mapping[str, Any] = {"responses": 768, "learning_rate": 1e-3}
+QUICK: Mapping[str, Any] = {"responses": 512, "learning_rate": 1e-3}
 FULL: Mapping[str, Any] = {"responses": 512, "learning_rate": 2e-3}
 FLAW_PAYS = 1.0
 

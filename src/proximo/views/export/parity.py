@@ -156,7 +156,7 @@ def distance(policy: ControlPolicy, interface: Interface, play: Play, shown: Seq
 
 
 def _decide(policy: ControlPolicy, step: Shown, memory: Tensor | None) -> tuple[Tensor, Tensor | None, _Look]:
-    """The policy's stored action `[N, width]`, its memory afterwards, and its distribution (`[N, 1]` with memory)."""
+    """The policy's stored action `[N, width]`, its memory afterwards, and its distribution."""
     encoded = policy.observations.encode(step.observation, policy.exact_observations)
     if step.mask is not None and "mask" not in encoded:
         encoded["mask"] = step.mask
@@ -167,11 +167,7 @@ def _decide(policy: ControlPolicy, step: Shown, memory: Tensor | None) -> tuple[
 
     @torch.no_grad()
     def look() -> Distribution:
-        if memory is None:
-            return policy.look(inputs)[0]
-        sequence = {name: x.unsqueeze(1) for name, x in inputs.items()}
-        sequence |= {"memory": memory, "starts": torch.zeros(len(memory), 1, dtype=torch.bool)}
-        return policy.look(sequence)[0]
+        return policy.step_distribution(inputs, memory)
 
     return action.action, action.memory, look
 
@@ -196,8 +192,6 @@ def _of_actions(policy: ControlPolicy, own: Tensor, given: np.ndarray, look: _Lo
     margins = _margins(distribution)
     differs = (chosen != own).any(1)
     if differs.any():
-        if policy.memory_size:  # it was asked for a sequence of one step
-            own, chosen = own.unsqueeze(1), chosen.unsqueeze(1)
         try:
             less = distribution.log_prob(own) - distribution.log_prob(chosen)
             nats = float(less.reshape(-1)[differs].max())
