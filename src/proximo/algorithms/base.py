@@ -158,6 +158,10 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
             "learning_rate": self.optimizer.learning_rate,
         }
 
+    def parts(self) -> dict[str, Tensor]:
+        """See `Trained`."""
+        return {}
+
     def own(self, name: str) -> bool:
         """Whether what a checkpoint has under that name, a tensor's or the state's, is of one rank alone."""
         return name.partition("/")[0] == "random"

@@ -78,6 +78,26 @@ class SharingSettings:
 
 
 @dataclass(frozen=True)
+class ScaleSettings:
+    """How several ranks hold one model; for one process these change nothing."""
+
+    shard: Literal["none", "full"] = "none"
+    """none: each rank holds all weights; full: each holds its part of the weights, gradients and moments of policy,
+    critic and reference, and a layer is gathered when it computes (FSDP2)."""
+    offload: bool = False
+    """Whether the frozen reference's part lies in main memory, where the run is on GPUs (shard full)."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that can not mean anything.
+
+        Raises:
+            ValueError: names the setting, its value and what it must be.
+        """
+        if self.offload and self.shard != "full":
+            raise ValueError("scale.offload = true needs scale.shard = full: it is parts of weights that are put away")
+
+
+@dataclass(frozen=True)
 class PPOConfig:
     """PPO on a language model with a KL penalty against the model it starts from."""
 
@@ -148,6 +168,7 @@ class PPOConfig:
     """Share of the run over which the learning rate rises from 0."""
     kl: KLSettings = field(default_factory=KLSettings)
     sharing: SharingSettings = field(default_factory=SharingSettings)
+    scale: ScaleSettings = field(default_factory=ScaleSettings)
     update: UpdateSettings = field(
         default_factory=lambda: UpdateSettings(
             epochs=4, minibatch_size=32, value_coefficient=0.1, max_grad_norm=1.0, target_kl=0.05
@@ -205,6 +226,16 @@ class PPOConfig:
             raise ValueError(
                 f"sharing.critic = separate: {type(self.update).__name__} learns no values, so it has no critic to be "
                 "separate; leave it at shared"
+            )
+        if self.scale.shard == "full" and self.sharing.mode != "full":
+            raise ValueError(
+                f"scale.shard = full needs sharing.mode = full: with {self.sharing.mode} only a part of the weights is "
+                "trained, and each rank holds them all; take one of the two"
+            )
+        if self.scale.shard == "full" and self.judge:
+            raise ValueError(
+                f"scale.shard = full has nobody judge on the way (judge = {self.judge}): rank 0 would ask it, and has "
+                "a part of the policy only; leave judge empty, and compare afterwards"
             )
         object.__setattr__(self, "learning_rate", as_setting(self.learning_rate))
         rate = Schedule.parse(self.learning_rate, "learning_rate")

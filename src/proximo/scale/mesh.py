@@ -202,15 +202,32 @@ class Mesh(Ranks):
         raise _KINDS[told["kind"]](told["text"] + where) from failed
 
     @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Code of torch's that waits for other ranks by itself.
+
+        Raises:
+            LostRankError: another rank is gone.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.size > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
+                raise self._lost() from error
+            raise
+
+    @contextmanager
     def _collective(self, x: Tensor) -> Iterator[None]:
         self.traffic += x.numel() * x.element_size()
         try:
             yield
         except RuntimeError as error:
-            raise LostRankError(
-                f"one of {self.size} ranks is gone, or was not heard of for {_timeout():,.0f} s ({TIMEOUT} sets that): "
-                "its own words, if it had any, are above; the same command resumes from the last checkpoint"
-            ) from error
+            raise self._lost() from error
+
+    def _lost(self) -> LostRankError:
+        return LostRankError(
+            f"one of {self.size} ranks is gone, or was not heard of for {_timeout():,.0f} s ({TIMEOUT} sets that): "
+            "its own words, if it had any, are above; the same command resumes from the last checkpoint"
+        )
 
 
 ALONE = Mesh()

@@ -58,19 +58,27 @@ class LanguagePolicy:
         tokens, states = batch.inputs["tokens"], batch.inputs.get("states")
         rows, steps, columns = response_positions(batch)
         with self.computing(), recomputing(self.roles) if torch.is_grad_enabled() else nullcontext():
-            hidden, _ = self.roles.policy(tokens, states)
+            targets = batch.action[rows, steps]
+            hidden, log_prob, entropy = self.roles.as_policy(self._said, tokens, states, rows, columns, targets)
             critic = self.roles.value_states(hidden, tokens, states)
-            log_prob, entropy = token_log_probs(
-                hidden[rows, columns],
-                self.roles.head.weight,
-                batch.action[rows, steps],
-                temperature=self.temperature,
-                bias=self.roles.head.bias,
-                need_entropy=self.need_entropy,
-            )
         value = self.roles.value_head(critic[rows, columns].float()).squeeze(1)
         log_prob, entropy, value = (_spread(x, rows, steps, batch.action) for x in (log_prob, entropy, value))
         return Evaluation(log_prob, entropy, value)
+
+    def _said(
+        self, tokens: Tensor, states: Tensor | None, rows: Tensor, columns: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        hidden, _ = self.roles.policy(tokens, states)
+        head = self.roles.head
+        log_prob, entropy = token_log_probs(
+            hidden[rows, columns],
+            head.weight,
+            targets,
+            temperature=self.temperature,
+            bias=head.bias,
+            need_entropy=self.need_entropy,
+        )
+        return hidden, log_prob, entropy
 
     @torch.no_grad()
     def reference_log_probs(self, batch: Batch) -> Tensor:

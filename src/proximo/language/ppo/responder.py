@@ -33,11 +33,17 @@ class Responder:
             seed: of the sampling.
 
         Raises:
-            UserError: there is no prompt, or one is longer than the run's `prompt_limit`.
+            UserError: there is no prompt, one is longer than the run's `prompt_limit`, or the policy is spread over
+                ranks.
         """
         if isinstance(prompts, str):
             return self.respond([prompts], seed=seed)[0]
         training = self.training
+        if training.spread:
+            raise UserError(
+                "trainer.policy answers only where each rank has the whole policy, and scale.shard = full spreads it: "
+                "ask the run's folder once it has ended"
+            )
         rows = as_rows(prompts, "prompts", ("prompt",))
         loaded = load_prompts(rows, training.tokenizer, training.config.prompt_limit)
         if loaded.dropped:

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from proximo.core.across import room
 from proximo.core.divergences import AdaptiveKLController, FixedKLController
+from proximo.core.optimizer import FlatAdam, Optimizer
 from proximo.core.schedules import Schedule
 from proximo.core.update import minibatches
 from proximo.errors import UserError
@@ -19,7 +21,8 @@ from proximo.language.models.linear_head import linear_head
 from proximo.language.ppo.policy import LanguagePolicy
 from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.terms import FunctionReward, ModelReward, RewardTerm
-from proximo.language.roles.sharing import make_roles
+from proximo.language.roles.sharing import FullRoles, Roles, make_roles
+from proximo.scale.mesh import ALONE, Mesh
 
 RATIO_TOLERANCE = {"float32": 1e-2, "bfloat16": 0.25}
 """How far the first ratio may be off 1. Sampler and trainer add in another order; over thousands of tokens the largest
@@ -34,7 +37,11 @@ _LONGEST = 64
 
 
 def make_policy(
-    config: PPOConfig, model: Any, reward_decoder: nn.Module | None = None, reward_head: nn.Linear | None = None
+    config: PPOConfig,
+    model: Any,
+    reward_decoder: nn.Module | None = None,
+    reward_head: nn.Linear | None = None,
+    mesh: Mesh = ALONE,
 ) -> LanguagePolicy:
     """The policy with its roles.
 
@@ -43,6 +50,7 @@ def make_policy(
         model: `transformers` causal language model, on its device; it is changed.
         reward_decoder: what a separate critic starts from (`critic_from = reward`).
         reward_head: see `FullRoles`.
+        mesh: the ranks, over which the weights are spread where `scale.shard` says so.
 
     Raises:
         UserError: the model can not be shared like this, or can not be sampled.
@@ -52,8 +60,14 @@ def make_policy(
     fixed = next(model.parameters()).device.type == "cuda"  # on a CPU finished rows leave the batch
     cache = usable_cache(model, "static" if fixed else "dynamic", config.compute)
     torch.manual_seed(config.seed)  # adapters and heads are initialised from torch's own stream
+    roles = make_roles(model, config.sharing, reward_decoder, reward_head, reference=refers(config)).eval()
+    spread = config.scale.shard == "full" and not mesh.alone
+    if spread:
+        assert isinstance(roles, FullRoles), "the settings refuse others"
+        roles.spread_over(mesh, offload=config.scale.offload)
     return LanguagePolicy(
-        make_roles(model, config.sharing, reward_decoder, reward_head, reference=refers(config)).eval(),
+        roles,
+        ranks=mesh if spread else ALONE,
         cache=cache,
         temperature=config.temperature,
         need_entropy=entropy_counts(config),
@@ -69,6 +83,17 @@ def _in_full(model: Any, config: PPOConfig) -> Any:
     """
     half = any(p.dtype in (torch.bfloat16, torch.float16) for p in model.parameters())
     return model.float() if half and config.sharing.mode != "lora" else model
+
+
+def make_optimizer(config: PPOConfig, roles: Roles, mesh: Mesh) -> Optimizer:
+    """Adam on what the roles train, or on this rank's part of it."""
+    parameters, rate = roles.trainable(), learning_rate(config, 0.0)
+    without_warmup = Schedule.parse(config.learning_rate).start
+    if roles.spread is None:
+        return FlatAdam(parameters, rate, config.adam_epsilon, configured_rate=without_warmup, room=room(mesh))
+    from proximo.scale.sharded import ShardedAdam
+
+    return ShardedAdam(parameters, rate, config.adam_epsilon, mesh, configured_rate=without_warmup)
 
 
 def refers(config: PPOConfig) -> bool:

@@ -55,6 +55,11 @@ Preflight = Literal["stop", "warn", "off"]
 _ROWS = {"held_out": ("prompt",), "held_out_pairs": ("prompt", "chosen", "rejected")}
 """Settings that rows may be given for, and what each row must have."""
 
+_NOT_CHECKED = (
+    "preflight: not run, as no rank has the whole policy (scale.shard = full); on one rank, with a smaller model or "
+    "batch, the same settings are checked"
+)
+
 COLUMNS = (
     Column("score", "score", "score", ".3f"),
     Column("judge", "judge", "judge", ".2f"),
@@ -261,7 +266,8 @@ class Trainer(IteratedTrainer[LanguageRun]):
                 return
             if cut := cut_by_clock(training):
                 progress.warning(f"WARNING: {cut}")
-            self.run = LanguageRun(folder.path, mesh.of_the_first(lambda: finish(training, folder, meter)))
+            with training.roles.saving():
+                self.run = LanguageRun(folder.path, mesh.of_the_first(lambda: finish(training, folder, meter)))
             if mesh.first:
                 self._callbacks.finish(self, self.run.results)
 
@@ -296,6 +302,8 @@ class Trainer(IteratedTrainer[LanguageRun]):
         check_savable(training.roles.model, training.tokenizer)
         if opening.resumed or self._preflight == "off":
             return training, meter, [message, judging]
+        if training.spread:
+            return training, meter, [message, judging, _NOT_CHECKED]
         return training, meter, [message, judging, *_checked(training, stop=self._preflight == "stop")]
 
     def _go_on(self, training: PPOTraining, opening: Opening | Followed, metrics: MetricsWriter) -> None:
@@ -306,7 +314,8 @@ class Trainer(IteratedTrainer[LanguageRun]):
                 if self._mesh.first:
                     cut_texts(opening.folder, training.done)
                     cut_tokens(opening.folder, training.progress.iterations)
-        self._mesh.broadcast(training.optimizer.flat)  # another processor may have drawn other last bits
+        if not training.spread:
+            self._mesh.broadcast(training.optimizer.flat)  # another processor may have drawn other last bits
         if opening.changes:
             training.ended = None  # with other settings it may go on
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -13,12 +13,10 @@ from torch import Tensor
 
 from proximo.algorithms.base import Counters, OnPolicyTraining
 from proximo.algorithms.ppo import PPO, algorithm_of
-from proximo.core.across import room
 from proximo.core.batch import Batch
-from proximo.core.optimizer import FlatAdam
-from proximo.core.schedules import Schedule
 from proximo.core.statistics import explained_variance, root_mean_square, weighted_mean, weighted_moments
 from proximo.core.update import UpdateReport, UpdateTask
+from proximo.errors import UserError
 from proximo.language.compute.precision import chosen_type
 from proximo.language.data.prompts import Prompt, PromptSource
 from proximo.language.lineage import check_read, digest_of
@@ -32,6 +30,7 @@ from proximo.language.ppo.setup import (
     check_shares,
     kl_controller,
     learning_rate,
+    make_optimizer,
     make_policy,
     refers,
 )
@@ -127,16 +126,10 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         check_shares(config, mesh.size)
         self.config = config = replace(config, compute=chosen_type(config.compute, next(model.parameters()).device))
         self.algorithm: PPO = algorithm_of(config.update)
-        self.policy = make_policy(config, model, reward_decoder, reward_head)
+        self.policy = make_policy(config, model, reward_decoder, reward_head, mesh)
         self.roles = self.policy.roles
         self.device = self.roles.head.weight.device
-        self.optimizer = FlatAdam(
-            self.roles.trainable(),
-            learning_rate(config, 0.0),
-            config.adam_epsilon,
-            configured_rate=Schedule.parse(config.learning_rate).start,  # without the warm-up
-            room=room(mesh),
-        )
+        self.optimizer = make_optimizer(config, self.roles, mesh)
         self.prompts = PromptSource(prompts, config.seed)
         self.noise = torch.Generator().manual_seed(config.seed * 2 + 1)
         self.shuffle = torch.Generator().manual_seed(config.seed * 2 + 2)
@@ -167,6 +160,20 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         """Whether `load` takes a checkpoint of other prompts."""
 
     @property
+    def spread(self) -> bool:
+        """Whether the weights lie in parts on several ranks, so that no rank can compute alone."""
+        return self.roles.spread is not None
+
+    def iterate(self) -> dict[str, Any]:
+        """See `OnPolicyTraining`.
+
+        Raises:
+            LostRankError: another rank is gone.
+        """
+        with self.mesh.waiting():
+            return super().iterate()
+
+    @property
     def share_done(self) -> float:
         """Share of the responses that are done."""
         return self.progress.responses / self.config.responses
@@ -187,13 +194,15 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         taken = self.prompts.take(self.config.batch // group)
         # A group stays on one rank.
         prompts = [p for p in taken[self.mesh.share(len(taken))] for _ in range(group)]
-        with self._phase("sample"), self.policy.computing():
-            samples = self.sample([p.tokens for p in prompts])
-        batch = to_batch(prompts, samples)
-        with self._phase("reward"):
-            texts = to_texts(prompts, samples, self.tokenizer)
-            scores, each = combine(self.rewards, texts, self.config.combine)
-            rewarded = self._rewarded(scores, samples.finished.cpu())
+        # What is scored below waits for all ranks where the weights are spread: an error above it ends all there.
+        with self.mesh.together() if self.spread else nullcontext():
+            with self._phase("sample"), self.policy.computing():
+                samples = self.sample([p.tokens for p in prompts])
+            batch = to_batch(prompts, samples)
+            with self._phase("reward"):
+                texts = to_texts(prompts, samples, self.tokenizer)
+                scores, each = combine(self.rewards, texts, self.config.combine)
+                rewarded = self._rewarded(scores, samples.finished.cpu())
         with self._phase("score"):
             batch = self._with_old(batch, samples)
             reference = self.policy.reference_log_probs(batch) if refers(self.config) else None
@@ -280,7 +289,10 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         if self.sampler_log_probs is None or (self.sampler_log_probs and self.parity is None):
             _, part = next(self.policy.parts(batch))
             real = part.weight > 0
-            self.parity = self.gap = float((self.policy.evaluate(part).log_prob - part.log_prob)[real].abs().mean())
+            gap = (self.policy.evaluate(part).log_prob - part.log_prob)[real].abs().mean()
+            if self.spread:  # one decision for all, which then make the same passes
+                gap = self.mesh.gather(gap.detach()).max()
+            self.parity = self.gap = float(gap)
             if self.sampler_log_probs is None:
                 self.sampler_log_probs = self.parity <= PARITY
         if self.sampler_log_probs and not self.algorithm.critic:
@@ -358,8 +370,10 @@ class PPOTraining(OnPolicyTraining[Rollout]):
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides how the run goes on, as tensors and as JSON."""
-        tensors = {f"trained/{name}": x for name, x in self.roles.trained_state().items()}
-        tensors |= {f"optimizer/{name}": x for name, x in self.optimizer.state().items()}
+        tensors: dict[str, Tensor] = {}
+        if not self._in_parts:
+            tensors |= {f"trained/{name}": x for name, x in self.roles.trained_state().items()}
+            tensors |= {f"optimizer/{name}": x for name, x in self.optimizer.state().items()}
         drawn, generators = random_state.capture(self._generators)
         return tensors | drawn, {
             "progress": dict(vars(self.progress)),
@@ -368,11 +382,26 @@ class PPOTraining(OnPolicyTraining[Rollout]):
             "prompts_read": self._prompts_read,
             "kl_coefficient": self.kl.coefficient,
             "learning_rate": self.optimizer.learning_rate,
+            **({"steps_in_parts": self.optimizer.steps} if self._in_parts else {}),
             "numbers": dict(self.numbers),
             "sampler_log_probs": self.sampler_log_probs,
             "parity": self.parity,
             "random": generators,
         }
+
+    @property
+    def _in_parts(self) -> bool:
+        """Whether checkpoints hold what is trained in parts, on one rank too: any number of ranks reads them."""
+        return self.config.scale.shard == "full"
+
+    def parts(self) -> dict[str, Tensor]:
+        """See `Trained`: weights and moments by the parameters' names."""
+        if not self._in_parts:
+            return {}
+        self.optimizer.begin(self.optimizer.steps)
+        names = [name for name, p in self.roles.named_parameters() if p.requires_grad]
+        pairs = zip(names, self.optimizer.parts(), strict=True)
+        return {f"{kind}/{name}": x for name, part in pairs for kind, x in part.items()}
 
     @cached_property
     def _prompts_read(self) -> str:
@@ -398,6 +427,8 @@ class PPOTraining(OnPolicyTraining[Rollout]):
 
     def rewind(self) -> bool:
         """Go back to before the iteration in progress; False if weights have moved and there is no copy of them."""
+        if self.roles.spread is not None:
+            self.roles.spread.settle()
         if not self.before.undo():
             return False
         self.prompts.taken, self.sampler_log_probs, self.parity = self._before
@@ -410,8 +441,16 @@ class PPOTraining(OnPolicyTraining[Rollout]):
             UserError: it is of other roles, or of prompts that are read as other tokens.
         """
         check_read(state, "prompts_read", self._prompts_read, allowed=self.other_rows)
-        self.roles.load_trained(_under("trained/", tensors))
-        self.optimizer.load_state(_under("optimizer/", tensors))
+        if ("steps_in_parts" in state) != self._in_parts:
+            raise UserError(
+                f"the checkpoint was written with another scale.shard than {self.config.scale.shard}: resume with the "
+                "one that the run was begun with"
+            )
+        if self._in_parts:
+            self.optimizer.begin(state["steps_in_parts"])
+        else:
+            self.roles.load_trained(_under("trained/", tensors))
+            self.optimizer.load_state(_under("optimizer/", tensors))
         random_state.restore(tensors, state["random"], self._generators)
         self.progress, self.ended = Progress(**state["progress"]), state["ended"]
         self.prompts.taken = state["prompts_taken"]

@@ -5,11 +5,11 @@ A role is a `Stack` of decoder parts. Only this file knows who shares what; the 
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,12 @@ from proximo.language.compute.recomputing import again_within
 from proximo.language.models.decoder import Stack, split_decoder, upper_part
 from proximo.language.models.linear_head import linear_head
 from proximo.language.ppo_config import SharingSettings
+from proximo.scale.mesh import Mesh
+
+if TYPE_CHECKING:  # it asks FSDP2, which takes a second to load
+    from proximo.language.roles.spread import Spread
+
+Answer = TypeVar("Answer")
 
 
 class Roles(ABC, nn.Module):
@@ -33,6 +39,8 @@ class Roles(ABC, nn.Module):
     reference: Stack
     """Of full copies only if one was asked for."""
     reference_head: nn.Linear
+    spread: "Spread | None" = None
+    """How their weights lie on several ranks; None where each rank has all of them."""
 
     def __init__(self, model: Any, settings: SharingSettings) -> None:
         super().__init__()
@@ -57,6 +65,14 @@ class Roles(ABC, nn.Module):
     def value_states(self, hidden: Tensor, tokens: Tensor, states: Tensor | None) -> Tensor:
         """What the value head reads, `[b, L, d]`: the policy's hidden states, or those of a separate critic."""
         return self.critic_hidden(tokens, states) if self.separate else hidden
+
+    def as_policy(self, function: Callable[..., Answer], *given: Any) -> Answer:
+        """What `function` returns, a tuple of tensors: within it the policy's decoder and head may be asked."""
+        return function(*given) if self.spread is None else self.spread.policy(function, *given)
+
+    def saving(self) -> AbstractContextManager[None]:
+        """Within, rank 0 has all that is trained whole, to be saved; all ranks enter."""
+        return nullcontext() if self.spread is None else self.spread.saving()
 
     @contextmanager
     def as_reference(self) -> Iterator[Stack]:
@@ -143,6 +159,32 @@ class FullRoles(Roles):
                 self.value_head.load_state_dict(_with_bias(reward_head))
         model.requires_grad_(True)
         self.value_head.requires_grad_(True)
+
+    def spread_over(self, mesh: Mesh, *, offload: bool = False) -> None:
+        """Leave each rank its part of all weights; before anything is done with `trainable`.
+
+        Args:
+            mesh: the ranks.
+            offload: whether the reference's part lies in main memory.
+        """
+        from proximo.language.roles.spread import Spread
+
+        reference = getattr(self, "reference_model", None)
+        critic = self.critic if self.separate else None
+        self.spread = Spread(self.model, self.value_head, critic, reference, mesh, offload=offload)
+
+    @contextmanager
+    def as_reference(self) -> Iterator[Stack]:
+        """See `Roles`."""
+        unit = None if self.spread is None else self.spread.reference
+        with nullcontext() if unit is None else unit.whole(layers=False):
+            yield self.reference
+
+    @contextmanager
+    def as_sampler(self) -> Iterator[Stack]:
+        """See `Roles`: weights that are spread over ranks are gathered once, and all at once."""
+        with nullcontext() if self.spread is None else self.spread.policy.whole(layers=True):
+            yield self.policy
 
     def critic_hidden(self, tokens: Tensor, states: Tensor | None) -> Tensor:
         """See `Roles`."""

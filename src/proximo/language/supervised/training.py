@@ -111,6 +111,10 @@ class SupervisedTraining(ABC):
             "random": generators,
         }
 
+    def parts(self) -> dict[str, Tensor]:
+        """See `Trained`: one rank has all."""
+        return {}
+
     def own(self, name: str) -> bool:
         """Nothing is: it is trained by one rank."""
         return False

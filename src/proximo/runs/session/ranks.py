@@ -11,8 +11,10 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from proximo.errors import UserError
 from proximo.runs.config.toml import to_toml
 from proximo.runs.session.opening import Opening
+from proximo.runs.storage.checkpoint import PARTS, begin_parts, parts_of
 from proximo.runs.storage.folder import RunFolder
 from proximo.runs.storage.metrics import MetricsWriter, Value
 from proximo.scale.mesh import Mesh
@@ -140,6 +142,54 @@ def of_this_rank(mesh: Mesh, read: Callable[[], Parts], own: Callable[[str], boo
         shared = {name: x for name, x in shared.items() if not own(name)} | mine
         state |= others[mesh.rank - 1]
     return (shared, state), 1 + len(others) == mesh.size
+
+
+def write_apart(mesh: Mesh, parts: Mapping[str, Tensor], directory: Path, name: str) -> Path | None:
+    """Have all ranks write their parts of a checkpoint's tensors.
+
+    Args:
+        mesh: of the run.
+        parts: of this rank; empty where rank 0 has all.
+        directory: of the checkpoints, which all ranks see.
+        name: of the checkpoint.
+
+    Returns:
+        Where they are, for `save_checkpoint`; None where there are none.
+
+    Raises:
+        UserError: a rank could not write.
+    """
+    if not parts:
+        return None
+    from proximo.scale.parts import write_parts  # it takes a second to load
+
+    place = Path(mesh.of_the_first(lambda: str(begin_parts(directory, name))))
+    with mesh.together():
+        if not place.is_dir():
+            raise UserError(f"rank {mesh.rank} does not see {place}: with scale.shard = full all ranks write there")
+    write_parts(parts, place, mesh)
+    return place
+
+
+def read_apart(mesh: Mesh, parts: Mapping[str, Tensor], path: Path) -> None:
+    """Have all ranks fill their parts from a checkpoint's.
+
+    Args:
+        mesh: of the run, of as many ranks as there are now.
+        parts: of this rank, written to; empty where there is nothing to fill.
+        path: of the checkpoint.
+
+    Raises:
+        UserError: a rank could not read.
+    """
+    if not parts:
+        return
+    from proximo.scale.parts import read_parts
+
+    with mesh.together():
+        if (place := parts_of(path)) is None:
+            raise UserError(f"{path} has no folder {PARTS}: restore it from a copy")
+    read_parts(parts, place, mesh)
 
 
 def _unpacked(data: bytes) -> Parts:

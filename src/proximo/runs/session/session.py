@@ -13,7 +13,7 @@ from proximo.core.invariants import InvariantError
 from proximo.errors import MALFORMED, UserError
 from proximo.runs.replay.ring import Ring
 from proximo.runs.session.callbacks import Callbacks
-from proximo.runs.session.ranks import of_this_rank, with_others
+from proximo.runs.session.ranks import of_this_rank, read_apart, with_others, write_apart
 from proximo.runs.session.recorder import Recorder
 from proximo.runs.session.signals import Interrupted, StopRequest
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
@@ -53,6 +53,11 @@ class Trained(Protocol):
 
     def load(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Take over what `state` gave."""
+
+    def parts(self) -> dict[str, Tensor]:
+        """What is not in `state`, since ranks have parts of it: tensors by name, which are read and filled in place, by
+        all ranks together. Empty where `state` has all.
+        """
 
     def own(self, name: str) -> bool:
         """Whether what `state` gives under that name is of one rank alone; all else is the same on all."""
@@ -196,12 +201,14 @@ class Session:
         tensors, state = self.training.state()
         name = step_name(self.training.done)
         tensors, state = with_others(self.mesh, tensors, state, self.training.own)
+        parts = write_apart(self.mesh, self.training.parts(), self.folder.checkpoints, name)
         with self.mesh.together():
             if not self.mesh.first:
                 return
             if own := self.callbacks.state():
                 state = {**state, "callbacks": own}
-            save_checkpoint(self.folder.checkpoints, name, tensors, state, keep=self.training.config.keep)
+            keep = self.training.config.keep
+            save_checkpoint(self.folder.checkpoints, name, tensors, state, keep=keep, parts=parts)
             if self.training.ring is not None:
                 self.training.ring.write(self.folder.replay)
             self.callbacks.checkpoint(self.trainer, self.folder.checkpoints / name)
@@ -267,6 +274,7 @@ def load_into(training: Trained, path: Path, mesh: Mesh = ALONE) -> dict[str, An
     training.reshared = not as_many
     try:
         training.load(tensors, state)
+        read_apart(mesh, training.parts(), path)
         if not as_many:
             training.reshare()
     except MALFORMED as error:  # a file of other settings, another version or another origin

@@ -3,6 +3,9 @@
 A checkpoint is a folder, made under a hidden name and renamed. Replacing one moves the old copy aside first, so a crash
 between the two renames leaves `.<name>.old`; a reader takes that one, and the next save puts it back.
 No pickle is ever read, so a stranger's checkpoint cannot run code.
+
+Of weights that lie on several ranks each rank has written its part before, into a folder under another hidden name; it
+is moved in before the rename, so a checkpoint has all parts or is none.
 """
 
 import hashlib
@@ -26,6 +29,8 @@ from proximo.runs.storage.files import parse_json, read_error, require_json, syn
 FORMAT_VERSION = 1
 
 TENSORS, STATE, MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+PARTS = "parts"
+"""Folder of a checkpoint with what ranks have written by themselves."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _NUMBERED = re.compile(r"step-(\d+)")
@@ -53,6 +58,7 @@ def save_checkpoint(
     state: Mapping[str, Any],
     *,
     keep: int | None = None,
+    parts: Path | None = None,
 ) -> Path:
     """Writes the checkpoint `directory/name`, replacing one of that name; a whole copy is there at every moment.
 
@@ -64,6 +70,7 @@ def save_checkpoint(
             in Python's dialect), booleans, None.
         keep: How many numbered checkpoints to leave, this one included; None keeps all. Only those up to this step
             are counted and removed: a later one stems from before a resume and is for its user to judge.
+        parts: What `begin_parts` gave, filled; it becomes the checkpoint's.
 
     Returns:
         The checkpoint's folder.
@@ -86,12 +93,35 @@ def save_checkpoint(
     try:
         directory.mkdir(exist_ok=True)
         _put_back(directory)
-        _install(files | {MANIFEST: _manifest(files)}, target)
+        _install(files | {MANIFEST: _manifest(files, parts)}, target, parts)
         _prune(directory, name, keep)
     except OSError as error:
         left = "the last checkpoint is whole" if _numbered(directory) else ""
         raise user_error(error, target, "writing checkpoint", left) from error
     return target
+
+
+def begin_parts(directory: Path, name: str) -> Path:
+    """An empty folder beside the checkpoints for the parts of the next one, `name`; what a killed save left goes.
+
+    Raises:
+        UserError: It cannot be made.
+    """
+    place = directory / f".{name}.{PARTS}"
+    try:
+        directory.mkdir(exist_ok=True)
+        for left in directory.glob(f".*.{PARTS}"):
+            shutil.rmtree(left)
+        place.mkdir()
+    except OSError as error:
+        raise user_error(error, place, "writing checkpoint") from error
+    return place
+
+
+def parts_of(path: Path) -> Path | None:
+    """The folder of a checkpoint's parts; None of one that has none."""
+    place = _whole_copy(path) / PARTS
+    return place if place.is_dir() else None
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -153,12 +183,15 @@ def latest_checkpoint(
 # Writing --------------------------------------------------------------------------------------------------------------
 
 
-def _install(files: Mapping[str, bytes], target: Path) -> None:
+def _install(files: Mapping[str, bytes], target: Path, parts: Path | None = None) -> None:
     temporary, old = target.with_name(f".{target.name}.tmp"), _aside(target)
     try:
         temporary.mkdir()
         for name, data in files.items():
             write_and_sync(temporary / name, data)
+        if parts is not None:
+            sync_folder(parts)
+            parts.rename(temporary / PARTS)
         sync_folder(temporary)
         if target.exists():
             target.rename(old)
@@ -202,9 +235,16 @@ def _storable(tensor: torch.Tensor | np.ndarray) -> torch.Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()  # a copy, as safetensors refuses shared memory
 
 
-def _manifest(files: Mapping[str, bytes]) -> bytes:
+def _manifest(files: Mapping[str, bytes], parts: Path | None) -> bytes:
     sums = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    for file in sorted(parts.iterdir()) if parts is not None else ():
+        sums[f"{PARTS}/{file.name}"] = {"bytes": file.stat().st_size, "sha256": _digest(file)}
     return json.dumps({"format_version": FORMAT_VERSION, "files": sums}, indent=1).encode()
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
@@ -255,7 +295,20 @@ def _read_verified(folder: Path) -> dict[str, bytes]:
             raise _broken(folder / name, f"has {len(data)} bytes and {MANIFEST} says {wanted.get('bytes')}")
         if hashlib.sha256(data).hexdigest() != wanted.get("sha256"):
             raise _broken(folder / name, f"was altered since it was written (its SHA-256 is not that of {MANIFEST})")
+    for name in sums.keys() - files.keys():
+        _check_part(folder / name, sums[name])
     return files
+
+
+def _check_part(file: Path, wanted: Any) -> None:
+    try:
+        size, digest = file.stat().st_size, _digest(file)
+    except FileNotFoundError as error:
+        raise _broken(file, "is missing") from error
+    except OSError as error:
+        raise read_error(error, file) from error
+    if not isinstance(wanted, dict) or (size, digest) != (wanted.get("bytes"), wanted.get("sha256")):
+        raise _broken(file, f"is not what was written (its size or its SHA-256 is not that of {MANIFEST})")
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,148 @@
+"""PPO on language models whose weights lie in parts on several ranks: the numbers are those of one process."""
+
+import shutil
+import signal
+
+import pytest
+from language_ranks import ending_soon
+from ranks import on_ranks
+from sharded_ranks import CASES, goes_on, half
+from tiny import llama, tokenizer
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+
+from proximo.errors import UserError
+from proximo.language.ppo_config import PPOConfig, ScaleSettings, SharingSettings
+from proximo.runs.storage.checkpoint import latest_checkpoint
+from proximo.scale.mesh import Mesh
+
+HALVES, UNEVEN = [slice(0, 4), slice(4, 8)], [slice(0, 2), slice(2, 8)]
+SHARES = {case: HALVES if case == "shared critic" else UNEVEN for case in CASES}
+LIMIT = 180  # seconds: each rank imports transformers and FSDP2 by itself, which a busy machine takes a minute for
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("sharded")
+    ending_soon(llama()).save_pretrained(home / "model")
+    tokenizer().save_pretrained(home / "model")
+    return home
+
+
+@pytest.fixture(scope="module")
+def begun_alone(home):
+    return half(Mesh(), home, "one")
+
+
+@pytest.fixture(scope="module")
+def both(home, begun_alone):
+    return on_ranks(2, "sharded_ranks:everything", home, SHARES, limit=LIMIT)
+
+
+@pytest.fixture(scope="module")
+def updates(both):
+    return [each["updates"] for each in both]
+
+
+@pytest.fixture(scope="module")
+def told(both):
+    return [each["runs"] for each in both]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_update_of_spread_weights_is_that_of_one_process(updates, case):
+    first, other = (each[case] for each in updates)
+    alone, together = first["weights"]
+    assert max(abs(x - y) for x, y in zip(alone, first["before"], strict=True)) > 1e-4
+    assert together == pytest.approx(alone, abs=1e-7)
+    assert other["weights"][1] == together
+    one, all_ = first["metrics"]
+    assert other["metrics"][1] == all_
+    for name in ("policy_loss", "grad_norm", "approx_kl", "kl", "score", "entropy", "gradient_steps"):
+        assert all_[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_rank_holds_a_part_after_sampling_too_and_undoes_its_own(updates, case):
+    first, other = (each[case] for each in updates)
+    assert first["held"] + other["held"] == len(first["before"])
+    assert abs(first["held"] - other["held"]) < 0.1 * len(first["before"])
+    assert first["undone"] == other["undone"] == first["before"]
+    assert first["given up"]
+    assert other["given up"]
+
+
+def test_a_run_of_spread_weights_is_the_run_where_each_rank_has_them_all(told):
+    first, other = told
+    assert first["whole"] == other["whole"]
+    spread, plain = first["whole"], first["plain"]
+    assert [row["step"] for row in spread["rows"]] == [8, 16, 24, 32]
+    for one, two in zip(spread["rows"], plain["rows"], strict=True):
+        assert one.keys() == two.keys()
+        for name in ("score", "kl", "response_length", "grad_norm", "value_loss"):
+            assert one[name] == pytest.approx(two[name], rel=1e-3, abs=1e-5), name
+    assert spread["weights"] == pytest.approx(plain["weights"], abs=1e-5)
+
+
+def test_what_is_left_at_the_end_is_whole_and_what_was_trained(told, home):
+    first = told[0]
+    model = AutoModelForCausalLM.from_pretrained(home / "whole" / "policy")
+    for name, p in model.named_parameters():
+        assert p.tolist() == first["named"][f"weight/model.{name}"]
+    critic = AutoModelForTokenClassification.from_pretrained(home / "whole" / "critic")
+    for name, p in critic.base_model.named_parameters():
+        assert p.tolist() == first["named"][f"weight/critic.{name}"]
+    assert not list((home / "whole").rglob("*.distcp"))
+    assert not list((home / "whole").rglob("*.pkl"))
+
+
+def test_two_ranks_resume_to_the_same_bits(told):
+    for each in told:
+        assert each["resumed"] == told[0]["whole"]["weights"]
+
+
+def test_one_process_goes_on_from_what_two_ranks_have_trained(told, home):
+    shutil.copytree(home / "half", home / "half-again")
+    alone = goes_on(Mesh(), home, "half-again")
+    assert alone["loaded"] == told[0]["half"]
+    assert alone["steps"] == [24, 32]
+
+
+def test_two_ranks_go_on_from_what_one_process_has_trained(both, begun_alone):
+    for each in both:
+        assert each["one"]["loaded"] == begun_alone
+        assert each["one"]["steps"] == [24, 32]
+        assert each["one"]["named"] == both[0]["one"]["named"]
+
+
+def test_a_checkpoint_that_one_rank_has_not_finished_is_never_taken(home):
+    said, code = on_ranks(2, "sharded_ranks:killed_while_saving", home, "killed", limit=LIMIT)
+    assert code == -signal.SIGKILL
+    assert "one of 2 ranks is gone" in said
+    checkpoints = home / "killed" / "checkpoints"
+    assert [path.name for path in checkpoints.glob("[!.]*")] == ["step-000000000008"]
+    assert list(checkpoints.glob(".*"))  # the half-written one
+    assert goes_on(Mesh(), home, "killed")["steps"] == [16, 24, 32]
+    assert not list(checkpoints.glob(".*"))
+
+
+def test_a_damaged_part_is_passed_over(told, home):
+    folder = home / "half-damaged"
+    shutil.copytree(home / "half", folder)
+    newest = sorted((folder / "checkpoints").glob("step-*"))[-1]
+    part = sorted((newest / "parts").iterdir())[0]
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match="is whole"):
+        latest_checkpoint(folder / "checkpoints", warn=str)
+
+
+def test_what_spread_weights_do_not_do_is_refused_in_one_sentence(told):
+    assert "scale.shard = full spreads it" in told[0]["asked"]
+    for settings, answer in (
+        ({"sharing": SharingSettings(mode="lora")}, "needs sharing.mode = full: with lora"),
+        ({"sharing": SharingSettings(mode="top_layers")}, "needs sharing.mode = full: with top_layers"),
+        ({"judge": "runs/x/judge"}, "nobody judge on the way"),
+    ):
+        with pytest.raises(ValueError, match=answer):
+            PPOConfig(scale=ScaleSettings("full"), **settings)
+    with pytest.raises(ValueError, match=r"scale.offload = true needs scale.shard = full"):
+        ScaleSettings(offload=True)
