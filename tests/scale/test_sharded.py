@@ -16,33 +16,8 @@ from proximo.runs.storage.checkpoint import latest_checkpoint
 from proximo.scale.mesh import Mesh
 
 HALVES, UNEVEN = [slice(0, 4), slice(4, 8)], [slice(0, 2), slice(2, 8)]
-
-
-@pytest.fixture(scope="module")
-def updates():
-    return on_ranks(2, "sharded_ranks:updates", [HALVES, UNEVEN])
-
-
-@pytest.mark.parametrize("shares", [0, 1])
-@pytest.mark.parametrize("case", CASES)
-def test_an_update_of_spread_weights_is_that_of_one_process(updates, case, shares):
-    first, other = (each[shares][case] for each in updates)
-    alone, together = first["weights"]
-    assert max(abs(x - y) for x, y in zip(alone, first["before"], strict=True)) > 1e-4
-    assert together == pytest.approx(alone, abs=1e-7)
-    assert other["weights"][1] == together
-    one, all_ = first["metrics"]
-    assert other["metrics"][1] == all_
-    for name in ("policy_loss", "grad_norm", "approx_kl", "kl", "score", "entropy", "gradient_steps"):
-        assert all_[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_each_rank_holds_a_part_and_undoes_its_own(updates, case):
-    first, other = (each[0][case] for each in updates)
-    assert first["held"] + other["held"] == len(first["before"])
-    assert abs(first["held"] - other["held"]) < 0.1 * len(first["before"])
-    assert first["undone"] == other["undone"] == first["before"]
+SHARES = {case: HALVES if case == "shared critic" else UNEVEN for case in CASES}
+LIMIT = 180  # seconds: each rank imports transformers and FSDP2 by itself, which a busy machine takes a minute for
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +29,46 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(home):
-    return on_ranks(2, "sharded_ranks:runs", home)
+def begun_alone(home):
+    return half(Mesh(), home, "one")
+
+
+@pytest.fixture(scope="module")
+def both(home, begun_alone):
+    return on_ranks(2, "sharded_ranks:everything", home, SHARES, limit=LIMIT)
+
+
+@pytest.fixture(scope="module")
+def updates(both):
+    return [each["updates"] for each in both]
+
+
+@pytest.fixture(scope="module")
+def told(both):
+    return [each["runs"] for each in both]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_update_of_spread_weights_is_that_of_one_process(updates, case):
+    first, other = (each[case] for each in updates)
+    alone, together = first["weights"]
+    assert max(abs(x - y) for x, y in zip(alone, first["before"], strict=True)) > 1e-4
+    assert together == pytest.approx(alone, abs=1e-7)
+    assert other["weights"][1] == together
+    one, all_ = first["metrics"]
+    assert other["metrics"][1] == all_
+    for name in ("policy_loss", "grad_norm", "approx_kl", "kl", "score", "entropy", "gradient_steps"):
+        assert all_[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_rank_holds_a_part_after_sampling_too_and_undoes_its_own(updates, case):
+    first, other = (each[case] for each in updates)
+    assert first["held"] + other["held"] == len(first["before"])
+    assert abs(first["held"] - other["held"]) < 0.1 * len(first["before"])
+    assert first["undone"] == other["undone"] == first["before"]
+    assert first["given up"]
+    assert other["given up"]
 
 
 def test_a_run_of_spread_weights_is_the_run_where_each_rank_has_them_all(told):
@@ -87,36 +100,34 @@ def test_two_ranks_resume_to_the_same_bits(told):
         assert each["resumed"] == told[0]["whole"]["weights"]
 
 
-def test_another_number_of_ranks_goes_on_from_the_same_weights_and_moments(told, home):
+def test_one_process_goes_on_from_what_two_ranks_have_trained(told, home):
     shutil.copytree(home / "half", home / "half-again")
-    alone = goes_on(Mesh(), home, "half")  # 2 -> 1
-    four = on_ranks(4, "sharded_ranks:goes_on", home, "half-again")  # 2 -> 4
-    for each in (alone, *four):
-        assert each["loaded"] == told[0]["half"]
-        assert each["steps"] == [24, 32]
-    assert all(each["named"] == four[0]["named"] for each in four)
-    begun = half(Mesh(), home, "one")
-    for each in on_ranks(2, "sharded_ranks:goes_on", home, "one"):  # 1 -> 2
-        assert each["loaded"] == begun
-        assert each["steps"] == [24, 32]
+    alone = goes_on(Mesh(), home, "half-again")
+    assert alone["loaded"] == told[0]["half"]
+    assert alone["steps"] == [24, 32]
 
 
-def test_a_checkpoint_that_one_rank_has_not_finished_is_never_taken(told, home):
-    said, code = on_ranks(2, "sharded_ranks:killed_while_saving", home, "killed")
+def test_two_ranks_go_on_from_what_one_process_has_trained(both, begun_alone):
+    for each in both:
+        assert each["one"]["loaded"] == begun_alone
+        assert each["one"]["steps"] == [24, 32]
+        assert each["one"]["named"] == both[0]["one"]["named"]
+
+
+def test_a_checkpoint_that_one_rank_has_not_finished_is_never_taken(home):
+    said, code = on_ranks(2, "sharded_ranks:killed_while_saving", home, "killed", limit=LIMIT)
     assert code == -signal.SIGKILL
     assert "one of 2 ranks is gone" in said
     checkpoints = home / "killed" / "checkpoints"
     assert [path.name for path in checkpoints.glob("[!.]*")] == ["step-000000000008"]
     assert list(checkpoints.glob(".*"))  # the half-written one
-    for each in on_ranks(2, "sharded_ranks:goes_on", home, "killed"):
-        assert each["steps"] == [16, 24, 32]
-        assert each["named"] == told[0]["named"]
+    assert goes_on(Mesh(), home, "killed")["steps"] == [16, 24, 32]
     assert not list(checkpoints.glob(".*"))
 
 
 def test_a_damaged_part_is_passed_over(told, home):
     folder = home / "half-damaged"
-    shutil.copytree(home / "half-again", folder)
+    shutil.copytree(home / "half", folder)
     newest = sorted((folder / "checkpoints").glob("step-*"))[-1]
     part = sorted((newest / "parts").iterdir())[0]
     part.write_bytes(part.read_bytes()[:-1] + b"x")

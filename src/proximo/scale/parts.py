@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint import CheckpointException, HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from proximo.errors import UserError
 from proximo.scale.mesh import Mesh
@@ -29,7 +31,7 @@ def write_parts(tensors: Mapping[str, Tensor], folder: Path, mesh: Mesh) -> None
     """
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     with _said("writing", folder, mesh):
-        dcp.save(dict(tensors), storage_writer=writer, no_dist=mesh.alone)
+        save(dict(tensors), storage_writer=writer, no_dist=mesh.alone)
 
 
 def read_parts(tensors: Mapping[str, Tensor], folder: Path, mesh: Mesh) -> None:
@@ -46,7 +48,7 @@ def read_parts(tensors: Mapping[str, Tensor], folder: Path, mesh: Mesh) -> None:
     """
     reader = HuggingFaceStorageReader(str(folder))
     with _said("reading", folder, mesh):
-        dcp.load(dict(tensors), storage_reader=reader, no_dist=mesh.alone)
+        load(dict(tensors), storage_reader=reader, no_dist=mesh.alone)
 
 
 @contextmanager

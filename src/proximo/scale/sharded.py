@@ -34,11 +34,11 @@ def shard(module: nn.Module, layers: Sequence[nn.Module], mesh: Mesh, *, offload
         # The root too gives its whole weights up after a forward pass: one without a backward pass would leave them
         # there, and they would outlive the next step.
         fully_shard(part, mesh=plane, reshard_after_forward=True, offload_policy=policy)
-    for part in _sharded(module):
+    for unit in _sharded(module):
         # Both: without the first, a factor of 1 is a kind of sum that gloo does not know; without the second, a mean.
-        part.set_force_sum_reduction_for_comms(True)
-        part.set_gradient_divide_factor(1.0)
-        part.set_reduce_scatter_unused_params(True)
+        unit.set_force_sum_reduction_for_comms(True)
+        unit.set_gradient_divide_factor(1.0)
+        unit.set_reduce_scatter_unused_params(True)
     return module
 
 
@@ -117,11 +117,12 @@ def on_the_first(module: nn.Module, mesh: Mesh) -> Iterator[None]:
         if isinstance(p, DTensor)
     ]
     whole: dict[int, nn.Parameter] = {}
-    for _, _, p in held:
-        if id(p) not in whole:  # tied ones once
+    part: Any
+    for _, _, part in held:
+        if id(part) not in whole:  # tied ones once
             with mesh.waiting():
-                full = p.detach().full_tensor()
-            whole[id(p)] = nn.Parameter(full.cpu() if mesh.first else full[:0], requires_grad=False)
+                full = part.detach().full_tensor()
+            whole[id(part)] = nn.Parameter(full.cpu() if mesh.first else full.new_empty(0), requires_grad=False)
     try:
         for owner, name, p in held if mesh.first else ():
             owner._parameters[name] = whole[id(p)]

@@ -51,9 +51,14 @@ def whole(training):
     return torch.cat([(p.full_tensor() if isinstance(p, DTensor) else p).reshape(-1) for p in parts]).tolist()
 
 
+def everything(mesh, home, shares):
+    """What needs two ranks, in one pair of processes."""
+    return {"updates": updates(mesh, shares), "runs": runs(mesh, home), "one": goes_on(mesh, home, "one")}
+
+
 def updates(mesh, shares):
     """Weights and metrics after an iteration on the same responses: of one process, and spread over all ranks."""
-    return [{case: _one_update(mesh, case, rows[mesh.rank]) for case in CASES} for rows in shares]
+    return {case: _one_update(mesh, case, shares[case][mesh.rank]) for case in CASES}
 
 
 def _one_update(mesh, case, share):
@@ -71,12 +76,15 @@ def _one_update(mesh, case, share):
         del mesh.share
     after, held = whole(together), together.optimizer.flat.numel()
     together.rewind()
+    together.sampler = InPlace()
+    together.sample([[3], [5, 2, 9]][: 1 + mesh.rank])  # unlike numbers of passes
     return {
         "metrics": metrics,
         "before": before,
         "weights": [whole(alone), after],
         "held": held,
         "undone": whole(together),
+        "given up": all(isinstance(p, DTensor) for p in together.roles.parameters()),
     }
 
 

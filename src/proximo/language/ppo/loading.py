@@ -37,7 +37,10 @@ def make_training(
     trust = config.trust_remote_code
     tokenizer = load_tokenizer(config.policy, trust_remote_code=trust, day=config.date)
     prompts = load_prompts(config.prompts, tokenizer, config.prompt_limit)
-    model = load_causal_model(config.policy, device=choose_device(config.device), trust_remote_code=trust)
+    # A model whose weights are to be spread need not fit the device: each layer's part is moved there by itself.
+    spread = config.scale.shard == "full" and not mesh.alone
+    device = "cpu" if spread else choose_device(config.device)
+    model = load_causal_model(config.policy, device=device, trust_remote_code=trust)
     terms = list(rewards) if rewards is not None else make_rewards(config, own=own)
     decoder, head = reward_start(config, tokenizer, terms)
     training = PPOTraining(
