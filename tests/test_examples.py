@@ -124,3 +124,10 @@ def test_a_robot_is_driven_from_each_export_as_by_its_policy(tmp_path):
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.stem)
 def test_each_example_is_shown_in_the_docs(file):
     assert f"examples/{file.name}" in (EXAMPLES.parent / "docs" / "building-on-proximo.md").read_text("utf-8")
+
+
+def test_a_student_that_sees_less_learns_from_its_teacher(tmp_path):
+    module = example("teacher_and_student")
+    returns = module.main(2048, str(tmp_path))
+    assert list(returns) == ["teacher", "student", "student and PPO", "PPO alone"]
+    assert [row["beta"] for row in proximo.metrics(tmp_path / "student")] == [0.0]

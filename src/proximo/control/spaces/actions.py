@@ -147,11 +147,13 @@ class ActionSpec:
 
         Args:
             outputs: `[..., outputs]`, of the head.
-            log_std: `[continuous]`.
+            log_std: `[continuous]`, or `[..., continuous]`.
             mask: `[..., mask_size]` bool, False = forbidden; or None.
         """
         parts: list[Distribution] = []
-        stds = iter(log_std.split([p.width for p in self.parts if p.kind == "box"])) if self.continuous else iter(())
+        stds = (
+            iter(log_std.split([p.width for p in self.parts if p.kind == "box"], -1)) if self.continuous else iter(())
+        )
         masks = _split_mask(mask, self.choices)
         gaussian = SquashedGaussian if self.squashed else Gaussian
         for part, output in zip(self.parts, outputs.split([p.outputs for p in self.parts], -1), strict=True):
