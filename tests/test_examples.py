@@ -165,3 +165,10 @@ def test_what_the_docs_show_of_an_example_is_what_it_runs():
             assert shown[name] == runs.get(name), f"{name} of {named[-1:]}"
             compared += 1
     assert compared >= 5
+
+
+def test_a_student_that_sees_less_learns_from_its_teacher(tmp_path):
+    module = example("teacher_and_student")
+    returns = module.main(2048, str(tmp_path))
+    assert list(returns) == ["teacher", "student", "student and PPO", "PPO alone"]
+    assert [row["beta"] for row in proximo.metrics(tmp_path / "student")] == [0.0]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from proximo import algorithms, language, schedules
+    from proximo.control.distill import distill
     from proximo.control.loading import LoadedPolicy, load
     from proximo.control.many import train_seeds
     from proximo.control.result import Run
@@ -41,6 +42,7 @@ __all__ = [
     "algorithms",
     "compare",
     "diagnose",
+    "distill",
     "evaluate",
     "explain",
     "export",
@@ -62,6 +64,7 @@ __all__ = [
 _WHERE = {
     "train": "proximo.control.run",
     "train_seeds": "proximo.control.many",
+    "distill": "proximo.control.distill",
     "tune": "proximo.control.tuning",
     "Run": "proximo.control.result",
     "Trainer": "proximo.control.trainer",

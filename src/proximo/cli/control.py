@@ -4,12 +4,13 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from proximo.cli.call import Algorithm, TrainOptions, exit_code, lacking, trackers
+from proximo.cli.call import Algorithm, RunOptions, TrainOptions, exit_code, lacking, trackers
 from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag, Layout, changes, form, options_of
 from proximo.cli.options import command, parse, peek, refusals
 from proximo.cli.results import three_numbers
@@ -30,6 +31,11 @@ class _Chosen:
 _ABOUT = (
     "Train a policy; the preset gives the defaults, the options change them. ENVIRONMENT is an EnvPool or Gymnasium "
     "task, or `module:function` that makes an environment. All settings are written to RUN/config.toml."
+)
+_TAUGHT = (
+    "Teach a student what the policy of TEACHER, the folder of a run, would do (DAgger). The student acts, and learns "
+    "what its teacher would have done. --observations.student says what it sees, --network.memory gru gives it a "
+    "memory. ENVIRONMENT is the teacher's own if it is not given."
 )
 _LAYOUT = Layout(
     first=(
@@ -77,10 +83,7 @@ def train(arguments: list[str]) -> int:
     asked = parse(
         shape, typed, "train", foreign={**CONTROL, **lacking(base.update)}, description=_ABOUT, usage=" ENVIRONMENT"
     )
-    with refusals("train"):
-        given = changes(asked, base)
-        options = {key.replace("-", "_"): value for key, value in given["options"].items()}  # in Python they are names
-        config = replace(base, **given | {"options": {**base.options, **options}})
+    config = _config(asked, base, "train")
     if asked.call.seeds:
         if config.seed != base.seed:
             raise UserError(f"--seed {config.seed} and --seeds are two ways to say the same: give one of them")
@@ -94,8 +97,43 @@ def train(arguments: list[str]) -> int:
     if (code := asked.call.start(Path(config.run or default_run(config)), "train", *arguments)) is not None:
         return int(code)
     callbacks = [*trackers(asked.call.track), *_videos(asked.call)]
-    run = run_training(config, mode=asked.call.mode, call=call, callbacks=callbacks)
-    if asked.call.json:
+    return _told(run_training(config, mode=asked.call.mode, call=call, callbacks=callbacks), as_json=asked.call.json)
+
+
+def distill(arguments: list[str]) -> int:
+    """Teach a student what a trained policy would do (DAgger); it may see less, and PPO can go on from it."""
+    words = list(takewhile(lambda word: not word.startswith("-"), arguments[:2]))
+    if not words and not {"-h", "--help"} & set(arguments):
+        raise UserError("which teacher? Name its run first, as in `proximo distill runs/teacher`")
+    base = TrainConfig()
+    if words:
+        from proximo.control.distill import student_settings
+
+        base = student_settings(*words)
+    first = tuple(name for name in _LAYOUT.first if name != "preset")
+    shape = form(base, replace(_LAYOUT, first=first, hidden=("environment", "preset", "teacher")), call=RunOptions())
+    foreign = {**CONTROL, **lacking(base.update)}
+    usage = " TEACHER [ENVIRONMENT]"
+    asked = parse(shape, arguments[len(words) :], "distill", foreign=foreign, description=_TAUGHT, usage=usage)
+    config = _config(asked, base, "distill")
+    from proximo.control.result import default_run
+    from proximo.control.run import run_training
+
+    call = asked.call.open(Path(config.run or default_run(config)))
+    return _told(run_training(config, mode=asked.call.mode, call=call), as_json=asked.call.json)
+
+
+def _config(asked: Any, base: TrainConfig, verb: str) -> TrainConfig:
+    """The settings that the options make of those of a preset, or of a teacher."""
+    with refusals(verb):
+        given = changes(asked, base)
+        options = {key.replace("-", "_"): value for key, value in given["options"].items()}  # in Python they are names
+        return replace(base, **given | {"options": {**base.options, **options}})
+
+
+def _told(run: Any, *, as_json: bool) -> int:
+    """Print what a run came to; the exit code."""
+    if as_json:
         told = {"run": str(run.path), "stopped": run.stopped, "finished_before": run.finished_before}
         print(json.dumps({**told, **run.results}))
     else:
@@ -262,6 +300,7 @@ def _no_preset(environment: str, patterns: Iterable[str]) -> str:
 
 VERBS: Mapping[str, Callable[[list[str]], int]] = {
     "train": train,
+    "distill": distill,
     "environments": command(Environments, "environments"),
     "presets": command(Presets, "presets"),
 }

@@ -29,6 +29,10 @@ _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and se
 """
 VERBS: Mapping[str, tuple[str, str]] = {
     "train": ("control", "Train a policy; the preset gives the defaults, the options change them."),
+    "distill": (
+        "control",
+        "Teach a student what a trained policy would do (DAgger); it may see less, and PPO can go on from it.",
+    ),
     "evaluate": ("inspect", "Run episodes with a trained policy, on seeds that training never saw."),
     "environments": ("control", "List environments whose name contains a word, with their backends."),
     "presets": ("control", "List the presets: their tasks and where their numbers come from."),

@@ -131,15 +131,23 @@ class ObservationSettings:
     critic: tuple[str, ...] = ()
     """Parts that the critic sees, as `state privileged_state`; it then has layers and a normaliser of its own, and no
     memory. If not given, it sees what the actor sees."""
+    student: tuple[str, ...] = ()
+    """Parts that the student of a distillation sees: another name of `actor` there, and none in config.toml."""
+    teacher: tuple[str, ...] = ()
+    """Parts that its teacher sees, in the order of the teacher's own. If not given, those of the student."""
 
     def __post_init__(self) -> None:
-        """Refuse a critic's view without an actor's.
+        """Refuse a critic's or teacher's view without an actor's.
 
         Raises:
-            ValueError: only the critic's is given.
+            ValueError: the actor's is missing.
         """
-        if self.critic and not self.actor:
-            raise ValueError(f"observations.critic = {list(self.critic)} needs observations.actor, what the actor sees")
+        if self.student:
+            object.__setattr__(self, "actor", self.student)
+            object.__setattr__(self, "student", ())
+        for role in ("critic", "teacher"):
+            if (names := getattr(self, role)) and not self.actor:
+                raise ValueError(f"observations.{role} = {list(names)} needs observations.actor, what the actor sees")
 
 
 @dataclass(frozen=True)
@@ -257,6 +265,8 @@ class TrainConfig:
     start_with: tuple[Literal["policy", "critic", "normalizers"], ...] = ("policy", "critic", "normalizers")
     """Parts of it that are taken: the policy, the critic with the statistics of returns, the statistics of
     observations."""
+    teacher: str = ""
+    """Folder of the run whose policy a student learns from (`proximo distill`, `update.algorithm = "distill"`)."""
     until: str = ""
     """Mean return of the last episodes at which the run ends by itself, as `return=475:100` (100 episodes)."""
     max_minutes: float | None = None
@@ -366,6 +376,11 @@ class TrainConfig:
     def visible(self) -> tuple[str, ...]:
         """Names of all parts of an observation that somebody sees; () for all but text."""
         return tuple(dict.fromkeys((*self.observations.actor, *self.observations.critic))) or self.observation_keys
+
+    @property
+    def visible_in_training(self) -> tuple[str, ...]:
+        """The same, and what a teacher sees."""
+        return tuple(dict.fromkeys((*self.visible, *self.observations.teacher)))
 
     @property
     def rollout_size(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from proximo.control.config import NetworkSettings, TrainConfig
+from proximo.control.distillation.training import training_of
 from proximo.control.ending import reason_to_end
 from proximo.control.environments import Source, code_of, copies, known_name, make_environments, name_of, task_of
 from proximo.control.evaluation.at_the_end import finish
@@ -247,12 +248,12 @@ class Trainer(IteratedTrainer[Run]):
             action_delay=config.action_delay,
             history=config.history,
             mask_key=config.mask_key,
-            observation_keys=config.visible,
+            observation_keys=config.visible_in_training,
         )
         stack.callback(environments.close)
         images = bool(ObservationSpec.of(environments.observation_space).images)
         limit_threads(stack, config.device, images=images)
-        return Training(config, environments, mesh=self._mesh)
+        return training_of(config, environments, mesh=self._mesh)
 
     def _tell(self, training: Training, progress: Progress, passed_over: str, *, resumed: bool) -> None:
         """Say what is to be known before the first iteration."""

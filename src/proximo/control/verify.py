@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from proximo.control.config import TrainConfig
+from proximo.control.distillation.training import training_of
 from proximo.control.environments import Source, make_environments
 from proximo.control.environments.base import VectorEnvironment
 from proximo.control.run import run_training
-from proximo.control.training.training import Training
 from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.resume_check import Verification, in_new_processes, verify
 from proximo.runs.session.opening import Call
@@ -86,7 +86,7 @@ def _not_deterministic(config: TrainConfig, source: Source) -> str | None:
             action_delay=config.action_delay,
             history=config.history,
             mask_key=config.mask_key,
-            observation_keys=config.visible,
+            observation_keys=config.visible_in_training,
         )
 
     with closing(make()) as one, closing(make()) as other:
@@ -100,7 +100,7 @@ def _not_deterministic(config: TrainConfig, source: Source) -> str | None:
 
 def _rollout(config: TrainConfig, environments: VectorEnvironment) -> dict[str, np.ndarray]:
     """What the environments show an untrained policy, each `[T, N, ...]`, in the order of a step."""
-    training = Training(config, environments)
+    training = training_of(config, environments)
     training.restart()
     rollout = training.collector.collect()
     seen = {f"observation ({name})": x.cpu().numpy() for name, x in rollout.inputs.items()}

@@ -23,6 +23,7 @@ class UpdateSettings:
         "a2c": "proximo.algorithms.a2c:A2C",
         "reinforce": "proximo.algorithms.reinforce:REINFORCE",
         "trpo": "proximo.algorithms.trpo:TRPO",
+        "distill": "proximo.algorithms.distillation:Distillation",
         "rloo": "proximo.algorithms.rloo:RLOO",
         "grpo": "proximo.algorithms.grpo:GRPO",
     }

@@ -46,6 +46,10 @@ OTHERS: dict[str, MetricText] = {
         "How far the policy is from symmetric: root mean square of π(mirrored s) less mirrored π(s), after the update.",
         better="lower",
     ),
+    "imitation_kl": MetricText(
+        "KL to the teacher", _NATS, "KL(teacher, student), mean over minibatches of a distillation.", better="lower"
+    ),
+    "beta": MetricText("beta", _SHARE, "Share of the steps that the teacher took in an iteration of a distillation."),
     "mirror_loss": MetricText(
         "mirror loss", "squared", "Squared difference of mean actions to those of mirror images, before its price."
     ),

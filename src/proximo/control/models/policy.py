@@ -27,6 +27,8 @@ from proximo.runs.config.toml import from_mapping
 
 MIRRORED = "mirror.memory"
 """Input of a batch that no network reads: the memory of its mirror image `[B, S]` (`models.mirroring`)."""
+TAUGHT = "taught"
+"""The same: the outputs of a teacher's head and its log standard deviations `[B, ...]` (`control.distillation`)."""
 
 
 @dataclass(frozen=True)
@@ -197,9 +199,14 @@ class ControlPolicy(nn.Module):
         distribution, value = self.look(batch.inputs)
         return Evaluation(distribution.log_prob(batch.action), distribution.entropy(), value, distribution)
 
+    def teacher(self, batch: Batch) -> Distribution:
+        """What its teacher says of each sample, where the batch is of a distillation."""
+        outputs, log_std = batch.inputs[TAUGHT].split([self.actions.outputs, self.actions.continuous], -1)
+        return self.actions.distribution(outputs, log_std, batch.inputs.get("mask"))
+
     def look(self, inputs: Mapping[str, Tensor]) -> tuple[Distribution, Tensor]:
         """What the policy would do, and the critic's output, with gradient."""
-        seen = self._normalized({name: x for name, x in inputs.items() if name != MIRRORED})
+        seen = self._normalized({name: x for name, x in inputs.items() if name not in (TAUGHT, MIRRORED)})
         if self.memory_size:
             outputs, value = self.network.sequence(seen, seen["memory"], seen["starts"])
         else:
@@ -249,6 +256,12 @@ class ControlPolicy(nn.Module):
             return outputs.mode()
         none = outputs.new_zeros(self.actions.continuous)
         return self.actions.distribution(outputs[..., : self.actions.outputs], none, mask).mode()
+
+    @torch.no_grad()
+    def outputs(self, inputs: Mapping[str, Tensor], memory: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The head's outputs `[N, outputs]` and the memory afterwards; arguments as `act`."""
+        outputs, _, memory = self.network.step(self._normalized(inputs), memory)
+        return outputs, memory
 
     @torch.no_grad()
     def step_distribution(self, inputs: Mapping[str, Tensor], memory: Tensor | None = None) -> Distribution:

@@ -11,6 +11,8 @@ from proximo.errors import UserError, nearest
 
 CRITIC = "critic."
 """Encoded inputs of the critic alone begin with it, as `critic.vector`."""
+TEACHER = "teacher."
+"""The same of a student's teacher."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,18 @@ class Roles:
     actor: ObservationSpec
     critic: ObservationSpec | None = None
     """None where the critic sees what the actor sees."""
+    teacher: ObservationSpec | None = None
+    """None where a student's teacher sees what the student sees, and where there is none."""
 
     @classmethod
-    def of(cls, seen: ObservationSpec, actor: Sequence[str], critic: Sequence[str], environment: str) -> Roles:
+    def of(
+        cls,
+        seen: ObservationSpec,
+        actor: Sequence[str],
+        critic: Sequence[str],
+        environment: str,
+        teacher: Sequence[str] = (),
+    ) -> Roles:
         """Who sees what of all that a run sees.
 
         Args:
@@ -30,15 +41,17 @@ class Roles:
             actor: names of the actor's parts.
             critic: of the critic's; none for the same as the actor.
             environment: what the user calls it.
+            teacher: of the parts of a student's teacher; none for the same as the student, or where there is none.
 
         Raises:
             UserError: a name that is not there, or a role that is left with nothing.
         """
-        if not critic:
+        if not critic and not teacher:
             return cls(seen)
         masks = tuple(part for part in seen.parts if part.kind == "mask")
         actors = ObservationSpec((*_named(seen, actor, "actor", environment).parts, *masks))
-        return cls(actors, _named(seen, critic, "critic", environment))
+        others = (_named(seen, x, y, environment) if x else None for x, y in ((critic, "critic"), (teacher, "teacher")))
+        return cls(actors, *others)
 
 
 def _named(seen: ObservationSpec, names: Sequence[str], role: str, environment: str) -> ObservationSpec:

@@ -71,6 +71,13 @@ class Rollout:
     """Share of continuous action columns at their bounds."""
     said: Mapping[str, float] = field(default_factory=dict)
     """Means of what the environments said of themselves, by metric."""
+    executed: Tensor | None = None
+    """`[T, N, width]`, what the environments were told where that is not `action`."""
+
+    @property
+    def taken(self) -> Tensor:
+        """What the environments were told."""
+        return self.action if self.executed is None else self.executed
 
     @property
     def steps(self) -> int:

@@ -30,7 +30,7 @@ from proximo.control.training.across import merged, seen_by_all
 from proximo.control.training.action_log import ActionLog
 from proximo.control.training.critic_window import CriticWindow
 from proximo.control.training.estimation import Estimator
-from proximo.control.training.rollout import Collector, Rollout
+from proximo.control.training.rollout import Actor, Collector, Rollout
 from proximo.control.training.setup import fresh_policy, require_room, require_shares, update_settings
 from proximo.control.training.tensor_rollout import TensorCollector, stays_on_device
 from proximo.control.training.vital_signs import ended, fingerprint, still_deviations, vital_signs
@@ -104,7 +104,7 @@ class Training(OnPolicyTraining[Rollout]):
         space = environments.observation_space
         observations = ObservationSpec.of(space, config.mask_key, actions.mask_size, actions.choices)
         groups = config.observations
-        roles = Roles.of(observations, groups.actor, groups.critic, config.environment)
+        roles = Roles.of(observations, groups.actor, groups.critic, config.environment, groups.teacher)
         require_room(replace(config, environments=environments.count), roles, actions)
         beside = "cpu" if environments.tensors is None else environments.tensors.device
         self.device, self.why_device = choose_device(config.device, observations, config.network.hidden, beside)
@@ -127,10 +127,7 @@ class Training(OnPolicyTraining[Rollout]):
         noise, shuffle = seeds.derive(config.seed, seeds.NOISE, mesh.rank, 2)
         self.noise = torch.Generator(self.device).manual_seed(noise)
         self.shuffle = torch.Generator().manual_seed(shuffle)
-        # By hand, in NumPy, is faster on the CPU; else what is on a device stays there.
-        there = environments.tensors is not None and self._derived is None and stays_on_device(self.policy)
-        collector = TensorCollector if there else Collector
-        self.collector = collector(environments, self.policy, actor, config.rollout_length, self.noise)
+        self.collector = self._collector(actor, roles)
         self.collector.finals_wanted = config.truncation == "exact"
         if config.random_phase:
             environments.stagger(config.random_phase)
@@ -159,6 +156,13 @@ class Training(OnPolicyTraining[Rollout]):
         self.best_wrappers: dict[str, np.ndarray] = {}
         self._learnt_at_restart = environments.statistics()
         """By the user's wrappers, before the environments last started anew; none in most runs."""
+
+    def _collector(self, actor: Actor, roles: Roles) -> Collector:
+        """What steps the environments."""
+        # By hand, in NumPy, is faster on the CPU; else what is on a device stays there.
+        there = self.environments.tensors is not None and self._derived is None and stays_on_device(self.policy)
+        collector = TensorCollector if there else Collector
+        return collector(self.environments, self.policy, actor, self.config.rollout_length, self.noise)
 
     def _require_shares(self) -> None:
         """Refuse what several ranks can not share.
@@ -195,7 +199,7 @@ class Training(OnPolicyTraining[Rollout]):
                 self.mirroring.follow(rollout.inputs, rollout.starts, rollout.last_starts)
                 self.mirroring.settle()
             self._absorb(rollout, None)
-            self.log.record(rollout.action, self.collector)
+            self.log.record(rollout.taken, self.collector)
 
     def _far(self, rollout: Rollout) -> bool:
         """Whether observations lie so far from 0 that they are to be kept in float64."""
@@ -346,7 +350,7 @@ class Training(OnPolicyTraining[Rollout]):
         if self.mirroring:
             self.mirroring.settle()
         self._count(rollout)
-        self.log.record(rollout.action, self.collector)
+        self.log.record(rollout.taken, self.collector)
         self._remember_best()
         told, self.ended = {**ended(self.ended), **rollout.said}, []
         if not self.normalizes:

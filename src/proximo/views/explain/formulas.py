@@ -25,6 +25,13 @@ FORMULAS: Mapping[str, Formula] = {
         "step = learning_rate m / (√v + adam_epsilon), m and v being the gradient's moments, corrected for their start",
         "Kingma & Ba 2015, algorithm 1",
     ),
+    "symmetry.mirror_loss": Formula(
+        "loss + mirror_loss mean |μ(M s) - M μ(s)|², M the mirror and μ the mean action",
+        "Yu, Turk & Liu 2018, arXiv 1801.08093, the mirror symmetry loss",
+    ),
+    "update.beta": Formula(
+        "act by beta teacher + (1 - beta) student", "Ross, Gordon & Bagnell 2011, arXiv 1011.0686, algorithm 3.1"
+    ),
     "update.clip": Formula(
         "loss = -mean min(ratio A, clamp(ratio, 1 - clip, 1 + clip) A), ratio = π(a|s) / π_old(a|s)", f"{_PPO}, eq. 7"
     ),
