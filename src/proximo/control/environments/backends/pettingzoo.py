@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,27 @@ _METHODS = ("possible_agents", "observation_space", "action_space", "reset", "st
 def is_parallel(env: Any) -> bool:
     """Whether an object has the methods of a `ParallelEnv` (pettingzoo/utils/env.py), before its first reset too."""
     return not isinstance(env, type) and all(hasattr(env, name) for name in _METHODS[:-1])
+
+
+def make_pettingzoo(module: str, **options: Any) -> Any:
+    """A game of PettingZoo: a `ParallelEnv` where it has one, else an `AECEnv`.
+
+    Args:
+        module: as `pettingzoo.classic.tictactoe_v3`.
+        options: of the game.
+
+    Raises:
+        UserError: a package that it needs is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # for a registry that only new versions have
+            game = importlib.import_module(module)
+    except ImportError as error:
+        package, _, rest = module.partition(".")
+        extra = f"{package}[{rest.partition('.')[0]}]" if package == "pettingzoo" else package
+        raise UserError(f"{module} needs a package ({error}): `pip install '{extra}'`") from error
+    return (game.parallel_env if hasattr(game, "parallel_env") else game.env)(**options)
 
 
 def common_spaces(env: Any, name: str) -> tuple[gymnasium.Space, gymnasium.Space]:

@@ -16,11 +16,14 @@ def rows_of(env: Any) -> int | None:
     from proximo.control.environments.backends.pettingzoo import is_parallel
     from proximo.control.environments.backends.pufferlib import is_puffer
     from proximo.control.environments.backends.rsl_rl import is_rsl_rl
+    from proximo.control.environments.backends.turns import is_in_turn
 
     if is_rsl_rl(env):
         return int(env.num_envs)
     if is_puffer(env):
         return int(env.num_agents)
+    if is_in_turn(env):
+        return 1
     return len(env.possible_agents) if is_parallel(env) else None
 
 
@@ -33,6 +36,7 @@ def shaped_otherwise(env: Any) -> Callable[..., VectorEnvironment] | None:
     from proximo.control.environments.backends.pettingzoo import is_parallel
     from proximo.control.environments.backends.pufferlib import PufferEnvironments, is_puffer
     from proximo.control.environments.backends.rsl_rl import RslRlEnvironments, is_rsl_rl
+    from proximo.control.environments.backends.turns import TurnEnvironments, is_in_turn
 
     if isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv):
         return None
@@ -40,6 +44,10 @@ def shaped_otherwise(env: Any) -> Callable[..., VectorEnvironment] | None:
         return lambda env, name, keys, *_: RslRlEnvironments(env, name, keys)
     if is_puffer(env):
         return lambda env, name, keys, *_: PufferEnvironments(env, name, keys)
+    if is_in_turn(env):
+        return lambda env, name, keys, make=None, count=1: TurnEnvironments(
+            [env, *(make() for _ in range(count - 1) if make)], name, keys
+        )
     return _parallel if is_parallel(env) else None
 
 
