@@ -137,7 +137,7 @@ class TrainConfig:
     kind: ClassVar[str] = "control"
 
     environment: str = ""
-    """An EnvPool or Gymnasium task, or `module:function` that makes an environment."""
+    """A task of EnvPool, Gymnasium or PettingZoo, or `module:function` that makes an environment."""
     preset: str = "tuned"
     """Source of the numbers below: paper, tuned, the name of an algorithm, or the path of a TOML file."""
     steps: int = 1_000_000

@@ -115,7 +115,7 @@ def unknown(name: str) -> UserError:
     if name in envpool_names():
         return UserError(f"Gymnasium has no environment {name!r}, but EnvPool has: choose backend 'envpool'")
     if name.startswith("pettingzoo/") and not pettingzoo_modules():
-        return UserError(f"{name} is a game of PettingZoo: `pip install 'pettingzoo[classic]'` (mpe2 for MPE's)")
+        return UserError(f"{name} is a game of PettingZoo: `pip install pettingzoo pygame` (mpe2 for those of MPE)")
     if re.fullmatch(r"\w+NoFrameskip-v\d+|ALE/.*", name) and importlib.util.find_spec("ale_py") is None:
         return UserError(
             f"{name} is a game of the Arcade Learning Environment: `pip install ale-py opencv-python-headless`"
