@@ -26,7 +26,12 @@ Backend = Literal["auto", "envpool", "gymnasium", "subprocess"]
 
 
 def evaluate(
-    run: str | PathLike[str], episodes: int = 20, *, seed: int | None = None, episode_limit: int | None = None
+    run: str | PathLike[str],
+    episodes: int = 20,
+    *,
+    seed: int | None = None,
+    episode_limit: int | None = None,
+    against: str | PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Run episodes with the policies of a control run (`proximo.language.compare` is for language runs).
 
@@ -35,10 +40,12 @@ def evaluate(
         episodes: for each of the three numbers.
         seed: of the episodes; None takes one that neither training nor its own evaluations have used.
         episode_limit: steps after which an episode is cut; None takes the run's own.
+        against: run whose policy plays the other seats of a game; None is a random player.
 
     Returns:
         `final_deterministic`, `final_sampled` and `best_checkpoint`, mean returns, each also with `_std` and `_task`;
-        `returns`, all of them by name; `last_100_training_return`, `seed`, `steps`.
+        `returns`, all of them by name; `last_100_training_return`, `seed`, `steps`. Of a game also `NAME_games`, the
+        shares that were won, drawn and lost.
 
     Raises:
         UserError: there is no such run, or its environment can not be made.
@@ -46,7 +53,7 @@ def evaluate(
     from proximo.control.evaluation.results import evaluate_run
 
     _refuse_language(Path(run))
-    return evaluate_run(Path(run), episodes, seed, episode_limit)
+    return evaluate_run(Path(run), episodes, seed, episode_limit, None if against is None else Path(against))
 
 
 def _refuse_language(folder: Path) -> None:

@@ -29,8 +29,9 @@ class _Chosen:
 
 
 _ABOUT = (
-    "Train a policy; the preset gives the defaults, the options change them. ENVIRONMENT is an EnvPool or Gymnasium "
-    "task, or `module:function` that makes an environment. All settings are written to RUN/config.toml."
+    "Train a policy; the preset gives the defaults, the options change them. ENVIRONMENT is a task of EnvPool, "
+    "Gymnasium or PettingZoo, or `module:function` that makes an environment. All settings are written to "
+    "RUN/config.toml."
 )
 _TAUGHT = (
     "Teach a student what the policy of TEACHER, the folder of a run, would do (DAgger). The student acts, and learns "

@@ -30,12 +30,16 @@ class Evaluate:
     """Seed of the episodes (default: one that neither training nor its own evaluations have used)."""
     episode_limit: Annotated[int | None, SAYS_ITS_DEFAULT] = None
     """Steps after which an episode is cut (default: the run's)."""
+    against: Annotated[Path | None, SAYS_ITS_DEFAULT] = None
+    """Folder of a run whose policy plays the other seats of a game (default: a random player does)."""
     json: Flag = False
     """Print one JSON object instead of a table."""
 
     def __call__(self) -> int:
         """Print what `evaluate` finds."""
-        results = inspection.evaluate(self.run, self.episodes, seed=self.seed, episode_limit=self.episode_limit)
+        results = inspection.evaluate(
+            self.run, self.episodes, seed=self.seed, episode_limit=self.episode_limit, against=self.against
+        )
         if self.json:
             print(json.dumps(results))
             return 0

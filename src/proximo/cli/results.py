@@ -21,10 +21,19 @@ def three_numbers(results: Any) -> dict[str, str]:
         f"{task('final_deterministic')}"
         f"{f'; {unfinished} were cut after {limit:,} steps, as they do not end' if unfinished else ''}",
         **_sampled(results),
+        **_games(results),
         "best checkpoint": f"{results['best_checkpoint']:,.1f} ± {results['best_checkpoint_std']:,.1f}"
         f" (deterministic; chosen by {results.get('best_chosen_by', 'training return')}){task('best_checkpoint')}",
         "proximo.load gives": f"the final policy, which acts deterministically{_better_sampled(results)}",
     }
+
+
+def _games(results: Any) -> dict[str, str]:
+    """How the last policy's games went; nothing for what is no game."""
+    if (shares := results.get("final_deterministic_games")) is None:
+        return {}
+    told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    return {f"against {results['against']}": f"{told} (deterministic, seats swapped from game to game)"}
 
 
 def _sampled(results: Any) -> dict[str, str]:

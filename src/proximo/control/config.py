@@ -195,13 +195,36 @@ class SymmetrySettings:
 
 
 @dataclass(frozen=True)
+class SelfPlaySettings:
+    """Who moves for the other seats of a game whose agents move in turn."""
+
+    past: float = 0.5
+    """Share of games against a past version of the policy; the others are against the policy as it is."""
+    kept: int = 20
+    """Past versions that are kept at most; from one too many on, every second is dropped, but for the newest."""
+    every: int = 20_000
+    """Environment steps between two versions that are kept."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that can not mean anything.
+
+        Raises:
+            ValueError: names the setting, its value and what it must be.
+        """
+        if not 0 <= self.past <= 1:
+            raise ValueError(f"self_play.past = {self.past} must lie in [0, 1]")
+        if self.kept < 1 or self.every < 1:
+            raise ValueError(f"self_play.kept = {self.kept} and self_play.every = {self.every} must be at least 1")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Train a policy. All settings are written to RUN/config.toml, which repeats the run."""
 
     kind: ClassVar[str] = "control"
 
     environment: str = ""
-    """An EnvPool or Gymnasium task, or `module:function` that makes an environment."""
+    """A task of EnvPool, Gymnasium or PettingZoo, or `module:function` that makes an environment."""
     preset: str = "tuned"
     """Source of the numbers below: paper, tuned, the name of an algorithm, or the path of a TOML file."""
     steps: int = 1_000_000
@@ -256,6 +279,7 @@ class TrainConfig:
     network: NetworkSettings = NetworkSettings()
     normalizers: NormalizerSettings = NormalizerSettings()
     symmetry: SymmetrySettings = SymmetrySettings()
+    self_play: SelfPlaySettings = SelfPlaySettings()
     random_phase: int = 0
     """Cut each environment's first episode after a random number of steps, 1 to this many (an episode's length, as a
     rule), so that not all of them start and end together for ever; 0 is off. Not with EnvPool."""

@@ -5,15 +5,23 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from proximo.control.config import NetworkSettings, NormalizerSettings, ObservationSettings, TrainConfig
+from proximo.control.config import (
+    NetworkSettings,
+    NormalizerSettings,
+    ObservationSettings,
+    SelfPlaySettings,
+    TrainConfig,
+)
 from proximo.control.environments import make_environments
 from proximo.control.loading import LoadedPolicy
 from proximo.control.training.training import Training
 from proximo.core.settings import UpdateSettings
 
 
-def configured(*, count=8, length=16, update=None, network=None, normalizers=None, observations=None, **settings):
-    """A configuration with small defaults; `update`, `network`, `normalizers` and `observations` are dicts."""
+def configured(
+    *, count=8, length=16, update=None, network=None, normalizers=None, observations=None, self_play=None, **settings
+):
+    """A configuration with small defaults; all of its groups are dicts."""
     update = {"epochs": 4, "minibatch_size": count * length // 2, **(update or {})}
     settings = {"steps": 10**9, "learning_rate": 0.01, "environment": "a test's", **settings}
     return TrainConfig(
@@ -23,6 +31,7 @@ def configured(*, count=8, length=16, update=None, network=None, normalizers=Non
         network=NetworkSettings(**{"hidden": (32,), **(network or {})}),
         normalizers=NormalizerSettings(**(normalizers or {})),
         observations=ObservationSettings(**(observations or {})),
+        self_play=SelfPlaySettings(**(self_play or {})),
         **settings,
     )
 

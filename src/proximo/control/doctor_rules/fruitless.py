@@ -37,7 +37,7 @@ def learnt_nothing(run: Record) -> Iterator[Diagnosis]:
     they do not, the task may have nothing to gain: then amber, but for what no sound run shows.
     """
     seen = learning(run)
-    if seen is None or seen.improved or not seen.fair:
+    if seen is None or seen.improved or not seen.fair or run.of_self_play:
         return
     if not seen.nothing:
         yield from _doubts(run)

@@ -14,6 +14,8 @@ from proximo.errors import UserError
 if TYPE_CHECKING:
     import gymnasium
 
+    from proximo.control.environments.games import Game
+
 Observation = np.ndarray | dict[str, Any] | tuple
 """A batch of observations: an array, or a dict or tuple of batches; every leaf has the leading axis [N]."""
 
@@ -141,6 +143,11 @@ class VectorEnvironment(ABC):
         """What steps it without leaving the device; None where steps are of NumPy."""
         return None
 
+    @property
+    def game(self) -> Game | None:
+        """What lets others move for the seats that are not the rows'; None where nobody else does."""
+        return None
+
     def leave_out_finals(self) -> None:  # noqa: B027
         """Allow the states that ended episodes reached to be unknown from now on: `final_observation` may be any."""
 
@@ -215,6 +222,11 @@ class AroundEnvironments(VectorEnvironment):
     def tensors(self) -> TensorSource | None:
         """See `VectorEnvironment.tensors`; what stands around them takes part in no step that stays on the device."""
         return self._environments.tensors
+
+    @property
+    def game(self) -> Game | None:
+        """See `VectorEnvironment.game`."""
+        return self._environments.game
 
     def leave_out_finals(self) -> None:
         """See `VectorEnvironment.leave_out_finals`."""

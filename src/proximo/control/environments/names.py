@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+from pathlib import Path
 from typing import Any
 
 from proximo.control.environments.backends.envpool import import_envpool
@@ -47,8 +48,8 @@ def known_name(name: str) -> str:
 
 
 def all_names() -> set[str]:
-    """Of EnvPool's tasks and Gymnasium's, Atari's among them where ale-py is installed."""
-    return envpool_names() | gymnasium_names()
+    """Of EnvPool's tasks, Gymnasium's (Atari's among them where ale-py is installed) and PettingZoo's games."""
+    return envpool_names() | gymnasium_names() | {*pettingzoo_modules()}
 
 
 def envpool_names() -> set[str]:
@@ -68,18 +69,35 @@ def gymnasium_names() -> set[str]:
     return set(gymnasium.registry)
 
 
+def pettingzoo_modules() -> dict[str, str]:
+    """Where PettingZoo's games are, by name as `pettingzoo/tictactoe_v3`; none where it is not installed.
+
+    MPE's have a package of their own now, `mpe2`. Nothing is imported.
+    """
+    found: dict[str, str] = {}
+    for package in ("pettingzoo", "mpe2"):
+        spec = importlib.util.find_spec(package)
+        for root in map(Path, spec.submodule_search_locations or () if spec else ()):
+            for file in sorted((*root.glob("*_v[0-9]*.py"), *root.glob("*/*_v[0-9]*.py"))):
+                place = file.with_suffix("").relative_to(root.parent)
+                found[f"pettingzoo/{file.stem}"] = ".".join(place.parts)
+    return found
+
+
 def list_environments(pattern: str = "") -> list[tuple[str, str]]:
     """(name, backend) of every environment whose name contains `pattern`, in any case, in alphabetical order.
 
-    The backend is "envpool", "gymnasium", or "envpool, gymnasium". Those that need packages which are not installed are
-    left out.
+    The backend is "envpool", "gymnasium", "envpool, gymnasium" or "pettingzoo". Those of the first three that need
+    packages which are not installed are left out.
     """
     import gymnasium
 
     backends: dict[str, list[str]] = {}
-    for backend, names in (("envpool", envpool_names()), ("gymnasium", gymnasium_names())):
+    every = {"envpool": envpool_names(), "gymnasium": gymnasium_names(), "pettingzoo": {*pettingzoo_modules()}}
+    for backend, names in every.items():
         for name in names:
-            if pattern.lower() in name.lower() and (backend == "envpool" or _is_whole(gymnasium.registry[name])):
+            whole = backend != "gymnasium" or _is_whole(gymnasium.registry[name])
+            if pattern.lower() in name.lower() and whole:
                 backends.setdefault(name, []).append(backend)
     return [(name, ", ".join(found)) for name, found in sorted(backends.items(), key=lambda item: item[0].lower())]
 
@@ -98,6 +116,8 @@ def unknown(name: str) -> UserError:
     """What is said of a name that nothing has."""
     if name in envpool_names():
         return UserError(f"Gymnasium has no environment {name!r}, but EnvPool has: choose backend 'envpool'")
+    if name.startswith("pettingzoo/") and not pettingzoo_modules():
+        return UserError(f"{name} is a game of PettingZoo: `pip install pettingzoo pygame` (mpe2 for those of MPE)")
     if re.fullmatch(r"\w+NoFrameskip-v\d+|ALE/.*", name) and importlib.util.find_spec("ale_py") is None:
         return UserError(
             f"{name} is a game of the Arcade Learning Environment: `pip install ale-py opencv-python-headless`"

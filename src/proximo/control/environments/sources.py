@@ -9,11 +9,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from proximo.control.environments.backends.envpool import EnvPoolEnvironments
+from proximo.control.environments.backends.pettingzoo import make_pettingzoo
 from proximo.control.environments.backends.shapes import shaped_otherwise
 from proximo.control.environments.base import VectorEnvironment
 from proximo.control.environments.guards import GuardedEnvironments
 from proximo.control.environments.lent import Source, copies, kept, lent, name_of
-from proximo.control.environments.names import envpool_names, gymnasium_names, is_atari, unknown
+from proximo.control.environments.names import (
+    envpool_names,
+    gymnasium_names,
+    is_atari,
+    pettingzoo_modules,
+    unknown,
+)
 from proximo.control.environments.problems import closing_told
 from proximo.control.environments.wrappers.frame_stack import FrameStack
 from proximo.errors import FOREIGN, UserError
@@ -128,6 +135,8 @@ def _resolve(
         if ":" not in source and (backend == "envpool" or (backend == "auto" and source in envpool_names())):
             return kept(EnvPoolEnvironments(source, count, options=options, threads=threads), keys)
         function, name = _function_of(source), source
+        if source in (games := pettingzoo_modules() if source.startswith("pettingzoo/") else {}):
+            function = partial(make_pettingzoo, games[source])
     else:
         function, name = source, name_of(source)
     if backend == "envpool":

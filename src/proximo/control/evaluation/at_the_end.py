@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from proximo.control.environments import Source
+from proximo.control.environments.games import RANDOM
 from proximo.control.evaluation.evaluate import LONGEST, evaluate_all, evaluation_environments, longest_episode
 from proximo.control.evaluation.selection import BY_TRAINING, Selection
 from proximo.control.loading import policy_from
@@ -108,6 +109,7 @@ def _evaluate_both(training: Training, source: Source, selection: Selection) -> 
     finally:
         environments.close()
     final, sampled, chosen = seen.values()
+    games = {} if environments.game is None else {"final_deterministic_games": final.games, "against": RANDOM}
     if selection.criterion == BY_TRAINING and final.mean > chosen.mean:
         selection.prefer_last(training, final.mean)
         chosen = final
@@ -121,6 +123,7 @@ def _evaluate_both(training: Training, source: Source, selection: Selection) -> 
         "best_checkpoint": chosen.mean,
         "best_checkpoint_std": chosen.std,
         "best_checkpoint_task": chosen.task_mean,
+        **games,
         "unfinished_episodes": final.unfinished,
         "episode_limit": limit,
     }

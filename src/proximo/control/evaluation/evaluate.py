@@ -48,6 +48,12 @@ class Evaluation:
         return None if self.task_returns == self.returns else float(np.mean(self.task_returns))
 
     @property
+    def games(self) -> dict[str, float]:
+        """Shares of games that were won, drawn and lost: those that returned more than 0, 0 and less."""
+        signs = np.sign(self.returns)
+        return {name: float(np.mean(signs == sign)) for name, sign in (("won", 1), ("drawn", 0), ("lost", -1))}
+
+    @property
     def std(self) -> float:
         """Standard deviation over episodes."""
         return float(np.std(self.returns))

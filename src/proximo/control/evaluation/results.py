@@ -1,12 +1,22 @@
 """Numbers about a run that is on disk."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from proximo.control import seeds
 from proximo.control.config import TrainConfig
-from proximo.control.evaluation.evaluate import Watch, evaluate_all, evaluation_environments, longest_episode
+from proximo.control.environments.base import VectorEnvironment
+from proximo.control.environments.games import RANDOM
+from proximo.control.evaluation.evaluate import (
+    Evaluation,
+    Watch,
+    evaluate_all,
+    evaluation_environments,
+    longest_episode,
+)
 from proximo.control.loading import load_policy, tell
+from proximo.control.training.self_play import PolicyPlayer
 from proximo.errors import UserError
 from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.session.opening import read_results
@@ -14,7 +24,9 @@ from proximo.runs.storage.folder import find_run
 from proximo.runs.storage.metrics import read_metrics
 
 
-def evaluate_run(folder: Path, episodes: int, seed: int | None = None, limit: int | None = None) -> dict[str, Any]:
+def evaluate_run(
+    folder: Path, episodes: int, seed: int | None = None, limit: int | None = None, against: Path | None = None
+) -> dict[str, Any]:
     """The three numbers of a run, with fresh episodes for the two that are evaluations.
 
     Args:
@@ -23,9 +35,10 @@ def evaluate_run(folder: Path, episodes: int, seed: int | None = None, limit: in
         seed: of the episodes; if None, one that follows from the run's, and that neither training nor its own
             evaluations have used.
         limit: steps after which an episode is cut; the run's own if None.
+        against: folder of the run whose policy plays the other seats of a game; a random player if None.
 
     Raises:
-        UserError: there is no such run, or its environment can not be made.
+        UserError: there is no such run, its environment can not be made, or nobody else plays in it.
     """
     if episodes < 1:
         raise UserError(f"{episodes} episodes can not be evaluated: give at least 1")
@@ -39,6 +52,8 @@ def evaluate_run(folder: Path, episodes: int, seed: int | None = None, limit: in
     environments = evaluation_environments(config, config.environment, episodes)
     try:
         final.require_spaces(environments.observation_space, environments.action_space, config.mask_key)
+        if against is not None:
+            _play_against(against, environments, config)
         chosen = seeds.derive(config.seed, seeds.FRESH, 0, 1)[0] if seed is None else seed
         plan = {"final_deterministic": (final, True), "final_sampled": (final, False), "best_checkpoint": (best, True)}
         limit = limit or _limit(config, rows)
@@ -56,11 +71,27 @@ def evaluate_run(folder: Path, episodes: int, seed: int | None = None, limit: in
         **{f"{name}_std": result.std for name, result in results.items()},
         **{f"{name}_task": result.task_mean for name, result in results.items()},
         "best_chosen_by": _criterion(folder, config),
+        **(_games(results, against) if environments.game else {}),
         "seed": chosen,
         "unfinished_episodes": results["final_deterministic"].unfinished,
         "episode_limit": limit,
         "returns": {name: list(result.returns) for name, result in results.items()},
     }
+
+
+def _play_against(folder: Path, environments: VectorEnvironment, config: TrainConfig) -> None:
+    """Let the policy of another run move for the other seats."""
+    if environments.game is None:
+        raise UserError(f"nobody else moves in {config.environment}: leave --against out")
+    policy = load_policy(folder)
+    policy.require_spaces(environments.observation_space, environments.action_space, config.mask_key)
+    environments.game.play_against(PolicyPlayer(policy))
+
+
+def _games(results: Mapping[str, Evaluation], against: Path | None) -> dict[str, Any]:
+    """How games went, by policy."""
+    shares = {f"{name}_games": result.games for name, result in results.items()}
+    return {**shares, "against": RANDOM if against is None else str(against)}
 
 
 def _criterion(folder: Path, config: TrainConfig) -> str:

@@ -18,7 +18,7 @@ from proximo.runs.session.signals import Interrupted
 from proximo.runs.storage.checkpoint import save_checkpoint
 from proximo.runs.storage.folder import RunFolder
 
-BY_TRAINING, AT_THE_END = "training return", "evaluation at the end"
+BY_TRAINING, AT_THE_END, LAST = "training return", "evaluation at the end", "being the last"
 
 
 class Selection:
@@ -81,6 +81,8 @@ class Selection:
     def save(self, training: Training) -> None:
         """Write the best policy so far as the checkpoint `best`."""
         tensors, state = training.state()
+        if training.self_play and self.criterion == BY_TRAINING:
+            self.criterion = LAST
         self._write(policy_from(tensors, state, "best"), state["best_return"])
 
     def prefer_last(self, training: Training, mean_return: float) -> None:

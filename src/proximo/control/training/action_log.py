@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from proximo.control.training.rollout import Collector
+from proximo.control.training.self_play import SelfPlay
 
 
 class ActionLog:
@@ -14,9 +15,13 @@ class ActionLog:
 
     The policy is not asked again: a few bytes for each step bring any environment back that is deterministic under its
     seed. Whether it is one shows when it is brought back.
+
+    Args:
+        self_play: opponents, whose moves are repeated too; None where there are none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, self_play: SelfPlay | None = None) -> None:
+        self._self_play = self_play
         self.restarted_at = 0
         """The iteration whose seeds the environments have."""
         self._actions: list[Tensor] = []
@@ -36,6 +41,8 @@ class ActionLog:
     def look(self, collector: Collector) -> None:
         """Note what the policy sees next."""
         self._inputs, self._memory = dict(collector.inputs), collector.memory
+        if self._self_play:
+            self._self_play.settle()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """For a checkpoint."""
@@ -68,6 +75,8 @@ class ActionLog:
         memory = None if self._memory is None else self._memory.to(collector.device)
         for actions in self._actions:
             collector.repeat(actions, memory)
+        if self._self_play:
+            self._self_play.caught_up()
         now = {name: x.cpu() for name, x in collector.inputs.items()}
         return sorted(
             name

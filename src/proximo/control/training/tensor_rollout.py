@@ -19,12 +19,23 @@ from proximo.errors import UserError
 
 
 def stays_on_device(policy: ControlPolicy) -> bool:
-    """Whether a policy reads and commands environments of tensors as they are: vectors, and one Box without bounds."""
+    """Whether a policy reads and commands environments of tensors as they are: vectors, and one Box without bounds, or
+    from -1 to 1.
+    """
     specs = [policy.observations, *([policy.critic_observations] if policy.critic_observations else [])]
     plain = all(p.kind == "vector" and len(p.path) == 1 and not p.frame for spec in specs for p in spec.parts)
     actions = policy.actions
-    unbounded = len(actions.parts) == 1 and actions.parts[0].kind == "box" and not actions.squashed
-    return plain and unbounded and all(np.isinf(b).all() for b in actions.parts[0].bounds) and policy.frame_stack == 1
+    box = len(actions.parts) == 1 and actions.parts[0].kind == "box" and not actions.squashed
+    return plain and box and (_is_unit(policy) or _is_free(policy)) and policy.frame_stack == 1
+
+
+def _is_free(policy: ControlPolicy) -> bool:
+    return all(np.isinf(bound).all() for bound in policy.actions.parts[0].bounds)
+
+
+def _is_unit(policy: ControlPolicy) -> bool:
+    part = policy.actions.parts[0]
+    return part.unit and not part.open_low and not part.whole
 
 
 class TensorCollector(Collector):
@@ -34,9 +45,10 @@ class TensorCollector(Collector):
         """See `Collector`."""
         super().__post_init__()
         self._logs: dict[str, list[Tensor]] = {}
+        self._bounded, self._clipped_share = _is_unit(self.policy), 0.0
 
     def _clipped(self, action: Tensor, valid: np.ndarray) -> float:
-        return 0.0  # there are no bounds
+        return self._clipped_share
 
     def collect(self) -> Rollout:
         """See `Collector.collect`.
@@ -68,7 +80,7 @@ class TensorCollector(Collector):
         for name in ("action", "log_prob", "value", "output"):
             if (told := getattr(action, name)) is not None:
                 self._keep(name, t, told)
-        step = source.step_tensors(action.action)
+        step = source.step_tensors(action.action.clamp(-1.0, 1.0) if self._bounded else action.action)
         for name, x in step.said.items():
             if isinstance(x, Tensor):
                 self._logs.setdefault(name, []).append(x.detach().double().nanmean())
@@ -107,12 +119,15 @@ class TensorCollector(Collector):
         fine = torch.stack([torch.isfinite(x).all() for x in (rewards, *seen)]).all()
         logs, self._logs = self._logs, {}
         means = [torch.stack(values).nanmean() for values in logs.values()]
-        flat = torch.cat([x.double().flatten() for x in (rewards, over, cut, fine, *means)]).cpu().numpy()
+        beyond = self._tensors["action"].abs() > 1.0 if self._bounded else rewards.new_zeros(1)
+        told = (rewards, over, cut, fine, beyond.double().mean(), *means)
+        flat = torch.cat([x.double().flatten() for x in told]).cpu().numpy()
         size = 3 * len(steps) * self.shape[1]
         table = flat[:size].reshape(3, *self.shape)
         if not flat[size]:
             self._refuse(table[0])
-        self._said.add(0, dict(zip(logs, flat[size + 1 :].tolist(), strict=True)))
+        self._clipped_share = float(flat[size + 1])
+        self._said.add(0, dict(zip(logs, flat[size + 2 :].tolist(), strict=True)))
         cuts = table[2] > 0
         return {"reward": table[0], "truncated": cuts, "terminated": (table[1] > 0) & ~cuts}
 

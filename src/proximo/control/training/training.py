@@ -31,6 +31,7 @@ from proximo.control.training.action_log import ActionLog
 from proximo.control.training.critic_window import CriticWindow
 from proximo.control.training.estimation import Estimator
 from proximo.control.training.rollout import Actor, Collector, Rollout
+from proximo.control.training.self_play import SelfPlay
 from proximo.control.training.setup import fresh_policy, require_room, require_shares, update_settings
 from proximo.control.training.tensor_rollout import TensorCollector, stays_on_device
 from proximo.control.training.vital_signs import ended, fingerprint, still_deviations, vital_signs
@@ -127,6 +128,10 @@ class Training(OnPolicyTraining[Rollout]):
         noise, shuffle = seeds.derive(config.seed, seeds.NOISE, mesh.rank, 2)
         self.noise = torch.Generator(self.device).manual_seed(noise)
         self.shuffle = torch.Generator().manual_seed(shuffle)
+        generators = {"noise": self.noise, "shuffle": self.shuffle}
+        self.self_play = SelfPlay.of(config, environments, self.policy, lambda: self.collector.actor, mesh.rank)
+        """Opponents in games; None in most runs."""
+        self._generators = generators | ({"opponents": self.self_play.noise} if self.self_play else {})
         self.collector = self._collector(actor, roles)
         self.collector.finals_wanted = config.truncation == "exact"
         if config.random_phase:
@@ -139,8 +144,8 @@ class Training(OnPolicyTraining[Rollout]):
         self.scaler = RewardScaler(environments.count, config.gamma, config.normalizers.clip)
         self.mirroring = mirroring_of(config, self.policy, self.algorithm)
         self.progress: Progress = Progress()
-        self.log = ActionLog()
-        self.before = Undo(self.optimizer, {"noise": self.noise, "shuffle": self.shuffle}, self.numbers)
+        self.log = ActionLog(self.self_play)
+        self.before = Undo(self.optimizer, self._generators, self.numbers)
         # An update of several ranks can not be repeated by one.
         kept = config.replay_mb if mesh.alone else 0.0
         self.ring = Ring(self.before, self.optimizer, kept, self._described)
@@ -270,6 +275,8 @@ class Training(OnPolicyTraining[Rollout]):
             return []
         if self._learnt_at_restart:
             self.environments.take_statistics(self._learnt_at_restart, fixed=False)
+        if self.self_play:
+            self.self_play.again()
         with self.mesh.together():
             self.collector.restart(self._seeds(self.log.restarted_at))
             differing = self.log.bring_back(self.collector)
@@ -349,7 +356,10 @@ class Training(OnPolicyTraining[Rollout]):
         self._absorb(rollout, batch)
         if self.mirroring:
             self.mirroring.settle()
+        before = self.progress.steps
         self._count(rollout)
+        if self.self_play:
+            self.self_play.grow(before, self.progress.steps)
         self.log.record(rollout.taken, self.collector)
         self._remember_best()
         told, self.ended = {**ended(self.ended), **rollout.said}, []
@@ -497,8 +507,8 @@ class Training(OnPolicyTraining[Rollout]):
         self.critic.add(values, returns, batch.weight.cpu(), rollouts, self.mesh)
 
     def _remember_best(self) -> None:
-        if self.config.evaluate_every is not None:
-            return  # evaluations decide
+        if self.config.evaluate_every is not None or self.self_play:
+            return  # evaluations decide, or nothing does: against itself the mean is always about 0
         # In memory: writing at each improvement would cost more than the update. It goes to disk with each checkpoint.
         mean = self.mean_return
         if mean is not None and len(self.returns) >= FEWEST:
@@ -521,7 +531,7 @@ class Training(OnPolicyTraining[Rollout]):
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that a resumed run needs, as tensors and JSON."""
         self.note_wrappers()
-        tensors, generators = random_state.capture({"noise": self.noise, "shuffle": self.shuffle})
+        tensors, generators = random_state.capture(self._generators)
         tensors |= {f"policy/{name}": x for name, x in self.policy.state_dict().items()}
         tensors |= {f"best/{name}": x for name, x in self.best_weights.items()}
         tensors |= {f"optimizer/{name}": x for name, x in self.optimizer.state().items()}
@@ -531,6 +541,7 @@ class Training(OnPolicyTraining[Rollout]):
         tensors |= {f"environments/learnt/{name}": torch.from_numpy(x) for name, x in self._learnt_at_restart.items()}
         if self.mirroring and self.mirroring.memory is not None:
             tensors[f"environments/{MIRRORED}"] = self.mirroring.memory
+        tensors |= self.self_play.state() if self.self_play else {}
         shown, environments = self.log.state()
         tensors |= {f"environments/{name}": x for name, x in shown.items()}
         state = {
@@ -573,6 +584,8 @@ class Training(OnPolicyTraining[Rollout]):
         if self.reshared:
             scaler["accumulated"] = torch.zeros_like(self.scaler.accumulated)
         self.scaler.load_state_dict(scaler)
+        if self.self_play:
+            self.self_play.load(tensors)
         self.log.load(_group(tensors, "environments"), state["environments"])
         if self.mirroring and (memory := tensors.get(f"environments/{MIRRORED}")) is not None:
             self.mirroring.memory = memory.to(self.device)
@@ -584,7 +597,7 @@ class Training(OnPolicyTraining[Rollout]):
         self.critic.load(state["critic"])
         self.collector.see(state["exact_observations"])
         self.best_return = -np.inf if state["best_return"] is None else state["best_return"]
-        random_state.restore(tensors, state["random"], {"noise": self.noise, "shuffle": self.shuffle})
+        random_state.restore(tensors, state["random"], self._generators)
         if self.closed_form:
             self.closed_form.freeze()
 
@@ -596,9 +609,8 @@ class Training(OnPolicyTraining[Rollout]):
         """Go on with another number of ranks: each draws from here on what none has drawn, in environments anew."""
         self.progress.exact_resume = False
         index = _MOST_RANKS * (1 + self.progress.iterations) + self.mesh.rank
-        for generator, seed in zip(
-            (self.noise, self.shuffle), seeds.derive(self.config.seed, seeds.NOISE, index, 2), strict=True
-        ):
+        drawn = seeds.derive(self.config.seed, seeds.NOISE, index, len(self._generators))
+        for generator, seed in zip(self._generators.values(), drawn, strict=True):
             generator.manual_seed(seed)
 
 

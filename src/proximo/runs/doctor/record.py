@@ -75,6 +75,11 @@ class Record:
         meter = TruthMeter()
         return tuple(meter.judge(row) for row in self.rows)
 
+    @property
+    def of_self_play(self) -> bool:
+        """Whether its returns are of games of the policy against itself, which say nothing of how good it is."""
+        return any("log/won" in row for row in self.rows)
+
     def column(self, name: str) -> np.ndarray:
         """`[n]` float64, one for each iteration, NaN where it was not measured."""
         return np.array([np.nan if (x := number(row.get(name))) is None else x for row in self.rows], np.float64)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,12 +14,61 @@ from proximo.control.environments.visible_leaves import ALL_KEYS, ObservationKey
 from proximo.control.spaces.trees import map_leaves, take_row
 from proximo.errors import UserError
 
+if TYPE_CHECKING:
+    import gymnasium
+
 _METHODS = ("possible_agents", "observation_space", "action_space", "reset", "step", "agents")
 
 
 def is_parallel(env: Any) -> bool:
     """Whether an object has the methods of a `ParallelEnv` (pettingzoo/utils/env.py), before its first reset too."""
     return not isinstance(env, type) and all(hasattr(env, name) for name in _METHODS[:-1])
+
+
+def make_pettingzoo(module: str, **options: Any) -> Any:
+    """A game of PettingZoo: a `ParallelEnv` where it has one, else an `AECEnv`.
+
+    Args:
+        module: as `pettingzoo.classic.tictactoe_v3`.
+        options: of the game.
+
+    Raises:
+        UserError: a package that it needs is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # for a registry that only new versions have
+            game = importlib.import_module(module)
+    except ImportError as error:
+        package, _, rest = module.partition(".")
+        extra = f"{package}[{rest.partition('.')[0]}]" if package == "pettingzoo" else package
+        raise UserError(f"{module} needs a package ({error}): `pip install '{extra}'`") from error
+    return (game.parallel_env if hasattr(game, "parallel_env") else game.env)(**options)
+
+
+def common_spaces(env: Any, name: str) -> tuple[gymnasium.Space, gymnasium.Space]:
+    """The spaces of observations and actions that all agents have.
+
+    Raises:
+        UserError: some have others.
+    """
+    agents, common = list(env.possible_agents), []
+    for kind in ("observation_space", "action_space"):
+        spaces = {agent: getattr(env, kind)(agent) for agent in agents}
+        common.append(spaces[agents[0]])
+        for agent, space in spaces.items():
+            if space != common[-1]:
+                raise UserError(
+                    f"{name}: {agent} has the {kind[:-6]} space {space}, {agents[0]} has {common[-1]}, and "
+                    "one policy plays all agents: make them alike with supersuit (pad_observations_v0, "
+                    "pad_action_space_v0)"
+                )
+    return common[0], common[1]
+
+
+def stacked(rows: Sequence[Any]) -> Any:
+    """Observations of single agents as a batch of its own arrays."""
+    return map_leaves(lambda *leaves: np.stack([np.array(x) for x in leaves]), rows[0], *rows[1:])
 
 
 class PettingZooEnvironments(VectorEnvironment):
@@ -41,18 +92,9 @@ class PettingZooEnvironments(VectorEnvironment):
         self._envs, self.name = envs, name
         self._agents = list(envs[0].possible_agents)
         self.count = len(envs) * len(self._agents)
-        first = self._agents[0]
-        for kind in ("observation_space", "action_space"):
-            spaces = {agent: getattr(envs[0], kind)(agent) for agent in self._agents}
-            for agent, space in spaces.items():
-                if space != spaces[first]:
-                    raise UserError(
-                        f"{name}: {agent} has the {kind[:-6]} space {space}, {first} has {spaces[first]}, and "
-                        "one policy plays all agents: make them alike with supersuit (pad_observations_v0, "
-                        "pad_action_space_v0)"
-                    )
-        self._kept = keys.kept(envs[0].observation_space(first), name)
-        self.observation_space, self.action_space = self._kept.space, envs[0].action_space(first)
+        space, self.action_space = common_spaces(envs[0], name)
+        self._kept = keys.kept(space, name)
+        self.observation_space = self._kept.space
         self.notes = self._kept.notes
 
     def reset(self, seeds: Sequence[int]) -> tuple[Observation, np.ndarray | None]:
@@ -95,7 +137,7 @@ class PettingZooEnvironments(VectorEnvironment):
         rows = [row for copy in self._last for row in copy]
         missing = next((row for row in rows if row is not None), None)
         rows = [missing if row is None else row for row in rows]  # an agent that joins later
-        return map_leaves(lambda *leaves: np.stack([np.array(x) for x in leaves]), rows[0], *rows[1:])
+        return stacked(rows)
 
     def close(self) -> None:
         """See `VectorEnvironment.close`."""

@@ -13,14 +13,18 @@ if TYPE_CHECKING:
 
 def rows_of(env: Any) -> int | None:
     """How many rows an environment of another shape has; None for what is none."""
+    from proximo.control.environments.backends.functional import is_functional
     from proximo.control.environments.backends.pettingzoo import is_parallel
     from proximo.control.environments.backends.pufferlib import is_puffer
     from proximo.control.environments.backends.rsl_rl import is_rsl_rl
+    from proximo.control.environments.backends.turns import is_in_turn
 
     if is_rsl_rl(env):
         return int(env.num_envs)
     if is_puffer(env):
         return int(env.num_agents)
+    if is_in_turn(env) or is_functional(env):
+        return 1
     return len(env.possible_agents) if is_parallel(env) else None
 
 
@@ -30,9 +34,11 @@ def shaped_otherwise(env: Any) -> Callable[..., VectorEnvironment] | None:
     """
     import gymnasium
 
+    from proximo.control.environments.backends.functional import FunctionalEnvironments, is_functional
     from proximo.control.environments.backends.pettingzoo import is_parallel
     from proximo.control.environments.backends.pufferlib import PufferEnvironments, is_puffer
     from proximo.control.environments.backends.rsl_rl import RslRlEnvironments, is_rsl_rl
+    from proximo.control.environments.backends.turns import TurnEnvironments, is_in_turn
 
     if isinstance(env, gymnasium.Env | gymnasium.vector.VectorEnv):
         return None
@@ -40,6 +46,12 @@ def shaped_otherwise(env: Any) -> Callable[..., VectorEnvironment] | None:
         return lambda env, name, keys, *_: RslRlEnvironments(env, name, keys)
     if is_puffer(env):
         return lambda env, name, keys, *_: PufferEnvironments(env, name, keys)
+    if is_functional(env):
+        return lambda env, name, keys, make=None, count=None: FunctionalEnvironments(env, name, keys, count)
+    if is_in_turn(env):
+        return lambda env, name, keys, make=None, count=1: TurnEnvironments(
+            [env, *(make() for _ in range(count - 1) if make)], name, keys
+        )
     return _parallel if is_parallel(env) else None
 
 

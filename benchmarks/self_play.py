@@ -1,0 +1,77 @@
+"""Self-play in PettingZoo's board games, and a shared policy in a cooperative one: the results in docs/self-play.md.
+
+Needs `pip install pettingzoo pygame` and `pip install --no-deps mpe2`. `python benchmarks/self_play.py tictactoe`
+(connect-four, spread) trains three seeds and evaluates each.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+import proximo
+from proximo.control.environments import make_environments
+
+COMMON = {"progress": "quiet", "environments": 32, "rollout_length": 64, "episodes": 20}
+TASKS = {
+    "tictactoe": ("pettingzoo/tictactoe_v3", 400_000, {"update": {"minibatch_size": 256, "entropy_coefficient": 0.01}}),
+    "connect-four": (
+        "pettingzoo/connect_four_v3",
+        1_000_000,
+        {"update": {"minibatch_size": 256, "entropy_coefficient": 0.01}, "network": {"hidden": (128, 128)}},
+    ),
+    "spread": (
+        "pettingzoo/simple_spread_v3",
+        600_000,
+        {
+            "environments": 48,
+            "options": {"max_cycles": 25},
+            "update": {"minibatch_size": 256},
+            "normalizers": {"rewards": "scale"},
+        },
+    ),
+}
+
+
+def random_return(name: str, options: dict, episodes: int) -> float:
+    """Mean return of one row whose actions are random."""
+    environments = make_environments(name, 48, options=options)
+    environments.reset(range(48))
+    environments.action_space.seed(0)
+    paid, ended, sums = [], 0, [0.0] * 48
+    while ended < episodes:
+        step = environments.step(np.array([environments.action_space.sample() for _ in range(48)]))
+        for row in range(48):
+            sums[row] += step.reward[row] * step.valid[row]
+            if step.episode_over[row]:
+                paid.append(sums[row])
+                sums[row], ended = 0.0, ended + 1
+    return sum(paid) / len(paid)
+
+
+def main() -> None:
+    """Train and print a row for each seed."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--games", type=int, default=2000)
+    parser.add_argument("--folder", type=Path, default=Path("runs"))
+    asked = parser.parse_args()
+    name, steps, settings = TASKS[asked.task]
+    if asked.task == "spread":
+        print(f"random: {random_return(name, settings['options'], 480):.2f}")
+    for seed in asked.seeds:
+        started = time.perf_counter()
+        plan = {**COMMON, **settings, "steps": asked.steps or steps, "seed": seed}
+        run = proximo.train(name, run=asked.folder / f"{asked.task}-{seed}", **plan)
+        seconds = time.perf_counter() - started
+        told = proximo.evaluate(run, asked.games if asked.task != "spread" else 480)
+        shown = {key: told[key] for key in told if key.endswith("_games")} or told["final_deterministic"]
+        print(f"seed {seed}, {seconds:.0f} s: {json.dumps(shown)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
