@@ -16,7 +16,7 @@ from proximo.core.batch import Batch, Evaluation
 from proximo.core.exact_kl import NAME as EXACT
 from proximo.core.exact_kl import with_old
 from proximo.core.invariants import check_batch, check_first_ratio
-from proximo.core.optimizer import FlatAdam
+from proximo.core.optimizer import Optimizer
 from proximo.core.schedules import AdaptiveLearningRate
 from proximo.core.settings import UpdateSettings
 from proximo.core.update import (
@@ -164,7 +164,7 @@ class PPO(UpdateSettings):
         return {f"{role}_grad_norm": (roles[role], limit) for role, limit in wanted.items()}
 
     def _step(
-        self, optimizer: FlatAdam, apart: Mapping[str, tuple[list[nn.Parameter], float]]
+        self, optimizer: Optimizer, apart: Mapping[str, tuple[list[nn.Parameter], float]]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Clip the gradient and take a step; its norm before, and those of the parts that were clipped apart."""
         if not apart:
