@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -287,6 +287,9 @@ class _Scoring:
     def __init__(self, model: Any) -> None:
         self.policy, self.head = Stack([model.get_decoder()]), model.get_output_embeddings()
         self.value_head = torch.nn.Linear(self.head.weight.shape[1], 1, device=self.head.weight.device)
+
+    def as_policy(self, function: Callable[..., Any], *given: Any) -> Any:
+        return function(*given)
 
     def value_states(self, hidden: Tensor, tokens: Tensor, states: Tensor | None) -> Tensor:
         return hidden

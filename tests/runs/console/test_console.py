@@ -1,4 +1,5 @@
 import io
+import itertools
 import os
 import re
 import subprocess
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from proximo.runs.console.live import render
+from proximo.runs.console import progress
+from proximo.runs.console.live import LivePanel, render
 from proximo.runs.console.progress import (
     COLUMNS,
     Progress,
@@ -112,6 +114,26 @@ def test_steps_beyond_those_asked_for_are_not_more_than_all(capsys: pytest.Captu
         "steps 512/512  100%",
         "steps 1,024/1,024  100%",
     ]
+
+
+@pytest.mark.parametrize(("drawing", "share", "longest"), [(0.002, 0.009, 0.3), (0.05, 0.011, 5.1), (3.0, 0.31, 10.1)])
+def test_a_terminal_that_draws_slowly_is_drawn_to_less_often(monkeypatch, drawing: float, share: float, longest: float):
+    now, shown = [0.0], []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+
+    def slowly(panel, snapshot):
+        shown.append(now[0])
+        now[0] += drawing
+
+    monkeypatch.setattr(LivePanel, "show", slowly)
+    with Progress("a task", 100_000, mode="live") as display:
+        for step in range(20_000):
+            display.update(step)
+            now[0] += 0.01
+    assert len(shown) * drawing / now[0] <= share
+    gaps = [after - before for before, after in itertools.pairwise(shown[:-1])]  # the last is at the end
+    assert longest - 0.2 <= max(gaps) <= longest
 
 
 def test_quiet_is_quiet(capsys: pytest.CaptureFixture):

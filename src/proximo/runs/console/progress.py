@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 Mode = Literal["auto", "live", "plain", "quiet"]
 
 _RATE_WINDOW = 20.0  # seconds over which steps/s are averaged
-_RENDER_SECONDS = 0.25
+_RENDER_SECONDS = 0.25  # between two drawings, if drawing takes less than 1 % of that
+_MOST_SECONDS = 10.0
+_SHARE = 0.01
+"""Of a run's time that drawing may take, at most."""
 _TEXT_SECONDS = 30.0  # between two sample texts
 _TEXT_LENGTH = 220  # characters of one that are shown
 
@@ -238,9 +241,11 @@ class Progress:
     def _show(self) -> None:
         self._shown, self._stale = time.monotonic(), False
         if self._panel is not None:
+            begun = time.perf_counter()
             self._now.load = load()
             with self._or_quiet():
                 self._panel.show(self._now)
+            self._every = _pause(time.perf_counter() - begun)
         elif self.mode == "plain":
             self._say(format_line(self._now))
 
@@ -255,6 +260,11 @@ class Progress:
             yield
         except OSError:
             self.mode, self._panel = "quiet", None
+
+
+def _pause(drawing: float) -> float:
+    """Seconds until a panel is drawn again, whose drawing took so many: a slow terminal must not slow the run."""
+    return min(max(_RENDER_SECONDS, drawing / _SHARE), _MOST_SECONDS)
 
 
 def checked_mode(progress: Any) -> Mode:
