@@ -10,7 +10,14 @@ import torch.distributed as dist
 
 _CONTEXT = mp.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["torch", "torch.distributed", "proximo.control.trainer", "proximo.scale.mesh", "ranks"]
+    [
+        "torch",
+        "torch.distributed",
+        "proximo.control.trainer",
+        "proximo.scale.mesh",
+        "transformers.models.llama.modeling_llama",
+        "proximo.language.ppo.trainer",
+    ]
 )
 
 

@@ -47,11 +47,11 @@ LONG = {
     "steps": 256 * 24,
     "checkpoint_every": 256 * 4,
     "episodes": 1,
-    "update": {"epochs": 10, "minibatch_size": 32},
+    "update": {"epochs": 4, "minibatch_size": 32},
 }
 LONG_OPTIONS = [
     *("--environments", "4", "--rollout-length", "64", "--steps", "6144", "--checkpoint-every", "1024"),
-    *("--episodes", "1", "--update.epochs", "10", "--update.minibatch-size", "32"),
+    *("--episodes", "1", "--update.epochs", "4", "--update.minibatch-size", "32"),
 ]
 """The same on the command line."""
 

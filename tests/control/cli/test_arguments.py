@@ -155,7 +155,10 @@ def test_many_more_steps_than_were_asked_for_are_told_before_they_are_taken(prom
 def test_a_seed_keeps_every_digit(prompt, digits):
     assert prompt("train", "CartPole-v1", "--run", "r", "--quiet", *SMALL, "--seed", digits, "--stop-at", "64")[0] == 0
     assert read_toml(Path("r/config.toml"))["seed"] == int(float(digits) if "e" in digits else digits)
-    assert prompt("doctor", "CartPole-v1", "--seed", digits)[0] in (0, 1)
+
+
+def test_the_doctor_takes_a_seed_of_any_size(prompt):
+    assert prompt("doctor", "CartPole-v1", "--seed", "-99999999999999999999")[0] in (0, 1)
 
 
 @pytest.mark.parametrize("none", ["none", "None"])
