@@ -21,6 +21,7 @@ SETTINGS = {
     proximo.train: TrainConfig,
     proximo.Trainer: TrainConfig,
     proximo.train_seeds: TrainConfig,
+    proximo.distill: TrainConfig,
     language.train: PPOConfig,
     language.Trainer: PPOConfig,
     language.train_sft: SFTConfig,

@@ -34,9 +34,9 @@ _ABOUT = (
     "RUN/config.toml."
 )
 _TAUGHT = (
-    "Teach a student what the policy of TEACHER, the folder of a run, would do (DAgger). The student acts, and learns "
-    "what its teacher would have done. --observations.student says what it sees, --network.memory gru gives it a "
-    "memory. ENVIRONMENT is the teacher's own if it is not given."
+    "Teach a student what a trained policy would do (DAgger); it may see less, and PPO can go on from it. TEACHER is "
+    "the folder of its run. The student acts, and learns what its teacher would have done: --observations.student says "
+    "what it sees, --network.memory gru gives it a memory. ENVIRONMENT is the teacher's own if it is not given."
 )
 _LAYOUT = Layout(
     first=(
@@ -106,7 +106,7 @@ def distill(arguments: list[str]) -> int:
     words = list(takewhile(lambda word: not word.startswith("-"), arguments[:2]))
     if not words and not {"-h", "--help"} & set(arguments):
         raise UserError("which teacher? Name its run first, as in `proximo distill runs/teacher`")
-    base = TrainConfig()
+    base = Algorithm("distill").of(TrainConfig())
     if words:
         from proximo.control.distill import student_settings
 

@@ -88,9 +88,8 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(teacher):
     assert values["grad_norm"] < 1e-5
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_student_with_a_memory_does_without_velocities_what_its_teacher_does_with_them(teacher, seed, tmp_path):
-    call = {"steps": 32_000, "environments": 8, "seed": seed, "episodes": 20, "progress": "quiet", **GRU, **BLIND}
+def test_a_student_with_a_memory_does_without_velocities_what_its_teacher_does_with_them(teacher, tmp_path):
+    call = {"steps": 32_000, "environments": 8, "seed": 0, "episodes": 10, "progress": "quiet", **GRU, **BLIND}
     student = proximo.distill(teacher, run=tmp_path / "student", learning_rate="3e-3 -> 0", **call)
     assert teacher.results["final_deterministic"] > 400
     assert student.results["final_deterministic"] >= 0.95 * teacher.results["final_deterministic"]

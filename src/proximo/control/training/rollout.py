@@ -331,6 +331,7 @@ class Collector:
             episodes=episodes,
             clipped_fraction=self._clipped(action, valid),
             said=self._said.read(valid),
+            executed=None,
         )
 
 
