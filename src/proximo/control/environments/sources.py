@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from proximo.control.environments.backends.envpool import EnvPoolEnvironments
-from proximo.control.environments.backends.pettingzoo import make_pettingzoo
 from proximo.control.environments.backends.shapes import shaped_otherwise
 from proximo.control.environments.base import VectorEnvironment
 from proximo.control.environments.guards import GuardedEnvironments
@@ -136,6 +135,8 @@ def _resolve(
             return kept(EnvPoolEnvironments(source, count, options=options, threads=threads), keys)
         function, name = _function_of(source), source
         if source in (games := pettingzoo_modules() if source.startswith("pettingzoo/") else {}):
+            from proximo.control.environments.backends.pettingzoo import make_pettingzoo
+
             function = partial(make_pettingzoo, games[source])
     else:
         function, name = source, name_of(source)
