@@ -38,13 +38,13 @@ def killed_in(folder, rows, *options):
     """Start a run and kill rank 1 once so many iterations are recorded: seconds to the launcher's end, code, words."""
     process = warm.Popen([*COMMAND, "--run", str(folder), *LONG_OPTIONS, *options], stderr=subprocess.PIPE, text=True)
     try:
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 300  # what hangs fails; a busy machine does not
         while not (folder / "metrics.jsonl").exists() or len(read_metrics(folder / "metrics.jsonl")) < rows:
             assert time.monotonic() < limit, "no iteration was recorded"
             time.sleep(0.02)
         os.kill(rank_of(process.pid, 1), signal.SIGKILL)
         started = time.monotonic()
-        said = process.communicate(timeout=90)[1]
+        said = process.communicate(timeout=300)[1]
         return time.monotonic() - started, process.returncode, said
     finally:
         process.kill()
