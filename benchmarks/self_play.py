@@ -1,4 +1,4 @@
-"""Self-play in PettingZoo's board games, and a shared policy in a cooperative one: the results in docs/self-play.md.
+"""Self-play in PettingZoo's board games, and a shared policy in a cooperative one: how good do they become?
 
 Needs `pip install pettingzoo pygame` and `pip install --no-deps mpe2`. `python benchmarks/self_play.py tictactoe`
 (connect-four, spread) trains three seeds and evaluates each.

@@ -191,8 +191,8 @@ class SelfPlay:
             if name.startswith("opponents/"):
                 _, version, parameter = name.split("/", 2)
                 weights.setdefault(int(version), {})[parameter] = x
-        for version in sorted(weights):
-            self._keep(version, weights[version])
+        for steps in sorted(weights):
+            self._keep(steps, weights[steps])
         if "environments/who" in tensors:
             self._who = tensors["environments/who"].numpy().copy()
         self._moves = []

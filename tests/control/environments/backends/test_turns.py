@@ -6,6 +6,7 @@ from turn_games import MOST, Nim
 
 from proximo.control.environments import make_environments
 from proximo.control.environments.games import RandomPlayer
+from proximo.errors import UserError
 
 
 def allowed(observation, chance):
@@ -103,3 +104,22 @@ def test_nim_is_what_it_is_said_to_be():
     first = game.stones
     game.step(0)
     assert game.stones == first - 1
+
+
+def test_a_game_of_mpe_in_which_all_act_at_once_has_a_row_for_each_agent():
+    pytest.importorskip("mpe2")
+    environments = make_environments("pettingzoo/simple_spread_v3", 6, options={"max_cycles": 5})
+    environments.reset(range(6))
+    steps = [environments.step(np.zeros(6, int)) for _ in range(12)]
+    assert [bool(step.truncated.all()) for step in steps] == [t in (4, 10) for t in range(12)]
+    assert [bool(step.valid.all()) for step in steps] == [t not in (5, 11) for t in range(12)]
+    assert not any(step.terminated.any() for step in steps)
+    with pytest.raises(UserError, match="multiple of 3: try 6"):
+        make_environments("pettingzoo/simple_spread_v3", 8)
+    environments.close()
+
+
+def test_a_name_that_pettingzoo_has_not_is_answered_with_one_that_it_has():
+    pytest.importorskip("pettingzoo")
+    with pytest.raises(UserError, match="pettingzoo/tictactoe_v3"):
+        make_environments("pettingzoo/tictactoe_v2", 2)

@@ -46,6 +46,7 @@ class FunctionalEnvironments(VectorEnvironment):
 
     def __init__(self, env: Any, name: str, keys: ObservationKeys = ALL_KEYS, count: int | None = None) -> None:
         self._jax: Any = importlib.import_module("jax")
+        self.device = "cpu" if self._jax.devices()[0].platform == "cpu" else "cuda"
         self.name, self.count = name, count or _COUNT
         env, first, single = self._below_resets(env)
         self._limit = None if "truncation" in first.info else _episode_length(env)
@@ -86,11 +87,6 @@ class FunctionalEnvironments(VectorEnvironment):
         """See `VectorEnvironment.tensors`."""
         return self
 
-    @property
-    def device(self) -> str:
-        """Where its arrays lie, as torch calls it."""
-        return "cpu" if self._jax.devices()[0].platform == "cpu" else "cuda"
-
     def step_tensors(self, actions: Any) -> TensorStep:
         """See `TensorSource.step_tensors`: by DLPack in both directions, which copies nothing."""
         given = self._jax.dlpack.from_dlpack(actions.detach().to(self.device).contiguous())
@@ -100,9 +96,9 @@ class FunctionalEnvironments(VectorEnvironment):
 
     def _lent(self, tree: Any) -> Any:
         """Arrays of JAX as tensors of the same memory."""
-        import torch
+        from torch.utils.dlpack import from_dlpack
 
-        return {key: self._lent(tree[key]) for key in tree} if hasattr(tree, "keys") else torch.from_dlpack(tree)
+        return {key: self._lent(tree[key]) for key in tree} if hasattr(tree, "keys") else from_dlpack(tree)
 
     def close(self) -> None:
         """See `VectorEnvironment.close`: there is nothing to free."""
