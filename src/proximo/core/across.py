@@ -65,8 +65,8 @@ class SummedGradient:
         deviations = [deviation if rank == self._ranks.rank else 0.0 for rank in range(size)]
         dtype, device = optimizer.parameters[0].dtype, optimizer.parameters[0].device
         if closed:
-            sums = optimizer.sum_across(self._ranks, torch.tensor([*shares, *deviations], dtype=dtype)).tolist()
-            return {**dict(zip(told, sums, strict=False)), "ratio_deviation": max(sums[len(told) :])}
+            totals = optimizer.sum_across(self._ranks, torch.tensor([*shares, *deviations], dtype=dtype)).tolist()
+            return {**dict(zip(told, totals, strict=False)), "ratio_deviation": max(totals[len(told) :])}
         numbers = [torch.as_tensor(x, dtype=dtype, device=device) for x in (*shares, *deviations)]
         sums = optimizer.sum_across(self._ranks, torch.stack(numbers))
         return {**dict(zip(told, sums, strict=False)), "ratio_deviation": sums[len(told) :].max()}
