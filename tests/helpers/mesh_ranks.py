@@ -88,6 +88,9 @@ def killed(mesh):
     """Rank 1 is killed while all others wait for it; after how many seconds they know."""
     mesh.barrier()
     if mesh.rank == 1:
+        if os.fork() == 0:  # as the process of an environment, which may outlive it
+            time.sleep(20)
+            os._exit(0)
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGKILL)
     started = time.monotonic()

@@ -13,6 +13,7 @@ import shutil
 import socket
 import tempfile
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ class Neighbours:
         finally:  # all hold what they need: nothing is left behind, whatever becomes of them
             if store.add(f"{_KEY}/there", 1) == size:
                 shutil.rmtree(folder, ignore_errors=True)
+        _HERE.add(self)
 
     def _connected(self, folder: Path, store: Any, seconds: float) -> list[tuple[socket.socket, socket.socket]]:
         """For each round a socket to the rank that is told, and one from the rank that is heard."""
@@ -127,6 +129,19 @@ class Neighbours:
         for there, here in self._rounds:
             there.close()
             here.close()
+
+
+_HERE: weakref.WeakSet[Neighbours] = weakref.WeakSet()
+
+
+def _leave_all() -> None:
+    # A forked worker (an environment's) has the sockets too: left open there, a killed rank would seem to live.
+    for neighbours in _HERE:
+        neighbours.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_all)
 
 
 def takes(x: Tensor) -> bool:
