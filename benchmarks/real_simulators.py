@@ -32,9 +32,8 @@ def of_playground(actions):
     import jax
     from mujoco_playground import wrapper
 
-    env = wrapper.wrap_for_brax_training(
-        playground_task(), episode_length=LIMIT
-    )  # full_reset forgets which were limits
+    # Not with full_reset, which forgets which ends were limits.
+    env = wrapper.wrap_for_brax_training(playground_task(), episode_length=LIMIT)
     step, state = jax.jit(env.step), jax.jit(env.reset)(jax.random.split(jax.random.PRNGKey(0), COUNT))
     rows = []
     for action in actions:
