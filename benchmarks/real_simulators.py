@@ -32,7 +32,8 @@ def of_playground(actions):
     import jax
     from mujoco_playground import wrapper
 
-    env = wrapper.wrap_for_brax_training(playground_task(), episode_length=LIMIT, full_reset=True)
+    # Not with full_reset, which forgets which ends were limits.
+    env = wrapper.wrap_for_brax_training(playground_task(), episode_length=LIMIT)
     step, state = jax.jit(env.step), jax.jit(env.reset)(jax.random.split(jax.random.PRNGKey(0), COUNT))
     rows = []
     for action in actions:
@@ -102,6 +103,7 @@ def trained(make, actor):
             rollout_length=LENGTH,
             update={"minibatch_size": COUNT * LENGTH // 4},
             episodes=1,
+            normalizers={"observations": False, "rewards": "off"},  # or a first rollout is in no row of the metrics
             episode_limit=LIMIT + 1,
             progress="quiet",
             **groups,
