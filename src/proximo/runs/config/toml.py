@@ -124,8 +124,9 @@ def _items(table: Any) -> Iterator[tuple[str, Any, bool]]:
         for name, value in table.items():
             yield name, value, False
         return
-    hints = _hints(type(table))
-    for field in _fields(type(table)):
+    cls: Any = type(table)
+    hints = _hints(cls)
+    for field in _fields(cls):
         yield field.name, getattr(table, field.name), type(None) in members(hints[field.name])
 
 
