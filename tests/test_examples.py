@@ -77,7 +77,7 @@ def test_a_network_of_ones_own_reads_two_keys_and_is_loaded_again(tmp_path):
 
 
 def test_an_encoder_of_ones_own_widens_its_key(tmp_path):
-    run = example("encoders").main(4096, str(tmp_path / "run"))
+    run = example("encoders").main(1024, str(tmp_path / "run"))
     policy = proximo.load(run.path).policy
     assert policy.network.actor[0].in_features == 4 * 8 + 9
 

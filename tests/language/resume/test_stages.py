@@ -21,13 +21,18 @@ from proximo.runs.session.opening import Call
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
 from proximo.runs.storage.metrics import read_metrics
 
+SAMPLES = {"standardise_rows": 16, "response_limit": 8}
 STAGES = {
     "sft": (train_sft, SFTConfig, {"validation_rows": 5}),
     "sft frozen": (train_sft, SFTConfig, {"freeze": 1}),
-    "reward": (train_reward, RewardConfig, {"head_learning_rate": 1e-2}),
-    "reward frozen": (train_reward, RewardConfig, {"freeze": 1, "layers": 2}),
+    "reward": (train_reward, RewardConfig, {"head_learning_rate": 1e-2, **SAMPLES}),
+    "reward frozen": (train_reward, RewardConfig, {"freeze": 1, "layers": 2, **SAMPLES}),
     "judge": (train_judge, RewardConfig, {}),
 }
+
+
+EACH_LOSS = pytest.mark.parametrize("stage", ["sft", "reward"], indirect=True)
+"""What is the same for a judge and with frozen layers is asked of these two."""
 
 
 @pytest.fixture(params=STAGES)
@@ -96,6 +101,7 @@ def test_a_stage_that_is_stopped_or_killed_goes_on_as_if_it_had_not_been(stage, 
         stage("whole", {"batch": 4})
 
 
+@EACH_LOSS
 def test_a_step_that_is_not_finite_is_not_taken(stage, monkeypatch):
     """The weights are those of before it, in a checkpoint; the batch is kept; with the cause gone it goes on."""
     whole = stage("whole")
@@ -148,6 +154,7 @@ def test_sigterm_stops_a_stage_and_those_after_it(files, tiny_folder, capsys, mo
     assert not (files / "r" / "sft" / "config.json").exists()
 
 
+@EACH_LOSS
 def test_a_look_at_held_out_rows_is_given_up_for_a_stop_and_taken_later(stage, monkeypatch):
     whole = stage("whole")
     monkeypatch.setattr("proximo.runs.session.signals.StopRequest.__init__.__defaults__", (0.2,))
