@@ -22,7 +22,7 @@ from words import word_tokenizer
 
 from proximo.algorithms import GRPO, RLOO
 from proximo.core.batch import Batch, Evaluation
-from proximo.core.update import UpdateTask
+from proximo.core.updates.update import UpdateTask
 from proximo.language.ppo.rollout import estimate, token_rewards, with_reference
 
 GROUP, PROMPTS, LIMIT, BETA, VOCABULARY = 4, 3, 12, 0.07, 64

@@ -10,8 +10,8 @@ from proximo.algorithms import GRPO, RLOO
 from proximo.core.advantages import leave_one_out, relative
 from proximo.core.batch import Batch, Evaluation
 from proximo.core.divergences import kl_k3
-from proximo.core.optimizer import FlatAdam
-from proximo.core.update import UpdateTask
+from proximo.core.updates.optimizer import FlatAdam
+from proximo.core.updates.update import UpdateTask
 from proximo.language.ppo.rollout import estimate, token_rewards, with_reference
 
 WORDS, CAP, BETA = 3, 2, 0.5

@@ -10,8 +10,8 @@ from proximo.algorithms import A2C, PPO, REINFORCE
 from proximo.algorithms.base import Transitions
 from proximo.core.batch import Batch, Evaluation
 from proximo.core.distributions import Categorical
-from proximo.core.optimizer import FlatAdam
-from proximo.core.update import UpdateTask
+from proximo.core.updates.optimizer import FlatAdam
+from proximo.core.updates.update import UpdateTask
 from proximo.errors import UserError
 
 ARMS = 3

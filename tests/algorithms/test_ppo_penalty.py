@@ -10,8 +10,8 @@ from torch import nn
 from proximo.algorithms import PPO, PPOPenalty
 from proximo.core.batch import Batch, Evaluation
 from proximo.core.distributions import Categorical
-from proximo.core.optimizer import FlatAdam
-from proximo.core.update import UpdateTask
+from proximo.core.updates.optimizer import FlatAdam
+from proximo.core.updates.update import UpdateTask
 
 ARMS = 3
 OLD = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64)

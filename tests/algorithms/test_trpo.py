@@ -13,8 +13,8 @@ from proximo.control.environments import make_environments
 from proximo.control.training.training import Training
 from proximo.core.batch import Batch, Evaluation
 from proximo.core.distributions import Categorical, Gaussian
-from proximo.core.optimizer import FlatAdam
-from proximo.core.update import UpdateTask
+from proximo.core.updates.optimizer import FlatAdam
+from proximo.core.updates.update import UpdateTask
 from proximo.errors import UserError
 
 STATES, ACTIONS = 3, 4

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from proximo.core.optimizer import FlatAdam
+from proximo.core.updates.optimizer import FlatAdam
 
 F64 = torch.float64
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from proximo.core.trust_region import conjugate_gradient, flat_gradient, hessian_product
+from proximo.core.updates.trust_region import conjugate_gradient, flat_gradient, hessian_product
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 30])

@@ -11,9 +11,9 @@ from proximo.algorithms.ppo import algorithm_of
 from proximo.core.batch import Batch, Evaluation
 from proximo.core.distributions import Gaussian
 from proximo.core.invariants import InvariantError
-from proximo.core.optimizer import FlatAdam
 from proximo.core.settings import UpdateSettings
-from proximo.core.update import UpdateTask, minibatches, objective_at
+from proximo.core.updates.optimizer import FlatAdam
+from proximo.core.updates.update import UpdateTask, minibatches, objective_at
 
 F64 = torch.float64
 NAMES = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "ratio_deviation")

@@ -11,12 +11,12 @@ from proximo.control.config import NetworkSettings
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.observations import ObservationSpec
-from proximo.core.across import SummedGradient, room, split_across
 from proximo.core.batch import Batch
-from proximo.core.optimizer import FlatAdam
 from proximo.core.ranks import ALONE
 from proximo.core.statistics import RunningMoments, informative
-from proximo.core.update import UpdateTask
+from proximo.core.updates.across import SummedGradient, room, split_across
+from proximo.core.updates.optimizer import FlatAdam
+from proximo.core.updates.update import UpdateTask
 
 ROWS, STEPS = 8, 12  # environments, steps of each
 WHOLE = {"minibatch_size": None, "epochs": 3, "learning_rate": 0.02}

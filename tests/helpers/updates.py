@@ -2,7 +2,7 @@
 
 from proximo.algorithms.ppo import PPO, algorithm_of
 from proximo.core.objectives import ppo_loss
-from proximo.core.update import AutogradGradient, UpdateTask
+from proximo.core.updates.update import AutogradGradient, UpdateTask
 
 
 def update(policy, batch, optimizer, settings, *, gradient=None, **options):

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from proximo.core.batch import Batch
 from proximo.core.invariants import check_batch
-from proximo.core.optimizer import Optimizer
 from proximo.core.ranks import Ranks
-from proximo.core.update import UpdateReport, UpdateTask
+from proximo.core.updates.optimizer import Optimizer
+from proximo.core.updates.update import UpdateReport, UpdateTask
 from proximo.errors import UserError
 from proximo.runs.replay.ring import Ring
 from proximo.runs.replay.undo import Undo

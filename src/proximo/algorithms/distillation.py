@@ -11,7 +11,7 @@ from proximo.core.batch import Batch, Evaluation
 from proximo.core.distributions import Distribution
 from proximo.core.objectives import value_loss
 from proximo.core.schedules import Schedule, as_setting
-from proximo.core.update import Policy, Statistics, UpdateReport, UpdateTask
+from proximo.core.updates.update import Policy, Statistics, UpdateReport, UpdateTask
 from proximo.errors import UserError
 
 _NO_RATIO = "a student learns what its teacher would do, not from ratios of probabilities"

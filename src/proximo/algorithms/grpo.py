@@ -12,7 +12,7 @@ from proximo.core.advantages import relative
 from proximo.core.batch import Batch, Evaluation
 from proximo.core.divergences import kl_k3
 from proximo.core.objectives import clipped_surrogate
-from proximo.core.update import Policy, Statistics, objective_at
+from proximo.core.updates.update import Policy, Statistics, objective_at
 
 
 @dataclass(frozen=True)

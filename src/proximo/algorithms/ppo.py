@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 from proximo.algorithms.base import Transitions
 from proximo.core import objectives
-from proximo.core.across import SummedGradient, split_across
-from proximo.core.added_terms import WithImages, WithTerm
 from proximo.core.advantages import gae
 from proximo.core.batch import Batch, Evaluation
-from proximo.core.exact_kl import NAME as EXACT
-from proximo.core.exact_kl import with_old
 from proximo.core.invariants import check_batch, check_first_ratio
-from proximo.core.optimizer import Optimizer
 from proximo.core.schedules import AdaptiveLearningRate
 from proximo.core.settings import UpdateSettings
-from proximo.core.update import (
+from proximo.core.updates.across import SummedGradient, split_across
+from proximo.core.updates.added_terms import WithImages, WithTerm
+from proximo.core.updates.exact_kl import NAME as EXACT
+from proximo.core.updates.exact_kl import with_old
+from proximo.core.updates.optimizer import Optimizer
+from proximo.core.updates.update import (
     NOISE,
     AutogradGradient,
     Bounded,

@@ -9,7 +9,7 @@ from torch import Tensor
 from proximo.algorithms.ppo import PPO
 from proximo.core.batch import Batch, Evaluation
 from proximo.core.divergences import kl_k3
-from proximo.core.update import Policy, Statistics, UpdateReport, UpdateTask, divergence
+from proximo.core.updates.update import Policy, Statistics, UpdateReport, UpdateTask, divergence
 
 _NO_CLIP = "the penalty on the KL takes the clip's place"
 KL_COEFFICIENT = "kl_coefficient"

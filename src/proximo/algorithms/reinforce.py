@@ -12,7 +12,7 @@ from proximo.algorithms.base import Transitions
 from proximo.algorithms.ppo import PPO
 from proximo.core.advantages import gae
 from proximo.core.batch import Batch, Evaluation
-from proximo.core.update import Policy, Statistics
+from proximo.core.updates.update import Policy, Statistics
 from proximo.errors import UserError
 
 

@@ -10,7 +10,7 @@ from proximo.algorithms.grouped import Grouped
 from proximo.core.advantages import leave_one_out
 from proximo.core.batch import Batch, Evaluation
 from proximo.core.objectives import clipped_surrogate
-from proximo.core.update import Policy, Statistics, objective_at
+from proximo.core.updates.update import Policy, Statistics, objective_at
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from proximo.core.divergences import kl_k3
 from proximo.core.invariants import InvariantError, check_batch, check_first_ratio
 from proximo.core.objectives import value_loss
 from proximo.core.statistics import weighted_mean
-from proximo.core.trust_region import conjugate_gradient, flat_gradient, hessian_product
-from proximo.core.update import (
+from proximo.core.updates.trust_region import conjugate_gradient, flat_gradient, hessian_product
+from proximo.core.updates.update import (
     NOISE,
     Bounded,
     Gradient,

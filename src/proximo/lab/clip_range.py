@@ -10,7 +10,7 @@ from torch import Tensor
 from proximo.algorithms import PPO
 from proximo.core.batch import Batch, Evaluation
 from proximo.core.objectives import clipped_surrogate
-from proximo.core.update import NOISE, Gradient, Policy, Statistics, UpdateReport, UpdateTask, normalized
+from proximo.core.updates.update import NOISE, Gradient, Policy, Statistics, UpdateReport, UpdateTask, normalized
 
 
 @dataclass(frozen=True)

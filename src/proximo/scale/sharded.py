@@ -133,7 +133,7 @@ def on_the_first(module: nn.Module, mesh: Mesh) -> Iterator[None]:
 
 
 class ShardedAdam:
-    """Adam as in `core.optimizer.FlatAdam`, each rank on its own part of every parameter; see `Optimizer`.
+    """Adam as in `core.updates.optimizer.FlatAdam`, each rank on its own part of every parameter; see `Optimizer`.
 
     Args:
         parameters: of sharded modules.

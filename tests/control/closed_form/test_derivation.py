@@ -12,8 +12,9 @@ from proximo.control.models import networks
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces import actions
 from proximo.control.training.training import Training
-from proximo.core import objectives, update
+from proximo.core import objectives
 from proximo.core.distributions import Gaussian
+from proximo.core.updates import update
 
 TASK = {"options": {"number": 5, "actions": "box"}, "update": {"entropy_coefficient": 0.01}}
 TASK |= {"normalizers": {"observations": True}}

@@ -17,9 +17,9 @@ from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.core.batch import Batch
-from proximo.core.exact_kl import NAME, with_old
 from proximo.core.objectives import Objective
-from proximo.core.optimizer import FlatAdam
+from proximo.core.updates.exact_kl import NAME, with_old
+from proximo.core.updates.optimizer import FlatAdam
 
 SAMPLES, NUMBERS = 24, 5
 RANGE = (-1.5, 0.5)

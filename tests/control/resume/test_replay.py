@@ -12,7 +12,7 @@ from control_runs import running
 
 from proximo.cli.main import main
 from proximo.control.training.replay import make_learner, replay_world
-from proximo.core.update import UpdateReport
+from proximo.core.updates.update import UpdateReport
 from proximo.errors import UserError
 from proximo.runs.replay.entry import read
 from proximo.runs.replay.report import replay

@@ -12,8 +12,8 @@ from proximo.control.closed_form.gradient import ClosedForm, supports
 from proximo.control.environments import make_environments
 from proximo.control.training.training import Training
 from proximo.core.batch import Action, Batch
-from proximo.core.optimizer import FlatAdam
 from proximo.core.settings import UpdateSettings
+from proximo.core.updates.optimizer import FlatAdam
 
 SAME, NEXT = AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP
 STEPS, EPISODES = 12, 3

@@ -106,7 +106,7 @@ def unsavable(monkeypatch):
 
     monkeypatch.setattr("transformers.PreTrainedTokenizerFast.save_pretrained", fail)
     monkeypatch.setattr("proximo.language.supervised.steps.Optimizer.step", step)
-    monkeypatch.setattr("proximo.core.optimizer.FlatAdam.step", step)
+    monkeypatch.setattr("proximo.core.updates.optimizer.FlatAdam.step", step)
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "judge", "ppo"])

@@ -5,7 +5,7 @@ import torch
 from language_runs import MODES, training
 
 from proximo.algorithms.ppo import PPO
-from proximo.core.update import NOISE
+from proximo.core.updates.update import NOISE
 from proximo.language.ppo import training as ppo
 from proximo.language.ppo.preflight import preflight
 from proximo.language.rewards.informative import reward_scale, reward_statistics

@@ -12,7 +12,7 @@ from language_runs import MODES, PROMPTS, training
 from tiny import llama, per_word, prompts
 from transformers import LlamaForSequenceClassification
 
-from proximo.core.optimizer import FlatAdam
+from proximo.core.updates.optimizer import FlatAdam
 from proximo.errors import UserError
 from proximo.inspection import replay
 from proximo.language.config import SFTConfig

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from proximo.core.optimizer import FlatAdam
 from proximo.core.settings import UpdateSettings
-from proximo.core.update import UpdateReport
+from proximo.core.updates.optimizer import FlatAdam
+from proximo.core.updates.update import UpdateReport
 from proximo.errors import UserError
 from proximo.runs.replay.change import changed, settable
 from proximo.runs.replay.entry import NAME, read

@@ -21,9 +21,10 @@ from proximo.control.models.normalizers import ObservationNormalizer
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces import actions
 from proximo.control.spaces.actions import ActionSpec
-from proximo.core import divergences, objectives, statistics, update
+from proximo.core import divergences, objectives, statistics
 from proximo.core.distributions import Categorical, Gaussian, Product
 from proximo.core.statistics import RunningMoments
+from proximo.core.updates import update
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "elu": nn.ELU}
 """Those whose slopes are known by hand."""

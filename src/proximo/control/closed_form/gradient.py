@@ -21,9 +21,9 @@ from proximo.control.models.normalizers import ObservationNormalizer
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces.groups import CRITIC
 from proximo.core.batch import Action, Batch
-from proximo.core.exact_kl import NAME as EXACT
 from proximo.core.objectives import Objective
-from proximo.core.update import Gradient, Statistics
+from proximo.core.updates.exact_kl import NAME as EXACT
+from proximo.core.updates.update import Gradient, Statistics
 
 
 def supports(policy: ControlPolicy) -> bool:
@@ -117,7 +117,7 @@ class ClosedForm:
 
     @_UNWARNED
     def divergence(self, minibatch: Batch) -> float:
-        """k3 estimate of KL(old policy, policy), nats (`core.update.Measuring`)."""
+        """k3 estimate of KL(old policy, policy), nats (`core.updates.update.Measuring`)."""
         share, real = _shares(minibatch)
         output = _allowed(self.networks.actor(self._actor.of(minibatch.inputs)), minibatch.inputs)
         log_prob = self.head.score(output, minibatch.action.numpy()).log_prob
@@ -125,7 +125,7 @@ class ClosedForm:
         return _kl(log_ratio if real is None else np.where(real, log_ratio, 0.0), share)
 
     def at(self, objective: Objective) -> Gradient:
-        """See `core.update.ClosedFormGradient`."""
+        """See `core.updates.update.ClosedFormGradient`."""
         return _At(self, objective)
 
     @_UNWARNED
@@ -187,7 +187,7 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _At:
-    """The closed form with an objective's numbers: a `core.update.Gradient` that is `Measuring`."""
+    """The closed form with an objective's numbers: a `core.updates.update.Gradient` that is `Measuring`."""
 
     closed_form: ClosedForm
     objective: Objective

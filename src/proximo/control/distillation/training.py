@@ -18,7 +18,7 @@ from proximo.control.training.rollout import Actor, Collector, Rollout
 from proximo.control.training.training import Training
 from proximo.core.batch import Batch
 from proximo.core.schedules import Schedule
-from proximo.core.update import UpdateReport
+from proximo.core.updates.update import UpdateReport
 from proximo.errors import UserError
 from proximo.scale.mesh import ALONE, Mesh
 

@@ -16,7 +16,7 @@ from proximo.control.spaces.groups import CRITIC
 from proximo.control.spaces.symmetry import Symmetry, declared, given
 from proximo.core.batch import Batch
 from proximo.core.distributions import Bernoulli, Categorical, Distribution, Gaussian, Product, SquashedGaussian
-from proximo.core.update import Statistics
+from proximo.core.updates.update import Statistics
 from proximo.errors import UserError
 from proximo.runs.plugins import find_own
 

@@ -8,7 +8,7 @@ import torch
 
 from proximo.control.models.policy import ControlPolicy
 from proximo.core.distributions import Distribution
-from proximo.core.optimizer import FlatAdam
+from proximo.core.updates.optimizer import FlatAdam
 from proximo.errors import MALFORMED, UserError
 from proximo.runs.replay.entry import Entry, Kept, under
 

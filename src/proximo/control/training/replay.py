@@ -18,10 +18,10 @@ from proximo.control.training.estimation import Estimator
 from proximo.control.training.rollout import FinalObservation, Rollout
 from proximo.control.training.setup import update_settings
 from proximo.core.batch import Batch
-from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
 from proximo.core.statistics import informative
-from proximo.core.update import UpdateTask
+from proximo.core.updates.optimizer import FlatAdam
+from proximo.core.updates.update import UpdateTask
 from proximo.runs.replay.change import settable
 from proximo.runs.replay.entry import Entry, Kept, under
 from proximo.runs.replay.learner import Learner

@@ -11,7 +11,7 @@ from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.groups import Roles
 from proximo.core.settings import UpdateSettings
-from proximo.core.update import minibatches
+from proximo.core.updates.update import minibatches
 from proximo.errors import UserError
 from proximo.runs.system import available_memory
 

@@ -36,16 +36,16 @@ from proximo.control.training.setup import fresh_policy, require_room, require_s
 from proximo.control.training.tensor_rollout import TensorCollector, stays_on_device
 from proximo.control.training.vital_signs import ended, fingerprint, still_deviations, vital_signs
 from proximo.control.training.warm_start import start_from
-from proximo.core.across import room
 from proximo.core.batch import Batch
 from proximo.core.beta import Beta
 from proximo.core.distributions import Distribution, Gaussian, parts_of
-from proximo.core.optimizer import FlatAdam
 from proximo.core.ratio_bins import ratio_counts
 from proximo.core.schedules import Schedule
 from proximo.core.settings import APART
 from proximo.core.statistics import RunningMoments, informative
-from proximo.core.update import UpdateReport, UpdateTask, minibatches, objective_at
+from proximo.core.updates.across import room
+from proximo.core.updates.optimizer import FlatAdam
+from proximo.core.updates.update import UpdateReport, UpdateTask, minibatches, objective_at
 from proximo.errors import UserError
 from proximo.runs.config.toml import to_toml
 from proximo.runs.replay.ring import Ring

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from proximo.core.update import NOISE, normalized
+from proximo.core.updates.update import NOISE, normalized
 from proximo.lab.language.runs import Task
 from proximo.language.ppo.loading import make_training
 from proximo.language.ppo.training import PPOTraining

@@ -1,4 +1,4 @@
-"""Roles as the policy that `core.update` trains: log-probs, entropies and values of response tokens only."""
+"""Roles as the policy that `core.updates.update` trains: log-probs, entropies and values of response tokens only."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext

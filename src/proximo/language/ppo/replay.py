@@ -8,9 +8,9 @@ from torch import Tensor
 
 from proximo.algorithms.ppo import algorithm_of
 from proximo.core.batch import Batch
-from proximo.core.optimizer import FlatAdam
 from proximo.core.schedules import Schedule
-from proximo.core.update import UpdateTask, minibatches
+from proximo.core.updates.optimizer import FlatAdam
+from proximo.core.updates.update import UpdateTask, minibatches
 from proximo.errors import UserError
 from proximo.language.models.loading import choose_device, load_causal_model, load_tokenizer
 from proximo.language.ppo.rollout import estimate, token_rewards, with_reference

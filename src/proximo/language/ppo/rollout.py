@@ -1,4 +1,4 @@
-"""Prompts -> responses -> rewards, as a batch that `core.update` trains on."""
+"""Prompts -> responses -> rewards, as a batch that `core.updates.update` trains on."""
 
 import math
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from proximo.core.across import room
 from proximo.core.divergences import AdaptiveKLController, FixedKLController
-from proximo.core.optimizer import FlatAdam, Optimizer
 from proximo.core.schedules import Schedule
-from proximo.core.update import minibatches
+from proximo.core.updates.across import room
+from proximo.core.updates.optimizer import FlatAdam, Optimizer
+from proximo.core.updates.update import minibatches
 from proximo.errors import UserError
 from proximo.language.data.prompts import Prompt
 from proximo.language.models.caches import usable_cache

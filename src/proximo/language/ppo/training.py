@@ -15,7 +15,7 @@ from proximo.algorithms.base import Counters, OnPolicyTraining
 from proximo.algorithms.ppo import PPO, algorithm_of
 from proximo.core.batch import Batch
 from proximo.core.statistics import explained_variance, root_mean_square, weighted_mean, weighted_moments
-from proximo.core.update import UpdateReport, UpdateTask
+from proximo.core.updates.update import UpdateReport, UpdateTask
 from proximo.errors import UserError
 from proximo.language.compute.precision import chosen_type
 from proximo.language.data.prompts import Prompt, PromptSource

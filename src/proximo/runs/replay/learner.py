@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from proximo.core.update import UpdateReport, UpdateTask
+from proximo.core.updates.update import UpdateReport, UpdateTask
 
 Where = Callable[[tuple[int, ...]], Mapping[str, Any]]
 """Says of a sample's index in the batch where it comes from and what it was; JSON."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from proximo.core.batch import Batch
 from proximo.core.invariants import InvariantError
-from proximo.core.update import Gradient, Statistics, UpdateReport
+from proximo.core.updates.update import Gradient, Statistics, UpdateReport
 from proximo.runs.replay.learner import Learner
 
 SHOWN = 5

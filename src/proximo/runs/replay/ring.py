@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from proximo.core.optimizer import Optimizer
-from proximo.core.update import UpdateReport
+from proximo.core.updates.optimizer import Optimizer
+from proximo.core.updates.update import UpdateReport
 from proximo.runs.replay.entry import Entry, Kept, write
 from proximo.runs.replay.undo import Undo
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from proximo.core.optimizer import Optimizer
+from proximo.core.updates.optimizer import Optimizer
 
 
 @dataclass(frozen=True)

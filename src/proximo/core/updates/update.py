@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from proximo.core.advantages import whiten, whiten_across
 from proximo.core.batch import Batch, Evaluation
 from proximo.core.divergences import kl_k3
-from proximo.core.exact_kl import NAME as EXACT
-from proximo.core.exact_kl import exact_kl
 from proximo.core.invariants import InvariantError, ratio_tolerance
 from proximo.core.objectives import Objective
-from proximo.core.optimizer import Optimizer
 from proximo.core.ranks import ALONE, Ranks, even
 from proximo.core.schedules import Schedule
 from proximo.core.settings import UpdateSettings
 from proximo.core.statistics import high_quantile, weighted_mean
+from proximo.core.updates.exact_kl import NAME as EXACT
+from proximo.core.updates.exact_kl import exact_kl
+from proximo.core.updates.optimizer import Optimizer
 
 NOISE = 0.1
 """Advantages below this share of the rewards' own scale are not scaled up to 1: a critic that knows 99 % of what varies
@@ -130,7 +130,7 @@ class UpdateTask:
     samples: int | None = None
     """Samples along the leading axis of all ranks' batches together; None where there is one rank."""
     image: Callable[[Batch], Batch] | None = None
-    """Images of a minibatch's samples under a symmetry, which join them (`core.added_terms`)."""
+    """Images of a minibatch's samples under a symmetry, which join them (`core.updates.added_terms`)."""
     term: Callable[[Batch], tuple[Tensor, Statistics]] | None = None
     """Of the loss, beside the algorithm's own: of a part of a minibatch, by autograd."""
     reward_scale: float = 0.0

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from proximo.core.batch import Batch
-from proximo.core.optimizer import Optimizer
 from proximo.core.ranks import Ranks, even
-from proximo.core.update import Gradient, Measuring, Statistics
+from proximo.core.updates.optimizer import Optimizer
+from proximo.core.updates.update import Gradient, Measuring, Statistics
 from proximo.errors import UserError
 
 _NUMBERS = 64

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from proximo.core.batch import Batch
-from proximo.core.update import Gradient, Measuring, Statistics
+from proximo.core.updates.update import Gradient, Measuring, Statistics
 
 _OF_SAMPLES = ("approx_kl", "clip_fraction")
 """Means over what the old policy has drawn; it has not drawn the images."""
