@@ -11,7 +11,7 @@ import torch
 from proximo.core.invariants import InvariantError
 from proximo.errors import UserError
 from proximo.scale.mesh import LostRankError
-from proximo.scale.neighbours import ROOM
+from proximo.scale.neighbours import KEY, ROOM
 
 
 def collectives(mesh):
@@ -52,8 +52,17 @@ def hurried(mesh, count):
             wrong.append(i)
     many = ROOM // 4 + 1  # more than there is room for
     large = mesh.sum_across_ranks(torch.ones(many)).sum().item() == many * mesh.size
-    left = Path(mesh._store.get("proximo/neighbours").decode()).exists()
+    left = Path(mesh._store.get(KEY).decode()).exists()
     return wrong, large, left, mesh._neighbours is not None
+
+
+def out_of_step(mesh):
+    """Rank 0 sums, the others gather; what they are told."""
+    mesh.barrier()
+    try:
+        (mesh.gather if mesh.rank else mesh.sum_across_ranks)(torch.ones(3))
+    except LostRankError as error:
+        return str(error)
 
 
 def failures(mesh):
@@ -89,7 +98,7 @@ def killed(mesh):
     mesh.barrier()
     if mesh.rank == 1:
         if os.fork() == 0:  # as the process of an environment, which may outlive it
-            time.sleep(20)
+            time.sleep(12)
             os._exit(0)
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGKILL)

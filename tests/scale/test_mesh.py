@@ -38,6 +38,11 @@ def test_ranks_of_one_machine_that_keep_each_other_waiting_mix_no_sums_up_and_le
         assert (wrong, large, left, shared) == ([], True, False, True)
 
 
+def test_ranks_that_are_out_of_step_are_told_so_and_add_up_nothing():
+    for said in on_ranks(3, "mesh_ranks:out_of_step"):
+        assert "the ranks are out of step" in said or "one of 3 ranks is gone" in said
+
+
 def test_an_error_of_one_rank_is_the_error_of_all_and_they_can_go_on():
     told = on_ranks(2, "mesh_ranks:failures")
     of_the_other, total = told[0]

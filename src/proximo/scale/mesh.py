@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, ClassVar, TypeVar
 
@@ -17,7 +17,7 @@ from proximo.core.invariants import InvariantError
 from proximo.core.ranks import Ranks
 from proximo.errors import UserError
 from proximo.scale.launch import LOST
-from proximo.scale.neighbours import Neighbours, takes
+from proximo.scale.neighbours import Neighbours, OutOfStepError, takes
 
 TIMEOUT = "PROXIMO_RANK_TIMEOUT"
 """Environment variable: seconds after which ranks that wait for another give it up (600). One that has died is noticed
@@ -83,7 +83,7 @@ class Mesh(Ranks):
                 if self._neighbours is None or not takes(x):
                     dist.all_reduce(x)
                 else:  # in one order on all ranks, so that all have the same bits
-                    first, *others = self._neighbours.exchange(x)
+                    first, *others = self._neighbours.exchange(x, "sum")
                     x.copy_(first)
                     for other in others:
                         x += other
@@ -99,7 +99,7 @@ class Mesh(Ranks):
             return x[None]
         with self._collective(x):
             if self._neighbours is not None and takes(x):
-                return torch.stack(self._neighbours.exchange(x))
+                return torch.stack(self._neighbours.exchange(x, "gather"))
             found = x.new_empty((self.size, *x.shape))
             dist.all_gather(list(found.unbind()), x.contiguous())
         return found
@@ -230,6 +230,8 @@ class Mesh(Ranks):
         self.traffic += x.numel() * x.element_size()
         try:
             yield
+        except OutOfStepError as error:
+            raise LostRankError(str(error)) from error
         except (RuntimeError, OSError) as error:
             raise self._lost() from error
 
@@ -246,12 +248,13 @@ ALONE = Mesh()
 
 def _neighbours(rank: int, size: int, store: Any) -> Neighbours | None:
     """What ranks on one machine exchange small tensors by; None on all of them where one can not."""
-    met = None
-    with suppress(OSError, RuntimeError):  # the store's errors are the latter
-        met = Neighbours(rank, size, store, _timeout())
-    failed = torch.tensor([float(met is None)])
-    dist.all_reduce(failed)
-    return None if failed else met
+
+    def all_have(flag: bool) -> bool:
+        missing = torch.tensor([float(not flag)])
+        dist.all_reduce(missing)
+        return not missing
+
+    return Neighbours.met(rank, size, store, _timeout(), all_have)
 
 
 def _told(error: Exception | None) -> bytes:

@@ -1,0 +1,80 @@
+"""Ranks of one machine meet, or all of them know at once that they can not. They are threads here."""
+
+import errno
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed import HashStore
+
+from proximo.scale.neighbours import KEY, Neighbours
+
+
+def meeting(size, trouble=lambda rank, neighbours: None):
+    """What each of some ranks has met, where `trouble` may break something first; and the folder they met in."""
+    store, votes, barrier = HashStore(), [True] * size, threading.Barrier(size, timeout=10)
+
+    def rank(i):
+        def all_have(flag):
+            votes[i] = flag
+            barrier.wait()
+            answer = all(votes)
+            barrier.wait()
+            return answer
+
+        class Mine(Neighbours):
+            def __init__(self, *given):
+                super().__init__(*given)
+                trouble(i, self)
+
+        return Mine.met(i, size, store, 10.0, all_have)
+
+    with ThreadPoolExecutor(size) as pool:
+        met = [future.result(timeout=20) for future in [pool.submit(rank, i) for i in range(size)]]
+    return met, store.get(KEY).decode()
+
+
+def broken(name, of):
+    """A step of the meeting that fails on one rank, or on all."""
+
+    def fails(*_):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    return lambda rank, neighbours: setattr(neighbours, name, fails) if rank == of else None
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_all_see_what_all_have_and_the_folder_is_gone(size):
+    met, folder = meeting(size)
+    with ThreadPoolExecutor(size) as pool:
+        seen = list(pool.map(lambda i: [x.item() for x in met[i].exchange(torch.tensor([float(i)]), "a")], range(size)))
+    assert seen == [[float(i) for i in range(size)]] * size
+    assert folder
+    assert not Path(folder).exists()
+
+
+@pytest.mark.parametrize("step", ["_map", "_connect"])
+@pytest.mark.parametrize("rank", [0, 2])
+def test_where_one_can_not_all_know_it_at_once_and_nothing_is_left(step, rank):
+    def trouble(rank, neighbours):
+        neighbours._patience = 0.5  # who waits at a door gives up after a while
+        breaks(rank, neighbours)
+
+    breaks = broken(step, rank)
+    met, folder = meeting(3, trouble)
+    assert met == [None] * 3
+    assert not Path(folder).exists()
+
+
+def test_a_disk_in_memory_that_is_too_small_is_noticed_before_anything_is_summed(monkeypatch):
+    def full(path, content):
+        assert len(content) >= 4 * torch.finfo(torch.float32).bits
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    before = set(Path("/dev/shm").glob("proximo-*"))
+    met, folder = meeting(2)
+    assert (met, folder) == ([None, None], "")
+    assert set(Path("/dev/shm").glob("proximo-*")) <= before
