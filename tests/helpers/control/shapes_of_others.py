@@ -4,6 +4,7 @@ All count: an episode of row i is cut after 4 steps, or terminates after 3 where
 pays one more than these.
 """
 
+from types import SimpleNamespace
 from typing import ClassVar
 
 import gymnasium
@@ -95,6 +96,17 @@ class Manual(RslRl):
         assert env_ids.dtype == torch.int64
         self.now[env_ids] = 0
         return self.shown(), self.extras
+
+
+class Wrapped(Manual):
+    """The same within mjlab's wrapper for rsl_rl: it resets all rows, and what is in it resets some."""
+
+    @property
+    def unwrapped(self):
+        return SimpleNamespace(reset=super().reset)
+
+    def reset(self):
+        return RslRl.reset(self)
 
 
 class Tensors(gymnasium.vector.VectorEnv, Counted):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from control_runs import running
-from shapes_of_others import END, LIMIT, Manual, Parallel, Puffer, RslRl, Tensors
+from shapes_of_others import END, LIMIT, Manual, Parallel, Puffer, RslRl, Tensors, Wrapped
 
 import proximo
 from proximo.control.environments import make_environments
@@ -16,6 +16,7 @@ FINALS = {
     "playground": (lambda: RslRl(torch.float32), SEEN),
     "genesis": (lambda: RslRl(torch.bool), SEEN),
     "mjlab": (Manual, SEEN),
+    "mjlab's wrapper": (Wrapped, SEEN),
     "maniskill": (Tensors, ()),
     "gymnasium": (lambda: Tensors("final_obs"), ()),
     "numpy": (lambda: Tensors("final_obs", np.ndarray), ()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import gymnasium
@@ -135,9 +136,18 @@ class RslRlEnvironments(VectorEnvironment):
         return shown, shown
 
     def _reset_rows(self, shown: dict[str, np.ndarray], over: np.ndarray) -> dict[str, np.ndarray]:
-        inner = self._env if hasattr(self._env, "reset") else self._env.unwrapped
-        answer = inner.reset(env_ids=like(np.flatnonzero(over), self._env.device))
+        answer = self._resets_rows().reset(env_ids=like(np.flatnonzero(over), self._env.device))
         return dict(replace_rows(shown, over, self._groups(answer[0] if isinstance(answer, tuple) else answer)))
+
+    def _resets_rows(self) -> Any:
+        """What takes the rows to be reset: mjlab's wrapper for rsl_rl resets all, the environment in it takes some."""
+        for env in (self._env, getattr(self._env, "unwrapped", None)):
+            if hasattr(env, "reset") and "env_ids" in signature(env.reset).parameters:
+                return env
+        raise UserError(
+            f"{self.name} says auto_reset = False, and neither it nor its `unwrapped` has reset(env_ids=...): set "
+            "auto_reset = True, or add it"
+        )
 
     def _groups(self, seen: Any) -> dict[str, np.ndarray]:
         """Observations by group; a tensor alone, as rsl_rl 2 has it, is the group `policy`."""
