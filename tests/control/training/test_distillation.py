@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hidden_tasks import SIZES
+from mirrored_tasks import TwoSided
 
 import proximo
 from proximo.control.distill import student_settings
@@ -77,6 +78,35 @@ def test_what_is_written_down_is_the_teachers_distribution(teacher):
         said = training.policy.teacher(batch).parts[0].probs.reshape(-1, 2, 2)[0]
         shown = {name: torch.from_numpy(x) for name, x in first.policy.encode(observation).items()}
         assert torch.allclose(said, first.policy.step_distribution(shown).parts[0].probs)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        *({"noise": noise} for noise in ("log", "scalar", "shared", "state", "fixed", "gsde")),
+        {"actions": "beta"},
+        {"actions": "squashed", "noise": "state"},
+    ],
+    ids=lambda network: " ".join(network.values()),
+)
+def test_whatever_the_teachers_noise_is_its_distribution_is_written_down(network, tmp_path):
+    # The rate is high, so that deviations have left where they began.
+    call = {"steps": 32, "environments": 2, "rollout_length": 16, "episodes": 1, "progress": "quiet"}
+    network = {"hidden": [8], **network}
+    update = {"minibatch_size": 8, "epochs": 4}
+    first = proximo.train(TwoSided, run=tmp_path, network=network, learning_rate=0.05, update=update, **call)
+    own = proximo.load(first.path).policy
+    with ExitStack() as stack:
+        training = begun(stack, first, TwoSided, network={**network, "noise": "log"})
+        batch = training.estimate(rollout := training.collect())
+        said = training.policy.teacher(batch)
+    true = own.step_distribution({"vector": rollout.inputs["vector"].reshape(-1, 3)})
+    assert type(said) is type(true)
+    assert said.tensors().keys() == true.tensors().keys()
+    for name, x in true.tensors().items():
+        told = said.tensors()[name]
+        assert torch.allclose(told.expand(len(x), -1).reshape(-1), x.reshape(-1), atol=1e-6), name
+    assert said.kl(true).abs().max() < 1e-5
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(teacher):

@@ -82,7 +82,7 @@ class TaughtCollector(Collector):
 
     def _rollout(self, before: Tensor | None, finals: list[FinalObservation], episodes: list[Episode]) -> Rollout:
         rollout = super()._rollout(before, finals, episodes)
-        drawn, label = self._tensors["output"].split([self.policy.actions.width, self.actor.teacher.label_size], -1)
+        drawn, label = self._tensors["output"].split([self.policy.actions.width, self.policy.label_size], -1)
         return replace(
             rollout,
             inputs={**_own(rollout.inputs), TAUGHT: label},
