@@ -18,7 +18,7 @@ from proximo.control.models.policy import TAUGHT
 from proximo.control.training.replay import replay_world
 from proximo.control.verify import verify_control
 from proximo.errors import UserError
-from proximo.runs.config.toml import from_mapping
+from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.replay.entry import read
 from proximo.runs.replay.report import replay
 
@@ -107,6 +107,17 @@ def test_whatever_the_teachers_noise_is_its_distribution_is_written_down(network
         told = said.tensors()[name]
         assert torch.allclose(told.expand(len(x), -1).reshape(-1), x.reshape(-1), atol=1e-6), name
     assert said.kl(true).abs().max() < 1e-5
+
+
+def test_a_students_task_has_the_delay_the_repeats_and_the_history_of_its_teachers(tmp_path):
+    call = {"steps": 32, "episodes": 1, "progress": "quiet", **SIZES}
+    task = {"action_delay": 2, "action_repeat": 3, "history": {"rest": 4}}
+    first = proximo.train(f"{hidden_tasks.__name__}:two_sided", run=tmp_path / "a", **task, **call)
+    student = proximo.distill(first, run=tmp_path / "b", **call)
+    loaded = [proximo.load(run.path).policy.observations.vector_size for run in (first, student)]
+    assert loaded == [9, 9]
+    own = [read_toml(run.path / "config.toml") for run in (first, student)]
+    assert [own[1][name] for name in task] == [own[0][name] for name in task] == list(task.values())
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(teacher):
