@@ -14,6 +14,7 @@ import proximo
 from proximo.control.distill import student_settings
 from proximo.control.distillation.training import training_of
 from proximo.control.environments import make_environments
+from proximo.control.models.noise import basis
 from proximo.control.models.policy import TAUGHT
 from proximo.control.training.replay import replay_world
 from proximo.control.verify import verify_control
@@ -127,6 +128,30 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(teacher):
         values = training.iterate()
     assert values["imitation_kl"] < 1e-6
     assert values["grad_norm"] < 1e-5
+
+
+@pytest.mark.parametrize("network", [{}, GRU["network"]], ids=["plain", "gru"])
+def test_a_students_noise_may_follow_from_its_state_and_stay(network, tmp_path):
+    # What is added to the means is linear in the last hidden layer, by the same numbers all through a rollout.
+    call = {"steps": 32, "episodes": 1, "progress": "quiet", **SIZES, "rollout_length": 20}
+    first = proximo.train(TwoSided, run=tmp_path, network={"hidden": [8]}, **{**call, "update": {"minibatch_size": 40}})
+    network = {"hidden": [8], "noise": "gsde", **network}
+    settings = {"network": network, "rollout_length": 20, "update": {"minibatch_size": 40, "beta": 0.0}}
+    with ExitStack() as stack:
+        training = begun(stack, first, TwoSided, **settings)
+        training.prepare()
+        rollout = training.collect()
+        policy, memory = training.policy, rollout.memory
+        if memory is None:
+            outputs = policy.outputs({"vector": rollout.inputs["vector"]})[0]
+            for row in range(2):
+                moved = rollout.action[:, row] - outputs[:, row, :3]
+                seen = basis(outputs[:, row, 3:])
+                left = moved - seen @ torch.linalg.lstsq(seen, moved).solution
+                assert left.abs().max() < 1e-4 < 0.1 < moved.abs().max()
+        assert np.isfinite(training.iterate()["imitation_kl"])
+        config = training.config
+    assert verify_control(config, 2, TwoSided).exact
 
 
 def test_a_student_with_a_memory_does_without_velocities_what_its_teacher_does_with_them(teacher, tmp_path):
