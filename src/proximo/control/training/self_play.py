@@ -92,8 +92,9 @@ class SelfPlay:
         """
         if (game := environments.game) is None:
             return None
-        if policy.memory_size or policy.frame_stack > 1:
-            what = f"network.memory = {config.network.memory}" if policy.memory_size else "frame_stack"
+        if policy.memory_size or policy.frame_stack > 1 or config.history:
+            remembered = "history" if config.history else "frame_stack"
+            what = f"network.memory = {config.network.memory}" if policy.memory_size else remembered
             raise UserError(
                 f"{what} is not offered in {environments.name}, where the policy moves for its opponents too, who "
                 "would need a past of their own: leave it out"
