@@ -300,6 +300,14 @@ def test_an_algorithm_that_learns_from_no_images_says_so(tmp_path):
         )
 
 
+@pytest.mark.parametrize("declared", [TABLES, {"function": mirrored_tasks.mirror}], ids=["tables", "function"])
+def test_beta_actions_have_no_mirror_image_and_say_so(declared, tmp_path):
+    call = {"steps": 64, "progress": "quiet", "run": tmp_path / "run", "network": {"actions": "beta"}}
+    with pytest.raises(UserError, match=r"network\.actions = beta has two other numbers for each"):
+        proximo.train(TwoSided, symmetry=declared, **call)
+    assert not (tmp_path / "run").exists()
+
+
 def test_parts_of_a_minibatch_add_up_to_the_same_gradient():
     found = []
     for parts in (1, 3):
