@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from control_runs import configured, running, value
+from mirrored_tasks import TwoSided
 from same_runs import PLAN, same_runs
 from turn_games import MOST, Nim, Signals
 
@@ -126,6 +127,16 @@ def test_a_finished_run_is_evaluated_against_a_random_player_or_another_run(tmp_
 def test_what_can_not_be_its_own_opponent_is_refused(settings, named):
     with pytest.raises(UserError, match=f"^{named} is not offered in .*Nim"), running(Nim, **settings):
         pass
+
+
+def test_settings_of_opponents_are_refused_where_nobody_else_moves():
+    with (
+        pytest.raises(UserError, match=r"self_play\.past and self_play\.every can do nothing in .*TwoSided"),
+        running(TwoSided, self_play={"past": 0.2, "every": 7}),
+    ):
+        pass
+    with running(TwoSided, self_play={"past": 0.5}) as training:
+        assert training.self_play is None
 
 
 def test_a_student_in_a_game_is_refused(tmp_path):
