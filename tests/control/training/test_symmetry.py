@@ -117,6 +117,16 @@ def test_the_adaptive_rate_reads_the_divergence_of_the_samples_alone(closed_form
         assert exact > 1e-3
 
 
+def test_the_penalty_that_is_recorded_is_of_the_samples_alone(tmp_path):
+    call = {"environments": 8, "rollout_length": 16, "learning_rate": 0.01, "episodes": 1, "progress": "quiet"}
+    update = {"minibatch_size": 32, "epochs": 4}
+    symmetry = {**TABLES, "augmentation": True}
+    run = proximo.train(TwoSided, "ppo-penalty", steps=384, run=tmp_path, symmetry=symmetry, update=update, **call)
+    for row in proximo.metrics(run.path):
+        assert row["kl_penalty"] == pytest.approx(row["kl_coefficient"] * row["approx_kl"], rel=1e-4)
+        assert row["approx_kl"] > 1e-4
+
+
 def test_the_mirror_loss_pulls_at_the_policy_as_its_definition_says():
     # Of W s + b: the mean over s of |W M s + b - M (W s + b)|^2, whose gradient autograd takes from W and b alone.
     settings = {"network": {"hidden": ()}, "update": WHOLE, "symmetry": PRICED}

@@ -10,7 +10,7 @@ from proximo.core.batch import Batch
 from proximo.core.updates.exact_kl import NAME as EXACT
 from proximo.core.updates.update import Gradient, Measuring, Statistics
 
-_OF_SAMPLES = ("approx_kl", "clip_fraction", EXACT)
+_OF_SAMPLES = ("approx_kl", "clip_fraction", "kl_penalty", EXACT)
 """Means over what the old policy has drawn or seen; it has not drawn the images."""
 
 
