@@ -68,7 +68,7 @@ def distill(
 
 
 def student_settings(teacher: str | PathLike[str], environment: Source | None = None) -> TrainConfig:
-    """Settings of a student before any are given: task, network and discount of its teacher.
+    """Settings of a student before any are given: task (delays and histories too), network and discount of its teacher.
 
     Args:
         teacher: folder of its run.
@@ -82,7 +82,8 @@ def student_settings(teacher: str | PathLike[str], environment: Source | None = 
     theirs = from_mapping(TrainConfig, read_toml(folder / "config.toml"), where=str(folder / "config.toml"))
     parts = tuple(part.key for part in seen.parts if part.key and part.kind != "mask")
     views = ObservationSettings(actor=parts, critic=theirs.observations.critic, teacher=parts)
-    kept = ["frame_stack", "mask_key", "device", "network", "normalizers", "gamma", "lam", "truncation"]
+    kept = ["frame_stack", "history", "action_repeat", "action_delay", "mask_key"]  # the task as its policy met it
+    kept += ["device", "network", "normalizers", "gamma", "lam", "truncation"]
     if environment is None:
         kept += ["backend", "options", "environment_timeout", "episode_limit"]
     return TrainConfig(

@@ -36,11 +36,13 @@ class LoadedPolicy:
         self._masks = MaskReader(choices, "the policy's action")
         self._memory: Tensor | None = None
         self._frames: dict[Leaf, list[np.ndarray]] = {}
+        self._unseen: set[str] = set()
+        """Parts of the critic with a history, of which an observation that was acted on has had none."""
         self._generator = torch.Generator().manual_seed(0)
 
     def reset(self) -> None:
         """Forget the past: call it when an episode starts (it matters with a memory or a frame stack)."""
-        self._memory, self._frames = None, {}
+        self._memory, self._frames, self._unseen = None, {}, set()
 
     def carry_into(self, env: Any) -> None:
         """Put into an environment what its wrappers had learnt in training, and let them learn no more.
@@ -80,7 +82,7 @@ class LoadedPolicy:
         inputs, frames, single = self._read(observation, mask)
         memory = self._memory_for(inputs)
         action = self.policy.act(inputs, memory, generator=self._generator, deterministic=deterministic)
-        self._memory, self._frames = action.memory, frames
+        self._memory, self._frames = action.memory, frames | self._frames_of_critic(observation)
         commands = self.policy.actions.to_environment(action.action.numpy())
         return _map(lambda x: x[0], commands) if single else commands
 
@@ -96,13 +98,17 @@ class LoadedPolicy:
         """The critic's estimate for an observation, or `[N]` for a batch, in units of (scaled) return.
 
         It moves no memory: with a memory or a frame stack ask before `act`, which remembers the observation. A critic
-        with `observations.critic` of its own needs these parts too.
+        with `observations.critic` of its own needs these parts too; where they have a history, in each `act` too.
 
         Raises:
-            UserError: as `act`.
+            UserError: as `act`; or the critic's history is not known.
         """
-        own = self.policy.critic_observations
-        also = () if own is None else own.parts
+        if self._unseen:
+            raise UserError(
+                f"the critic sees the last observations of {', '.join(sorted(self._unseen))}, and act was given some "
+                "without: give act whole observations, and call reset where an episode starts"
+            )
+        also = self._parts_of_critic
         batch, single = self._batch(observation, also)
         joined = _joined(batch, self._frames_with(batch, also))
         encoded = self.policy.observations.encode(joined, self.policy.exact_observations)
@@ -118,6 +124,23 @@ class LoadedPolicy:
         encoded = self.policy.observations.encode(_joined(batch, frames), self.policy.exact_observations)
         self._add_mask(encoded, mask, single)
         return {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in encoded.items()}, frames, single
+
+    @property
+    def _parts_of_critic(self) -> tuple[Part, ...]:
+        own = self.policy.critic_observations
+        return () if own is None else own.parts
+
+    def _frames_of_critic(self, observation: Any) -> dict[Leaf, list[np.ndarray]]:
+        """As `_frames_with`, of the critic's parts that an observation has; whoever only acts may leave them out."""
+        found: dict[Leaf, list[np.ndarray]] = {}
+        for part in self._parts_of_critic:
+            if self._depth(part) == 1:
+                continue
+            try:
+                found |= self._frames_with(self._batch(observation, [part])[0], [part])
+            except UserError:
+                self._unseen.add(part.key or "the observation")
+        return found
 
     def _memory_for(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
         """The memory of the batch before; a fresh one for a batch of another size."""

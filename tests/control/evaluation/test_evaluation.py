@@ -39,6 +39,25 @@ class Counts(gymnasium.Env):
         return np.ones(1, np.float32), float(action), False, self.now == self.length, {}
 
 
+class Pays(Counts):
+    """Pays less the further the action is from 0.25, in episodes of `length` steps."""
+
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def step(self, action):
+        self.now += 1
+        return np.ones(1, np.float32), -abs(float(action[0]) - 0.25), False, self.now == self.length, {}
+
+
+def steady(policy, action):
+    """The same policy, with one mean in all states."""
+    other = ControlPolicy.build(policy.describe())
+    with torch.no_grad():
+        other.network.actor_head.weight.zero_()
+        other.network.actor_head.bias.fill_(action)
+    return other
+
+
 def biased(policy, action):
     """The same policy, but sure of one action."""
     other = ControlPolicy.build(policy.describe())
@@ -52,6 +71,22 @@ def biased(policy, action):
 def policies():
     with running(lambda: Counts(5), count=2, length=4) as training:
         return {str(action): biased(training.policy, action) for action in (0, 1)}
+
+
+@pytest.mark.parametrize("count", [2, 8], ids=["one after the other", "side by side"])
+def test_with_noise_of_the_state_too_each_policy_has_its_own_mode_and_its_own_noise(count):
+    # The best action is 0.25. One policy acts by 0.25 in all states, one by -0.25 and one as the first, with noise.
+    with running(lambda: Pays(4), count=2, length=4, network={"noise": "gsde", "hidden": (8,)}) as training:
+        near, far = (steady(training.policy, action) for action in (0.25, -0.25))
+    named = {"far": (far, True), "near": (near, True), "noisy": (near, False)}
+    environments = make_environments(lambda: Pays(4), count)
+    try:
+        found = evaluate_all(named, environments, 2, seed=0)
+    finally:
+        environments.close()
+    assert found["near"].returns == pytest.approx([0.0, 0.0], abs=1e-5)
+    assert found["far"].returns == pytest.approx([-2.0, -2.0], abs=1e-5)
+    assert max(found["noisy"].returns) < -0.1
 
 
 @pytest.mark.parametrize(

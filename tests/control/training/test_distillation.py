@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 import torch
 from hidden_tasks import SIZES
+from mirrored_tasks import TwoSided
 
 import proximo
 from proximo.control.distill import student_settings
 from proximo.control.distillation.training import training_of
 from proximo.control.environments import make_environments
+from proximo.control.models.noise import basis
 from proximo.control.models.policy import TAUGHT
 from proximo.control.training.replay import replay_world
 from proximo.control.verify import verify_control
 from proximo.errors import UserError
-from proximo.runs.config.toml import from_mapping
+from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.replay.entry import read
 from proximo.runs.replay.report import replay
 
@@ -79,6 +81,46 @@ def test_what_is_written_down_is_the_teachers_distribution(teacher):
         assert torch.allclose(said, first.policy.step_distribution(shown).parts[0].probs)
 
 
+@pytest.mark.parametrize(
+    "network",
+    [
+        *({"noise": noise} for noise in ("log", "scalar", "shared", "state", "fixed", "gsde")),
+        {"actions": "beta"},
+        {"actions": "squashed", "noise": "state"},
+    ],
+    ids=lambda network: " ".join(network.values()),
+)
+def test_whatever_the_teachers_noise_is_its_distribution_is_written_down(network, tmp_path):
+    # The rate is high, so that deviations have left where they began.
+    call = {"steps": 32, "environments": 2, "rollout_length": 16, "episodes": 1, "progress": "quiet"}
+    network = {"hidden": [8], **network}
+    update = {"minibatch_size": 8, "epochs": 4}
+    first = proximo.train(TwoSided, run=tmp_path, network=network, learning_rate=0.05, update=update, **call)
+    own = proximo.load(first.path).policy
+    with ExitStack() as stack:
+        training = begun(stack, first, TwoSided, network={**network, "noise": "log"})
+        batch = training.estimate(rollout := training.collect())
+        said = training.policy.teacher(batch)
+    true = own.step_distribution({"vector": rollout.inputs["vector"].reshape(-1, 3)})
+    assert type(said) is type(true)
+    assert said.tensors().keys() == true.tensors().keys()
+    for name, x in true.tensors().items():
+        told = said.tensors()[name]
+        assert torch.allclose(told.expand(len(x), -1).reshape(-1), x.reshape(-1), atol=1e-6), name
+    assert said.kl(true).abs().max() < 1e-5
+
+
+def test_a_students_task_has_the_delay_the_repeats_and_the_history_of_its_teachers(tmp_path):
+    call = {"steps": 32, "episodes": 1, "progress": "quiet", **SIZES}
+    task = {"action_delay": 2, "action_repeat": 3, "history": {"rest": 4}}
+    first = proximo.train(f"{hidden_tasks.__name__}:two_sided", run=tmp_path / "a", **task, **call)
+    student = proximo.distill(first, run=tmp_path / "b", **call)
+    loaded = [proximo.load(run.path).policy.observations.vector_size for run in (first, student)]
+    assert loaded == [9, 9]
+    own = [read_toml(run.path / "config.toml") for run in (first, student)]
+    assert [own[1][name] for name in task] == [own[0][name] for name in task] == list(task.values())
+
+
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(teacher):
     with ExitStack() as stack:
         training = begun(stack, teacher, update={"value_coefficient": 0.0}, learning_rate=0.0)
@@ -86,6 +128,30 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn(teacher):
         values = training.iterate()
     assert values["imitation_kl"] < 1e-6
     assert values["grad_norm"] < 1e-5
+
+
+@pytest.mark.parametrize("network", [{}, GRU["network"]], ids=["plain", "gru"])
+def test_a_students_noise_may_follow_from_its_state_and_stay(network, tmp_path):
+    # What is added to the means is linear in the last hidden layer, by the same numbers all through a rollout.
+    call = {"steps": 32, "episodes": 1, "progress": "quiet", **SIZES, "rollout_length": 20}
+    first = proximo.train(TwoSided, run=tmp_path, network={"hidden": [8]}, **{**call, "update": {"minibatch_size": 40}})
+    network = {"hidden": [8], "noise": "gsde", **network}
+    settings = {"network": network, "rollout_length": 20, "update": {"minibatch_size": 40, "beta": 0.0}}
+    with ExitStack() as stack:
+        training = begun(stack, first, TwoSided, **settings)
+        training.prepare()
+        rollout = training.collect()
+        policy, memory = training.policy, rollout.memory
+        if memory is None:
+            outputs = policy.outputs({"vector": rollout.inputs["vector"]})[0]
+            for row in range(2):
+                moved = rollout.action[:, row] - outputs[:, row, :3]
+                seen = basis(outputs[:, row, 3:])
+                left = moved - seen @ torch.linalg.lstsq(seen, moved).solution
+                assert left.abs().max() < 1e-4 < 0.1 < moved.abs().max()
+        assert np.isfinite(training.iterate()["imitation_kl"])
+        config = training.config
+    assert verify_control(config, 2, TwoSided).exact
 
 
 def test_a_student_with_a_memory_does_without_velocities_what_its_teacher_does_with_them(teacher, tmp_path):

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from records import control, seen
 
+from proximo.control.environments import make_environments
 from proximo.control.environments.terms import Means, from_infos
 
 
@@ -45,6 +46,20 @@ def test_parts_sum_to_the_reward_in_every_autoreset_mode(source):
     assert row["term/goal"] == 2
     assert row["term/cost"] == -2
     assert row["term/goal"] + row["term/cost"] == pytest.approx(row["reward_mean"], abs=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["gymnasium", "subprocess"])
+def test_parts_of_a_reward_that_is_paid_for_several_steps_sum_to_it(backend):
+    # Episodes of 3 steps in steps of 2: the second one is 1 step long.
+    environments = make_environments(paying, 2, backend=backend, action_repeat=2)
+    try:
+        environments.reset([0, 1])
+        steps = [environments.step(np.zeros(2, np.int64)) for _ in range(2)]
+    finally:
+        environments.close()
+    assert [step.reward.tolist() for step in steps] == [[1.0, 1.0], [-1.0, -1.0]]
+    assert [step.said["term/goal"].tolist() for step in steps] == [[4.0, 4.0], [2.0, 2.0]]
+    assert [step.said["term/cost"].tolist() for step in steps] == [[-3.0, -3.0], [-3.0, -3.0]]
 
 
 def test_a_real_robots_parts_are_recorded_and_sum_to_what_it_is_paid():

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from control_runs import configured, running, value
+from mirrored_tasks import TwoSided
 from same_runs import PLAN, same_runs
 from turn_games import MOST, Nim, Signals
 
 import proximo
 from proximo.control.environments.base import VectorEnvironment
+from proximo.control.environments.games import OpponentError
 from proximo.control.loading import LoadedPolicy
 from proximo.control.training.self_play import NOW
 from proximo.errors import UserError
@@ -113,12 +115,50 @@ def test_a_finished_run_is_evaluated_against_a_random_player_or_another_run(tmp_
     assert set(LoadedPolicy(proximo.load(runs[0]).policy).act(positions()[1])) <= {0, 1, 2}
 
 
-def test_what_can_not_be_its_own_opponent_is_refused():
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"network": {"memory": "gru"}}, r"network\.memory = gru"),
+        ({"history": {"observation": 2}}, "history"),
+        ({"frame_stack": 2}, "frame_stack"),
+    ],
+    ids=["memory", "history", "stack"],
+)
+def test_what_can_not_be_its_own_opponent_is_refused(settings, named):
+    with pytest.raises(UserError, match=f"^{named} is not offered in .*Nim"), running(Nim, **settings):
+        pass
+
+
+def test_settings_of_opponents_are_refused_where_nobody_else_moves():
     with (
-        pytest.raises(UserError, match=r"network\.memory = gru is not offered"),
-        running(Nim, network={"memory": "gru"}),
+        pytest.raises(UserError, match=r"self_play\.past and self_play\.every can do nothing in .*TwoSided"),
+        running(TwoSided, self_play={"past": 0.2, "every": 7}),
     ):
         pass
+    with running(TwoSided, self_play={"past": 0.5}) as training:
+        assert training.self_play is None
+
+
+def test_a_student_in_a_game_is_refused(tmp_path):
+    call = {"steps": 64, "environments": 2, "rollout_length": 16, "episodes": 1, "progress": "quiet"}
+    call["update"] = {"minibatch_size": 32}
+    teacher = proximo.train(Nim, run=tmp_path / "teacher", **call)
+    with pytest.raises(UserError, match=r"distill is not offered in .*Nim"):
+        proximo.distill(teacher, Nim, run=tmp_path / "student", **call)
+    assert not (tmp_path / "student").exists()
+
+
+def test_an_opponent_that_fails_is_not_said_to_be_the_game(monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("no move")
+
+    with running(Nim, count=2, length=4, update={"minibatch_size": 8}) as training:
+        monkeypatch.setattr(training.self_play, "act", fail)
+        with pytest.raises(OpponentError, match=r"an opponent in .*Nim failed to move: no move"):
+            training.iterate()
+
+
+def test_settings_that_mean_nothing_are_refused():
     with pytest.raises(ValueError, match=r"self_play.past = 1.5 must lie in \[0, 1\]"):
         configured(self_play={"past": 1.5})
     assert VectorEnvironment.game.fget(None) is None

@@ -14,6 +14,7 @@ import proximo
 from proximo.control.config import SymmetrySettings
 from proximo.control.training.replay import replay_world
 from proximo.control.verify import verify_control
+from proximo.core.schedules import AdaptiveLearningRate
 from proximo.errors import UserError
 from proximo.runs.replay.entry import read
 from proximo.runs.replay.report import replay
@@ -80,6 +81,50 @@ def test_what_a_symmetry_adds_is_the_same_beside_a_gradient_by_hand_as_by_autogr
         one, other = gradients(by_hand), gradients(auto)
         assert all(torch.allclose(one[0][name], x, atol=1e-6) for name, x in other[0].items())
         assert any(not torch.allclose(one[0][name], x, atol=1e-4) for name, x in one[1].items())
+
+
+@pytest.mark.parametrize("closed_form", [True, False], ids=["by hand", "autograd"])
+def test_the_adaptive_rate_reads_the_divergence_of_the_samples_alone(closed_form, monkeypatch):
+    # The policy is far from symmetric, so what it would do in an image is far from what it would do in its sample.
+    read, following = [], AdaptiveLearningRate.next
+    with running(
+        TwoSided,
+        closed_form=closed_form,
+        symmetry=AUGMENTED,
+        update={"minibatch_size": None, "epochs": 4, "adaptive_kl": 0.01},
+    ) as training:
+        policy = training.policy
+        with torch.no_grad():
+            policy.network.actor_head.weight.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+
+        @torch.no_grad()
+        def normal():
+            seen = policy.step_distribution({"vector": rollout.inputs["vector"].reshape(-1, 3)})
+            return torch.distributions.Normal(seen.mean.clone(), seen.log_std.exp().clone())
+
+        def following_read(rule, rate, kl):
+            read.append((kl, float(torch.distributions.kl_divergence(before, normal()).sum(-1).mean())))
+            return following(rule, rate, kl)
+
+        monkeypatch.setattr(AdaptiveLearningRate, "next", following_read)
+        training.prepare()
+        batch = training.estimate(rollout := training.collect())
+        before = normal()
+        training.algorithm.update(training.task(rollout, batch, 0.0))
+    assert len(read) == 3
+    for told, exact in read:
+        assert told == pytest.approx(exact, rel=1e-3)
+        assert exact > 1e-3
+
+
+def test_the_penalty_that_is_recorded_is_of_the_samples_alone(tmp_path):
+    call = {"environments": 8, "rollout_length": 16, "learning_rate": 0.01, "episodes": 1, "progress": "quiet"}
+    update = {"minibatch_size": 32, "epochs": 4}
+    symmetry = {**TABLES, "augmentation": True}
+    run = proximo.train(TwoSided, "ppo-penalty", steps=384, run=tmp_path, symmetry=symmetry, update=update, **call)
+    for row in proximo.metrics(run.path):
+        assert row["kl_penalty"] == pytest.approx(row["kl_coefficient"] * row["approx_kl"], rel=1e-4)
+        assert row["approx_kl"] > 1e-4
 
 
 def test_the_mirror_loss_pulls_at_the_policy_as_its_definition_says():
@@ -263,6 +308,14 @@ def test_an_algorithm_that_learns_from_no_images_says_so(tmp_path):
         proximo.train(
             TwoSided, "trpo", steps=64, progress="quiet", run=tmp_path, symmetry={**TABLES, "augmentation": True}
         )
+
+
+@pytest.mark.parametrize("declared", [TABLES, {"function": mirrored_tasks.mirror}], ids=["tables", "function"])
+def test_beta_actions_have_no_mirror_image_and_say_so(declared, tmp_path):
+    call = {"steps": 64, "progress": "quiet", "run": tmp_path / "run", "network": {"actions": "beta"}}
+    with pytest.raises(UserError, match=r"network\.actions = beta has two other numbers for each"):
+        proximo.train(TwoSided, symmetry=declared, **call)
+    assert not (tmp_path / "run").exists()
 
 
 def test_parts_of_a_minibatch_add_up_to_the_same_gradient():

@@ -94,7 +94,12 @@ class ClosedForm:
 
     @_UNWARNED
     def act(
-        self, inputs: Mapping[str, Tensor], memory: None = None, *, generator: torch.Generator | None = None
+        self,
+        inputs: Mapping[str, Tensor],
+        memory: None = None,
+        *,
+        generator: torch.Generator | None = None,
+        noise: None = None,
     ) -> Action:
         """Sample actions; as `ControlPolicy.act`, without log-prob and value: `log_prob` and `value` take a whole
         rollout at once, which saves most of their time.

@@ -29,13 +29,21 @@ class Mixed:
         self.beta = 1.0
 
     def act(
-        self, inputs: Mapping[str, Tensor], memory: Tensor | None = None, *, generator: torch.Generator | None = None
+        self,
+        inputs: Mapping[str, Tensor],
+        memory: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
     ) -> Action:
-        """What is done; its log-prob is that of the student's own draw, and `output` holds that draw and the label."""
+        """What is done; its log-prob is that of the student's own draw, and `output` holds that draw and the label.
+
+        Arguments as `ControlPolicy.act`; `noise` is of the student.
+        """
         size = self.student.memory_size
         own, others = (None, None) if memory is None else (memory[:, :size], memory[:, size:])
         seen = {name: x for name, x in inputs.items() if not name.startswith(TEACHER)}
-        drawn = self.student.act(seen, own if size else None, generator=generator)
+        drawn = self.student.act(seen, own if size else None, generator=generator, noise=noise)
         right, label, after = self.teacher.answer(inputs, others if self.teacher.policy.memory_size else None)
         by_teacher = torch.rand(len(right), 1, generator=generator, device=right.device) < self.beta
         memories = [x for x in (drawn.memory, after) if x is not None]
@@ -82,7 +90,7 @@ class TaughtCollector(Collector):
 
     def _rollout(self, before: Tensor | None, finals: list[FinalObservation], episodes: list[Episode]) -> Rollout:
         rollout = super()._rollout(before, finals, episodes)
-        drawn, label = self._tensors["output"].split([self.policy.actions.width, self.actor.teacher.label_size], -1)
+        drawn, label = self._tensors["output"].split([self.policy.actions.width, self.policy.label_size], -1)
         return replace(
             rollout,
             inputs={**_own(rollout.inputs), TAUGHT: label},

@@ -66,11 +66,6 @@ class Teacher:
             raise UserError(f"the network of the teacher {run} gives distributions: let it give outputs instead")
         return cls(policy.to(next(student.parameters()).device), sees)
 
-    @property
-    def label_size(self) -> int:
-        """Numbers in which its distribution is written down: those of its head, and log standard deviations."""
-        return self.policy.actions.outputs + self.policy.actions.continuous
-
     def encode(self, observation: Any) -> dict[str, np.ndarray]:
         """What it reads of a batch of observations, named `teacher.*`."""
         encoded = self.sees.encode(observation, self.policy.exact_observations)
@@ -78,7 +73,7 @@ class Teacher:
 
     @torch.no_grad()
     def answer(self, inputs: Mapping[str, Tensor], memory: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What it would do in `[N]` states: the most probable action, its label `[N, label_size]`, and its memory.
+        """What it would do in `[N]` states: the most probable action, its `ControlPolicy.label`, and its memory.
 
         Args:
             inputs: of the student's collector, the teacher's and a mask among them.
@@ -91,9 +86,7 @@ class Teacher:
         if (mask := inputs.get("mask")) is not None:
             own["mask"] = mask
         outputs, memory = self.policy.outputs(own, memory)
-        log_std = self.policy.log_std.clamp(*self.policy.settings.log_std_range).expand(len(outputs), -1)
-        action = self.policy.distribution(outputs, mask).mode()
-        return action, torch.cat([outputs, log_std], -1), memory
+        return self.policy.distribution(outputs, mask).mode(), self.policy.label(outputs), memory
 
 
 def _size(spec: ObservationSpec) -> str:

@@ -38,6 +38,11 @@ def training_of(
             "or proximo.distill(run)"
         )
     if distils:
+        if environments.game is not None:
+            raise UserError(
+                f"distill is not offered in {environments.name}, where the policy moves for its opponents too, who "
+                "have no teacher: go on from the teacher with `proximo train --from`"
+            )
         return Distilling(config, environments, mesh=mesh)
     return Training(config, environments, closed_form=closed_form, mesh=mesh)
 

@@ -18,6 +18,10 @@ RANDOM = "a random player"
 """Whom an evaluation plays against if nobody is named."""
 
 
+class OpponentError(RuntimeError):
+    """An opponent failed to move: no fault of the game."""
+
+
 class Opponents(Protocol):
     """Moves for others."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from proximo.control.environments.base import AroundEnvironments, Observation, Step, VectorEnvironment
+from proximo.control.environments.games import OpponentError
 from proximo.control.environments.problems import closing_told, failure, space_problem
 from proximo.control.spaces.leaves import leaves
 from proximo.control.spaces.masks import choices_of, closed_columns, flat_masks
@@ -83,7 +84,7 @@ class GuardedEnvironments(AroundEnvironments):
     def _asked(self, method: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return method(*arguments)
-        except UserError:
+        except (UserError, OpponentError):
             raise
         except FOREIGN as error:
             raise failure(self.name, self._now(), error) from error

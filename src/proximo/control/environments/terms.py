@@ -13,6 +13,7 @@ TERM, LOG = "term/", "log/"
 """Metrics begin with it: parts of the reward, and the rest of an environment's log."""
 _TERMS = ("reward_", "reward/")
 _LOGS = ("log", "episode")
+_NUMBERS = (int, float, np.number, np.bool_)
 _NOT_LOGGED = frozenset("rlt")
 """Return, length and time of Gymnasium's RecordEpisodeStatistics, which are counted here anyway."""
 
@@ -20,6 +21,13 @@ _NOT_LOGGED = frozenset("rlt")
 def is_term(key: str) -> bool:
     """Whether a key of an info holds a part of that step's reward, as `reward_forward`."""
     return key.startswith(_TERMS)
+
+
+def terms_in(info: Any) -> Iterator[tuple[str, Any]]:
+    """Parts of the reward in one environment's info, by key; what is no number is none."""
+    for key, x in info.items() if isinstance(info, Mapping) else ():
+        if isinstance(key, str) and is_term(key) and isinstance(x, _NUMBERS):
+            yield key, x
 
 
 def from_infos(infos: Mapping[str, Any], count: int) -> dict[str, Any]:

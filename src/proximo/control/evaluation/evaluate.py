@@ -66,7 +66,12 @@ class Deterministic:
         self.policy = policy
 
     def act(
-        self, inputs: Mapping[str, Tensor], memory: Tensor | None = None, *, generator: torch.Generator | None = None
+        self,
+        inputs: Mapping[str, Tensor],
+        memory: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
     ) -> Action:
         """As `ControlPolicy.act`, without noise."""
         return self.policy.act(inputs, memory, generator=generator, deterministic=True)
@@ -90,9 +95,14 @@ class SideBySide:
         self.actors, self.each = actors, each
 
     def act(
-        self, inputs: Mapping[str, Tensor], memory: Tensor | None = None, *, generator: torch.Generator | None = None
+        self,
+        inputs: Mapping[str, Tensor],
+        memory: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
     ) -> Action:
-        """As `ControlPolicy.act`."""
+        """As `ControlPolicy.act`, each with noise of its own: `noise` is of one of them."""
         count = len(next(iter(inputs.values())))
         ends = [i * self.each for i in range(len(self.actors))] + [count]
         actions = []

@@ -112,11 +112,17 @@ def mirroring_of(config: TrainConfig, policy: ControlPolicy, algorithm: PPO) -> 
     """As the settings of a run declare it; None where they declare none.
 
     Raises:
-        UserError: it does not fit the spaces, is no reflection, or the algorithm learns from no images.
+        UserError: it does not fit the spaces, is no reflection, or the algorithm or the actions' distribution has no
+            images.
     """
     settings = config.symmetry
     if not settings.declared:
         return None
+    if policy.actions.beta:
+        raise UserError(
+            "a symmetry is of mean actions, and network.actions = beta has two other numbers for each: take gaussian "
+            "or squashed actions, or leave symmetry out"
+        )
     if settings.learnt and not algorithm.takes_images:
         name = type(algorithm).__name__
         raise UserError(

@@ -162,12 +162,28 @@ class ControlPolicy(nn.Module):
         """Over the actions, from the head's outputs `[..., outputs]`; a network of the user's own may give it whole."""
         if isinstance(outputs, Distribution):
             return outputs
-        log_std = self.deviations()
-        if self.noise.of_state:
-            # How numbers lie in memory may decide their last bits, and stored actions lie side by side.
-            outputs, raw = (x.contiguous() for x in outputs.tensor_split([self.actions.outputs], -1))
-            log_std = self.noise.log_std_of_state(raw, self.log_std)
-        return self.actions.distribution(outputs, self.log_std if log_std is None else log_std, mask)
+        return self.actions.distribution(*self._apart(outputs), mask)
+
+    def label(self, outputs: Tensor) -> Tensor:
+        """All that the distribution follows from, of the head's outputs: those of the actions, and log standard
+        deviations, `[..., label_size]`.
+        """
+        means, log_std = self._apart(outputs)
+        return torch.cat([means, log_std.expand(*means.shape[:-1], -1)], -1)
+
+    @property
+    def label_size(self) -> int:
+        """Numbers in a `label`, which are as many for all policies that act alike."""
+        return self.actions.outputs + self.noise.columns
+
+    def _apart(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The head's outputs of the actions, and log standard deviations, of all states or of each."""
+        if not self.noise.of_state:
+            log_std = self.deviations()
+            return outputs, self.log_std if log_std is None else log_std
+        # How numbers lie in memory may decide their last bits, and stored actions lie side by side.
+        outputs, raw = (x.contiguous() for x in outputs.tensor_split([self.actions.outputs], -1))
+        return outputs, self.noise.log_std_of_state(raw, self.log_std)
 
     @torch.no_grad()
     def project(self) -> None:
@@ -201,7 +217,7 @@ class ControlPolicy(nn.Module):
 
     def teacher(self, batch: Batch) -> Distribution:
         """What its teacher says of each sample, where the batch is of a distillation."""
-        outputs, log_std = batch.inputs[TAUGHT].split([self.actions.outputs, self.actions.continuous], -1)
+        outputs, log_std = batch.inputs[TAUGHT].split([self.actions.outputs, self.noise.columns], -1)
         return self.actions.distribution(outputs, log_std, batch.inputs.get("mask"))
 
     def look(self, inputs: Mapping[str, Tensor]) -> tuple[Distribution, Tensor]:

@@ -23,9 +23,14 @@ class Actor(Protocol):
     """What acts: a `ControlPolicy`, or its `ClosedForm`. What `act` leaves out is asked for after the rollout."""
 
     def act(
-        self, inputs: Mapping[str, Tensor], memory: Any = None, *, generator: torch.Generator | None = None
+        self,
+        inputs: Mapping[str, Tensor],
+        memory: Any = None,
+        *,
+        generator: torch.Generator | None = None,
+        noise: Any = None,
     ) -> Action:
-        """Actions for `[N]` observations."""
+        """Actions for `[N]` observations; `noise` is what the policy's `draw_noise` gave."""
 
     def log_prob(self, output: Tensor, action: Tensor) -> Tensor:
         """Of actions `[..., width]`, from what they were drawn from."""
@@ -220,11 +225,9 @@ class Collector:
 
     def _act(self, t: int) -> Action:
         """Act at step t of a rollout. Noise that stays for some steps begins anew with it: no checkpoint holds any."""
-        if not self._shares_noise:
-            return self.actor.act(self._inputs, self._memory, generator=self.generator)
-        if t % (self.policy.settings.noise_every or self.length) == 0:
+        if self._shares_noise and t % (self.policy.settings.noise_every or self.length) == 0:
             self._noise = self.policy.draw_noise(self.environments.count, self.generator)
-        return self.policy.act(self._inputs, self._memory, generator=self.generator, noise=self._noise)
+        return self.actor.act(self._inputs, self._memory, generator=self.generator, noise=self._noise)
 
     def _remember(self, t: int, action: Action) -> None:
         for name, x in self._inputs.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from proximo.control import seeds
-from proximo.control.config import TrainConfig
+from proximo.control.config import SelfPlaySettings, TrainConfig
 from proximo.control.environments.base import Observation, VectorEnvironment
 from proximo.control.environments.games import Game
 from proximo.control.models.policy import ControlPolicy
@@ -88,12 +89,14 @@ class SelfPlay:
         """Those that environments need; None where nobody else moves.
 
         Raises:
-            UserError: the policy can not be an opponent.
+            UserError: the policy can not be an opponent; or there is none, and settings say who it is.
         """
         if (game := environments.game) is None:
+            _require_plain(config, environments)
             return None
-        if policy.memory_size or policy.frame_stack > 1:
-            what = f"network.memory = {config.network.memory}" if policy.memory_size else "frame_stack"
+        if policy.memory_size or policy.frame_stack > 1 or config.history:
+            remembered = "history" if config.history else "frame_stack"
+            what = f"network.memory = {config.network.memory}" if policy.memory_size else remembered
             raise UserError(
                 f"{what} is not offered in {environments.name}, where the policy moves for its opponents too, who "
                 "would need a past of their own: leave it out"
@@ -199,6 +202,18 @@ class SelfPlay:
         if "environments/moves" in tensors:
             self._moves = list(tensors["environments/moves"].split(tensors["environments/moved"].tolist()))
         self._settled = len(self._moves)
+
+
+def _require_plain(config: TrainConfig, environments: VectorEnvironment) -> None:
+    """Refuse settings of opponents where there are none."""
+    plain = SelfPlaySettings()
+    names = [field.name for field in fields(plain)]
+    given = [name for name in names if getattr(config.self_play, name) != getattr(plain, name)]
+    if given:
+        raise UserError(
+            f"self_play.{' and self_play.'.join(given)} can do nothing in {environments.name}, where nobody else moves "
+            "in turn: leave it out"
+        )
 
 
 @torch.no_grad()

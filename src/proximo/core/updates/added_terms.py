@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from proximo.core.batch import Batch
+from proximo.core.updates.exact_kl import NAME as EXACT
 from proximo.core.updates.update import Gradient, Measuring, Statistics
 
-_OF_SAMPLES = ("approx_kl", "clip_fraction")
-"""Means over what the old policy has drawn; it has not drawn the images."""
+_OF_SAMPLES = ("approx_kl", "clip_fraction", "kl_penalty", EXACT)
+"""Means over what the old policy has drawn or seen; it has not drawn the images."""
 
 
 class _Around:
@@ -44,7 +45,8 @@ class WithImages(_Around):
     def __call__(self, minibatch: Batch) -> Statistics:
         """Add it."""
         half = replace(minibatch, total_weight=2 * _total(minibatch, self._denominator))
-        told, of_images = self._gradient(half), self._gradient(self._image(half))
+        images = replace(self._image(half), old={})  # what the old policy would do there is not known
+        told, of_images = self._gradient(half), self._gradient(images)
         plain = not isinstance(told["approx_kl"], float)  # then numbers that are no tensors are no means
         found: dict[str, Tensor | float] = {}
         for name, x in told.items():

@@ -9,6 +9,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import proximo
 from proximo.control.environments import make_environments
+from proximo.control.environments.backends.answers import RAW_REWARD
 from proximo.errors import UserError
 
 
@@ -58,6 +59,21 @@ def test_each_action_arrives_its_steps_late_and_none_crosses_an_episode(mode, de
                 given[n], ends = [], ends + 1
     assert ends > 6
     environments.close()
+
+
+class Clipped(gymnasium.Wrapper):
+    """Pays the sign of the reward, and says what it was, as the preprocessing of Atari does."""
+
+    def step(self, action):
+        seen, reward, terminated, truncated, info = self.env.step(action)
+        return seen, float(np.sign(reward)), terminated, truncated, {**info, RAW_REWARD: reward}
+
+
+def test_what_a_held_action_was_paid_before_it_was_clipped_adds_up_too():
+    environments = make_environments(lambda: Clipped(Echo()), 1, action_repeat=3)
+    environments.reset([0])
+    step = environments.step(np.array([[5.0]], np.float32))
+    assert (step.reward.tolist(), step.raw_reward.tolist()) == ([3.0], [15.0])
 
 
 @pytest.mark.parametrize("ends", [True, False])

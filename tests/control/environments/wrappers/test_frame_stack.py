@@ -7,6 +7,7 @@ import torch
 from environments_for_tests import Counting, counting_vector
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
+from hidden_tasks import two_sided
 
 import proximo
 from proximo.control.environments import make_environments
@@ -162,6 +163,32 @@ def test_a_policy_acts_on_single_observations_as_it_did_on_their_history(tmp_pat
     told = proximo.export(run, "numpy", environment=counting_dict, observations=20).contract
     assert told["history"] == {"where": 3}
     assert [port["shape"] for port in told["inputs"]] == [[9]]
+
+
+def test_the_critics_own_history_is_remembered_where_act_is_given_it(tmp_path):
+    settings = {"environments": 2, "rollout_length": 16, "update": {"minibatch_size": 32}, "episodes": 1}
+    history, groups = {"side": 3, "rest": 2}, {"actor": ["side"], "critic": ["side", "rest"]}
+    call = {"steps": 32, "history": history, "observations": groups, "progress": "quiet", **settings}
+    policy = proximo.load(proximo.train(two_sided, run=tmp_path, **call))
+    inner = policy.policy
+    environments = make_environments(two_sided, 1, history=history)
+    observation, _ = environments.reset([6])
+    for _ in range(5):
+        encoded = {name: torch.from_numpy(x) for name, x in inner.encode(observation).items()}
+        value = inner.values.from_units(inner.value(encoded))
+        now = {"side": observation["side"][0, -1:], "rest": observation["rest"][0, -2:]}
+        assert policy.value(now) == pytest.approx(float(value[0]), rel=1e-5)
+        policy.act(now)
+        observation = environments.step(np.zeros((1, 3), np.float32)).observation
+    assert np.isfinite(policy.act({"side": now["side"]})).all()
+    policy.act(now)
+    with pytest.raises(UserError, match="last observations of rest, and act was given some without"):
+        policy.value(now)
+    policy.reset()
+    assert np.isfinite(policy.value(now))
+    policy.act({"side": now["side"], "rest": np.full(2, np.nan)})
+    with pytest.raises(UserError, match="last observations of rest"):
+        policy.value(now)
 
 
 def counting_dict():

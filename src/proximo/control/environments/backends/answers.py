@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from proximo.control.environments.terms import is_term
+from proximo.control.environments.terms import terms_in
 from proximo.control.spaces.masks import MaskReader
 
 RAW_REWARD, TASK_REWARD, EPISODE_OVER = "proximo.raw_reward", "proximo.task_reward", "proximo.episode_over"
 """Keys of the infos under which travels what `Step` has under these names, where it is not what was learnt from."""
 ACTION_MASK = "action_mask"
 _KEPT = (RAW_REWARD, TASK_REWARD, EPISODE_OVER, ACTION_MASK)
-
-_NUMBERS = (int, float, np.number, np.bool_)
 
 _NEW = "return what gymnasium.Env says"
 _OLD = "is of Gym before 0.26: port it to gymnasium, or wrap it with the package shimmy"
@@ -114,7 +112,7 @@ def _read_info(info: Mapping[str, Any] | None, masks: MaskReader) -> dict[str, A
     if not info:
         return {}
     kept = {key: info[key] for key in _KEPT if info.get(key) is not None}
-    kept |= {key: x for key, x in info.items() if isinstance(key, str) and is_term(key) and isinstance(x, _NUMBERS)}
+    kept |= dict(terms_in(info))
     if ACTION_MASK in kept:
         try:
             kept[ACTION_MASK] = masks.read(kept[ACTION_MASK])

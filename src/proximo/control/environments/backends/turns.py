@@ -9,7 +9,7 @@ import numpy as np
 
 from proximo.control.environments.backends.pettingzoo import common_spaces, stacked
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
-from proximo.control.environments.games import Opponents, RandomPlayer
+from proximo.control.environments.games import OpponentError, Opponents, RandomPlayer
 from proximo.control.environments.visible_leaves import ALL_KEYS, ObservationKeys
 from proximo.control.spaces.masks import MaskReader, choices_of, flat_masks
 from proximo.control.spaces.trees import take_row
@@ -126,7 +126,12 @@ class TurnEnvironments(VectorEnvironment):
             seen, mask = self._batch(waiting)
             if isinstance(seen, dict) and self._mask_key in seen:
                 mask = flat_masks(seen[self._mask_key], self._choices)
-            moves = self._opponents.act(seen, mask, self.who[waiting])
+            try:
+                moves = self._opponents.act(seen, mask, self.who[waiting])
+            except UserError:
+                raise
+            except Exception as error:
+                raise OpponentError(f"an opponent in {self.name} failed to move: {error}") from error
             for place, row in enumerate(waiting):
                 self._games[row].step(take_row(moves, place))
             waiting = [row for row in waiting if not self._is_due(row)]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import gymnasium
 import numpy as np
 
+from proximo.control.environments.backends.answers import RAW_REWARD
 from proximo.control.environments.base import AroundEnvironments, Step, VectorEnvironment
+from proximo.control.environments.terms import terms_in
 from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.leaves import leaves
 from proximo.control.spaces.trees import replace_rows
@@ -22,7 +25,8 @@ if TYPE_CHECKING:
 class HeldActions(gymnasium.Wrapper):
     """Takes each action several times; the rewards add up, and an episode that ends within ends the step.
 
-    A time limit inside counts the environment's own steps. `info` is that of the last of them.
+    A time limit inside counts the environment's own steps. `info` is that of the last of them, but parts of the reward
+    (`reward_*`) and what was paid before it was clipped add up as it does.
 
     Args:
         env: One environment.
@@ -35,13 +39,22 @@ class HeldActions(gymnasium.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """See the class."""
-        total = 0.0
+        total, parts = 0.0, dict[str, float]()
         for _ in range(self._repeat):
             observation, reward, terminated, truncated, info = self.env.step(action)
             total += float(reward)
+            for name, x in _paid(info):
+                parts[name] = parts.get(name, 0.0) + float(x)
             if terminated or truncated:
                 break
-        return observation, total, terminated, truncated, info
+        return observation, total, terminated, truncated, {**info, **parts} if parts else info
+
+
+def _paid(info: Any) -> Iterator[tuple[str, Any]]:
+    """All that an info has of its step's reward."""
+    yield from terms_in(info)
+    if isinstance(info, Mapping) and RAW_REWARD in info:
+        yield RAW_REWARD, info[RAW_REWARD]
 
 
 class LateActions(AroundEnvironments):
