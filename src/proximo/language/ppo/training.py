@@ -194,7 +194,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         taken = self.prompts.take(self.config.batch // group)
         # A group stays on one rank.
         prompts = [p for p in taken[self.mesh.share(len(taken))] for _ in range(group)]
-        # What is scored below waits for all ranks where the weights are spread: an error above it ends all there.
+        # What is scored below waits for all ranks where the weights are spread: an error above it is one of all there.
         with self.mesh.together() if self.spread else nullcontext():
             with self._phase("sample"), self.policy.computing():
                 samples = self.sample([p.tokens for p in prompts])
@@ -203,7 +203,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
                 texts = to_texts(prompts, samples, self.tokenizer)
                 scores, each = combine(self.rewards, texts, self.config.combine)
                 rewarded = self._rewarded(scores, samples.finished.cpu())
-        with self._phase("score"):
+        with self._phase("score"), self.mesh.apart() if self.spread else nullcontext():
             batch = self._with_old(batch, samples)
             reference = self.policy.reference_log_probs(batch) if refers(self.config) else None
         self.last = Rollout(batch, samples, texts, scores, rewarded, each, reference)
