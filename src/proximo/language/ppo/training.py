@@ -28,6 +28,7 @@ from proximo.language.ppo.setup import (
     RATIO_TOLERANCE,
     check_fit,
     check_shares,
+    computing_device,
     kl_controller,
     learning_rate,
     make_optimizer,
@@ -124,7 +125,8 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         self.config, self.tokenizer, self.rewards = config, tokenizer, list(rewards)
         check_fit(config, model, tokenizer, prompts, self.rewards)
         check_shares(config, mesh.size)
-        self.config = config = replace(config, compute=chosen_type(config.compute, next(model.parameters()).device))
+        device = computing_device(config, model, mesh)
+        self.config = config = replace(config, compute=chosen_type(config.compute, device))
         self.algorithm: PPO = algorithm_of(config.update)
         self.policy = make_policy(config, model, reward_decoder, reward_head, mesh)
         self.roles = self.policy.roles
