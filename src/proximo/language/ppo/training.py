@@ -38,7 +38,7 @@ from proximo.language.ppo.setup import (
 from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.informative import reward_scale, reward_statistics
 from proximo.language.rewards.terms import RewardTerm, combine
-from proximo.language.sampling.engine import InPlace, Sampler, Source, load_checked
+from proximo.language.sampling.engine import Sampler, Source, checked_sampler, load_checked
 from proximo.language.sampling.sampler import Samples, SamplingParameters, stop_tokens
 from proximo.language.sampling.texts import Texts, text_statistics, to_batch, to_texts
 from proximo.runs.config.toml import to_toml
@@ -121,7 +121,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
     ) -> None:
         super().__init__()
         self.mesh = mesh
-        self.sampler: Sampler = sampler or InPlace()
+        self.sampler = checked_sampler(sampler)
         self.config, self.tokenizer, self.rewards = config, tokenizer, list(rewards)
         check_fit(config, model, tokenizer, prompts, self.rewards)
         check_shares(config, mesh.size)
