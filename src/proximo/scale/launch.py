@@ -38,8 +38,8 @@ def ended(code: int, said: str = "") -> int:
     answer = os.environ.get(_ANSWER)
     rank = os.environ["RANK"] if within() else "0"
     if said and not (answer and code == LOST):
-        heard = _heard(code, said)
-        if rank == "0":
+        heard = code != BROKEN and _heard(code, said)
+        if rank == "0" or code == BROKEN:  # whose sentence names the rank
             print(f"proximo: {said}", file=sys.stderr, flush=True)
         elif not heard:
             print(f"proximo: rank {rank}: {said}", file=sys.stderr, flush=True)
@@ -52,8 +52,6 @@ def ended(code: int, said: str = "") -> int:
 
 def _heard(code: int, said: str) -> bool:
     """Whether a person hears `said` from another rank."""
-    if code == BROKEN:
-        return False
     if code == LOST:  # who is cut off can ask nobody: one rank of each machine speaks
         return os.environ.get("LOCAL_RANK") != "0"
     met = sys.modules.get("proximo.scale.mesh")  # without it, nothing has imported torch yet
