@@ -17,6 +17,7 @@ from proximo.cli.main import main
 from proximo.cli.options import without
 from proximo.runs.storage.checkpoint import load_checkpoint
 from proximo.runs.storage.metrics import read_metrics
+from proximo.scale.launch import BROKEN, LOST, _what_was_lost, ended
 
 COMMAND = [sys.executable, "-m", "proximo", "train", "CartPole-v1", "--ranks", "2", "--quiet"]
 
@@ -69,6 +70,16 @@ def test_a_killed_rank_ends_all_with_one_sentence_and_the_run_comes_to_what_it_w
     learnt = [name for name in whole if name.startswith(("policy/", "optimizer/", "best/"))]
     assert learnt
     assert [name for name in learnt if not killed[name].equal(whole[name])] == []
+
+
+def test_a_rank_that_fails_alone_says_why_and_its_launcher_names_it(tmp_path, capfd, monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "PROXIMO_EXIT_CODE_FILE": str(tmp_path / "code")}.items():
+        monkeypatch.setenv(name, value)
+    assert ended(BROKEN, "rank 1 of 2 failed: memory ran out") == BROKEN  # not 0, which a launcher takes for a good end
+    assert ended(LOST, "one of 2 ranks is gone") == LOST
+    assert capfd.readouterr().err == "proximo: rank 1 of 2 failed: memory ran out\n"
+    assert not (tmp_path / "code").exists()
+    assert f"rank 1 of 2 ended with exit code {BROKEN}, and the others" in _what_was_lost({0: LOST, 1: BROKEN}, 2)
 
 
 def test_what_all_ranks_refuse_is_said_once(tmp_path, capfd, monkeypatch):

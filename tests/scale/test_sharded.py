@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 from proximo.errors import UserError
 from proximo.language.ppo_config import PPOConfig, ScaleSettings, SharingSettings
 from proximo.runs.storage.checkpoint import latest_checkpoint
+from proximo.scale.launch import BROKEN, LOST
 from proximo.scale.mesh import Mesh
 
 HALVES, UNEVEN = [slice(0, 4), slice(4, 8)], [slice(0, 2), slice(2, 8)]
@@ -133,6 +134,24 @@ def test_a_damaged_part_is_passed_over(told, home):
     part.write_bytes(part.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match="is whole"):
         latest_checkpoint(folder / "checkpoints", warn=str)
+
+
+def test_a_reward_that_breaks_on_one_rank_ends_the_iteration_of_all_who_can_go_on(both):
+    first, other = (each["fails"] for each in both)
+    assert "the reward broke" in first["said"]
+    assert "(on rank 1 of 2)" in first["said"]
+    assert first == other
+    assert first["undone"] == first["before"]
+    assert first["after"] != first["before"]
+
+
+@pytest.mark.parametrize("where", ["scoring", "gathering"])
+def test_memory_that_runs_out_on_one_rank_ends_all_at_once_and_that_rank_says_so(where):
+    # Far below the 600 s after which ranks give each other up.
+    (first, lost), (other, broken) = on_ranks(2, "sharded_ranks:out_of_memory", where, limit=LIMIT)
+    assert "one of 2 ranks is gone" in first
+    assert "rank 1 of 2 failed where all compute together: OutOfMemoryError: no memory is left; the same" in other
+    assert (lost, broken) == (LOST, BROKEN)
 
 
 def test_what_spread_weights_do_not_do_is_refused_in_one_sentence(told):

@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 
 from proximo.errors import UserError
 from proximo.runs import new_process
 from proximo.runs.config.toml import to_toml
-from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, step_name, step_of
+from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, parts_of, step_name, step_of
 from proximo.runs.storage.metrics import read_metrics
 
 Train = Callable[[Path, int], Any]
@@ -187,7 +188,11 @@ def _last(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     path = latest_checkpoint(folder / "checkpoints")
     if path is None:
         raise UserError(f"{folder} has no checkpoint to compare: give more iterations")
-    return load_checkpoint(path)
+    tensors, state = load_checkpoint(path)
+    place = parts_of(path)
+    for i, file in enumerate(sorted(place.glob("*.safetensors")) if place is not None else ()):
+        tensors |= {f"parts/{i}/{name}": x for name, x in safetensors.torch.load_file(file).items()}
+    return tensors, state
 
 
 def _first_difference(whole: Path, other: Path) -> tuple[int | None, tuple[str, ...]]:

@@ -11,6 +11,8 @@ from proximo.errors import UserError
 
 LOST = 75
 """Exit code of a rank that could not go on without another: no verdict on the run, so a launcher may start all anew."""
+BROKEN = 76
+"""Exit code of a rank that failed without the others, which end with `LOST`."""
 _ANSWER = "PROXIMO_EXIT_CODE_FILE"
 """Environment variable: where rank 0 tells our own launcher the exit code that all ranks agreed on."""
 
@@ -30,17 +32,18 @@ def ended(code: int, said: str = "") -> int:
 
     Args:
         code: exit code. `LOST` where another rank was lost: our own launcher, which knows which one, has the word then.
+            `BROKEN` where this one failed alone: nobody else knows why.
         said: a sentence for the person, or ""; of another rank only what rank 0 does not say too.
     """
     answer = os.environ.get(_ANSWER)
     rank = os.environ["RANK"] if within() else "0"
     if said and not (answer and code == LOST):
-        heard = _heard(code, said)
-        if rank == "0":
+        heard = code != BROKEN and _heard(code, said)
+        if rank == "0" or code == BROKEN:  # whose sentence names the rank
             print(f"proximo: {said}", file=sys.stderr, flush=True)
         elif not heard:
             print(f"proximo: rank {rank}: {said}", file=sys.stderr, flush=True)
-    if not answer or code == LOST:
+    if not answer or code in (LOST, BROKEN):
         return code
     if rank == "0":
         Path(answer).write_text(str(code))
@@ -238,7 +241,7 @@ def _work(config: dict[str, Any]) -> None:
     if first:  # only rank 0 asks whether it was restarted
         os.environ["TORCHELASTIC_RESTART_COUNT"] = str(ray.get(config["answer"].begin.remote()) - 1)
     code = import_module("proximo.cli.main").main(config["arguments"])  # as -m proximo does, from below the cli
-    if code == LOST:
+    if code in (LOST, BROKEN):
         raise RuntimeError("a worker was lost")
     if first:
         ray.get(config["answer"].tell.remote(code))

@@ -16,7 +16,7 @@ from torch.distributed.rendezvous import rendezvous
 from proximo.core.invariants import InvariantError
 from proximo.core.ranks import Ranks
 from proximo.errors import UserError
-from proximo.scale.launch import LOST
+from proximo.scale.launch import BROKEN, LOST
 from proximo.scale.neighbours import Neighbours, OutOfStepError, takes
 
 TIMEOUT = "PROXIMO_RANK_TIMEOUT"
@@ -34,6 +34,12 @@ class LostRankError(UserError):
     """Another rank is gone, so nothing can be done together any more, a checkpoint neither."""
 
     exit_code: ClassVar[int] = LOST
+
+
+class BrokenRankError(LostRankError):
+    """This rank failed where it could not tell the others: to them it is gone."""
+
+    exit_code: ClassVar[int] = BROKEN
 
 
 class Mesh(Ranks):
@@ -224,6 +230,27 @@ class Mesh(Ranks):
             if self.size > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error).lower()):
                 raise self._lost() from error
             raise
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Code of torch's that waits for other ranks by itself, where one that fails can tell none: its process ends.
+
+        Raises:
+            BrokenRankError: this rank failed.
+            LostRankError: another rank is gone.
+        """
+        try:
+            with self.waiting():
+                yield
+        except LostRankError:
+            raise
+        except Exception as error:
+            if self.size == 1:
+                raise
+            raise BrokenRankError(
+                f"rank {self.rank} of {self.size} failed where all compute together: {type(error).__name__}: {error}; "
+                "the same command resumes from the last checkpoint"
+            ) from error
 
     @contextmanager
     def _collective(self, x: Tensor) -> Iterator[None]:

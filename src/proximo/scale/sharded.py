@@ -58,7 +58,7 @@ class Together(nn.Module):
 
     def __init__(self, network: nn.Module, layers: Sequence[nn.Module], mesh: Mesh, *, offload: bool = False) -> None:
         super().__init__()
-        self.network = network
+        self.network, self._mesh = network, mesh
         shard(self, layers, mesh, offload=offload)
         self(_nothing)  # who runs first is the root of all
 
@@ -77,9 +77,10 @@ class Together(nn.Module):
         root: Any = self
         held = _sharded(self) if layers else [root]
         try:
-            for part in held:
-                part.set_reshard_after_forward(False, recurse=False)
-                part.unshard()
+            with self._mesh.apart():
+                for part in held:
+                    part.set_reshard_after_forward(False, recurse=False)
+                    part.unshard()
             yield
         finally:
             root.reset_iter_state()
@@ -120,9 +121,9 @@ def on_the_first(module: nn.Module, mesh: Mesh) -> Iterator[None]:
     part: Any
     for _, _, part in held:
         if id(part) not in whole:  # tied ones once
-            with mesh.waiting():
+            with mesh.apart():
                 full = part.detach().full_tensor()
-            whole[id(part)] = nn.Parameter(full.cpu() if mesh.first else full.new_empty(0), requires_grad=False)
+                whole[id(part)] = nn.Parameter(full.cpu() if mesh.first else full.new_empty(0), requires_grad=False)
     try:
         for owner, name, p in held if mesh.first else ():
             owner._parameters[name] = whole[id(p)]

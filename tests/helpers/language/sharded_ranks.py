@@ -7,6 +7,7 @@ import torch
 from language_ranks import ending_soon, make_trainer, of_rows, plain
 from language_runs import PROMPTS, letters
 from tiny import llama, prompts, tokenizer
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from proximo.algorithms import GRPO, PPO
@@ -53,7 +54,46 @@ def whole(training):
 
 def everything(mesh, home, shares):
     """What needs two ranks, in one pair of processes."""
-    return {"updates": updates(mesh, shares), "runs": runs(mesh, home), "one": goes_on(mesh, home, "one")}
+    told = {"updates": updates(mesh, shares), "runs": runs(mesh, home), "one": goes_on(mesh, home, "one")}
+    return {**told, "fails": one_fails(mesh)}
+
+
+def one_fails(mesh):
+    """What is said where a reward breaks on rank 1; the weights before, after it was undone, and an iteration on."""
+    training = made(mesh, "in parts")
+    before, rewards = whole(training), training.rewards
+
+    def breaks(prompts, responses, **_):
+        if mesh.rank == 1:
+            raise KeyError("the reward broke")
+        return letters(prompts, responses)
+
+    training.rewards = [FunctionReward(breaks)]
+    try:
+        training.iterate()
+    except UserError as error:
+        said = str(error)
+    training.rewind()
+    undone, training.rewards = whole(training), rewards
+    training.iterate()
+    return {"said": said, "before": before, "undone": undone, "after": whole(training)}
+
+
+def out_of_memory(mesh, where):
+    """What is said, and the exit code, where rank 1 runs out of memory while both score, or gather weights."""
+    training = made(mesh, "in parts")
+
+    def breaks(*_):
+        raise torch.OutOfMemoryError("no memory is left")
+
+    if mesh.rank == 1 and where == "scoring":
+        training.policy.reference_log_probs = breaks
+    elif mesh.rank == 1:
+        FSDPModule.unshard = breaks
+    try:
+        training.iterate()
+    except UserError as error:
+        return str(error), error.exit_code
 
 
 def updates(mesh, shares):

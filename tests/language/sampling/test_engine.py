@@ -10,8 +10,8 @@ from tiny import llama
 from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError
 from proximo.language.ppo.training import PPOTraining
-from proximo.language.sampling.engine import Engine
-from proximo.language.sampling.sampler import Samples
+from proximo.language.sampling.engine import Engine, InPlace
+from proximo.language.sampling.sampler import Samples, generate
 
 
 class Transformers(Engine):
@@ -122,3 +122,13 @@ def test_a_check_draws_no_number_of_the_run():
     expected = torch.Generator().manual_seed(ours.config.seed * 2 + 1)
     torch.randint(2**31, (1,), generator=expected)
     assert torch.equal(theirs.noise.get_state(), expected.get_state())
+
+
+@pytest.mark.parametrize("given", [generate, Transformers, object()])
+def test_what_can_not_be_given_weights_is_refused_in_one_sentence(given):
+    with pytest.raises(UserError, match=r"must be an object with `load`, `check` and `version`: wrap a function"):
+        with_engine(KINDS[0], given)
+
+
+def test_the_function_of_that_sentence_trains_once_it_is_wrapped():
+    assert with_engine(KINDS[0], InPlace(generate)).iterate()["sampler_log_probs"] == 1

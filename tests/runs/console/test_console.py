@@ -136,6 +136,25 @@ def test_a_terminal_that_draws_slowly_is_drawn_to_less_often(monkeypatch, drawin
     assert longest - 0.2 <= max(gaps) <= longest
 
 
+@pytest.mark.parametrize("slow", [[0], [5], [5, 6], [0, 4, 5, 9]])
+def test_a_drawing_that_had_to_wait_for_imports_or_the_processor_does_not_make_the_panel_stand_still(monkeypatch, slow):
+    now, shown = [0.0], []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+
+    def draw(panel, snapshot):
+        now[0] += 0.5 if len(shown) in slow else 0.001
+        shown.append(now[0])
+
+    monkeypatch.setattr(LivePanel, "show", draw)
+    with Progress("a task", 1_000, mode="live") as display:
+        for step in range(1_000):
+            display.update(step)
+            now[0] += 0.01
+    assert len(shown) > 20
+    assert max(after - before for before, after in itertools.pairwise(shown)) < 0.8
+
+
 def test_quiet_is_quiet(capsys: pytest.CaptureFixture):
     with Progress("x", 10, mode="quiet") as progress:
         progress.update(10)

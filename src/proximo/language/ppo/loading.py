@@ -6,6 +6,7 @@ from proximo.errors import UserError
 from proximo.language.data.dataset import load_prompts
 from proximo.language.given.rewards import Own
 from proximo.language.models.loading import choose_device, load_causal_model, load_tokenizer
+from proximo.language.ppo.setup import spreads
 from proximo.language.ppo.training import PPOTraining
 from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.configured import make_rewards, reward_start
@@ -38,8 +39,7 @@ def make_training(
     tokenizer = load_tokenizer(config.policy, trust_remote_code=trust, day=config.date)
     prompts = load_prompts(config.prompts, tokenizer, config.prompt_limit)
     # A model whose weights are to be spread need not fit the device: each layer's part is moved there by itself.
-    spread = config.scale.shard == "full" and not mesh.alone
-    device = "cpu" if spread else choose_device(config.device)
+    device = "cpu" if spreads(config, mesh) else choose_device(config.device)
     model = load_causal_model(config.policy, device=device, trust_remote_code=trust)
     terms = list(rewards) if rewards is not None else make_rewards(config, own=own)
     decoder, head = reward_start(config, tokenizer, terms)

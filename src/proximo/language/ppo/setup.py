@@ -57,11 +57,11 @@ def make_policy(
     """
     model = _in_full(without_dropout(model).eval(), config)
     linear_head(model)
-    fixed = next(model.parameters()).device.type == "cuda"  # on a CPU finished rows leave the batch
+    fixed = computing_device(config, model, mesh).type == "cuda"  # on a CPU finished rows leave the batch
     cache = usable_cache(model, "static" if fixed else "dynamic", config.compute)
     torch.manual_seed(config.seed)  # adapters and heads are initialised from torch's own stream
     roles = make_roles(model, config.sharing, reward_decoder, reward_head, reference=refers(config)).eval()
-    spread = config.scale.shard == "full" and not mesh.alone
+    spread = spreads(config, mesh)
     if spread:
         assert isinstance(roles, FullRoles), "the settings refuse others"
         roles.spread_over(mesh, offload=config.scale.offload)
@@ -74,6 +74,28 @@ def make_policy(
         compute=config.compute,
         token_budget=config.token_budget,
     )
+
+
+def spreads(config: PPOConfig, mesh: Mesh) -> bool:
+    """Whether the weights are to lie in parts on the ranks."""
+    return config.scale.shard == "full" and not mesh.alone
+
+
+def computing_device(config: PPOConfig, model: Any, mesh: Mesh) -> torch.device:
+    """Where the policy will compute: where the model is, or where its parts go.
+
+    Raises:
+        UserError: parts go elsewhere than `device` says.
+    """
+    if not spreads(config, mesh):
+        device: torch.device = next(model.parameters()).device
+        return device
+    if config.device not in ("auto", mesh.device.type):
+        raise UserError(
+            f"device = {config.device}, but with scale.shard = full each of {mesh.size} ranks computes on "
+            f'{mesh.device.type}: leave device at auto (CUDA_VISIBLE_DEVICES="" hides GPUs)'
+        )
+    return mesh.device
 
 
 def _in_full(model: Any, config: PPOConfig) -> Any:

@@ -28,6 +28,7 @@ from proximo.language.ppo.setup import (
     RATIO_TOLERANCE,
     check_fit,
     check_shares,
+    computing_device,
     kl_controller,
     learning_rate,
     make_optimizer,
@@ -37,7 +38,7 @@ from proximo.language.ppo.setup import (
 from proximo.language.ppo_config import PPOConfig
 from proximo.language.rewards.informative import reward_scale, reward_statistics
 from proximo.language.rewards.terms import RewardTerm, combine
-from proximo.language.sampling.engine import InPlace, Sampler, Source, load_checked
+from proximo.language.sampling.engine import Sampler, Source, checked_sampler, load_checked
 from proximo.language.sampling.sampler import Samples, SamplingParameters, stop_tokens
 from proximo.language.sampling.texts import Texts, text_statistics, to_batch, to_texts
 from proximo.runs.config.toml import to_toml
@@ -120,11 +121,12 @@ class PPOTraining(OnPolicyTraining[Rollout]):
     ) -> None:
         super().__init__()
         self.mesh = mesh
-        self.sampler: Sampler = sampler or InPlace()
+        self.sampler = checked_sampler(sampler)
         self.config, self.tokenizer, self.rewards = config, tokenizer, list(rewards)
         check_fit(config, model, tokenizer, prompts, self.rewards)
         check_shares(config, mesh.size)
-        self.config = config = replace(config, compute=chosen_type(config.compute, next(model.parameters()).device))
+        device = computing_device(config, model, mesh)
+        self.config = config = replace(config, compute=chosen_type(config.compute, device))
         self.algorithm: PPO = algorithm_of(config.update)
         self.policy = make_policy(config, model, reward_decoder, reward_head, mesh)
         self.roles = self.policy.roles
@@ -194,7 +196,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         taken = self.prompts.take(self.config.batch // group)
         # A group stays on one rank.
         prompts = [p for p in taken[self.mesh.share(len(taken))] for _ in range(group)]
-        # What is scored below waits for all ranks where the weights are spread: an error above it ends all there.
+        # What is scored below waits for all ranks where the weights are spread: an error above it is one of all there.
         with self.mesh.together() if self.spread else nullcontext():
             with self._phase("sample"), self.policy.computing():
                 samples = self.sample([p.tokens for p in prompts])
@@ -203,7 +205,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
                 texts = to_texts(prompts, samples, self.tokenizer)
                 scores, each = combine(self.rewards, texts, self.config.combine)
                 rewarded = self._rewarded(scores, samples.finished.cpu())
-        with self._phase("score"):
+        with self._phase("score"), self.mesh.apart() if self.spread else nullcontext():
             batch = self._with_old(batch, samples)
             reference = self.policy.reference_log_probs(batch) if refers(self.config) else None
         self.last = Rollout(batch, samples, texts, scores, rewarded, each, reference)

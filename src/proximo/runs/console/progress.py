@@ -28,7 +28,8 @@ _RATE_WINDOW = 20.0  # seconds over which steps/s are averaged
 _RENDER_SECONDS = 0.25  # between two drawings, if drawing takes less than 1 % of that
 _MOST_SECONDS = 10.0
 _SHARE = 0.01
-"""Of a run's time that drawing may take, at most."""
+"""Of a run's time that drawing takes, at most; but a panel is drawn every `_MOST_SECONDS` at least."""
+_LAST_DRAWINGS = 3  # whose fastest says how long the terminal takes: others had to wait for the processor
 _TEXT_SECONDS = 30.0  # between two sample texts
 _TEXT_LENGTH = 220  # characters of one that are shown
 
@@ -136,6 +137,7 @@ class Progress:
         self._now = Snapshot(title, unit, total, columns, folder=str(folder), step=start)
         self._every = _RENDER_SECONDS if self.mode == "live" else every_seconds
         self._points: deque[tuple[float, int]] = deque()
+        self._drawings: deque[float] | None = None  # seconds of the last ones; None before the first
         self._panel: LivePanel | Cell | None = None
         self._begun = self._shown = time.monotonic()
         self._text_shown = -math.inf
@@ -245,9 +247,17 @@ class Progress:
             self._now.load = load()
             with self._or_quiet():
                 self._panel.show(self._now)
-            self._every = _pause(time.perf_counter() - begun)
+            self._time_drawing(time.perf_counter() - begun)
         elif self.mode == "plain":
             self._say(format_line(self._now))
+
+    def _time_drawing(self, seconds: float) -> None:
+        """Set the pause by the last drawings; the first one imports what it needs, and does not count."""
+        if self._drawings is None:
+            self._drawings = deque(maxlen=_LAST_DRAWINGS)
+        else:
+            self._drawings.append(seconds)
+            self._every = _pause(min(self._drawings))
 
     def _say(self, text: str) -> None:
         with self._or_quiet():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from proximo.runs.session.opening import Opening
 from proximo.runs.storage.checkpoint import PARTS, begin_parts, parts_of
 from proximo.runs.storage.folder import RunFolder
 from proximo.runs.storage.metrics import MetricsWriter, Value
-from proximo.scale.mesh import Mesh
+from proximo.scale.mesh import LostRankError, Mesh
 
 _PLACE = "ranks"
 """Under which a checkpoint holds what belongs to ranks other than 0: tensors `ranks/R/NAME`, and state by name."""
@@ -144,8 +145,9 @@ def of_this_rank(mesh: Mesh, read: Callable[[], Parts], own: Callable[[str], boo
     return (shared, state), 1 + len(others) == mesh.size
 
 
-def write_apart(mesh: Mesh, parts: Mapping[str, Tensor], directory: Path, name: str) -> Path | None:
-    """Have all ranks write their parts of a checkpoint's tensors.
+@contextmanager
+def written_apart(mesh: Mesh, parts: Mapping[str, Tensor], directory: Path, name: str) -> Iterator[Path | None]:
+    """Have all ranks write their parts of a checkpoint's tensors; within, rank 0 saves the rest, or they are removed.
 
     Args:
         mesh: of the run.
@@ -153,22 +155,30 @@ def write_apart(mesh: Mesh, parts: Mapping[str, Tensor], directory: Path, name: 
         directory: of the checkpoints, which all ranks see.
         name: of the checkpoint.
 
-    Returns:
+    Yields:
         Where they are, for `save_checkpoint`; None where there are none.
 
     Raises:
         UserError: a rank could not write.
     """
     if not parts:
-        return None
+        yield None
+        return
     from proximo.scale.parts import write_parts  # it takes a second to load
 
     place = Path(mesh.of_the_first(lambda: str(begin_parts(directory, name))))
-    with mesh.together():
-        if not place.is_dir():
-            raise UserError(f"rank {mesh.rank} does not see {place}: with scale.shard = full all ranks write there")
-    write_parts(parts, place, mesh)
-    return place
+    try:
+        with mesh.together():
+            if not place.is_dir():
+                raise UserError(f"rank {mesh.rank} does not see {place}: with scale.shard = full all ranks write there")
+        write_parts(parts, place, mesh)
+        yield place
+    except LostRankError:
+        raise  # others may still write there: the next save removes it
+    except BaseException:
+        if mesh.first:
+            shutil.rmtree(place, ignore_errors=True)
+        raise
 
 
 def read_apart(mesh: Mesh, parts: Mapping[str, Tensor], path: Path) -> None:

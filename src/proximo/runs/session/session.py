@@ -13,7 +13,7 @@ from proximo.core.invariants import InvariantError
 from proximo.errors import MALFORMED, UserError
 from proximo.runs.replay.ring import Ring
 from proximo.runs.session.callbacks import Callbacks
-from proximo.runs.session.ranks import of_this_rank, read_apart, with_others, write_apart
+from proximo.runs.session.ranks import of_this_rank, read_apart, with_others, written_apart
 from proximo.runs.session.recorder import Recorder
 from proximo.runs.session.signals import Interrupted, StopRequest
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
@@ -201,8 +201,8 @@ class Session:
         tensors, state = self.training.state()
         name = step_name(self.training.done)
         tensors, state = with_others(self.mesh, tensors, state, self.training.own)
-        parts = write_apart(self.mesh, self.training.parts(), self.folder.checkpoints, name)
-        with self.mesh.together():
+        own_parts = self.training.parts()
+        with written_apart(self.mesh, own_parts, self.folder.checkpoints, name) as parts, self.mesh.together():
             if not self.mesh.first:
                 return
             if own := self.callbacks.state():

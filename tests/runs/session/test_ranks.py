@@ -1,0 +1,45 @@
+"""What ranks write of a checkpoint by themselves is all of it, or gone."""
+
+import resource
+
+import pytest
+import torch
+
+from proximo.errors import UserError
+from proximo.runs.session.ranks import written_apart
+from proximo.runs.storage.checkpoint import latest_checkpoint, parts_of, save_checkpoint
+from proximo.scale.mesh import Mesh
+
+PARTS = {"weight": torch.zeros(4096)}
+
+
+@pytest.fixture
+def small_files():
+    """No file may have more than 8,192 bytes, as on a disk that is nearly full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def save(folder, rest):
+    with written_apart(Mesh(), PARTS, folder, "step-000000000008") as parts:
+        save_checkpoint(folder, "step-000000000008", rest, {}, parts=parts)
+
+
+def test_parts_that_can_not_be_written_leave_nothing_behind(tmp_path, small_files):
+    with pytest.raises(UserError, match="writing the parts of a checkpoint"):
+        save(tmp_path, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_whose_checkpoint_can_not_be_written_go_too(tmp_path):
+    with pytest.raises(TypeError), written_apart(Mesh(), PARTS, tmp_path, "step-000000000008") as parts:
+        save_checkpoint(tmp_path, "step-000000000008", {}, {"what JSON lacks": {1: 2}}, parts=parts)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_of_a_checkpoint_that_was_written_stay(tmp_path):
+    save(tmp_path, {"rest": torch.ones(2)})
+    assert len(list(parts_of(latest_checkpoint(tmp_path)).iterdir())) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000000008"]
