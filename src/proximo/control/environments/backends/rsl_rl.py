@@ -141,7 +141,7 @@ class RslRlEnvironments(VectorEnvironment):
 
     def _resets_rows(self) -> Any:
         """What takes the rows to be reset: mjlab's wrapper for rsl_rl resets all, the environment in it takes some."""
-        for env in (self._env, getattr(self._env, "unwrapped", None)):
+        for env in (self._env, getattr(self._env, "unwrapped", self._env)):
             if hasattr(env, "reset") and "env_ids" in signature(env.reset).parameters:
                 return env
         raise UserError(
