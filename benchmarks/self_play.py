@@ -14,19 +14,26 @@ import numpy as np
 import proximo
 from proximo.control.environments import make_environments
 
-COMMON = {"progress": "quiet", "environments": 32, "rollout_length": 64, "episodes": 20}
+COMMON = {"progress": "quiet", "episodes": 20}
+BOARD = {  # entropy is what keeps the second seat looking for defences in games that it mostly loses
+    "environments": 64,
+    "rollout_length": 32,
+    "learning_rate": "1e-3",
+    "gamma": 1.0,
+    "update": {"minibatch_size": 256, "epochs": 4, "entropy_coefficient": 0.1},
+    "network": {"hidden": (128, 128)},
+    "normalizers": {"observations": False},
+    "self_play": {"past": 0.5, "every": 10_000},
+}
 TASKS = {
-    "tictactoe": ("pettingzoo/tictactoe_v3", 400_000, {"update": {"minibatch_size": 256, "entropy_coefficient": 0.01}}),
-    "connect-four": (
-        "pettingzoo/connect_four_v3",
-        1_000_000,
-        {"update": {"minibatch_size": 256, "entropy_coefficient": 0.01}, "network": {"hidden": (128, 128)}},
-    ),
+    "tictactoe": ("pettingzoo/tictactoe_v3", 200_000, BOARD),
+    "connect-four": ("pettingzoo/connect_four_v3", 250_000, BOARD),
     "spread": (
         "pettingzoo/simple_spread_v3",
         600_000,
         {
             "environments": 48,
+            "rollout_length": 64,
             "options": {"max_cycles": 25},
             "update": {"minibatch_size": 256},
             "normalizers": {"rewards": "scale"},
