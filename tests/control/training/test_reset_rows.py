@@ -25,7 +25,7 @@ class Fixed:
     def __init__(self, policy):
         self.policy = policy
 
-    def act(self, inputs, memory=None, *, generator=None):
+    def act(self, inputs, memory=None, *, generator=None, noise=None):
         own = self.policy.act(inputs, memory)
         vector = inputs["vector"]
         if self.policy.actions.continuous:
