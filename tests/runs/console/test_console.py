@@ -116,7 +116,9 @@ def test_steps_beyond_those_asked_for_are_not_more_than_all(capsys: pytest.Captu
     ]
 
 
-@pytest.mark.parametrize(("drawing", "share", "longest"), [(0.002, 0.009, 0.3), (0.05, 0.011, 5.1), (3.0, 0.32, 10.1)])
+@pytest.mark.parametrize(
+    ("drawing", "share", "longest"), [(0.002, 0.0055, 0.45), (0.02, 0.0055, 4.1), (3.0, 0.32, 10.1)]
+)
 def test_a_terminal_that_draws_slowly_is_drawn_to_less_often(monkeypatch, drawing: float, share: float, longest: float):
     now, shown = [0.0], []
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])

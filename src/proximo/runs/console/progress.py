@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 Mode = Literal["auto", "live", "plain", "quiet"]
 
 _RATE_WINDOW = 20.0  # seconds over which steps/s are averaged
-_RENDER_SECONDS = 0.25  # between two drawings, if drawing takes less than 1 % of that
+_RENDER_SECONDS = 0.25  # between two drawings, if drawing takes less than `_SHARE` of that
 _MOST_SECONDS = 10.0
-_SHARE = 0.01
-"""Of a run's time that drawing takes, at most; but a panel is drawn every `_MOST_SECONDS` at least."""
+_SHARE = 0.005
+"""Of a run's time that the fastest drawing may take; all together, which are slower, then take less than 1 %. But a
+panel is drawn every `_MOST_SECONDS` at least."""
 _LAST_DRAWINGS = 3  # whose fastest says how long the terminal takes: others had to wait for the processor
 _TEXT_SECONDS = 30.0  # between two sample texts
 _TEXT_LENGTH = 220  # characters of one that are shown
