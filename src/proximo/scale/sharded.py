@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
-from torch.optim.adam import adam
 
 from proximo.core.ranks import Ranks
+from proximo.core.updates.optimizer import adam_step
 from proximo.scale.mesh import Mesh
 
 Answer = TypeVar("Answer")
@@ -198,21 +198,14 @@ class ShardedAdam:
         mine = [i for i, w in enumerate(weights) if w.numel()]  # of a short parameter some ranks have nothing
         steps = torch.full((len(mine),), float(self._steps), device=norm.device)
         if mine:
-            adam(
+            adam_step(
                 [weights[i] for i in mine],
                 [gradients[i] for i in mine],
                 [moments["exp_avg"][i] for i in mine],
                 [moments["exp_avg_sq"][i] for i in mine],
-                [],
                 list(steps.unbind()),
-                fused=True,
-                amsgrad=False,
-                beta1=0.9,
-                beta2=0.999,
-                lr=self.learning_rate,
-                weight_decay=0.0,
-                eps=self._epsilon,
-                maximize=False,
+                self.learning_rate,
+                self._epsilon,
             )
         self._steps += 1
         return norm

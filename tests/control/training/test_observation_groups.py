@@ -1,12 +1,10 @@
 """Actor and critic see the parts that are named for each: the actor never more, and the critic learns from its own."""
 
-from contextlib import ExitStack
-
 import control_tasks
 import numpy as np
 import pytest
 import torch
-from control_runs import configured, running, trained
+from control_runs import configured, replayed, running, trained
 from gymnasium import spaces
 
 import proximo
@@ -15,12 +13,9 @@ from proximo.control.evaluation.results import evaluate_run
 from proximo.control.loading import LoadedPolicy
 from proximo.control.spaces.groups import Roles
 from proximo.control.spaces.observations import ObservationSpec
-from proximo.control.training.replay import replay_world
 from proximo.control.verify import verify_control
 from proximo.errors import UserError
 from proximo.runs.config.toml import from_mapping, read_toml, to_toml
-from proximo.runs.replay.entry import read
-from proximo.runs.replay.report import replay
 
 SEEN = {"actor": ("state",), "critic": ("privileged_state",)}
 BLIND = {"actor": ("state",)}
@@ -68,10 +63,7 @@ def test_an_update_of_two_views_is_repeated_to_the_last_bit(settings, tmp_path):
         for _ in range(2):
             training.iterate()
         training.ring.write(tmp_path)
-    there = read(tmp_path)
-    for entry in there.entries:
-        with ExitStack() as stack:
-            found = replay(there, there.choose(entry.iteration), replay_world(there, stack), None)
+    for found in replayed(tmp_path):
         assert found.exact, found.verdict
 
 

@@ -1,23 +1,18 @@
 """A declared symmetry: learnt from as mirror images and as a price, in memory too, and measured."""
 
-from contextlib import ExitStack
-
 import control_tasks
 import mirrored_tasks
 import numpy as np
 import pytest
 import torch
-from control_runs import configured, running, trained, weights
+from control_runs import configured, replayed, running, trained, weights
 from mirrored_tasks import TABLES, TwoSided, long
 
 import proximo
 from proximo.control.config import SymmetrySettings
-from proximo.control.training.replay import replay_world
 from proximo.control.verify import verify_control
 from proximo.core.schedules import AdaptiveLearningRate
 from proximo.errors import UserError
-from proximo.runs.replay.entry import read
-from proximo.runs.replay.report import replay
 
 AUGMENTED = SymmetrySettings(**TABLES, augmentation=True)
 PRICED = SymmetrySettings(**TABLES, mirror_loss=0.5)
@@ -256,10 +251,7 @@ def test_an_update_with_images_is_repeated_to_the_last_bit(memory, tmp_path):
         for _ in range(2):
             training.iterate()
         training.ring.write(tmp_path)
-    there = read(tmp_path)
-    for entry in there.entries:
-        with ExitStack() as stack:
-            found = replay(there, there.choose(entry.iteration), replay_world(there, stack), None)
+    for found in replayed(tmp_path):
         assert found.exact, found.verdict
 
 

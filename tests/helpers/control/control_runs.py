@@ -1,6 +1,6 @@
 """Short training runs in memory, for tests."""
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -14,8 +14,11 @@ from proximo.control.config import (
 )
 from proximo.control.environments import make_environments
 from proximo.control.loading import LoadedPolicy
+from proximo.control.training.replay import replay_world
 from proximo.control.training.training import Training
 from proximo.core.settings import UpdateSettings
+from proximo.runs.replay.entry import read
+from proximo.runs.replay.report import replay
 
 
 def configured(
@@ -34,6 +37,14 @@ def configured(
         self_play=SelfPlaySettings(**(self_play or {})),
         **settings,
     )
+
+
+def replayed(folder):
+    """What each update that was kept in `folder` comes to when it is done again."""
+    there = read(folder)
+    for entry in there.entries:
+        with ExitStack() as stack:
+            yield replay(there, there.choose(entry.iteration), replay_world(there, stack), None)
 
 
 @contextmanager
