@@ -24,10 +24,18 @@ if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).
 _modules = 0
 
 
+def pytest_collection_finish(session):
+    _set_libraries_aside()
+
+
 def pytest_runtest_teardown(item, nextitem):
+    _set_libraries_aside()
+
+
+def _set_libraries_aside():
     """What libraries leave in memory is not searched for garbage again and again (a quarter of some tests' time)."""
     global _modules
-    if nextitem is not None and nextitem.path != item.path and len(sys.modules) > _modules + 100:
+    if len(sys.modules) > _modules + 100:
         gc.collect()
         gc.freeze()
         _modules = len(sys.modules)

@@ -1,6 +1,7 @@
 """Every example runs, in reduced size, and does what it says."""
 
 import ast
+import functools
 import importlib.util
 import itertools
 import re
@@ -23,6 +24,12 @@ def example(name):
     sys.modules[name] = module  # as where it is imported: classes are found again by their module's name
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(autouse=True)
+def _short_evaluations(monkeypatch):
+    """Twenty episodes to their ends, as an evaluation takes them, last longer than these few iterations."""
+    monkeypatch.setattr(proximo, "train", functools.partial(proximo.train, episodes=2, episode_limit=100))
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +91,7 @@ def test_an_encoder_of_ones_own_widens_its_key(tmp_path):
 
 def test_the_mirror_loss_is_reported_and_lowers_what_it_prices(tmp_path):
     module = example("mirror_loss")
-    run = module.main(20_000, str(tmp_path / "run"))
+    run = module.main(8_000, str(tmp_path / "run"))
     policy, state = proximo.load(run.path), torch.tensor([0.1, -0.2, 0.3, 0.4])
     assert all(row["mirror"] >= 0 for row in proximo.metrics(run.path))
     assert policy.act(state * module.STATE) == pytest.approx(-policy.act(state), abs=0.3)

@@ -13,13 +13,14 @@ from doctor_known_answers import CASES, answer
 SEED = 11
 
 ONE_OF_A_KIND = ("moving-observations", "no-reward", "indifferent-reward")
-"""Planted in the code, in an environment and in a reward; in a setting: test_fruitless.py. The others are slow."""
+"""Planted in the code, in an environment and in a reward; in a setting: test_fruitless.py. Beside them one healthy run.
+The others are slow."""
 
 
 def cases():
     for case in CASES:
         if case.fast:
-            quick = case.name in ONE_OF_A_KIND or not case.planted
+            quick = case.name in ONE_OF_A_KIND or case.name == "language-full"
             yield pytest.param(case, id=case.name, marks=() if quick else pytest.mark.slow)
 
 

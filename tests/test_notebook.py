@@ -30,7 +30,7 @@ def notebook(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(proximo.__file__).parents[1]))
     cells = nbformat.read(FILE, as_version=4)
     setup = next(cell for cell in cells.cells if "STEPS, RUN" in cell.source)
-    setup.source = setup.source.replace("100_000", "20_000")
+    setup.source = setup.source.replace("100_000", "10_000")
     return NotebookClient(cells, timeout=LONG, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
 
 
@@ -40,7 +40,7 @@ def outputs(cell):
 
 def test_the_example_runs_from_top_to_bottom_and_a_training_shows_one_table_in_its_cell(notebook, tmp_path):
     """The table is drawn over itself: the cell ends with one, and it is of the last step."""
-    call = "proximo.train('CartPole-v1', steps=10_000, run='runs/<b>', seed=0);"
+    call = "proximo.train('CartPole-v1', steps=5_000, run='runs/<b>', seed=0);"
     notebook.nb.cells.append(nbformat.v4.new_code_cell(call))
     cells = notebook.execute().cells
     (table,) = [output["data"]["text/html"] for output in cells[-1].outputs if "data" in output]
@@ -75,7 +75,7 @@ def test_an_interrupt_ends_the_cell_and_the_same_cell_resumes(notebook, tmp_path
     rows = proximo.metrics(tmp_path / "runs" / "notebook")
     assert len(before) == 3
     assert [row["step"] for row in rows][:3] == before
-    assert rows[-1]["step"] >= 20_000
-    whole = proximo.train("CartPole-v1", steps=20_000, seed=0, run=tmp_path / "whole", progress="quiet")
+    assert rows[-1]["step"] >= 10_000
+    whole = proximo.train("CartPole-v1", steps=10_000, seed=0, run=tmp_path / "whole", progress="quiet")
     same = ("return", "approx_kl", "entropy")
     assert [[row[k] for k in same] for row in proximo.metrics(whole.path)] == [[row[k] for k in same] for row in rows]

@@ -147,8 +147,9 @@ def _entries(default: Any, names: Iterable[str], *, flat: bool = False) -> Itera
             lacks = getattr(value, "lacks", ())
             names_inside = (x.name for x in fields(value) if x.name not in lacks)
             inner = make_dataclass(name, _entries(value, names_inside), frozen=True)
-            inner.__doc__ = (type(value).__doc__ or "").partition("\n")[0]
-            yield name, inner, field(default=inner())
+            # Said here: what has no help is looked for in the sources of a class, and this class has none.
+            told = tyro.conf.arg(help=(type(value).__doc__ or "").partition("\n")[0])
+            yield name, Annotated[inner, told], field(default=inner())
         elif isinstance(value, Mapping):
             shown = tyro.conf.arg(help=docs.get(name), metavar="KEY VALUE ...", prefix_name=prefix)
             yield name, Annotated[Table, shown], field(default=())
@@ -161,4 +162,6 @@ def _entries(default: Any, names: Iterable[str], *, flat: bool = False) -> Itera
 
 def _flat(name: str, part: Any) -> tuple[str, Any, Field]:
     """A field whose own fields have its name as heading, not as prefix."""
-    return name, tyro.conf.OmitArgPrefixes[type(part)], field(default=part, metadata={"flat": True})  # type: ignore[misc]
+    told = tyro.conf.arg(help=type(part).__doc__ if type(part).__module__ != "types" else "")
+    kind = Annotated[type(part), tyro.conf.OmitArgPrefixes, told]  # type: ignore[valid-type]
+    return name, kind, field(default=part, metadata={"flat": True})

@@ -90,6 +90,8 @@ RESUMED = {
         },
     ),
 }
+COMBINED = ("recurrent subprocess", "recurrent envpool", "frame stack", "pixels subprocess")
+"""Of parts that are stopped one by one too."""
 QUICK = ("envpool", "gymnasium", "recurrent", "adaptive", "gsde")
 
 
@@ -124,7 +126,9 @@ def test_a_run_that_broke_down_goes_on_as_if_it_had_not(kind, tmp_path, monkeypa
     assert proximo.train(source, run=str(tmp_path / "broken"), **{**PLAN, **changes}).results == broken.results
 
 
-@pytest.mark.parametrize("kind", RESUMED)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in COMBINED)) for kind in RESUMED]
+)
 def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(kind, tmp_path):
     """Between two reset points, at one, and before the first iteration: the environments are brought back exactly."""
     source, changes = RESUMED[kind]

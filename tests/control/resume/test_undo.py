@@ -179,7 +179,9 @@ class Failing(gymnasium.Wrapper):
             r"environment 0 .* failed at its step 150 \(last action .*: OSError: the simulator",
         ),
         ("nan", "gymnasium", r"environment 0 .* returned nan in its observation \[0\] at its step 150"),
-        ("raise", "subprocess", r"environment 0 .* failed at its step 150 \(last action"),
+        pytest.param(
+            "raise", "subprocess", r"environment 0 .* failed at its step 150 \(last action", marks=pytest.mark.slow
+        ),
         ("kill", "subprocess", r"the process of environment \d .* was killed by SIGKILL in step 150 \(last action"),
         ("hang", "subprocess", r"environment 0 .* did not answer within 0\.5 s in step 150 \(last action .*timeout"),
     ],

@@ -28,12 +28,15 @@ BLIND = {"observations": {"student": ["position"]}}
 GRU = {"network": {"memory": "gru", "memory_size": 32, "hidden": [32]}}
 
 
+def balanced(folder, steps):
+    call = {"environments": 8, "rollout_length": 32, "episodes": 5, "progress": "quiet", "learning_rate": 1e-3}
+    return proximo.train(CART, steps=steps, run=folder, **call, update={"minibatch_size": 64}, seed=1)
+
+
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
-    """A run that has learnt to balance, from positions and velocities."""
-    folder = tmp_path_factory.mktemp("distil") / "teacher"
-    call = {"environments": 8, "rollout_length": 32, "episodes": 5, "progress": "quiet", "learning_rate": 1e-3}
-    return proximo.train(CART, steps=40_000, run=folder, **call, update={"minibatch_size": 64}, seed=1)
+    """A run that has begun to balance, from positions and velocities."""
+    return balanced(tmp_path_factory.mktemp("distil") / "teacher", 2048)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +157,9 @@ def test_a_students_noise_may_follow_from_its_state_and_stay(network, tmp_path):
     assert verify_control(config, 2, TwoSided).exact
 
 
-def test_a_student_with_a_memory_does_without_velocities_what_its_teacher_does_with_them(teacher, tmp_path):
+@pytest.mark.slow
+def test_a_student_with_a_memory_does_without_velocities_what_its_teacher_does_with_them(tmp_path):
+    teacher = balanced(tmp_path / "teacher", 40_000)
     call = {"steps": 32_000, "environments": 8, "seed": 0, "episodes": 10, "progress": "quiet", **GRU, **BLIND}
     student = proximo.distill(teacher, run=tmp_path / "student", learning_rate="3e-3 -> 0", **call)
     assert teacher.results["final_deterministic"] > 400

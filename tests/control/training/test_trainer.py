@@ -184,6 +184,8 @@ def test_an_error_in_a_callback_reaches_the_user_and_loses_nothing(tmp_path):
     resumed = proximo.train("CartPole-v1", run=tmp_path / "run", **SMALL)
     assert resumed.results["steps"] == whole.results["steps"]
     assert resumed.results["final_deterministic"] == whole.results["final_deterministic"]
+    steps = [[row["step"] for row in proximo.metrics(run.path)] for run in (whole, resumed)]
+    assert steps[0] == steps[1], "the iteration that it failed after is recorded"
 
 
 @pytest.mark.parametrize(

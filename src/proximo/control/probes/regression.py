@@ -88,24 +88,24 @@ def explained(columns: np.ndarray, target: np.ndarray, fold: np.ndarray) -> floa
         values. A crash that costs 100 in one step of a hundred hides all the others.
     """
     low, high = np.quantile(target, (0.01, 0.99)) if len(target) else (0.0, 0.0)
-    rare = _explained(columns, np.clip(target, low, high), fold) if high > low else 0.0
-    return max(_explained(columns, target, fold), rare)
+    return float(_explained(columns, np.stack([target, np.clip(target, low, high)], 1), fold).max())
 
 
-def _explained(columns: np.ndarray, target: np.ndarray, fold: np.ndarray) -> float:
-    folds = np.unique(fold)
-    centred = target - target.mean()
-    total = float(centred @ centred)
-    if len(folds) < 2 or len(target) < 50 or total <= 1e-18 * len(target) * (1.0 + float(np.abs(target).max()) ** 2):
-        return 0.0
-    missed = 0.0
+def _explained(columns: np.ndarray, targets: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """`[m]` of targets `[n, m]`."""
+    folds, count = np.unique(fold), len(targets)
+    centred = targets - targets.mean(0) if count else targets
+    total = (centred**2).sum(0)
+    varies = total > 1e-18 * count * (1.0 + np.abs(targets).max(0, initial=0.0) ** 2)
+    if len(folds) < 2 or count < 50 or not varies.any():
+        return np.zeros(targets.shape[1])
+    gram, towards, missed = columns.T @ columns, columns.T @ centred, np.zeros(targets.shape[1])
     for each in folds:
-        out = fold == each
-        fit, rest = columns[~out], centred[~out]
-        gram = fit.T @ fit
-        gram[np.diag_indices_from(gram)] += 1e-4 * len(fit)
-        missed += float(((centred[out] - columns[out] @ np.linalg.solve(gram, fit.T @ rest)) ** 2).sum())
-    return float(np.clip(1.0 - missed / total, 0.0, 1.0))
+        out, aim = columns[fold == each], centred[fold == each]
+        rest = gram - out.T @ out  # less what is left out, so that a fold costs no more than its own rows
+        rest[np.diag_indices_from(rest)] += 1e-4 * (count - len(out))
+        missed += ((aim - out @ np.linalg.solve(rest, towards - out.T @ aim)) ** 2).sum(0)
+    return np.asarray(np.where(varies, np.clip(1.0 - missed / np.where(varies, total, 1.0), 0.0, 1.0), 0.0))
 
 
 def effect(given: np.ndarray, context: np.ndarray, targets: np.ndarray) -> Effect:

@@ -33,7 +33,7 @@ class Cliff(Experiment):
 
     def measure(self, arm: str, seed: int) -> dict[str, Any]:
         """`drop` and `recovery` for each factor, as shares of the best return and as iterations."""
-        held, before = _competent(seed, 10_000 if self.quick else 60_000)
+        held, before = _competent(seed, 4_000 if self.quick else 60_000)
         factors = (1, 30) if self.quick else self.factors
         after = [
             _after(held, seed + (1000 if arm == ALONE else 0), factor, arm != WITHOUT, self.quick) for factor in factors
@@ -108,7 +108,7 @@ def _after(held: Held, seed: int, factor: int, clipped: bool, quick: bool) -> tu
         row, _ = iterate(begun)
         after = mean_return(begun, seed)
         point = begun.state()
-    most = 5 if quick else 15
+    most = 3 if quick else 15
     with training(usual, point) as begun:
         for i in range(most):
             if (mean_return(begun, seed + i) if i else after) >= COMPETENT:

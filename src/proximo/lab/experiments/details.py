@@ -55,7 +55,7 @@ class Details(Experiment):
         super().__init__(quick=quick)
         self.environment = environment
         self.details = found(details if details is not None else USUAL[:3] if quick else USUAL)
-        self.steps = steps or (4_000 if quick else 60_000)
+        self.steps = steps or (2_000 if quick else 60_000)
         self.design = design([*self.details, SEEDS])
 
     def arms(self) -> list[str]:

@@ -29,7 +29,7 @@ class Ratio(Experiment):
 
     def measure(self, arm: str, seed: int) -> dict[str, Any]:
         """`score` (share of the best return); for each epoch `outside`, `cut` and `astray` by sign; `missing`."""
-        steps = 4_000 if self.quick else 60_000
+        steps = 2_000 if self.quick else 60_000
         seed = seed + 1000 * (arm == AGAIN)
         algorithm = Looked(clip=CLIP, epochs=EPOCHS, minibatch_size=128, minimum=arm != PLAIN)
         late: list[float] = []

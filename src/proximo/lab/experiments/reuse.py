@@ -42,7 +42,7 @@ class Reuse(Experiment):
         """`score` of the whole run, its `curve`, `seconds_used` of the processor, and the KL of its updates."""
         require(task for arm, (_, task) in BESIDE.items() if arm in self.arms())
         if arm in EPOCHS:
-            return _ppo(CART, seed + 1000 * arm.endswith("again"), 4_000 if self.quick else 60_000, EPOCHS[arm])
+            return _ppo(CART, seed + 1000 * arm.endswith("again"), 2_000 if self.quick else 60_000, EPOCHS[arm])
         algorithm, task = BESIDE[arm]
         steps = 2_000 if self.quick else STEPS[task]
         if algorithm == "PPO":

@@ -37,7 +37,7 @@ class StepSize(Experiment):
     def measure(self, arm: str, seed: int) -> dict[str, Any]:
         """`returns` over the learning rates, and `band`, decades."""
         seed = seed + 1000 * arm.endswith("again")
-        found = [_learnt(ALGORITHMS[arm], seed, rate, 4_000 if self.quick else 40_000) for rate in self.rates()]
+        found = [_learnt(ALGORITHMS[arm], seed, rate, 2_000 if self.quick else 40_000) for rate in self.rates()]
         step = 1.0 if self.quick else 0.5
         return {"rates": self.rates(), "returns": found, "band": step * sum(x > BEST / 2 for x in found)}
 

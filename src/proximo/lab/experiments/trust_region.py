@@ -36,7 +36,7 @@ class TrustRegion(Experiment):
 
     def measure(self, arm: str, seed: int) -> dict[str, Any]:
         """`score` (share of the best return), `kl` and `largest_kl`, `cost` (seconds of an update)."""
-        steps = 4_000 if self.quick else 60_000
+        steps = 2_000 if self.quick else 60_000
         seed = seed + 1000 * arm.endswith("again")
         config = settings(TASK, ALGORITHMS[arm], seed=seed, steps=steps, learning_rate=2e-3)
         late: list[float] = []

@@ -162,7 +162,7 @@ class Session:
         """
         step = self.training.done
         values = {"step": step, **values}
-        ended, added = None, list[str]()
+        ended, added, measured = None, list[str](), {name: x for name, x in values.items() if name != "step"}
         try:
             with self.mesh.together():
                 if self.mesh.first:
@@ -170,6 +170,7 @@ class Session:
         except LostRankError:
             raise
         except Exception:
+            self.recorder.iteration(step, measured, [])
             self.save()  # what was learnt outlives an error in the user's own code
             raise
         if self._called:
