@@ -12,6 +12,7 @@ from torch import Tensor
 from proximo.core.batch import Batch
 from proximo.core.invariants import check_batch
 from proximo.core.ranks import Ranks
+from proximo.core.schedules import Schedule
 from proximo.core.updates.optimizer import Optimizer
 from proximo.core.updates.update import UpdateReport, UpdateTask
 from proximo.errors import UserError
@@ -82,6 +83,8 @@ def estimated(algorithm: Algorithm, rollout: Transitions) -> tuple[Tensor, Tenso
 
 OF_A_CRITIC = frozenset({"explained_variance", "critic_error", "value_loss", "value_rms"})
 """Metrics that say nothing where no values are learnt."""
+SCHEDULED = ("clip", "entropy_coefficient")
+"""An algorithm's numbers that are metrics where a text, a schedule, gives them."""
 
 
 @dataclass
@@ -140,7 +143,7 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
             self.ring.begin(self.progress.iterations, progress, self.learnt_from(rollout, batch), self.facts())
             report = self.algorithm.update(self.task(rollout, batch, progress))
         self.ring.end(report)
-        metrics = self._of_the_update(report) | self.measure(rollout, batch, report)
+        metrics = self._of_the_update(report, progress) | self.measure(rollout, batch, report)
         if not self.algorithm.critic:
             metrics |= dict.fromkeys(OF_A_CRITIC.intersection(metrics))
         metrics |= self.finish(rollout, batch, metrics)
@@ -149,9 +152,11 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
         self.seconds["update"] = time.perf_counter() - collected
         return metrics | {f"seconds/{phase}": value for phase, value in self.seconds.items()}
 
-    def _of_the_update(self, report: UpdateReport) -> dict[str, Any]:
+    def _of_the_update(self, report: UpdateReport, progress: float) -> dict[str, Any]:
+        given = {name: getattr(self.algorithm, name, None) for name in SCHEDULED}
         return {
             **report.values,
+            **{name: Schedule.parse(x, name).at(progress) for name, x in given.items() if isinstance(x, str)},
             "gradient_steps": report.steps,
             "stopped_by_kl": int(report.stopped_by_kl),
             "final_approx_kl": report.final_kl,

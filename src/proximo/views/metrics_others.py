@@ -19,6 +19,10 @@ OTHERS: dict[str, MetricText] = {
     "error": MetricText("error", "text", "What ended the run; the row of an error holds little else."),
     # -- Of an update.
     "gradient_steps": MetricText("gradient steps", _COUNT, "Gradient steps that the update took."),
+    "clip": MetricText("clip", "ratio - 1", "Half width of the clip range in this update, where it has a schedule."),
+    "entropy_coefficient": MetricText(
+        "entropy coefficient", "per nat", "Weight of the entropy in this update's loss, where it has a schedule."
+    ),
     "grad_clip_fraction": MetricText("cut gradients", _SHARE, "Share of the gradient steps whose norm was cut."),
     "last_approx_kl": MetricText(
         "KL at the last minibatch",

@@ -262,6 +262,10 @@ def test_clip_and_entropy_bonus_take_schedules_too(tmp_path):
     run = proximo.train("CartPole-v1", run=tmp_path / "run", **{**SMALL, "update": update})
     assert run.config.update.clip == "0.3 -> 0.1"
     assert Schedule.parse(run.config.update.entropy_coefficient).at(0.25) == pytest.approx(0.0075)
+    rows = proximo.metrics(run.path)
+    begun = [step / SMALL["steps"] for step in (0, *(row["step"] for row in rows[:-1]))]
+    assert [row["clip"] for row in rows] == pytest.approx([0.3 - 0.2 * share for share in begun])
+    assert [row["entropy_coefficient"] for row in rows] == pytest.approx([0.01 * (1 - share) for share in begun])
 
 
 def test_a_schedule_that_can_not_be_is_refused_in_one_sentence(tmp_path):
