@@ -1,6 +1,7 @@
 """What a model's folder may hold: code that nobody asked for, adapters of other models, dropout that stays its own."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from tiny import llama, tokenizer
 from transformers import AutoConfig
 
 from proximo.errors import UserError
+from proximo.language.given.files import _save_whole
 from proximo.language.models.folders import save_folder
 from proximo.language.models.loading import load_causal_model, load_tokenizer
 from proximo.language.ppo_config import SharingSettings
@@ -104,3 +106,24 @@ def test_what_is_exported_has_the_dropout_that_it_came_with(mode, tiny_model, tm
     RewardModel.from_language_model(str(tmp_path / "start")).save(tmp_path / "reward")
     for name in ("policy", "critic", "reward"):
         assert AutoConfig.from_pretrained(tmp_path / name).attention_dropout == 0.25, name
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no umask")
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o002])
+def test_whoever_may_read_other_new_files_may_read_a_model(mask, tmp_path, tiny_model):
+    before = os.umask(mask)
+    try:
+        save_folder(tmp_path / "model", tiny_model, tokenizer())
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "model").iterdir()}
+    assert set(modes.values()) == {0o666 & ~mask}, modes
+
+
+def test_of_two_that_save_the_same_model_the_first_stays_and_may_be_read(tmp_path, tiny_model):
+    _save_whole(tmp_path / "model", tiny_model, tokenizer())
+    file = tmp_path / "model" / "model.safetensors"
+    before = file.stat().st_ino
+    _save_whole(tmp_path / "model", tiny_model, tokenizer())
+    assert file.stat().st_ino == before
+    assert [x.name for x in tmp_path.iterdir()] == ["model"]

@@ -259,9 +259,12 @@ def _save_whole(path: Path, model: Any, tokenizer: Any) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         save_folder(part, model, tokenizer)
-        if path.exists():  # a half one, of a version that wrote it in place
-            shutil.rmtree(path)
-        part.rename(path)
+        try:
+            part.rename(path)
+        except OSError:
+            if not (path / "config.json").is_file():
+                raise
+            # Another process has put the same model there; it may be read by now.
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

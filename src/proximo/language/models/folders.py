@@ -34,10 +34,13 @@ def save_folder(folder: Path | str, model: Any, tokenizer: Any, extra: Mapping[s
             model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         (folder / "config.json").unlink(missing_ok=True)
+        usual = part.stat().st_mode & 0o666  # safetensors lets nobody else read what it writes
         for file in sorted(part.iterdir(), key=lambda file: file.name == "config.json"):
             if file.name == "config.json":
                 for name, text in (extra or {}).items():
                     write_atomically(folder / name, text.encode())
+            if file.is_file():
+                file.chmod(usual)
             os.replace(file, folder / file.name)
         sync_folder(folder)
     except OSError as error:
