@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from clocks import steady
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -33,6 +34,7 @@ def test_where_nothing_is_to_be_gained_nothing_red_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("case", ENVIRONMENTS_TUNED_ON, ids=lambda case: case.name)
-def test_an_environment_that_can_not_be_learnt_is_named_before_training(case, tmp_path):
+def test_an_environment_that_can_not_be_learnt_is_named_before_training(case, tmp_path, monkeypatch):
+    steady(monkeypatch)
     row = answer(case, tmp_path, SEED)
     assert row["right"], row["findings"]

@@ -6,6 +6,7 @@ import control_tasks as tasks
 import gymnasium
 import numpy as np
 import pytest
+from clocks import steady
 from command_lines import HERE
 from gymnasium import spaces
 
@@ -13,6 +14,11 @@ from proximo.cli.main import main
 from proximo.control.check.explore import examine, random_actions
 from proximo.control.check.report import facts, findings
 from proximo.control.spaces.actions import ActionSpec
+
+
+@pytest.fixture(autouse=True)
+def _steady_clock(monkeypatch):
+    steady(monkeypatch)
 
 
 class Faulty(gymnasium.Env):
@@ -109,6 +115,14 @@ def seen(source, **options):
 )
 def test_one_fault_is_one_finding(fault, numbers):
     assert seen(lambda: Faulty(fault)) == numbers
+
+
+def test_an_environment_of_400_steps_a_second_is_called_slow_and_one_that_takes_minutes_is_left(monkeypatch):
+    steady(monkeypatch, 0.01)
+    examined = examine(lambda: Faulty(), steps=300)
+    assert [(f.code.number, f.severity) for f in findings(examined)] == [("E009", "amber")]
+    steady(monkeypatch, 1.0)
+    assert examine(lambda: Faulty(), steps=300).steps < 20, "eight seconds are its limit"
 
 
 def test_choices_have_no_size():
