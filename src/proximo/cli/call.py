@@ -147,11 +147,13 @@ class RankOptions(RunOptions):
         """
         if not self.several:
             return None
-        from proximo.scale.launch import run_ranks, run_ray
-
         given = without(command, ("ranks", "restarts", "launch", "workers"))
         if not self.workers:
+            from proximo.scale.launch import run_ranks
+
             return run_ranks(self.ranks, given, restarts=self.restarts)
+        from proximo.scale.cluster import run_ray
+
         whole = Path.cwd() / folder
         place = [] if command[0] == "rlhf" else ["--run", str(whole)]  # a stage's --run is that of all stages
         given = without(given, ("run",)) + place if place else given
