@@ -7,9 +7,9 @@ import subprocess
 import sys
 import threading
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -146,26 +146,17 @@ class _SideBySide:
         """How often they were told to stop."""
 
     def train(self, configs: Sequence[TrainConfig], parallel: int) -> list[Run]:
-        heard = _STOPPING if threading.current_thread() is threading.main_thread() else ()
-        before = {number: signal.signal(number, self._on_signal) for number in heard}
-        try:
-            with ThreadPoolExecutor(parallel) as pool:
-                waiting = [pool.submit(self._one, config) for config in configs]
-                try:
-                    done, _ = wait(waiting, return_when=FIRST_EXCEPTION)
-                    if failed := next((each for each in done if each.exception() is not None), None):
-                        raise failed.exception() or AssertionError
-                except BaseException:
-                    self._stop(signal.SIGTERM)
-                    raise
-                answers = [each.result() for each in waiting]
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with on_signal(self._stop), ThreadPoolExecutor(parallel) as pool:
+            waiting = [pool.submit(self._one, config) for config in configs]
+            try:
+                done, _ = wait(waiting, return_when=FIRST_EXCEPTION)
+                if failed := next((each for each in done if each.exception() is not None), None):
+                    raise failed.exception() or AssertionError
+            except BaseException:
+                self._stop(signal.SIGTERM)
+                raise
+            answers = [each.result() for each in waiting]
         return [run for run in answers if run is not None]
-
-    def _on_signal(self, number: int, _: object) -> None:
-        self._stop(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
     def _one(self, config: TrainConfig) -> Run | None:
         """The run of one process; None of one that was stopped before it had begun."""
@@ -185,8 +176,7 @@ class _SideBySide:
             self._processes.append(process)
         assert process.stdin is not None
         assert process.stdout is not None
-        mode = "quiet" if self._mode == "quiet" else "plain"
-        told = {"config": to_toml(config), "call": vars(self._call), "mode": mode, "track": self._track}
+        told = _told(config, self._call, self._mode, self._track)
         with suppress(BrokenPipeError):  # it was stopped; what it came to is said below
             process.stdin.write(json.dumps(told) + "\n")
             process.stdin.flush()  # and is left open: its end tells the other side that this process is gone
@@ -225,6 +215,22 @@ class _SideBySide:
 _STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
+@contextmanager
+def on_signal(stop: Callable[[int], None]) -> Iterator[None]:
+    """Have SIGINT, and what else asks a process to end as SIGTERM, call `stop` in the place of ending this one."""
+    heard = _STOPPING if threading.current_thread() is threading.main_thread() else ()
+
+    def told(number: int, _: object) -> None:
+        stop(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+
+    before = {number: signal.signal(number, told) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def main() -> int:
     """Train as the first line of standard input says, and tell what came of it; 2 where the user has something to mend.
 
@@ -234,17 +240,27 @@ def main() -> int:
     os.dup2(2, 1)
     told: dict[str, Any] = json.loads(sys.stdin.readline())
     threading.Thread(target=_stop_without_parent, daemon=True).start()
-    code = 0
-    try:
-        config = from_mapping(TrainConfig, tomllib.loads(told["config"]), where="the settings of this run")
-        callbacks = [Tracker(name) for name in told["track"]]
-        run = run_training(config, mode=told["mode"], call=Call(**told["call"]), callbacks=callbacks)
-        answer = {"results": dict(run.results), "stopped": run.stopped, "finished_before": run.finished_before}
-    except UserError as error:
-        code, answer = 2, {"error": str(error)}
+    answer = _answer(told)
     answers.write(json.dumps(answer))
     answers.close()
-    return code
+    return 2 if "error" in answer else 0
+
+
+def _told(config: TrainConfig, call: Call, mode: Mode, track: Sequence[str]) -> dict[str, Any]:
+    """What another process needs to know of a training."""
+    shown = "quiet" if mode == "quiet" else "plain"
+    return {"config": to_toml(config), "call": vars(call), "mode": shown, "track": list(track)}
+
+
+def _answer(told: Mapping[str, Any], callbacks: Sequence[Given] = ()) -> dict[str, Any]:
+    """Train as `_told` says: what came of it, or what the user has to mend."""
+    try:
+        config = from_mapping(TrainConfig, tomllib.loads(told["config"]), where="the settings of this run")
+        called = [*(Tracker(name) for name in told["track"]), *callbacks]
+        run = run_training(config, mode=told["mode"], call=Call(**told["call"]), callbacks=called)
+        return {"results": dict(run.results), "stopped": run.stopped, "finished_before": run.finished_before}
+    except UserError as error:
+        return {"error": str(error)}
 
 
 def _stop_without_parent() -> None:
