@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -57,7 +58,7 @@ class Training:
     def written(self):
         return self.metrics.stat().st_mtime if self.metrics.exists() else 0.0
 
-    def until(self, true):
+    def until(self, true, pause=0.005):
         """Wait; False where the training ended before."""
         limit = time.monotonic() + PATIENCE
         while not true():
@@ -65,7 +66,7 @@ class Training:
                 return False
             if time.monotonic() > limit:
                 raise SystemExit(f"{self.folder} hangs")
-            time.sleep(0.002)
+            time.sleep(pause)
         return True
 
     def new(self):
@@ -73,7 +74,7 @@ class Training:
 
     def kill(self, kind, at, share, first):
         """Kill one worker of those that have just been started; what was seen of it, None where the training ended."""
-        if not self.until(self.new):
+        if not self.until(self.new, 0.1):  # it looks at all processes of the machine
             return None
         began = time.time()
         if kind == "start":
@@ -143,6 +144,7 @@ def untimed(row):
 def one(run, kills, seed, home):
     """Train once, killed so often: a row for each kill that hit."""
     chance = random.Random(f"{seed}-{run}")
+    shutil.rmtree(home / f"run-{run}", ignore_errors=True)  # of a call that was stopped
     training = Training(home / f"run-{run}", kills)
     done = []
     for at in sorted(chance.randrange(ITERATIONS) for _ in range(kills)):
@@ -178,6 +180,7 @@ def main():
     parser.add_argument("--per-run", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("ray_kills.jsonl"))
+    parser.add_argument("--home", type=Path, help="where the trainings lie; a folder that is deleted, if not given")
     given = parser.parse_args()
     rows = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
     if len(rows) < given.kills:
@@ -188,7 +191,7 @@ def main():
         ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200_000_000, logging_level="ERROR")
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
         with tempfile.TemporaryDirectory() as folder:
-            home = Path(folder)
+            home = given.home or Path(folder)
             command = [sys.executable, "-m", "proximo", "train", "CartPole-v1", "--ranks", "2"]
             subprocess.run([*command, "--run", str(home / "whole"), *OPTIONS], check=True)
             run = max((row["run"] for row in rows), default=-1)
