@@ -175,9 +175,6 @@ class Training(OnPolicyTraining[Rollout]):
         Raises:
             UserError: it is said.
         """
-        if not self.algorithm.over_ranks:
-            name = type(self.algorithm).__name__
-            raise UserError(f"{name} takes steps of one process: train with --ranks 1, or by another algorithm")
         recurrent = self.policy.memory_size > 0
         count = minibatches(self.config.rollout_size, self.config.update.minibatch_size)
         require_shares(self.config, self.mesh.size, recurrent=recurrent, count=count)
