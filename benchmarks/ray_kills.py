@@ -188,6 +188,7 @@ def main():
 
         os.environ[MARK] = str(os.getpid())
         os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"  # 2 s otherwise
+        os.environ["RAY_worker_niceness"] = "0"  # 15 otherwise, which starves them where others compute too
         ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200_000_000, logging_level="ERROR")
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
         with tempfile.TemporaryDirectory() as folder:
