@@ -34,6 +34,7 @@ OPTIONS = [
 ]
 KINDS = ("start", "iteration", "checkpoint")
 MARK = "PROXIMO_RAY_KILLS"  # variable of every process of our cluster, so that no other one's worker is killed
+NICENESS = "RAY_worker_niceness"
 PATIENCE = 300  # seconds without a word of a training: it hangs
 
 
@@ -188,8 +189,14 @@ def main():
 
         os.environ[MARK] = str(os.getpid())
         os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"  # 2 s otherwise
-        os.environ["RAY_worker_niceness"] = "0"  # 15 otherwise, which starves them where others compute too
-        ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200_000_000, logging_level="ERROR")
+        os.environ[NICENESS] = "0"  # 15 otherwise, which starves them where others compute too
+        asked = {"num_cpus": 4, "include_dashboard": False, "object_store_memory": 200_000_000}
+        while not ray.is_initialized():
+            try:
+                ray.init(logging_level="ERROR", **asked)
+            except Exception as error:  # Ray gives a start 30 s, which a busy machine exceeds
+                print(error, file=sys.stderr)
+                ray.shutdown()
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
         with tempfile.TemporaryDirectory() as folder:
             home = given.home or Path(folder)
