@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         sampler: draws the responses; our own if None.
         mesh: the ranks that train together, each on its share of the prompts.
 
+        weights: folder of the model's, where they are not loaded (`unloaded_causal_model`).
     Raises:
         UserError: settings, model and data that do not fit together.
     """
@@ -119,6 +121,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         sampler: Sampler | None = None,
         mesh: Mesh = ALONE,
     ) -> None:
+        weights: Path | None = None,
         super().__init__()
         self.mesh = mesh
         self.sampler = checked_sampler(sampler)
@@ -128,7 +131,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         device = computing_device(config, model, mesh)
         self.config = config = replace(config, compute=chosen_type(config.compute, device))
         self.algorithm: PPO = algorithm_of(config.update)
-        self.policy = make_policy(config, model, reward_decoder, reward_head, mesh)
+        self.policy = make_policy(config, model, reward_decoder, reward_head, mesh, weights)
         self.roles = self.policy.roles
         self.device = self.roles.head.weight.device
         self.optimizer = make_optimizer(config, self.roles, mesh)
