@@ -1,8 +1,10 @@
-"""Starting the ranks of a run on a Ray cluster, by Ray Train."""
+"""A Ray cluster, and the ranks of one run on it, by Ray Train."""
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +29,15 @@ def run_ray(count: int, arguments: Sequence[str], folder: Path, *, restarts: int
     Raises:
         UserError: Ray is not installed or not there, or a worker was lost, more often than `restarts`.
     """
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # or every line of a worker comes twice
-    try:
-        import ray
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
-    except ImportError as error:
-        raise UserError(f"--launch ray needs Ray Train: `pip install 'ray[train]'` ({error})") from error
     import shutil
-    from contextlib import ExitStack, redirect_stderr, redirect_stdout
 
     beside = folder.with_name(f".{folder.name}.ray")  # Ray's own notes
     with ExitStack() as stack:
-        stack.enter_context(redirect_stderr(_WithoutNoise(sys.stderr)))
-        stack.enter_context(redirect_stdout(_WithoutNoise(sys.stdout)))
         stack.callback(shutil.rmtree, beside, ignore_errors=True)
-        stack.callback(ray.shutdown)
-        _join_ray(ray, count)
+        ray = stack.enter_context(joined(count))
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
         gpus = ray.cluster_resources().get("GPU", 0) >= count
         answer = ray.remote(num_cpus=0)(_Answer).remote()
         trainer = TorchTrainer(
@@ -69,20 +62,38 @@ def run_ray(count: int, arguments: Sequence[str], folder: Path, *, restarts: int
         return int(ray.get(answer.told.remote()) or 0)
 
 
-def _join_ray(ray: Any, count: int) -> None:
-    """Join the cluster of RAY_ADDRESS, or start one here.
+@contextmanager
+def joined(count: int) -> Iterator[Any]:
+    """Ray, joined to the cluster of RAY_ADDRESS or to one that is started here for as long as this lasts.
+
+    Args:
+        count: processes that one of our own has room for at least.
 
     Raises:
-        UserError: it can not be reached.
+        UserError: Ray is not installed, or its cluster can not be reached.
     """
-    if ray.is_initialized():
-        return
-    here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": max(count, os.cpu_count() or 1)}
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # or every line of a worker comes twice
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # or lines that two workers both say come once
     try:
-        ray.init(logging_level="ERROR", log_to_driver=True, **here)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"no Ray cluster answers at RAY_ADDRESS = {os.environ.get('RAY_ADDRESS')}: {first}") from error
+        import_module("ray.train")
+        ray: Any = import_module("ray")
+    except ImportError as error:
+        raise UserError(f"--launch ray needs Ray Train: `pip install 'ray[train]'` ({error})") from error
+    here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": max(count, os.cpu_count() or 1)}
+    with redirect_stderr(_WithoutNoise(sys.stderr)), redirect_stdout(_WithoutNoise(sys.stdout)):
+        try:
+            if not ray.is_initialized():
+                ray.init(logging_level="ERROR", log_to_driver=True, **here)
+        except Exception as error:  # a plain one where a cluster of our own does not start within 30 s
+            ray.shutdown()
+            first, address = str(error).strip().partition("\n")[0], os.environ.get("RAY_ADDRESS")
+            what = f"answers at RAY_ADDRESS = {address}" if address else "could be started on this machine"
+            raise UserError(f"no Ray cluster {what}: {first}") from error
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 class _WithoutNoise:
@@ -118,15 +129,9 @@ class _Answer:
 
 def _work(config: dict[str, Any]) -> None:
     """What each worker does; Ray Train has told it its rank."""
-    from contextlib import suppress
-    from importlib import import_module
-
     import ray
 
-    with suppress(OSError):  # what is named by `module:function` lies where the command was given
-        os.chdir(config["place"])
-        sys.path.insert(0, config["place"])
-
+    stand_in(config["place"])
     first = os.environ["RANK"] == "0"
     if first:  # only rank 0 asks whether it was restarted
         os.environ["TORCHELASTIC_RESTART_COUNT"] = str(ray.get(config["answer"].begin.remote()) - 1)
@@ -135,3 +140,10 @@ def _work(config: dict[str, Any]) -> None:
         raise RuntimeError("a worker was lost")
     if first:
         ray.get(config["answer"].tell.remote(code))
+
+
+def stand_in(place: str) -> None:
+    """Work where the command was given, so far as this machine has the folder: `module:function` lies there."""
+    with suppress(OSError):
+        os.chdir(place)
+        sys.path.insert(0, place)

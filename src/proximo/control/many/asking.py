@@ -32,7 +32,21 @@ def on_signal(stop: Callable[[int], None]) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set outside Python
+
+
+class Stops:
+    """Signals that were heard; upon the third, who does not hear is given up."""
+
+    def __init__(self) -> None:
+        self.first: int | None = None
+        self._count = 0
+
+    def __call__(self, number: int) -> None:
+        """Hear one."""
+        self.first, self._count = self.first or number, self._count + 1
+        if self._count > 2:
+            raise KeyboardInterrupt
 
 
 def told(config: TrainConfig, call: Call, mode: Mode, track: Sequence[str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from proximo.control.config import TrainConfig
 from proximo.control.environments import Source
@@ -26,6 +26,8 @@ def train_seeds(
     *,
     seeds: Sequence[int],
     parallel: int = 1,
+    launch: Literal["here", "ray"] = "here",
+    restarts: int = 0,
     run: str | PathLike[str] | None = None,
     progress: Mode = "auto",
     fresh: bool = False,
@@ -39,6 +41,8 @@ def train_seeds(
         algorithm: as there.
         seeds: different whole numbers.
         parallel: how many train at once, each in a process of its own.
+        launch: "ray" has each trained by a worker of a Ray cluster, see `train_placed`.
+        restarts: with a cluster, how often a worker that was lost is started anew.
         run: folder of the runs' folders (default: runs/ENVIRONMENT-PRESET).
         progress: live, plain, quiet, or auto.
         fresh: delete the runs that are there and start over.
@@ -54,15 +58,18 @@ def train_seeds(
     settings = {**rest, "progress": progress, "fresh": fresh, "allow_change": allow_change}
     base = Trainer(environment, algorithm, run=None if run is None else str(run), **settings).config
     configs = folders(base, seeds)
-    if parallel != 1:
+    call = Call(rest.get("stop_at"), fresh, allow_change)
+    if parallel != 1 or launch == "ray":
         if not isinstance(environment, str) or rest.get("callbacks"):
             raise UserError(
-                "parallel needs an environment that other processes can make, a name or `module:function`, and no "
-                "callbacks: train in turn, with parallel=1"
+                f"{'parallel' if launch == 'here' else 'launch'} needs an environment that other processes can make, "
+                "a name or `module:function`, and no callbacks: train in turn, with parallel=1"
             )
-        return train_each(
-            configs, parallel=parallel, mode=progress, call=Call(rest.get("stop_at"), fresh, allow_change)
-        )
+        if launch == "ray":
+            from proximo.control.many.placed import train_placed
+
+            return train_placed(configs, mode=progress, call=call, restarts=restarts)
+        return train_each(configs, parallel=parallel, mode=progress, call=call)
     runs = []
     for config in configs:
         runs.append(train(environment, algorithm, seed=config.seed, run=config.run, **settings))
