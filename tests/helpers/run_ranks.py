@@ -142,11 +142,10 @@ def troubles(mesh, home):
     trainer = Trainer("CartPole-v1", run=str(home / "ended"), callbacks=[enough], **PLAN)
     told["mine"] = [row["mine"] for row in trainer]
     told["ended"] = (trainer.step, trainer.run.results["ended_by"], calls)
-    for settings in ({"environments": 1}, {"algorithm": "trpo", "update": {"minibatch_size": 40}}):
-        try:
-            proximo.train("CartPole-v1", run=str(home / "refused"), **{**PLAN, **settings})
-        except UserError as error:
-            told.setdefault("refused", []).append(str(error))
+    try:
+        proximo.train("CartPole-v1", run=str(home / "refused"), **{**PLAN, "environments": 1})
+    except UserError as error:
+        told["refused"] = str(error)
     return told
 
 

@@ -6,6 +6,7 @@ from gymnasium import spaces
 
 from proximo.algorithms.ppo import PPO
 from proximo.algorithms.ppo_penalty import PPOPenalty
+from proximo.algorithms.trpo import TRPO
 from proximo.control.closed_form.gradient import ClosedForm
 from proximo.control.config import NetworkSettings
 from proximo.control.models.policy import ControlPolicy
@@ -29,6 +30,7 @@ CASES = {
     "stopped by the KL": (PPO, {"target_kl": 1e-4}),
     "rate by the KL": (PPO, {"adaptive_kl": 0.01}),
     "penalty": (PPOPenalty, {"autograd": True}),
+    "trust region": (TRPO, {"autograd": True, "epochs": 1, "critic_epochs": 3}),
 }
 
 

@@ -1,9 +1,13 @@
 """Several hosts, as network namespaces of one machine: a cable that is pulled for a while, and for good."""
 
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from ranks import on_ranks
@@ -65,6 +69,53 @@ def started(folder, port):
         )
         processes.append(process)
     return processes
+
+
+@pytest.fixture
+def named(hosts):
+    """The same two, each of which finds the other by its name, as hosts do."""
+    lines = "127.0.0.1 localhost\n" + "".join(f"10.77.0.{i + 1} {name}\n" for i, name in enumerate(hosts))
+    places = [Path("/etc/netns") / name for name in hosts]  # `ip netns exec` shows these in the place of /etc
+    for place in places:
+        place.mkdir(parents=True)
+        (place / "hosts").write_text(lines)
+    yield hosts
+    for place in places:
+        shutil.rmtree(place)
+
+
+def documented():
+    """The command for several machines in docs/scaling.md, for one process on each of two."""
+    text = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+    command = re.search(r"`torchrun (--nnodes 2 [^`]*) HalfCheetah-v5 --run runs/cheetah`", text)[1]
+    own = command.replace("--nproc-per-node 4", "--nproc-per-node 1").replace("HOST", NAMES[0])
+    assert own.endswith("-m proximo -- train")
+    return [sys.executable, "-m", "torch.distributed.run", *own.split(), "CartPole-v1", "--run", "run", "--quiet"]
+
+
+@pytest.mark.slow
+def test_the_documented_command_on_two_hosts_trains_the_run_of_two_ranks_of_one(named, tmp_path):
+    processes = []
+    for name in named:
+        (tmp_path / name).mkdir()
+        line = f"hostname {name} && exec {shlex.join([*documented(), *LONG_OPTIONS])}"
+        command = ["ip", "netns", "exec", name, "unshare", "--uts", "sh", "-c", line]
+        variables = os.environ | {"OMP_NUM_THREADS": "1"}
+        processes.append(
+            subprocess.Popen(command, cwd=tmp_path / name, env=variables, stderr=subprocess.PIPE, text=True)
+        )
+    try:
+        said = [p.communicate(timeout=300)[1] for p in processes]
+        assert [p.returncode for p in processes] == [0, 0], said
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert not (tmp_path / NAMES[1] / "run").exists()
+    on_ranks(2, "run_ranks:whole", tmp_path / "whole", "CartPole-v1", LONG)
+    apart, _ = load_checkpoint(tmp_path / NAMES[0] / "run" / "checkpoints" / "final")
+    whole, _ = load_checkpoint(tmp_path / "whole" / "checkpoints" / "final")
+    assert [x for x in whole if x.startswith(("policy/", "optimizer/")) and not apart[x].equal(whole[x])] == []
 
 
 def rows(folder):

@@ -99,8 +99,7 @@ def test_what_goes_wrong_on_one_rank_is_said_by_all_in_the_same_words(troubles, 
     for name in ("advantages", "gradient"):  # the verdict is in the record, and what was right before is saved
         assert "not-finite" in read_metrics(home / name / "metrics.jsonl")[-1]["error"]
         assert list((home / name / "checkpoints").glob("step-*"))
-    assert "2 ranks can not share environments = 1" in first["refused"][0]
-    assert "TRPO takes steps of one process" in first["refused"][1]
+    assert "2 ranks can not share environments = 1" in first["refused"]
 
 
 def test_callbacks_are_called_by_rank_0_and_end_all(troubles):

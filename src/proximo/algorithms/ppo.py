@@ -45,8 +45,6 @@ class PPO(UpdateSettings):
     any of the three methods.
     """
 
-    over_ranks: ClassVar[bool] = True
-    """Whether `update` takes the steps of all ranks together (`UpdateTask.ranks`)."""
     takes_images: ClassVar[bool] = True
     """Whether `update` learns from `UpdateTask.image` and `term` too."""
 

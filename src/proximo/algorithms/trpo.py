@@ -14,7 +14,7 @@ from proximo.core.distributions import Distribution
 from proximo.core.divergences import kl_k3
 from proximo.core.invariants import InvariantError, check_batch, check_first_ratio
 from proximo.core.objectives import value_loss
-from proximo.core.statistics import weighted_mean
+from proximo.core.updates.across import SummedGradient, split_across
 from proximo.core.updates.trust_region import conjugate_gradient, flat_gradient, hessian_product
 from proximo.core.updates.update import (
     NOISE,
@@ -60,7 +60,6 @@ class TRPO(PPO):
         "micro_batches": "the Fisher matrix is of the whole rollout",
     }
 
-    over_ranks: ClassVar[bool] = False
     takes_images: ClassVar[bool] = False
     elsewhere: ClassVar[Mapping[str, str]] = {
         "language": "it bounds the exact KL, for which a distribution over all tokens would have to be held"
@@ -111,9 +110,9 @@ class TRPO(PPO):
             InvariantError: the batch is not finite, the first ratio is not 1, or a gradient is not finite.
             UserError: the policy's distributions have no exact KL.
         """
-        minibatches(len(task.batch), self.minibatch_size)
+        minibatches(task.samples or len(task.batch), self.minibatch_size)
         check_batch(task.batch)
-        batch = normalized(task.batch, self, "batch", NOISE * task.reward_scale)
+        batch = normalized(task.batch, self, "batch", NOISE * task.reward_scale, task.ranks)
         step = _PolicyStep(self, replace(task, batch=batch))
         taken = step.take()
         critic = self._fit_critic(task, step.of_the_critic)
@@ -129,21 +128,27 @@ class TRPO(PPO):
             if seen.value is None:
                 raise UserError("TRPO fits a critic, and this policy has none")
             loss = value_loss(
-                seen.value, minibatch.returns, old_values=minibatch.value, clip=self.value_clip, weight=minibatch.weight
+                seen.value,
+                minibatch.returns,
+                old_values=minibatch.value,
+                clip=self.value_clip,
+                weight=minibatch.weight,
+                total_weight=minibatch.total_weight,
             )
             loss.backward()
             optimizer.gradient.mul_(own)
             with torch.no_grad():
-                kl = weighted_mean(kl_k3(minibatch.log_prob, seen.log_prob), minibatch.weight)
+                kl = minibatch.mean(kl_k3(minibatch.log_prob, seen.log_prob))
             return {"value_loss": loss.detach(), "approx_kl": kl, "ratio_deviation": torch.zeros_like(kl)}
 
-        watched: Gradient = gradient if task.watch is None else task.watch(gradient)
+        summed: Gradient = gradient if task.ranks.size == 1 else SummedGradient(gradient, task.ranks, optimizer)
+        watched = summed if task.watch is None else task.watch(summed)
         statistics: list[Statistics] = []
         norms: list[Tensor] = []
-        count = minibatches(len(task.batch), self.minibatch_size)
+        count = minibatches(task.samples or len(task.batch), self.minibatch_size)
         for _ in range(self.critic_epochs):
             order = torch.randperm(len(task.batch), generator=task.generator).to(task.batch.weight.device)
-            for minibatch in task.batch[order].split(count):
+            for minibatch in split_across(task.batch[order], count, task.ranks, self.denominator):
                 optimizer.zero_grad()
                 statistics.append(watched(minibatch))
                 norms.append(optimizer.step(self.max_grad_norm))
@@ -155,21 +160,24 @@ class _PolicyStep:
 
     Args:
         settings: the algorithm.
-        task: with advantages as they are to be learnt from.
+        task: with advantages as they are to be learnt from. Of several ranks each computes its share of every mean,
+            and all take the step of the sums.
     """
 
     def __init__(self, settings: TRPO, task: UpdateTask) -> None:
-        self._settings, self._task, self._batch = settings, task, task.batch
+        self._settings, self._task, self._ranks = settings, task, task.ranks
+        total = self._ranks.sum_across_ranks(settings.denominator(task.batch))
+        self._batch = replace(task.batch, total_weight=total)
         self._bonus = objective_at(settings, task.progress).entropy_coefficient
         with torch.no_grad():
             self._old = _distribution(task.policy.evaluate(task.batch))
         seen = task.policy.evaluate(task.batch)
         check_first_ratio(self._deviation(seen), task.allowed_deviation)
-        self._surrogate = self._objective(seen)
+        self._share = self._objective(seen)
         self._kl = self._divergence(_distribution(seen))
-        self._entropy = float(self._batch.mean(seen.entropy.detach()))
+        self._surrogate, self._entropy = self._summed(self._share, self._batch.mean(seen.entropy))
         parameters = task.optimizer.parameters
-        found = torch.autograd.grad(self._surrogate, parameters, retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad(self._share, parameters, retain_graph=True, allow_unused=True)
         flags = zip(found, parameters, strict=True)
         self.of_the_critic = torch.cat([torch.full((p.numel(),), float(g is None)).to(p) for g, p in flags])
         """`[P]`, 1 for parameters that the policy's actions do not depend on, else 0."""
@@ -181,13 +189,13 @@ class _PolicyStep:
             InvariantError: the gradient is not finite.
         """
         settings, parameters = self._settings, self._task.optimizer.parameters
-        gradient = flat_gradient(self._surrogate, parameters)
+        gradient = self._ranks.sum_across_ranks(flat_gradient(self._share, parameters))
         if not bool(torch.isfinite(gradient).all()):
             raise InvariantError(
                 "not-finite: the gradient of the policy's step is not a finite number; look for extreme rewards or "
                 "observations"
             )
-        product = hessian_product(self._kl, parameters, settings.damping)
+        product = hessian_product(self._kl, parameters, settings.damping, self._ranks)
         direction = conjugate_gradient(product, gradient, settings.conjugate_steps)
         curvature = float(direction @ product(direction))
         norm = float(gradient.norm())
@@ -204,24 +212,31 @@ class _PolicyStep:
     def _search(self, step: Tensor) -> dict[str, float]:
         """The longest part of `step` that is tried and holds the bound and raises the surrogate."""
         settings, task, flat = self._settings, self._task, self._task.optimizer.flat
-        before, surrogate = flat.clone(), float(self._surrogate.detach())
+        before = flat.clone()
         for attempt in range(settings.line_search_steps if bool(step.any()) else 0):
             share = settings.line_search_factor**attempt
             flat.copy_(before + share * step)
             if isinstance(task.policy, Bounded):
                 task.policy.project()
             seen = task.policy.evaluate(self._batch)
-            kl, gain = float(self._divergence(_distribution(seen))), float(self._objective(seen)) - surrogate
-            if kl <= settings.max_kl and gain > 0:
-                estimate = float(self._batch.mean(kl_k3(self._batch.log_prob, seen.log_prob)))
-                return self._told(share, kl, estimate, gain)
+            estimate = self._batch.mean(kl_k3(self._batch.log_prob, seen.log_prob))
+            kl, reached, estimated = self._summed(
+                self._divergence(_distribution(seen)), self._objective(seen), estimate
+            )
+            if kl <= settings.max_kl and (gain := reached - self._surrogate) > 0:
+                return self._told(share, kl, estimated, gain)
         flat.copy_(before)
         return self._told(0.0, 0.0, 0.0, 0.0)
 
     def _told(self, share: float, kl: float, estimate: float, gain: float) -> dict[str, float]:
-        loss = -(float(self._surrogate.detach()) + gain)
+        loss = -(self._surrogate + gain)
         numbers = {"kl": kl, "approx_kl": estimate, "last_approx_kl": estimate, "policy_loss": loss}
         return {**numbers, "step_share": share, "surrogate_gain": gain, "ratio_deviation": self._off}
+
+    def _summed(self, *shares: Tensor) -> list[float]:
+        """Means over all ranks' samples, of this rank's share of each."""
+        found: list[float] = self._ranks.sum_across_ranks(torch.stack([x.detach() for x in shares])).tolist()
+        return found
 
     def _objective(self, seen: Evaluation) -> Tensor:
         ratio = (seen.log_prob - self._batch.log_prob).exp()
@@ -229,7 +244,7 @@ class _PolicyStep:
 
     def _deviation(self, seen: Evaluation) -> float:
         off = ((seen.log_prob.detach() - self._batch.log_prob).exp() - 1).abs()
-        self._off = float(torch.where(self._batch.weight > 0, off, 0.0).max())
+        self._off = float(self._ranks.gather(torch.where(self._batch.weight > 0, off, 0.0).max()).max())
         return self._off
 
     def _divergence(self, now: Distribution) -> Tensor:

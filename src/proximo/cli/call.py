@@ -124,14 +124,19 @@ class RankOptions(RunOptions):
         super().__post_init__()
         if self.ranks < 1 or self.restarts < 0:
             raise ValueError(f"ranks = {self.ranks} must be at least 1, and restarts = {self.restarts} at least 0")
-        if (self.workers > 0) != (self.launch == "ray") or self.workers < 0:
+        if (self.workers > 0) != (self.launch == "ray" and not self.placed) or self.workers < 0:
             raise ValueError("--launch ray and --workers belong together: give both, as --launch ray --workers 4")
         if self.workers and self.ranks > 1:
             raise ValueError("--ranks starts processes by torchrun, and --workers by Ray: give one of them")
-        if self.restarts and not self.several:
+        if self.restarts and not self.several and not (self.placed and self.launch == "ray"):
             raise ValueError("--restarts is for several processes: give --ranks too")
         if self.several and within():
             raise ValueError(f"a launcher has started {os.environ['WORLD_SIZE']} ranks already: leave --ranks out")
+
+    @property
+    def placed(self) -> bool:
+        """Whether a launcher has trainings of one process each to place."""
+        return False
 
     @property
     def several(self) -> bool:
@@ -147,11 +152,13 @@ class RankOptions(RunOptions):
         """
         if not self.several:
             return None
-        from proximo.scale.launch import run_ranks, run_ray
-
         given = without(command, ("ranks", "restarts", "launch", "workers"))
         if not self.workers:
+            from proximo.scale.launch import run_ranks
+
             return run_ranks(self.ranks, given, restarts=self.restarts)
+        from proximo.scale.cluster import run_ray
+
         whole = Path.cwd() / folder
         place = [] if command[0] == "rlhf" else ["--run", str(whole)]  # a stage's --run is that of all stages
         given = without(given, ("run",)) + place if place else given
@@ -169,7 +176,8 @@ class TrainOptions(RankOptions):
     """Film an episode of the policy each time so many steps are done, as RUN/videos/step-N.mp4."""
 
     seeds: tuple[int, ...] = ()
-    """Train once with each of these seeds, as --seeds 0 1 2, in the folders RUN/seed-0, RUN/seed-1..."""
+    """Train once with each of these seeds, as --seeds 0 1 2 or 0..2, in the folders RUN/seed-0, RUN/seed-1...; with
+    --launch ray each by a worker of the cluster, as many at once as it has CPUs or GPUs."""
     parallel: int = 1
     """With --seeds: how many train at once, each in a process of its own."""
 
@@ -179,11 +187,18 @@ class TrainOptions(RankOptions):
         Raises:
             ValueError: both are given.
         """
-        super().__post_init__()
-        if self.several and self.seeds:
+        if self.seeds and (self.ranks > 1 or self.workers > 0):
             raise ValueError(
                 "--ranks and --workers train one seed together, and --seeds several seeds: give one of them"
             )
+        super().__post_init__()
+        if self.placed and self.launch == "ray" and self.parallel != 1:
+            raise ValueError("the cluster of --launch ray says how many train at once: leave --parallel away")
+
+    @property
+    def placed(self) -> bool:
+        """See `RankOptions.placed`."""
+        return bool(self.seeds)
 
 
 @dataclass(frozen=True)

@@ -147,14 +147,20 @@ def _train_each(config: TrainConfig, options: TrainOptions) -> int:
     from proximo.control.many import folders, train_each
     from proximo.runs.console.tables import print_table
 
-    if options.video_every is not None and options.parallel > 1:
-        raise UserError("--video-every films in this process, which trains nothing with --parallel: leave one away")
+    if options.video_every is not None and (options.parallel > 1 or options.launch == "ray"):
+        other = "--launch ray" if options.launch == "ray" else "--parallel"
+        raise UserError(f"--video-every films in this process, which trains nothing with {other}: leave one away")
     configs = folders(config, options.seeds)
     for each in configs:
         call = options.open(Path(str(each.run)))
     trackers(options.track)  # what is missing is said before the first begins
-    films, parallel = _videos(options), options.parallel
-    runs = train_each(configs, parallel=parallel, mode=options.mode, call=call, track=options.track, callbacks=films)
+    how: dict[str, Any] = {"mode": options.mode, "call": call, "track": options.track}
+    if options.launch == "ray":
+        from proximo.control.many.placed import train_placed
+
+        runs = train_placed(configs, restarts=options.restarts, **how)
+    else:
+        runs = train_each(configs, parallel=options.parallel, callbacks=_videos(options), **how)
     if options.json:
         told = [{"run": str(run.path), "stopped": run.stopped, **run.results} for run in runs]
         print(json.dumps({"runs": told}))

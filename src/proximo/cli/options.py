@@ -161,8 +161,8 @@ def _read(cls: Any, arguments: Sequence[str], **options: Any) -> Any:
 def spelled(arguments: Iterable[str], cls: Any) -> list[str]:
     """Arguments as the parser reads them, however they are written.
 
-    Lists of numbers as 256,256 or [256, 256]; activations in any case; flags as --flag true or --flag false; tables as
-    --options.KEY VALUE.
+    Lists of numbers as 256,256 or [256, 256]; seeds as 0..9, both ends among them; activations in any case; flags as
+    --flag true or --flag false; tables as --options.KEY VALUE.
 
     Args:
         arguments: as typed.
@@ -180,6 +180,8 @@ def spelled(arguments: Iterable[str], cls: Any) -> list[str]:
             words += [table, key, *([value] if equals else [])]
         elif isinstance(kind, bool) and value.lower() in ("true", "false"):
             words[len(words) if is_option else -1 :] = [option if value.lower() == "true" else _negated(option)]
+        elif _plain(option) == "seeds" and isinstance(kind, tuple) and (ends := _RANGE.fullmatch(value)):
+            words += [*([option] if is_option else []), *_range(int(ends[1]), int(ends[2]))]
         elif isinstance(kind, tuple) and _plain(option) not in TABLES and _LIST.fullmatch(value):
             words += [*([option] if is_option else []), *re.findall(_NUMBER, value)]
         elif option.endswith("activation"):
@@ -200,6 +202,15 @@ def _plain(option: str) -> str:
 def _negated(option: str) -> str:
     before, dot, name = option.removeprefix("--").rpartition(".")
     return f"--{before}{dot}no-{name}"
+
+
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def _range(first: int, last: int) -> list[str]:
+    if last < first or last - first >= 10**4:
+        raise UserError(f"{first}..{last} is no range of seeds: give the smaller one first, as --seeds 0..9")
+    return [str(seed) for seed in range(first, last + 1)]
 
 
 _NUMBER = r"-?[\d.]+(?:e[+-]?\d+)?"

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -29,6 +29,11 @@ class Tune:
     """Seed of the trainings and of the search."""
     run: Annotated[str, SAYS_ITS_DEFAULT] = ""
     """Folder of the search (default: runs/tune-ENVIRONMENT)."""
+    launch: Literal["here", "ray"] = "here"
+    """Train the trials here, one after the other, or by the workers of a Ray cluster (that of RAY_ADDRESS, or one of
+    its own on this machine), as many at once as it has CPUs or GPUs."""
+    restarts: int = 0
+    """With --launch ray: how often a trial starts anew from its last checkpoint where its worker was lost."""
     json: Flag = False
     """Print one JSON object instead of text."""
 
@@ -45,6 +50,8 @@ class Tune:
             preset=self.preset,
             seed=self.seed,
             run=self.run or None,
+            launch=self.launch,
+            restarts=self.restarts,
         )
         if self.json:
             print(json.dumps({**vars(found), "path": str(found.path)}))
@@ -52,7 +59,7 @@ class Tune:
         title = f"{self.environment}: the best of {found.trials} trials, {found.pruned} of them ended early"
         shown = {name: f"{value:.4g}{_bar(found.importance.get(name))}" for name, value in found.best.items()}
         print_results({"last-100 training return": f"{found.best_return:,.1f}", **shown}, title)
-        print(f"next: proximo train {self.environment} --preset {found.path / 'best.toml'} --seeds 10 11 12")
+        print(f"next: proximo train {self.environment} --preset {found.path / 'best.toml'} --seeds 10..12")
         return 0
 
 

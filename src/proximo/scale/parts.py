@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -49,6 +50,30 @@ def read_parts(tensors: Mapping[str, Tensor], folder: Path, mesh: Mesh) -> None:
     reader = HuggingFaceStorageReader(str(folder))
     with _said("reading", folder, mesh):
         load(dict(tensors), storage_reader=reader, no_dist=mesh.alone)
+
+
+@torch.no_grad()
+def fill_parts(module: nn.Module, names: Mapping[str, str], folder: Path, mesh: Mesh, *, device: torch.device) -> None:
+    """Give a sharded module whose weights lie nowhere yet (on `meta`) those of a folder, to each rank its own parts.
+
+    Args:
+        module: that nothing has run through.
+        names: in the folder's files, by the module's own.
+        folder: of safetensors that all ranks see.
+        mesh: the ranks.
+        device: of the parts.
+
+    Raises:
+        UserError: a rank could not read.
+        LostRankError: a rank is gone.
+    """
+    made: dict[nn.Parameter, nn.Parameter] = {}  # tied ones once
+    for owner in module.modules():
+        for name, p in owner._parameters.items():
+            if p is not None and p.is_meta:
+                made.setdefault(p, nn.Parameter(torch.empty_like(p, device=device), p.requires_grad))
+                owner._parameters[name] = made[p]
+    read_parts({names[name]: p.detach() for name, p in module.named_parameters()}, folder, mesh)
 
 
 @contextmanager

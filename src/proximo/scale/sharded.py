@@ -54,12 +54,23 @@ class Together(nn.Module):
         layers: see `shard`.
         mesh: the ranks.
         offload: see `shard`.
+        fill: gives the network its weights once they are shared out, where it has none yet.
     """
 
-    def __init__(self, network: nn.Module, layers: Sequence[nn.Module], mesh: Mesh, *, offload: bool = False) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        layers: Sequence[nn.Module],
+        mesh: Mesh,
+        *,
+        offload: bool = False,
+        fill: Callable[[nn.Module], None] | None = None,
+    ) -> None:
         super().__init__()
         self.network, self._mesh = network, mesh
         shard(self, layers, mesh, offload=offload)
+        if fill is not None:
+            fill(network)
         self(_nothing)  # who runs first is the root of all
 
     def forward(self, function: Callable[..., Answer], *given: Any) -> Answer:

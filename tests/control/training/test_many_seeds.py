@@ -16,7 +16,7 @@ from same_runs import same_tensors
 
 import proximo
 from proximo.cli.main import main
-from proximo.control import many
+from proximo.control.many import processes
 from proximo.runs.storage.checkpoint import load_checkpoint
 from proximo.runs.storage.folder import RunFolder
 
@@ -26,7 +26,7 @@ NAMES = ("last_100_training_return", "final_deterministic", "final_sampled", "be
 
 @pytest.fixture
 def _warm_side_by_side(monkeypatch):
-    warm.instead_of(monkeypatch, many)
+    warm.instead_of(monkeypatch, processes)
 
 
 @pytest.mark.usefixtures("_warm_side_by_side")
@@ -64,6 +64,8 @@ def test_an_environment_of_ones_own_is_trained_in_turn_and_not_side_by_side(tmp_
     ("more", "words"),
     [
         (["--seeds", "1", "1"], "seeds 1, 1: give different ones"),
+        (["--seeds", "0..2", "1"], "seeds 0, 1, 2, 1: give different ones"),
+        (["--seeds=7..8,7"], "--seeds"),
         (["--seeds", "1", "2", "--parallel", "0"], "parallel = 0 must be at least 1"),
         (["--parallel", "2"], "--parallel trains several seeds at once: give --seeds too"),
         (["--seed", "5", "--seeds", "1", "2"], "--seed 5 and --seeds are two ways to say the same"),

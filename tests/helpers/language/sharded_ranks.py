@@ -12,6 +12,8 @@ from torch.distributed.tensor import DTensor
 
 from proximo.algorithms import GRPO, PPO
 from proximo.errors import UserError
+from proximo.language.ppo import loading
+from proximo.language.ppo.preflight import memory, preflight
 from proximo.language.ppo.training import PPOTraining
 from proximo.language.ppo_config import KLSettings, PPOConfig, ScaleSettings, SharingSettings
 from proximo.language.rewards.terms import FunctionReward
@@ -55,7 +57,32 @@ def whole(training):
 def everything(mesh, home, shares):
     """What needs two ranks, in one pair of processes."""
     told = {"updates": updates(mesh, shares), "runs": runs(mesh, home), "one": goes_on(mesh, home, "one")}
-    return {**told, "fails": one_fails(mesh)}
+    return {**told, "fails": one_fails(mesh), "flown": flown(mesh), "refused": refused(mesh, home)}
+
+
+def flown(mesh):
+    """The preflight's verdicts in one process and of spread weights, its count of bytes, and whether weights moved."""
+    told = {}
+    for name, ranks in (("alone", ALONE), ("together", mesh)):
+        training = made(ranks, "separate critic")
+        before = whole(training)
+        told[name] = [(check.name, check.verdict) for check in preflight(training) if "memory" not in check.name]
+        told[f"{name} bytes"] = memory.predicted(training)
+        told[f"{name} moved"] = whole(training) != before
+    return told
+
+
+def refused(mesh, home):
+    """What is said where the memory of rank 1 does not suffice."""
+    there = memory._there
+    if mesh.rank == 1:
+        memory._there = lambda device: 1000.0
+    try:
+        make(home, "refused", preflight="stop").to_the_end()
+    except UserError as error:
+        return str(error)
+    finally:
+        memory._there = there
 
 
 def one_fails(mesh):
@@ -149,7 +176,8 @@ def named(training):
 
 def runs(mesh, home):
     """A whole run, the same with all weights on each rank, and one stopped on rank 1 and resumed."""
-    told = {}
+    told, load = {"loaded": []}, loading.load_causal_model
+    loading.load_causal_model = lambda *given, **more: told["loaded"].append(name) or load(*given, **more)
     for name, shard in (("whole", "full"), ("plain", "none")):
         trainer = make(home, name, scale={"shard": shard})
         rows = [plain(row) for row in trainer]

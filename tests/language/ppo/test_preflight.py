@@ -161,10 +161,10 @@ def test_responses_that_are_cut_earlier_than_in_the_run_prove_nothing(here, verd
 def test_adapters_are_counted_twice_while_they_are_merged():
     parts = memory.predicted(training(MODES[2]))
     whole = memory.predicted(training(MODES[0]))
-    assert whole["merged weights while sampling"] == 0
+    assert whole["whole weights while sampling"] == 0
     model = training(MODES[0]).roles.model
     linear = sum(m.weight.numel() for m in model.get_decoder().modules() if isinstance(m, torch.nn.Linear))
-    assert parts["merged weights while sampling"] == 4 * linear
+    assert parts["whole weights while sampling"] == 4 * linear
 
 
 def test_memory_is_counted_and_compared(monkeypatch):

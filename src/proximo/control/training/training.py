@@ -26,7 +26,7 @@ from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.groups import Roles
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.control.training import replay
-from proximo.control.training.across import merged, seen_by_all
+from proximo.control.training.across import RULES, seen_by_all
 from proximo.control.training.action_log import ActionLog
 from proximo.control.training.critic_window import CriticWindow
 from proximo.control.training.estimation import Estimator
@@ -51,6 +51,7 @@ from proximo.runs.config.toml import to_toml
 from proximo.runs.replay.ring import Ring
 from proximo.runs.replay.undo import Undo
 from proximo.runs.storage import random_state
+from proximo.scale.measured import merged
 from proximo.scale.mesh import ALONE, Mesh
 
 RECENT = 100  # episodes whose mean return is reported
@@ -175,9 +176,6 @@ class Training(OnPolicyTraining[Rollout]):
         Raises:
             UserError: it is said.
         """
-        if not self.algorithm.over_ranks:
-            name = type(self.algorithm).__name__
-            raise UserError(f"{name} takes steps of one process: train with --ranks 1, or by another algorithm")
         recurrent = self.policy.memory_size > 0
         count = minibatches(self.config.rollout_size, self.config.update.minibatch_size)
         require_shares(self.config, self.mesh.size, recurrent=recurrent, count=count)
@@ -458,7 +456,7 @@ class Training(OnPolicyTraining[Rollout]):
         if self.policy.actions.continuous:
             values["clipped_actions"] = rollout.clipped_fraction
             values["std"] = self._deviation(seen)
-        return merged(values, rollout.steps, self.mesh)
+        return merged(values, rollout.steps, self.mesh, RULES)
 
     @torch.no_grad()
     def _deviation(self, seen: Distribution) -> float | None:

@@ -1,31 +1,26 @@
 """Trials of settings, each a run in a folder of its own; hopeless ones are ended early (median pruning)."""
 
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from proximo.control.config import TrainConfig
 from proximo.control.environments import make_environments
 from proximo.control.trainer import Trainer
 from proximo.control.tuning.spaces import SPACES, with_settings
+from proximo.control.tuning.trials import FREE, Search, ended
 from proximo.errors import UserError, nearest
 from proximo.runs.config.toml import to_toml
-from proximo.runs.session.opening import Call
 from proximo.runs.storage.files import write_atomically
 
 if TYPE_CHECKING:
-    from optuna import Study, Trial
+    from optuna import Study
 
-LOOKS = 20
-"""How often a trial's return is compared with that of the others."""
 FILE, NAME = "study.db", "proximo"
 """Where a search's study lies in its folder, and what Optuna calls it."""
-FREE = 5
-"""Trials, and looks of each, before the first is ended early."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +49,8 @@ def tune(
     preset: str = "tuned",
     seed: int = 0,
     run: str | PathLike[str] | None = None,
+    launch: Literal["here", "ray"] = "here",
+    restarts: int = 0,
     progress: bool = True,
     **settings: Any,
 ) -> Tuned:
@@ -72,6 +69,9 @@ def tune(
         preset: gives what is not tried.
         seed: of the trainings, and of the search.
         run: folder (default: runs/tune-ENVIRONMENT).
+        launch: "here" trains one trial after the other; "ray" has each trained by a worker of the cluster of
+            RAY_ADDRESS, as many at once as it has CPUs or GPUs.
+        restarts: with a cluster, how often a worker that was lost is started anew, from its last checkpoint.
         progress: tell a line for each trial.
         settings: of all trials, as `proximo.train` takes them.
 
@@ -94,58 +94,15 @@ def tune(
     _require_environment(base)
     folder = Path(run or f"runs/tune-{environment.replace('/', '_').replace(':', '_')}")
     folder.mkdir(parents=True, exist_ok=True)
-    study = _study(optuna, folder, base, space, seed)
-    search = _Search(study, folder, base, space, progress)
-    while (left := trials - len(_ended(study))) > 0 and not search.stopped:
-        search.one(study.ask(), left)
+    study = _study(optuna, folder, base, space, seed, together=launch == "ray")
+    search = Search(study, folder, base, SPACES[space], trials, progress)
+    if launch == "ray":
+        from proximo.control.tuning.placed import search_placed
+
+        search_placed(search, restarts=restarts)
+    else:
+        search.in_turn()
     return _told(optuna, study, folder, base, space)
-
-
-class _Search:
-    def __init__(self, study: "Study", folder: Path, base: TrainConfig, space: str, progress: bool) -> None:
-        self._study, self._folder, self._base, self._space, self._progress = study, folder, base, space, progress
-        self.stopped = False
-
-    def one(self, trial: "Trial", left: int) -> None:
-        """Train with what is drawn for a trial, and tell the study what came of it."""
-        import optuna
-
-        state, value = optuna.trial.TrialState.FAIL, None
-        begun = time.monotonic()
-        try:
-            config = with_settings(self._base, SPACES[self._space](trial))
-            config = replace(config, run=str(self._folder / f"trial-{trial.number:04d}"))
-            value, pruned = self._train(trial, config)
-            if value is not None:
-                state = optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.COMPLETE
-        except UserError as error:
-            trial.set_user_attr("failed", str(error))
-            if not _ended(self._study) and trial.number >= FREE:
-                raise  # nothing has ever come to an end: it is no matter of the numbers
-        finally:
-            if not self.stopped:
-                self._study.tell(trial, value if state.name == "COMPLETE" else None, state)
-        if self._progress and not self.stopped:
-            shown = "no return" if value is None else f"return {value:,.1f}"
-            seconds = time.monotonic() - begun
-            told = f"trial {trial.number}: {state.name.lower()}, {shown}, {seconds:.0f} s, {left - 1} left"
-            print(told, file=sys.stderr, flush=True)
-
-    def _train(self, trial: "Trial", config: TrainConfig) -> tuple[float | None, bool]:
-        """The last return, None where no episode has ended; and whether the trial was ended early."""
-        trainer = Trainer.of(config, mode="quiet", call=Call(fresh=True))
-        seen, looks = None, 0
-        for row in trainer:
-            seen = row["return"] if row.get("return") is not None else seen
-            if seen is None or row["step"] * LOOKS < (looks + 1) * config.steps:
-                continue
-            looks = int(row["step"] * LOOKS // config.steps)
-            trial.report(float(seen), looks)
-            if looks < LOOKS and trial.should_prune():
-                trainer.stop()
-                return seen, True
-        self.stopped = trainer.run is not None and trainer.run.stopped is not None
-        return seen, False
 
 
 def _require_environment(config: TrainConfig) -> None:
@@ -167,7 +124,7 @@ def _optuna() -> Any:
     return optuna
 
 
-def _study(optuna: Any, folder: Path, base: TrainConfig, space: str, seed: int) -> "Study":
+def _study(optuna: Any, folder: Path, base: TrainConfig, space: str, seed: int, *, together: bool) -> "Study":
     """The folder's study; trials that a kill has left open are closed.
 
     Raises:
@@ -190,12 +147,12 @@ def _study(optuna: Any, folder: Path, base: TrainConfig, space: str, seed: int) 
         if not trial.state.is_finished():
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     # Of a search that goes on, other draws than those that were made before.
-    study.sampler = optuna.samplers.TPESampler(seed=seed + 1000 * len(study.trials), n_startup_trials=FREE)
+    study.sampler = optuna.samplers.TPESampler(
+        seed=seed + 1000 * len(study.trials),
+        n_startup_trials=FREE,
+        constant_liar=together,  # or trials that train at once would be alike
+    )
     return study
-
-
-def _ended(study: "Study") -> list[Any]:
-    return [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
 
 
 def _told(optuna: Any, study: "Study", folder: Path, base: TrainConfig, space: str) -> Tuned:
@@ -204,8 +161,8 @@ def _told(optuna: Any, study: "Study", folder: Path, base: TrainConfig, space: s
     Raises:
         UserError: none has come to an end.
     """
-    ended = _ended(study)
-    whole = [trial for trial in ended if trial.state.name == "COMPLETE"]
+    known = ended(study)
+    whole = [trial for trial in known if trial.state.name == "COMPLETE"]
     if not whole:
         raise UserError(
             f"no trial in {folder} has come to an end: give more steps, so that episodes end, or more trials"
@@ -214,15 +171,15 @@ def _told(optuna: Any, study: "Study", folder: Path, base: TrainConfig, space: s
     drawn = SPACES[space](optuna.trial.FixedTrial(best.params))
     found = with_settings(base, drawn)
     source = (
-        f"proximo tune {base.environment} --space {space}: trial {best.number}, the best of {len(ended)} "
-        f"({len(ended) - len(whole)} ended early), {base.steps} steps each, seed {base.seed}, last-100 training return "
+        f"proximo tune {base.environment} --space {space}: trial {best.number}, the best of {len(known)} "
+        f"({len(known) - len(whole)} ended early), {base.steps} steps each, seed {base.seed}, last-100 training return "
         f"{best.value:.1f}, {time.strftime('%Y-%m-%d')}"
     )
     own = ("kind", "environment", "preset", "run", "seed")
     lines = [line for line in to_toml(found).splitlines() if line.partition(" = ")[0] not in own]
     write_atomically(folder / "best.toml", "\n".join([f'source = "{source}"', *lines, ""]).encode())
-    pruned = len(ended) - len(whole)
-    return Tuned(folder, len(ended), pruned, float(best.value), drawn, importance_of(study))
+    pruned = len(known) - len(whole)
+    return Tuned(folder, len(known), pruned, float(best.value), drawn, importance_of(study))
 
 
 def importance_of(study: "Study") -> dict[str, float]:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from proximo.core.ranks import ALONE, Ranks
+
 Product = Callable[[Tensor], Tensor]
 """`[P]` to `[P]`: a positive definite matrix times a vector."""
 
@@ -25,7 +27,9 @@ def flat_gradient(scalar: Tensor, parameters: Sequence[Tensor], *, again: bool =
     return torch.cat([(torch.zeros_like(p) if g is None else g).reshape(-1) for g, p in parts])
 
 
-def hessian_product(scalar: Tensor, parameters: Sequence[Tensor], damping: float = 0.0) -> Product:
+def hessian_product(
+    scalar: Tensor, parameters: Sequence[Tensor], damping: float = 0.0, ranks: Ranks = ALONE
+) -> Product:
     """Products with the matrix of second derivatives, plus `damping` times the identity (Pearlmutter 1994).
 
     Of KL(old policy, policy) at the old policy it is the Fisher matrix (Schulman et al. 2015, appendix C.1).
@@ -34,9 +38,10 @@ def hessian_product(scalar: Tensor, parameters: Sequence[Tensor], damping: float
         scalar: differentiable twice.
         parameters: P numbers in all.
         damping: added to the diagonal.
+        ranks: each has a share of `scalar`, and the same parameters; the matrix is that of the sum of the shares.
     """
     gradient = flat_gradient(scalar, parameters, again=True)
-    return lambda vector: flat_gradient(gradient @ vector, parameters) + damping * vector
+    return lambda vector: ranks.sum_across_ranks(flat_gradient(gradient @ vector, parameters)) + damping * vector
 
 
 def conjugate_gradient(product: Product, target: Tensor, steps: int, tolerance: float = 1e-10) -> Tensor:

@@ -21,7 +21,8 @@ def linear_head(model: Any) -> nn.Linear:
     """The head of a causal language model, if decoder and head alone give its logits. Draws no random numbers.
 
     Args:
-        model: of `transformers`, in evaluation mode; a handful of tokens goes through it.
+        model: of `transformers`, in evaluation mode; a handful of tokens goes through it. One whose weights are still
+            on `meta` is to be asked again once it has them.
 
     Raises:
         UserError: it has no linear head, or does more than apply it.
@@ -30,6 +31,8 @@ def linear_head(model: Any) -> nn.Linear:
     name = type(model).__name__
     if not isinstance(head, nn.Linear):
         raise UserError(f"{name} has no linear language-model head: use a causal language model")
+    if head.weight.is_meta:
+        return head
     tokens = torch.arange(6, device=head.weight.device).unsqueeze(0)
     try:
         hidden, _ = Stack([model.get_decoder()])(tokens)

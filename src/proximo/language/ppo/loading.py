@@ -6,6 +6,7 @@ from proximo.errors import UserError
 from proximo.language.data.dataset import load_prompts
 from proximo.language.given.rewards import Own
 from proximo.language.models.loading import choose_device, load_causal_model, load_tokenizer
+from proximo.language.models.unloaded import unloaded_causal_model
 from proximo.language.ppo.setup import spreads
 from proximo.language.ppo.training import PPOTraining
 from proximo.language.ppo_config import PPOConfig
@@ -38,12 +39,21 @@ def make_training(
     trust = config.trust_remote_code
     tokenizer = load_tokenizer(config.policy, trust_remote_code=trust, day=config.date)
     prompts = load_prompts(config.prompts, tokenizer, config.prompt_limit)
-    # A model whose weights are to be spread need not fit the device: each layer's part is moved there by itself.
+    # A model whose weights are to be spread need fit no rank, each reads its own parts; nor a device, if it is whole.
+    apart = unloaded_causal_model(config.policy, trust_remote_code=trust) if spreads(config, mesh) else None
     device = "cpu" if spreads(config, mesh) else choose_device(config.device)
-    model = load_causal_model(config.policy, device=device, trust_remote_code=trust)
+    model, weights = apart or (load_causal_model(config.policy, device=device, trust_remote_code=trust), None)
     terms = list(rewards) if rewards is not None else make_rewards(config, own=own)
     decoder, head = reward_start(config, tokenizer, terms)
     training = PPOTraining(
-        config, model, tokenizer, prompts.items, terms, reward_decoder=decoder, reward_head=head, mesh=mesh
+        config,
+        model,
+        tokenizer,
+        prompts.items,
+        terms,
+        reward_decoder=decoder,
+        reward_head=head,
+        mesh=mesh,
+        weights=weights,
     )
     return training, prompts.message or f"{len(prompts.items):,} prompts"

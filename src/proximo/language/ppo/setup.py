@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from proximo.core.updates.optimizer import FlatAdam, Optimizer
 from proximo.core.updates.update import minibatches
 from proximo.errors import UserError
 from proximo.language.data.prompts import Prompt
-from proximo.language.models.caches import usable_cache
+from proximo.language.models.caches import Kind, usable_cache
 from proximo.language.models.context import context_of, why_not_longer
 from proximo.language.models.dropout import without_dropout
 from proximo.language.models.linear_head import linear_head
@@ -42,6 +43,7 @@ def make_policy(
     reward_decoder: nn.Module | None = None,
     reward_head: nn.Linear | None = None,
     mesh: Mesh = ALONE,
+    weights: Path | None = None,
 ) -> LanguagePolicy:
     """The policy with its roles.
 
@@ -51,20 +53,22 @@ def make_policy(
         reward_decoder: what a separate critic starts from (`critic_from = reward`).
         reward_head: see `FullRoles`.
         mesh: the ranks, over which the weights are spread where `scale.shard` says so.
+        weights: folder of the model's, where they are not loaded (`unloaded_causal_model`).
 
     Raises:
         UserError: the model can not be shared like this, or can not be sampled.
     """
     model = _in_full(without_dropout(model).eval(), config)
-    linear_head(model)
-    fixed = computing_device(config, model, mesh).type == "cuda"  # on a CPU finished rows leave the batch
-    cache = usable_cache(model, "static" if fixed else "dynamic", config.compute)
+    spread = spreads(config, mesh)
+    cache = None if spread else _looked_at(model, config, mesh)
     torch.manual_seed(config.seed)  # adapters and heads are initialised from torch's own stream
     roles = make_roles(model, config.sharing, reward_decoder, reward_head, reference=refers(config)).eval()
-    spread = spreads(config, mesh)
     if spread:
         assert isinstance(roles, FullRoles), "the settings refuse others"
-        roles.spread_over(mesh, offload=config.scale.offload)
+        roles.spread_over(mesh, offload=config.scale.offload, weights=weights)
+    if cache is None:
+        with roles.as_sampler():  # before, it may have had no weights
+            cache = _looked_at(model, config, mesh)
     return LanguagePolicy(
         roles,
         ranks=mesh if spread else ALONE,
@@ -74,6 +78,17 @@ def make_policy(
         compute=config.compute,
         token_budget=config.token_budget,
     )
+
+
+def _looked_at(model: Any, config: PPOConfig, mesh: Mesh) -> Kind:
+    """The cache to sample a model with.
+
+    Raises:
+        UserError: its logits are more than its head says, or it can not be sampled.
+    """
+    linear_head(model)
+    fixed = computing_device(config, model, mesh).type == "cuda"  # on a CPU finished rows leave the batch
+    return usable_cache(model, "static" if fixed else "dynamic", config.compute)
 
 
 def spreads(config: PPOConfig, mesh: Mesh) -> bool:

@@ -55,11 +55,6 @@ Preflight = Literal["stop", "warn", "off"]
 _ROWS = {"held_out": ("prompt",), "held_out_pairs": ("prompt", "chosen", "rejected")}
 """Settings that rows may be given for, and what each row must have."""
 
-_NOT_CHECKED = (
-    "preflight: not run, as no rank has the whole policy (scale.shard = full); on one rank, with a smaller model or "
-    "batch, the same settings are checked"
-)
-
 COLUMNS = (
     Column("score", "score", "score", ".3f"),
     Column("judge", "judge", "judge", ".2f"),
@@ -237,6 +232,8 @@ class Trainer(IteratedTrainer[LanguageRun]):
             with mesh.together():
                 training, meter, message = self._make(opening)
             with mesh.together():
+                message += self._preflown(training, opening)
+            with mesh.together():
                 stack.enter_context(opening.open())
                 self._call = replace(self._call, fresh=False)  # or iterating again would delete this run
                 if mesh.first:
@@ -300,11 +297,14 @@ class Trainer(IteratedTrainer[LanguageRun]):
             self._callbacks.put_first(METER, meter)
         generates(training.roles.model, training.parameters.stop, self.config.temperature)
         check_savable(training.roles.model, training.tokenizer)
-        if opening.resumed or self._preflight == "off":
-            return training, meter, [message, judging]
-        if training.spread:
-            return training, meter, [message, judging, _NOT_CHECKED]
-        return training, meter, [message, judging, *_checked(training, stop=self._preflight == "stop")]
+        return training, meter, [message, judging]
+
+    def _preflown(self, training: PPOTraining, opening: Opening | Followed) -> list[str]:
+        """What the preflight of a new run says, on all ranks where no rank has the whole policy."""
+        asked = self._mesh.first or training.spread
+        if opening.resumed or self._preflight == "off" or not asked:
+            return []
+        return _checked(training, stop=self._preflight == "stop")
 
     def _go_on(self, training: PPOTraining, opening: Opening | Followed, metrics: MetricsWriter) -> None:
         training.other_rows = self._call.allow_change

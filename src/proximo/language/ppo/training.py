@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from proximo.language.compute.precision import chosen_type
 from proximo.language.data.prompts import Prompt, PromptSource
 from proximo.language.lineage import check_read, digest_of
 from proximo.language.ppo import replay
-from proximo.language.ppo.across import merged, of_all
+from proximo.language.ppo.across import RULES, of_all
 from proximo.language.ppo.rollout import correlation, estimate, kl_statistics, token_rewards, with_reference
 from proximo.language.ppo.setup import (
     RATIO_QUANTILE,
@@ -45,6 +46,7 @@ from proximo.runs.config.toml import to_toml
 from proximo.runs.replay.ring import Ring
 from proximo.runs.replay.undo import Undo
 from proximo.runs.storage import random_state
+from proximo.scale.measured import merged
 from proximo.scale.mesh import ALONE, Mesh
 
 PARITY = 1e-3  # mean |log-prob of the sampler - of the trainer|, nats, up to which the sampler's are taken
@@ -101,6 +103,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         reward_head: what reads its first values off that; None starts with values of 0.
         sampler: draws the responses; our own if None.
         mesh: the ranks that train together, each on its share of the prompts.
+        weights: folder of the model's, where they are not loaded (`unloaded_causal_model`).
 
     Raises:
         UserError: settings, model and data that do not fit together.
@@ -118,6 +121,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         reward_head: Any = None,
         sampler: Sampler | None = None,
         mesh: Mesh = ALONE,
+        weights: Path | None = None,
     ) -> None:
         super().__init__()
         self.mesh = mesh
@@ -128,7 +132,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         device = computing_device(config, model, mesh)
         self.config = config = replace(config, compute=chosen_type(config.compute, device))
         self.algorithm: PPO = algorithm_of(config.update)
-        self.policy = make_policy(config, model, reward_decoder, reward_head, mesh)
+        self.policy = make_policy(config, model, reward_decoder, reward_head, mesh, weights)
         self.roles = self.policy.roles
         self.device = self.roles.head.weight.device
         self.optimizer = make_optimizer(config, self.roles, mesh)
@@ -350,7 +354,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
             "sampler_log_probs": float(bool(self.sampler_log_probs)),
             "sampler_gap": self.gap,
         }
-        return merged(values, len(batch), float(lengths.sum()), self.mesh)
+        return merged(values, len(batch), self.mesh, RULES, of_squares=float(lengths.sum()))
 
     def _groups(self, rewarded: Tensor) -> dict[str, float]:
         """Share of the prompts whose responses all got one reward, which teach nothing; where prompts have several."""

@@ -47,7 +47,8 @@ class Roles(ABC, nn.Module):
         self.model, self.settings = model, settings
         self.head = linear_head(model)
         width = self.head.weight.shape[1]
-        self.value_head = nn.Linear(width, 1, device=self.head.weight.device)
+        device = self.head.weight.device
+        self.value_head = nn.Linear(width, 1, device="cpu" if device.type == "meta" else device)
         # 0: before it has learnt, a value that shares the policy's states says nothing (N details, 11).
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
@@ -152,7 +153,9 @@ class FullRoles(Roles):
             self.reference = Stack([self.reference_model.get_decoder()])
             self.reference_head = self.reference_model.get_output_embeddings()
         if self.separate:
-            self.critic = copy.deepcopy(reward_decoder or decoder).to(self.head.weight)
+            start, like = copy.deepcopy(reward_decoder or decoder), self.head.weight
+            # Of a policy whose weights are read later, a reward model's are there already.
+            self.critic = start.to(like.dtype) if like.is_meta else start.to(like)
             _check_widths(self.critic, decoder)
             self.critic.requires_grad_(True)
             if reward_head is not None:  # values begin as the scores of what is there so far
@@ -160,18 +163,19 @@ class FullRoles(Roles):
         model.requires_grad_(True)
         self.value_head.requires_grad_(True)
 
-    def spread_over(self, mesh: Mesh, *, offload: bool = False) -> None:
+    def spread_over(self, mesh: Mesh, *, offload: bool = False, weights: Path | None = None) -> None:
         """Leave each rank its part of all weights; before anything is done with `trainable`.
 
         Args:
             mesh: the ranks.
             offload: whether the reference's part lies in main memory.
+            weights: folder of the policy's, where they are still on `meta`.
         """
         from proximo.language.roles.spread import Spread
 
         reference = getattr(self, "reference_model", None)
         critic = self.critic if self.separate else None
-        self.spread = Spread(self.model, self.value_head, critic, reference, mesh, offload=offload)
+        self.spread = Spread(self.model, self.value_head, critic, reference, mesh, offload=offload, weights=weights)
 
     @contextmanager
     def as_reference(self) -> Iterator[Stack]:

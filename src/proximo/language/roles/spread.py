@@ -1,12 +1,15 @@
 """Full copies of policy, critic and reference whose weights are spread over the ranks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from proximo.scale.mesh import Mesh
+from proximo.scale.parts import fill_parts
 from proximo.scale.sharded import Together, on_the_first, settle, shard
 
 
@@ -20,18 +23,40 @@ class Spread:
         reference: a model like the policy, frozen, or None.
         mesh: the ranks.
         offload: whether what is frozen lies in main memory.
+        weights: folder of the policy's weights, which reference and critic start from too, where those of `model` are
+            on `meta`: each rank reads its own parts.
     """
 
     def __init__(
-        self, model: Any, value_head: nn.Module, critic: Any, reference: Any, mesh: Mesh, *, offload: bool = False
+        self,
+        model: Any,
+        value_head: nn.Module,
+        critic: Any,
+        reference: Any,
+        mesh: Mesh,
+        *,
+        offload: bool = False,
+        weights: Path | None = None,
     ) -> None:
-        self.policy = Together(model, _layers(model.get_decoder()), mesh)
+        self._mesh = mesh
+        names = {name: name for name, _ in model.named_parameters()}
+        prefix = next(name for name, part in model.named_modules() if part is model.get_decoder())
+        inner = {name.removeprefix(f"{prefix}."): name for name in names if name.startswith(f"{prefix}.")}
+
+        def fill(module: nn.Module, by: Mapping[str, str] = names, put: torch.device = mesh.device) -> None:
+            if weights is not None:
+                fill_parts(module, by, weights, mesh, device=put)
+
+        self.policy = Together(model, _layers(model.get_decoder()), mesh, fill=fill)
         self.value_head = shard(value_head, [], mesh)
         self.critic = None if critic is None else shard(critic, _layers(critic), mesh)
+        if critic is not None and next(critic.parameters()).is_meta:
+            fill(critic, inner)
         self.reference = None
         if reference is not None:
-            self.reference = Together(reference, _layers(reference.get_decoder()), mesh, offload=offload)
-        self._mesh = mesh
+            put = torch.device("cpu") if offload else mesh.device
+            layers = _layers(reference.get_decoder())
+            self.reference = Together(reference, layers, mesh, offload=offload, fill=lambda x: fill(x, put=put))
 
     @contextmanager
     def saving(self) -> Iterator[None]:

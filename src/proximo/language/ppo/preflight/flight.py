@@ -45,6 +45,8 @@ class Flight:
 def preflight(training: PPOTraining) -> list[Check]:
     """Check a training; its weights, generators and prompts stay where they are.
 
+    All ranks of one whose weights are spread over them have to ask, and fly alike.
+
     Raises:
         UserError: a reward term or a file fails in a way that says itself what to mend.
     """

@@ -37,7 +37,7 @@ def predicted(training: PPOTraining) -> dict[str, int]:
         "policy, reference and critic": _bytes(roles.parameters()),
         "reward models": _bytes(p for model in models for p in model.parameters()),
         "gradient and moments": 3 * trained.numel() * trained.element_size(),
-        "merged weights while sampling": _merged(training),
+        "whole weights while sampling": _whole(training),
         # In main memory: on a GPU it is no part of what has to fit.
         "copy to undo an update": 3 * trained.numel() * trained.element_size()
         if config.undo and trained.device.type == "cpu"
@@ -78,8 +78,10 @@ def _layers_with_gradient(training: PPOTraining) -> int:
     return int(own) * (2 if sharing.critic == "separate" else 1)
 
 
-def _merged(training: PPOTraining) -> int:
-    """Adapters are added into copies of their layers' weights for the sampler."""
+def _whole(training: PPOTraining) -> int:
+    """Adapters are added into copies of their layers' weights for the sampler; weights in parts are gathered for it."""
+    if training.spread:
+        return sum(p.numel() * p.element_size() for p in training.roles.model.parameters())
     if training.config.sharing.mode != "lora":
         return 0
     from peft.tuners.lora import LoraLayer
@@ -89,5 +91,6 @@ def _merged(training: PPOTraining) -> int:
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
-    known = {x.data_ptr(): x.numel() * x.element_size() for x in tensors}  # shared ones once
+    here = [getattr(x, "_local_tensor", x) for x in tensors]  # of one in parts, this rank's
+    known = {x.data_ptr(): x.numel() * x.element_size() for x in here}  # shared ones once
     return sum(known.values())

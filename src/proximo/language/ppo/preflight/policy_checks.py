@@ -6,6 +6,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from proximo.core.statistics import high_quantile
 from proximo.language.data.continuation import Continuation
@@ -62,12 +63,14 @@ def responses_end(flight: Flight) -> Check:
     share = float(samples.finished.float().mean())
     if samples.hidden is None:  # of an engine, which says no more than this
         return Check("responses end", "pass" if share >= FEW_END else "skip", f"{share:.0%} end")
-    head = training.roles.head
+    hidden, head, temperature = samples.hidden[real], training.roles.head, training.config.temperature
     targets = torch.full((int(real.sum()),), training.parameters.stop[0], device=head.weight.device)
-    temperature = training.config.temperature
+
+    def of_the_end() -> tuple[Tensor, Tensor]:  # asks for the head's weights only where they are whole
+        return token_log_probs(hidden, head.weight, targets, temperature=temperature, bias=head.bias)
+
     with torch.no_grad():
-        hidden = samples.hidden[real]
-        log_prob, _ = token_log_probs(hidden, head.weight, targets, temperature=temperature, bias=head.bias)
+        log_prob, _ = training.roles.as_policy(of_the_end)
     likeliest = float(log_prob.exp().max())
     seen = (
         f"{share:.0%} of {len(samples.lengths)} responses end within {flight.cap} tokens, EOS at most {likeliest:.1%}"

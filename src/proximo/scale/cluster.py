@@ -1,0 +1,149 @@
+"""A Ray cluster, and the ranks of one run on it, by Ray Train."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from proximo.errors import UserError
+from proximo.scale.launch import BROKEN, LOST
+
+
+def run_ray(count: int, arguments: Sequence[str], folder: Path, *, restarts: int = 0) -> int:
+    """Run `proximo ARGUMENTS` as `count` workers of a Ray cluster, by Ray Train's TorchTrainer.
+
+    The cluster is that of RAY_ADDRESS; without it, one is started on this machine for as long as the run takes.
+
+    Args:
+        count: workers; each takes a GPU where the cluster has as many, else a CPU.
+        arguments: of the command line, verb first.
+        folder: of the run, on a disk that every machine sees: a worker that is restarted may lie on another one.
+        restarts: how often all workers are started anew, from the last checkpoint, where one was lost.
+
+    Returns:
+        The exit code that the workers agreed on.
+
+    Raises:
+        UserError: Ray is not installed or not there, or a worker was lost, more often than `restarts`.
+    """
+    import shutil
+
+    beside = folder.with_name(f".{folder.name}.ray")  # Ray's own notes
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, beside, ignore_errors=True)
+        ray = stack.enter_context(joined(count))
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        gpus = ray.cluster_resources().get("GPU", 0) >= count
+        answer = ray.remote(num_cpus=0)(_Answer).remote()
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"arguments": list(arguments), "answer": answer, "place": str(Path.cwd())},
+            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
+            scaling_config=ScalingConfig(num_workers=count, use_gpu=gpus),
+            run_config=RunConfig(
+                name=folder.name, storage_path=str(beside), failure_config=FailureConfig(max_failures=restarts)
+            ),
+        )
+        try:
+            trainer.fit()
+        except Exception as error:  # of Ray's many classes: the workers' own words are above
+            if (code := ray.get(answer.told.remote())) is None:
+                first = str(error).strip().splitlines()[0]
+                raise UserError(
+                    f"Ray Train lost a worker ({first}); the same command resumes from the last checkpoint, and "
+                    "--restarts N does so by itself"
+                ) from error
+            return int(code)
+        return int(ray.get(answer.told.remote()) or 0)
+
+
+@contextmanager
+def joined(count: int) -> Iterator[Any]:
+    """Ray, joined to the cluster of RAY_ADDRESS or to one that is started here for as long as this lasts.
+
+    Args:
+        count: processes that one of our own has room for at least.
+
+    Raises:
+        UserError: Ray is not installed, or its cluster can not be reached.
+    """
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # or every line of a worker comes twice
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # or lines that two workers both say come once
+    try:
+        import_module("ray.train")
+        ray: Any = import_module("ray")
+    except ImportError as error:
+        raise UserError(f"--launch ray needs Ray Train: `pip install 'ray[train]'` ({error})") from error
+    here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": max(count, os.cpu_count() or 1)}
+    with redirect_stderr(_WithoutNoise(sys.stderr)), redirect_stdout(_WithoutNoise(sys.stdout)):
+        try:
+            if not ray.is_initialized():
+                ray.init(logging_level="ERROR", log_to_driver=True, **here)
+        except Exception as error:  # a plain one where a cluster of our own does not start within 30 s
+            ray.shutdown()
+            first, address = str(error).strip().partition("\n")[0], os.environ.get("RAY_ADDRESS")
+            what = f"answers at RAY_ADDRESS = {address}" if address else "could be started on this machine"
+            raise UserError(f"no Ray cluster {what}: {first}") from error
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+class _WithoutNoise:
+    """A stream without the lines that Ray's cleaner writes each second where there is no dashboard."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return len(text) if "PlacementGroupCleaner" in text else int(self._stream.write(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Answer:
+    """What the workers and their launcher tell each other: how often they began, and what the run ended with."""
+
+    def __init__(self) -> None:
+        self._code: int | None = None
+        self._begun = 0
+
+    def begin(self) -> int:
+        self._begun += 1
+        return self._begun
+
+    def tell(self, code: int) -> None:
+        self._code = code
+
+    def told(self) -> int | None:
+        return self._code
+
+
+def _work(config: dict[str, Any]) -> None:
+    """What each worker does; Ray Train has told it its rank."""
+    import ray
+
+    stand_in(config["place"])
+    first = os.environ["RANK"] == "0"
+    if first:  # only rank 0 asks whether it was restarted
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = str(ray.get(config["answer"].begin.remote()) - 1)
+    code = import_module("proximo.cli.main").main(config["arguments"])  # as -m proximo does, from below the cli
+    if code in (LOST, BROKEN):
+        raise RuntimeError("a worker was lost")
+    if first:
+        ray.get(config["answer"].tell.remote(code))
+
+
+def stand_in(place: str) -> None:
+    """Work where the command was given, so far as this machine has the folder: `module:function` lies there."""
+    with suppress(OSError):
+        os.chdir(place)
+        sys.path.insert(0, place)
