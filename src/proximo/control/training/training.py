@@ -196,6 +196,8 @@ class Training(OnPolicyTraining[Rollout]):
         # In all their digits, until it is known how far from 0 they lie.
         self.collector.see(bool(self.policy.normalizers))
         self.mesh.broadcast(self.optimizer.flat)  # another processor may have drawn other last bits
+        if self.self_play:
+            self.self_play.start()
         self.restart()
         if self.looks_first:
             # Before the first rollout that is learnt from, one that only shows what the numbers look like: without
