@@ -10,6 +10,7 @@ from same_runs import PLAN, same_runs
 import proximo
 from proximo.control.config import RndSettings
 from proximo.control.models.rnd import Rnd
+from proximo.control.own_parts import with_groups
 from proximo.errors import UserError
 
 ON = RndSettings(weight=0.5, gamma=0.9, features=16, learning_rate=1e-3)
@@ -162,6 +163,11 @@ def test_the_critic_s_parts_may_be_what_is_new():
     with running(control_tasks.burdened, observations=groups, rnd=ON) as training:
         assert list(training.rnd._columns) == ["critic.vector"]
         assert training.iterate()["rnd_bonus"] > 0
+
+
+def test_the_set_of_rsl_rl_for_rnd_is_understood():
+    groups = {"policy": ["state"], "rnd_state": ["state", "command"]}
+    assert with_groups({"obs_groups": groups}) == {"observations": {"actor": ("state",), "rnd": ("state", "command")}}
 
 
 def test_what_can_not_be_is_refused_in_one_sentence():
