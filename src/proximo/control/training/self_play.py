@@ -44,8 +44,9 @@ class PolicyPlayer:
 
     def act(self, observation: Observation, mask: np.ndarray | None, who: np.ndarray) -> Any:
         """See `Opponents.act`."""
-        actions = moves(lambda one: (self._policies[one],) * 2, who, observation, mask, self._noise)
-        return self._policies[0].actions.to_environment(actions.numpy())
+        policies = self._policies
+        actions = moves(lambda one: (policies[one], policies[one]), who, observation, mask, self._noise)
+        return policies[0].actions.to_environment(actions.numpy())
 
 
 class SelfPlay:
