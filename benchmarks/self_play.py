@@ -15,22 +15,13 @@ import proximo
 from proximo.control.environments import make_environments
 
 COMMON = {"progress": "quiet", "episodes": 20}
-BOARD = {  # entropy is what keeps the second seat looking for defences in games that it mostly loses
-    "environments": 64,
-    "rollout_length": 32,
-    "learning_rate": "1e-3",
-    "gamma": 1.0,
-    "update": {"minibatch_size": 256, "epochs": 4, "entropy_coefficient": 0.1},
-    "network": {"hidden": (128, 128)},
-    "normalizers": {"observations": False},
-    "self_play": {"past": 0.5, "every": 10_000},
-}
 TASKS = {
-    "tictactoe": ("pettingzoo/tictactoe_v3", 200_000, BOARD),
-    "connect-four": ("pettingzoo/connect_four_v3", 250_000, BOARD),
+    # Without the wrappers that check every call, which take as long as the game itself.
+    "tictactoe": ("pettingzoo.classic.tictactoe_v3:raw_env", 80_000, {"preset": "games"}),
+    "connect-four": ("pettingzoo.classic.connect_four_v3:raw_env", 80_000, {"preset": "games"}),
     "spread": (
         "pettingzoo/simple_spread_v3",
-        600_000,
+        300_000,
         {
             "environments": 48,
             "rollout_length": 64,
@@ -64,19 +55,23 @@ def main() -> None:
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=0)
-    parser.add_argument("--games", type=int, default=2000)
+    parser.add_argument("--games", type=int, default=1000)
     parser.add_argument("--folder", type=Path, default=Path("runs"))
     asked = parser.parse_args()
     name, steps, settings = TASKS[asked.task]
     if asked.task == "spread":
         print(f"random: {random_return(name, settings['options'], 480):.2f}")
+        untrained = {**COMMON, **settings, "steps": 1, "learning_rate": 0.0, "seed": asked.seeds[0], "episodes": 480}
+        told = proximo.train(name, run=asked.folder / "spread-untrained", **untrained).results
+        print(f"untrained: {told['final_deterministic']:.2f}, sampled {told['final_sampled']:.2f}", flush=True)
     for seed in asked.seeds:
         started = time.perf_counter()
         plan = {**COMMON, **settings, "steps": asked.steps or steps, "seed": seed}
         run = proximo.train(name, run=asked.folder / f"{asked.task}-{seed}", **plan)
         seconds = time.perf_counter() - started
-        told = proximo.evaluate(run, asked.games if asked.task != "spread" else 480)
-        shown = {key: told[key] for key in told if key.endswith("_games")} or told["final_deterministic"]
+        told = proximo.evaluate(run, 480 if asked.task == "spread" else asked.games)
+        names = [key for key in told if key.endswith("_games")] or ["final_deterministic", "final_sampled"]
+        shown = {key: told[key] for key in names}
         print(f"seed {seed}, {seconds:.0f} s: {json.dumps(shown)}", flush=True)
 
 

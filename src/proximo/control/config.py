@@ -131,6 +131,9 @@ class ObservationSettings:
     critic: tuple[str, ...] = ()
     """Parts that the critic sees, as `state privileged_state`; it then has layers and a normaliser of its own, and no
     memory. If not given, it sees what the actor sees."""
+    rnd: tuple[str, ...] = ()
+    """Parts, of those that actor or critic see, whose novelty `rnd` pays for, as rsl_rl's rnd_state; no images. If not
+    given, those of the actor."""
     student: tuple[str, ...] = ()
     """Parts that the student of a distillation sees: another name of `actor` there, and none in config.toml."""
     teacher: tuple[str, ...] = ()
@@ -145,7 +148,7 @@ class ObservationSettings:
         if self.student:
             object.__setattr__(self, "actor", self.student)
             object.__setattr__(self, "student", ())
-        for role in ("critic", "teacher"):
+        for role in ("critic", "teacher", "rnd"):
             if (names := getattr(self, role)) and not self.actor:
                 raise ValueError(f"observations.{role} = {list(names)} needs observations.actor, what the actor sees")
 
@@ -218,6 +221,40 @@ class SelfPlaySettings:
 
 
 @dataclass(frozen=True)
+class RndSettings:
+    """Random network distillation: a bonus for what has been seen seldom, where the task pays too seldom to be found
+    (Burda et al. 2018, arXiv:1810.12894).
+    """
+
+    weight: float = 0.0
+    """Weight of the bonus's advantages beside those of the task; 0 is off, and 0.5 is Burda et al.'s."""
+    gamma: float = 0.99
+    """Discount of the bonus per step; its sum goes on over the ends of episodes."""
+    features: int = 64
+    """Numbers that the fixed random network gives, which a predictor learns."""
+    learning_rate: float = 1e-4
+    """Step size of its own Adam, of the predictor and of the critic of the bonus."""
+    share: float = 0.25
+    """Share of the samples of each minibatch that the predictor learns from: fewer keep things new for longer."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that can not mean anything.
+
+        Raises:
+            ValueError: names the setting, its value and what it must be.
+        """
+        for name in ("weight", "learning_rate"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"rnd.{name} = {getattr(self, name)} must be finite and at least 0")
+        if not 0 <= self.gamma < 1:
+            raise ValueError(f"rnd.gamma = {self.gamma} must lie in [0, 1), for no episode ends the sum of the bonus")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"rnd.share = {self.share} must lie in (0, 1]")
+        if self.features < 1:
+            raise ValueError(f"rnd.features = {self.features} must be at least 1")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Train a policy. All settings are written to RUN/config.toml, which repeats the run."""
 
@@ -280,6 +317,7 @@ class TrainConfig:
     normalizers: NormalizerSettings = NormalizerSettings()
     symmetry: SymmetrySettings = SymmetrySettings()
     self_play: SelfPlaySettings = SelfPlaySettings()
+    rnd: RndSettings = RndSettings()
     random_phase: int = 0
     """Cut each environment's first episode after a random number of steps, 1 to this many (an episode's length, as a
     rule), so that not all of them start and end together for ever; 0 is off. Not with EnvPool."""

@@ -50,7 +50,7 @@ def with_own_parts(
     return with_algorithm(settings, algorithm)
 
 
-_ROLES = {"actor": "actor", "policy": "actor", "critic": "critic"}
+_ROLES = {"actor": "actor", "policy": "actor", "critic": "critic", "rnd_state": "rnd"}
 """Sets of observation groups in rsl_rl's configuration (`policy` until its version 4), and ours."""
 
 
@@ -67,7 +67,9 @@ def with_groups(settings: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(groups, Mapping) or "observations" in settings:
         raise UserError("obs_groups is rsl_rl's dict of names by role and takes the place of observations: give one")
     if other := sorted(groups.keys() - _ROLES.keys()):
-        raise UserError(f"obs_groups names the sets {', '.join(other)}, and here are actor (or policy) and critic")
+        raise UserError(
+            f"obs_groups names the sets {', '.join(other)}, and here are actor (or policy), critic and rnd_state"
+        )
     return settings | {"observations": {_ROLES[name]: tuple(keys) for name, keys in groups.items()}}
 
 

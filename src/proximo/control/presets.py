@@ -15,7 +15,7 @@ from proximo.errors import UserError, nearest
 from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.plugins import place_of
 
-_NAMES = ("tuned", "paper", "robot", "ppo-penalty", "trpo", "a2c", "reinforce")
+_NAMES = ("tuned", "paper", "robot", "games", "ppo-penalty", "trpo", "a2c", "reinforce")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def configure(
 
     Args:
         environment: name of the task.
-        preset: tuned, paper, robot, an algorithm's name, or the path of a TOML file.
+        preset: tuned, paper, robot, games, an algorithm's name, or the path of a TOML file.
         size: `environments` and `rollout_length` where these were asked for, see `Preset.apply`.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-TRAINING, EVALUATION, NETWORK, NOISE, SELECTION, FRESH, OPPONENTS = range(7)
+TRAINING, EVALUATION, NETWORK, NOISE, SELECTION, FRESH, OPPONENTS, RND = range(8)
 
 
 def derive(seed: int, purpose: int, index: int, count: int) -> list[int]:

@@ -427,7 +427,7 @@ def _rounded(training: Training) -> str | None:
     """How far beyond its steps a run will go by a tenth of them or more; None where it does not."""
     config, size = training.config, training.config.rollout_size
     # At least one iteration, after the rollout that the normalisers start from.
-    rollouts = max(-(-config.steps // size), 1 + training.normalizes)
+    rollouts = max(-(-config.steps // size), 1 + training.looks_first)
     if 10 * rollouts * size < 11 * config.steps:  # in whole numbers, however long
         return None
     return (

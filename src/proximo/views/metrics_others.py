@@ -57,6 +57,16 @@ OTHERS: dict[str, MetricText] = {
     "mirror_loss": MetricText(
         "mirror loss", "squared", "Squared difference of mean actions to those of mirror images, before its price."
     ),
+    "rnd_bonus": MetricText(
+        "bonus for what is new", "deviations", "Mean bonus of a step (rnd), in deviations of its discounted sum."
+    ),
+    "rnd_error": MetricText(
+        "error of RND's predictor", "squared", "What rnd's predictor misses of the fixed network, where it learns."
+    ),
+    "rnd_value_loss": MetricText(
+        "loss of the bonus's critic", "squared", "Half the squared error of the critic of rnd's bonus."
+    ),
+    "rnd_grad_norm": MetricText("gradient of RND", "norm", "Mean norm of the gradients of rnd's predictor and critic."),
     "kl_in_the_loss": MetricText("KL in the loss", _NATS, "KL to the reference per token, as GRPO's loss pays for it."),
     # -- Of values and returns.
     "value_rms": MetricText(

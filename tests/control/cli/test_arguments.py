@@ -281,7 +281,7 @@ def test_every_shipped_preset_makes_a_configuration_for_its_tasks():
     from proximo.control.environments import list_environments
 
     shipped = presets()
-    assert {p.name for p in shipped} == {"tuned", "paper", "robot", "ppo-penalty", "trpo", "a2c", "reinforce"}
+    assert {p.name for p in shipped} == {"tuned", "paper", "robot", "games", "ppo-penalty", "trpo", "a2c", "reinforce"}
     names = [name for name, _ in list_environments()]
     for preset in shipped:
         assert preset.source.strip(), f"{preset.file} [{preset.name}] does not say where its numbers come from"

@@ -11,6 +11,8 @@ from turn_games import MOST, Nim, Signals
 import proximo
 from proximo.control.environments.base import VectorEnvironment
 from proximo.control.environments.games import OpponentError
+from proximo.control.evaluation import matches
+from proximo.control.evaluation.selection import Selection
 from proximo.control.loading import LoadedPolicy
 from proximo.control.training.self_play import NOW
 from proximo.errors import UserError
@@ -21,6 +23,11 @@ SETTINGS = {
     "self_play": {"past": 0.5, "kept": 4, "every": 1024},
     "update": {"minibatch_size": 128, "entropy_coefficient": 0.02},
 }
+
+
+@pytest.fixture(autouse=True)
+def few_games(monkeypatch):
+    monkeypatch.setattr(matches, "GAMES", 32)
 
 
 def positions():
@@ -64,12 +71,13 @@ def test_games_against_itself_say_how_they_went(master):
 
 def test_past_versions_are_what_the_policy_was_and_some_are_kept():
     with running(Nim, **SETTINGS) as training:
-        was = {}
+        was = {0: {k: x.clone() for k, x in training.policy.state_dict().items()}}
         for _ in range(20):
             training.iterate()
             was[training.progress.steps] = {k: x.clone() for k, x in training.policy.state_dict().items()}
             versions = training.self_play.versions
             assert len(versions) <= 4
+            assert versions[0] == 0, "who has learnt nothing stays"
             for version in versions:
                 kept = training.self_play._past[version].state_dict()
                 assert all(torch.equal(x, was[version][name]) for name, x in kept.items())
@@ -108,7 +116,7 @@ def test_a_finished_run_is_evaluated_against_a_random_player_or_another_run(tmp_
     told = proximo.evaluate(runs[0], 10)
     assert told["against"] == "a random player"
     assert sum(told["final_deterministic_games"].values()) == pytest.approx(1)
-    assert runs[0].results["best_chosen_by"] == "being the last"
+    assert runs[0].results["best_chosen_by"] == "matches against past versions"
     both = [proximo.evaluate(one, 200, against=other)["final_sampled_games"] for one, other in (runs, runs[::-1])]
     # What one wins the other loses, but for chance: 200 games each, four standard deviations of a difference.
     assert abs(both[0]["won"] - both[1]["lost"]) < 4 * 0.5 * (2 / 200) ** 0.5
@@ -170,3 +178,44 @@ def test_two_who_share_a_policy_agree_on_what_a_word_means():
         for _ in range(30):
             training.iterate()
         assert training.mean_return > 0.95
+
+
+def broken(training):
+    """The policy as if it had unlearnt everything."""
+    with torch.no_grad():
+        training.optimizer.flat.zero_()
+    if training.closed_form:
+        training.closed_form.freeze()
+
+
+def test_the_best_version_of_a_run_is_the_one_that_wins_most_against_all_of_them():
+    with running(Nim, **{**SETTINGS, "network": {"hidden": (16,)}}) as training:
+        for _ in range(16):
+            training.iterate()
+        past = {steps: policy.state_dict() for steps, policy in training.self_play.past.items()}
+        broken(training)
+        selection = Selection(training.config, Nim, None)
+        selection.choose_version(training)
+        selection.close()
+    first = "network.actor.0.weight"
+    chosen = [steps for steps, was in past.items() if torch.equal(was[first], training.best_weights[first])]
+    assert chosen, "no past version was chosen in the place of one that knows nothing"
+    assert chosen[0] > 0
+    assert selection.criterion == "matches against past versions"
+    assert training.best_return > 0
+
+
+def test_an_evaluation_on_the_way_keeps_the_best_so_far_where_the_policy_has_become_worse():
+    with running(Nim, **SETTINGS, evaluate_every=512) as training:
+        for _ in range(12):
+            training.iterate()
+        selection = Selection(training.config, Nim, None)
+        selection.save = lambda training: None
+        selection.look(training)
+        kept, score = dict(training.best_weights), training.progress.evaluation_return
+        broken(training)
+        selection.look(training)
+        selection.close()
+    assert all(torch.equal(training.best_weights[name], x) for name, x in kept.items())
+    assert training.progress.evaluation_return < score
+    assert training.best_return == score, "the same pool, games and policy"

@@ -58,6 +58,7 @@ def _results(
 ) -> dict[str, Any] | None:
     config, folder = training.config, session.folder
     try:
+        selection.choose_version(training)
         selection.save(training)
         evaluations = _evaluate_both(training, source, selection)
     except Interrupted:

@@ -1,7 +1,9 @@
 """The best policy of a run: by evaluations on episodes that neither training nor the final numbers see, or else by the
-return of training; the last one takes the place of such a one where it is better in the evaluation at the end.
+return of training; the last one takes the place of such a one where it is better in the evaluation at the end. A policy
+that plays against itself has no return that says how good it is: its versions play the pool of all that are kept.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
 
 import torch
@@ -10,6 +12,7 @@ from proximo.control import seeds
 from proximo.control.config import TrainConfig
 from proximo.control.environments import Source
 from proximo.control.environments.base import VectorEnvironment
+from proximo.control.evaluation import matches
 from proximo.control.evaluation.evaluate import WATCHED_BY_NOBODY, evaluate, evaluation_environments, longest_episode
 from proximo.control.loading import policy_from
 from proximo.control.models.policy import ControlPolicy
@@ -19,6 +22,7 @@ from proximo.runs.storage.checkpoint import save_checkpoint
 from proximo.runs.storage.folder import RunFolder
 
 BY_TRAINING, AT_THE_END, LAST = "training return", "evaluation at the end", "being the last"
+BY_MATCHES = "matches against past versions"
 
 
 class Selection:
@@ -50,7 +54,10 @@ class Selection:
         Raises:
             Interrupted: by who may interrupt `training`, or by `watch`; then nothing was looked at.
         """
-        mean = training.mesh.of_the_first(lambda: self._mean(training))
+        if training.self_play and training.self_play.past:
+            mean = self._match(training)
+        else:
+            mean = training.mesh.of_the_first(lambda: self._mean(training))
         if mean is None:
             raise Interrupted
         if training.consider(mean) and training.mesh.first:
@@ -78,11 +85,48 @@ class Selection:
             return seen.mean
         return None
 
+    def _match(self, training: Training) -> float | None:
+        """Mean return of the policy now against the pool; that of the best so far is measured anew, for the pool has
+        changed since. None where someone has interrupted.
+        """
+        self.criterion = BY_MATCHES
+        versions = matches.candidates(training, ended=False)
+        told = training.mesh.of_the_first(lambda: self._scores(training, versions))
+        if told is None:
+            return None
+        training.best_return = told.get(matches.BEST, training.best_return)
+        return told[matches.NOW]
+
+    def _scores(self, training: Training, versions: Mapping[str, ControlPolicy]) -> dict[str, float] | None:
+        if self._environments is None:
+            self._environments = evaluation_environments(self._config, self._source, matches.GAMES)
+        limit = longest_episode(self._config, training.progress.episodes, training.progress.steps)
+        with suppress(Interrupted), training.interruptible():
+            return matches.scores(versions, training, self._environments, self._seed, limit, self.watch)
+        return None
+
+    def choose_version(self, training: Training) -> None:
+        """Where no evaluation has chosen one on the way: the best of the last policy and the newest past versions.
+
+        Raises:
+            Interrupted: by who may interrupt `training`, or by `watch`; then nothing was chosen.
+        """
+        if self.criterion != BY_TRAINING or not training.self_play:
+            return
+        self.criterion = BY_MATCHES if training.self_play.past else LAST
+        if self.criterion == LAST:
+            return
+        versions = matches.candidates(training, ended=True)
+        if (told := self._scores(training, versions)) is None:
+            raise Interrupted
+        best = max(told, key=lambda name: told[name])  # the first of equals, which is the last policy
+        training.best_return = told[best]
+        training.best_weights = {name: x.detach().clone() for name, x in versions[best].state_dict().items()}
+        self.watch.tell(f"best of {len(told)} versions against {len(training.self_play.past)}: {best}")
+
     def save(self, training: Training) -> None:
         """Write the best policy so far as the checkpoint `best`."""
         tensors, state = training.state()
-        if training.self_play and self.criterion == BY_TRAINING:
-            self.criterion = LAST
         self._write(policy_from(tensors, state, "best"), state["best_return"])
 
     def prefer_last(self, training: Training, mean_return: float) -> None:

@@ -37,6 +37,8 @@ class Estimator:
     ) -> None:
         self.policy, self.actor, self.algorithm, self.ranks = policy, actor, algorithm, ranks
         self.gamma, self.lam, self.truncation = gamma, lam, truncation
+        self.bonus: Tensor | None = None
+        """`[T, N]`, advantages beside those of the rewards, which the critic knows nothing of; None in most runs."""
 
     def batch(self, rollout: Rollout, rewards: Tensor) -> Batch:
         """One sample per step `[T * N]`, or per environment `[N, T]` where the policy has a memory.
@@ -121,6 +123,8 @@ class Estimator:
             ranks=self.ranks,
         )
         advantages, returns, weight = estimated(self.algorithm, transitions)
+        if self.bonus is not None:
+            advantages = advantages + self.bonus.to(advantages)
         if self.truncation == "drop":
             kept = (~cut).to(values)
             weight = kept if weight is None else weight * kept

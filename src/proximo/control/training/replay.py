@@ -121,6 +121,7 @@ def make_learner(run: Mapping[str, Any], entry: Entry, config: TrainConfig, befo
         optimizer.learning_rate = rate.at(entry.progress)
     rollout = to_rollout(entry.learnt, device)
     estimator = Estimator(policy, closed_form or policy, algorithm, config.gamma, config.lam, config.truncation)
+    estimator.bonus = entry.learnt.get("bonus")
     batch = estimator.batch(rollout, entry.learnt["rewards"])
     if all(getattr(config, name) == getattr(before, name) for name in ("gamma", "lam", "truncation", "update")):
         batch = batch.replace(**{name: entry.learnt[name].to(device) for name in ("advantages", "returns")})

@@ -24,28 +24,29 @@ NOW = -1
 
 
 class PolicyPlayer:
-    """A policy whose moves are drawn from its distribution.
+    """Policies whose moves are drawn from their distributions; each game is against one of them.
 
     Args:
-        policy: plain observations, no memory.
+        policies: one at least, of one structure: plain observations, no memory.
     """
 
-    def __init__(self, policy: ControlPolicy) -> None:
-        self._policy = policy
-        self._noise = torch.Generator(next(policy.parameters()).device)
+    def __init__(self, *policies: ControlPolicy) -> None:
+        self._policies = policies
+        self._noise = torch.Generator(next(policies[0].parameters()).device)
 
     def restart(self, seed: int) -> None:
         """See `Opponents.restart`."""
         self._noise.manual_seed(seed)
 
     def draw(self, kind: float, which: float) -> int:
-        """See `Opponents.draw`: there is one."""
-        return 0
+        """See `Opponents.draw`: each with the same chance."""
+        return int(which * len(self._policies))
 
     def act(self, observation: Observation, mask: np.ndarray | None, who: np.ndarray) -> Any:
         """See `Opponents.act`."""
-        actions = moves(self._policy, self._policy, observation, mask, self._noise)
-        return self._policy.actions.to_environment(actions.numpy())
+        policies = self._policies
+        actions = moves(lambda one: (policies[one], policies[one]), who, observation, mask, self._noise)
+        return policies[0].actions.to_environment(actions.numpy())
 
 
 class SelfPlay:
@@ -104,6 +105,11 @@ class SelfPlay:
         return cls(config, game, policy, actor, rank)
 
     @property
+    def past(self) -> Mapping[int, ControlPolicy]:
+        """The past versions, by the steps after which each was the policy."""
+        return self._past
+
+    @property
     def versions(self) -> tuple[int, ...]:
         """Steps after which each of the past versions was the policy."""
         return tuple(self._past)
@@ -130,17 +136,21 @@ class SelfPlay:
 
     def _chosen(self, observation: Observation, mask: np.ndarray | None, who: np.ndarray) -> Tensor:
         """Each opponent's moves for its rows; one that has been dropped since its game began is the present policy."""
-        parts, places = [], []
         known = np.where(np.isin(who, self.versions), who, NOW)
-        for version in np.unique(known):
-            rows = np.flatnonzero(known == version)
-            actor = self._actor() if version == NOW else self._past[int(version)]
-            policy = self._policy if version == NOW else self._past[int(version)]
-            seen = map_leaves(lambda leaf, rows=rows: leaf[rows], observation)
-            parts.append(moves(actor, policy, seen, None if mask is None else mask[rows], self.noise))
-            places.append(rows)
-        order = np.argsort(np.concatenate(places))
-        return torch.cat(parts)[torch.from_numpy(order)]
+
+        def player(version: int) -> tuple[Actor, ControlPolicy]:
+            if version == NOW:
+                return self._actor(), self._policy
+            return self._past[version], self._past[version]
+
+        return moves(player, known, observation, mask, self.noise)
+
+    def start(self) -> None:
+        """Keep the policy that has learnt nothing as the first version: whoever only knows good players loses to bad
+        ones, whose positions it has never seen.
+        """
+        if self._settings.past:
+            self._keep(0, self._policy.state_dict())
 
     def grow(self, before: int, steps: int) -> None:
         """Keep the policy as it is, where `every` steps have passed; too many lose every second, but for the newest.
@@ -153,7 +163,8 @@ class SelfPlay:
             return
         self._keep(steps, self._policy.state_dict())
         if len(self._past) > self._settings.kept:
-            self._past = {version: self._past[version] for version in sorted(self.versions[::-1][::2])}
+            staying = {self.versions[0], *self.versions[::-1][::2]}
+            self._past = {version: x for version, x in self._past.items() if version in staying}
 
     def _keep(self, version: int, weights: Mapping[str, Tensor]) -> None:
         copy = ControlPolicy.build(self._policy.describe()).to(self.noise.device)
@@ -218,19 +229,30 @@ def _require_plain(config: TrainConfig, environments: VectorEnvironment) -> None
 
 @torch.no_grad()
 def moves(
-    actor: Actor, policy: ControlPolicy, observation: Observation, mask: np.ndarray | None, noise: torch.Generator
+    player: Callable[[int], tuple[Actor, ControlPolicy]],
+    who: np.ndarray,
+    observation: Observation,
+    mask: np.ndarray | None,
+    noise: torch.Generator,
 ) -> Tensor:
     """Actions `[n, width]` as they are stored, on the host, in memory of their own.
 
     Args:
-        actor: what acts.
-        policy: of it, which reads observations.
+        player: what acts for one, and its policy, which reads observations.
+        who: int `[n]`: which one each row is.
         observation: a batch `[n]` as the environment gives it.
         mask: bool `[n, K]`, where it is none of the observation's parts.
         noise: of the draws.
     """
-    encoded = policy.observations.encode(observation, policy.exact_observations)
-    if mask is not None:
-        encoded.setdefault("mask", mask)
-    inputs = {name: torch.from_numpy(np.array(x, order="C")).to(noise.device) for name, x in encoded.items()}
-    return actor.act(inputs, None, generator=noise).action.to("cpu", copy=True)
+    parts, places = [], []
+    for one in np.unique(who):
+        rows = np.flatnonzero(who == one)
+        actor, policy = player(int(one))
+        seen = map_leaves(lambda leaf, rows=rows: leaf[rows], observation)
+        encoded = policy.observations.encode(seen, policy.exact_observations)
+        if mask is not None:
+            encoded.setdefault("mask", mask[rows])
+        inputs = {name: torch.from_numpy(np.array(x, order="C")).to(noise.device) for name, x in encoded.items()}
+        parts.append(actor.act(inputs, None, generator=noise).action.to("cpu", copy=True))
+        places.append(rows)
+    return torch.cat(parts)[torch.from_numpy(np.argsort(np.concatenate(places)))]

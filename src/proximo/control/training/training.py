@@ -22,6 +22,7 @@ from proximo.control.models.device import choose_device
 from proximo.control.models.mirroring import mirroring_of
 from proximo.control.models.normalizers import RewardScaler, far
 from proximo.control.models.policy import MIRRORED
+from proximo.control.models.rnd import Rnd
 from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.groups import Roles
 from proximo.control.spaces.observations import ObservationSpec
@@ -132,7 +133,10 @@ class Training(OnPolicyTraining[Rollout]):
         generators = {"noise": self.noise, "shuffle": self.shuffle}
         self.self_play = SelfPlay.of(config, environments, self.policy, lambda: self.collector.actor, mesh.rank)
         """Opponents in games; None in most runs."""
-        self._generators = generators | ({"opponents": self.self_play.noise} if self.self_play else {})
+        self.rnd = Rnd.of(config, roles, environments.count, self.device, mesh.size)
+        """A bonus for what is new; None in most runs."""
+        own = {"opponents": self.self_play.noise} if self.self_play else {}
+        self._generators = generators | own | ({"rnd": self.rnd.generator} if self.rnd else {})
         self.collector = self._collector(actor, roles)
         self.collector.finals_wanted = config.truncation == "exact"
         if config.random_phase:
@@ -190,8 +194,10 @@ class Training(OnPolicyTraining[Rollout]):
         # In all their digits, until it is known how far from 0 they lie.
         self.collector.see(bool(self.policy.normalizers))
         self.mesh.broadcast(self.optimizer.flat)  # another processor may have drawn other last bits
+        if self.self_play:
+            self.self_play.start()
         self.restart()
-        if self.normalizes:
+        if self.looks_first:
             # Before the first rollout that is learnt from, one that only shows what the numbers look like: without
             # it the first update would see raw observations and rewards, the second scaled ones.
             with self.mesh.together():
@@ -202,6 +208,8 @@ class Training(OnPolicyTraining[Rollout]):
                 self.mirroring.follow(rollout.inputs, rollout.starts, rollout.last_starts)
                 self.mirroring.settle()
             self._absorb(rollout, None)
+            if self.rnd:
+                self.rnd.see(rollout.inputs, rollout.last_inputs, rollout.valid)
             self.log.record(rollout.taken, self.collector)
 
     def _far(self, rollout: Rollout) -> bool:
@@ -314,6 +322,8 @@ class Training(OnPolicyTraining[Rollout]):
 
     def estimate(self, rollout: Rollout) -> Batch:
         """Advantages and returns of rewards as they are learnt from."""
+        if self.rnd:
+            self.estimator.bonus = self.rnd.advantages(rollout.inputs, rollout.last_inputs, rollout.valid)
         batch = self.estimator.batch(rollout, torch.from_numpy(self._rewards(rollout)))
         if self.mirroring is None:
             return batch
@@ -324,7 +334,8 @@ class Training(OnPolicyTraining[Rollout]):
 
     def learnt_from(self, rollout: Rollout, batch: Batch) -> dict[str, Tensor]:
         """See `control.training.replay`."""
-        return replay.to_tensors(self.policy, rollout, self.estimator.rewards, batch)
+        tensors = replay.to_tensors(self.policy, rollout, self.estimator.rewards, batch)
+        return tensors if self.estimator.bonus is None else {**tensors, "bonus": self.estimator.bonus}
 
     def task(self, rollout: Rollout, batch: Batch, progress: float) -> UpdateTask:
         """The update of this iteration."""
@@ -360,7 +371,7 @@ class Training(OnPolicyTraining[Rollout]):
             self.self_play.grow(before, self.progress.steps)
         self.log.record(rollout.taken, self.collector)
         self._remember_best()
-        told, self.ended = {**ended(self.ended), **rollout.said}, []
+        told, self.ended = {**ended(self.ended), **rollout.said, **(self.rnd.learn() if self.rnd else {})}, []
         if not self.normalizes:
             return told
         return told | {"normalizers_still": int(torch.equal(self._statistics, fingerprint(self.policy, self.scaler)))}
@@ -382,8 +393,13 @@ class Training(OnPolicyTraining[Rollout]):
 
     @property
     def normalizes(self) -> bool:
-        """Whether statistics move, so that a first rollout only shows what the numbers look like."""
+        """Whether statistics of the policy or of rewards move."""
         return bool(self.policy.normalizers) or self.config.normalizers.rewards != "off"
+
+    @property
+    def looks_first(self) -> bool:
+        """Whether any statistics move, so that a first rollout only shows what the numbers look like."""
+        return self.normalizes or self.rnd is not None
 
     def _described(self) -> dict[str, Any]:
         """What is the same for all updates."""
@@ -540,6 +556,7 @@ class Training(OnPolicyTraining[Rollout]):
         if self.mirroring and self.mirroring.memory is not None:
             tensors[f"environments/{MIRRORED}"] = self.mirroring.memory
         tensors |= self.self_play.state() if self.self_play else {}
+        tensors |= self.rnd.state() if self.rnd else {}
         shown, environments = self.log.state()
         tensors |= {f"environments/{name}": x for name, x in shown.items()}
         state = {
@@ -584,6 +601,8 @@ class Training(OnPolicyTraining[Rollout]):
         self.scaler.load_state_dict(scaler)
         if self.self_play:
             self.self_play.load(tensors)
+        if self.rnd:
+            self.rnd.load(tensors)
         self.log.load(_group(tensors, "environments"), state["environments"])
         if self.mirroring and (memory := tensors.get(f"environments/{MIRRORED}")) is not None:
             self.mirroring.memory = memory.to(self.device)

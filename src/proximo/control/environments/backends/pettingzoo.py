@@ -71,7 +71,34 @@ def stacked(rows: Sequence[Any]) -> Any:
     return map_leaves(lambda *leaves: np.stack([np.array(x) for x in leaves]), rows[0], *rows[1:])
 
 
-class PettingZooEnvironments(VectorEnvironment):
+class ManyAgents(VectorEnvironment):
+    """Copies of an environment of several agents, whose spaces are the same.
+
+    Args:
+        copies: with the same agents.
+        name: what the user calls them.
+        keys: what of their observations is kept.
+
+    Raises:
+        UserError: agents have different spaces.
+    """
+
+    backend = "pettingzoo"
+
+    def __init__(self, copies: Sequence[Any], name: str, keys: ObservationKeys) -> None:
+        self._copies, self.name = copies, name
+        self._agents = list(copies[0].possible_agents)
+        space, self.action_space = common_spaces(copies[0], name)
+        self._kept = keys.kept(space, name)
+        self.observation_space, self.notes = self._kept.space, self._kept.notes
+
+    def close(self) -> None:
+        """See `VectorEnvironment.close`."""
+        for copy in self._copies:
+            copy.close()
+
+
+class PettingZooEnvironments(ManyAgents):
     """Copies of a `ParallelEnv`, agent by agent.
 
     An agent that is gone before its episode ends has rows that are not valid until the episode ends for all; the next
@@ -86,31 +113,24 @@ class PettingZooEnvironments(VectorEnvironment):
         UserError: agents have different spaces.
     """
 
-    backend = "pettingzoo"
-
     def __init__(self, envs: Sequence[Any], name: str, keys: ObservationKeys = ALL_KEYS) -> None:
-        self._envs, self.name = envs, name
-        self._agents = list(envs[0].possible_agents)
+        super().__init__(envs, name, keys)
         self.count = len(envs) * len(self._agents)
-        space, self.action_space = common_spaces(envs[0], name)
-        self._kept = keys.kept(space, name)
-        self.observation_space = self._kept.space
-        self.notes = self._kept.notes
 
     def reset(self, seeds: Sequence[int]) -> tuple[Observation, np.ndarray | None]:
         """See `VectorEnvironment.reset`; a copy has the seed of its first row."""
         size = len(self._agents)
-        self._last = [[None] * size for _ in self._envs]
-        for i, env in enumerate(self._envs):
+        self._last = [[None] * size for _ in self._copies]
+        for i, env in enumerate(self._copies):
             self._note(i, env.reset(seed=int(seeds[i * size]) % 2**31)[0])
         return self._batch(), None
 
     def step(self, actions: Any) -> Step:
         """See `VectorEnvironment.step`."""
         size = len(self._agents)
-        valid, over, cut, started = np.zeros((4, len(self._envs), size), bool)
-        paid = np.zeros((len(self._envs), size))
-        for i, env in enumerate(self._envs):
+        valid, over, cut, started = np.zeros((4, len(self._copies), size), bool)
+        paid = np.zeros((len(self._copies), size))
+        for i, env in enumerate(self._copies):
             live = set(env.agents)
             if not live:
                 started[i] = True
@@ -138,8 +158,3 @@ class PettingZooEnvironments(VectorEnvironment):
         missing = next((row for row in rows if row is not None), None)
         rows = [missing if row is None else row for row in rows]  # an agent that joins later
         return stacked(rows)
-
-    def close(self) -> None:
-        """See `VectorEnvironment.close`."""
-        for env in self._envs:
-            env.close()

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from proximo.control.environments.backends.pettingzoo import common_spaces, stacked
-from proximo.control.environments.base import Observation, Step, VectorEnvironment
+from proximo.control.environments.backends.pettingzoo import ManyAgents, stacked
+from proximo.control.environments.base import Observation, Step
 from proximo.control.environments.games import OpponentError, Opponents, RandomPlayer
 from proximo.control.environments.visible_leaves import ALL_KEYS, ObservationKeys
 from proximo.control.spaces.masks import MaskReader, choices_of, flat_masks
@@ -25,7 +25,7 @@ def is_in_turn(env: Any) -> bool:
     return not isinstance(env, type) and all(hasattr(env, name) for name in _METHODS)
 
 
-class TurnEnvironments(VectorEnvironment):
+class TurnEnvironments(ManyAgents):
     """Copies of an `AECEnv`. A row has one seat of its copy, another one in each game; opponents move for the others.
 
     A step is a move of that seat and all moves of others until it is to move again, or its game is over. So a reward is
@@ -41,18 +41,13 @@ class TurnEnvironments(VectorEnvironment):
         UserError: agents have different spaces.
     """
 
-    backend = "pettingzoo"
-
     def __init__(self, games: Sequence[Any], name: str, keys: ObservationKeys = ALL_KEYS) -> None:
-        self._games, self.name, self.count = games, name, len(games)
-        self._agents = list(games[0].possible_agents)
-        space, self.action_space = common_spaces(games[0], name)
-        self._kept = keys.kept(space, name)
-        self.observation_space = self._kept.space
+        super().__init__(games, name, keys)
+        self.count = len(games)
         self._mask_key, self._choices = keys.mask_key or "action_mask", choices_of(self.action_space)
         self._masks = MaskReader.of(self.action_space)
         others = f"{len(self._agents) - 1} other seat{'s' if len(self._agents) > 2 else ''}"
-        self.notes = (*self._kept.notes, f"a step is one move; opponents move for {others}, and seats change each game")
+        self.notes = (*self.notes, f"a step is one move; opponents move for {others}, and seats change each game")
         self._opponents: Opponents = RandomPlayer(self.action_space)
         self.who = np.zeros(self.count, np.int64)
         self.seats = np.zeros(self.count, np.int64)
@@ -78,7 +73,7 @@ class TurnEnvironments(VectorEnvironment):
 
     def step(self, actions: Any) -> Step:
         """See `VectorEnvironment.step`."""
-        for row, game in enumerate(self._games):
+        for row, game in enumerate(self._copies):
             game.step(take_row(actions, row))
         self._until_their_turn(range(self.count))
         reward = np.array([turn[1] for turn in self._turns], np.float64)
@@ -109,7 +104,7 @@ class TurnEnvironments(VectorEnvironment):
                 self.seats[row] = (row + self._begun[row]) % len(self._agents)
                 self._begun[row] += 1
                 self.who[row] = self._opponents.draw(*chance.random(2))
-                self._games[row].reset(seed=int(chance.integers(2**31)))
+                self._copies[row].reset(seed=int(chance.integers(2**31)))
             self._until_their_turn(waiting)
             waiting = [row for row in waiting if self._turns[row][2] or self._turns[row][3]]
             if not waiting:
@@ -133,12 +128,12 @@ class TurnEnvironments(VectorEnvironment):
             except Exception as error:
                 raise OpponentError(f"an opponent in {self.name} failed to move: {error}") from error
             for place, row in enumerate(waiting):
-                self._games[row].step(take_row(moves, place))
+                self._copies[row].step(take_row(moves, place))
             waiting = [row for row in waiting if not self._is_due(row)]
 
     def _is_due(self, row: int) -> bool:
         """Whether the row's own seat is next, dead agents apart, who only leave; notes what the next one sees."""
-        game, own = self._games[row], self._agents[self.seats[row]]
+        game, own = self._copies[row], self._agents[self.seats[row]]
         while True:
             seen, reward, over, cut, info = game.last()
             if game.agent_selection == own or not (over or cut):
@@ -158,10 +153,5 @@ class TurnEnvironments(VectorEnvironment):
 
     def render(self) -> np.ndarray | None:
         """See `VectorEnvironment.render`."""
-        drawn: np.ndarray | None = self._games[0].render()
+        drawn: np.ndarray | None = self._copies[0].render()
         return drawn
-
-    def close(self) -> None:
-        """See `VectorEnvironment.close`."""
-        for game in self._games:
-            game.close()

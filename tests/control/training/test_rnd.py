@@ -1,0 +1,189 @@
+"""A bonus for what is new: its size, its advantages beside those of the task, its own optimiser, exact in resume."""
+
+import control_tasks
+import numpy as np
+import pytest
+import torch
+from control_runs import configured, replayed, running, weights
+from same_runs import PLAN, same_runs
+
+import proximo
+from proximo.control.config import RndSettings
+from proximo.control.models.rnd import Rnd
+from proximo.control.own_parts import with_groups
+from proximo.errors import UserError
+
+ON = RndSettings(weight=0.5, gamma=0.9, features=16, learning_rate=1e-3)
+VALID = np.ones((6, 4), bool)
+
+
+def novelty(size=3, columns=None, **settings):
+    settings = {**vars(ON), **settings}
+    places = {"vector": torch.arange(size) if columns is None else torch.tensor(columns)}
+    return Rnd(RndSettings(**settings), places, 4, 0.95, 2, 2, 7, torch.device("cpu"))
+
+
+def rollout(seed=0, size=3, steps=6):
+    drawn = torch.randn(steps + 1, 4, size, generator=torch.Generator().manual_seed(seed))
+    return {"vector": drawn[:-1]}, {"vector": drawn[-1]}, np.ones((steps, 4), bool)
+
+
+def test_advantages_of_the_bonus_are_discounted_sums_over_all_ends_in_deviations_of_the_return():
+    """With a critic that says 0 and λ = 1: Σ γ^k b(t+k), b the predictor's squared error in what a step led to."""
+    rnd = novelty(weight=2.0)
+    rnd._lam = 1.0
+    torch.nn.init.zeros_(rnd.critic[-1].weight)
+    seen = rollout()
+    rnd.see(*seen)
+    found = rnd.advantages(*seen)
+    with torch.no_grad():
+        after = rnd.normalizer(torch.cat([seen[0]["vector"], seen[1]["vector"][None]])[1:])
+        error = (rnd.predictor(after) - rnd.target(after)).pow(2).mean(-1).double()
+    sums, returns = torch.zeros(4).double(), []
+    for each in error:
+        sums = 0.9 * sums + each
+        returns.append(sums)
+    bonus = error / torch.stack(returns).std(correction=0)
+    for t in range(6):
+        expected = 2 * sum(0.9**k * bonus[t + k] for k in range(6 - t))
+        assert found[t].double().numpy() == pytest.approx(expected.numpy(), rel=1e-4)
+
+
+def test_what_is_seen_often_is_worth_less_than_what_is_new():
+    rnd = novelty(learning_rate=1e-2)
+    known, other = ([{"vector": sign * x["vector"].abs()} for x in rollout()[:2]] for sign in (1, -1))
+    known, other = (*known, VALID), (*other, VALID)
+    rnd.see(*known)
+    rnd.advantages(*known)
+    first = rnd._errors.mean()
+    for _ in range(60):
+        rnd.advantages(*known)
+        told = rnd.learn()
+    rnd.advantages(*known)
+    left = rnd._errors.mean()
+    rnd.advantages(*other)
+    assert left < 0.1 * first
+    assert rnd._errors.mean() > 3 * left
+    assert told["rnd_error"] == pytest.approx(left, rel=0.5)
+
+
+def test_units_of_an_observation_change_nothing_and_far_ones_are_clipped():
+    plain, scaled, far = (novelty() for _ in range(3))
+    inputs, last, valid = rollout()
+    plain.see(inputs, last, valid)
+    moved = [{"vector": 1000.0 * x["vector"].double() - 70.0} for x in (inputs, last)]
+    scaled.see(*moved, valid)
+    assert scaled.advantages(*moved, valid).numpy() == pytest.approx(
+        plain.advantages(inputs, last, valid).numpy(), rel=1e-3
+    )
+    far.see(inputs, last, valid)
+    beyond = [
+        far.advantages({"vector": torch.full((6, 4, 3), x)}, {"vector": torch.full((4, 3), x)}, valid)
+        for x in (1e3, 1e6)
+    ]
+    assert torch.equal(*beyond)
+
+
+def test_a_row_that_only_reports_a_reset_is_worth_nothing_and_teaches_nothing():
+    one, two = novelty(), novelty()
+    inputs, last, valid = rollout()
+    valid[2:4, 1] = False
+    odd = {"vector": inputs["vector"].clone()}
+    odd["vector"][3, 1] = 4.0  # what a row led to and where one began that both count for nothing
+    for rnd, seen in ((one, inputs), (two, odd)):
+        rnd.see(inputs, last, valid)
+        rnd.advantages(seen, last, valid)
+        assert rnd._errors[2, 1] == 0
+        rnd._returns.zero_()  # those of rows before may differ by what the critic said of it
+        rnd.learn()
+    assert torch.equal(one.optimizer.flat, two.optimizer.flat)
+
+
+def test_only_the_columns_that_are_named_are_seen():
+    rnd = novelty(columns=[0, 2])
+    inputs, last, valid = rollout()
+    rnd.see(inputs, last, valid)
+    other = [{"vector": x["vector"] * torch.tensor([1.0, 9.0, 1.0])} for x in (inputs, last)]
+    assert torch.equal(rnd.advantages(inputs, last, valid), rnd.advantages(*other, valid))
+
+
+@pytest.mark.parametrize("closed_form", [True, False], ids=["closed form", "autograd"])
+def test_a_bonus_of_no_weight_to_speak_of_leaves_every_bit_as_it_was(closed_form):
+    """So nothing but the advantages knows of it."""
+    learnt = []
+    for rnd in ({}, {"weight": 1e-30}):
+        settings = {"normalizers": {"observations": True}, "closed_form": closed_form}
+        with running(control_tasks.ring, rnd=RndSettings(**rnd), **settings) as training:
+            for _ in range(3):
+                training.iterate()
+            assert (training.rnd is not None) == bool(rnd)
+            assert (training.closed_form is not None) == closed_form
+            learnt.append(weights(training))
+    assert torch.equal(*learnt)
+
+
+@pytest.mark.parametrize("closed_form", [True, False], ids=["closed form", "autograd"])
+def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(closed_form, tmp_path):
+    activation = "tanh" if closed_form else "silu"  # of which there is no closed form
+    plan = {**PLAN, "network": {"hidden": [16], "activation": activation}, "rnd": {"weight": 0.5}}
+    whole = proximo.train("CartPole-v1", run=str(tmp_path / "whole"), **plan)
+    for stop_at in (0, 64 * 2, 64 * 5, 64 * 6 + 1):
+        assert proximo.train("CartPole-v1", run=str(tmp_path / "stopped"), stop_at=stop_at, **plan).stopped == "stop-at"
+    same_runs(whole, proximo.train("CartPole-v1", run=str(tmp_path / "stopped"), **plan))
+    told = proximo.metrics(whole.path)
+    assert all(row["rnd_bonus"] > 0 and row["rnd_error"] > 0 for row in told)
+    assert proximo.load(whole.path).act(np.zeros(4, np.float32)) in (0, 1)
+
+
+@pytest.mark.parametrize("memory", ["none", "gru"])
+def test_an_update_with_a_bonus_is_repeated_to_the_last_bit(memory, tmp_path):
+    settings = {"network": {"memory": memory}, "update": {"recompute_advantages": memory == "none"}}
+    with running(control_tasks.ring, rnd=ON, **settings) as training:
+        for _ in range(2):
+            training.iterate()
+        training.ring.write(tmp_path)
+    for found in replayed(tmp_path):
+        assert found.exact, found.verdict
+
+
+def test_an_iteration_that_is_given_up_leaves_no_trace():
+    with running(control_tasks.ring, rnd=ON) as training, running(control_tasks.ring, rnd=ON) as other:
+        for each in (training, other):
+            each.iterate()
+        training.before.remember()
+        training.estimate(training.collector.collect())
+        assert training.rewind()
+        assert training.bring_back() == []
+        told = [{k: x for k, x in each.iterate().items() if not k.startswith("seconds")} for each in (training, other)]
+        assert told[0] == told[1]
+
+
+def test_the_critic_s_parts_may_be_what_is_new():
+    groups = {"actor": ("state",), "critic": ("privileged_state",), "rnd": ("privileged_state",)}
+    with running(control_tasks.burdened, observations=groups, rnd=ON) as training:
+        assert list(training.rnd._columns) == ["critic.vector"]
+        assert training.iterate()["rnd_bonus"] > 0
+
+
+def test_the_set_of_rsl_rl_for_rnd_is_understood():
+    groups = {"policy": ["state"], "rnd_state": ["state", "command"]}
+    assert with_groups({"obs_groups": groups}) == {"observations": {"actor": ("state",), "rnd": ("state", "command")}}
+
+
+def test_what_can_not_be_is_refused_in_one_sentence():
+    with pytest.raises(UserError, match="is an image"), running(control_tasks.catch, rnd=ON):
+        pass
+    groups = {"actor": ("state",), "rnd": ("privileged_state",)}
+    with (
+        pytest.raises(UserError, match=r"observations\.rnd names 'privileged_state'"),
+        running(control_tasks.burdened, observations=groups, rnd=ON),
+    ):
+        pass
+    with (
+        pytest.raises(UserError, match=r"rnd\.weight is 0"),
+        running(control_tasks.burdened, observations={"actor": ("state",), "rnd": ("state",)}),
+    ):
+        pass
+    for name, value in {"weight": -1, "gamma": 1.0, "share": 0, "features": 0}.items():
+        with pytest.raises(ValueError, match=rf"rnd\.{name} = {value}"):
+            configured(rnd=RndSettings(**{name: value}))
