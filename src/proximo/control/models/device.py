@@ -41,8 +41,8 @@ def choose_device(
     return torch.device("cuda"), "images or wide layers are faster on the GPU"
 
 
-def limit_threads(stack: ExitStack, asked: str, *, images: bool) -> None:
-    """One thread for small networks: a second one costs more than it brings, and it takes a core from EnvPool.
+def limit_threads(stack: ExitStack, asked: str, *, images: bool) -> int:
+    """One thread for each product: a second one costs more than it brings, and it takes a core from EnvPool.
 
     Before the networks are made, since an orthogonal matrix depends on how many threads compute it. On a GPU,
     convolutions keep all digits of float32: with TF32 a log-prob of the rollout and of the update would differ by 1e-3.
@@ -59,3 +59,9 @@ def limit_threads(stack: ExitStack, asked: str, *, images: bool) -> None:
         stack.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(1)
         stack.enter_context(threadpool_limits(1, user_api="blas"))
+
+    Returns:
+        How many there were, as the machine or `OMP_NUM_THREADS` says: large minibatches may be shared by as many
+        (`control.closed_form.parts`).
+    found = torch.get_num_threads()
+    return found

@@ -91,12 +91,19 @@ class Training(OnPolicyTraining[Rollout]):
         closed_form: whether the hand-derived gradient is used where it fits; False takes autograd everywhere.
         mesh: the ranks that train together, each in its share of the environments.
 
+        threads: that large minibatches are shared by; which number changes no bit.
     Raises:
         UserError: spaces or settings that do not fit together.
     """
 
     def __init__(
-        self, config: TrainConfig, environments: VectorEnvironment, *, closed_form: bool = True, mesh: Mesh = ALONE
+        self,
+        config: TrainConfig,
+        environments: VectorEnvironment,
+        *,
+        closed_form: bool = True,
+        mesh: Mesh = ALONE,
+        threads: int = 1,
     ) -> None:
         super().__init__()
         self.config, self.environments, self.mesh = config, environments, mesh
@@ -121,7 +128,7 @@ class Training(OnPolicyTraining[Rollout]):
         self.optimizer = FlatAdam(
             self.policy.parameters_by_layer(), learning_rate, config.adam_epsilon, room=room(mesh)
         )
-        self._derived = ClosedForm(self.policy) if closed_form and supports(self.policy) else None
+        self._derived = ClosedForm(self.policy, threads) if closed_form and supports(self.policy) else None
         self.closed_form = self._derived
         """In use as long as everything is what it was derived from."""
         actor = self.closed_form or self.policy

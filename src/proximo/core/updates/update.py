@@ -84,6 +84,9 @@ class ClosedFormGradient(Protocol):
     def at(self, objective: Objective) -> Gradient:
         """The gradient with these numbers."""
 
+    def tensors(self, batch: Batch) -> dict[str, Tensor]:
+        """What the policy's distributions over the batch's actions are made of, for its `Batch.old`."""
+
 
 Loss = Callable[[Evaluation, Batch], tuple[Tensor, Statistics]]
 """A minibatch's loss, or a part's share of it, with gradient; and statistics."""
