@@ -234,7 +234,8 @@ class TrainConfig:
     run: str = ""
     """Folder of the run; the same command on the same folder resumes (default: runs/ENVIRONMENT-PRESET-SEED)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the networks live; auto takes the CPU for small networks."""
+    """Where the networks live; auto: where environments of tensors are, else on the CPU if environments x width of the
+    widest layer is below 32,768."""
     backend: Literal["auto", "envpool", "gymnasium", "subprocess"] = "auto"
     """What steps the environments; auto is EnvPool where it has the task, else Gymnasium in this process."""
     environments: int = 8

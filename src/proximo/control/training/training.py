@@ -114,8 +114,10 @@ class Training(OnPolicyTraining[Rollout]):
         groups = config.observations
         roles = Roles.of(observations, groups.actor, groups.critic, config.environment, groups.teacher)
         require_room(replace(config, environments=environments.count), roles, actions)
-        beside = "cpu" if environments.tensors is None else environments.tensors.device
-        self.device, self.why_device = choose_device(config.device, observations, config.network.hidden, beside)
+        beside = None if environments.tensors is None else environments.tensors.device
+        self.device, self.why_device = choose_device(
+            config.device, observations, config.network.hidden, beside, environments.count
+        )
         self.policy = fresh_policy(config, roles, actions).to(self.device)
         self.algorithm: PPO = algorithm_of(update_settings(config, recurrent=self.policy.memory_size > 0))
         if not mesh.alone:
