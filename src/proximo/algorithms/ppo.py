@@ -196,6 +196,8 @@ class PPO(UpdateSettings):
                 task.quantile,
                 self.denominator,
             )
+            if task.graphs is not None and type(self).loss is PPO.loss:
+                gradient = task.graphs.of_gradient(task, objective_at(self, task.progress), gradient)
         if task.image is not None:
             gradient = WithImages(gradient, task.image, self.denominator)
         if task.term is not None:
@@ -204,12 +206,12 @@ class PPO(UpdateSettings):
             gradient = SummedGradient(gradient, task.ranks, task.optimizer)
         return gradient if task.watch is None else task.watch(gradient)
 
-    def _adaptive_rate(self, configured: float) -> AdaptiveLearningRate | None:
-        return None if self.adaptive_kl is None else AdaptiveLearningRate.around(self.adaptive_kl, configured)
     def _by_hand(self, task: UpdateTask) -> ClosedFormGradient | None:
         """The policy's closed form, where the loss is the very one that it was derived from."""
         return task.closed_form if type(self).loss is PPO.loss else None
 
+    def _adaptive_rate(self, configured: float) -> AdaptiveLearningRate | None:
+        return None if self.adaptive_kl is None else AdaptiveLearningRate.around(self.adaptive_kl, configured)
 
 
 def algorithm_of(settings: UpdateSettings) -> PPO:

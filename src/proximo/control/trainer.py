@@ -261,6 +261,8 @@ class Trainer(IteratedTrainer[Run]):
         if passed_over:
             progress.warning(passed_over)
         progress.message(f"device {training.device.type}: {training.why_device}")
+        if training.device.type == "cuda":
+            progress.message(f"CUDA graphs: {f'off, {training.graphs.off}' if training.graphs.off else 'on'}")
         if not resumed and (rounded := _rounded(training)):
             progress.warning(rounded)
         for note in training.environments.notes:
