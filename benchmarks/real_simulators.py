@@ -6,6 +6,7 @@ Neither is a dependency of Proximo's, and each pins a MuJoCo of its own:
     pg/bin/python benchmarks/real_simulators.py playground
     python -m venv mj && mj/bin/pip install . mjlab==1.6.0
     mj/bin/python benchmarks/real_simulators.py mjlab
+    mj/bin/python benchmarks/real_simulators.py mjlab-train   # its own `train`, with the runner's class exchanged
 
 Random actions are taken by the library's own wrapper and by Proximo's environments, and ends and rewards are compared;
 then a short run is trained, whose metrics have to tell as many ends as a clock does.
@@ -14,6 +15,7 @@ then a short run is trained, whose metrics have to tell as many ends as a clock 
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -113,8 +115,34 @@ def trained(make, actor):
     return ends, max(row["ratio_deviation"] for row in rows), {k: v for k, v in rows[-1].items() if "term/" in k}
 
 
+def mjlab_train(iterations=3):
+    """Mjlab's own command `train` on Cartpole-Balance, to its end, with Proximo's runner; whether its run is there."""
+    from mjlab.scripts import train
+
+    import proximo
+    from proximo.compat.rsl_rl import OnPolicyRunner
+
+    train.MjlabOnPolicyRunner = OnPolicyRunner  # the only line that differs
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"env.scene.num-envs": COUNT, "agent.max-iterations": iterations, "gpu-ids": None, "log-root": folder}
+        given = [word for name, x in options.items() for word in (f"--{name}", str(x))]
+        sys.argv = ["train", "Mjlab-Cartpole-Balance", *given]
+        started = time.perf_counter()
+        train.main()
+        seconds = time.perf_counter() - started
+        found = sorted(Path(folder).glob("*/*"))
+        rows = proximo.metrics(found[0] / "proximo")
+        print(f"{found[0].name} holds {sorted(x.name for x in found[0].iterdir())}")
+    terms = {name: round(x, 4) for name, x in rows[-1].items() if name.startswith("term/")}
+    ratio = max(row["ratio_deviation"] for row in rows)
+    print(f"{len(rows)} iterations of {COUNT} robots in {seconds:.0f} s; first ratio off by {ratio:.1e}; terms {terms}")
+    return len(rows) == iterations and ratio < 1e-4
+
+
 def main(name):
     """Compare one."""
+    if name == "mjlab-train":
+        return mjlab_train()
     make, reference, actor = SIMULATORS[name]
     started = time.perf_counter()
     width = {"playground": 1, "mjlab": 1}[name]

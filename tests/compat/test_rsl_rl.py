@@ -54,6 +54,23 @@ def test_the_runner_learns_goes_on_and_hands_out_the_policy(tmp_path):
     assert torch.equal(act(seen), act({"policy": seen["policy"]}))
 
 
+def test_mjlabs_own_train_finds_all_that_it_calls(tmp_path):
+    """It writes into the log folder first, and gives settings of models that are no MLP as None."""
+    (tmp_path / "params").mkdir()
+    off = {"cnn_cfg": None, "rnn_type": None, "rnn_hidden_dim": 256, "rnn_num_layers": 1}
+    cfg = {**CFG, "actor": {**CFG["actor"], **off}, "critic": {**CFG["critic"], **off, "distribution_cfg": None}}
+    cfg |= {"class_name": "OnPolicyRunner", "clip_actions": None, "upload_model": True, "wandb_tags": ()}
+    for count in (1, 2):
+        runner = OnPolicyRunner(RslRl(final=False), cfg, str(tmp_path), "cpu")
+        runner.add_git_repo_to_log(__file__)
+        runner.learn(num_learning_iterations=count, init_at_random_ep_len=True)
+        assert len(proximo.metrics(tmp_path / "proximo")) == count
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["params", "proximo"]
+    assert runner.get_inference_policy()({"policy": torch.zeros(1, 1)}).shape == (1, 2)
+    with pytest.raises(UserError, match="goes on by itself"):
+        runner.load("model_50.pt")
+
+
 def test_settings_mean_what_they_mean_there():
     settings = settings_of(CFG)
     assert settings["update"]["value_coefficient"] == 2.0  # their loss is the squared error, ours half of it
@@ -71,6 +88,7 @@ def test_settings_mean_what_they_mean_there():
         (["num_steps"], 24, "not known here: num_steps"),
         (["algorithm", "rnd_cfg"], {"weight": 1}, "rnd_cfg.*not built"),
         (["actor", "class_name"], "RNNModel", "only MLPModel"),
+        (["critic", "rnn_type"], "gru", "not built here"),
         (["critic", "hidden_dims"], [4], "hidden_dims is"),
         (["policy"], {}, "before its version 5"),
         (["actor", "distribution_cfg", "class_name"], "BetaDistribution", "choose GaussianDistribution"),

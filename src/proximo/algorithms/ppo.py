@@ -23,6 +23,7 @@ from proximo.core.updates.update import (
     NOISE,
     AutogradGradient,
     Bounded,
+    ClosedFormGradient,
     Gradient,
     Measuring,
     Parted,
@@ -114,7 +115,11 @@ class PPO(UpdateSettings):
         stopping: float | None = None
         apart = self._apart(task.policy)
         if adaptive is not None:
-            batch = with_old(task.policy.evaluate, batch, count)
+            by_hand = self._by_hand(task)
+            if by_hand is None:
+                batch = with_old(task.policy.evaluate, batch, count)
+            else:  # without the critic
+                batch = replace(batch, old=by_hand.tensors(batch))
         prepared = normalized(batch, self, "batch", floor, ranks)
         for epoch in range(self.epochs):
             if epoch and self.recompute_advantages and task.reestimate is not None:
@@ -179,8 +184,8 @@ class PPO(UpdateSettings):
     def gradient(self, task: UpdateTask) -> Gradient:
         """Autograd; the policy's own closed form where the loss is the very one that it was derived from."""
         gradient: Gradient
-        if task.closed_form is not None and type(self).loss is PPO.loss:
-            gradient = task.closed_form.at(objective_at(self, task.progress))
+        if (by_hand := self._by_hand(task)) is not None:
+            gradient = by_hand.at(objective_at(self, task.progress))
         else:
             gradient = AutogradGradient(
                 task.policy,
@@ -189,6 +194,8 @@ class PPO(UpdateSettings):
                 task.quantile,
                 self.denominator,
             )
+            if task.graphs is not None and type(self).loss is PPO.loss:
+                gradient = task.graphs.of_gradient(task, objective_at(self, task.progress), gradient)
         if task.image is not None:
             gradient = WithImages(gradient, task.image, self.denominator)
         if task.term is not None:
@@ -196,6 +203,10 @@ class PPO(UpdateSettings):
         if task.ranks.size > 1:
             gradient = SummedGradient(gradient, task.ranks, task.optimizer)
         return gradient if task.watch is None else task.watch(gradient)
+
+    def _by_hand(self, task: UpdateTask) -> ClosedFormGradient | None:
+        """The policy's closed form, where the loss is the very one that it was derived from."""
+        return task.closed_form if type(self).loss is PPO.loss else None
 
     def _adaptive_rate(self, configured: float) -> AdaptiveLearningRate | None:
         return None if self.adaptive_kl is None else AdaptiveLearningRate.around(self.adaptive_kl, configured)

@@ -23,6 +23,7 @@ from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.groups import Roles
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.errors import FOREIGN, UserError, nearest
+from proximo.runs.storage.folder import RunFolder
 
 _STD_EPS = 1e-2
 """rsl_rl's normaliser divides by the deviation plus this (rsl_rl/modules/normalization.py)."""
@@ -54,6 +55,9 @@ _ELSEWHERE |= {"max_grad_norm", "schedule", "desired_kl", "normalize_advantage_p
 _OFF = {"rnd_cfg", "symmetry_cfg", "use_mixed_precision", "share_cnn_encoders"}
 """Parts of rsl_rl that are not here: accepted while they are off."""
 _MODEL = {"class_name", "hidden_dims", "activation", "obs_normalization", "distribution_cfg"}
+_NO_MODEL = {"cnn_cfg", "rnn_type"}
+"""Of mjlab's configuration, where they are None for an MLP."""
+_MODEL |= {*_NO_MODEL, "rnn_hidden_dim", "rnn_num_layers"}
 _NOISE = {"class_name", "init_std", "std_type"}
 
 
@@ -104,6 +108,9 @@ def _network(actor: Mapping[str, Any], critic: Mapping[str, Any]) -> dict[str, A
         _known(model, _MODEL, f"cfg[{name!r}]")
         if not str(model.get("class_name", "MLPModel")).endswith("MLPModel"):
             raise UserError(f"cfg[{name!r}] is a {model['class_name']}, and only MLPModel is built here")
+        for key in _NO_MODEL:
+            if model.get(key) is not None:
+                raise UserError(f"cfg[{name!r}][{key!r}] = {model[key]} is not built here: leave it out")
     noise = dict(actor.get("distribution_cfg") or {})
     _known(noise, _NOISE, "cfg['actor']['distribution_cfg']")
     if not str(noise.get("class_name", "GaussianDistribution")).endswith(":GaussianDistribution") and (
@@ -133,14 +140,15 @@ def _known(given: Mapping[str, Any], known: set[str], where: str) -> None:
 
 
 class OnPolicyRunner:
-    """`rsl_rl.runners.OnPolicyRunner`, trained by Proximo: its folder is a run of ours, and learning goes on in it.
+    """`rsl_rl.runners.OnPolicyRunner`, trained by Proximo: its `run` is a folder of ours, and learning goes on in it.
 
     Episodes that are cut are worth what rsl_rl takes them to be (`truncation = previous`, see docs/truncation.md).
 
     Args:
         env: a `VecEnv`.
         train_cfg: the runner's dict.
-        log_dir: folder of the run; a temporary one if None.
+        log_dir: folder of the run; where others have put files into it (mjlab's and Isaac Lab's `params`), the run is
+            in `proximo` below it. A temporary one if None.
         device: where the networks are.
 
     Raises:
@@ -151,6 +159,7 @@ class OnPolicyRunner:
         self.env, self.cfg, self.device = env, dict(train_cfg), device
         self.settings = settings_of(train_cfg)
         self.log_dir = Path(log_dir or tempfile.mkdtemp(prefix="proximo-rsl-rl-"))
+        self.run = _own_folder(self.log_dir)
         self.current_learning_iteration = 0
 
     def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
@@ -161,7 +170,7 @@ class OnPolicyRunner:
         phase = int(torch.as_tensor(self.env.max_episode_length).max()) if init_at_random_ep_len else 0
         train(
             self.env,
-            run=str(self.log_dir),
+            run=str(self.run),
             steps=10**12,
             stop_at=(self.current_learning_iteration + first) * size,
             environments=int(self.env.num_envs),
@@ -171,15 +180,35 @@ class OnPolicyRunner:
             **self.settings,
         )
 
+    def add_git_repo_to_log(self, repo_file_path: str) -> None:
+        """Does nothing: a run of ours notes the code that made it by itself."""
+
+    def load(self, path: str, *_: Any, **__: Any) -> None:
+        """Is refused: learning goes on by itself in a `log_dir` that holds a run of ours.
+
+        Raises:
+            UserError: it is said how to go on.
+        """
+        raise UserError(
+            f"{path}: a runner of Proximo's goes on by itself where log_dir holds its run; give that folder as log_dir "
+            "and set resume = False. The policy of rsl_rl's model_*.pt is read by proximo.compat.rsl_rl.load_checkpoint"
+        )
+
     def get_inference_policy(self, device: str | None = None) -> Callable[[Any], Tensor]:
         """A function of observations (a TensorDict, a dict, or a tensor of the only group) that gives actions."""
-        policy, goal = load(self.log_dir), device or self.device
+        policy, goal = load(self.run), device or self.device
 
         def act(seen: Any) -> Tensor:
             groups = {key: seen[key] for key in seen.keys()} if hasattr(seen, "keys") else {"policy": seen}  # noqa: SIM118
             return torch.from_numpy(policy.act(groups)).to(goal)
 
         return act
+
+
+def _own_folder(log_dir: Path) -> Path:
+    """Where the run is, or will be."""
+    taken = log_dir.is_dir() and any(log_dir.iterdir()) and not RunFolder(log_dir).exists
+    return log_dir / "proximo" if taken else log_dir
 
 
 def load_checkpoint(path: str | Path, env: Any, train_cfg: Mapping[str, Any]) -> LoadedPolicy:

@@ -271,7 +271,11 @@ class TrainConfig:
     run: str = ""
     """Folder of the run; the same command on the same folder resumes (default: runs/ENVIRONMENT-PRESET-SEED)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the networks live; auto takes the CPU for small networks."""
+    """Where the networks live; auto: where environments of tensors are, else on the CPU if environments x width of the
+    widest layer is below 32,768."""
+    cuda_graphs: Literal["auto", "on", "off"] = "auto"
+    """Whether acting and the gradient are recorded as CUDA graphs and replayed; auto: on a GPU, where nothing forbids
+    it, which is said."""
     backend: Literal["auto", "envpool", "gymnasium", "subprocess"] = "auto"
     """What steps the environments; auto is EnvPool where it has the task, else Gymnasium in this process."""
     environments: int = 8

@@ -232,7 +232,8 @@ class Trainer(IteratedTrainer[Run]):
         """The training in its environments, which are made before the folder: one that fails leaves nothing behind."""
         config = self.config
         stack.enter_context(alone(f"{config.environment} in {config.run}"))
-        share, threads = self._mesh.share(config.environments), None
+        share = self._mesh.share(config.environments)
+        threads: int | None = None
         if not self._mesh.alone:
             _require_copies(self._source, config, self._mesh.size)
             threads = max(1, (os.cpu_count() or 1) // self._mesh.local_size)
@@ -252,14 +253,16 @@ class Trainer(IteratedTrainer[Run]):
         )
         stack.callback(environments.close)
         images = bool(ObservationSpec.of(environments.observation_space).images)
-        limit_threads(stack, config.device, images=images)
-        return training_of(config, environments, mesh=self._mesh)
+        found = limit_threads(stack, config.device, images=images)
+        return training_of(config, environments, mesh=self._mesh, threads=min(found, threads or found))
 
     def _tell(self, training: Training, progress: Progress, passed_over: str, *, resumed: bool) -> None:
         """Say what is to be known before the first iteration."""
         if passed_over:
             progress.warning(passed_over)
         progress.message(f"device {training.device.type}: {training.why_device}")
+        if training.device.type == "cuda":
+            progress.message(f"CUDA graphs: {f'off, {training.graphs.off}' if training.graphs.off else 'on'}")
         if not resumed and (rounded := _rounded(training)):
             progress.warning(rounded)
         for note in training.environments.notes:

@@ -1,5 +1,7 @@
 """Parts of a reward and logs of an environment reach the metrics, and the doctor names what is wrong in them."""
 
+from dataclasses import replace
+
 import gymnasium
 import numpy as np
 import pytest
@@ -132,3 +134,18 @@ SOUND = {"track": steady(1.0), "alive": steady(0.5), "energy": steady(-0.2), "sl
 )
 def test_the_doctor_names_a_part_that_explodes_decides_alone_or_never_acts(courses, expected):
     assert [finding for finding in seen(parts(**courses)) if finding[0] == "P062"] == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ("Ant-v4", False),
+        ("MuJoCoPlayground/Go1JoystickFlatTerrain-v1", False),  # of EnvPool
+        ("robots:my_ant", True),
+        ("MyAnt-v0", True),
+    ],
+)
+def test_a_part_that_never_acts_is_named_only_where_somebody_can_mend_it(environment, named):
+    run = parts(**SOUND, impact=steady(0.0))
+    run = replace(run, config={**run.config, "environment": environment})
+    assert [finding for finding in seen(run) if finding[0] == "P062"] == [("P062", "amber")] * named

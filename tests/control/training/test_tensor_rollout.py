@@ -1,9 +1,12 @@
 """Environments of tensors are stepped without leaving their device, and what is learnt is what NumPy's path learns."""
 
+import sys
+
 import pytest
 import torch
 from control_runs import running, weights
-from shapes_of_others import RslRl
+from functional_shapes import JAX, Batched, Functional
+from shapes_of_others import RslRl, Tensors
 
 from proximo.control.training import training as trainings
 from proximo.control.training.tensor_rollout import TensorCollector
@@ -14,6 +17,7 @@ KINDS = {
     "plain": {},
     "normalised": {"normalizers": {"observations": True, "rewards": "scale"}},
     "gru": {"network": {"memory": "gru", "memory_size": 8}},
+    "gymnasium": {"source": Tensors, "observations": {}},
 }
 LEAVING = ("cpu", "numpy", "item", "tolist", "__bool__", "__float__", "__int__", "__index__", "nonzero")
 
@@ -44,16 +48,39 @@ def test_what_is_learnt_is_bit_for_bit_what_numpys_path_learns(kind, monkeypatch
     assert [f.step for f in rollout.finals] == [f.step for f in other.finals]
     assert rollout.episodes == other.episodes
     assert len(rollout.episodes) > 8
+    if kind == "gymnasium":
+        assert rows[-1]["terminations"] > 0
+        assert rows[-1]["truncations"] > 0
     for row, expected in zip(rows, others, strict=True):
         names = {name for name in row if not name.startswith("seconds/")}
         assert {name: row[name] for name in names} == {name: expected[name] for name in names}
-    assert rows[-1]["term/reward/x"] == 2
+    assert kind == "gymnasium" or rows[-1]["term/reward/x"] == 2
     assert max(row["ratio_deviation"] for row in rows) < 1e-5
 
 
-def test_nothing_leaves_the_device_but_once_in_a_rollout(monkeypatch):
+class Functionals(Batched):
+    """JAX's, by the stand-in."""
+
+    def __init__(self):
+        super().__init__(Functional())
+
+
+class Leaking(RslRl):
+    """Reads a number in each step, as a user's logging may."""
+
+    def step(self, actions):
+        answer = super().step(actions)
+        self.total = float(answer[1].sum())
+        return answer
+
+
+def what_leaves(source, monkeypatch):
+    """Calls that read a tensor on the host, in one rollout."""
     left = []
-    with running(RslRl, **plan()) as training:
+    seen = {Tensors: {}, Functionals: {"actor": ("state",), "critic": ("state", "privileged_state")}}
+    settings = plan(observations=seen.get(source, GROUPS["observations"]))
+    with running(source, **settings) as training:
+        assert isinstance(training.collector, TensorCollector)
         for name in LEAVING:
             real = getattr(torch.Tensor, name)
 
@@ -62,11 +89,19 @@ def test_nothing_leaves_the_device_but_once_in_a_rollout(monkeypatch):
                 return _real(self, *args, **kwargs)
 
             monkeypatch.setattr(torch.Tensor, name, counted)
-        training.environments.tensors._env.final = False  # whose rows the host picks when all is read
-        training.collector.finals_wanted = False
         training.collect()
-        assert left == ["cpu", "numpy"]
         monkeypatch.undo()
+    return left
+
+
+@pytest.mark.parametrize("source", [RslRl, Tensors, Functionals], ids=lambda source: source.__name__)
+def test_nothing_leaves_the_device_but_once_in_a_rollout(source, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax", JAX)
+    assert what_leaves(source, monkeypatch) == ["cpu", "numpy"]
+
+
+def test_what_does_leave_is_noticed(monkeypatch):
+    assert what_leaves(Leaking, monkeypatch).count("__float__") == 12
 
 
 class Broken(RslRl):

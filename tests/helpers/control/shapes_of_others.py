@@ -119,6 +119,8 @@ class Tensors(gymnasium.vector.VectorEnv, Counted):
 
     def __init__(self, key="final_observation", kind=torch.Tensor):
         self.key, self.kind, self.seen = key, kind, torch.zeros(4, 1)
+        if kind is torch.Tensor:
+            self.device = torch.device("cpu")
 
     def reset(self, *, seed=None, options=None):
         self.start(4)

@@ -6,8 +6,8 @@ share memory with the torch parameters and their gradients. Autograd remains the
 float64. Every policy that `supports` refuses takes the autograd path.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from proximo.control.closed_form.derivation import is_derivable
 from proximo.control.closed_form.heads import CategoricalHead, GaussianHead, Head
-from proximo.control.closed_form.networks import SLOPES, TwinMLP
+from proximo.control.closed_form.networks import BY_TORCH, SLOPES, TwinMLP, aligned_copy
+from proximo.control.closed_form.parts import Parts, Worker
 from proximo.control.models.networks import ActorCritic
 from proximo.control.models.normalizers import ObservationNormalizer
 from proximo.control.models.policy import ControlPolicy
@@ -62,20 +63,28 @@ class ClosedForm:
     Args:
         policy: one that `supports` accepts, its `parameters_by_layer` held by a `FlatAdam`; parameters are read and
             gradients written in place.
+        threads: that large minibatches are shared by; which number changes no bit.
 
     Raises:
         ValueError: the policy has no closed form, or its parameters lie elsewhere.
     """
 
-    def __init__(self, policy: ControlPolicy) -> None:
+    def __init__(self, policy: ControlPolicy, threads: int = 1) -> None:
         if not supports(policy):
             raise ValueError("this policy has no closed form here; use autograd")
         network, activation = policy.network, policy.settings.activation
         assert isinstance(network, ActorCritic)
-        hidden = [[m for m in net if isinstance(m, nn.Linear)] for net in (network.actor, network.critic)]
-        actor, critic = [*hidden[0], network.actor_head], [*hidden[1], network.value_head]
+        layers = [[m for m in net if isinstance(m, nn.Linear)] for net in (network.actor, network.critic)]
+        actor, critic = [*layers[0], network.actor_head], [*layers[1], network.value_head]
+        kind = GaussianHead if policy.actions.continuous else CategoricalHead
         self.networks = TwinMLP(actor, critic, activation)
-        self.head: Head = GaussianHead(policy) if policy.actions.continuous else CategoricalHead(policy)
+        self.head: Head = kind(policy)
+
+        def worker(own: Callable[[Tensor], Tensor]) -> Worker:
+            return Worker(TwinMLP(actor, critic, activation, own, BY_TORCH), kind(policy, own))
+
+        hidden = sum(weight[0].shape[0] + weight[1].shape[0] for weight in self.networks.weights)
+        self._parts = Parts(worker, policy.parameters_by_layer(), hidden * self.networks.dtype.itemsize, threads)
         self._actor = _Seen("vector", policy.normalizer, self.networks.dtype)
         own = policy.critic_observations is not None
         self._critic = _Seen(f"{CRITIC}vector", policy.critic_normalizer, self.networks.dtype) if own else self._actor
@@ -104,7 +113,7 @@ class ClosedForm:
         """Sample actions; as `ControlPolicy.act`, without log-prob and value: `log_prob` and `value` take a whole
         rollout at once, which saves most of their time.
         """
-        output = _allowed(self.networks.actor(self._actor.of(inputs)), inputs)
+        output = self._output(inputs)
         action = torch.from_numpy(self.head.draw(output, generator))
         return Action(action, None, None, output=torch.from_numpy(output.T))
 
@@ -117,17 +126,41 @@ class ClosedForm:
     @_UNWARNED
     def value(self, inputs: Mapping[str, Tensor], memory: None = None) -> Tensor:
         """The critic's output; as `ControlPolicy.value`, any leading axes."""
-        values = self.networks.critic(self._critic.of(inputs))[0]
-        return torch.from_numpy(values).reshape(inputs["vector"].shape[:-1])
+        shape = inputs["vector"].shape[:-1]
+        seen = _flat(inputs)
+        if not self._parts.worthwhile(shape.numel()):
+            values = self.networks.critic(self._critic.of(seen))[0]
+        else:
+            values = np.concatenate(
+                self._parts.each(
+                    shape.numel(),
+                    lambda worker, rows: worker.networks.critic(aligned_copy(self._critic.of(seen, rows)))[0],
+                )
+            )
+        return torch.from_numpy(values).reshape(shape)
+
+    def _output(self, inputs: Mapping[str, Tensor]) -> np.ndarray:
+        """The head's outputs for `[B]` observations, `[outputs, B]`."""
+        samples = len(inputs[self._actor.name])
+        if not self._parts.worthwhile(samples):
+            return _allowed(self.networks.actor(self._actor.of(inputs)), inputs)
+        told = self._parts.each(
+            samples, lambda worker, rows: worker.networks.actor(aligned_copy(self._actor.of(inputs, rows)))
+        )
+        return _allowed(np.concatenate(told, 1), inputs)
 
     @_UNWARNED
     def divergence(self, minibatch: Batch) -> float:
         """k3 estimate of KL(old policy, policy), nats (`core.updates.update.Measuring`)."""
         share, real = _shares(minibatch)
-        output = _allowed(self.networks.actor(self._actor.of(minibatch.inputs)), minibatch.inputs)
-        log_prob = self.head.score(output, minibatch.action.numpy()).log_prob
+        log_prob = self.head.score(self._output(minibatch.inputs), minibatch.action.numpy()).log_prob
         log_ratio = log_prob - minibatch.log_prob.numpy()
         return _kl(log_ratio if real is None else np.where(real, log_ratio, 0.0), share)
+
+    @_UNWARNED
+    def tensors(self, batch: Batch) -> dict[str, Tensor]:
+        """See `core.updates.update.ClosedFormGradient`."""
+        return self.head.tensors(self._output(batch.inputs))
 
     def at(self, objective: Objective) -> Gradient:
         """See `core.updates.update.ClosedFormGradient`."""
@@ -136,17 +169,38 @@ class ClosedForm:
     @_UNWARNED
     def gradient(self, minibatch: Batch, objective: Objective) -> Statistics:
         """Add the gradient of `ppo_loss` to the parameters' gradients; statistics as `ppo_loss` names them."""
-        seen = self._actor.of(minibatch.inputs)
-        x = seen, seen if self._critic is self._actor else self._critic.of(minibatch.inputs)
+        if not self._parts.worthwhile(len(minibatch)):
+            return self._gradient(self.networks, self.head, minibatch, objective)
+        total = minibatch.weight.sum() if minibatch.total_weight is None else minibatch.total_weight
+
+        def one(worker: Worker, rows: slice) -> dict[str, float]:
+            part = replace(minibatch[rows], total_weight=total)
+            return self._gradient(worker.networks, worker.head, part, objective, aligned_copy)
+
+        told = self._parts.add(len(minibatch), one)
+        sums = {name: sum(row[name] for row in told) for name in told[0]}
+        return sums | {"ratio_deviation": max(row["ratio_deviation"] for row in told)}
+
+    def _gradient(
+        self,
+        networks: TwinMLP,
+        head: Head,
+        minibatch: Batch,
+        objective: Objective,
+        copied: Callable[[np.ndarray], np.ndarray] = lambda x: x,
+    ) -> dict[str, float]:
+        """See `gradient`: of a minibatch, or of a part of one."""
+        seen = copied(self._actor.of(minibatch.inputs))
+        x = seen, seen if self._critic is self._actor else copied(self._critic.of(minibatch.inputs))
         share, real = _shares(minibatch)
-        hidden, output, values = self.networks.forward(x)
-        scores = self.head.score(_allowed(output, minibatch.inputs), minibatch.action.numpy())
-        exact = {EXACT: _exact(self.head.divergence(minibatch.old), share, real)} if minibatch.old else {}
+        hidden, output, values = networks.forward(x)
+        scores = head.score(_allowed(output, minibatch.inputs), minibatch.action.numpy())
+        exact = {EXACT: _exact(head.divergence(minibatch.old), share, real)} if minibatch.old else {}
         policy_error, policy = _surrogate(scores.log_prob, minibatch, objective, share, real)
         value_error, value = _value(values, minibatch, objective, share, real)
         entropy_error = -objective.entropy_coefficient * share
-        errors = self.head.backward(policy_error, entropy_error), value_error[None]
-        self.networks.backward(x, hidden, errors)
+        errors = head.backward(policy_error, entropy_error), value_error[None]
+        networks.backward(x, hidden, errors)
         entropy = float(np.add.reduce(scores.entropy * share))
         return {
             **exact,
@@ -172,10 +226,9 @@ class _Seen:
             self._mean = self.normalizer.moments.mean.numpy().astype(self.dtype)[:, None]
             self._scale = self.normalizer.moments.scale().numpy().astype(self.dtype)[:, None]
 
-    def of(self, inputs: Mapping[str, Tensor]) -> np.ndarray:
-        """What the network reads of `[..., D]`: normalised, `[D, B]`."""
-        vector = inputs[self.name]
-        x = vector.reshape(-1, vector.shape[-1]).numpy().T
+    def of(self, inputs: Mapping[str, Tensor], rows: slice = slice(None)) -> np.ndarray:
+        """What the network reads of `[B, D]`, of those rows: normalised, `[D, B]`."""
+        x = inputs[self.name].numpy()[rows].T
         if self.normalizer is None:
             return x
         bound = self.normalizer.clip
@@ -202,6 +255,11 @@ class _At:
 
     def divergence(self, minibatch: Batch) -> float:
         return self.closed_form.divergence(minibatch)
+
+
+def _flat(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """With one leading axis."""
+    return {name: x.reshape(-1, x.shape[-1]) for name, x in inputs.items()}
 
 
 def _allowed(logits: np.ndarray, inputs: Mapping[str, Tensor]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Distributions with their derivatives, in NumPy; the batch is the last axis."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +30,9 @@ class Head(Protocol):
     def score(self, output: np.ndarray, action: np.ndarray) -> Scores:
         """Log-probs and entropies; remembers what `backward` needs."""
 
+    def tensors(self, output: np.ndarray) -> dict[str, torch.Tensor]:
+        """What the distributions are made of, each `[B, ...]`, as `divergence` takes it of old ones."""
+
     def divergence(self, old: Mapping[str, torch.Tensor]) -> np.ndarray:
         """Exact KL(old, now) `[B]` of what was scored last, from what the old distributions are made of."""
 
@@ -40,10 +43,10 @@ class Head(Protocol):
 class GaussianHead:
     """log N(a; mean, std) with a deviation that is the same in all states (`control.models.noise`)."""
 
-    def __init__(self, policy: ControlPolicy) -> None:
+    def __init__(self, policy: ControlPolicy, own: Callable[[torch.Tensor], torch.Tensor] = gradient) -> None:
         numbers, self.kind = policy.noise_numbers, policy.noise.kind
         self.numbers, self.dtype = numbers.detach().numpy(), numbers.dtype
-        self.gradient = None if self.kind == "fixed" else gradient(numbers).numpy()
+        self.gradient = None if self.kind == "fixed" else own(numbers).numpy()
         self.low, self.high = policy.noise.bounds
         self.columns = policy.actions.continuous
 
@@ -85,6 +88,11 @@ class GaussianHead:
         log_prob -= total + len(log_std) * _HALF_LOG_TWO_PI
         return Scores(log_prob, np.array([total + len(log_std) * (0.5 + _HALF_LOG_TWO_PI)], log_prob.dtype))
 
+    def tensors(self, output: np.ndarray) -> dict[str, torch.Tensor]:
+        """See `Head`; copies, since learning moves the deviations."""
+        mean, log_std = np.ascontiguousarray(output.T), self._read()
+        return {"mean": torch.from_numpy(mean), "log_std": torch.from_numpy(np.tile(log_std, (len(mean), 1)))}
+
     def divergence(self, old: Mapping[str, torch.Tensor]) -> np.ndarray:
         """Sum over d of log(s2/s1) + (s1^2 + (m1 - m2)^2) / (2 s2^2) - 1/2."""
         gap = self.log_std[:, None] - old["log_std"].numpy().T
@@ -105,8 +113,8 @@ _MANY = 1000  # choices
 class CategoricalHead:
     """log softmax(output)[a], actions `[B, 1]`."""
 
-    def __init__(self, policy: ControlPolicy) -> None:
-        del policy  # its parameters all lie in the network
+    def __init__(self, policy: ControlPolicy, own: Callable[[torch.Tensor], torch.Tensor] = gradient) -> None:
+        del policy, own  # its parameters all lie in the network
 
     def _log_probs(self, output: np.ndarray) -> np.ndarray:
         shifted = output - output.max(0)
@@ -128,6 +136,10 @@ class CategoricalHead:
         self.chosen = action[:, 0].astype(np.int64), np.arange(len(action))
         self.entropy = -(self.probs * self.log_probs).sum(0)
         return Scores(self.log_probs[self.chosen], self.entropy)
+
+    def tensors(self, output: np.ndarray) -> dict[str, torch.Tensor]:
+        """See `Head`."""
+        return {"0.log_probs": torch.from_numpy(np.ascontiguousarray(self._log_probs(output).T))}
 
     def divergence(self, old: Mapping[str, torch.Tensor]) -> np.ndarray:
         """Sum p (log p - log q), nothing where p is 0."""

@@ -24,7 +24,12 @@ from proximo.scale.mesh import ALONE, Mesh
 
 
 def training_of(
-    config: TrainConfig, environments: VectorEnvironment, *, closed_form: bool = True, mesh: Mesh = ALONE
+    config: TrainConfig,
+    environments: VectorEnvironment,
+    *,
+    closed_form: bool = True,
+    mesh: Mesh = ALONE,
+    threads: int = 1,
 ) -> Training:
     """The training that the settings ask for, of a student where they name a teacher; arguments as `Training`.
 
@@ -44,7 +49,7 @@ def training_of(
                 "have no teacher: go on from the teacher with `proximo train --from`"
             )
         return Distilling(config, environments, mesh=mesh)
-    return Training(config, environments, closed_form=closed_form, mesh=mesh)
+    return Training(config, environments, closed_form=closed_form, mesh=mesh, threads=threads)
 
 
 class Distilling(Training):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from proximo.control.environments.names import is_of_a_library
 from proximo.control.environments.terms import TERM
 from proximo.runs.doctor.diagnosis import Change, Diagnosis, diagnosis
 from proximo.runs.doctor.record import Record, start_and_end
@@ -27,7 +28,9 @@ def reward_terms(run: Record) -> Iterator[Diagnosis]:
     parts = {name.removeprefix(TERM): run.column(name) for name in names}
     if len(run.rows) < FEWEST_ROWS or not parts:
         return
-    found = _exploded(parts) or (_alone(parts) or _idle(parts) if len(parts) >= FEWEST_TERMS else None)
+    found = _exploded(parts)
+    if found is None and len(parts) >= FEWEST_TERMS:
+        found = _alone(parts) or _idle(parts, str(run.config.get("environment", "")))
     if found is not None:
         yield found
 
@@ -59,10 +62,12 @@ def _alone(parts: dict[str, np.ndarray]) -> Diagnosis | None:
     return diagnosis("P062", "amber", said, Change(f"lower the weight of {name}, or raise those of the others"))
 
 
-def _idle(parts: dict[str, np.ndarray]) -> Diagnosis | None:
-    """Parts that were 0 in every iteration."""
+def _idle(parts: dict[str, np.ndarray], environment: str) -> Diagnosis | None:
+    """Parts that were 0 in every iteration. Not of a task that comes with a library, where that is its design: the
+    contacts of Gymnasium's Ant-v4, or the weights of 0 of a robot of MuJoCo Playground's; nobody can mend it.
+    """
     idle = [name for name, x in parts.items() if np.isfinite(x).any() and not np.nan_to_num(x).any()]
-    if not idle:
+    if not idle or is_of_a_library(environment):
         return None
     said = f"{', '.join(idle)} {'was' if len(idle) == 1 else 'were'} 0 in every iteration"
     return diagnosis("P062", "amber", said, Change("give it a weight, or leave it out, or see why it never acts"))

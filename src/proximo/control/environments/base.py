@@ -20,12 +20,19 @@ Observation = np.ndarray | dict[str, Any] | tuple
 """A batch of observations: an array, or a dict or tuple of batches; every leaf has the leading axis [N]."""
 
 
-UNKNOWN_END = "the state that a cut episode reached is not known and its value can not be asked for"
-OTHER_ENDS = (
-    "set truncation = previous (its value is that of the state before, which is biased) or drop (its last step is not "
-    "learnt from); see docs/truncation.md"
-)
-"""Ends of sentences about environments that hide it."""
+def hidden_end(name: str, hides: str, show: str = "") -> UserError:
+    """What is said of environments that hide the states that cut episodes reached.
+
+    Args:
+        name: of them.
+        hides: how.
+        show: what shows them, where something does.
+    """
+    return UserError(
+        f"{name} {hides}, so the state that a cut episode reached is not known and its value can not be asked for: "
+        f"{f'{show}, or ' if show else ''}set truncation = previous (its value is that of the state before, which is "
+        "biased) or drop (its last step is not learnt from); see docs/truncation.md"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,8 @@ class TensorSource(Protocol):
     """Environments whose steps are tensors of one device."""
 
     device: str
+    hidden_end: UserError
+    """What is said where the states that cut episodes reached are asked for and not shown."""
 
     def step_tensors(self, actions: Any) -> TensorStep:
         """Take one action `[N, A]` in every environment."""

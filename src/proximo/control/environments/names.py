@@ -102,6 +102,16 @@ def list_environments(pattern: str = "") -> list[tuple[str, str]]:
     return [(name, ", ".join(found)) for name, found in sorted(backends.items(), key=lambda item: item[0].lower())]
 
 
+def is_of_a_library(name: str) -> bool:
+    """Whether a task comes with Gymnasium or EnvPool, and was registered by nobody else."""
+    import gymnasium
+
+    spec = gymnasium.registry.get(name)
+    if spec is not None:
+        return str(spec.entry_point).startswith("gymnasium.")
+    return ":" not in name and name in envpool_names()
+
+
 def is_atari(name: str) -> bool:
     """Whether a name of Gymnasium's registry is a game of the Arcade Learning Environment, old ids included."""
     import gymnasium

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from proximo.control.environments.backends.tensors import is_tensor
+from proximo.control.spaces.trees import is_tensor
 
 TERM, LOG = "term/", "log/"
 """Metrics begin with it: parts of the reward, and the rest of an environment's log."""

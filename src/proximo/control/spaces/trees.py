@@ -41,3 +41,8 @@ def replace_rows(tree: Any, rows: np.ndarray, replacement: Any) -> Any:
         return copy
 
     return map_leaves(replace, tree, replacement)
+
+
+def is_tensor(x: Any) -> bool:
+    """Whether something is a tensor of torch, without importing it."""
+    return hasattr(x, "detach") and hasattr(x, "cpu")

@@ -108,7 +108,9 @@ def make_learner(run: Mapping[str, Any], entry: Entry, config: TrainConfig, befo
     """
     policy = ControlPolicy.build(run["policy"])
     algorithm = algorithm_of(update_settings(config, recurrent=policy.memory_size > 0))
-    device, _ = choose_device(config.device, policy.observations, policy.settings.hidden)
+    device, _ = choose_device(
+        config.device, policy.observations, policy.settings.hidden, environments=config.environments
+    )
     policy.to(device)
     for name, x in under("buffers/", entry.learnt).items():
         policy.get_buffer(name).copy_(x)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from proximo.control.environments.base import OTHER_ENDS, UNKNOWN_END, Step, TensorSource, TensorStep
+from proximo.control.environments.backends.tensors import ALONE
+from proximo.control.environments.base import Step, TensorSource, TensorStep
 from proximo.control.environments.episodes import Episode
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces.groups import CRITIC
@@ -23,7 +24,7 @@ def stays_on_device(policy: ControlPolicy) -> bool:
     from -1 to 1.
     """
     specs = [policy.observations, *([policy.critic_observations] if policy.critic_observations else [])]
-    plain = all(p.kind == "vector" and len(p.path) == 1 and not p.frame for spec in specs for p in spec.parts)
+    plain = all(p.kind == "vector" and len(p.path) <= 1 and not p.frame for spec in specs for p in spec.parts)
     actions = policy.actions
     box = len(actions.parts) == 1 and actions.parts[0].kind == "box" and not actions.squashed
     return plain and box and (_is_unit(policy) or _is_free(policy)) and policy.frame_stack == 1
@@ -107,7 +108,7 @@ class TensorCollector(Collector):
         return inputs
 
     def _vector(self, spec: ObservationSpec, groups: Mapping[str, Tensor]) -> Tensor:
-        parts = [groups[str(part.path[0])].flatten(1) for part in spec.parts]
+        parts = [groups[str(part.path[0]) if part.path else ALONE].flatten(1) for part in spec.parts]
         return torch.cat(parts, 1).to(self.device, torch.float32, copy=True)
 
     def _read(self, steps: list[TensorStep]) -> dict[str, np.ndarray]:
@@ -153,10 +154,8 @@ class TensorCollector(Collector):
             seen, memory = reached[t]
             if seen is None:
                 if self.finals_wanted:
-                    raise UserError(
-                        f"{self.environments.name} resets by itself without extras['final_obs'], so {UNKNOWN_END}: set "
-                        f"compute_final_obs = True in Isaac Lab's cfg, or {OTHER_ENDS}"
-                    )
+                    assert self.environments.tensors is not None
+                    raise self.environments.tensors.hidden_end
                 continue
             rows = np.flatnonzero(told["truncated"][t])
             index = torch.from_numpy(rows).to(self.device)

@@ -19,6 +19,7 @@ from proximo.control.environments.base import VectorEnvironment
 from proximo.control.environments.episodes import Episode
 from proximo.control.environments.wrappers.statistics import pooled
 from proximo.control.models.device import choose_device
+from proximo.control.models.graphs import GraphedActor, graphs_of
 from proximo.control.models.mirroring import mirroring_of
 from proximo.control.models.normalizers import RewardScaler, far
 from proximo.control.models.policy import MIRRORED
@@ -92,13 +93,20 @@ class Training(OnPolicyTraining[Rollout]):
         environments: `config.environments` of them, or this rank's share.
         closed_form: whether the hand-derived gradient is used where it fits; False takes autograd everywhere.
         mesh: the ranks that train together, each in its share of the environments.
+        threads: that large minibatches are shared by; which number changes no bit.
 
     Raises:
         UserError: spaces or settings that do not fit together.
     """
 
     def __init__(
-        self, config: TrainConfig, environments: VectorEnvironment, *, closed_form: bool = True, mesh: Mesh = ALONE
+        self,
+        config: TrainConfig,
+        environments: VectorEnvironment,
+        *,
+        closed_form: bool = True,
+        mesh: Mesh = ALONE,
+        threads: int = 1,
     ) -> None:
         super().__init__()
         self.config, self.environments, self.mesh = config, environments, mesh
@@ -109,8 +117,10 @@ class Training(OnPolicyTraining[Rollout]):
         groups = config.observations
         roles = Roles.of(observations, groups.actor, groups.critic, config.environment, groups.teacher)
         require_room(replace(config, environments=environments.count), roles, actions)
-        beside = "cpu" if environments.tensors is None else environments.tensors.device
-        self.device, self.why_device = choose_device(config.device, observations, config.network.hidden, beside)
+        beside = None if environments.tensors is None else environments.tensors.device
+        self.device, self.why_device = choose_device(
+            config.device, observations, config.network.hidden, beside, environments.count
+        )
         self.policy = fresh_policy(config, roles, actions).to(self.device)
         self.algorithm: PPO = algorithm_of(update_settings(config, recurrent=self.policy.memory_size > 0))
         if not mesh.alone:
@@ -123,14 +133,18 @@ class Training(OnPolicyTraining[Rollout]):
         self.optimizer = FlatAdam(
             self.policy.parameters_by_layer(), learning_rate, config.adam_epsilon, room=room(mesh)
         )
-        self._derived = ClosedForm(self.policy) if closed_form and supports(self.policy) else None
+        self._derived = ClosedForm(self.policy, threads) if closed_form and supports(self.policy) else None
         self.closed_form = self._derived
         """In use as long as everything is what it was derived from."""
-        actor = self.closed_form or self.policy
+        others = bool(config.teacher) or environments.game is not None
+        self.graphs = graphs_of(config, self.policy, self.algorithm, alone=mesh.alone, others=others)
         noise, shuffle = seeds.derive(config.seed, seeds.NOISE, mesh.rank, 2)
         self.noise = torch.Generator(self.device).manual_seed(noise)
         self.shuffle = torch.Generator().manual_seed(shuffle)
         generators = {"noise": self.noise, "shuffle": self.shuffle}
+        actor: Actor = self.closed_form or self.policy
+        if not self.graphs.off:
+            actor = GraphedActor(self.policy, self.graphs, self.noise)
         self.self_play = SelfPlay.of(config, environments, self.policy, lambda: self.collector.actor, mesh.rank)
         """Opponents in games; None in most runs."""
         self.rnd = Rnd.of(config, roles, environments.count, self.device, mesh.size)
@@ -347,6 +361,7 @@ class Training(OnPolicyTraining[Rollout]):
             generator=self.shuffle,
             split=lambda minibatch: minibatch.split(self.algorithm.micro_batches),
             closed_form=self.closed_form,
+            graphs=self.graphs,
             reestimate=self.estimator.reestimate,
             numbers=self.numbers,
             ranks=self.mesh,

@@ -84,6 +84,16 @@ class ClosedFormGradient(Protocol):
     def at(self, objective: Objective) -> Gradient:
         """The gradient with these numbers."""
 
+    def tensors(self, batch: Batch) -> dict[str, Tensor]:
+        """What the policy's distributions over the batch's actions are made of, for its `Batch.old`."""
+
+
+class Replaying(Protocol):
+    """What may replay a gradient instead of launching it anew (`core.updates.graphs`)."""
+
+    def of_gradient(self, task: "UpdateTask", objective: Objective, gradient: Gradient) -> Gradient:
+        """The gradient, or what replays it."""
+
 
 Loss = Callable[[Evaluation, Batch], tuple[Tensor, Statistics]]
 """A minibatch's loss, or a part's share of it, with gradient; and statistics."""
@@ -112,6 +122,8 @@ class UpdateTask:
     """Quantile of |ratio - 1| that is a minibatch's `ratio_deviation`; 1 is the maximum."""
     closed_form: ClosedFormGradient | None = None
     """Taken where the algorithm's loss is PPO's own."""
+    graphs: Replaying | None = None
+    """Replays the gradient of PPO's own loss, where there is a GPU."""
     watch: Callable[[Gradient], Gradient] | None = None
     """Wraps the gradient, to look at it."""
     reestimate: Callable[[Batch], Batch] | None = None

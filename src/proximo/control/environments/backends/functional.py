@@ -11,10 +11,11 @@ import gymnasium
 import numpy as np
 
 from proximo.control.environments.backends.tensors import owned
-from proximo.control.environments.base import Observation, Step, TensorStep, VectorEnvironment
+from proximo.control.environments.base import Observation, Step, TensorStep, VectorEnvironment, hidden_end
 from proximo.control.environments.terms import from_infos
 from proximo.control.environments.visible_leaves import ALL_KEYS, ObservationKeys
 from proximo.control.spaces.trees import map_leaves, replace_rows
+from proximo.errors import UserError
 
 _COUNT = 1
 """Copies of an object that is made already, which says no number."""
@@ -81,6 +82,11 @@ class FunctionalEnvironments(VectorEnvironment):
         ends = over & ~cut, cut, np.ones(self.count, bool), over
         said = from_infos({key: owned(x) for key, x in self._state.metrics.items()}, self.count)
         return Step(observation, final, reward, *ends, reward, reward, over, None, said)
+
+    @property
+    def hidden_end(self) -> UserError:
+        """See `TensorSource.hidden_end`; they are never hidden here."""
+        return hidden_end(self.name, "hides its last states")
 
     @property
     def tensors(self) -> FunctionalEnvironments:

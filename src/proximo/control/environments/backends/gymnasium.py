@@ -27,15 +27,15 @@ from proximo.control.environments.backends.reporting import (
     masks_not_asked,
 )
 from proximo.control.environments.backends.subprocesses import WatchedSubprocesses
-from proximo.control.environments.backends.tensors import first_leaf, is_tensor, like, owned
-from proximo.control.environments.base import OTHER_ENDS, UNKNOWN_END, Observation, Step, VectorEnvironment
+from proximo.control.environments.backends.tensors import HIDES, SHOW, VectorTensors, first_leaf, like, owned
+from proximo.control.environments.base import Observation, Step, VectorEnvironment, hidden_end
 from proximo.control.environments.problems import require_spaces, space_problem
 from proximo.control.environments.terms import from_infos
 from proximo.control.environments.visible_leaves import ALL_KEYS, ObservationKeys
 from proximo.control.environments.wrappers import statistics as learnt
 from proximo.control.environments.wrappers.recording import RewardRecorder
 from proximo.control.spaces.masks import MaskReader
-from proximo.control.spaces.trees import map_leaves, replace_rows, take_row
+from proximo.control.spaces.trees import is_tensor, map_leaves, replace_rows, take_row
 from proximo.errors import UserError
 
 
@@ -78,6 +78,13 @@ class GymnasiumEnvironments(VectorEnvironment):
         """A tensor that it gave: then it takes tensors of that device."""
         self._steps = 0
         self._masks, self._masked = MaskReader.of(self.action_space), False
+        same_step = self._take == self._take_same_step and not self._reporters and not self._recorder.recording
+        self._tensors = VectorTensors.of(vector, name) if same_step else None
+
+    @property
+    def tensors(self) -> VectorTensors | None:
+        """See `VectorEnvironment.tensors`: of one that resets in the same step and says its device, as ManiSkill's."""
+        return self._tensors
 
     def reset(self, seeds: Sequence[int]) -> tuple[Observation, np.ndarray | None]:
         """See `VectorEnvironment.reset`."""
@@ -255,10 +262,7 @@ class GymnasiumEnvironments(VectorEnvironment):
             "final_obs", infos.get("final_observation")
         )  # the second is Gymnasium 0.29's and ManiSkill's
         if finals is None:
-            raise UserError(
-                f"{self.name} resets in the same step without infos['final_obs'], so {UNKNOWN_END}: return the final "
-                f"observations there, use next-step autoreset, or {OTHER_ENDS}"
-            )
+            raise hidden_end(self.name, HIDES, SHOW)
         if not (isinstance(finals, np.ndarray) and finals.dtype == object):
             finals = self._owned(finals)
             self._check("final observations", finals, (self.count,))

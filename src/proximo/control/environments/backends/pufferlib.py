@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from proximo.control.environments.backends.tensors import owned, truths
-from proximo.control.environments.base import OTHER_ENDS, UNKNOWN_END, Observation, Step, VectorEnvironment
+from proximo.control.environments.base import Observation, Step, VectorEnvironment, hidden_end
 from proximo.control.environments.visible_leaves import ALL_KEYS, ObservationKeys
-from proximo.errors import UserError
 
 _METHODS = ("num_agents", "single_observation_space", "single_action_space", "terminals", "step", "reset")
 
@@ -51,9 +50,7 @@ class PufferEnvironments(VectorEnvironment):
         valid, self._alive = self._alive, self._active()
         over, cut = truths(terminals), truths(truncations)
         if (cut & ~over & valid).any() and self._finals_wanted:
-            raise UserError(
-                f"{self.name} resets by itself, as PufferLib's environments do, so {UNKNOWN_END}: {OTHER_ENDS}"
-            )
+            raise hidden_end(self.name, "resets by itself, as PufferLib's environments do")
         paid = np.where(valid, owned(reward).reshape(-1).astype(np.float64), 0.0)
         seen = self._kept.take(owned(observation))
         ended = over | cut

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 
 from proximo.control.environments.backends.tensors import like, owned, truths
-from proximo.control.environments.base import OTHER_ENDS, UNKNOWN_END, Observation, Step, TensorStep, VectorEnvironment
+from proximo.control.environments.base import Observation, Step, TensorStep, VectorEnvironment, hidden_end
 from proximo.control.environments.terms import from_infos
 from proximo.control.environments.visible_leaves import ALL_KEYS, ObservationKeys
 from proximo.control.spaces.trees import map_leaves, replace_rows
@@ -102,6 +102,12 @@ class RslRlEnvironments(VectorEnvironment):
         )
 
     @property
+    def hidden_end(self) -> UserError:
+        """See `TensorSource.hidden_end`."""
+        show = "set compute_final_obs = True in Isaac Lab's cfg or auto_reset = False in mjlab's"
+        return hidden_end(self.name, "resets by itself without extras['final_obs']", show)
+
+    @property
     def tensors(self) -> RslRlEnvironments | None:
         """See `VectorEnvironment.tensors`: not where rows are to be reset by hand, which needs their numbers."""
         return None if self._by_hand else self
@@ -129,10 +135,7 @@ class RslRlEnvironments(VectorEnvironment):
         if over.any() and extras.get("final_obs") is not None:
             return replace_rows(shown, over, self._groups(extras["final_obs"])), shown
         if cut.any() and self._finals_wanted:
-            raise UserError(
-                f"{self.name} resets by itself without extras['final_obs'], so {UNKNOWN_END}: set compute_final_obs = "
-                f"True in Isaac Lab's cfg or auto_reset = False in mjlab's, or {OTHER_ENDS}"
-            )
+            raise self.hidden_end
         return shown, shown
 
     def _reset_rows(self, shown: dict[str, np.ndarray], over: np.ndarray) -> dict[str, np.ndarray]:

@@ -7,10 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from proximo.control.environments.base import TensorStep, hidden_end
+from proximo.control.environments.terms import from_infos
+from proximo.control.spaces.trees import is_tensor
+from proximo.errors import UserError
 
-def is_tensor(x: Any) -> bool:
-    """Whether something is a tensor of torch, without importing it."""
-    return hasattr(x, "detach") and hasattr(x, "cpu")
+ALONE = ""
+"""Group of an observation that is no Dict."""
+HIDES = "resets in the same step without infos['final_obs']"
+SHOW = "return the final observations there, use next-step autoreset"
+"""Of Gymnasium's vector environments."""
 
 
 def owned(tree: Any) -> Any:
@@ -47,3 +53,40 @@ def like(array: np.ndarray, tensor: Any) -> Any:
 
     given = torch.from_numpy(np.array(array, np.float32 if array.dtype == np.float64 else array.dtype))
     return given.to(tensor if isinstance(tensor, str | torch.device) else tensor.device)
+
+
+class VectorTensors:
+    """A Gymnasium `VectorEnv` whose arrays are tensors, stepped where they are (ManiSkill 3).
+
+    Args:
+        vector: resets in the same step, and has a `device`.
+        name: what the user calls it.
+    """
+
+    def __init__(self, vector: Any, name: str) -> None:
+        self._vector, self._name, self.device = vector, name, str(vector.device)
+
+    @classmethod
+    def of(cls, vector: Any, name: str) -> VectorTensors | None:
+        """None where the environment says no device of torch, which those of NumPy do not have."""
+        import torch
+
+        return cls(vector, name) if isinstance(getattr(vector, "device", None), torch.device) else None
+
+    @property
+    def hidden_end(self) -> UserError:
+        """See `TensorSource.hidden_end`."""
+        return hidden_end(self._name, HIDES, SHOW)
+
+    def step_tensors(self, actions: Any) -> TensorStep:
+        """See `TensorSource.step_tensors`; what ends for good and is cut at once has ended for good."""
+        seen, reward, terminated, truncated, infos = self._vector.step(actions)
+        ends, cuts = terminated.reshape(-1) != 0, truncated.reshape(-1) != 0
+        finals = infos.get("final_obs", infos.get("final_observation"))
+        said = from_infos(infos, len(ends))
+        reached = None if finals is None else _groups(finals)
+        return TensorStep(_groups(seen), reached, reward.reshape(-1), ends | cuts, cuts & ~ends, said)
+
+
+def _groups(seen: Any) -> Any:
+    return seen if hasattr(seen, "keys") else {ALONE: seen}
