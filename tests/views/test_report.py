@@ -81,6 +81,15 @@ def test_only_what_is_in_view_is_drawn_and_all_of_it_for_the_printer(both, page)
     assert page.errors == []
 
 
+def test_the_page_has_no_more_of_plotly_than_it_draws_with(alone, page):
+    """All of it is 4.8 MB, which took a browser most of the time of opening a report."""
+    assert alone.stat().st_size < 2_000_000
+    opened(page, alone)
+    known = "Object.keys(Plotly.PlotSchema.get().traces)"
+    drawn = "[...new Set([...document.querySelectorAll('.js-plotly-plot')].flatMap(x => x.data.map(y => y.type)))]"
+    assert set(page.run(known)) == set(page.run(drawn)) == {"scatter", "bar", "heatmap"}
+
+
 def test_the_ratio_map_shows_what_the_run_has_recorded(runs, alone, page):
     opened(page, alone)
     drawn = page.run("(({x, y, z}) => ({x, y, z}))(document.querySelector('#plot-ratio').data[0])")

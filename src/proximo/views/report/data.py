@@ -91,7 +91,7 @@ def _run(run: Seen, names: Sequence[str], buckets: int, live: bool) -> dict[str,
         "series": series,
         "ratio": ratio_map(run, buckets),
         "phases": facts.phases(run),
-        "health": findings.strip(run),
+        "health": findings.strip(run, buckets),
         "findings": findings.recorded(run) if live else findings.diagnosed(run),
         "samples": facts.samples(run, max(6, buckets // 5)),
         "videos": [],  # of a page that is written: see `videos.put_in`

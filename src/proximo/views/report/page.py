@@ -5,6 +5,8 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from proximo.views import plotly
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -52,14 +54,12 @@ def page(title: str, data: dict[str, Any], script: str, *, connects: bool = Fals
         script: ours.
         connects: whether it may ask the server that it came from for more.
     """
-    from plotly.offline import get_plotlyjs
-
     return _PAGE.format(
         policy=_POLICY.format("'self'" if connects else "'none'"),
         title=escape(title).encode("utf-8", "replace").decode(),
         style=(files("proximo.views.report") / "page.css").read_text("utf-8"),
         data=as_json(data),
-        plotly=get_plotlyjs(),
+        plotly=plotly.script(),
         scripts=script,
     )
 
