@@ -71,7 +71,7 @@ def put_in(data: dict[str, Any], folder: Path) -> None:
     for name, (label, sentence) in TEXTS.items():
         data["texts"][name] = {"label": label, "unit": "", "sentence": sentence, "log": False}
     for name in names:
-        said = text_of_setting(name.removeprefix("1 - "), {"control"})
+        said = text_of_setting(name.removeprefix("1 - "), frozenset({"control"}))
         data["texts"][f"drawn {name}"] = data["texts"]["drawn"] | {"sentence": f"{TEXTS['drawn'][1]} {said}".strip()}
     if not importance:
         data["notes"].append("What mattered is left out: it takes 10 trials that came to an end.")
