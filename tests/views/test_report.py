@@ -116,6 +116,28 @@ def test_every_explanation_can_be_reached_and_read(both, page):
     assert page.run(bubble).strip('"') == sentences[0][0]
 
 
+def test_every_headline_says_in_a_sentence_what_it_is(both, talk, page, tmp_path):
+    rows = "[...document.querySelectorAll('#headline tbody th')].map(x => [x.innerText, x.firstChild.title || ''])"
+    opened(page, both)
+    seen = page.run(rows)
+    opened(page, proximo.report(talk, out=tmp_path / "talk.html"))
+    seen += page.run(rows)
+    assert {"environment steps", "responses", "speed", "return, best", "final policy"} <= {label for label, _ in seen}
+    assert [label for label, text in seen if len(text) < 20 or not text.endswith(".")] == []
+
+
+AXES = """[...document.querySelectorAll('.js-plotly-plot')].map(x => [x.id,
+  ...['xaxis', 'yaxis'].map(name => x.layout[name].title.text || (x.layout[name].ticktext || []).join())])"""
+
+
+def test_every_axis_says_what_it_counts_in_which_unit(both, page):
+    opened(page, both)
+    seen = {plot: axes for plot, *axes in page.run(AXES)}
+    assert [plot for plot, axes in seen.items() if not all(axes)] == []
+    assert seen["plot-approx_kl"] == ["environment steps", "nats"]
+    assert seen["plot-phases"] == ["share of the measured time, %", "seed-1,seed-0"]
+
+
 def test_each_setting_says_what_proximo_explain_says(both, page):
     opened(page, both)
     shown = dict(page.run("[...document.querySelectorAll('details th')].map(x => [x.textContent, x.firstChild.title])"))

@@ -50,7 +50,8 @@ def page_data(runs: Sequence[Seen], *, live: bool = False) -> dict[str, Any]:
         "title": runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
         "made": datetime.now().strftime("%Y-%m-%d %H:%M"),
         "live": live,
-        "texts": {name: facts.text_of(name) for name in dict.fromkeys((*metrics_texts.TEXTS, *names))},
+        "texts": {name: facts.text_of(name) for name in dict.fromkeys((*metrics_texts.TEXTS, *names))}
+        | facts.texts_of_headlines(),
         "runs": drawn,
         "groups": [_group(runs, members, notes) for members in groups],
         "tasks": list(dict.fromkeys(run.task for run in runs)),
