@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo demo-language test test-slow check docs screenshots format clean
+.PHONY: demo demo-language test test-slow check docs screenshots plotly format clean
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Proximo needs Python 3.11 or newer, this is %d.%d: make PYTHON=..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
@@ -43,6 +43,13 @@ docs: $(READY)  ## the site, in site/: open site/index.html; any warning is an e
 
 screenshots: $(READY)  ## the pictures of console, report and live page in docs/pictures, of real short trainings
 	$(BIN)/python benchmarks/screenshots.py
+
+plotly:  ## build the part of plotly.js that the pages need anew; needs node, npm and a network
+	npm install --prefix build/plotly --silent --no-audit --no-fund plotly.js@4.1.1 esbuild@0.28.2
+	cd build/plotly && NODE_PATH=node_modules npx esbuild ../../src/proximo/views/plotly/bundle.js --bundle --minify --target=es2016 \
+	  --format=iife --global-name=Plotly --define:global=window --define:define.amd=false --loader:.css=empty --log-level=error \
+	  --banner:js='/* plotly.js v4.1.1, MIT: lines, bars and heatmaps; see bundle.js */' --outfile=../../src/proximo/views/plotly/plotly.min.js
+	cp build/plotly/node_modules/plotly.js/LICENSE src/proximo/views/plotly/LICENSE
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 NEEDED = ("py.typed", "control/presets/", "language/presets/", "runs/health/pages/P020", "lab/texts/")
 NEEDED += ("views/report/page.css", "views/report/page.js", "views/report/draw.js", "views/inspect/episode.js")
+NEEDED += ("views/plotly/plotly.min.js", "views/plotly/LICENSE")
 STEPS = {"own_algorithm": 20_000, "own_simulator": 20_000, "three_seeds": 4096}
 TINY = """
 import sys; sys.path.insert(0, {helpers!r})

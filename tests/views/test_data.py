@@ -6,11 +6,13 @@ from math import isfinite
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from records import row, spoken
 
 import proximo
+from proximo.control.training.critic_window import CriticWindow
 from proximo.core.ratio_bins import BINS, EDGES, ratio_counts, read_counts
 from proximo.errors import UserError
 from proximo.runs.health import rules
@@ -147,6 +149,20 @@ def test_every_metric_that_is_drawn_has_its_sentence_and_bands_are_those_of_the_
     seen = {"approx_kl": 2 * band.high}
     assert [finding.severity for finding in rules.step_size(seen, rules.History())] == ["amber"]
     assert not list(rules.step_size({"approx_kl": 0.99 * band.high}, rules.History()))
+
+
+def test_a_critic_that_says_the_mean_of_the_returns_lies_on_the_edge_of_both_its_bands():
+    window, returns = CriticWindow(), torch.linspace(-3.0, 5.0, 101)
+    window.add(returns.mean().expand(101), returns, torch.ones(101), 1)
+    seen = window.measured()
+    assert TEXTS["critic_error"].band.high == pytest.approx(seen["critic_error"])
+    assert TEXTS["explained_variance"].band.low == pytest.approx(seen["explained_variance"], abs=1e-12)
+
+
+def test_the_exact_kl_is_healthy_where_its_estimate_is(tmp_path):
+    rows = [{**row(k), "exact_kl": 0.01, "final_approx_kl": 0.01} for k in range(3)]
+    drawn = page_data(read_runs([write(tmp_path / "run", rows)]))["runs"][0]["series"]
+    assert drawn["exact_kl"]["band"] == drawn["final_approx_kl"]["band"] == [None, *rules.FINAL_KL]
 
 
 @given(st.lists(st.floats(-3, 3), min_size=1, max_size=50), st.floats(0.05, 0.9))

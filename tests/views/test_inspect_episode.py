@@ -10,8 +10,10 @@ import torch
 
 import proximo
 from proximo.cli import main as cli
+from proximo.cli import views
 from proximo.errors import UserError
-from proximo.runs.storage.checkpoint import step_of
+from proximo.runs.storage.checkpoint import step_name, step_of
+from proximo.views.inspect import episode
 from proximo.views.inspect.steps import steps_of
 
 SMALL = {"environments": 4, "rollout_length": 16, "update": {"minibatch_size": 32, "epochs": 2}, "episodes": 2}
@@ -105,6 +107,41 @@ def test_the_ratio_is_1_between_equal_checkpoints_and_the_softmaxes_between_othe
     assert max(abs(x - 1) for x in expected) > 1e-3
 
 
+def test_without_a_numbered_checkpoint_the_ratio_is_to_the_policy_before_the_kept_update(tmp_path):
+    """One iteration between two checkpoints: the policy before the last update is that of the first of them."""
+    short = trained(tmp_path / "short", steps=192, checkpoint_every=64, normalizers={"observations": True})
+    names = sorted(path.name for path in (short / "checkpoints").iterdir() if step_of(path.name) is not None)
+    assert [step_of(name) for name in names] == [64, 128, 192]
+    numbered = proximo.inspect_run(short, seed=5)
+    assert numbered.notes[0] == "ratio: to the policy at step 128"
+    for name in names:
+        shutil.rmtree(short / "checkpoints" / name)
+    kept = proximo.inspect_run(short, seed=5)
+    assert kept.notes[0].startswith("ratio: to the policy before its last update (iteration 2, ")
+    assert kept.ratio == pytest.approx(numbered.ratio, rel=1e-5)
+    assert max(abs(x - 1) for x in kept.ratio) > 1e-3
+    shutil.rmtree(short / "replay")
+    assert "the ratio is left out: no numbered checkpoint lies" in proximo.inspect_run(short, seed=5).notes[0]
+
+
+def test_a_checkpoint_that_a_running_training_deletes_meanwhile_is_no_end(run, tmp_path, monkeypatch):
+    copy = shutil.copytree(run, tmp_path / "going")
+    checkpoints = copy / "checkpoints"
+    shutil.rmtree(checkpoints / "final")
+    newest = max(path for path in checkpoints.iterdir() if step_of(path.name) is not None)
+    load, asked = episode.load_checkpoint, []
+
+    def deleted(path):
+        if not asked:
+            newest.rename(checkpoints / step_name(step_of(newest.name) + 64))
+        asked.append(path.name)
+        return load(path)
+
+    monkeypatch.setattr(episode, "load_checkpoint", deleted)
+    assert proximo.inspect_run(copy, seed=5, limit=3).steps.reward.tolist() == [1, 1, 1]
+    assert asked[0] != asked[1]
+
+
 def test_the_page_has_a_film_strip_and_marks_where_the_critic_was_most_wrong(run, found, page):
     assert found.file == run / "inspect" / "5.html"
     assert found.file.stat().st_size < 6_000_000
@@ -131,7 +168,7 @@ def test_the_page_has_a_film_strip_and_marks_where_the_critic_was_most_wrong(run
 def test_what_draws_nothing_is_shown_without_a_film_strip(tmp_path, monkeypatch, capsys, page):
     (tmp_path / "dim.py").write_text("import gymnasium\ndef make():\n    return gymnasium.make('CartPole-v1')\n")
     monkeypatch.chdir(tmp_path)
-    trained("dim", "dim:make", steps=64, checkpoint_every=64, keep=1, normalizers={"rewards": "scale"})
+    trained("dim", "dim:make", steps=64, checkpoint_every=64, keep=1, normalizers={"rewards": "scale"}, replay_mb=0)
     assert cli.main(["inspect", "dim", "--seed", "5", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert "the film strip is left out: dim:make draws nothing" in shown["notes"][0]
@@ -144,6 +181,35 @@ def test_what_draws_nothing_is_shown_without_a_film_strip(tmp_path, monkeypatch,
     page.wait("document.documentElement.dataset.drawn")
     assert page.run("document.images.length") == 0
     assert page.errors == []
+
+
+QUITS = """
+import gymnasium
+class Quits(gymnasium.Wrapper):
+    def render(self):
+        raise SystemExit(2)
+def make(render_mode=None):
+    return Quits(gymnasium.make("CartPole-v1", render_mode=render_mode))
+"""
+
+
+def test_code_that_ends_the_program_ends_it_with_a_sentence(tmp_path, monkeypatch, capsys):
+    (tmp_path / "quits.py").write_text(QUITS)
+    monkeypatch.chdir(tmp_path)
+    trained("quits", "quits:make", steps=64)
+    assert cli.main(["inspect", "quits", "--limit", "3"]) == 0, "a film strip is no reason to end"
+    assert "the film strip is left out: quits:make" in capsys.readouterr().out
+    for told, words in ((SystemExit(2), "has ended the program (SystemExit: 2)"), (UserError(), "nothing said why")):
+
+        def verb(arguments, told=told):
+            raise told
+
+        monkeypatch.setitem(views.VERBS, "inspect", verb)
+        assert cli.main(["inspect", "quits"]) == 2
+        assert words in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["report", "--help"])
+    assert ended.value.code == 0
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,39 @@ def test_the_picture_is_that_of_the_state(run, tmp_path):
     assert ((strip[..., 2] - strip[..., 0]) > 100).any()
 
 
+SMALL = {"environments": 2, "rollout_length": 16, "update": {"minibatch_size": 32, "epochs": 1}, "episodes": 1}
+
+
+@pytest.mark.parametrize("task", ["LunarLander-v3", "BipedalWalker-v3"])
+def test_box2d_is_drawn_as_it_draws_itself(task, tmp_path):
+    pytest.importorskip("Box2D")
+    small = {**SMALL, "steps": 32, "progress": "quiet", "backend": "gymnasium", "episode_limit": 20}
+    proximo.train(task, run=tmp_path / "run", **small)
+    about, seen = pictures(proximo.record(tmp_path / "run", policies=["latest"], seed=5, limit=12, width=300))
+    env = __import__("gymnasium").make(task, render_mode="rgb_array")
+    env.reset(seed=5)
+    drawn = np.asarray(Image.fromarray(env.render()).resize((300, 200)), float)
+    assert np.abs(seen[0][HEAD : HEAD + 200, :300] - drawn).mean() < 6
+    assert len(seen) == 12
+    assert about["fps"] == env.metadata["render_fps"]
+    assert np.abs(seen[-1].astype(float) - seen[0])[HEAD : HEAD + 200].max() > 60, "it moves"
+
+
+def test_atari_is_drawn_in_its_own_colours_and_at_its_own_rate(tmp_path):
+    pytest.importorskip("ale_py")
+    pytest.importorskip("cv2")
+    small = {**SMALL, "steps": 32, "progress": "quiet", "backend": "gymnasium", "episode_limit": 20, "preset": "atari"}
+    proximo.train("ALE/Pong-v5", run=tmp_path / "run", **small)
+    about, seen = pictures(proximo.record(tmp_path / "run", policies=["latest"], seed=5, limit=12, width=160))
+    field = seen[0][HEAD + 40 : HEAD + 190, :160].reshape(-1, 3)
+    assert np.abs(np.median(field, 0) - [144, 72, 17]).max() < 12, "Pong's brown"
+    right = seen[0][HEAD + 34 : HEAD + 194, 138:146].reshape(-1, 3).astype(float)
+    assert (np.abs(right - [92, 186, 92]).max(1) < 40).any(), "our paddle is green"
+    assert len(seen) == 12
+    assert about["fps"] == 15  # 60 of the console's, four for each action
+    assert about["size"][0] == 160
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [

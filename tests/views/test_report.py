@@ -81,6 +81,15 @@ def test_only_what_is_in_view_is_drawn_and_all_of_it_for_the_printer(both, page)
     assert page.errors == []
 
 
+def test_the_page_has_no_more_of_plotly_than_it_draws_with(alone, page):
+    """All of it is 4.8 MB, which took a browser most of the time of opening a report."""
+    assert alone.stat().st_size < 2_000_000
+    opened(page, alone)
+    known = "Object.keys(Plotly.PlotSchema.get().traces)"
+    drawn = "[...new Set([...document.querySelectorAll('.js-plotly-plot')].flatMap(x => x.data.map(y => y.type)))]"
+    assert set(page.run(known)) == set(page.run(drawn)) == {"scatter", "bar", "heatmap"}
+
+
 def test_the_ratio_map_shows_what_the_run_has_recorded(runs, alone, page):
     opened(page, alone)
     drawn = page.run("(({x, y, z}) => ({x, y, z}))(document.querySelector('#plot-ratio').data[0])")
@@ -105,6 +114,28 @@ def test_every_explanation_can_be_reached_and_read(both, page):
     assert page.run(bubble) == "none"
     page.run("document.querySelector('figure .explained').focus()")
     assert page.run(bubble).strip('"') == sentences[0][0]
+
+
+def test_every_headline_says_in_a_sentence_what_it_is(both, talk, page, tmp_path):
+    rows = "[...document.querySelectorAll('#headline tbody th')].map(x => [x.innerText, x.firstChild.title || ''])"
+    opened(page, both)
+    seen = page.run(rows)
+    opened(page, proximo.report(talk, out=tmp_path / "talk.html"))
+    seen += page.run(rows)
+    assert {"environment steps", "responses", "speed", "return, best", "final policy"} <= {label for label, _ in seen}
+    assert [label for label, text in seen if len(text) < 20 or not text.endswith(".")] == []
+
+
+AXES = """[...document.querySelectorAll('.js-plotly-plot')].map(x => [x.id,
+  ...['xaxis', 'yaxis'].map(name => x.layout[name].title.text || (x.layout[name].ticktext || []).join())])"""
+
+
+def test_every_axis_says_what_it_counts_in_which_unit(both, page):
+    opened(page, both)
+    seen = {plot: axes for plot, *axes in page.run(AXES)}
+    assert [plot for plot, axes in seen.items() if not all(axes)] == []
+    assert seen["plot-approx_kl"] == ["environment steps", "nats"]
+    assert seen["plot-phases"] == ["share of the measured time, %", "seed-1,seed-0"]
 
 
 def test_each_setting_says_what_proximo_explain_says(both, page):

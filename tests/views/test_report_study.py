@@ -57,6 +57,9 @@ def test_what_mattered_is_the_longest_bar_and_each_trial_is_where_it_came_to(sea
     assert cut[0] == [7, 15, 23, 31, 39]
     assert cut[1][0] == pytest.approx(study.trials[7].intermediate_values[3], rel=1e-4)
     assert page.run("document.querySelector('#plot-drawn-0').layout.xaxis.type") == "log"
+    titles = "document.querySelector('#plot-drawn-0').layout"
+    titles = page.run(f"[{titles}.xaxis.title.text, {titles}.yaxis.title.text]")
+    assert titles == ["learning_rate, step size of Adam", "return, reward per episode"]
     said = page.run("document.querySelector('figure:has(#plot-drawn-2) .explained').dataset.sentence")
     assert next(iter(proximo.explain("gamma").settings)).places[0].text.split(".")[0] in said
     assert page.run("data.runs.length") == 2
@@ -65,7 +68,8 @@ def test_what_mattered_is_the_longest_bar_and_each_trial_is_where_it_came_to(sea
 
 def test_a_search_of_few_trials_says_what_is_missing_and_a_damaged_one_is_refused(search, runs, tmp_path):
     folder, _ = searched(tmp_path / "few", runs[0], 8)
-    assert "takes 10 trials that came to an end" in proximo.report(folder).read_text("utf-8")
+    said = proximo.report(folder).read_text("utf-8")
+    assert "it takes 10 trials that came to an end, and there are 7 so far. Below stand what each trial came to" in said
     (folder / "report.html").unlink()
     (folder / "study.db").write_bytes(b"no database")
     with pytest.raises(UserError, match="is no search of proximo tune, or is damaged"):

@@ -11,14 +11,22 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from http.client import HTTPConnection
+from pathlib import Path
 
 import pytest
 import warm
+from PIL import Image
 from records import row
 
 import proximo
 from proximo.errors import UserError
+from proximo.language.ppo.tokens.record import read_record
+from proximo.views.record import files
+from proximo.views.report import credit
+from proximo.views.report.data import page_data
+from proximo.views.seen import read_runs
 from proximo.views.watch import follow
 from proximo.views.watch.follow import Follower, Tail
 from proximo.views.watch.server import Server, open_server
@@ -39,12 +47,23 @@ def served(folder):
 
 def asked(port, path, host=None):
     """Status and body of a request whose path is sent as it stands."""
+    status, body = answered(port, path, Host=host or f"127.0.0.1:{port}")
+    return status, body.decode()
+
+
+def answered(port, path, **headers):
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     connection.putrequest("GET", path, skip_host=True)
-    connection.putheader("Host", host or f"127.0.0.1:{port}")
+    for name, value in ({"Host": f"127.0.0.1:{port}"} | headers).items():
+        connection.putheader(name, value)
     connection.endheaders()
     answer = connection.getresponse()
-    return answer.status, answer.read().decode()
+    return answer.status, answer.read()
+
+
+def film(file, seconds=4):
+    """A real one: the picture becomes lighter."""
+    files.write((Image.new("RGB", (64, 48), (6 * i,) * 3) for i in range(10 * seconds)), file, 10.0)
 
 
 def write(folder, rows):
@@ -110,6 +129,96 @@ print(sorted(name for name in set(sys.modules) - before if name.split(".")[0] in
 """
     done = subprocess.run([sys.executable, "-c", told, str(tmp_path)], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_film_can_be_played_and_gone_back_in_and_goes_on_while_the_run_does(tmp_path, page):
+    run = write(tmp_path / "a run", [row(k) for k in range(3)])
+    film(run / "videos" / "step-000000100.mp4")
+    with served(tmp_path) as port:
+        page.open(f"http://127.0.0.1:{port}/")
+        video = "document.querySelector('video')"
+        page.wait(f"{video}.readyState >= 2 && {video}.videoWidth === 64")
+        page.run(f"{video}.currentTime = 3.5")
+        page.wait(f"{video}.currentTime === 3.5 && {video}.readyState >= 2 && !{video}.seeking")
+        page.run(f"{video}.currentTime = 0.5")
+        page.wait(f"{video}.currentTime === 0.5 && !{video}.seeking")
+        page.run(f"window.first = {video}; first.playbackRate = 0.1; first.play().then(() => true)")
+        write(run, [row(k) for k in range(4)])
+        page.wait("data.runs[0].series.approx_kl.x.length === 4")
+        assert page.run(f"{video} === first && !first.paused")
+        film(run / "videos" / "step-000000200.mp4")
+        page.wait("document.querySelectorAll('video').length === 2")
+        assert page.errors == []
+
+
+def test_a_setting_says_what_the_report_says_of_it(tmp_path):
+    write(tmp_path / "run", [row(0)])
+    shown, told = Follower(tmp_path).data()["settings"], page_data(read_runs([tmp_path / "run"]))["settings"]
+    assert shown == told
+    assert all(setting["text"] for setting in shown if setting["key"] != "kind")
+
+
+def test_tokens_of_the_last_iteration_are_those_that_the_report_shows(talk, page):
+    talk = Path(talk)
+    follower = Follower(talk.parent)
+    (shown,) = (run["credit"] for run in follower.data()["runs"])
+    assert shown == credit.tokens(read_runs([talk])[0])
+    assert follower.data()["runs"][0]["credit"] is shown, "nothing is read again that has not changed"
+    with served(talk.parent) as port:
+        page.open(f"http://127.0.0.1:{port}/")
+        page.wait("document.querySelectorAll('.credit .tokens').length === 6")
+        page.run("document.querySelector('#credit-by').selectedIndex = 1")
+        page.run("document.querySelector('#credit-by').dispatchEvent(new Event('change'))")
+        last = max((talk / "tokens").iterdir())
+        newer = last.with_name(f"{int(last.stem) + 1:06d}.safetensors")
+        record = read_record(last)
+        newer.write_bytes(replace(record, iteration=record.iteration + 1).to_bytes())
+        try:
+            page.wait(f"document.body.innerText.includes('What iteration {record.iteration + 1} learnt from')")
+            assert page.run("document.querySelector('#credit-by').selectedIndex") == 1, "as the reader has chosen"
+            assert page.run("document.querySelector('.credit-legend').innerText").startswith("kl")
+        finally:
+            newer.unlink()
+        assert page.errors == []
+
+
+def test_of_films_only_those_of_the_runs_are_served_and_any_part_of_them(tmp_path):
+    run, outside = write(tmp_path / "in" / "run", [row(0)]), tmp_path / "outside"
+    (run / "videos").mkdir()
+    outside.mkdir()
+    content, secret = bytes(range(256)) * 4, SECRET.encode()
+    (run / "videos" / "step-1.mp4").write_bytes(content)
+    (run / "secret.mp4").write_bytes(secret)
+    (outside / "far.mp4").write_bytes(secret)
+    (run / "videos" / "linked.mp4").symlink_to(outside / "far.mp4")
+    moved = write(tmp_path / "in" / "moved", [row(0)])
+    (moved / "videos").symlink_to(outside)
+    with served(tmp_path / "in") as port:
+        shown = json.loads(asked(port, "/data")[1])["runs"]
+        assert [(x["name"], [film["name"] for film in x["videos"]]) for x in shown] == [("run", ["step-1"])]
+        address = shown[0]["videos"][0]["source"]
+        assert answered(port, address) == (200, content)
+        for part, expected in (("0-", content), ("5-9", content[5:10]), ("1000-9999", content[1000:])):
+            assert answered(port, address, Range=f"bytes={part}") == (206, expected)
+        for odd in ("bytes=5000-", "bytes=9-5", "bytes=-1", "lines=0-1", "bytes=0-1,5-6"):
+            assert answered(port, address, Range=odd) == (200, content)
+        ways = ["../secret", "..%2fsecret", "%2e%2e%2fsecret", "linked", "step-1.mp4", "step-1%00", "", "%2f", "far"]
+        ways += [f"{outside}/far", "../../../outside/far"]
+        asks = [f"/video?run=run&name={name}" for name in ways] + ["/video", "/video?run=run", "/video?name=step-1"]
+        asks += [
+            "/video?run=moved&name=far",
+            "/video?run=..&name=step-1",
+            f"/video?run={run}&name=step-1",
+            "/video/step-1",
+        ]
+        for path in asks:
+            status, body = answered(port, path)
+            assert (status, secret in body) == (404, False), path
+        (run / "videos" / "step-1.mp4").unlink()
+        (run / "videos" / "step-1.mp4").symlink_to(outside / "far.mp4")  # since the page was made
+        assert answered(port, address)[0] == 404
+        (run / "videos" / "step-1.mp4").unlink()
+        assert answered(port, address)[0] == 404
 
 
 def test_however_long_a_page_takes_the_next_look_comes_within_seconds(tmp_path, monkeypatch):

@@ -74,11 +74,8 @@ class Export:
         print(f"{made.path}: {names} (the {made.checkpoint} policy)")
         print(f"compared with the policy on {made.observations:,} observations: largest error {made.max_error:.1e}")
         parity = made.contract["parity"]
-        if "choices" in parity:
-            print(
-                f"of {parity['choices']:,} choices {parity['near_ties']:,} were within {parity['near_tie_nats']} nats "
-                "of a tie: a smaller error of a logit shows in these alone"
-            )
+        if "max_error_of_probabilities" in parity:
+            print(f"probabilities of all choices: largest error {parity['max_error_of_probabilities']:.1e}")
         return 0
 
 

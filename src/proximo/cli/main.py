@@ -117,7 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return ended(code)
     except UserError as error:
-        return ended(error.exit_code, str(error))
+        return ended(
+            error.exit_code, str(error) or f"{given[0]} failed, and nothing said why: tell us how this came about"
+        )
+    except SystemExit as ending:  # the help's, with 0; else of code that is not ours, as a simulator's
+        if not ending.code:
+            raise
+        why = f"code that `proximo {given[0]}` called has ended the program (SystemExit: {ending.code})"
+        return ended(2, f"{why}: look for what it printed, and mend or leave out that code")
     except BrokenPipeError:  # as in `proximo environments | head`; what is left to print must not fail at the exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # SIGPIPE

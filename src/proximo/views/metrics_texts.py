@@ -4,7 +4,7 @@ Limits are the health rules' own, imported.
 """
 
 from dataclasses import dataclass
-from math import inf
+from math import inf, sqrt
 from typing import Literal
 
 from proximo.runs.health import rules
@@ -83,6 +83,7 @@ TEXTS: dict[str, MetricText] = {
         "exact KL",
         _NATS,
         "KL(old policy, policy) after the update in closed form, over states of the rollout.",
+        _below(rules.FINAL_KL),  # the number that `final_approx_kl` estimates
         log=True,
     ),
     "clip_fraction": MetricText(
@@ -127,8 +128,11 @@ TEXTS: dict[str, MetricText] = {
         "critic's error",
         "returns' deviations",
         "Root mean square error of the critic, in units of the returns' standard deviation.",
+        Band(high=sqrt(1.0 - rules.EXPLAINED_VARIANCE)),  # the mean of the returns is no worse an estimate from here on
         better="lower",
     ),
+    # No band: which rates are healthy depends on network, batch and optimiser (presets: 3e-6 to 3e-3), and a schedule
+    # ends at 0. What a rate does is judged by the KL and the clip fraction.
     "learning_rate": MetricText(
         "learning rate", "step size of Adam", "Step size of the optimiser, as its schedule or its KL rule sets it."
     ),

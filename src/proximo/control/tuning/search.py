@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 FILE, NAME = "study.db", "proximo"
 """Where a search's study lies in its folder, and what Optuna calls it."""
+FEWEST = 10
+"""Whole trials before it is said what mattered."""
 
 
 @dataclass(frozen=True)
@@ -183,14 +185,14 @@ def _told(optuna: Any, study: "Study", folder: Path, base: TrainConfig, space: s
 
 
 def importance_of(study: "Study") -> dict[str, float]:
-    """Share of each number in what makes trials good (PED-ANOVA); empty of fewer than 10 whole trials.
+    """Share of each number in what makes trials good (PED-ANOVA); empty of fewer than `FEWEST` whole trials.
 
     Args:
         study: one of `tune`'s.
     """
     import optuna
 
-    if sum(trial.state.name == "COMPLETE" for trial in study.trials) < 2 * FREE:
+    if sum(trial.state.name == "COMPLETE" for trial in study.trials) < FEWEST:
         return {}
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))

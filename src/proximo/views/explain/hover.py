@@ -1,6 +1,6 @@
 """What a page says of a setting when it is pointed at: the text that `proximo explain` shows, and the formula."""
 
-from collections.abc import Collection
+from functools import cache
 
 from proximo.views.explain.explain import texts_of
 from proximo.views.explain.settings import CONTROL, STAGES, settings
@@ -9,7 +9,8 @@ _VERBS = {"control": CONTROL, "language": STAGES["ppo"], **STAGES}
 """By the kind of a run."""
 
 
-def text_of_setting(key: str, kinds: Collection[str]) -> str:
+@cache
+def text_of_setting(key: str, kinds: frozenset[str]) -> str:
     """One paragraph; "" for a setting of an algorithm or a model of the user's own.
 
     Args:

@@ -30,6 +30,7 @@ def contract(policy: ControlPolicy, interface: Interface, robot: Robot, facts: M
         "inputs": [described(port, robot.observation, robot.observation_units) for port in interface.observations]
         + [described(port) for port in (interface.mask, state) if port is not None],
         "outputs": [described(port, robot.actuators, robot.action_units) for port in interface.actions]
+        + ([] if interface.logits is None else [described(interface.logits)])
         + ([described(state) | {"name": "next_state"}] if state is not None else []),
         "state": None if state is None else {"size": state.size, "initial": 0.0, "reset": "when an episode starts"},
         "frame_stack": _frame_stack(policy),

@@ -26,7 +26,7 @@ from proximo.runs.storage.files import user_error
 from proximo.runs.storage.folder import find_run
 from proximo.views.export.contract import FORMAT, contract
 from proximo.views.export.interface import Interface
-from proximo.views.export.parity import LIMIT, NEAR, Distance, Play, distance, perturbed, visited
+from proximo.views.export.parity import LIMIT, Distance, Play, distance, perturbed, visited
 from proximo.views.export.robot import ask
 
 Target = Literal["onnx", "torchscript", "numpy", "c", "transformers", "gguf"]
@@ -104,10 +104,9 @@ def export(
         def write(new: Path) -> dict[str, Any]:
             target.write(policy, interface, new)
             found = _compared(policy, interface, target.open_export(new, interface), environments, config, observations)
-            error = max(found.numbers, found.nats)
+            error = max(found.numbers, found.nats, found.chance)
             parity: dict[str, Any] = {"observations": observations, "max_error": error, "limit": LIMIT}
-            if found.choices:
-                parity |= {"choices": found.choices, "near_ties": found.near_ties, "near_tie_nats": NEAR}
+            parity |= {} if interface.logits is None else {"max_error_of_probabilities": found.chance}
             facts = {
                 "target": to,
                 "call": target.call(interface),
@@ -178,6 +177,7 @@ def _compared(
     others = perturbed(policy, seen, np.random.default_rng(first[0]))
     found = Distance.of([distance(policy, interface, play, list(steps)) for steps in (seen, others)])
     _require_near(found.numbers, "its actions are up to {} of half their range apart")
+    _require_near(found.chance, "the probabilities of its choices are up to {} apart")
     _require_near(found.nats, "it makes choices that the policy holds up to {} nats less probable than its own")
     return found
 

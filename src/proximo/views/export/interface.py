@@ -12,7 +12,7 @@ from proximo.control.spaces import actions, observations
 from proximo.control.spaces.leaves import Path, leaves
 from proximo.errors import UserError
 
-Meaning = Literal["numbers", "choices", "image", "mask", "switches", "state"]
+Meaning = Literal["numbers", "choices", "image", "mask", "switches", "logits", "state"]
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,18 @@ class Interface:
         return (*self.observations, *(port for port in (self.mask, self.state) if port))
 
     @property
+    def logits(self) -> Port | None:
+        """Those of all choices and switches, one after another; None where every action is a number."""
+        counts = [
+            sum(port.choices) if port.choices else port.size for port in self.actions if port.meaning != "numbers"
+        ]
+        return Port("logits", "logits", (), (sum(counts),), "float32") if counts else None
+
+    @property
     def output_names(self) -> list[str]:
         """What it gives, in order."""
-        return [port.name for port in self.actions] + (["next_state"] if self.state else [])
+        more = (["logits"] if self.logits else []) + (["next_state"] if self.state else [])
+        return [*(port.name for port in self.actions), *more]
 
     @property
     def exact(self) -> bool:

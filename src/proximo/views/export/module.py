@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from proximo.control.models.custom import CustomNetwork
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces import actions, observations
+from proximo.core.distributions import Bernoulli, Categorical, Distribution, Product
 from proximo.views.export.interface import Interface
 
 
@@ -37,7 +38,21 @@ class ExportedPolicy(nn.Module):
         stored = self.policy.mode(outputs, inputs.get("mask"))
         columns = stored.split([part.width for part in self.policy.actions.parts], -1)
         decided = [self._leaf(part, x) for part, x in zip(self.policy.actions.parts, columns, strict=True)]
-        return (*decided, state) if state is not None else tuple(decided)
+        logits = [] if self.interface.logits is None else [self._logits(outputs, inputs.get("mask"))]
+        return (*decided, *logits, *([] if state is None else [state]))
+
+    def _logits(self, outputs: Tensor | Distribution, mask: Tensor | None) -> Tensor:
+        """Of all choices and switches `[N, K]`; the smallest number where a choice is masked."""
+        if isinstance(outputs, Distribution):  # of a network of the user's own
+            return logits_of(outputs)
+        columns, choice = [], 0
+        heads = outputs[..., : self.policy.actions.outputs].split([p.outputs for p in self.policy.actions.parts], -1)
+        for part, x in zip(self.policy.actions.parts, heads, strict=True):
+            if part.kind == "choice" and mask is not None:
+                x = x.masked_fill(~mask[:, choice : choice + part.outputs], torch.finfo(x.dtype).min)
+            choice += part.outputs if part.kind == "choice" else 0
+            columns += [] if part.kind == "box" else [x]
+        return torch.cat(columns, -1)
 
     def _encode(self, arrays: dict[str, Tensor]) -> dict[str, Tensor]:
         """As `ObservationSpec.encode`, and normalised."""
@@ -97,6 +112,16 @@ class ExportedPolicy(nn.Module):
         elif part.kind == "choice":
             x = x.double() + torch.tensor(part.start)
         return x.to(getattr(torch, str(np.dtype(part.dtype)))).reshape(x.shape[0], *part.shape)
+
+
+def logits_of(distribution: Distribution) -> Tensor:
+    """Of all choices and switches in a distribution, `[..., K]`."""
+    if isinstance(distribution, Product):
+        return torch.cat([logits_of(part) for part in distribution.parts], -1)
+    if isinstance(distribution, Bernoulli):
+        return distribution.logits
+    assert isinstance(distribution, Categorical) or distribution.event_size is not None
+    return distribution.log_probs if isinstance(distribution, Categorical) else distribution.mode()[..., :0]
 
 
 def _clip(x: Tensor, low: Tensor, high: Tensor) -> Tensor:

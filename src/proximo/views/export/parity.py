@@ -12,14 +12,12 @@ from proximo.control.environments.base import VectorEnvironment
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces.masks import opened
 from proximo.control.spaces.observations import Part
-from proximo.core.distributions import Bernoulli, Categorical, Distribution, Product
+from proximo.core.distributions import Distribution
 from proximo.views.export.interface import Interface, at, stack
+from proximo.views.export.module import logits_of
 
 LIMIT = 1e-5
 """Of half an action's range (of 1 where it has no bounds): float32 rounds at 1e-7, and a wrong sign is 2."""
-
-NEAR = 0.01
-"""Nats: only where the best two choices are no further apart does a smaller error of a logit show in what is chosen."""
 
 _Look = Callable[[], Distribution]
 Play = Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]
@@ -110,26 +108,24 @@ class Distance:
 
     numbers: float
     """Of half a number's range; of the memory as it is."""
-    nats: float
+    nats: float = 0.0
     """How much less probable the policy holds a choice or a switch than its own."""
-    choices: int
-    """That were open and were compared."""
-    near_ties: int
-    """Of these, how many had a second best within `NEAR`."""
+    chance: float = 0.0
+    """Of the probability of any choice or switch, by the logits that both give."""
 
     @classmethod
     def of(cls, all_of: Sequence["Distance"]) -> "Distance":
         """The largest of some; NaN where one is."""
-        numbers, nats = (float(np.max(x)) for x in ([d.numbers for d in all_of], [d.nats for d in all_of]))
-        return cls(numbers, nats, sum(d.choices for d in all_of), sum(d.near_ties for d in all_of))
+        return cls(*(float(np.max(x)) for x in zip(*((d.numbers, d.nats, d.chance) for d in all_of), strict=True)))
 
 
 def distance(policy: ControlPolicy, interface: Interface, play: Play, shown: Sequence[Shown]) -> Distance:
     """How far an export strays from its policy, at most, over some sequences of steps.
 
     Of a number: the distance in units of half its range. Of a choice or a switch that differs: how much less probable
-    the policy holds it than its own, in nats, so that a tie that rounding decides is no error. Of the memory: the
-    distance. Each of the two carries a memory of its own from step to step.
+    the policy holds it than its own, in nats, so that a tie that rounding decides is no error. Of every choice and
+    switch, taken or not: the distance of its probabilities. Of the memory: the distance. Each of the two carries a
+    memory of its own from step to step.
 
     Args:
         policy: the original.
@@ -148,11 +144,13 @@ def distance(policy: ControlPolicy, interface: Interface, play: Play, shown: Seq
         outputs = dict(zip(interface.output_names, play(given), strict=True))
         own, memory, look = _decide(policy, step, memory)
         found.append(_of_actions(policy, own, stack(interface.actions, outputs), look))
+        if interface.logits is not None:
+            found.append(Distance(0.0, chance=_of_chances(interface, outputs["logits"], logits_of(look()))))
         if interface.state is not None:
             assert memory is not None
             state = np.asarray(outputs["next_state"])
             of_memory.append(float(np.abs(state - memory.numpy()).max()))
-    return Distance.of([*found, *(Distance(error, 0.0, 0, 0) for error in of_memory)])
+    return Distance.of([*found, *map(Distance, of_memory)])
 
 
 def _decide(policy: ControlPolicy, step: Shown, memory: Tensor | None) -> tuple[Tensor, Tensor | None, _Look]:
@@ -187,30 +185,32 @@ def _of_actions(policy: ControlPolicy, own: Tensor, given: np.ndarray, look: _Lo
         else:
             chosen[:, columns] = torch.from_numpy(given[:, columns] - (part.start or 0.0))
     if all(part.kind == "box" for part in policy.actions.parts):
-        return Distance(float(np.max(numbers)), 0.0, 0, 0)
-    distribution = look()
-    margins = _margins(distribution)
+        return Distance(float(np.max(numbers)))
     differs = (chosen != own).any(1)
     if differs.any():
+        distribution = look()
         try:
             less = distribution.log_prob(own) - distribution.log_prob(chosen)
             nats = float(less.reshape(-1)[differs].max())
         except (RuntimeError, IndexError):  # a choice that there is not
             nats = float("inf")
-    return Distance(float(np.max(numbers)), nats, margins.numel(), int((margins < NEAR).sum()))
+    return Distance(float(np.max(numbers)), nats)
 
 
-def _margins(distribution: Distribution) -> Tensor:
-    """How much more probable the best of each choice or switch is than its second best, in nats; of open ones alone."""
-    if isinstance(distribution, Product):
-        return torch.cat([_margins(part) for part in distribution.parts])
-    if isinstance(distribution, Bernoulli):
-        return distribution.logits.detach().abs().reshape(-1)
-    if not isinstance(distribution, Categorical) or distribution.log_probs.shape[-1] < 2:
-        return torch.zeros(0)
-    best, second = distribution.log_probs.detach().topk(2, -1).values.unbind(-1)
-    gap = (best - second).reshape(-1)
-    return gap[gap < -torch.finfo(gap.dtype).min / 2]  # else a mask leaves one choice alone
+def _of_chances(interface: Interface, given: np.ndarray, own: Tensor) -> float:
+    """The largest distance between the probabilities of two rows of logits `[N, K]`."""
+    both = [torch.as_tensor(np.asarray(x), dtype=torch.float64) for x in (given, own)]
+    gaps, start = [], 0
+    for port in interface.actions:
+        for count in port.choices:
+            one, other = (x[:, start : start + count].softmax(-1) for x in both)
+            gaps.append(float((one - other).abs().max()))
+            start += count
+        if port.meaning == "switches":
+            one, other = (x[:, start : start + port.size].sigmoid() for x in both)
+            gaps.append(float((one - other).abs().max()))
+            start += port.size
+    return float(np.max(gaps))
 
 
 def _unrounded(policy: ControlPolicy, part: Any, columns: np.ndarray) -> np.ndarray:

@@ -13,8 +13,9 @@ from proximo.control.environments import make_environments
 from proximo.control.loading import LoadedPolicy, policy_from
 from proximo.control.models.normalizers import RewardScaler
 from proximo.errors import MALFORMED, UserError
-from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, step_of
+from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
 from proximo.runs.storage.files import user_error, write_atomically
+from proximo.views.inspect.before import policy_before
 from proximo.views.inspect.episode_page import html
 from proximo.views.inspect.steps import Steps, steps_of
 from proximo.views.record.episode import Filmed, drawing_environments
@@ -89,10 +90,11 @@ def inspect_episode(folder: Path, policy: str, seed: int | None, limit: int, out
     config = config_of(folder)
     if not config.update.critic:
         raise UserError(f"{folder} was trained by {type(config.update).__name__}, which learns no values to look at")
-    path = _checkpoint(folder, policy)
-    tensors, state = load_checkpoint(path)
+    path, tensors, state = _loaded(folder, policy)
     shown = LoadedPolicy(policy_from(tensors, state, "best" if policy == "best" and path.name != "best" else "policy"))
-    before, why = _before(folder, policy, state)
+    before, why = None, "the ratio is left out: it is of the latest policy to the one before it"
+    if policy == "latest":
+        before, why = policy_before(folder, shown.policy, state)
     watch = None if before is None else _Ratios(shown, before)
     chosen = seeds.derive(config.seed, seeds.FRESH, 0, 1)[0] if seed is None else seed
     episode, undrawn = _filmed(config, shown, policy, chosen, limit, watch)
@@ -126,19 +128,21 @@ def _checkpoint(folder: Path, policy: str) -> Path:
     return path
 
 
-def _before(folder: Path, policy: str, state: dict[str, Any]) -> tuple[LoadedPolicy | None, str]:
-    """The policy of the numbered checkpoint before the latest one; or why there is none."""
-    if policy != "latest":
-        return None, "the ratio is left out: it is of the latest policy to the one before it"
-    now = int(state.get("progress", {}).get("steps", 0))
-    steps = [(n, path) for path in (folder / "checkpoints").iterdir() if (n := step_of(path.name)) is not None]
-    if not (earlier := [item for item in steps if item[0] < now]):
-        return None, "the ratio is left out: no numbered checkpoint lies before the latest policy (checkpoint_every)"
-    step, path = max(earlier)
-    try:
-        return LoadedPolicy(policy_from(*load_checkpoint(path))), f"ratio: to the policy at step {step:,}"
-    except (UserError, *MALFORMED) as error:
-        return None, f"the ratio is left out: {error}"
+def _loaded(folder: Path, policy: str) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """Of the policy that is shown: its checkpoint, with tensors and state.
+
+    A run that goes on deletes its oldest checkpoints: one that is gone was not the latest, so there is another.
+
+    Raises:
+        UserError: there is none yet, or it is damaged.
+    """
+    while True:
+        path = _checkpoint(folder, policy)
+        try:
+            return path, *load_checkpoint(path)
+        except UserError:
+            if path.exists():
+                raise
 
 
 def _filmed(
@@ -169,7 +173,7 @@ def _learnt(config: TrainConfig, folder: Path, rewards: Sequence[float]) -> tupl
     """Rewards in the critic's units: scaled as they are after the last update, if the run scales them."""
     if config.normalizers.rewards != "scale":
         return list(rewards), ""
-    tensors, _ = load_checkpoint(_checkpoint(folder, "latest"))
+    _, tensors, _ = _loaded(folder, "latest")
     scaler = RewardScaler(config.environments, config.gamma, config.normalizers.clip)
     own = {name.removeprefix("scaler/"): x for name, x in tensors.items() if name.startswith("scaler/")}
     try:

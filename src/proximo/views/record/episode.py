@@ -14,7 +14,7 @@ import numpy as np
 from proximo.control.config import TrainConfig
 from proximo.control.environments import VectorEnvironment, make_environments
 from proximo.control.loading import LoadedPolicy
-from proximo.errors import UserError
+from proximo.errors import FOREIGN, UserError
 from proximo.runs.plugins import find_own
 
 NO_SCREEN = (
@@ -185,7 +185,7 @@ def picture(environments: VectorEnvironment, width: int) -> bytes:
         drawn: Any = environments.render()
     except DependencyNotInstalled as error:
         raise UserError(f"{environments.name} is drawn by a package that is missing: `pip install pygame`") from error
-    except Exception as error:  # an OpenGL or pygame of any version, each with errors of its own
+    except FOREIGN as error:  # an OpenGL or pygame of any version, each with errors of its own
         raise UserError(f"{environments.name}: {NO_SCREEN}; it said: {type(error).__name__}: {error}") from error
     if not isinstance(drawn, np.ndarray) or drawn.ndim != 3 or drawn.shape[-1] != 3:
         raise UserError(

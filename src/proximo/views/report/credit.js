@@ -8,10 +8,13 @@ function ground(value, scale) {
   return share ? `background: rgba(${SIGNS[value > 0 ? 1 : 0]}, ${(0.75 * share).toFixed(2)})` : null;
 }
 
+let colouredBy = null; // what the reader has chosen, kept when another iteration is shown
+
 function creditSection(credit) {
   const names = Object.keys(credit.scale);
   const holder = element("div", {});
   const show = (by) => {
+    colouredBy = by;
     const scale = credit.scale[by];
     const legend = [-1, -0.5, 0, 0.5, 1].map((share) => element("span", { style: ground(share * scale, scale) }, ` ${(share * scale).toPrecision(3)} `));
     holder.replaceChildren(
@@ -19,8 +22,8 @@ function creditSection(credit) {
       ...credit.responses.map((response) => creditOf(response, by, scale)));
   };
   const choice = element("select", { id: "credit-by", onchange: (event) => show(names[event.target.selectedIndex]) },
-    ...names.map((name) => element("option", {}, name)));
-  show(names[0]);
+    ...names.map((name) => element("option", { selected: name === colouredBy }, name)));
+  show(names.includes(colouredBy) ? colouredBy : names[0]);
   return [
     element("h3", {}, `What iteration ${credit.iteration} learnt from: its worst and best of ${credit.count} responses`),
     element("label", { class: "tools" }, "Tokens coloured by", choice),

@@ -1,9 +1,13 @@
 """Tokens of a language run's last recorded iteration, for the page to colour."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from proximo.views.numbers import short
 from proximo.views.seen import Seen
+
+if TYPE_CHECKING:
+    from proximo.views.inspect.pieces import Pieces
 
 RESPONSES = 3
 """Of the lowest score, and as many of the highest."""
@@ -11,9 +15,19 @@ TOKENS = 200
 """Of one response that a page shows."""
 
 
-def tokens(run: Seen) -> dict[str, Any] | None:
-    """The worst and the best responses, taken apart; None where no token is recorded."""
-    if run.kind != "language" or not (run.folder / "tokens").is_dir():
+def has_tokens(run: Seen) -> bool:
+    """Whether its iterations are recorded token by token."""
+    return run.kind == "language" and (run.folder / "tokens").is_dir()
+
+
+def tokens(run: Seen, decoder: Callable[[Seen], tuple["Pieces", str]] | None = None) -> dict[str, Any] | None:
+    """The worst and the best responses, taken apart; None where no token is recorded.
+
+    Args:
+        run: any.
+        decoder: of its tokens, where somebody has loaded it already, see `inspect.pieces.pieces_of`.
+    """
+    if not has_tokens(run):
         return None
     from proximo.views.inspect.pieces import pieces_of, visible
     from proximo.views.inspect.responses import BY, Response, responses, scale_of, worst
@@ -21,7 +35,7 @@ def tokens(run: Seen) -> dict[str, Any] | None:
 
     if (record := last_record(run.folder)) is None:
         return None
-    pieces, note = pieces_of(run.folder, run.settings)
+    pieces, note = pieces_of(run.folder, run.settings) if decoder is None else decoder(run)
     order, by = worst(record), [name for name in BY if getattr(record, name) is not None]
     chosen = list(dict.fromkeys([*order[:RESPONSES], *order[: -RESPONSES - 1 : -1]]))
 

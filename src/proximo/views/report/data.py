@@ -50,12 +50,13 @@ def page_data(runs: Sequence[Seen], *, live: bool = False) -> dict[str, Any]:
         "title": runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
         "made": datetime.now().strftime("%Y-%m-%d %H:%M"),
         "live": live,
-        "texts": {name: facts.text_of(name) for name in dict.fromkeys((*metrics_texts.TEXTS, *names))},
+        "texts": {name: facts.text_of(name) for name in dict.fromkeys((*metrics_texts.TEXTS, *names))}
+        | facts.texts_of_headlines(),
         "runs": drawn,
         "groups": [_group(runs, members, notes) for members in groups],
         "tasks": list(dict.fromkeys(run.task for run in runs)),
         "sections": sections,
-        "settings": _settings(runs, live),
+        "settings": _settings(runs),
         "notes": list(dict.fromkeys(notes)),
     }
 
@@ -91,11 +92,11 @@ def _run(run: Seen, names: Sequence[str], buckets: int, live: bool) -> dict[str,
         "series": series,
         "ratio": ratio_map(run, buckets),
         "phases": facts.phases(run),
-        "health": findings.strip(run),
+        "health": findings.strip(run, buckets),
         "findings": findings.recorded(run) if live else findings.diagnosed(run),
         "samples": facts.samples(run, max(6, buckets // 5)),
-        "videos": [],  # of a page that is written: see `videos.put_in`
-        "credit": None if live else credit.tokens(run),
+        "videos": [],  # of a page that is written: `videos.put_in`; of one that is served: `watch.details`
+        "credit": None if live else credit.tokens(run),  # of one that is served: the same
     }
 
 
@@ -113,8 +114,8 @@ def _left_out(runs: Sequence[Seen], drawn: Sequence[dict[str, Any]]) -> list[str
     return notes
 
 
-def _settings(runs: Sequence[Seen], live: bool) -> list[dict[str, Any]]:
-    """Every setting with its value in each run; those that differ first. Texts need torch: a live page has none."""
+def _settings(runs: Sequence[Seen]) -> list[dict[str, Any]]:
+    """Every setting with its value in each run; those that differ first."""
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     different = differing(runs)
     ordered = [*different, *(key for key in keys if key not in different)]
@@ -123,7 +124,7 @@ def _settings(runs: Sequence[Seen], live: bool) -> list[dict[str, Any]]:
             "key": key,
             "values": [_shown(run.settings.get(key)) for run in runs],
             "differs": key in different,
-            "text": "" if live else text_of_setting(key, {run.kind for run in runs if key in run.settings}),
+            "text": text_of_setting(key, frozenset(run.kind for run in runs if key in run.settings)),
         }
         for key in ordered
     ]

@@ -51,15 +51,40 @@ def band_of(name: str, values: Sequence[float | None]) -> list[float | None] | N
     return [limit * scale if isfinite(limit) else None for limit in (band.low, band.high, band.red)]
 
 
+HEADLINE = {
+    "state": "Running: a process writes to it now; finished: it has done all its steps; failed: an error ended it; "
+    "stopped: it was stopped or killed, and can be resumed; empty: no iteration has ended yet.",
+    "environment steps": "Steps of the environment that training has done so far, all copies of it together.",
+    "responses": "Responses that the policy has written in training so far.",
+    "gradient steps": "Steps that the optimiser has done so far.",
+    "iterations": "How often the metrics were recorded: of PPO once for each round of collecting and learning.",
+    "time": "Wall time of the training so far, all of its sessions together.",
+    "speed": "What training has done so far divided by its wall time.",
+    "final policy": "Return of the last policy in the evaluation at the end, where it takes its most probable actions: "
+    "mean ± standard deviation over the episodes.",
+    "best checkpoint": "The same of the checkpoint that did best, measured on other episodes than it was chosen by.",
+}
+"""A sentence for each headline that is no metric, by its label."""
+_FACT = "fact/"
+
+
+def texts_of_headlines() -> dict[str, dict[str, Any]]:
+    """What the page says of them, by the names that `headline` gives."""
+    return {
+        _FACT + label: {"label": label, "unit": "", "sentence": sentence, "log": False}
+        for label, sentence in HEADLINE.items()
+    }
+
+
 def headline(run: Seen) -> list[list[str]]:
-    """`[label, text, metric]` of the numbers that a reader asks for first."""
+    """`[label, text, name of its sentence]` of the numbers that a reader asks for first."""
     rows, last = run.rows, run.rows[-1] if run.rows else {}
     steps, seconds = number(last.get("step")), number(last.get("time"))
-    facts = [["state", f"{run.state}: {run.error}" if run.error else run.state, ""], [run.unit, short(steps), ""]]
-    facts.append(["iterations", short(len(rows)), ""])
+    facts = [_fact("state", f"{run.state}: {run.error}" if run.error else run.state), _fact(run.unit, short(steps))]
+    facts.append(_fact("iterations", short(len(rows))))
     if seconds:
-        facts.append(["time", clock(seconds), ""])
-        facts.append(["speed", f"{short((steps or 0) / seconds)} {run.unit.split()[-1]} / s", ""])
+        facts.append(_fact("time", clock(seconds)))
+        facts.append(_fact("speed", f"{short((steps or 0) / seconds)} {run.unit.split()[-1]} / s"))
     if run.result:
         values = [x for x in run.column(run.result) if x is not None]
         label = TEXTS[run.result].label
@@ -70,13 +95,17 @@ def headline(run: Seen) -> list[list[str]]:
     for name, label in (("final_deterministic", "final policy"), ("best_checkpoint", "best checkpoint")):
         if (value := number(run.results.get(name))) is not None:
             spread = number(run.results.get(f"{name}_std"))
-            facts.append([label, short(value) + (f" ± {short(spread)}" if spread is not None else ""), ""])
+            facts.append(_fact(label, short(value) + (f" ± {short(spread)}" if spread is not None else "")))
     for name in ("judge", "kl"):
         values = [x for x in run.column(name) if x is not None]
         if values:
             way = f"{short(values[0])} to {short(values[-1])}" if len(values) > 1 else short(values[0])
             facts.append([TEXTS[name].label, way, name])
     return facts
+
+
+def _fact(label: str, text: str) -> list[str]:
+    return [label, text, _FACT + label]
 
 
 def phases(run: Seen) -> dict[str, float]:

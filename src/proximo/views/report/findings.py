@@ -8,16 +8,19 @@ from proximo.runs.health import CODES
 from proximo.views.seen import Seen
 
 COLOURS = ("green", "amber", "red")
-CELLS = 200
-"""Cells of the strip; each has the worst colour of its iterations."""
 
 
-def strip(run: Seen) -> dict[str, list[int]] | None:
-    """Steps and colours (0 green, 1 amber, 2 red) of the run's iterations; None where none is recorded."""
+def strip(run: Seen, most: int) -> dict[str, list[int]] | None:
+    """Steps and colours (0 green, 1 amber, 2 red) of the run's iterations; None where none is recorded.
+
+    Args:
+        run: any.
+        most: cells of the strip, each of the worst colour of its iterations.
+    """
     known = [(int(row["step"]), COLOURS.index(row["health"])) for row in run.rows if row.get("health") in COLOURS]
     if not known:
         return None
-    cells = min(CELLS, len(known))
+    cells = min(most, len(known))
     parts = [known[i * len(known) // cells : (i + 1) * len(known) // cells] for i in range(cells)]
     return {"x": [part[-1][0] for part in parts], "colour": [max(colour for _, colour in part) for part in parts]}
 

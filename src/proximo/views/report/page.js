@@ -76,20 +76,17 @@ function picker() {
   return element("fieldset", { class: "tools", id: "runs" }, element("legend", {}, "Runs shown"), ...boxes, ...buttons);
 }
 
+// What is about one run. A part that is the same as before stays as it is: a film goes on playing while runs go on.
 function ownSection() {
-  const holder = element("div", {});
+  const holders = [findings, episodes, tokens, samples].map((make) => ({ make, place: element("div", {}), known: null }));
   const fill = () => {
     const run = data.runs[focused()];
-    const findings = run.findings.map((found) => element("div", { class: `finding ${found.severity}` },
-      element("div", {}, element("span", { class: "tag" }, `${found.severity} ${found.label}`), `: ${found.cause}`),
-      element("div", { class: "soft" }, `seen: ${found.evidence}`),
-      element("div", { class: "soft" }, `change: ${found.change} (more: ${found.more})`)));
-    holder.replaceChildren(
-      element("h3", {}, `Findings in ${run.name}`),
-      ...(findings.length ? findings : [element("p", { class: "soft" }, run.health ? "Nothing unusual was found." : "Nothing is recorded.")]),
-      ...(run.videos.length ? [element("h3", {}, `Episodes of ${run.name}`), videos(run)] : []),
-      ...(run.credit ? creditSection(run.credit) : []),
-      ...(run.samples.length ? [element("h3", {}, `Sample texts of ${run.name}`), texts(run)] : []));
+    for (const holder of holders) {
+      const [about, made] = holder.make(run), now = JSON.stringify([run.folder, about]);
+      if (now === holder.known) continue;
+      holder.known = now;
+      holder.place.replaceChildren(...made());
+    }
   };
   const choice = element("select", { id: "own", onchange: (event) => {
     focus = data.runs[event.target.selectedIndex].folder;
@@ -101,7 +98,30 @@ function ownSection() {
   const label = data.runs.length > 1 ? element("label", { class: "tools" }, "Run", choice) : null;
   const ratio = data.runs.some((run) => run.ratio)
     ? figure("plot-ratio", "ratio_histogram", "Probability ratios after each update", () => (data.runs[focused()].ratio ? ratioFigure(data, focused()) : { traces: [], layout: absent(), height: 80 }), true) : null;
-  return [element("h2", {}, "One run in detail"), label, ratio && element("div", { class: "grid" }, ratio), holder];
+  return [element("h2", {}, "One run in detail"), label, ratio && element("div", { class: "grid" }, ratio), ...holders.map((holder) => holder.place)];
+}
+
+// Each gives what it shows, and a function that makes it.
+function findings(run) {
+  const none = run.health ? "Nothing unusual was found." : "Nothing is recorded.";
+  const one = (found) => element("div", { class: `finding ${found.severity}` },
+    element("div", {}, element("span", { class: "tag" }, `${found.severity} ${found.label}`), `: ${found.cause}`),
+    element("div", { class: "soft" }, `seen: ${found.evidence}`),
+    element("div", { class: "soft" }, `change: ${found.change} (more: ${found.more})`));
+  return [[run.findings, none], () => [element("h3", {}, `Findings in ${run.name}`),
+    ...(run.findings.length ? run.findings.map(one) : [element("p", { class: "soft" }, none)])]];
+}
+
+function episodes(run) {
+  return [run.videos, () => (run.videos.length ? [element("h3", {}, `Episodes of ${run.name}`), videos(run)] : [])];
+}
+
+function tokens(run) {
+  return [run.credit, () => (run.credit ? creditSection(run.credit) : [])];
+}
+
+function samples(run) {
+  return [run.samples, () => (run.samples.length ? [element("h3", {}, `Sample texts of ${run.name}`), texts(run)] : [])];
 }
 
 function absent() {

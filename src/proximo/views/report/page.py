@@ -5,6 +5,8 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from proximo.views import plotly
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -30,8 +32,8 @@ _PAGE = """<!doctype html>
 """
 SCRIPTS = ("figures", "draw", "credit", "study", "page", "live", "start")
 _POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; media-src data:; "
-    "connect-src {}"
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; "
+    "media-src data:{}; connect-src {}"
 )
 """The browser itself refuses what the page should not need: other hosts, frames, forms."""
 
@@ -50,16 +52,14 @@ def page(title: str, data: dict[str, Any], script: str, *, connects: bool = Fals
         title: of the window; may be of a run.
         data: JSON; what comes from a run stands here.
         script: ours.
-        connects: whether it may ask the server that it came from for more.
+        connects: whether it may ask the server that it came from for more, films too.
     """
-    from plotly.offline import get_plotlyjs
-
     return _PAGE.format(
-        policy=_POLICY.format("'self'" if connects else "'none'"),
+        policy=_POLICY.format(*(" 'self'", "'self'") if connects else ("", "'none'")),
         title=escape(title).encode("utf-8", "replace").decode(),
         style=(files("proximo.views.report") / "page.css").read_text("utf-8"),
         data=as_json(data),
-        plotly=get_plotlyjs(),
+        plotly=plotly.script(),
         scripts=script,
     )
 

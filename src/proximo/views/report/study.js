@@ -9,7 +9,7 @@ function studySection(study) {
 }
 
 function importanceFigure(study) {
-  const layout = baseLayout("share, %", "");
+  const layout = baseLayout("share of the importance, %", "");
   Object.assign(layout, { hovermode: "closest", margin: { ...layout.margin, l: 180 } });
   layout.xaxis.rangemode = "tozero";
   layout.yaxis.nticks = 0;
@@ -32,7 +32,7 @@ function points(study, across, said) {
 const marks = () => [["whole", palette()[0]], ["ended early", palette()[5]]];
 
 function trialsFigure(study) {
-  const layout = baseLayout("trial", "return");
+  const layout = baseLayout("number of the trial", "return, reward per episode");
   layout.hovermode = "closest";
   const whole = study.trials.filter((trial) => trial.whole);
   let best = -Infinity;
@@ -42,7 +42,7 @@ function trialsFigure(study) {
 }
 
 function drawnFigure(study, setting) {
-  const layout = baseLayout(plain(setting.name), "return");
+  const layout = baseLayout(plain(setting.name) + (setting.unit ? `, ${setting.unit}` : ""), "return, reward per episode");
   layout.hovermode = "closest";
   const traces = points(study, (trial) => trial.drawn[setting.name], "%{x:.3~g}, ");
   if (setting.log) Object.assign(layout.xaxis, { type: "log", ...decades(rangeOf(traces.flatMap((trace) => trace.x), true)) });

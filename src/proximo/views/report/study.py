@@ -26,6 +26,18 @@ TEXTS = {
     ),
     "drawn": ("value and return", "Each trial's value of this setting, and the return that it came to."),
 }
+UNITS = {
+    "learning_rate": "step size of Adam",
+    "update.epochs": "passes over a rollout",
+    "update.clip": "greatest |ratio - 1|",
+    "update.max_grad_norm": "norm of the gradient",
+    "update.entropy_coefficient": "loss per nat",
+    "update.minibatch_size": "samples",
+    "rollout_length": "steps",
+    "1 - gamma": "per step",
+    "1 - lam": "per step",
+}
+"""Of what `tune` draws."""
 _FINITE = 1e300
 
 
@@ -66,15 +78,19 @@ def put_in(data: dict[str, Any], folder: Path) -> None:
     data["study"] = {
         "trials": trials,
         "importance": [[name, round(importance[name], 4)] for name in sorted(importance, key=importance.__getitem__)],
-        "settings": [{"name": name, "log": name in logs} for name in names],
+        "settings": [{"name": name, "log": name in logs, "unit": UNITS.get(name, "")} for name in names],
     }
     for name, (label, sentence) in TEXTS.items():
         data["texts"][name] = {"label": label, "unit": "", "sentence": sentence, "log": False}
     for name in names:
-        said = text_of_setting(name.removeprefix("1 - "), {"control"})
+        said = text_of_setting(name.removeprefix("1 - "), frozenset({"control"}))
         data["texts"][f"drawn {name}"] = data["texts"]["drawn"] | {"sentence": f"{TEXTS['drawn'][1]} {said}".strip()}
     if not importance:
-        data["notes"].append("What mattered is left out: it takes 10 trials that came to an end.")
+        whole = sum(trial["whole"] for trial in trials)
+        data["notes"].append(
+            f"What mattered is left out: it takes {tuning.FEWEST} trials that came to an end, and there are {whole} so "
+            "far. Below stand what each trial came to, and each setting against the return."
+        )
 
 
 def _study(folder: Path) -> "Study":

@@ -1,4 +1,4 @@
-"""Videos of control runs, inside the page as far as there is room."""
+"""Videos of control runs: inside a page as far as there is room, or loaded by one that is served."""
 
 import base64
 import re
@@ -26,7 +26,7 @@ def put_in(data: dict[str, Any], runs: Sequence[Seen], room: int) -> bool:
         Whether there is any; those for which there is no room are counted in the page's notes.
     """
     left = [0] * len(runs)
-    for turn in zip_longest(*(_in_order(run.folder) for run in runs)):
+    for turn in zip_longest(*(in_order(run.folder) for run in runs)):
         for i, file in enumerate(turn):
             if file is None:
                 continue
@@ -35,22 +35,45 @@ def put_in(data: dict[str, Any], runs: Sequence[Seen], room: int) -> bool:
                 left[i] += 1
                 continue
             room -= size
-            data["runs"][i]["videos"].append(_drawn(file))
+            data["runs"][i]["videos"].append(_drawn(file, _inside(file)))
     for run, drawn, missing in zip(runs, data["runs"], left, strict=True):
-        drawn["videos"].sort(key=lambda video: (video["step"] is None, video["step"] or 0, video["name"]))
+        drawn["videos"].sort(key=_by_step)
         if missing:
-            data["notes"].append(f"{missing} more videos of {run.name} are in its folder videos: here is no room.")
+            data["notes"].append(left_out(missing, run))
     return any(run["videos"] for run in data["runs"]) or any(left)
 
 
-def _in_order(folder: Path) -> Iterator[Path]:
+def linked(files: Sequence[Path], addresses: Sequence[str]) -> list[dict[str, Any]]:
+    """Films that a browser loads when it plays them: at most so many, in the order of their steps.
+
+    Args:
+        files: as `in_order` gives them.
+        addresses: of each.
+    """
+    return sorted(map(_drawn, files[:MOST], addresses), key=_by_step)
+
+
+def left_out(count: int, run: Seen) -> str:
+    """A sentence about films that are not shown."""
+    return f"{count} more videos of {run.name} are in its folder videos: here is no room."
+
+
+def in_order(folder: Path) -> Iterator[Path]:
+    """Films of a run: the last, the first, and so on inwards."""
     files = sorted((folder / "videos").glob("[!.]*.mp4"))
     while files:
         yield files.pop()
         files.reverse()
 
 
-def _drawn(file: Path) -> dict[str, Any]:
+def _inside(file: Path) -> str:
+    return "data:video/mp4;base64," + base64.b64encode(file.read_bytes()).decode()
+
+
+def _drawn(file: Path, source: str) -> dict[str, Any]:
     step = _STEP.fullmatch(file.stem)
-    source = "data:video/mp4;base64," + base64.b64encode(file.read_bytes()).decode()
     return {"step": int(step[1]) if step else None, "name": file.stem, "source": source}
+
+
+def _by_step(video: dict[str, Any]) -> tuple[bool, int, str]:
+    return video["step"] is None, video["step"] or 0, video["name"]

@@ -10,11 +10,13 @@ from typing import Any
 
 from proximo.errors import UserError
 from proximo.runs.storage.files import parse_json
+from proximo.views.explain.hover import text_of_setting
 from proximo.views.metrics_texts import TEXTS
 from proximo.views.numbers import short, thinned
 from proximo.views.report.data import page_data
 from proximo.views.seeds import import_statistics
 from proximo.views.seen import Seen, is_running, read_run, short_names
+from proximo.views.watch.details import Details
 
 DEPTH = 4
 """Folders below the given one in which runs are looked for."""
@@ -24,7 +26,7 @@ MOST = 20
 """Runs whose figures are drawn at once."""
 PAUSE, LONGEST_PAUSE, BUSY = 2.0, 10.0, 0.01
 """Least and most seconds between two looks, and the share of one core that looking takes where the most allows it."""
-_FILES = ("config.toml", "metrics.jsonl", "results.json", "samples.jsonl", "lock")
+_FILES = ("config.toml", "metrics.jsonl", "results.json", "samples.jsonl", "lock", "videos", "tokens")
 
 
 class Tail:
@@ -74,10 +76,12 @@ class Follower:
             raise UserError(f"there is no folder {root}: give that of a run, or one with runs in it")
         self._root = root.resolve()
         self._tails: dict[Path, Tail] = {}
+        self._details = Details(self._root)
         self._lock = Lock()
         self._looked, self._look_cost = -inf, 0.0
         self._made, self._made_cost = -inf, 0.0
-        import_statistics()  # takes a second, which is no cost of a look or of a page
+        import_statistics()  # takes a second, and torch for the settings' texts some: no cost of a look or of a page
+        text_of_setting("seed", frozenset())
         self._stamp: tuple[Any, ...] = ()
         self.version = 0
         """Rises with each change that was seen."""
@@ -111,9 +115,19 @@ class Follower:
             latest = sorted(runs, key=lambda run: -_stamp(run.folder / "metrics.jsonl")[0])[:SHOWN]
             drawn = [by_name[name] for name in chosen[:MOST]] if chosen else [run for run in runs if run in latest]
             page = page_data(drawn, live=True)
+            self._details.put_in(page, drawn)
             page |= {"title": self._root.name, "overview": [_overview(run, run in drawn) for run in runs]}
             self._made, self._made_cost = time.monotonic(), time.process_time() - began
             return page
+
+    def film(self, run: str, name: str) -> Path:
+        """A film that the last page has named, by the names of its run and of its file.
+
+        Raises:
+            KeyError: it has named none so.
+        """
+        with self._lock:
+            return self._details.film(run, name)
 
     def _runs(self) -> list[Seen]:
         folders = list(self._folders())

@@ -1,14 +1,16 @@
-"""A server for one browser on this machine: the page, its data, and word of changes. It serves no file."""
+"""A server for one browser on this machine: the page, its data, its films, and word of changes."""
 
 import errno
 import os
+import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -100,13 +102,14 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.0"
 
     def do_GET(self) -> None:
-        """Answer `/`, `/data` or `/events`; the path is compared, and is never a file's."""
+        """Answer `/`, `/data`, `/video` or `/events`; the path is compared, and is never a file's."""
         names, port = (HOST, "localhost"), self.server.server_port
         hosts = {f"{name}:{port}" for name in names} | (set(names) if port == 80 else set())  # browsers leave :80 out
         if self.headers.get("Host") not in hosts:  # a stranger's page whose name was made to mean this machine
             return self._answer(403, "text/plain", "this server answers to 127.0.0.1 alone")
         address = urlsplit(self.path)
-        chosen = parse_qs(address.query).get("run", [])
+        asked = parse_qs(address.query)
+        chosen = asked.get("run", [])
         try:
             if address.path == "/":
                 return self._answer(200, "text/html", html(self.server.follower.data(chosen)))
@@ -114,27 +117,46 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._answer(200, "application/json", as_json(self.server.follower.data(chosen)))
         except KeyError:
             return self._answer(404, "text/plain", "there is no such run")
+        if address.path == "/video":
+            return self._film(chosen, asked.get("name", []))
         if address.path == "/events":
             return self._events()
         return self._answer(404, "text/plain", "there is no such page")
 
     def _answer(self, code: int, kind: str, text: str) -> None:
-        content = text.encode("utf-8")
+        self._send(code, f"{kind}; charset=utf-8", text.encode("utf-8"))
+
+    def _film(self, run: list[str], name: list[str]) -> None:
+        """All of a film, or the part that is asked for (RFC 9110, 14), without which no browser goes back in it."""
+        try:
+            content = self.server.follower.film(run[0], name[0]).read_bytes()
+        except (KeyError, IndexError, OSError):  # it was never named, or has just been deleted
+            return self._answer(404, "text/plain", "there is no such film")
+        part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        first, last = (int(part[1]), int(part[2] or len(content))) if part else (0, -1)
+        if not first <= last or first >= len(content):
+            return self._send(200, "video/mp4", content, {"Accept-Ranges": "bytes"})
+        last = min(last, len(content) - 1)
+        where = {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
+        return self._send(206, "video/mp4", content[first : last + 1], where)
+
+    def _send(self, code: int, kind: str, content: bytes, more: Mapping[str, str] = MappingProxyType({})) -> None:
         self._head(code, kind)
-        self.send_header("Content-Length", str(len(content)))
+        for name, value in {"Content-Length": str(len(content)), **more}.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
 
     def _head(self, code: int, kind: str) -> None:
         self.send_response(code)
-        self.send_header("Content-Type", f"{kind}; charset=utf-8")
+        self.send_header("Content-Type", kind)
         self.send_header("Cache-Control", "no-store")
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Cross-Origin-Resource-Policy", "same-origin")
 
     def _events(self) -> None:
         """A line for each change, until the browser goes away (server-sent events)."""
-        self._head(200, "text/event-stream")
+        self._head(200, "text/event-stream; charset=utf-8")
         self.end_headers()
         known, spoken = self.server.follower.look(), time.monotonic()
         self._say(f"data: {known}")

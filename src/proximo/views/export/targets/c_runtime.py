@@ -3,6 +3,7 @@
 HEAD = """\
 #include "policy.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -86,12 +87,17 @@ static int choose(const float *x, const unsigned char *allowed, int count) {
     if ((!allowed || allowed[i]) && (best < 0 || x[i] > x[best])) best = i;
   return best < 0 ? 0 : best;
 }
+
+/* Their logits; the smallest number where one is forbidden. */
+static void open_logits(const float *x, const unsigned char *allowed, int count, float *logits) {
+  for (int i = 0; i < count; i++) logits[i] = !allowed || allowed[i] ? x[i] : -FLT_MAX;
+}
 """
 HEADER = """\
 /* A policy of Proximo: {title}. contract.json says what the numbers are.
 
    Arrays hold the parts of the contract in its order, each in row-major order, choices and switches as whole numbers.
-   {state}It returns 0, or 1 where an observation is not finite (then nothing is written).
+   {logits}{state}It returns 0, or 1 where an observation is not finite (then nothing is written).
    C99 and libm; nothing is allocated, and nothing is kept between calls. */
 #ifndef PROXIMO_POLICY_H
 #define PROXIMO_POLICY_H

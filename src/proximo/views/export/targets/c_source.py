@@ -22,7 +22,8 @@ def call(interface: Interface) -> str:
     given = [f"const {observed(interface)} *observation"]
     given += ["const unsigned char *mask"] if interface.mask else []
     given += ["const float *state"] if interface.state else []
-    given += [f"{acted(interface)} *action"] + (["float *next_state"] if interface.state else [])
+    given += [f"{acted(interface)} *action"] + (["float *logits"] if interface.logits else [])
+    given += ["float *next_state"] if interface.state else []
     return f"int policy_act({', '.join(given)})"
 
 
@@ -42,7 +43,7 @@ def acted(interface: Interface) -> str:
 def sizes(interface: Interface) -> dict[str, int]:
     """How many numbers each array has."""
     found = {"OBSERVATION": sum(port.size for port in interface.observations)}
-    found |= {port.name.upper(): port.size for port in (interface.mask, interface.state) if port}
+    found |= {port.name.upper(): port.size for port in (interface.mask, interface.state, interface.logits) if port}
     return {**found, "ACTION": sum(port.size for port in interface.actions)}
 
 
@@ -162,7 +163,7 @@ def _network(plan: Plan, width: int) -> Iterator[str]:
 
 
 def _decided(policy: ControlPolicy, interface: Interface) -> Iterator[str]:
-    start = column = choice = 0
+    start = column = choice = logit = 0
     inside = any(port.meaning == "mask" for port in interface.observations)
     for part in policy.actions.parts:
         if part.kind == "box":
@@ -173,12 +174,15 @@ def _decided(policy: ControlPolicy, interface: Interface) -> Iterator[str]:
                 yield f"action[{column + i}] = ({acted(interface)}){value};"
         elif part.kind == "binary":
             yield f"for (int i = 0; i < {part.width}; i++) action[{column} + i] = x[{start} + i] > 0.0f;"
+            yield f"for (int i = 0; logits && i < {part.width}; i++) logits[{logit} + i] = x[{start} + i];"
+            logit += part.width
         else:
             offset = start
             for i, (count, first) in enumerate(zip(part.choices, part.start, strict=True)):
                 allowed = f"allowed + {choice}" if inside else f"mask ? mask + {choice} : 0" if interface.mask else "0"
                 yield f"action[{column + i}] = (float)({first} + choose(x + {offset}, {allowed}, {count}));"
-                offset, choice = offset + count, choice + count
+                yield f"if (logits) open_logits(x + {offset}, {allowed}, {count}, logits + {logit});"
+                offset, choice, logit = offset + count, choice + count, logit + count
         start, column = start + part.outputs, column + part.width
 
 

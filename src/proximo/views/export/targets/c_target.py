@@ -35,6 +35,9 @@ def write(policy: ControlPolicy, interface: Interface, folder: Path) -> None:
     (folder / "policy.c").write_text(source(policy, interface, plan), "utf-8")
     header = c_runtime.HEADER.format(
         title=_harmless(f"{', '.join(port.name for port in interface.inputs)} to {', '.join(interface.output_names)}"),
+        logits="Logits are those of all choices and switches, one after another; a null pointer leaves them out.\n   "
+        if interface.logits
+        else "",
         state="The state is zeros when an episode starts; next_state may be the same array.\n   "
         if interface.state
         else "",
@@ -90,12 +93,13 @@ def open_export(folder: Path, interface: Interface) -> Play:
         state = [np.ascontiguousarray(given["state"])] if interface.state else []
         after = [np.zeros_like(x) for x in state]
         mask = [np.ascontiguousarray(given["mask"], np.uint8)] if interface.mask else []
-        arrays: list[np.ndarray[Any, Any]] = [observation, *mask, *state, action, *after]
+        logits = [np.zeros((count, interface.logits.size), np.float32)] if interface.logits else []
+        arrays: list[np.ndarray[Any, Any]] = [observation, *mask, *state, action, *logits, *after]
         for i in range(count):
             if function(*(ctypes.c_void_p(array[i].ctypes.data) for array in arrays)):
                 raise UserError("the C export found an observation that is not finite, which the policy acts on")
         ends = np.cumsum([port.size for port in interface.actions])[:-1]
-        return [*np.split(action, ends, 1), *after]
+        return [*np.split(action, ends, 1), *logits, *after]
 
     return play
 

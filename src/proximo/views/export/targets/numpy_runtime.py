@@ -18,6 +18,36 @@ def initial_state(count: int | None = None) -> np.ndarray:
 
 def _decide(observation: Any, state: Any, mask: Any) -> tuple[Any, Any]:
     """An action, or a batch of them, and the memory afterwards."""
+    outputs, allowed, state, single = _outputs(observation, state, mask)
+    return _action(outputs, allowed, single), state
+
+
+def logits(observation: Any, state: Any = None, mask: Any = None) -> np.ndarray:
+    """Of all choices and switches, one after another, [K] or [N, K]: what `act` takes the largest of.
+
+    A softmax over those of one choice gives its probabilities, and 1 / (1 + exp(-x)) that of a switch. Of a choice that
+    the mask forbids it is the smallest number that there is.
+
+    Args:
+        observation: as `act` takes it.
+        state: as `act` takes it, where there is a memory.
+        mask: as `act` takes it.
+    """
+    outputs, allowed, _, single = _outputs(observation, state, mask)
+    found, start, choice = [outputs[:, :0]], 0, 0
+    for part in POLICY["actions"]:
+        x = outputs[:, start : start + part["outputs"]]
+        start += part["outputs"]
+        if part["meaning"] == "choices":
+            x = _open(x, None if allowed is None else allowed[:, choice : choice + x.shape[1]])
+            choice += part["outputs"]
+        found += [] if part["meaning"] == "numbers" else [x]
+    joined = np.concatenate(found, 1)
+    return joined[0] if single else joined
+
+
+def _outputs(observation: Any, state: Any, mask: Any) -> tuple[np.ndarray, Any, Any, bool]:
+    """What the head gives [N, outputs], the mask, the memory afterwards, and whether it is of one observation."""
     first = POLICY["observations"][0]
     single = np.ndim(_at(observation, first["path"])) == len(first["shape"])
     images, vector, inside = _encode(observation, single)
@@ -32,8 +62,7 @@ def _decide(observation: Any, state: Any, mask: Any) -> tuple[Any, Any]:
     if state is not None:
         x, state = _remember(x, _batch(state, single).astype(np.float32))
         state = state[0] if single else state
-    action = _action(_run(POLICY["actor"], x), allowed, single)
-    return action, state
+    return _run(POLICY["actor"], x), allowed, state, single
 
 
 def _at(tree: Any, path: list) -> Any:
@@ -190,9 +219,13 @@ def _bounded(x: np.ndarray, part: dict) -> np.ndarray:
 
 def _chosen(x: np.ndarray, allowed: Any, part: dict) -> np.ndarray:
     """The most probable allowed choice of each column, counted from its start."""
-    x = x if allowed is None else np.where(allowed, x, np.finfo(x.dtype).min)
+    x = _open(x, allowed)
     ends = np.cumsum(part["choices"])[:-1]
     return np.stack([column.argmax(1) for column in np.split(x, ends, 1)], 1) + np.array(part["start"])
+
+
+def _open(x: np.ndarray, allowed: Any) -> np.ndarray:
+    return x if allowed is None else np.where(allowed, x, np.finfo(x.dtype).min)
 
 
 def _assembled(leaves: dict) -> Any:

@@ -147,7 +147,8 @@ def open_export(folder: Path, interface: Interface) -> Play:
         state = [given["state"]] if "state" in given else []
         answer = module.act(observation, *state, mask=given.get("mask"))
         action, after = (answer[0], [answer[1]]) if state else (answer, [])
-        return [*(at(action, port.path) for port in interface.actions), *after]
+        logits = [module.logits(observation, *state, mask=given.get("mask"))] if interface.logits else []
+        return [*(at(action, port.path) for port in interface.actions), *logits, *after]
 
     return play
 

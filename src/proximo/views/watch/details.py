@@ -1,0 +1,77 @@
+"""What the page shows of a run beside its numbers: films by name, and the tokens of its last iteration."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from proximo.views.report import credit, videos
+from proximo.views.seen import Seen
+
+if TYPE_CHECKING:
+    from proximo.views.inspect.pieces import Pieces
+
+
+class Details:
+    """Films and tokens of runs below a folder; what has not changed is not read again.
+
+    Args:
+        root: folder outside which nothing is read.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._films: dict[tuple[str, str], Path] = {}
+        self._tokens: dict[Path, tuple[Any, dict[str, Any] | None]] = {}
+        self._decoders: dict[tuple[Path, bool], tuple[Pieces, str]] = {}
+
+    def put_in(self, page: dict[str, Any], runs: Sequence[Seen]) -> None:
+        """Fill `videos` and `credit` of a page's runs."""
+        for run, drawn in zip(runs, page["runs"], strict=True):
+            films = [file for file in videos.in_order(run.folder) if self._holds(file)]
+            self._films |= {(run.name, file.stem): file for file in films}
+            drawn["videos"] = videos.linked(films, [_address(run.name, file) for file in films])
+            if len(films) > videos.MOST:
+                page["notes"].append(videos.left_out(len(films) - videos.MOST, run))
+            drawn["credit"] = self._credit(run)
+
+    def film(self, run: str, name: str) -> Path:
+        """A film that a page has named.
+
+        Raises:
+            KeyError: none has, or the film leads elsewhere by now.
+        """
+        file = self._films[run, name]
+        if not self._holds(file):
+            raise KeyError(name)
+        return file
+
+    def _holds(self, file: Path) -> bool:
+        return file.resolve().is_relative_to(self._root)
+
+    def _credit(self, run: Seen) -> dict[str, Any] | None:
+        """Of the last iteration; kept until there is another."""
+        if not credit.has_tokens(run):
+            return None
+        changed = (run.folder / "tokens").stat().st_mtime_ns
+        if run.folder not in self._tokens or self._tokens[run.folder][0] != changed:
+            inside = all(map(self._holds, (run.folder / "tokens").iterdir()))
+            self._tokens[run.folder] = changed, credit.tokens(run, self._decoder) if inside else None
+        return self._tokens[run.folder][1]
+
+    def _decoder(self, run: Seen) -> tuple["Pieces", str]:
+        from proximo.views.inspect.pieces import pieces_of
+
+        key = run.folder, (run.folder / "policy").is_dir()
+        if key not in self._decoders:
+            self._decoders[key] = pieces_of(run.folder, run.settings)
+        return self._decoders[key]
+
+
+def _address(run: str, file: Path) -> str:
+    """With the time, so that a browser loads a film anew that was made anew."""
+    try:
+        made = file.stat().st_mtime_ns
+    except OSError:  # it has just been deleted
+        made = 0
+    return "/video?" + urlencode({"run": run, "name": file.stem, "made": made})
