@@ -86,8 +86,10 @@ class TensorSource(Protocol):
     """Environments whose steps are tensors of one device."""
 
     device: str
-    hidden_end: UserError
-    """What is said where the states that cut episodes reached are asked for and not shown."""
+
+    @property
+    def hidden_end(self) -> UserError:
+        """What is said where the states that cut episodes reached are asked for and not shown."""
 
     def step_tensors(self, actions: Any) -> TensorStep:
         """Take one action `[N, A]` in every environment."""
