@@ -5,6 +5,7 @@ import subprocess
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 MARK = "PROXIMO_TEST_CLUSTER"
 CODE = """
@@ -25,7 +26,7 @@ sys.stdin.read()
 @contextmanager
 def cluster():
     """Variables for the processes that are to use it."""
-    mark = {MARK: str(os.getpid())}
+    mark = {MARK: str(os.getpid()), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid4().hex}
     process = subprocess.Popen(
         [sys.executable, "-c", CODE], env=os.environ | mark, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -56,6 +56,17 @@ def test_a_task_that_there_is_not_leaves_nothing_behind(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [({"launch": "slurm"}, "launch"), ({"restarts": 2}, "restarts = 2 is for the workers of a cluster")],
+)
+def test_a_launcher_that_there_is_not_is_refused(asked, words, tmp_path):
+    for call in (proximo.tune, lambda *given, **more: proximo.train_seeds(*given, seeds=[1], **more)):
+        with pytest.raises(proximo.UserError, match=words):
+            call("CartPole-v1", run=tmp_path / "search", **SMALL, **asked)
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_search_in_its_folder_is_refused(found):
     with pytest.raises(proximo.UserError, match="search with other settings or another space"):
         proximo.tune("CartPole-v1", trials=9, space="optimiser", run=found[1].path, progress=False, **SMALL)

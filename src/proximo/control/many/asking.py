@@ -9,7 +9,7 @@ from typing import Any
 
 from proximo.control.config import TrainConfig
 from proximo.control.run import run_training
-from proximo.errors import UserError
+from proximo.errors import UserError, require_word
 from proximo.runs.config.toml import from_mapping, to_toml
 from proximo.runs.console.progress import Mode
 from proximo.runs.session.callbacks import Given
@@ -33,6 +33,17 @@ def on_signal(stop: Callable[[int], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set outside Python
+
+
+def require_launch(launch: str, restarts: int) -> None:
+    """Refuse what nobody could launch.
+
+    Raises:
+        UserError: `launch` is no word that is known, or there is no cluster to restart anything.
+    """
+    require_word("launch", launch, ("here", "ray"))
+    if restarts and launch == "here":
+        raise UserError(f"restarts = {restarts} is for the workers of a cluster: give launch = ray too")
 
 
 class Stops:

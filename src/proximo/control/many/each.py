@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from proximo.control.config import TrainConfig
 from proximo.control.environments import Source
+from proximo.control.many.asking import require_launch
 from proximo.control.many.processes import SideBySide
 from proximo.control.result import Run, default_run
 from proximo.control.run import run_training, train
@@ -55,6 +56,7 @@ def train_seeds(
     Raises:
         UserError: something you can mend; the message says what, where and how.
     """
+    require_launch(launch, restarts)
     settings = {**rest, "progress": progress, "fresh": fresh, "allow_change": allow_change}
     base = Trainer(environment, algorithm, run=None if run is None else str(run), **settings).config
     configs = folders(base, seeds)

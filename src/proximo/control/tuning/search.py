@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from proximo.control.config import TrainConfig
 from proximo.control.environments import make_environments
+from proximo.control.many.asking import require_launch
 from proximo.control.trainer import Trainer
 from proximo.control.tuning.spaces import SPACES, with_settings
 from proximo.control.tuning.trials import FREE, Search, ended
@@ -90,6 +91,7 @@ def tune(
         )
     if trials < 1:
         raise UserError(f"trials = {trials} must be at least 1")
+    require_launch(launch, restarts)
     if steps is not None:
         settings["steps"] = steps
     base = Trainer(environment, preset=preset, seed=seed, **settings).config
