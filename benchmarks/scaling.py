@@ -1,6 +1,7 @@
 """Weak scaling on one machine: ranks that train one policy, against as many processes that train one each.
 
     python benchmarks/scaling.py --ranks 1 2 4 --repeats 3
+    python benchmarks/scaling.py --sums     # microseconds of one sum over two ranks: shared memory and gloo
 
 Each rank has the same work whatever their number: its environments, and its part of each minibatch. Efficiency is the
 steps per second of all ranks together by those of as many independent processes at the same time, so what the machine's
@@ -73,6 +74,33 @@ def _collective(mesh, x, count=300):
     return (time.perf_counter() - started) / count
 
 
+def single_sums(numbers, count=400):
+    """Print what one sum over ranks takes, by each way; alone, and between two pieces of work as minibatches are."""
+    import torch
+
+    from proximo.scale.mesh import current_mesh
+
+    torch.set_num_threads(1)
+    mesh, x, a = current_mesh(), torch.zeros(numbers), torch.randn(400, 400)
+    shared = mesh._neighbours
+    for name, way in (("shared memory", shared), ("gloo", None)):
+        for between, products in (("nothing else", 0), ("minibatches of some ms", 1)):
+            seen = []
+            for _ in range(count):
+                for _ in range(products):
+                    a @ a
+                mesh._neighbours = shared
+                mesh.barrier()  # so that no rank waits for another's work; gloo's threads sleep meanwhile
+                mesh._neighbours = way
+                began = time.perf_counter()
+                mesh.sum_across_ranks(x)
+                seen.append(time.perf_counter() - began)
+            low, middle = (1e6 * sorted(seen)[count * share // 100] for share in (10, 50))
+            if mesh.first:
+                told = f"{4 * numbers:,} bytes by {name}, between {between}: {middle:,.0f} us, a tenth below {low:,.0f}"
+                print(told, flush=True)
+
+
 def started(ranks, together, task, seconds, folder):
     """What `ranks` processes measured: together, or each for itself at the same time."""
     script = [__file__, "--work", task, str(seconds), folder]
@@ -99,6 +127,8 @@ def model(ranks, local, bytes_of_a_sum, sums, latency, bandwidth):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", nargs=3)
+    parser.add_argument("--sums", action="store_true", help="measure single sums over two ranks, and nothing else")
+    parser.add_argument("--numbers", type=int, default=11_000, help="float32 of one sum: those of HalfCheetah's policy")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--task", default="HalfCheetah-v5")
@@ -108,6 +138,14 @@ def main():
     given = parser.parse_args()
     if given.work:
         work(given.work[0], float(given.work[1]), given.work[2])
+        return
+    if given.sums:
+        if "RANK" in os.environ:
+            single_sums(given.numbers)
+        else:
+            launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, "--sums"]
+            command = [sys.executable, *launch, "--numbers", str(given.numbers)]
+            subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
         return
     seen = {}
     with tempfile.TemporaryDirectory() as folder:
