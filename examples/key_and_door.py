@@ -1,4 +1,4 @@
-"""A task that pays at its very end alone: a key, a door, a goal. RND solves it, PPO alone does not."""
+"""A task that pays at its very end alone: a key, a door, a goal, which a bonus for what is new finds."""
 
 from typing import Any
 

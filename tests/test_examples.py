@@ -197,15 +197,3 @@ def test_a_key_and_a_door_pay_at_the_goal_alone_and_what_is_new_pays_on_the_way(
     rows = proximo.metrics(run.path)
     assert {row["reward_mean"] for row in rows} == {0.0}
     assert all(row["rnd_bonus"] > 0 for row in rows)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-def test_the_bonus_finds_the_goal_and_ppo_alone_does_not(seed, tmp_path):
-    main = example("key_and_door").main
-    shares = [
-        main(run=str(tmp_path / f"{weight}"), seed=seed, weight=weight).results["final_sampled"]
-        for weight in (0.5, 0.0)
-    ]
-    assert shares[0] > 0.9
-    assert shares[1] == 0
