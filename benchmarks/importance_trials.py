@@ -1,6 +1,6 @@
 """How many whole trials PED-ANOVA needs before it says which setting mattered: searches whose answer is planted.
 
-    python benchmarks/importance_trials.py               # 200 searches of 50 trials; 4 minutes on one core
+    python benchmarks/importance_trials.py               # 200 searches of 50 trials
 
 Seven settings as in `proximo tune --space usual`, drawn as `tune` draws them. In `planted` the learning rate decides
 the return, gamma has a fifth of its effect and the others none; in `nothing` none has any. Noise has a tenth of the

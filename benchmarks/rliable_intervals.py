@@ -1,8 +1,8 @@
-"""What rliable's own bootstrap says of some scores, which `tests/views/test_compare.py` holds ours against.
+"""What rliable's own bootstrap says of some scores, to hold those of `proximo.views.seeds` against.
 
     python -m venv build/rliable
     build/rliable/bin/pip install rliable==1.2.0 arch==7.2.0 'pandas<3'    # with which its bootstrap runs
-    build/rliable/bin/python benchmarks/rliable_intervals.py               # a minute on one core
+    build/rliable/bin/python benchmarks/rliable_intervals.py
 
 The scores are normal, rounded to two digits, and the same in every run. Percentile bootstrap, 50,000 draws over seeds.
 """
