@@ -264,7 +264,7 @@ def test_c_compiles_without_a_warning_allocates_nothing_and_acts_as_the_policy(n
 
 @pytest.mark.parametrize(
     ("name", "wrong_by", "said"),
-    [("robot", 2e-5, "of half their range apart"), ("choice", 1e-4, "the probabilities of its choices are up to")],
+    [("robot", 2e-5, "of half their range apart"), ("choice", 1e-4, "probabilities of its choices are up to")],
 )
 def test_an_export_that_is_not_the_policy_is_refused_and_nothing_is_left(
     name, wrong_by, said, runs, tmp_path, monkeypatch
@@ -298,7 +298,7 @@ def test_the_logits_of_every_export_give_the_probabilities_of_the_policys_own_dr
     interface = Interface.of(proximo.load(runs("choice")).policy, export_tasks.choice().observation_space, bounded=True)
     play = import_module(f"proximo.views.export.targets.{target}_target").open_export(made.path, interface)
     seen = np.array([[0.3, -0.2, 0.9]])
-    logits = dict(zip(interface.output_names, play({"observation": seen}), strict=True))["logits"][0].astype(float)
+    logits = dict(zip(interface.output_names, play(interface.feed(seen, None)), strict=True))["logits"][0].astype(float)
     expected = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
     policy = proximo.load(runs("choice"))
     drawn = policy.act(np.repeat(seen, 4000, 0), deterministic=False) - 5
