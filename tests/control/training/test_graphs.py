@@ -12,7 +12,7 @@ from control_runs import configured, running, weights
 from shapes_of_others import RslRl
 from tape import recorder
 
-from proximo.control.config import NetworkSettings, SymmetrySettings
+from proximo.control.config import SymmetrySettings
 from proximo.control.models import graphs as module
 from proximo.control.models.graphs import GraphedActor, graphs_of
 from proximo.core.updates.graphs import Graphs, Replayed
@@ -96,6 +96,6 @@ def test_what_forbids_graphs_is_said_and_refused_where_they_are_asked_for(monkey
         assert told_against(replace(config, cuda_graphs="on"), training) == ""
         assert "ranks" in told_against(config, training, alone=False)
         assert "opponents" in told_against(config, training, others=True)
-        own = replace(config, network=NetworkSettings(custom="a:b"))
+        own = configured(network={"custom": "a:b"})
         assert "of your own" in told_against(own, training)
         assert "symmetry" in told_against(replace(config, symmetry=SymmetrySettings(mirror_loss=1.0)), training)
