@@ -267,7 +267,7 @@ class Trainer(IteratedTrainer[Run]):
             progress.warning(rounded)
         for note in training.environments.notes:
             progress.message(note)
-        if copies(self._source) is not None:
+        if copies(self._source) == 1:
             progress.message(
                 f"an environment that is made already is stepped alone, {self.config.rollout_size:,} steps in each "
                 "iteration: give a function that makes one, as `lambda: MyEnv()`, for more copies"
