@@ -8,7 +8,6 @@ import re
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny
 import torch
@@ -180,20 +179,3 @@ def test_a_student_that_sees_less_learns_from_its_teacher(tmp_path):
     returns = module.main(2048, str(tmp_path))
     assert list(returns) == ["teacher", "student", "student and PPO", "PPO alone"]
     assert [row["beta"] for row in proximo.metrics(tmp_path / "student")] == [0.0]
-
-
-def test_a_key_and_a_door_pay_at_the_goal_alone_and_what_is_new_pays_on_the_way(tmp_path):
-    module = example("key_and_door")
-    task, (left, up, right, down, use) = module.make(2), (3, 0, 2, 1, 4)
-    task.reset()
-    fetch = [left] * 7 + [up] * 7 + [use]
-    reach = [down] * 7 + [right] * 7 + [use] + [right] * 2 + [up] * 7 + [right] * 7
-    for number, action in enumerate([*fetch, *reach], 1):
-        _, reward, over, cut, _ = task.step(np.array([action, use]))  # who only tries to use what is not there stays
-        assert list(reward) == [float(number == len(fetch) + len(reach)), 0.0]
-        assert not cut.any()
-    assert list(over) == [True, False]
-    run = module.main(8192, str(tmp_path / "run"))
-    rows = proximo.metrics(run.path)
-    assert {row["reward_mean"] for row in rows} == {0.0}
-    assert all(row["rnd_bonus"] > 0 for row in rows)

@@ -1,5 +1,8 @@
 """A bonus for what is new: its size, its advantages beside those of the task, its own optimiser, exact in resume."""
 
+import sys
+from pathlib import Path
+
 import control_tasks
 import numpy as np
 import pytest
@@ -12,6 +15,10 @@ from proximo.control.config import RndSettings
 from proximo.control.models.rnd import Rnd
 from proximo.control.own_parts import with_groups
 from proximo.errors import UserError
+
+sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
+
+import key_and_door
 
 ON = RndSettings(weight=0.5, gamma=0.9, features=16, learning_rate=1e-3)
 VALID = np.ones((6, 4), bool)
@@ -187,3 +194,27 @@ def test_what_can_not_be_is_refused_in_one_sentence():
     for name, value in {"weight": -1, "gamma": 1.0, "share": 0, "features": 0}.items():
         with pytest.raises(ValueError, match=rf"rnd\.{name} = {value}"):
             configured(rnd=RndSettings(**{name: value}))
+
+
+def test_a_key_and_a_door_pay_at_the_goal_alone_and_what_is_new_pays_on_the_way(tmp_path):
+    task, (left, up, right, down, use) = key_and_door.make(2), (3, 0, 2, 1, 4)
+    task.reset()
+    fetch = [left] * 7 + [up] * 7 + [use]
+    reach = [down] * 7 + [right] * 7 + [use] + [right] * 2 + [up] * 7 + [right] * 7
+    for number, action in enumerate([*fetch, *reach], 1):
+        _, reward, over, cut, _ = task.step(np.array([action, use]))  # who only tries to use what is not there stays
+        assert list(reward) == [float(number == len(fetch) + len(reach)), 0.0]
+        assert not cut.any()
+    assert list(over) == [True, False]
+    run = key_and_door.main(8192, str(tmp_path / "run"))
+    rows = proximo.metrics(run.path)
+    assert {row["reward_mean"] for row in rows} == {0.0}
+    assert all(row["rnd_bonus"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_the_key_task_is_solved_with_the_bonus_and_not_without_it(tmp_path):
+    """Seeds 0 to 2 are in docs/exploration.md."""
+    found = [key_and_door.main(run=str(tmp_path / f"{weight}"), seed=3, weight=weight) for weight in (0.5, 0.0)]
+    assert found[0].results["final_sampled"] == 1.0
+    assert found[1].results["final_sampled"] == 0.0
