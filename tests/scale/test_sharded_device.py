@@ -26,7 +26,7 @@ class OnGPUs(Mesh):
 
 @pytest.fixture(autouse=True)
 def gpus(monkeypatch):
-    monkeypatch.setattr(FullRoles, "spread_over", lambda roles, mesh, *, offload: None)
+    monkeypatch.setattr(FullRoles, "spread_over", lambda roles, mesh, *, offload, weights=None: None)
     monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: device.type == "cuda")
 
 

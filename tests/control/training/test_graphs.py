@@ -98,4 +98,6 @@ def test_what_forbids_graphs_is_said_and_refused_where_they_are_asked_for(monkey
         assert "opponents" in told_against(config, training, others=True)
         own = configured(network={"custom": "a:b"})
         assert "of your own" in told_against(own, training)
-        assert "symmetry" in told_against(replace(config, symmetry=SymmetrySettings(mirror_loss=1.0)), training)
+        assert "symmetry" in told_against(
+            replace(config, symmetry=SymmetrySettings(function="a:b", mirror_loss=1.0)), training
+        )

@@ -135,7 +135,7 @@ function absent() {
 function videos(run) {
   const shown = ({ step, name, source }) => {
     const said = step === null ? `${name}.mp4` : `after ${step.toLocaleString("en")} steps`;
-    return element("figure", {}, element("video", { src: source, controls: true, loop: true, muted: true, "aria-label": said }), element("figcaption", { class: "soft" }, said));
+    return element("figure", {}, element("video", { src: source, controls: true, loop: true, "aria-label": said }), element("figcaption", { class: "soft" }, said));
   };
   return element("div", { class: "videos" }, ...run.videos.map(shown));
 }
