@@ -156,7 +156,7 @@ def test_a_critic_that_says_the_mean_of_the_returns_lies_on_the_edge_of_both_its
     window.add(returns.mean().expand(101), returns, torch.ones(101), 1)
     seen = window.measured()
     assert TEXTS["critic_error"].band.high == pytest.approx(seen["critic_error"])
-    assert TEXTS["explained_variance"].band.low == pytest.approx(seen["explained_variance"], abs=1e-12)
+    assert TEXTS["explained_variance"].band.low == pytest.approx(seen["explained_variance"], abs=1e-6)
 
 
 def test_the_exact_kl_is_healthy_where_its_estimate_is(tmp_path):

@@ -86,7 +86,7 @@ def test_metrics_are_defined_once_and_in_one_sentence():
 
 def leaves(table, before=""):
     for key, value in table.items():
-        if isinstance(value, dict) and key not in ("options", "rewards"):
+        if isinstance(value, dict) and key not in ("options", "rewards", "encoders"):
             yield from leaves(value, f"{before}{key}.")
         else:
             yield f"{before}{key}", tuple(value) if isinstance(value, list) else value
