@@ -18,7 +18,7 @@ COMMON = {"progress": "quiet", "episodes": 20}
 TASKS = {
     # Without the wrappers that check every call, which take as long as the game itself.
     "tictactoe": ("pettingzoo.classic.tictactoe_v3:raw_env", 80_000, {"preset": "games"}),
-    "connect-four": ("pettingzoo.classic.connect_four_v3:raw_env", 80_000, {"preset": "games"}),
+    "connect-four": ("pettingzoo.classic.connect_four_v3:raw_env", 200_000, {"preset": "games"}),
     "spread": (
         "pettingzoo/simple_spread_v3",
         300_000,
