@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from proximo.control.environments.backends.envpool import EnvPoolEnvironments
-from proximo.control.environments.backends.shapes import shaped_otherwise
+from proximo.control.environments.backends.shapes import shaped_otherwise, whole_copies
 from proximo.control.environments.base import VectorEnvironment
 from proximo.control.environments.guards import GuardedEnvironments
 from proximo.control.environments.lent import Source, copies, kept, lent, name_of
@@ -85,7 +85,8 @@ def make_environments(
     keys = ObservationKeys(tuple(observation_keys), mask_key)
     if action_repeat > 1:
         _require_one_by_one(source, backend, action_repeat)
-    environments = _resolve(source, count, backend, dict(options or {}), threads, timeout, keys, action_repeat)
+    plan = (source, count, backend, dict(options or {}), threads, timeout, keys, action_repeat)
+    environments = _resolve(*plan, any_count=any_count)
     if not any_count:
         _require_count(environments.name, environments.count, count, made=copies(source) is not None)
     shown: VectorEnvironment = GuardedEnvironments(environments, mask_key or "action_mask")
@@ -126,6 +127,8 @@ def _resolve(
     timeout: float,
     keys: ObservationKeys,
     repeat: int,
+    *,
+    any_count: bool,
 ) -> VectorEnvironment:
     if copies(source) is not None:
         return lent(source, options, backend, keys)
@@ -144,7 +147,7 @@ def _resolve(
         raise UserError(f"{name} is not a task of EnvPool: choose backend 'gymnasium' or 'subprocess'")
     if function is None:
         return _registered(name, count, backend, options, timeout, keys, repeat)
-    return _called(function, name, count, backend, options, timeout, keys, repeat)
+    return _called(function, name, count, backend, options, timeout, keys, repeat, any_count=any_count)
 
 
 def _registered(
@@ -177,6 +180,8 @@ def _called(
     timeout: float,
     keys: ObservationKeys,
     repeat: int,
+    *,
+    any_count: bool,
 ) -> VectorEnvironment:
     """Environments of a user's function; the type of its first result decides."""
     import gymnasium
@@ -189,7 +194,7 @@ def _called(
         if backend == "subprocess":
             raise UserError(f"{name} returned a whole {type(first).__name__}, which runs itself: choose backend 'auto'")
         _require_single(first, name, repeat)
-        return other(first, name, keys, make, count)
+        return other(first, name, keys, make, whole_copies(first, count) if any_count else count)
     if not isinstance(first, VectorEnvironment | gymnasium.vector.VectorEnv | gymnasium.Env):
         raise _no_environment(name, first)
     _reporting_making(lambda: [getattr(first, x, None) for x in _SPACES], f"the spaces of {name}", {})()

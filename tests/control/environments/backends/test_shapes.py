@@ -93,6 +93,15 @@ def test_agents_are_rows_and_one_that_is_gone_counts_for_nothing():
         make_environments(Parallel, 3)
 
 
+@pytest.mark.parametrize(("episodes", "rows"), [(1, 2), (3, 2), (5, 4)])
+def test_an_evaluation_takes_whole_copies_whatever_the_number_of_its_episodes(episodes, rows, tmp_path):
+    assert make_environments(Parallel, episodes, any_count=True).count == rows
+    sizes = {"environments": 4, "rollout_length": 8, "update": {"minibatch_size": 32}, "network": {"hidden": [4]}}
+    run = proximo.train(Parallel, steps=32, episodes=episodes, run=tmp_path, progress="quiet", **sizes)
+    assert run.results["final_deterministic"] > 0
+    assert proximo.evaluate(run, episodes)["final_sampled"] > 0
+
+
 @pytest.mark.parametrize("make", [Tensors, Parallel, Manual, RslRl], ids=lambda make: make.__name__)
 def test_they_train_with_the_first_ratio_at_one_and_count_the_ends_that_there_were(make):
     groups = {"observations": {"actor": ("policy",), "critic": ("critic",)}} if issubclass(make, RslRl) else {}

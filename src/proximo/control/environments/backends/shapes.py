@@ -28,6 +28,12 @@ def rows_of(env: Any) -> int | None:
     return len(env.possible_agents) if is_parallel(env) else None
 
 
+def whole_copies(env: Any, count: int) -> int:
+    """So many rows, or as many fewer as whole copies have where each agent is a row; those of one copy at least."""
+    agents = rows_of(env) or 1
+    return max(1, count // agents) * agents
+
+
 def shaped_otherwise(env: Any) -> Callable[..., VectorEnvironment] | None:
     """What makes a batch of an environment of another shape: called as `(env, name, keys)`, with what makes another
     and the number of rows where there may be more; None for what is none.
