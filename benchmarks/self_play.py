@@ -21,12 +21,14 @@ TASKS = {
     "connect-four": ("pettingzoo.classic.connect_four_v3:raw_env", 200_000, {"preset": "games"}),
     "spread": (
         "pettingzoo/simple_spread_v3",
-        300_000,
+        400_000,
         {
-            "environments": 48,
-            "rollout_length": 64,
+            "environments": 96,
+            "rollout_length": 100,
             "options": {"max_cycles": 25},
-            "update": {"minibatch_size": 256},
+            "gamma": 0.9,
+            "learning_rate": "1e-3 -> 1e-4",
+            "update": {"minibatch_size": 1200, "epochs": 5, "entropy_coefficient": 0.01},
             "normalizers": {"rewards": "scale"},
         },
     ),
