@@ -161,8 +161,8 @@ class Session:
             The row that was written; and the name of the callback that ends the training, or None.
         """
         step = self.training.done
-        values = {"step": step, **values}
-        ended, added, measured = None, list[str](), {name: x for name, x in values.items() if name != "step"}
+        measured, values = values, {"step": step, **values}
+        ended, added = None, list[str]()
         try:
             with self.mesh.together():
                 if self.mesh.first:
