@@ -36,7 +36,7 @@ class Joints:
     """Motors with damping that push a body along; it is to go as fast as it is told, and falls where it tilts too far.
 
     Observed: angles, speeds, the last action (12 each), the body's tilt and speed (3 + 3) and the command (3): 45
-    numbers, group `policy`. An episode is cut after 1,000 steps; what ends starts anew in the same step.
+    numbers, group `policy`. An episode is cut after 1,000 steps; one that ends is reset in the same step.
     """
 
     num_actions, max_episode_length, cfg = 12, 1000, {}

@@ -68,10 +68,10 @@ def _parallel(
     from proximo.control.environments.backends.pettingzoo import PettingZooEnvironments
 
     agents = len(env.possible_agents)
-    copies, left = divmod(count or agents, agents)
-    if left or not copies:
+    fitting = whole_copies(env, count or agents)
+    if count not in (None, fitting):
         raise UserError(
             f"{name} has {agents} agents, each of which is a row, so environments = {count} must be a multiple of "
-            f"{agents}: try {max(1, copies) * agents}"
+            f"{agents}: try {fitting}"
         )
-    return PettingZooEnvironments([env, *(make() for _ in range(copies - 1) if make)], name, keys)
+    return PettingZooEnvironments([env, *(make() for _ in range(fitting // agents - 1) if make)], name, keys)
