@@ -319,7 +319,7 @@ def _reason_to_end(training: Training, session: Session) -> str | None:
         return None
     if config.max_minutes is not None:  # by the clock of the first rank, or not all would end
         seconds = float(training.mesh.gather(torch.tensor([seconds], dtype=torch.float64))[0, 0])
-    return reason_to_end(config.until, config.max_minutes, training.returns, seconds)
+    return reason_to_end(config.until, config.max_minutes, training.recent.returns, seconds)
 
 
 def _of_the_run(training: Training, *, evaluated: int) -> dict[str, Any]:
@@ -328,15 +328,15 @@ def _of_the_run(training: Training, *, evaluated: int) -> dict[str, Any]:
     if progress.evaluated == evaluated > 0:
         values["evaluation_return"] = progress.evaluation_return
     values |= {
-        "return": training.mean_return,
-        "task_return": training.mean_task_return,
+        "return": training.recent.mean_return,
+        "task_return": training.recent.mean_task_return,
         "episodes": progress.episodes,
         "episodes_cut": progress.cut,
         "memory_mb": resident_memory(),
     }
-    if training.lengths:
-        values["episode_length"] = sum(training.lengths) / len(training.lengths)
-        values["episode_length_std"] = statistics.pstdev(training.lengths)
+    if training.recent.lengths:
+        values["episode_length"] = sum(training.recent.lengths) / len(training.recent.lengths)
+        values["episode_length_std"] = statistics.pstdev(training.recent.lengths)
     return values
 
 
@@ -387,7 +387,7 @@ def _watch(session: Session) -> Watch:
 
 def _stopped(training: Training, folder: RunFolder, config: TrainConfig, stopped: str, progress: Progress) -> Run:
     progress.message(f"{stopped}: saved at {training.done:,} steps in {folder.path}; the same command resumes")
-    results = {"last_100_training_return": training.mean_return, "steps": training.done}
+    results = {"last_100_training_return": training.recent.mean_return, "steps": training.done}
     return Run(folder.path, config, results, stopped=stopped)
 
 

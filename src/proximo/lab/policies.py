@@ -87,5 +87,5 @@ def iterate(begun: Training) -> tuple[dict[str, Any], float | None]:
     before = begun.progress.episodes
     row = begun.iterate()
     ended = begun.progress.episodes - before
-    recent = list(begun.returns)[-ended:] if ended else []
+    recent = list(begun.recent.returns)[-ended:] if ended else []
     return row, (sum(recent) / len(recent) if recent else None)

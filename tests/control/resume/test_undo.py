@@ -266,4 +266,4 @@ def test_the_first_iteration_can_be_undone_too():
                 training.iterate()
         training.rewind()
         same(before, snapshot(training))
-        assert np.isinf(training.best_return)
+        assert np.isinf(training.best.mean_return)

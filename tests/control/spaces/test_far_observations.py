@@ -55,7 +55,7 @@ def test_what_hides_behind_the_eighth_digit_is_learnt(kind, offset):
     options = {"offset": offset, "kind": "dict" if kind == "dict" else "box"}
     network = {"memory": "gru", "memory_size": 8} if kind == "gru" else {}
     training = trained(clock, 25, options=options, network=network, closed_form=kind == "closed form", **PLAN)
-    assert training.mean_return > 0.9
+    assert training.recent.mean_return > 0.9
     task = Clock(**options)
     policy = LoadedPolicy(training.policy)
     for sign, right in ((-1.0, 0), (1.0, 1)):

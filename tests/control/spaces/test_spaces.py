@@ -337,7 +337,7 @@ def test_a_mask_may_forbid_everything_where_the_game_is_over(mode):
     make = lambda: gymnasium.vector.SyncVectorEnv([Game] * 2, autoreset_mode=mode)  # noqa: E731
     with running(make, count=2) as training:
         training.iterate()
-        assert set(training.lengths) == {3}
+        assert set(training.recent.lengths) == {3}
         rollout = training.collector.collect()
     chosen = rollout.inputs["mask"].gather(2, rollout.action.long())
     assert chosen.all()

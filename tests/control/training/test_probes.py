@@ -122,7 +122,7 @@ def test_the_best_action_that_the_mask_allows_is_found(view, network):
     sampled = {int(a) for _ in range(50) for a in loaded.act(observations, deterministic=False, **asked)}
     assert 2 not in sampled
     # A return of 5 would mean that the forbidden choice was taken.
-    assert max(training.returns) == 1.0
+    assert max(training.recent.returns) == 1.0
     loaded.reset()
     assert value(training, observations) == pytest.approx([1.0, 1.0], abs=0.15)
 
@@ -165,9 +165,9 @@ def test_what_was_seen_at_the_first_step_only_is_remembered(kind):
     network = {"memory": kind, "memory_size": 16}
     options = {"length": 3}
     remembers = annealed(control_tasks.recall, 40, network=network, options=options, gamma=0.99)
-    assert remembers.mean_return > 0.9
+    assert remembers.recent.mean_return > 0.9
     forgets = annealed(control_tasks.recall, 40, options=options, gamma=0.99)
-    assert forgets.mean_return < 0.75, "without memory the task can not be done"
+    assert forgets.recent.mean_return < 0.75, "without memory the task can not be done"
 
 
 def test_both_parts_of_a_hybrid_action_are_learnt():

@@ -16,8 +16,8 @@ PLAN = {"options": {"limit": LIMIT}, "count": 8, "length": 10, "normalizers": {"
 def ends(training, rollouts):
     """When episodes end: `[T, N]`, reset rows left out."""
     training.restart()
-    training.lengths.clear()
-    training.returns.clear()
+    training.recent.lengths.clear()
+    training.recent.returns.clear()
     seen = []
     for _ in range(rollouts):
         rollout = training.collector.collect()
@@ -35,9 +35,9 @@ def test_environments_end_apart_and_episodes_are_whole(backend):
         assert firsts.min() >= 1
         assert firsts.max() <= LIMIT
         # A cut one is no episode: it is in no return and no length.
-        assert set(training.lengths) == {LIMIT}
-        assert set(training.returns) == {float(LIMIT)}
-        assert len(training.lengths) == when.sum() - 4
+        assert set(training.recent.lengths) == {LIMIT}
+        assert set(training.recent.returns) == {float(LIMIT)}
+        assert len(training.recent.lengths) == when.sum() - 4
 
 
 def test_without_it_they_end_together():
@@ -65,7 +65,7 @@ def test_a_run_that_goes_on_is_the_run_that_never_stopped():
         for _ in range(3):
             second.iterate()
     assert torch.equal(weights(second), weights(whole))
-    assert (second.returns, second.lengths) == (whole.returns, whole.lengths)
+    assert (second.recent.returns, second.recent.lengths) == (whole.recent.returns, whole.recent.lengths)
 
 
 @pytest.mark.parametrize("source", ["CartPole-v1", control_tasks.steady_vector])

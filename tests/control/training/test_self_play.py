@@ -66,7 +66,7 @@ def test_games_against_itself_say_how_they_went(master):
     assert row["log/won"] + row["log/drawn"] + row["log/lost"] == pytest.approx(1)
     assert row["log/drawn"] == 0
     assert row["ratio_deviation"] < 1e-5
-    assert training.best_weights == {}, "a return against oneself chooses no policy"
+    assert training.best.weights == {}, "a return against oneself chooses no policy"
 
 
 def test_past_versions_are_what_the_policy_was_and_some_are_kept():
@@ -177,7 +177,7 @@ def test_two_who_share_a_policy_agree_on_what_a_word_means():
     with running(Signals, count=16, length=32, update={"minibatch_size": 128}, gamma=0.9) as training:
         for _ in range(30):
             training.iterate()
-        assert training.mean_return > 0.95
+        assert training.recent.mean_return > 0.95
 
 
 def broken(training):
@@ -198,11 +198,11 @@ def test_the_best_version_of_a_run_is_the_one_that_wins_most_against_all_of_them
         selection.choose_version(training)
         selection.close()
     first = "network.actor.0.weight"
-    chosen = [steps for steps, was in past.items() if torch.equal(was[first], training.best_weights[first])]
+    chosen = [steps for steps, was in past.items() if torch.equal(was[first], training.best.weights[first])]
     assert chosen, "no past version was chosen in the place of one that knows nothing"
     assert chosen[0] > 0
     assert selection.criterion == "matches against past versions"
-    assert training.best_return > 0
+    assert training.best.mean_return > 0
 
 
 def test_an_evaluation_on_the_way_keeps_the_best_so_far_where_the_policy_has_become_worse():
@@ -212,10 +212,10 @@ def test_an_evaluation_on_the_way_keeps_the_best_so_far_where_the_policy_has_bec
         selection = Selection(training.config, Nim, None)
         selection.save = lambda training: None
         selection.look(training)
-        kept, score = dict(training.best_weights), training.progress.evaluation_return
+        kept, score = dict(training.best.weights), training.progress.evaluation_return
         broken(training)
         selection.look(training)
         selection.close()
-    assert all(torch.equal(training.best_weights[name], x) for name, x in kept.items())
+    assert all(torch.equal(training.best.weights[name], x) for name, x in kept.items())
     assert training.progress.evaluation_return < score
-    assert training.best_return == score, "the same pool, games and policy"
+    assert training.best.mean_return == score, "the same pool, games and policy"

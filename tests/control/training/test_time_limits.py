@@ -57,7 +57,7 @@ def test_envpool_reports_a_time_limit_in_a_step_of_its_own_and_it_is_bootstrappe
         metrics = [training.iterate() for _ in range(60)]
         rollout = training.collector.collect()
     assert metrics[-1]["reset_rows"] > 0
-    assert set(training.lengths) == {5}
+    assert set(training.recent.lengths) == {5}
     values = training.policy.values.from_units(rollout.value)[rollout.valid]
     assert values.mean().item() == pytest.approx(5.0, rel=0.1)
     assert values.min() > 4.2, "the most that five steps pay is 3.4"

@@ -68,8 +68,8 @@ def _results(
             raise
         return None  # schedulers send their signal to the environments' processes too
     results = {
-        "last_100_training_return": training.mean_return,
-        "last_100_training_return_task": training.mean_task_return,
+        "last_100_training_return": training.recent.mean_return,
+        "last_100_training_return_task": training.recent.mean_task_return,
         **evaluations,
         "best_chosen_by": selection.criterion,
         "episodes": config.episodes,

@@ -30,9 +30,9 @@ def candidates(training: Training, *, ended: bool) -> dict[str, ControlPolicy]:
         past = training.self_play.past if training.self_play else {}
         newest = sorted(past, reverse=True)[:_NEWEST]
         return found | {f"the version of {steps:,} steps": past[steps] for steps in newest}
-    if training.best_weights:
+    if training.best.weights:
         best = ControlPolicy.build(training.policy.describe()).to(training.device)
-        best.load_state_dict(training.best_weights)
+        best.load_state_dict(training.best.weights)
         found[BEST] = best
     return found
 

@@ -94,7 +94,7 @@ class Selection:
         told = training.mesh.of_the_first(lambda: self._scores(training, versions))
         if told is None:
             return None
-        training.best_return = told.get(matches.BEST, training.best_return)
+        training.best.mean_return = told.get(matches.BEST, training.best.mean_return)
         return told[matches.NOW]
 
     def _scores(self, training: Training, versions: Mapping[str, ControlPolicy]) -> dict[str, float] | None:
@@ -120,8 +120,7 @@ class Selection:
         if (told := self._scores(training, versions)) is None:
             raise Interrupted
         best = max(told, key=lambda name: told[name])  # the first of equals, which is the last policy
-        training.best_return = told[best]
-        training.best_weights = {name: x.detach().clone() for name, x in versions[best].state_dict().items()}
+        training.best.keep(versions[best], told[best])
         self.watch.tell(f"best of {len(told)} versions against {len(training.self_play.past)}: {best}")
 
     def save(self, training: Training) -> None:

@@ -1,22 +1,20 @@
 """One training run in memory: collect -> estimate advantages -> update -> move the statistics -> record."""
 
 import math
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from proximo.algorithms.base import Counters, OnPolicyTraining
+from proximo.algorithms.base import OnPolicyTraining
 from proximo.algorithms.ppo import PPO, algorithm_of
 from proximo.control import seeds
 from proximo.control.closed_form.gradient import ClosedForm, supports
 from proximo.control.config import TrainConfig
 from proximo.control.environments.base import VectorEnvironment
-from proximo.control.environments.episodes import Episode
 from proximo.control.environments.wrappers.statistics import pooled
 from proximo.control.models.device import choose_device
 from proximo.control.models.graphs import GraphedActor, graphs_of
@@ -32,16 +30,22 @@ from proximo.control.training.across import RULES, seen_by_all
 from proximo.control.training.action_log import ActionLog
 from proximo.control.training.critic_window import CriticWindow
 from proximo.control.training.estimation import Estimator
+from proximo.control.training.progress import FEWEST, BestPolicy, Progress, RecentEpisodes, group
 from proximo.control.training.rollout import Actor, Collector, Rollout
 from proximo.control.training.self_play import SelfPlay
 from proximo.control.training.setup import fresh_policy, require_room, require_shares, update_settings
 from proximo.control.training.tensor_rollout import TensorCollector, stays_on_device
-from proximo.control.training.vital_signs import ended, fingerprint, still_deviations, vital_signs
+from proximo.control.training.vital_signs import (
+    deviation,
+    exact_kl,
+    fingerprint,
+    ratios,
+    spread_out,
+    still_deviations,
+    vital_signs,
+)
 from proximo.control.training.warm_start import start_from
 from proximo.core.batch import Batch
-from proximo.core.beta import Beta
-from proximo.core.distributions import Distribution, Gaussian, parts_of
-from proximo.core.ratio_bins import ratio_counts
 from proximo.core.schedules import Schedule
 from proximo.core.settings import APART
 from proximo.core.statistics import RunningMoments, informative
@@ -56,33 +60,9 @@ from proximo.runs.storage import random_state
 from proximo.scale.measured import merged
 from proximo.scale.mesh import ALONE, Mesh
 
-RECENT = 100  # episodes whose mean return is reported
-CUT, MOST = (
-    0.1,
-    0.5,
-)  # shares of the steps whose episodes are cut at a checkpoint: from there on it is said, or not done
-MEASURED = 512  # samples that the exact KL is a mean over, at most
+CUT, MOST = 0.1, 0.5
+"""Shares of the steps whose episodes are cut at a checkpoint: from there on it is said, or not done."""
 _MOST_RANKS = 2**16
-FEWEST = 10  # episodes that a mean needs before a policy can be called the best so far
-
-
-@dataclass
-class Progress(Counters):
-    """Counters of a run."""
-
-    steps: int = 0
-    """Environment steps taken; rows that report a reset do not count."""
-    episodes: int = 0
-    longest: int = 0
-    """Steps of the longest episode seen, ended or in progress."""
-    cut: int = 0
-    """Episodes that were in progress when the environments started anew, and are in no return."""
-    evaluated: int = 0
-    """Steps at the last evaluation."""
-    evaluation_return: float | None = None
-    """Its mean return."""
-    exact_resume: bool = True
-    """Wherever the run went on, the environments came back to where they were."""
 
 
 class Training(OnPolicyTraining[Rollout]):
@@ -168,16 +148,9 @@ class Training(OnPolicyTraining[Rollout]):
         # An update of several ranks can not be repeated by one.
         kept = config.replay_mb if mesh.alone else 0.0
         self.ring = Ring(self.before, self.optimizer, kept, self._described)
-        self.returns: deque[float] = deque(maxlen=RECENT)
-        self.task_returns: deque[float] = deque(maxlen=RECENT)
-        self.lengths: deque[int] = deque(maxlen=RECENT)
-        self.ended: list[Episode] = []
-        """Episodes that no iteration has told of yet: those of the rollout that only shows what the numbers look like
-        are the first one's."""
+        self.recent = RecentEpisodes()
         self.critic = CriticWindow()
-        self.best_return = -np.inf
-        self.best_weights: dict[str, Tensor] = {}
-        self.best_wrappers: dict[str, np.ndarray] = {}
+        self.best = BestPolicy()
         self._learnt_at_restart = environments.statistics()
         """By the user's wrappers, before the environments last started anew; none in most runs."""
 
@@ -386,7 +359,7 @@ class Training(OnPolicyTraining[Rollout]):
             self.self_play.grow(before, self.progress.steps)
         self.log.record(rollout.taken, self.collector)
         self._remember_best()
-        told, self.ended = {**ended(self.ended), **rollout.said, **(self.rnd.learn() if self.rnd else {})}, []
+        told = {**self.recent.told(), **rollout.said, **(self.rnd.learn() if self.rnd else {})}
         if not self.normalizes:
             return told
         return told | {"normalizers_still": int(torch.equal(self._statistics, fingerprint(self.policy, self.scaler)))}
@@ -395,16 +368,6 @@ class Training(OnPolicyTraining[Rollout]):
     def done(self) -> int:
         """Environment steps so far."""
         return self.progress.steps
-
-    @property
-    def mean_return(self) -> float | None:
-        """Mean return of the last 100 training episodes; None before the first has ended."""
-        return float(np.mean(self.returns)) if self.returns else None
-
-    @property
-    def mean_task_return(self) -> float | None:
-        """The same of the task itself, below the user's wrappers; None where it is the same number."""
-        return None if self.task_returns == self.returns else float(np.mean(self.task_returns))
 
     @property
     def normalizes(self) -> bool:
@@ -460,17 +423,14 @@ class Training(OnPolicyTraining[Rollout]):
         steps, episodes = seen_by_all(rollout, self.mesh)
         self.progress.steps += steps
         self.progress.episodes += len(episodes)
-        self.returns.extend(episode.value for episode in episodes)
-        self.task_returns.extend(episode.task_value for episode in episodes)
-        self.lengths.extend(episode.length for episode in episodes)
-        self.ended.extend(episodes)
+        self.recent.add(episodes)
 
     def measure(self, rollout: Rollout, batch: Batch, report: UpdateReport) -> dict[str, Any]:
         """Metrics beside the update's own."""
         self._look_at_the_critic(rollout, batch)
         statistics = fingerprint(self.policy, self.scaler)
         moved, self._statistics = statistics - self._statistics, statistics
-        part = self.measured(batch)
+        part = spread_out(batch, self.algorithm.minibatch_size)
         with torch.no_grad():
             seen = self.policy.look(part.inputs)[0]
         values: dict[str, Any] = {
@@ -479,53 +439,15 @@ class Training(OnPolicyTraining[Rollout]):
             **vital_signs(self.policy, rollout, batch, self.config.truncation),
             **still_deviations(self.policy, self._noise),
             "normalizers_moved": float(moved.abs().max()),
-            "exact_kl": self._exact_kl(part, seen),
-            "ratio_histogram": self._ratios(part, seen),
+            "exact_kl": exact_kl(self.policy, self.optimizer.flat, self.before.snapshot, part, seen),
+            "ratio_histogram": ratios(part, seen, objective_at(self.algorithm, self.share_done).clip),
         }
         if self.mirroring:
             values["equivariance_error"] = self.mirroring.error(part)
         if self.policy.actions.continuous:
             values["clipped_actions"] = rollout.clipped_fraction
-            values["std"] = self._deviation(seen)
+            values["std"] = deviation(self.policy, seen)
         return merged(values, rollout.steps, self.mesh, RULES)
-
-    @torch.no_grad()
-    def _deviation(self, seen: Distribution) -> float | None:
-        """Mean standard deviation of the actions; None where a network of the user's own gives another distribution."""
-        log_std = self.policy.deviations()
-        if log_std is None:
-            columns = [p.log_std.flatten(0, -2) for p in parts_of(seen) if isinstance(p, Gaussian | Beta)]
-            log_std = torch.cat(columns, 1) if columns else None
-        return None if log_std is None else float(log_std.exp().mean())
-
-    def measured(self, batch: Batch) -> Batch:
-        """The samples that are looked at after an update: a minibatch's worth, `MEASURED` at most, from all over."""
-        return batch[:: -(-len(batch) // min(MEASURED, self.algorithm.minibatch_size or MEASURED))]
-
-    @torch.no_grad()
-    def _ratios(self, part: Batch, after: Distribution) -> str:
-        """How the ratios of `part` are spread, of which the policy says `after` (`core.ratio_bins`)."""
-        log_ratio = (after.log_prob(part.action) - part.log_prob)[part.weight > 0]
-        return ratio_counts(log_ratio.cpu().numpy(), objective_at(self.algorithm, self.share_done).clip)
-
-    @torch.no_grad()
-    def _exact_kl(self, part: Batch, after: Distribution) -> float | None:
-        """KL(old policy, policy) in closed form, nats, a mean over `part`, of which the policy says `after`. None where
-        the distributions have no closed form.
-        """
-        if self.before.snapshot is None:
-            return None
-        flat = self.optimizer.flat
-        now = flat.clone()
-        try:
-            flat.copy_(self.before.snapshot.weights)
-            before = self.policy.look(part.inputs)[0]
-        finally:
-            flat.copy_(now)
-        try:
-            return float(part.mean(before.kl(after)))
-        except (NotImplementedError, TypeError):
-            return None
 
     def _look_at_the_critic(self, rollout: Rollout, batch: Batch) -> None:
         """In units of reward, since those of a critic that predicts normalised returns change."""
@@ -539,17 +461,15 @@ class Training(OnPolicyTraining[Rollout]):
         if self.config.evaluate_every is not None or self.self_play:
             return  # evaluations decide, or nothing does: against itself the mean is always about 0
         # In memory: writing at each improvement would cost more than the update. It goes to disk with each checkpoint.
-        mean = self.mean_return
-        if mean is not None and len(self.returns) >= FEWEST:
+        mean = self.recent.mean_return
+        if mean is not None and len(self.recent.returns) >= FEWEST:
             self.consider(mean)
 
     def consider(self, mean_return: float) -> bool:
         """Remember the policy as it is if its return is the best so far; whether it is."""
-        if better := mean_return > self.best_return:
-            self.best_return = mean_return
-            self.best_weights = {name: x.detach().clone() for name, x in self.policy.state_dict().items()}
+        if better := mean_return > self.best.mean_return:
             self.note_wrappers()
-            self.best_wrappers = self.policy.wrappers
+            self.best.keep(self.policy, mean_return)
         return better
 
     def note_wrappers(self) -> None:
@@ -562,28 +482,24 @@ class Training(OnPolicyTraining[Rollout]):
         self.note_wrappers()
         tensors, generators = random_state.capture(self._generators)
         tensors |= {f"policy/{name}": x for name, x in self.policy.state_dict().items()}
-        tensors |= {f"best/{name}": x for name, x in self.best_weights.items()}
         tensors |= {f"optimizer/{name}": x for name, x in self.optimizer.state().items()}
         tensors |= {f"scaler/{name}": x for name, x in self.scaler.state_dict().items()}
         tensors |= {f"wrappers/policy/{name}": torch.from_numpy(x) for name, x in self.policy.wrappers.items()}
-        tensors |= {f"wrappers/best/{name}": torch.from_numpy(x) for name, x in self.best_wrappers.items()}
         tensors |= {f"environments/learnt/{name}": torch.from_numpy(x) for name, x in self._learnt_at_restart.items()}
         if self.mirroring and self.mirroring.memory is not None:
             tensors[f"environments/{MIRRORED}"] = self.mirroring.memory
         tensors |= self.self_play.state() if self.self_play else {}
         tensors |= self.rnd.state() if self.rnd else {}
+        best, best_return = self.best.state()
         shown, environments = self.log.state()
-        tensors |= {f"environments/{name}": x for name, x in shown.items()}
+        tensors |= best | {f"environments/{name}": x for name, x in shown.items()}
         state = {
             "policy": self.policy.describe(),
             "progress": vars(self.progress).copy(),
             "learning_rate": self.optimizer.learning_rate,
             "numbers": dict(self.numbers),
-            "returns": list(self.returns),
-            "task_returns": list(self.task_returns),
-            "lengths": list(self.lengths),
-            "ended": [list(episode) for episode in self.ended],
-            "best_return": None if np.isinf(self.best_return) else self.best_return,
+            **self.recent.state(),
+            "best_return": best_return,
             "critic": self.critic.state(),
             "exact_observations": self.collector.exact,
             "environments": environments,
@@ -602,15 +518,14 @@ class Training(OnPolicyTraining[Rollout]):
                 f"the checkpoint is of another policy: the spaces of {self.config.environment} have changed since; put "
                 "the environment back, or choose another folder with --run"
             )
-        self.policy.load_state_dict(_group(tensors, "policy"))
+        self.policy.load_state_dict(group(tensors, "policy"))
         self.policy.project()
-        self.best_weights = _group(tensors, "best")
-        self.best_wrappers = {name: x.numpy() for name, x in _group(tensors, "wrappers/best").items()}
-        self._learnt_at_restart = {name: x.numpy() for name, x in _group(tensors, "environments/learnt").items()}
-        self.optimizer.load_state(_group(tensors, "optimizer"))
+        self.best.load(tensors, state["best_return"])
+        self._learnt_at_restart = {name: x.numpy() for name, x in group(tensors, "environments/learnt").items()}
+        self.optimizer.load_state(group(tensors, "optimizer"))
         self.optimizer.learning_rate = state["learning_rate"]
         self.numbers.update({name: float(x) for name, x in state["numbers"].items()})
-        scaler = _group(tensors, "scaler")
+        scaler = group(tensors, "scaler")
         if self.reshared:
             scaler["accumulated"] = torch.zeros_like(self.scaler.accumulated)
         self.scaler.load_state_dict(scaler)
@@ -618,17 +533,13 @@ class Training(OnPolicyTraining[Rollout]):
             self.self_play.load(tensors)
         if self.rnd:
             self.rnd.load(tensors)
-        self.log.load(_group(tensors, "environments"), state["environments"])
+        self.log.load(group(tensors, "environments"), state["environments"])
         if self.mirroring and (memory := tensors.get(f"environments/{MIRRORED}")) is not None:
             self.mirroring.memory = memory.to(self.device)
         self.progress = Progress(**state["progress"])
-        self.returns.extend(state["returns"])
-        self.task_returns.extend(state["task_returns"])
-        self.lengths.extend(state["lengths"])
-        self.ended = [Episode(*episode) for episode in state.get("ended", [])]  # none in older checkpoints
+        self.recent.load(state)
         self.critic.load(state["critic"])
         self.collector.see(state["exact_observations"])
-        self.best_return = -np.inf if state["best_return"] is None else state["best_return"]
         random_state.restore(tensors, state["random"], self._generators)
         if self.closed_form:
             self.closed_form.freeze()
@@ -644,7 +555,3 @@ class Training(OnPolicyTraining[Rollout]):
         drawn = seeds.derive(self.config.seed, seeds.NOISE, index, len(self._generators))
         for generator, seed in zip(self._generators.values(), drawn, strict=True):
             generator.manual_seed(seed)
-
-
-def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{prefix}/"): x for name, x in tensors.items() if name.startswith(f"{prefix}/")}

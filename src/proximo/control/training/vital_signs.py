@@ -12,7 +12,13 @@ from proximo.control.models.normalizers import RewardScaler
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.training.rollout import Rollout
 from proximo.core.batch import Batch
+from proximo.core.beta import Beta
+from proximo.core.distributions import Distribution, Gaussian, parts_of
+from proximo.core.ratio_bins import ratio_counts
 from proximo.core.statistics import RunningMoments
+from proximo.runs.replay.undo import Snapshot
+
+MEASURED = 512  # samples that the exact KL is a mean over, at most
 
 
 def fingerprint(policy: ControlPolicy, scaler: RewardScaler) -> Tensor:
@@ -85,6 +91,56 @@ def ended(episodes: Sequence[Episode]) -> dict[str, float]:
     if not np.array_equal(values, tasks):
         told |= {"ended_task_mean": float(tasks.mean()), "ended_task_std": float(tasks.std())}
     return told
+
+
+def spread_out(batch: Batch, minibatch_size: int | None) -> Batch:
+    """The samples that are looked at after an update: a minibatch's worth, `MEASURED` at most, from all over."""
+    return batch[:: -(-len(batch) // min(MEASURED, minibatch_size or MEASURED))]
+
+
+@torch.no_grad()
+def deviation(policy: ControlPolicy, seen: Distribution) -> float | None:
+    """Mean standard deviation of the actions; None where a network of the user's own gives another distribution."""
+    log_std = policy.deviations()
+    if log_std is None:
+        columns = [p.log_std.flatten(0, -2) for p in parts_of(seen) if isinstance(p, Gaussian | Beta)]
+        log_std = torch.cat(columns, 1) if columns else None
+    return None if log_std is None else float(log_std.exp().mean())
+
+
+@torch.no_grad()
+def ratios(part: Batch, after: Distribution, clip: float | None) -> str:
+    """How the ratios of `part` are spread, of which the policy says `after` (`core.ratio_bins`)."""
+    log_ratio = (after.log_prob(part.action) - part.log_prob)[part.weight > 0]
+    return ratio_counts(log_ratio.cpu().numpy(), clip)
+
+
+@torch.no_grad()
+def exact_kl(
+    policy: ControlPolicy, weights: Tensor, before: Snapshot | None, part: Batch, after: Distribution
+) -> float | None:
+    """KL(old policy, policy) in closed form, nats, a mean over `part`, of which the policy says `after`. None where
+    the distributions have no closed form.
+
+    Args:
+        policy: after the update.
+        weights: that it is a view of, as one vector.
+        before: what was kept before the update; None where nothing was.
+        part: samples.
+        after: what the policy says of them.
+    """
+    if before is None:
+        return None
+    now = weights.clone()
+    try:
+        weights.copy_(before.weights)
+        old = policy.look(part.inputs)[0]
+    finally:
+        weights.copy_(now)
+    try:
+        return float(part.mean(old.kl(after)))
+    except (NotImplementedError, TypeError):
+        return None
 
 
 def _truncations(rollout: Rollout, *, exact: bool) -> dict[str, int]:

@@ -98,7 +98,7 @@ def _measured(seed: int, quick: bool) -> dict[str, dict[str, Any]]:
     plan = Plan(6, 2, 16, 40, (3, 10), 40, 2) if quick else Plan()
     with training(settings(TASK, seed=seed, steps=10**6, gamma=GAMMA)) as begun:
         untrained = policy_from(*begun.state())
-        while begun.mean_return is None or begun.mean_return < (TRAINED / 2 if quick else TRAINED):
+        while begun.recent.mean_return is None or begun.recent.mean_return < (TRAINED / 2 if quick else TRAINED):
             iterate(begun)
         robot, scale = Robot(TASK, begun.policy, seed), float(begun.scaler.moments.scale())
         critics = {LEARNT: robot.critic(begun.policy, scale), POOR: robot.critic(untrained, scale)}

@@ -95,7 +95,8 @@ def _competent(seed: int, most: int) -> tuple[Held, float]:
     with training(config) as begun:
         while begun.progress.steps < most:
             iterate(begun)
-            if begun.mean_return is not None and len(begun.returns) >= 50 and begun.mean_return >= COMPETENT:
+            seen = begun.recent
+            if seen.mean_return is not None and len(seen.returns) >= 50 and seen.mean_return >= COMPETENT:
                 break
         return begun.state(), mean_return(begun, seed)
 

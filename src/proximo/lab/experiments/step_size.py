@@ -78,4 +78,4 @@ def _learnt(algorithm: UpdateSettings, seed: int, rate: float, steps: int) -> fl
     with training(config) as begun:
         while begun.progress.steps < steps:
             iterate(begun)
-        return float(begun.mean_return or 0.0)
+        return float(begun.recent.mean_return or 0.0)
