@@ -25,7 +25,7 @@ demo-language: $(READY)  ## teach a language model what people like, and have a 
 	$(BIN)/proximo rlhf all --preset movie-sentiment-demo --run runs/demo-language
 	$(BIN)/proximo rlhf evaluate runs/demo-language --count 192
 
-test: $(READY)  ## run the tests, in as many processes as there are cores (four at most), of one thread each
+test: $(READY)  ## run the tests, in one process more than there are cores (four at most), of one thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 test-slow: $(READY)  ## the long measurements, which smaller tests stand for in `make test`

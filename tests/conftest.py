@@ -24,6 +24,11 @@ if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).
 _modules = 0
 
 
+def pytest_xdist_auto_num_workers(config):
+    """One more than there are cores: a fifth of the time a test waits, for processes, pages and pauses."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_finish(session):
     _set_libraries_aside()
 

@@ -106,7 +106,7 @@ def test_an_algorithm_of_ones_own_learns_without_a_critic(tmp_path):
 
 
 def test_a_simulator_of_ones_own_is_stepped_as_one(tmp_path):
-    run = example("own_simulator").main(64_000, str(tmp_path / "run"))
+    run = example("own_simulator").main(32_000, str(tmp_path / "run"))
     rows = proximo.metrics(run.path)
     assert run.config.environments == 64
     assert sum(row["truncations_missed"] for row in rows) == 0

@@ -94,7 +94,7 @@ class Counted(gymnasium.Env):
 
 
 def seen(source, **options):
-    return [f.code.number for f in findings(examine(source, options=options))]
+    return [f.code.number for f in findings(examine(source, options=options, steps=1000))]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_choices_have_no_size():
 
 @pytest.mark.parametrize(
     ("task", "backend"),
-    [("CartPole-v1", "gymnasium"), ("Pendulum-v1", "auto"), ("Hopper-v5", "auto"), ("Hopper-v5", "gymnasium")],
+    [("CartPole-v1", "gymnasium"), ("Pendulum-v1", "auto"), ("Hopper-v5", "auto")],
 )
 def test_sound_environments_are_left_alone(task, backend):
     assert findings(examine(task, backend=backend)) == []

@@ -13,6 +13,7 @@ SOURCES = {
     "next step": (control_tasks.steady_vector, {"options": {"mode": "next"}}),
     "no autoreset": (control_tasks.steady_vector, {"options": {"mode": "disabled"}}),
 }
+NORMALIZED = {"observations": True, "rewards": "return"}
 FIRST = control_tasks.Steady().reset()[0][None]
 
 
@@ -33,17 +34,19 @@ def test_a_time_limit_that_is_called_an_end_makes_the_value_wrong(kind):
     assert value(learnt(kind, options={"lies": True}), FIRST)[0] < 0.8 * FOR_EVER
 
 
-@pytest.mark.parametrize("kind", ["same step", "next step"])
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "kind"),
     [
-        {"network": {"memory": "gru", "memory_size": 8}},
-        {"closed_form": False, "normalizers": {"observations": True, "rewards": "return"}},
-        {"update": {"recompute_advantages": True}},
+        pytest.param(changes, kind, id=f"{name}-{kind}", marks=[pytest.mark.slow] * (kind != quick))
+        for name, changes, quick in [
+            ("recurrent", {"network": {"memory": "gru", "memory_size": 8}}, "next step"),
+            ("returns normalised", {"closed_form": False, "normalizers": NORMALIZED}, "same step"),
+            ("recomputed", {"update": {"recompute_advantages": True}}, "next step"),
+        ]
+        for kind in ("same step", "next step")
     ],
-    ids=["recurrent", "returns normalised", "recomputed"],
 )
-def test_the_value_looks_beyond_the_time_limit_with(kind, changes):
+def test_the_value_looks_beyond_the_time_limit_with(changes, kind):
     training = learnt(kind, **changes)
     assert value(training, FIRST)[0] == pytest.approx(FOR_EVER, rel=0.07)
 

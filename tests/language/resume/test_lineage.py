@@ -10,12 +10,31 @@ from safetensors.torch import load_file, save_file
 from proximo.language.lineage import weights_id
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Holds the folder of each test in turn, so that what was made for the first is at home in all."""
+    return tmp_path_factory.mktemp("place")
+
+
 @pytest.fixture
-def made(capsys, preset, tmp_path):
-    """All stages of one run."""
-    folder = tmp_path / "run"
+def tmp_path(place):
+    folder = place / "test"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def made(capsys, preset, place, tmp_path):
+    """All stages of one run, trained once."""
+    folder, kept = tmp_path / "run", place / "kept"
+    if kept.exists():  # with the data and the base models that it was made from
+        shutil.rmtree(tmp_path)
+        shutil.copytree(kept, tmp_path)
+        return folder
     code, _, err = run(capsys, "all", "--preset", preset, "--run", folder, "--quiet")
     assert code == 0, err
+    shutil.copytree(tmp_path, kept)
     return folder
 
 
