@@ -14,7 +14,7 @@ from proximo.core.invariants import check_batch
 from proximo.core.ranks import Ranks
 from proximo.core.schedules import Schedule
 from proximo.core.updates.optimizer import Optimizer
-from proximo.core.updates.update import UpdateReport, UpdateTask
+from proximo.core.updates.update import USUAL, UpdateReport, UpdateTask
 from proximo.errors import UserError
 from proximo.runs.replay.ring import Ring
 from proximo.runs.replay.undo import Undo
@@ -115,6 +115,8 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
         """Of the iteration, by phase."""
         self.numbers: dict[str, float] = {}
         """What the algorithm keeps from one update to the next."""
+        self.own_statistics: list[str] = []
+        """Names of what an algorithm of the user's own has reported beside what PPO does."""
         self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
         """Entered around what `rewind` can undo, by whoever may want to stop there."""
 
@@ -154,6 +156,8 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
 
     def _of_the_update(self, report: UpdateReport, progress: float) -> dict[str, Any]:
         given = {name: getattr(self.algorithm, name, None) for name in SCHEDULED}
+        ours = type(self.algorithm).__module__.partition(".")[0] == "proximo"
+        self.own_statistics = [] if ours else [name for name in report.values if name not in USUAL]
         return {
             **report.values,
             **{name: Schedule.parse(x, name).at(progress) for name, x in given.items() if isinstance(x, str)},

@@ -293,7 +293,7 @@ class Trainer(IteratedTrainer[Run]):
                 session.save()
                 return session.stopped, None
             steps = training.progress.steps
-            row, ended = session.record({**values, **_of_the_run(training, evaluated=before)})
+            row, ended = session.record({**values, **_of_the_run(training, evaluated=before)}, training.own_statistics)
             if session.due(before) and steps < config.steps:
                 # Environments that can not give their state start anew here, in every run, resumed or not, so that both
                 # are the same run and none has far to be brought back.

@@ -5,6 +5,7 @@ import os
 import signal
 
 import numpy as np
+import own_modules
 import pytest
 import torch
 import warm
@@ -225,6 +226,17 @@ def test_own_numbers_are_shown_in_the_console(tmp_path, capfd):
 
     proximo.train("CartPole-v1", run=tmp_path / "run", callbacks=[own], **{**SMALL, "progress": "plain"})
     assert "my_number 41.5" in capfd.readouterr().err
+
+
+def test_statistics_of_a_loss_of_ones_own_are_shown_in_the_console_and_no_others(tmp_path, capfd):
+    plan = {**SMALL, "progress": "plain"}
+    proximo.train("CartPole-v1", own_modules.Anchored, run=tmp_path / "own", **plan)
+    ours = capfd.readouterr().err
+    proximo.train("CartPole-v1", run=tmp_path / "run", **plan)
+    theirs = capfd.readouterr().err
+    rows = ([line for line in text.splitlines() if "| KL " in line][-1] for text in (ours, theirs))
+    columns = [[part.split()[0] for part in row.split(" | ")[1:]] for row in rows]
+    assert [name for name in columns[0] if name.isalpha() and name not in columns[1]] == ["anchor"]
 
 
 def test_what_is_asked_of_a_run_on_disk_is_what_the_command_line_prints(tmp_path, capfd):

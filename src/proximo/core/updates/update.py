@@ -28,6 +28,12 @@ leaves a tenth. In the presets' tasks advantages are 1 to 20 times the rewards' 
 MUST_BE_FINITE = ("policy_loss", "value_loss", "entropy", "approx_kl", "ratio_deviation", "grad_norm")
 """Statistics whose being no number ends an update; one of the user's own is recorded as it is."""
 
+USUAL = frozenset(
+    [*MUST_BE_FINITE, EXACT, "clip_fraction", "grad_clip_fraction", "last_approx_kl", "stopping_kl"]
+    + [f"{role}_grad_norm" for role in ("actor", "critic")]
+)
+"""Statistics that PPO reports itself; others are those of an algorithm on it."""
+
 Statistics = Mapping[str, Tensor | float]
 """One minibatch in numbers, by name: tensors are means over its samples (`Batch.mean`), without gradient, and add up
 over its parts; plain numbers are taken as they are. `approx_kl` (k3 estimate of KL(old

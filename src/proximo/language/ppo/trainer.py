@@ -333,7 +333,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
                 session.save()
                 return session.stopped
             freed.tidy()
-            row, ended = session.record({**values, "memory_mb": resident_memory()})
+            row, ended = session.record({**values, "memory_mb": resident_memory()}, training.own_statistics)
             with mesh.together():
                 if mesh.first:
                     keep_texts(training, session.folder, training.done)

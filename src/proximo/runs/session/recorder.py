@@ -27,7 +27,7 @@ class Recorder:
         Args:
             step: at its end.
             values: what was measured, by name.
-            own: names of these that callbacks have added, which are shown too.
+            own: names of these that are shown too: of callbacks, and of an algorithm of the user's own.
 
         Returns:
             The row that was written, without its time.

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -154,8 +154,12 @@ class Session:
             self.recorder.progress.message(news)
         return values
 
-    def record(self, values: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    def record(self, values: dict[str, Any], own: Sequence[str] = ()) -> tuple[dict[str, Any], str | None]:
         """Call the callbacks with an iteration's metrics, and record these.
+
+        Args:
+            values: by name.
+            own: names of these that are shown on the console too, as those are that callbacks add.
 
         Returns:
             The row that was written; and the name of the callback that ends the training, or None.
@@ -170,7 +174,7 @@ class Session:
         except LostRankError:
             raise
         except Exception:
-            self.recorder.iteration(step, measured, [])
+            self.recorder.iteration(step, measured, own)
             self.save()  # what was learnt outlives an error in the user's own code
             raise
         if self._called:
@@ -178,7 +182,7 @@ class Session:
             ended, added, numbers = json.loads(self.mesh.broadcast_bytes(told))
             values |= numbers
         del values["step"]
-        return self.recorder.iteration(step, values, added), ended
+        return self.recorder.iteration(step, values, [*own, *added]), ended
 
     def given(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Give a row to the loop that iterates; one that is left there is saved."""
