@@ -6,9 +6,12 @@ has never been tried on a GPU.
 
 from dataclasses import replace
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
 from control_runs import configured, running, weights
+from gymnasium import spaces
 from shapes_of_others import RslRl
 from tape import recorder
 
@@ -76,6 +79,40 @@ def test_a_branch_by_a_number_is_noticed_and_not_recorded():
     assert [float(absolute({"x": torch.tensor(x)})["y"]) for x in (1.0, 2.0, -3.0)] == [1.0, 2.0, 3.0]
     assert "not permitted" in absolute.failed
     assert tapes == []
+
+
+class Drifts(gymnasium.Env):
+    """Seen is a number that lies far from 0, until it is scattered so widely that it no longer does."""
+
+    observation_space, action_space = spaces.Box(-np.inf, np.inf, (2,), np.float64), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.now, self.chance = 0, np.random.default_rng(seed)
+        return self.seen(), {}
+
+    def seen(self):
+        return 1e7 + self.chance.normal(size=2) * (1.0 if self.now < 24 else 1e7)
+
+    def step(self, action):
+        self.now += 1
+        return self.seen(), float(action), False, False, {}
+
+
+def test_a_branch_by_how_far_observations_lie_from_0_is_in_no_recording(taped, monkeypatch):
+    settings = {"normalizers": {"observations": True}, "update": {"minibatch_size": 12}, "network": {"shared": True}}
+
+    def learnt():
+        with running(Drifts, count=4, length=12, closed_form=False, **settings) as training:
+            rows = [training.iterate() for _ in range(3)]
+            assert (training.collector.exact, training.policy.exact_observations) == (True, False)
+            return weights(training), [row["ratio_deviation"] for row in rows]
+
+    there = learnt()
+    assert taped == []
+    monkeypatch.undo()
+    here = learnt()
+    assert torch.equal(there[0], here[0])
+    assert there[1] == here[1]
 
 
 def told_against(settings, policy, **facts):
