@@ -121,6 +121,24 @@ def test_a_number_that_is_not_finite_is_found_after_the_rollout_with_its_place()
         t.iterate()
 
 
+class Breaks(RslRl):
+    def step(self, actions):
+        raise RuntimeError("the simulator is gone")
+
+
+class Answers(RslRl):
+    def step(self, actions):
+        return super().step(actions)[:3]
+
+
+@pytest.mark.parametrize(("make", "words"), [(Breaks, "RuntimeError: the simulator is gone"), (Answers, "ValueError")])
+def test_what_an_environment_raises_is_said_with_its_place(make, words):
+    with running(make, **plan()) as training:
+        assert isinstance(training.collector, TensorCollector)
+        with pytest.raises(UserError, match=rf"{make.__name__} failed at step 0 of a rollout: {words}"):
+            training.iterate()
+
+
 def test_hidden_ends_are_refused_here_too():
     hidden = lambda: RslRl(final=False)  # noqa: E731
     with pytest.raises(UserError, match=r"truncation = previous"), running(hidden, **plan()) as training:
