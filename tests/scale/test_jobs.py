@@ -33,6 +33,7 @@ class Ray(SimpleNamespace):
         return lambda made: SimpleNamespace(remote=lambda: Actor(made())) if isinstance(made, type) else Job(made)
 
     def wait(self, waiting, num_returns, timeout):
+        print("(raylet) a worker has died")
         return waiting[:num_returns], waiting[num_returns:]
 
     def get(self, what):
@@ -89,3 +90,20 @@ def test_jobs_whose_launcher_fails_are_ended(ray, monkeypatch):
     with pytest.raises(RuntimeError, match="a came to 10"):
         jobs.run_jobs(lambda told, say: told * 10, lambda: next(waiting, None), lambda *_: None, ended, nullcontext())
     assert len(ray.cancelled) == 1
+
+
+@pytest.mark.parametrize("ray", [False], indirect=True)
+def test_what_ray_prints_is_not_among_what_jobs_come_to(ray, monkeypatch, capsys):
+    monkeypatch.setattr(jobs, "stand_in", lambda place: None)
+    waiting, came = iter([("a", 1), ("b", 2)]), []
+    jobs.run_jobs(
+        lambda told, say: told * 10,
+        lambda: next(waiting, None),
+        lambda *_: None,
+        lambda *x: came.append(x),
+        nullcontext(),
+    )
+    assert came == [("a", 10, ""), ("b", 20, "")]
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("(raylet)") == 2

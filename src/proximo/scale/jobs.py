@@ -1,8 +1,9 @@
 """Many jobs of one process each on a Ray cluster, which places them, and what they and their launcher say."""
 
+import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def run_jobs(
     Raises:
         UserError: Ray is not installed or not there.
     """
-    with joined(1) as ray, around:
+    # What is printed meanwhile is Ray's and the jobs': standard output belongs to what they come to.
+    with redirect_stdout(sys.stderr), joined(1) as ray, around:
         gpus = gpus and ray.cluster_resources().get("GPU", 0) >= 1
         wall = ray.remote(num_cpus=0)(_Wall).remote()
         place, running = str(Path.cwd()), dict[Any, str]()
