@@ -54,18 +54,24 @@ def test_the_runner_learns_goes_on_and_hands_out_the_policy(tmp_path):
     assert torch.equal(act(seen), act({"policy": seen["policy"]}))
 
 
-def test_mjlabs_own_train_finds_all_that_it_calls(tmp_path):
-    """It writes into the log folder first, and gives settings of models that are no MLP as None."""
-    (tmp_path / "params").mkdir()
+@pytest.mark.parametrize("who", ["mjlab", "Isaac Lab"])
+def test_the_train_scripts_of_others_find_all_that_they_call(who, tmp_path):
+    """Both write into the log folder, before the runner is made or after; mjlab gives settings of models that are no
+    MLP as None.
+    """
+    log_dir = tmp_path / "log"
+    if who == "mjlab":
+        (log_dir / "params").mkdir(parents=True)
     off = {"cnn_cfg": None, "rnn_type": None, "rnn_hidden_dim": 256, "rnn_num_layers": 1}
     cfg = {**CFG, "actor": {**CFG["actor"], **off}, "critic": {**CFG["critic"], **off, "distribution_cfg": None}}
     cfg |= {"class_name": "OnPolicyRunner", "clip_actions": None, "upload_model": True, "wandb_tags": ()}
     for count in (1, 2):
-        runner = OnPolicyRunner(RslRl(final=False), cfg, str(tmp_path), "cpu")
+        runner = OnPolicyRunner(RslRl(final=False), cfg, str(log_dir), "cpu")
         runner.add_git_repo_to_log(__file__)
+        (log_dir / "params").mkdir(parents=True, exist_ok=True)
         runner.learn(num_learning_iterations=count, init_at_random_ep_len=True)
-        assert len(proximo.metrics(tmp_path / "proximo")) == count
-    assert sorted(x.name for x in tmp_path.iterdir()) == ["params", "proximo"]
+        assert len(proximo.metrics(log_dir / "proximo")) == count
+    assert sorted(x.name for x in log_dir.iterdir()) == ["params", "proximo"]
     assert runner.get_inference_policy()({"policy": torch.zeros(1, 1)}).shape == (1, 2)
     with pytest.raises(UserError, match="goes on by itself"):
         runner.load("model_50.pt")

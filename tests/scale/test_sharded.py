@@ -173,6 +173,12 @@ def test_a_rank_without_the_memory_stops_all_before_anything_is_written(both, ho
     assert not (home / "refused").exists()
 
 
+def test_what_one_rank_can_not_read_is_said_by_all_and_a_model_is_read_in_parts_by_all_or_none(both):
+    (said, weights), (other, others) = (rank["unread"] for rank in both)
+    assert said == other == "the prompts are on another disk (on rank 1 of 2)"
+    assert weights == others
+
+
 def test_no_rank_loads_the_whole_model_whose_weights_are_spread(told):
     assert [rank["loaded"] for rank in told] == [["plain"], ["plain"]]
 

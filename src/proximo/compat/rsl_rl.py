@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +160,17 @@ class OnPolicyRunner:
         self.env, self.cfg, self.device = env, dict(train_cfg), device
         self.settings = settings_of(train_cfg)
         self.log_dir = Path(log_dir or tempfile.mkdtemp(prefix="proximo-rsl-rl-"))
-        self.run = _own_folder(self.log_dir)
         self.current_learning_iteration = 0
 
+    @cached_property
+    def run(self) -> Path:
+        """Folder of the run. Known once it is asked for: Isaac Lab's script writes into `log_dir` before it learns."""
+        return _own_folder(self.log_dir)
+
     def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
-        """Train for some iterations more; the policy is in the run's last checkpoint afterwards."""
+        """Train for some iterations more; the policy is in the run's last checkpoint afterwards. Of a new runner those
+        that `log_dir` holds already are among them, so that a script that was stopped goes on to its end.
+        """
         size = int(self.env.num_envs) * self.settings["rollout_length"]
         first = 1 if self.settings["normalizers"]["observations"] else 0  # it only shows what numbers look like
         self.current_learning_iteration += num_learning_iterations

@@ -281,7 +281,7 @@ class Trainer(IteratedTrainer[Run]):
         Returns:
             What asked to stop before, or None; and the callback that ended the training, or None.
         """
-        config, told = training.config, -1
+        config, told, unrecorded = training.config, -1, ""
         # At least once: the rollout that the normalisers start from counts, and may be all there is of a short run.
         while training.progress.steps < config.steps or not training.progress.iterations:
             before = training.progress.steps
@@ -292,6 +292,9 @@ class Trainer(IteratedTrainer[Run]):
             if session.stopped or (values := session.iterate()) is None:
                 session.save()
                 return session.stopped, None
+            if training.graphs.failed != unrecorded:
+                unrecorded = training.graphs.failed
+                session.recorder.progress.message(f"CUDA graphs: not of all, {unrecorded}")
             steps = training.progress.steps
             row, ended = session.record({**values, **_of_the_run(training, evaluated=before)}, training.own_statistics)
             if session.due(before) and steps < config.steps:

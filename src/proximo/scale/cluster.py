@@ -66,6 +66,8 @@ def run_ray(count: int, arguments: Sequence[str], folder: Path, *, restarts: int
 def joined(count: int) -> Iterator[Any]:
     """Ray, joined to the cluster of RAY_ADDRESS or to one that is started here for as long as this lasts.
 
+    A program that has joined one itself stays in it.
+
     Args:
         count: processes that one of our own has room for at least.
 
@@ -82,8 +84,9 @@ def joined(count: int) -> Iterator[Any]:
         raise UserError(f"--launch ray needs Ray Train: `pip install 'ray[train]'` ({error})") from error
     here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": max(count, os.cpu_count() or 1)}
     with redirect_stderr(_WithoutNoise(sys.stderr)), redirect_stdout(_WithoutNoise(sys.stdout)):
+        ours = not ray.is_initialized()
         try:
-            if not ray.is_initialized():
+            if ours:
                 ray.init(logging_level="ERROR", log_to_driver=True, **here)
         except Exception as error:  # a plain one where a cluster of our own does not start within 30 s
             ray.shutdown()
@@ -93,7 +96,8 @@ def joined(count: int) -> Iterator[Any]:
         try:
             yield ray
         finally:
-            ray.shutdown()
+            if ours:
+                ray.shutdown()
 
 
 class _WithoutNoise:

@@ -1,8 +1,9 @@
 """Many jobs of one process each on a Ray cluster, which places them, and what they and their launcher say."""
 
+import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +41,29 @@ def run_jobs(
     Raises:
         UserError: Ray is not installed or not there.
     """
-    with joined(1) as ray, around:
+    # What is printed meanwhile is Ray's and the jobs': standard output belongs to what they come to.
+    with redirect_stdout(sys.stderr), joined(1) as ray, around:
         gpus = gpus and ray.cluster_resources().get("GPU", 0) >= 1
         wall = ray.remote(num_cpus=0)(_Wall).remote()
         place, running = str(Path.cwd()), dict[Any, str]()
         one = ray.remote(num_cpus=1, num_gpus=int(gpus), max_retries=restarts)(_job)
-        while True:
-            room = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0)) or 1
-            while len(running) < room and (job := following()) is not None:
-                name, told = job
-                running[one.options(name=name).remote(work, name, told, wall, place)] = name
-            if not running:
-                return
-            done, _ = ray.wait(list(running), num_returns=1, timeout=0.2)
-            for name, word in ray.get(wall.read.remote()):
-                if (answer := heard(name, word)) is not None:
-                    wall.answer.remote(name, answer)
-            for each in done:
-                ended(running.pop(each), *_what_came(ray, each))
+        try:
+            while True:
+                room = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0)) or 1
+                while len(running) < room and (job := following()) is not None:
+                    name, told = job
+                    running[one.options(name=name).remote(work, name, told, wall, place)] = name
+                if not running:
+                    return
+                done, _ = ray.wait(list(running), num_returns=1, timeout=0.2)
+                for name, word in ray.get(wall.read.remote()):
+                    if (answer := heard(name, word)) is not None:
+                        wall.answer.remote(name, answer)
+                for each in done:
+                    ended(running.pop(each), *_what_came(ray, each))
+        finally:
+            for each in running:  # left in the midst: whom nobody hears any more must not go on
+                ray.cancel(each, force=True)
 
 
 def _what_came(ray: Any, job: Any) -> tuple[Any, str]:

@@ -73,6 +73,42 @@ def policies():
         return {str(action): biased(training.policy, action) for action in (0, 1)}
 
 
+class Alike:
+    """PettingZoo: two agents, who are paid where both do the same, four times."""
+
+    possible_agents, metadata = ("a", "b"), {}
+
+    def observation_space(self, agent):
+        return spaces.Box(0, 1, (1,), np.float32)
+
+    def action_space(self, agent):
+        return spaces.Box(-1, 1, (1,), np.float32)
+
+    def reset(self, seed=None, options=None):
+        self.now, self.agents = 0, list(self.possible_agents)
+        return self.of_both(np.ones(1, np.float32)), {}
+
+    def step(self, actions):
+        self.now += 1
+        paid, over, both = float((actions["a"] == actions["b"]).all()), self.now == 4, self.of_both
+        self.agents = [] if over else self.agents
+        return both(np.ones(1, np.float32)), both(paid), both(over), both(False), both({})
+
+    def of_both(self, x):
+        return dict.fromkeys(self.possible_agents, x)
+
+    def close(self):
+        pass
+
+
+def test_agents_of_one_copy_are_moved_by_one_policy():
+    environments = make_environments(Alike, 2)
+    with running(Alike, count=2, length=4) as training:
+        plan = {f"{action}": (steady(training.policy, action), True) for action in (-0.5, 0.5)}
+    told = evaluate_all(plan, environments, 1, seed=0)
+    assert [seen.returns for seen in told.values()] == [(4.0,)] * 2
+
+
 @pytest.mark.parametrize("count", [2, 8], ids=["one after the other", "side by side"])
 def test_with_noise_of_the_state_too_each_policy_has_its_own_mode_and_its_own_noise(count):
     # The best action is 0.25. One policy acts by 0.25 in all states, one by -0.25 and one as the first, with noise.

@@ -6,12 +6,16 @@ has never been tried on a GPU.
 
 from dataclasses import replace
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
 from control_runs import configured, running, weights
+from gymnasium import spaces
 from shapes_of_others import RslRl
 from tape import recorder
 
+import proximo
 from proximo.control.config import SymmetrySettings
 from proximo.control.models import graphs as module
 from proximo.control.models.graphs import GraphedActor, graphs_of
@@ -78,6 +82,57 @@ def test_a_branch_by_a_number_is_noticed_and_not_recorded():
     assert tapes == []
 
 
+class Drifts(gymnasium.Env):
+    """Seen is a number that lies far from 0, until it is scattered so widely that it no longer does."""
+
+    observation_space, action_space = spaces.Box(-np.inf, np.inf, (2,), np.float64), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.now, self.chance = 0, np.random.default_rng(seed)
+        return self.seen(), {}
+
+    def seen(self):
+        return 1e7 + self.chance.normal(size=2) * (1.0 if self.now < 24 else 1e7)
+
+    def step(self, action):
+        self.now += 1
+        return self.seen(), float(action), False, False, {}
+
+
+def test_a_branch_by_how_far_observations_lie_from_0_is_in_no_recording(taped, monkeypatch):
+    settings = {"normalizers": {"observations": True}, "update": {"minibatch_size": 12}, "network": {"shared": True}}
+
+    def learnt():
+        with running(Drifts, count=4, length=12, closed_form=False, **settings) as training:
+            rows = [training.iterate() for _ in range(3)]
+            assert (training.collector.exact, training.policy.exact_observations) == (True, False)
+            return weights(training), [row["ratio_deviation"] for row in rows]
+
+    there = learnt()
+    assert taped == []
+    monkeypatch.undo()
+    here = learnt()
+    assert torch.equal(there[0], here[0])
+    assert there[1] == here[1]
+
+
+def unrecorded(function, generator=None):
+    raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+
+def test_what_can_not_be_recorded_is_said_once_and_ends_a_run_that_asked_for_graphs(monkeypatch, tmp_path, capsys):
+    plan = {"steps": 600, "environments": 4, "rollout_length": 16, "episodes": 1, "update": {"minibatch_size": 32}}
+    plan |= {"network": {"hidden": [8], "activation": "silu"}, "progress": "plain"}
+    graphs = Graphs(record=unrecorded)
+    monkeypatch.setattr("proximo.control.training.training.graphs_of", lambda *_, **__: graphs)
+    proximo.train("CartPole-v1", run=tmp_path / "auto", **plan)
+    assert capsys.readouterr().err.count("CUDA graphs: not of all, operation not permitted") == 1
+    graphs = Graphs(record=unrecorded, asked=True)
+    with pytest.raises(UserError, match="cuda_graphs = on, but operation not permitted when stream is capturing: set"):
+        proximo.train("CartPole-v1", run=tmp_path / "on", **plan)
+    assert not (tmp_path / "on").exists()
+
+
 def told_against(settings, policy, **facts):
     training_facts = {"alone": True, "others": False, **facts}
     return graphs_of(settings, policy.policy, policy.algorithm, **training_facts).off
@@ -93,7 +148,10 @@ def test_what_forbids_graphs_is_said_and_refused_where_they_are_asked_for(monkey
         on_a_gpu = type("Parameter", (), {"device": torch.device("cuda")})()
         monkeypatch.setattr(type(training.policy), "parameters", lambda self: iter([on_a_gpu]))
         assert told_against(config, training) == ""
-        assert told_against(replace(config, cuda_graphs="on"), training) == ""
+        asked = graphs_of(
+            replace(config, cuda_graphs="on"), training.policy, training.algorithm, alone=True, others=False
+        )
+        assert (asked.off, asked.asked) == ("", True)
         assert "ranks" in told_against(config, training, alone=False)
         assert "opponents" in told_against(config, training, others=True)
         own = configured(network={"custom": "a:b"})

@@ -10,6 +10,7 @@ from same_runs import same_tensors
 import proximo
 from proximo.control.many import placed
 from proximo.control.tuning import placed as trials
+from proximo.control.tuning.trials import train_trial
 from proximo.runs.storage.checkpoint import load_checkpoint
 
 SMALL = {"steps": 640, "environments": 4, "rollout_length": 16, "episodes": 1, "backend": "gymnasium"}
@@ -68,9 +69,10 @@ def test_a_signal_stops_the_job_that_trains_and_those_after_it_and_the_same_call
     assert (stopped.config.seed, stopped.stopped) == (3, "SIGTERM")
     assert signal.getsignal(signal.SIGTERM) == before
     monkeypatch.setattr(placed, "run_jobs", in_turn())
-    for run in trained(tmp_path / "all"):
+    monkeypatch.chdir(tmp_path)
+    for run in trained("all"):
         assert run.stopped is None
-        assert run.path == tmp_path / "all" / f"seed-{run.config.seed}"
+        assert str(run.path) == run.config.run == f"all/seed-{run.config.seed}"
         same(run, alone(tmp_path / f"{run.config.seed}", run.config.seed))
 
 
@@ -89,6 +91,13 @@ def test_what_is_to_be_mended_in_one_stops_the_others(tmp_path, monkeypatch):
     with pytest.raises(proximo.UserError, match="seed-3"):
         trained(tmp_path / "all")
     assert not (tmp_path / "all" / "seed-4").exists()
+
+
+def test_a_trial_whose_worker_was_lost_after_its_end_has_come_to_what_it_came_to(tmp_path):
+    config = proximo.Trainer("CartPole-v1", run=tmp_path / "trial", **SMALL).config
+    came = train_trial(config, lambda *_: False)
+    assert came.how == "complete"
+    assert train_trial(config, lambda *_: False, fresh=False) == came
 
 
 def test_trials_are_reported_pruned_and_told_as_those_that_train_here(tmp_path, monkeypatch):

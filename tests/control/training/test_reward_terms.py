@@ -149,3 +149,9 @@ def test_a_part_that_never_acts_is_named_only_where_somebody_can_mend_it(environ
     run = parts(**SOUND, impact=steady(0.0))
     run = replace(run, config={**run.config, "environment": environment})
     assert [finding for finding in seen(run) if finding[0] == "P062"] == [("P062", "amber")] * named
+
+
+def test_terms_of_tensors_stay_tensors_and_the_step_that_ended_episodes_tells_all_of_them():
+    now, final = torch.tensor([5.0, 0.0]), torch.tensor([5.0, 7.0])  # the second row has been reset
+    told = from_infos({"reward_a": now, "final_info": {"reward_a": final}}, 2)
+    assert torch.equal(told["term/a"], final)

@@ -4,10 +4,11 @@ import sys
 
 import pytest
 import torch
-from control_runs import running, weights
+from control_runs import replayed, running, weights
 from functional_shapes import JAX, Batched, Functional
 from shapes_of_others import RslRl, Tensors
 
+from proximo.control.models.device import WIDE
 from proximo.control.training import training as trainings
 from proximo.control.training.tensor_rollout import TensorCollector
 from proximo.errors import UserError
@@ -119,6 +120,33 @@ def test_a_number_that_is_not_finite_is_found_after_the_rollout_with_its_place()
         running(Broken, **plan()) as t,
     ):
         t.iterate()
+
+
+def test_an_update_is_repeated_where_the_environments_of_tensors_were(tmp_path, monkeypatch):
+    settings = {"network": {"hidden": (WIDE + 1,)}, "replay_mb": 64.0}
+    with running(RslRl, **plan(**settings)) as training:
+        training.iterate()
+        training.ring.write(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # where wide layers alone would go
+    assert [found.exact for found in replayed(tmp_path)] == [True]
+
+
+class Breaks(RslRl):
+    def step(self, actions):
+        raise RuntimeError("the simulator is gone")
+
+
+class Answers(RslRl):
+    def step(self, actions):
+        return super().step(actions)[:3]
+
+
+@pytest.mark.parametrize(("make", "words"), [(Breaks, "RuntimeError: the simulator is gone"), (Answers, "ValueError")])
+def test_what_an_environment_raises_is_said_with_its_place(make, words):
+    with running(make, **plan()) as training:
+        assert isinstance(training.collector, TensorCollector)
+        with pytest.raises(UserError, match=rf"{make.__name__} failed at step 0 of a rollout: {words}"):
+            training.iterate()
 
 
 def test_hidden_ends_are_refused_here_too():

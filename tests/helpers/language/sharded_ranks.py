@@ -57,7 +57,8 @@ def whole(training):
 def everything(mesh, home, shares):
     """What needs two ranks, in one pair of processes."""
     told = {"updates": updates(mesh, shares), "runs": runs(mesh, home), "one": goes_on(mesh, home, "one")}
-    return {**told, "fails": one_fails(mesh), "flown": flown(mesh), "refused": refused(mesh, home)}
+    told |= {"fails": one_fails(mesh), "flown": flown(mesh), "refused": refused(mesh, home)}
+    return {**told, "unread": unread(mesh, home)}
 
 
 def flown(mesh):
@@ -83,6 +84,32 @@ def refused(mesh, home):
         return str(error)
     finally:
         memory._there = there
+
+
+def unread(mesh, home):
+    """What is said where rank 1 can not read the prompts; and weights where only rank 0 can read the model in parts."""
+    read, apart, told = loading.load_prompts, loading.unloaded_causal_model, []
+
+    def lost(*_):
+        raise UserError("the prompts are on another disk")
+
+    try:
+        if mesh.rank == 1:
+            loading.load_prompts = lost
+        make(home, "unread").to_the_end()
+    except UserError as error:
+        told.append(str(error))
+    finally:
+        loading.load_prompts = read
+    try:
+        if mesh.rank == 1:
+            loading.unloaded_causal_model = lambda *_, **__: None
+        trainer = make(home, "whole on one", stop_at=8)
+        trainer.to_the_end()
+        told.append(whole(trainer._training))
+    finally:
+        loading.unloaded_causal_model = apart
+    return told
 
 
 def one_fails(mesh):
@@ -198,6 +225,7 @@ def runs(mesh, home):
         trainer.policy.respond("w3")
     except UserError as error:
         told["asked"] = str(error)
+    loading.load_causal_model = load
     return told
 
 

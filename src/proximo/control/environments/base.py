@@ -106,6 +106,7 @@ class VectorEnvironment(ABC):
             states wrong ones for some tasks.
         action_space: The space of one environment's actions.
         text: Names of parts of an observation that are text, though their space says numbers.
+        together: Rows next to each other that act in one copy of the task: its agents.
         notes: What a person who trains in them has to know, a sentence each.
     """
 
@@ -116,6 +117,7 @@ class VectorEnvironment(ABC):
     action_space: gymnasium.Space
     notes: tuple[str, ...] = ()
     text: tuple[str, ...] = ()
+    together: int = 1
 
     @abstractmethod
     def reset(self, seeds: Sequence[int]) -> tuple[Observation, np.ndarray | None]:
@@ -206,7 +208,7 @@ class AroundEnvironments(VectorEnvironment):
         self._environments = environments
         self.name, self.backend, self.count = environments.name, environments.backend, environments.count
         self.observation_space, self.action_space = environments.observation_space, environments.action_space
-        self.notes, self.text = environments.notes, environments.text
+        self.notes, self.text, self.together = environments.notes, environments.text, environments.together
 
     def reset(self, seeds: Sequence[int]) -> tuple[Observation, np.ndarray | None]:
         """See `VectorEnvironment.reset`."""

@@ -45,7 +45,9 @@ def from_infos(infos: Mapping[str, Any], count: int) -> dict[str, Any]:
         for key in filter(is_term, source):
             if (row := _row(source[key], source.get(f"_{key}"), count)) is not None:
                 name = TERM + key[len("reward_") :]
-                found[name] = row if name not in found else np.where(np.isnan(row), found[name], row)
+                # Of tensors those of the step that ended an episode are told in whole, and stay on their device.
+                alone = name not in found or is_tensor(row)
+                found[name] = row if alone else np.where(np.isnan(row), found[name], row)
     for key in _LOGS:
         if isinstance(log := infos.get(key), Mapping):
             return found | dict(_logged(log))

@@ -218,7 +218,8 @@ def evaluate_all(
 ) -> dict[str, Evaluation]:
     """Evaluate several policies of the same spaces: on the same episodes, one after another.
 
-    Where a batch has environments for all of them at once, each policy has some of these to itself, on other seeds.
+    Where a batch has environments for all of them at once, each policy has some of these to itself, on other seeds; not
+    where rows are agents of one copy, which would be moved by several policies.
 
     Args:
         policies: by name, each with whether it takes the mode of its distribution.
@@ -232,7 +233,7 @@ def evaluate_all(
         Interrupted: `watch` says so.
     """
     carried = any(policy.wrappers for policy, _ in policies.values())  # each policy its own, into all of the copies
-    wide = environments.count >= len(policies) * episodes and not carried
+    wide = environments.count >= len(policies) * episodes and not carried and environments.together == 1
     groups = [list(policies)] if wide else [[name] for name in policies]
     results: dict[str, Evaluation] = {}
     for names in groups:

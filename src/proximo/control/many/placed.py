@@ -35,13 +35,15 @@ def train_placed(
     Raises:
         UserError: something is to be mended, in one of them; the others are stopped, and go on with the same call.
     """
-    placed = {Path(config.run).name: replace(config, run=str(Path.cwd() / config.run)) for config in configs}
-    waiting = iter(placed.items())
+    placed = {Path(config.run).name: config for config in configs}
+    waiting, here = iter(placed.items()), Path.cwd()
     came, failed, stops = dict[str, Mapping[str, Any]](), list[str](), Stops()
 
     def following() -> tuple[str, Any] | None:
-        named = None if stops.first or failed else next(waiting, None)
-        return named and (named[0], told(named[1], call, mode, track))
+        if stops.first or failed or (named := next(waiting, None)) is None:
+            return None
+        name, config = named
+        return name, told(replace(config, run=str(here / config.run)), call, mode, track)
 
     def ended(name: str, what: Mapping[str, Any] | None, lost: str) -> None:
         what = what or {"error": f"the training in {placed[name].run} failed: {lost}"}

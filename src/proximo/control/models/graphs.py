@@ -30,7 +30,7 @@ def graphs_of(config: TrainConfig, policy: ControlPolicy, algorithm: PPO, *, alo
     against = "as asked" if config.cuda_graphs == "off" else _against(config, policy, algorithm, alone, others)
     if against and config.cuda_graphs == "on":
         raise UserError(f"cuda_graphs = on, but {against}: set it to auto or off")
-    return Graphs(off=against)
+    return Graphs(off=against, asked=config.cuda_graphs == "on")
 
 
 def _against(config: TrainConfig, policy: ControlPolicy, algorithm: PPO, alone: bool, others: bool) -> str:
@@ -59,7 +59,7 @@ class GraphedActor:
 
     def __init__(self, policy: ControlPolicy, graphs: Graphs, generator: torch.Generator) -> None:
         self._policy, self._generator = policy, generator
-        self.replayed = Replayed(self._function, graphs.record, generator)
+        self.replayed = Replayed(self._function, graphs.recorded, generator)
 
     def _function(self, inputs: Tensors) -> Tensors:
         told = self._policy.act(inputs, generator=self._generator)

@@ -98,7 +98,8 @@ def make_learner(run: Mapping[str, Any], entry: Entry, config: TrainConfig, befo
     """A kept update before it is done.
 
     Args:
-        run: what the ring says of all updates: the policy's description, and whether its gradient is a closed form.
+        run: what the ring says of all updates: the policy's description, whether its gradient is a closed form, and
+            the device of environments of tensors.
         entry: the update.
         config: the run's, or with a setting changed.
         before: the run's.
@@ -108,9 +109,8 @@ def make_learner(run: Mapping[str, Any], entry: Entry, config: TrainConfig, befo
     """
     policy = ControlPolicy.build(run["policy"])
     algorithm = algorithm_of(update_settings(config, recurrent=policy.memory_size > 0))
-    device, _ = choose_device(
-        config.device, policy.observations, policy.settings.hidden, environments=config.environments
-    )
+    beside = run.get("beside")  # in older runs nobody noted it
+    device, _ = choose_device(config.device, policy.observations, policy.settings.hidden, beside, config.environments)
     policy.to(device)
     for name, x in under("buffers/", entry.learnt).items():
         policy.get_buffer(name).copy_(x)

@@ -12,11 +12,12 @@ from torch import Tensor
 from proximo.control.environments.backends.tensors import ALONE
 from proximo.control.environments.base import Step, TensorSource, TensorStep
 from proximo.control.environments.episodes import Episode
+from proximo.control.environments.problems import failure
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces.groups import CRITIC
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.control.training.rollout import Collector, FinalObservation, Rollout
-from proximo.errors import UserError
+from proximo.errors import FOREIGN, UserError
 
 
 def stays_on_device(policy: ControlPolicy) -> bool:
@@ -81,7 +82,13 @@ class TensorCollector(Collector):
         for name in ("action", "log_prob", "value", "output"):
             if (told := getattr(action, name)) is not None:
                 self._keep(name, t, told)
-        step = source.step_tensors(action.action.clamp(-1.0, 1.0) if self._bounded else action.action)
+        command = action.action.clamp(-1.0, 1.0) if self._bounded else action.action
+        try:
+            step = source.step_tensors(command)
+        except UserError:
+            raise
+        except FOREIGN as error:
+            raise failure(self.environments.name, f"at step {t} of a rollout", error) from error
         for name, x in step.said.items():
             if isinstance(x, Tensor):
                 self._logs.setdefault(name, []).append(x.detach().double().nanmean())

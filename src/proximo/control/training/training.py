@@ -97,9 +97,9 @@ class Training(OnPolicyTraining[Rollout]):
         groups = config.observations
         roles = Roles.of(observations, groups.actor, groups.critic, config.environment, groups.teacher)
         require_room(replace(config, environments=environments.count), roles, actions)
-        beside = None if environments.tensors is None else environments.tensors.device
+        self._beside = None if environments.tensors is None else environments.tensors.device
         self.device, self.why_device = choose_device(
-            config.device, observations, config.network.hidden, beside, environments.count
+            config.device, observations, config.network.hidden, self._beside, environments.count
         )
         self.policy = fresh_policy(config, roles, actions).to(self.device)
         self.algorithm: PPO = algorithm_of(update_settings(config, recurrent=self.policy.memory_size > 0))
@@ -382,7 +382,7 @@ class Training(OnPolicyTraining[Rollout]):
     def _described(self) -> dict[str, Any]:
         """What is the same for all updates."""
         described = {"kind": self.config.kind, "config": to_toml(self.config), "policy": self.policy.describe()}
-        return {**described, "closed_form": self.closed_form is not None}
+        return {**described, "closed_form": self.closed_form is not None, "beside": self._beside}
 
     def _choose_path(self) -> None:
         """The closed form only for what it was derived from: a policy or loss that was patched since takes autograd."""

@@ -59,7 +59,10 @@ def train_trial(
         if look(looks, float(seen)) and looks < LOOKS:
             trainer.stop()
             return Came(seen, "pruned")
-    stopped = trainer.run is not None and trainer.run.stopped is not None
+    run = trainer.run
+    if run is not None and run.finished_before:  # its worker was lost between its end and its word
+        seen = run.results["last_100_training_return"]
+    stopped = run is not None and run.stopped is not None
     return Came(seen, "stopped" if stopped else "fail" if seen is None else "complete")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from proximo.core.batch import Batch
 from proximo.core.objectives import Objective
 from proximo.core.updates.update import AutogradGradient, Gradient, Statistics, UpdateTask
+from proximo.errors import UserError
 
 Tensors = Mapping[str, Tensor]
 Recorder = Callable[[Callable[[], None], torch.Generator | None], Callable[[], None]]
@@ -97,7 +98,26 @@ class Graphs:
     off: str = ""
     """Why not; empty where it does."""
     record: Recorder = record_cuda
+    asked: bool = False
+    """Whether what can not be recorded is to end the run."""
+    failed: str = ""
+    """What could not be recorded after all, and is launched anew each time."""
     _gradient: tuple[Objective, Replayed] | None = field(default=None, repr=False)
+
+    def recorded(self, function: Callable[[], None], generator: torch.Generator | None) -> Callable[[], None]:
+        """A `Recorder` that notes what fails.
+
+        Raises:
+            RuntimeError: an operator can not be recorded.
+            UserError: the same, where graphs were asked for.
+        """
+        try:
+            return self.record(function, generator)
+        except RuntimeError as error:
+            self.failed = str(error).partition("\n")[0]
+            if self.asked:
+                raise UserError(f"cuda_graphs = on, but {self.failed}: set it to auto or off") from error
+            raise
 
     def of_gradient(self, task: UpdateTask, objective: Objective, gradient: Gradient) -> Gradient:
         """A gradient that is replayed, of minibatches of one shape; the objective's numbers are part of a recording.
@@ -107,7 +127,8 @@ class Graphs:
             objective: its numbers.
             gradient: adds the gradient of a minibatch.
         """
-        if self.off or type(gradient) is not AutogradGradient:
+        hopeless = self._gradient is not None and bool(self._gradient[1].failed)
+        if self.off or hopeless or type(gradient) is not AutogradGradient:
             return gradient
         if self._gradient is None or self._gradient[0] != objective:
 
@@ -115,7 +136,7 @@ class Graphs:
                 told = gradient(_batch(tensors))
                 return {name: torch.as_tensor(x) for name, x in told.items()}
 
-            self._gradient = objective, Replayed(function, self.record, undo=task.optimizer.zero_grad)
+            self._gradient = objective, Replayed(function, self.recorded, undo=task.optimizer.zero_grad)
         return _OfBatches(self._gradient[1], gradient)
 
 
@@ -127,6 +148,8 @@ class _OfBatches:
     gradient: AutogradGradient
 
     def __call__(self, minibatch: Batch) -> Statistics:
+        if any(x.dtype == torch.float64 for x in minibatch.inputs.values()):
+            return self.gradient(minibatch)  # how far they lie from 0 is read by a branch (`ControlPolicy._normalized`)
         told = dict(minibatch.named_tensors()) | {f"old.{name}": x for name, x in minibatch.old.items()}
         return self.replayed(told)
 

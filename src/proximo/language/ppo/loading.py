@@ -36,15 +36,21 @@ def make_training(
         )
     if not config.prompts:
         raise UserError("PPO needs prompts: give --prompts FILE (in Python prompts=)")
-    trust = config.trust_remote_code
-    tokenizer = load_tokenizer(config.policy, trust_remote_code=trust, day=config.date)
-    prompts = load_prompts(config.prompts, tokenizer, config.prompt_limit)
-    # A model whose weights are to be spread need fit no rank, each reads its own parts; nor a device, if it is whole.
-    apart = unloaded_causal_model(config.policy, trust_remote_code=trust) if spreads(config, mesh) else None
-    device = "cpu" if spreads(config, mesh) else choose_device(config.device)
-    model, weights = apart or (load_causal_model(config.policy, device=device, trust_remote_code=trust), None)
-    terms = list(rewards) if rewards is not None else make_rewards(config, own=own)
-    decoder, head = reward_start(config, tokenizer, terms)
+    trust, spread = config.trust_remote_code, spreads(config, mesh)
+    # What one rank can not read is said by all before any begins to read its parts, which they do together.
+    with mesh.together():
+        tokenizer = load_tokenizer(config.policy, trust_remote_code=trust, day=config.date)
+        prompts = load_prompts(config.prompts, tokenizer, config.prompt_limit)
+        # A model whose weights are to be spread need fit no rank, each reads its own parts; nor a device, if it is
+        # whole.
+        apart = unloaded_causal_model(config.policy, trust_remote_code=trust) if spread else None
+        terms = list(rewards) if rewards is not None else make_rewards(config, own=own)
+        decoder, head = reward_start(config, tokenizer, terms)
+    if mesh.any(apart is None):
+        apart = None
+    with mesh.together():
+        device = "cpu" if spread else choose_device(config.device)
+        model, weights = apart or (load_causal_model(config.policy, device=device, trust_remote_code=trust), None)
     training = PPOTraining(
         config,
         model,

@@ -115,7 +115,8 @@ class PettingZooEnvironments(ManyAgents):
 
     def __init__(self, envs: Sequence[Any], name: str, keys: ObservationKeys = ALL_KEYS) -> None:
         super().__init__(envs, name, keys)
-        self.count = len(envs) * len(self._agents)
+        self.together = len(self._agents)
+        self.count = len(envs) * self.together
 
     def reset(self, seeds: Sequence[int]) -> tuple[Observation, np.ndarray | None]:
         """See `VectorEnvironment.reset`; a copy has the seed of its first row."""

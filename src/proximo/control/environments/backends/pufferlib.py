@@ -32,6 +32,7 @@ class PufferEnvironments(VectorEnvironment):
 
     def __init__(self, env: Any, name: str, keys: ObservationKeys = ALL_KEYS) -> None:
         self._env, self.name, self.count = env, name, int(env.num_agents)
+        self.together = self.count  # nobody says which of them share a game
         self._kept = keys.kept(env.single_observation_space, name)
         self.observation_space, self.action_space = self._kept.space, env.single_action_space
         self.notes, self._finals_wanted = self._kept.notes, True
