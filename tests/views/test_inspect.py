@@ -77,6 +77,17 @@ def printed(capsys, *arguments):
     return capsys.readouterr().out
 
 
+def test_while_a_run_goes_on_its_tokens_are_words_by_the_model_beside_it_that_it_began_with(run, tmp_path):
+    """As the stages of `rlhf all` lie: there is no policy in the run's folder before its end."""
+    shutil.copytree(run.parent / "model", tmp_path / "sft")
+    going = shutil.copytree(run, tmp_path / "ppo", ignore=shutil.ignore_patterns("policy"))
+    config = going / "config.toml"
+    config.write_text(config.read_text().replace(str(run.parent / "model"), str(tmp_path / "sft")))
+    before, after = (proximo.inspect_run(folder) for folder in (run, going))
+    assert [x.tokens for x in after.shown] == [x.tokens for x in before.shown]
+    assert after.notes == ()
+
+
 def test_a_pipe_gets_tables_without_colours_whose_parts_add_up(run, capsys):
     out = printed(capsys, run, 1, "--worst", 3)
     assert "\x1b" not in out

@@ -8,8 +8,9 @@ from records import control, seen
 
 from proximo.control.probes.answers import Answers
 from proximo.control.probes.regression import Effect
-from proximo.runs.doctor.learning import Returns, learning
+from proximo.runs.doctor.learning import learning
 from proximo.runs.doctor.report import diagnose
+from proximo.runs.health.returns import Returns
 
 
 def episodes(mean=0.0, late=0.0, std=1.0, count=8, at=10, **others):

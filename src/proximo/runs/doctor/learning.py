@@ -1,110 +1,14 @@
 """Whether a run beats its own first policy, by the returns of its own episodes."""
 
-from dataclasses import dataclass
-from math import sqrt
-
 import numpy as np
 
 from proximo.runs.doctor.record import Record
-
-FEWEST_EPISODES = 30
-"""Of the first policy; two of each environment at least, since the first that end are the short ones."""
-FEWEST_ITERATIONS = 6
-FAIR_SHARE = 0.2
-"""Of the run's budget, before a run can be said to have learnt nothing."""
-SURE = 3.5
-"""Standard errors between two means, that chance does not reach in a few comparisons (5e-4 in each)."""
-SMALL = 0.4
-"""Of the deviation of episodes' returns: a rise that is not even so large is none, where it is not sure."""
-
-
-@dataclass(frozen=True)
-class Returns:
-    """Episodes of some iterations."""
-
-    count: float
-    mean: float
-    variance: float
-
-    @property
-    def error(self) -> float:
-        """Standard error of the mean."""
-        return sqrt(self.variance / self.count)
-
-    def __str__(self) -> str:
-        """`21.3 ± 1.2 (40 episodes)`."""
-        return f"{self.mean:,.4g} ± {self.error:,.2g} ({self.count:,.0f} episodes)"
-
-    def above(self, other: "Returns") -> tuple[float, float]:
-        """By how many standard errors, and by how many deviations of one episode, this mean lies above another."""
-        rise, error = self.mean - other.mean, sqrt(self.error**2 + other.error**2)
-        spread = sqrt((self.variance + other.variance) / 2)
-        least = 1e-9 * max(abs(self.mean), abs(other.mean), 1e-300)  # of episodes that are all the same
-        return rise / max(error, least), rise / max(spread, least)
-
-
-@dataclass(frozen=True)
-class Learning:
-    """Returns of a run's first policy, and of the later part in which they were the highest."""
-
-    first: Returns
-    best: Returns
-    last: Returns
-    fair: bool
-    """A fair share of the budget is spent."""
-    improved: bool
-    """Later episodes are better than the first policy's, and that is no chance."""
-    nothing: bool
-    """They are not, nor does it look so, after a fair share of the budget."""
+from proximo.runs.health.returns import FEWEST_EPISODES, SURE, Course, Learning, course_of
 
 
 def learning(run: Record) -> Learning | None:
-    """What is known of it; None where too few episodes ended, or an older version recorded none of them.
-
-    The returns are those of the task itself where a wrapper changes them, unless these never vary.
-    """
-    name = "ended_task" if _varies(run, "ended_task") else "ended"
-    counts = np.nan_to_num(run.column("ended"))
-    means, stds = task_returns(run) if name == "ended_task" else (run.column("ended_mean"), run.column("ended_std"))
-    counts = np.where(np.isfinite(means) & np.isfinite(stds), counts, 0.0)
-    rows = len(counts)
-    fewest = max(FEWEST_EPISODES, 2 * run.amount("environments"))
-    enough = np.flatnonzero(np.cumsum(counts) >= fewest)
-    if not len(enough) or rows < FEWEST_ITERATIONS or enough[0] >= rows // 2:
-        return None
-    end = max(int(enough[0]) + 1, min(_unbiased(run), rows // 10))
-    first = _pooled(counts, means, stds, slice(0, end))
-    longer = max(end, rows // 10)  # the first tenth, if nothing has risen in it
-    if (
-        longer > end
-        and counts[end:longer].sum()
-        and _pooled(counts, means, stds, slice(end, longer)).above(first)[0] < 2
-    ):
-        end, first = longer, _pooled(counts, means, stds, slice(0, longer))
-    parts = [part for part in np.array_split(np.arange(end, rows), 3) if counts[part].sum() >= 10]
-    if not parts:
-        return None
-    later = [_pooled(counts, means, stds, slice(part[0], part[-1] + 1)) for part in parts]
-    best = max(later, key=lambda returns: returns.above(first)[0])
-    sure, size = best.above(first)
-    steps = run.amount("steps")
-    fair = steps <= 0 or run.steps >= FAIR_SHARE * steps
-    improved = sure >= SURE and size >= 0.1
-    return Learning(first, best, later[-1], fair, improved, fair and not improved and size < SMALL)
-
-
-LENGTHS = 10
-"""Episodes one after the other in each environment, before those that have ended stand for all: the mean of those that
-end within n mean lengths is short by some half of a length in n (renewal theory: Cox 1962, section 5)."""
-
-
-def _unbiased(run: Record) -> int:
-    """Iterations in which so many follow each other; 0 where all are of one length."""
-    lengths, spreads = run.measured("episode_length"), run.measured("episode_length_std")
-    if not len(lengths) or not len(spreads) or spreads[0] < 0.05 * lengths[0]:
-        return 0
-    each = run.column("step") / max(1.0, run.amount("environments"))
-    return int(np.searchsorted(np.nan_to_num(each), LENGTHS * lengths[0])) + 1
+    """What is known of it; None where too few episodes ended, or an older version recorded none of them."""
+    return _course(run).learning()
 
 
 def fell(run: Record) -> bool:
@@ -120,21 +24,8 @@ def fell(run: Record) -> bool:
 
 def task_returns(run: Record) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation of the task's own returns, `[n]` each; where no wrapper changed them, they are the returns."""
-    mean, std = (run.column(f"ended_task_{name}") for name in ("mean", "std"))
-    alike = ~np.isfinite(mean)
-    return np.where(alike, run.column("ended_mean"), mean), np.where(alike, run.column("ended_std"), std)
+    return _course(run).task_returns()
 
 
-def _varies(run: Record, name: str) -> bool:
-    means, stds = run.measured(f"{name}_mean"), run.measured(f"{name}_std")
-    return len(means) > 0 and bool(np.ptp(means) > 1e-9 * np.abs(means).max() or stds.any())
-
-
-def _pooled(counts: np.ndarray, means: np.ndarray, stds: np.ndarray, part: slice) -> Returns:
-    """Mean and variance of all episodes of some iterations (Chan et al. 1979, eq. 2.1)."""
-    there = counts[part] > 0
-    count, mean, std = counts[part][there], means[part][there], stds[part][there]
-    total = float(count.sum())
-    whole = float((count * mean).sum() / total)
-    variance = float((count * (std**2 + (mean - whole) ** 2)).sum() / total)
-    return Returns(total, whole, variance * total / max(1.0, total - 1))
+def _course(run: Record) -> Course:
+    return course_of(run.rows, run.amount("environments"), run.amount("steps"))

@@ -1,10 +1,11 @@
 """The text of each token, safe to print."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from proximo.errors import UserError
+from proximo.runs.config.toml import read_toml
 
 _INCOMPLETE = "\ufffd"
 _SHOWN = {"\n": "⏎", "\t": "⇥"}
@@ -44,18 +45,17 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else _SHOWN.get(c) or c.encode("unicode_escape").decode() for c in text)
 
 
-def pieces_of(run: Path, settings: Mapping[str, Any]) -> tuple[Pieces, str]:
-    """What decodes a run's tokens, and a sentence where nothing can.
+def pieces_of(run: Path) -> tuple[Pieces, str]:
+    """What decodes a run's tokens, its own policy's or the one that it began with; and a sentence where nothing can.
 
     Code that a model brings is not run, whatever the run's settings say: they may be a stranger's.
 
     Args:
         run: its folder.
-        settings: of the run.
     """
     places = [str(run / "policy")] if (run / "policy").is_dir() else []
     why = ""
-    for place in [*places, str(settings.get("policy", ""))]:
+    for place in [*places, str(read_toml(run / "config.toml").get("policy", ""))]:
         try:
             from proximo.language.models.loading import load_text_tokenizer
 

@@ -62,7 +62,7 @@ def inspect_tokens(seen: Seen, iteration: int | None, by: str, count: int, other
         )
     record = read_record(files[_known(files, max(files) if iteration is None else iteration)])
     scale = scale_of(record, by)
-    pieces, note = pieces_of(seen.folder, seen.settings)
+    pieces, note = pieces_of(seen.folder)
     compared = None
     if other is not None:
         compared = against(record, read_record(files[_known(files, other)]), count, pieces)

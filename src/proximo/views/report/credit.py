@@ -35,7 +35,7 @@ def tokens(run: Seen, decoder: Callable[[Seen], tuple["Pieces", str]] | None = N
 
     if (record := last_record(run.folder)) is None:
         return None
-    pieces, note = pieces_of(run.folder, run.settings) if decoder is None else decoder(run)
+    pieces, note = pieces_of(run.folder) if decoder is None else decoder(run)
     order, by = worst(record), [name for name in BY if getattr(record, name) is not None]
     chosen = list(dict.fromkeys([*order[:RESPONSES], *order[: -RESPONSES - 1 : -1]]))
 

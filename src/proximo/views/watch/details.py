@@ -64,7 +64,7 @@ class Details:
 
         key = run.folder, (run.folder / "policy").is_dir()
         if key not in self._decoders:
-            self._decoders[key] = pieces_of(run.folder, run.settings)
+            self._decoders[key] = pieces_of(run.folder)
         return self._decoders[key]
 
 
