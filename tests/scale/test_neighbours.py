@@ -14,7 +14,7 @@ from proximo.scale.neighbours import KEY, Neighbours
 
 def meeting(size, trouble=lambda rank, neighbours: None):
     """What each of some ranks has met, where `trouble` may break something first; and the folder they met in."""
-    store, votes, barrier = HashStore(), [True] * size, threading.Barrier(size, timeout=10)
+    store, votes, barrier = HashStore(), [True] * size, threading.Barrier(size, timeout=100)
 
     def rank(i):
         def all_have(flag):
@@ -29,10 +29,10 @@ def meeting(size, trouble=lambda rank, neighbours: None):
                 super().__init__(*given)
                 trouble(i, self)
 
-        return Mine.met(i, size, store, 10.0, all_have)
+        return Mine.met(i, size, store, 100.0, all_have)
 
     with ThreadPoolExecutor(size) as pool:
-        met = [future.result(timeout=20) for future in [pool.submit(rank, i) for i in range(size)]]
+        met = [future.result(timeout=200) for future in [pool.submit(rank, i) for i in range(size)]]
     return met, store.get(KEY).decode()
 
 

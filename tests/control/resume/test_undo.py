@@ -112,7 +112,6 @@ def test_a_run_whose_loss_is_not_finite_stops_with_the_cause_and_can_be_replayed
 
 
 class Slow(gymnasium.Env):
-    slowly = 0
     """CartPole that asks itself to stop in step `at`, and from then on takes 30 ms for a step."""
 
     slowly = 0
@@ -149,6 +148,9 @@ def test_sigterm_in_a_long_iteration_saves_what_was_before_it_and_loses_nothing_
     assert all(torch.equal(a[name], b[name]) for name in a if name.startswith(("policy", "optimizer", "scaler")))
 
 
+UNANSWERED = 10.0  # seconds, which only what hangs takes, however busy the machine is
+
+
 class Failing(gymnasium.Wrapper):
     """Pendulum that does its deed in step 150, unless `healed` exists."""
 
@@ -183,12 +185,12 @@ class Failing(gymnasium.Wrapper):
             "raise", "subprocess", r"environment 0 .* failed at its step 150 \(last action", marks=pytest.mark.slow
         ),
         ("kill", "subprocess", r"the process of environment \d .* was killed by SIGKILL in step 150 \(last action"),
-        ("hang", "subprocess", r"environment 0 .* did not answer within 0\.5 s in step 150 \(last action .*timeout"),
+        ("hang", "subprocess", r"environment 0 .* did not answer within 10 s in step 150 \(last action .*timeout"),
     ],
 )
 def test_an_environment_that_fails_costs_only_the_iteration_it_failed_in(tmp_path, deed, backend, message):
     healed = tmp_path / "healed"
-    plan = {**PLAN, "environment_timeout": 0.5, "backend": backend, "run": str(tmp_path / "run")}
+    plan = {**PLAN, "environment_timeout": UNANSWERED, "backend": backend, "run": str(tmp_path / "run")}
     with pytest.raises(UserError, match=message):
         proximo.train(lambda: Failing(deed, healed), **plan)
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
