@@ -90,25 +90,7 @@ class Training(OnPolicyTraining[Rollout]):
     ) -> None:
         super().__init__()
         self.config, self.environments, self.mesh = config, environments, mesh
-        kind = config.network.actions
-        actions = ActionSpec.of(environments.action_space, kind == "squashed", kind == "beta")
-        space = environments.observation_space
-        observations = ObservationSpec.of(space, config.mask_key, actions.mask_size, actions.choices)
-        groups = config.observations
-        roles = Roles.of(observations, groups.actor, groups.critic, config.environment, groups.teacher)
-        require_room(replace(config, environments=environments.count), roles, actions)
-        self._beside = None if environments.tensors is None else environments.tensors.device
-        self.device, self.why_device = choose_device(
-            config.device, observations, config.network.hidden, self._beside, environments.count
-        )
-        self.policy = fresh_policy(config, roles, actions).to(self.device)
-        self.algorithm: PPO = algorithm_of(update_settings(config, recurrent=self.policy.memory_size > 0))
-        if not mesh.alone:
-            self._require_shares()
-        if config.normalizers.rewards == "return":
-            _ = self.policy.value_head  # refused before anything is trained
-        if any(getattr(config.update, name) is not None for name in APART):
-            self.policy.parameters_by_role()
+        roles = self._make_policy()
         learning_rate = Schedule.parse(config.learning_rate).at(0.0)
         self.optimizer = FlatAdam(
             self.policy.parameters_by_layer(), learning_rate, config.adam_epsilon, room=room(mesh)
@@ -118,6 +100,51 @@ class Training(OnPolicyTraining[Rollout]):
         """In use as long as everything is what it was derived from."""
         others = bool(config.teacher) or environments.game is not None
         self.graphs = graphs_of(config, self.policy, self.algorithm, alone=mesh.alone, others=others)
+        self._make_acting(roles)
+        self.scaler = RewardScaler(environments.count, config.gamma, config.normalizers.clip)
+        self.mirroring = mirroring_of(config, self.policy, self.algorithm)
+        self.progress: Progress = Progress()
+        self.log = ActionLog(self.self_play)
+        self.before = Undo(self.optimizer, self._generators, self.numbers)
+        # An update of several ranks can not be repeated by one.
+        kept = config.replay_mb if mesh.alone else 0.0
+        self.ring = Ring(self.before, self.optimizer, kept, self._described)
+        self.recent = RecentEpisodes()
+        self.critic = CriticWindow()
+        self.best = BestPolicy()
+        self._learnt_at_restart = environments.statistics()
+        """By the user's wrappers, before the environments last started anew; none in most runs."""
+
+    def _make_policy(self) -> Roles:
+        """Make the policy and the algorithm, for the spaces of the environments.
+
+        Returns:
+            What actor and critic see.
+        """
+        config, environments = self.config, self.environments
+        kind, groups = config.network.actions, config.observations
+        actions = ActionSpec.of(environments.action_space, kind == "squashed", kind == "beta")
+        space = environments.observation_space
+        observations = ObservationSpec.of(space, config.mask_key, actions.mask_size, actions.choices)
+        roles = Roles.of(observations, groups.actor, groups.critic, config.environment, groups.teacher)
+        require_room(replace(config, environments=environments.count), roles, actions)
+        self._beside = None if environments.tensors is None else environments.tensors.device
+        self.device, self.why_device = choose_device(
+            config.device, observations, config.network.hidden, self._beside, environments.count
+        )
+        self.policy = fresh_policy(config, roles, actions).to(self.device)
+        self.algorithm: PPO = algorithm_of(update_settings(config, recurrent=self.policy.memory_size > 0))
+        if not self.mesh.alone:
+            self._require_shares()
+        if config.normalizers.rewards == "return":
+            _ = self.policy.value_head  # refused before anything is trained
+        if any(getattr(config.update, name) is not None for name in APART):
+            self.policy.parameters_by_role()
+        return roles
+
+    def _make_acting(self, roles: Roles) -> None:
+        """Make what draws, what steps the environments and what estimates advantages."""
+        config, environments, mesh = self.config, self.environments, self.mesh
         noise, shuffle = seeds.derive(config.seed, seeds.NOISE, mesh.rank, 2)
         self.noise = torch.Generator(self.device).manual_seed(noise)
         self.shuffle = torch.Generator().manual_seed(shuffle)
@@ -140,19 +167,6 @@ class Training(OnPolicyTraining[Rollout]):
         self.estimator = Estimator(self.policy, actor, self.algorithm, *how, mesh)
         if config.truncation != "exact":
             environments.leave_out_finals()
-        self.scaler = RewardScaler(environments.count, config.gamma, config.normalizers.clip)
-        self.mirroring = mirroring_of(config, self.policy, self.algorithm)
-        self.progress: Progress = Progress()
-        self.log = ActionLog(self.self_play)
-        self.before = Undo(self.optimizer, self._generators, self.numbers)
-        # An update of several ranks can not be repeated by one.
-        kept = config.replay_mb if mesh.alone else 0.0
-        self.ring = Ring(self.before, self.optimizer, kept, self._described)
-        self.recent = RecentEpisodes()
-        self.critic = CriticWindow()
-        self.best = BestPolicy()
-        self._learnt_at_restart = environments.statistics()
-        """By the user's wrappers, before the environments last started anew; none in most runs."""
 
     def _collector(self, actor: Actor, roles: Roles) -> Collector:
         """What steps the environments."""
