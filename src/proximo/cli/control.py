@@ -213,6 +213,7 @@ def _which_environment(arguments: list[str]) -> str:
 
 def _print_run(run: Any) -> None:
     from proximo.runs.console.tables import print_results
+    from proximo.runs.storage.files import room_of
 
     results = run.results
     if run.stopped:
@@ -224,7 +225,8 @@ def _print_run(run: Any) -> None:
     if ended := results.get("ended_by"):
         title += f"; callback {ended} ended it"
     print_results(three_numbers(results), title)
-    print(f"everything is in {run.path}: checkpoints, metrics.jsonl, TensorBoard events, config.toml")
+    place = f"{run.path} ({room_of(run.path)})"
+    print(f"everything is in {place}: checkpoints, metrics.jsonl, TensorBoard events, config.toml")
     print(f"next: proximo evaluate {run.path}")
 
 

@@ -92,6 +92,7 @@ def _require_libraries() -> None:
 def _all(arguments: list[str]) -> int:
     from proximo.language.rewards.chance import BETTER, no_better_than_chance
     from proximo.language.stages import CONFIGS, check_files, configure, find_preset
+    from proximo.runs.storage.files import room_of
 
     advice = "`all` takes settings from the preset: change a copy of it, or run the stages one by one"
     shape = form(Everything(), Layout(first=("preset", "run", "seed")), call=AllOptions())
@@ -122,6 +123,7 @@ def _all(arguments: list[str]) -> int:
     if asked.call.json:
         print(json.dumps({"stages": done}))
     elif not code:
+        print(f"everything is in {asked.run} ({room_of(Path(run))}), a folder for each stage")
         print(f"next: proximo rlhf {'evaluate' if measured else 'chat'} {asked.run}")
     return code
 

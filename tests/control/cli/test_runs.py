@@ -199,6 +199,7 @@ def test_sigterm_in_the_last_evaluations_is_told_and_the_same_command_evaluates(
     again = warm.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert again.returncode == 0
     assert "final deterministic" in again.stdout
+    assert "everything is in r (1 MB): checkpoints" in again.stdout
     assert json.loads((tmp_path / "r" / "results.json").read_text())["final_deterministic"] == 7
 
 

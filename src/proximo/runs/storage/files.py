@@ -56,6 +56,15 @@ def read_error(error: OSError, path: Path) -> UserError:
     return UserError(f"{error.strerror or error} while reading {path}: {remedy}")
 
 
+def room_of(folder: Path) -> str:
+    """How much all files below a folder hold, as `3 MB` or `1.4 GB`; what goes away meanwhile is left out."""
+    size = 0
+    for file in folder.rglob("*"):
+        with suppress(OSError):
+            size += file.lstat().st_size
+    return f"{size / 1e9:.1f} GB" if size >= 999.5e6 else f"{max(1, round(size / 1e6))} MB"
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Replaces `path` by `data`, whole or not at all, also across a crash or a loss of power.
 
