@@ -386,7 +386,7 @@ class Training(OnPolicyTraining[Rollout]):
             self.self_play.grow(before, self.progress.steps)
         self.log.record(rollout.taken, self.collector)
         self._remember_best()
-        told, self.ended = {**ended(self.ended), **rollout.said, **(self.rnd.learn() if self.rnd else {})}, []
+        told, self.ended = {**ended(self.ended), **(self.rnd.learn() if self.rnd else {})}, []
         if not self.normalizes:
             return told
         return told | {"normalizers_still": int(torch.equal(self._statistics, fingerprint(self.policy, self.scaler)))}
@@ -481,6 +481,7 @@ class Training(OnPolicyTraining[Rollout]):
             "normalizers_moved": float(moved.abs().max()),
             "exact_kl": self._exact_kl(part, seen),
             "ratio_histogram": self._ratios(part, seen),
+            **rollout.said,
         }
         if self.mirroring:
             values["equivariance_error"] = self.mirroring.error(part)
