@@ -56,6 +56,21 @@ LONG_OPTIONS = [
 """The same on the command line."""
 
 
+class Terms(gymnasium.Wrapper):
+    """CartPole, a part of whose reward is the number of the rank; rank 1 has one more."""
+
+    def __init__(self):
+        super().__init__(gymnasium.make("CartPole-v1"))
+
+    def step(self, action):
+        *answer, info = self.env.step(action)
+        rank = scale.current_mesh().rank
+        return (*answer, info | {"reward_rank": float(rank)} | ({"reward_own": 3.0} if rank else {}))
+
+
+TASKS = {"returns": "run_ranks:Terms"}
+
+
 class Breaks(gymnasium.Wrapper):
     """CartPole, which breaks on rank 1 after some steps."""
 
@@ -101,7 +116,7 @@ def runs(mesh, home):
     """A run of each kind, and the longest once more with a stop on rank 1 in its middle; all as this rank saw it."""
     told = {}
     for kind, plan in KINDS.items():
-        trainer = Trainer("CartPole-v1", run=str(home / kind), **plan)
+        trainer = Trainer(TASKS.get(kind, "CartPole-v1"), run=str(home / kind), **plan)
         rows, first = [], None
         for row in trainer:
             rows.append(row)

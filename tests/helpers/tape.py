@@ -4,8 +4,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-HOST = ("aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero")
-"""Operators whose result the host reads: a graph can not hold them."""
+HOST = ("aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero", "aten::lift_fresh")
+"""Operators whose result the host reads, and a tensor of the host's own numbers: a graph can not hold them."""
 
 
 class Tape(TorchDispatchMode):

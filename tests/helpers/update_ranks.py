@@ -132,6 +132,15 @@ def statistics(mesh, rows):
     return off, informative(rewards[mesh.rank :: mesh.size], None, mesh)[1], informative(rewards)[1]
 
 
+def allowed(mesh, rows):
+    """How far the first ratio may be off 1 where actions of rank 1 are a million times as large, and alone."""
+    policy, whole = policy_and_batch()
+    mine = of_rows(whole, rows[mesh.rank])
+    mine = mine.replace(action=mine.action * (1e6 if mesh.rank == 1 else 1))
+    optimizer = FlatAdam(policy.parameters_by_layer(), 0.0)
+    return [UpdateTask(policy, mine, optimizer, ranks=ranks).allowed_deviation for ranks in (mesh, ALONE)]
+
+
 def everything(mesh, shares):
     """All of it in one process start."""
     rows = [slice(0, 3), slice(3, 16)] if mesh.size == 2 else [slice(0, 0), slice(0, 9), slice(9, 10), slice(10, 16)]
@@ -139,6 +148,7 @@ def everything(mesh, shares):
         "updates": every_update(mesh, shares),
         "minibatches": minibatches(mesh, shares[-1]),
         "statistics": statistics(mesh, rows),
+        "allowed": allowed(mesh, shares[-1]),
     }
 
 

@@ -35,6 +35,12 @@ def test_all_ranks_see_the_same_numbers_and_have_the_same_weights(told, home, ki
     assert written == [row["step"] for row in first["rows"]]
 
 
+def test_parts_of_the_reward_are_those_of_all_ranks(told):
+    for row in told[0]["returns"]["rows"]:
+        assert row["term/rank"] == pytest.approx(2 / 5)
+        assert row["term/own"] == 3.0
+
+
 def test_every_rank_steps_its_own_share_and_all_steps_are_counted(told):
     first, other = (each["closed form"] for each in told)
     assert [len(x["first"][0]) for x in (first, other)] == [3 * 32, 2 * 32]

@@ -55,6 +55,12 @@ def test_minibatches_are_parts_of_every_ranks_samples_and_have_the_gradient_of_a
             assert statistics_off < 1e-6
 
 
+def test_a_first_ratio_is_judged_alike_on_all_ranks_or_one_would_stop_alone(told):
+    every, own = zip(*(rank["allowed"] for rank in told), strict=True)
+    assert max(own) > 2 * min(own)
+    assert set(every) == {max(own)}
+
+
 def test_moments_and_the_rewards_scale_are_those_of_all_samples_also_where_a_rank_has_none(told):
     for rank in told:
         off, scale, expected = rank["statistics"]

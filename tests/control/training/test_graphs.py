@@ -12,7 +12,7 @@ import pytest
 import torch
 from control_runs import configured, running, weights
 from gymnasium import spaces
-from shapes_of_others import RslRl
+from shapes_of_others import RslRl, Tensors
 from tape import recorder
 
 import proximo
@@ -28,13 +28,14 @@ KINDS = {
     "normalised": {"normalizers": {"observations": True, "rewards": "return"}},
     "its rate is steered": {"update": {"minibatch_size": 24, "adaptive_kl": 0.01}},
     "a clip that shrinks": {"update": {"minibatch_size": 24, "clip": "0.3 -> 0.1"}, "steps": 500},
+    "squashed": {"source": Tensors, "observations": {}, "network": {"actions": "squashed"}},
     "in parts": {"update": {"minibatch_size": 24, "micro_batches": 3}},
 }
 
 
-def trained(**settings):
+def trained(source=RslRl, **settings):
     plan = {"count": 4, "length": 12, "closed_form": False, "update": {"minibatch_size": 24}, **GROUPS, **settings}
-    with running(RslRl, **plan) as training:
+    with running(source, **plan) as training:
         rows = [training.iterate() for _ in range(4)]
         return training, rows, training.noise.get_state()
 

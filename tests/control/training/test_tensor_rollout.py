@@ -131,6 +131,24 @@ def test_an_update_is_repeated_where_the_environments_of_tensors_were(tmp_path, 
     assert [found.exact for found in replayed(tmp_path)] == [True]
 
 
+class Elsewhere(Tensors):
+    """Says another device than the policy's, on which it has to be given its actions."""
+
+    def __init__(self):
+        super().__init__()
+        self.device = torch.device("meta")
+
+    def step(self, actions):
+        assert actions.device == self.device
+        return super().step(torch.zeros(4, 2))
+
+
+def test_actions_go_to_the_device_of_the_environments():
+    with running(Elsewhere, **plan(observations={})) as training:
+        assert isinstance(training.collector, TensorCollector)
+        assert training.collect().steps == 48
+
+
 class Breaks(RslRl):
     def step(self, actions):
         raise RuntimeError("the simulator is gone")

@@ -157,11 +157,12 @@ class UpdateTask:
 
     @property
     def allowed_deviation(self) -> float:
-        """How far the first ratio may be off 1, for the policy as it is now."""
+        """How far the first ratio may be off 1, for the policy as it is now; all ranks ask, and hear the same."""
         if self.tolerance:
             return self.tolerance
         if isinstance(self.policy, Rounding):
-            return self.policy.ratio_tolerance(self.batch)
+            own = torch.tensor([self.policy.ratio_tolerance(self.batch)], dtype=torch.float64)
+            return float(self.ranks.gather(own).max())
         return ratio_tolerance(self.batch.log_prob.dtype)
 
 

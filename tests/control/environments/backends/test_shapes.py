@@ -129,6 +129,33 @@ def test_random_phases_set_the_episodes_own_clocks():
     assert ((clocks >= 0) & (clocks < LIMIT)).all()
 
 
+class Clocked(RslRl):
+    """Cut by its own clock, after 10 steps, or where Isaac Lab's direct environments are, one earlier."""
+
+    limit = 10
+
+    def advance(self):
+        self.now += 1
+        self.episode_length_buf += 1
+        reached, cut = self.now.clone(), self.episode_length_buf >= self.limit
+        self.now[cut], self.episode_length_buf[cut] = 0, 0
+        return torch.ones(4), torch.zeros(4, dtype=torch.bool), cut, reached
+
+
+class Direct(Clocked):
+    limit = 9
+
+
+@pytest.mark.parametrize("make", [Clocked, Direct])
+def test_first_episodes_that_begin_at_a_random_step_are_in_no_return(make):
+    with running(make, count=4, length=8, random_phase=10, observations={"actor": ("policy",)}) as training:
+        for _ in range(6):
+            training.iterate()
+        assert len(training.lengths) >= 12
+        assert set(training.lengths) == {make.limit}
+        assert set(training.returns) == {float(make.limit)}
+
+
 def test_one_that_is_made_already_is_taken_and_left_open(tmp_path):
     puffer = Puffer()
     call = {"steps": 64, "episodes": 1, "progress": "quiet", "truncation": "drop", "update": {"minibatch_size": None}}

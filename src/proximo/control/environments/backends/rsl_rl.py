@@ -11,6 +11,7 @@ import numpy as np
 
 from proximo.control.environments.backends.tensors import like, owned, truths
 from proximo.control.environments.base import Observation, Step, TensorStep, VectorEnvironment, hidden_end
+from proximo.control.environments.episodes import first_episode
 from proximo.control.environments.terms import from_infos
 from proximo.control.environments.visible_leaves import ALL_KEYS, ObservationKeys
 from proximo.control.spaces.trees import map_leaves, replace_rows
@@ -66,8 +67,8 @@ class RslRlEnvironments(VectorEnvironment):
         return self._kept.take(self._shown), None
 
     def _spread(self, seeds: Sequence[int]) -> None:
-        """Put every episode at a random step, as rsl_rl's `init_at_random_ep_len` does."""
-        drawn = np.random.default_rng(seeds[0]).integers(self._longest, size=self.count)
+        """Put every episode at a random step, as rsl_rl's `init_at_random_ep_len` does: `first_episode` are left."""
+        drawn = np.array([self._longest - first_episode(seed, self._longest) for seed in seeds])
         counted = self._env.episode_length_buf
         self._env.episode_length_buf = like(drawn, counted).to(counted.dtype)
 

@@ -80,7 +80,7 @@ class VectorTensors:
 
     def step_tensors(self, actions: Any) -> TensorStep:
         """See `TensorSource.step_tensors`; what ends for good and is cut at once has ended for good."""
-        seen, reward, terminated, truncated, infos = self._vector.step(actions)
+        seen, reward, terminated, truncated, infos = self._vector.step(actions.to(self._vector.device))
         ends, cuts = terminated.reshape(-1) != 0, truncated.reshape(-1) != 0
         finals = infos.get("final_obs", infos.get("final_observation"))
         said = from_infos(infos, len(ends))
