@@ -40,7 +40,7 @@ SETS = {
 
 def counts(rows: list[dict[str, Any]]) -> str:
     """How many rows are right, and how many have any finding, red or amber, that says nothing was learnt."""
-    said = [row["case"] for row in rows if any(label.startswith("P046") for _, label, _ in row["findings"])]
+    said = [row["case"] for row in rows if any(label[:4] in ("P046", "P064") for _, label, _ in row["findings"])]
     red = [row["case"] for row in rows if any(severity == "red" for severity, *_ in row["findings"])]
     right = sum(row["right"] for row in rows)
     return f"{right} of {len(rows)} right; red: {len(red)}; learnt nothing: {len(said)} {said if len(said) < 9 else ''}"

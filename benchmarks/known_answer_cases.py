@@ -222,6 +222,12 @@ BROKEN = [
         ),
     ),
     Case(
+        "turned-reward",
+        "a wrapper turns the reward's sign (Pendulum-v1)",
+        ("P064",),
+        control(broken.scaled, 60_000, base="Pendulum-v1", options={"task": "Pendulum-v1", "reward": -1.0}),
+    ),
+    Case(
         "no-reward",
         "every reward is 0 (CartPole-v1)",
         ("P041",),

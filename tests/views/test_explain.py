@@ -24,7 +24,7 @@ from proximo.language import doctor_rules
 from proximo.language.stages import CONFIGS
 from proximo.runs.doctor import critic, learning, step
 from proximo.runs.doctor import resources as doctor_resources
-from proximo.runs.health import rules
+from proximo.runs.health import returns, rules
 from proximo.runs.health.codes import CODES
 from proximo.runs.health.reads import READS
 from proximo.views.explain.formulas import FORMULAS
@@ -132,14 +132,14 @@ def test_formulas_are_of_settings_and_name_them():
         assert any(year in formula.source for year in map(str, range(1950, 2027))), name
 
 
-RULES = (rules, step, critic, doctor_resources, learning, episodes, fruitless, doctor_rules)
+RULES = (rules, returns, step, critic, doctor_resources, learning, episodes, fruitless, doctor_rules)
 
 
 def functions():
-    """Of all rules: the codes that each names, the words in it, and the functions that it calls."""
+    """Of all rules: the codes that each names, the words in it, and the functions and classes that it calls."""
     for module in RULES:
         for node in ast.parse(inspect.getsource(module)).body:
-            if isinstance(node, ast.FunctionDef):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 every = list(ast.walk(node))
                 words = {x.value for x in every if isinstance(x, ast.Constant) and isinstance(x.value, str)}
                 words |= {start + end for start in words for end in words if start in ("truncations", "ended_task_")}

@@ -31,6 +31,7 @@ from proximo.errors import UserError
 from proximo.foreign_options import CONTROL, answered_in_python
 from proximo.runs.config.toml import from_mapping
 from proximo.runs.console.progress import Mode, Progress, checked_mode
+from proximo.runs.health import TruthMeter
 from proximo.runs.session.alone import alone
 from proximo.runs.session.callbacks import Callbacks, Given
 from proximo.runs.session.opening import Call, Opening, free_folder
@@ -199,7 +200,7 @@ class Trainer(IteratedTrainer[Run]):
             if changed := opening.settle(f"{training.progress.steps:,} steps"):
                 progress.message(changed)
             stop = stack.enter_context(StopRequest())
-            recorder = Recorder(metrics, progress)
+            recorder = Recorder(metrics, progress, TruthMeter(self.config.environments, self.config.steps))
             session = Session(training, folder, recorder, stop, self._call.stop_at, self._callbacks, self, mesh)
             self._training, self._session = training, session
             stack.callback(setattr, self, "_session", None)

@@ -238,3 +238,103 @@ def test_a_fall_that_chance_explains_is_none():
         }
     )
     assert ("P043", "red") in seen(real)
+
+
+ROWS, TEAM, FIRST = 200, 75, -26.0
+
+
+def planted(course, seed=0, rows=ROWS, agents=1, **others):
+    """Rows of 75 episodes of 25 steps with a deviation of 8, whose expected return follows a course over the run."""
+    generator = np.random.default_rng(seed)
+    made = []
+    for i in range(rows):
+        paid = np.repeat(generator.normal(course(i / ROWS), 8.0, TEAM // agents), agents)
+        told = {"return": paid.mean(), "ended": TEAM, "ended_mean": paid.mean(), "ended_std": paid.std()}
+        made.append(told | {"step": 1920 * (i + 1), "episode_length": 25.0, "episode_length_std": 0.0} | others)
+    return control(lambda i: made[i], count=rows, environments=15, steps=1920 * ROWS)
+
+
+def live(record):
+    """Iterations in which the truth meter says so while the run goes on."""
+    return [i for i, verdict in enumerate(record.verdicts) for x in verdict.findings if x.code.number == "P064"]
+
+
+FALLEN = {
+    "at once": lambda t: FIRST - 13 * (t > 0.01),
+    "at once, and half of it recovered": lambda t: FIRST - 26 * (t > 0.01) + 13 * t,
+    "within the first tenth": lambda t: FIRST - 13 * min(1, t / 0.05),
+    "late": lambda t: FIRST - 13 * (t > 0.6),
+    "bit by bit": lambda t: FIRST - 13 * t,
+    "after it had risen": lambda t: FIRST + (6 if t < 0.5 else -13),
+    "far from 0": lambda t: FIRST - 5000 - 13 * (t > 0.3),
+}
+SOUND = {
+    "rises": lambda t: FIRST + 13 * t,
+    "rises late": lambda t: FIRST + 13 * (t > 0.8),
+    "stays": lambda t: FIRST,
+    "dips at once and rises": lambda t: FIRST - 13 * (0.01 < t < 0.15) + 6 * (t > 0.15),
+    "dips for long and is on its way up": lambda t: FIRST - 16 * (t > 0.01) + 20 * t,
+    "dips for a while near its end": lambda t: FIRST + 5 * (t > 0.1) - 18 * (0.7 < t < 0.8),
+    "falls a little": lambda t: FIRST - 2.0 * t,
+}
+
+
+@pytest.mark.parametrize("name", FALLEN)
+def test_a_run_that_ends_worse_than_it_began_is_named_while_it_runs_and_afterwards(name):
+    for seed in range(3):
+        run = planted(FALLEN[name], seed)
+        found = [code for code, severity in seen(run) if severity == "red"]
+        assert found[0] == "P064"
+        assert "P046" not in [code for code, _ in seen(run)], "that it learnt nothing is said better"
+        assert live(run)[-1] == ROWS - 1
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_run_that_is_noisy_or_dips_is_not_called_worse_at_any_time(name):
+    for seed in range(3):
+        assert live(planted(SOUND[name], seed)) == []
+    for share in range(5, 21):
+        told = learning(planted(SOUND[name], share, rows=ROWS * share // 20))
+        assert not told.worse
+
+
+def test_what_dipped_in_the_last_third_and_is_back_is_not_called_worse():
+    assert not learning(planted(lambda t: FIRST - 30 * (0.68 < t < 0.8))).worse
+    assert learning(planted(lambda t: FIRST - 30 * (t > 0.88))).worse
+
+
+def test_chance_is_not_called_a_fall_also_of_teams_that_are_paid_together():
+    """Three agents of one team are one episode: 25 in the first iteration, not 75."""
+    few = {"rows": 60, "agents": 3}
+    assert sum(learning(planted(SOUND["stays"], seed, **few)).worse for seed in range(100)) == 0
+    below = [planted(lambda t: FIRST - (3.4 if t > 0 else 0), seed, **few) for seed in range(30)]
+    apart = [planted(lambda t: FIRST - (3.4 if t > 0 else 0), seed, rows=60) for seed in range(30)]
+    teams, single = (sum(learning(run).worse for run in runs) for runs in (below, apart))
+    assert teams < single
+
+
+def test_a_task_that_becomes_harder_is_left_alone_where_it_logs_its_level():
+    fallen = planted(FALLEN["at once"])
+    for name, alone in (("log/Curriculum/terrain", True), ("log/difficulty", True), ("log/water", False)):
+        for moves in (True, False):
+            rows = tuple(row | {name: float(i > 50 and moves)} for i, row in enumerate(fallen.rows))
+            assert learning(replace(fallen, rows=rows)).worse is not (alone and moves), name
+
+
+def test_the_likeliest_reason_of_a_fall_is_named_with_what_to_change():
+    def told(**others):
+        (found,) = [d for d in diagnose(planted(FALLEN["at once"], **others)) if d.finding.code.number == "P064"]
+        return found.finding.evidence, [str(change) for change in found.changes]
+
+    said, changes = told(approx_kl=0.05)
+    assert "first policy -25.08 ± 0.88 (75 episodes), the last third -38.91" in said
+    assert "its updates are large: KL 0.05 nats" in said
+    assert changes[0].startswith("--learning-rate")
+    paid = planted(FALLEN["at once"])
+    rows = tuple(
+        row | {"ended_mean": float(i), "ended_task_mean": row["ended_mean"], "ended_task_std": row["ended_std"]}
+        for i, row in enumerate(paid.rows)
+    )
+    (found,) = [d for d in diagnose(replace(paid, rows=rows)) if d.finding.code.number == "P064"]
+    assert "a wrapper's reward, rose meanwhile" in found.finding.evidence
+    assert "wrapper" in str(found.changes[0])

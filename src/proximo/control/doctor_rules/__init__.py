@@ -18,6 +18,7 @@ KIND = Kind(
         episodes.approximated,
         terms.reward_terms,
         fruitless.began_sure,
+        fruitless.worse,
         fruitless.learnt_nothing,
     ),
     probe=fruitless.probe,

@@ -95,7 +95,7 @@ def ending_pays(run: Record) -> Iterator[Diagnosis]:
 
     A task that is solved by ending early looks the same from here, unless its first episodes ran into a time limit:
     amber, and the page says how to tell. Where the task itself pays and what is learnt from costs, a wrapper has turned
-    the sign: red.
+    the sign: red; as where the task's own returns have become worse.
     """
     lengths = run.column("episode_length")
     returns = run.column("task_return" if len(run.measured("task_return")) else "return")
@@ -105,10 +105,10 @@ def ending_pays(run: Record) -> Iterator[Diagnosis]:
     first, last = start_and_end(lengths[known])
     turned = bool((returns[known] > 0).all())
     if last < 0.8 * first and (turned or np.corrcoef(lengths[known], returns[known])[0, 1] < -0.9):
-        paid = float(np.median(run.measured("reward_mean")))
+        paid, seen = float(np.median(run.measured("reward_mean"))), learning(run)
         yield diagnosis(
             "P042",
-            "red" if turned else "amber",
+            "red" if turned or (seen is not None and seen.worse) else "amber",
             f"episodes of {first:.0f} steps became {last:.0f}, at a reward of {paid:.2g} per step"
             f"{', where the task itself pays' if turned else ''}",
             Change("look at the reward's sign: is a failure what ends an episode?"),

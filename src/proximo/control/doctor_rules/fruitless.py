@@ -11,6 +11,7 @@ from proximo.errors import UserError
 from proximo.runs.doctor.diagnosis import Change, Diagnosis, change, diagnosis
 from proximo.runs.doctor.learning import learning
 from proximo.runs.doctor.record import Record
+from proximo.runs.doctor.step import SOUND_KL, smaller
 from proximo.runs.replay.entry import read
 
 _CODES = {"noise": "P049", "blind": "P048", "ignored": "P047", "late": "P057"}
@@ -37,22 +38,58 @@ def learnt_nothing(run: Record) -> Iterator[Diagnosis]:
     they do not, the task may have nothing to gain: then amber, but for what no sound run shows.
     """
     seen = learning(run)
-    if seen is None or seen.improved or not seen.fair or run.of_self_play:
+    if seen is None or seen.improved or seen.worse or not seen.fair or run.of_self_play:
         return
     if not seen.nothing:
         yield from _doubts(run)
         return
     found = [*_settings(run), *_from_steps(run)]
     gain = run.probed is not None and run.probed.something_to_gain
-    if gain and found and found[0].finding.code.number != "P030" and not _any_red(found):
-        found[0] = replace(found[0], finding=replace(found[0].finding, severity="red"))
-    yield from found
+    yield from _as_red(found) if gain and found and found[0].finding.code.number != "P030" else found
     said = f"first policy {seen.first}, later at best {seen.best}"
     if gain:
         said += "; some actions pay better than others in its own steps, so there is something to learn"
     elif run.probed is not None:
         said += "; no action is seen to pay better than another: perhaps there is nothing to gain"
     yield diagnosis("P046", "red" if gain else "amber", said, *_more_steps(run))
+
+
+WHOLE = 1.0
+"""Deviations of one episode: a policy that has lost as much is red. No run that learns was seen to lose 0.4."""
+
+
+def worse(run: Record) -> Iterator[Diagnosis]:
+    """The late policies return less than the first, and what explains it best."""
+    seen = learning(run)
+    if seen is None or not seen.worse:
+        return
+    lost = -seen.last.above(seen.first)[1]
+    why, changes = _why_worse(run)
+    found = [] if seen.improved else [*_settings(run), *_from_steps(run)]
+    yield from _as_red(found) if lost >= WHOLE else found
+    said = f"first policy {seen.first}, the last third {seen.last}, {lost:.2g} deviations of one episode less; {why}"
+    yield diagnosis("P064", "red" if lost >= WHOLE else "amber", said, *changes)
+
+
+LARGE_KL, MUCH_CLIPPED = 0.03, 0.3
+"""Of an update, as a habit: healthy runs of docs/doctor.md have 0.001 to 0.03 nats; and of its samples."""
+
+
+def _why_worse(run: Record) -> tuple[str, tuple[Change, ...]]:
+    """The likeliest reason, and what to change first."""
+    paid = run.measured("ended_mean")
+    if run.measured("ended_task_mean").size and paid[-(len(paid) // 3) :].mean() > paid[: len(paid) // 3].mean():
+        change_it = Change("look at what the wrapper pays for: that rises while the task's own return falls")
+        return "what it learns from, a wrapper's reward, rose meanwhile", (change_it,)
+    kl, clipped = (_median(run, name) for name in ("approx_kl", "clip_fraction"))
+    if kl > LARGE_KL or clipped > MUCH_CLIPPED:
+        return f"its updates are large: KL {kl:.2g} nats, clip fraction {clipped:.2g}", smaller(run, kl)
+    return "nothing in its numbers says why", smaller(run, 4 * SOUND_KL)
+
+
+def _median(run: Record, name: str) -> float:
+    values = run.measured(name)
+    return float(np.median(values)) if len(values) else 0.0
 
 
 def _doubts(run: Record) -> Iterator[Diagnosis]:
@@ -62,8 +99,11 @@ def _doubts(run: Record) -> Iterator[Diagnosis]:
             yield diagnosis(_CODES[problem.name], "amber", problem.evidence)
 
 
-def _any_red(found: list[Diagnosis]) -> bool:
-    return any(each.finding.severity == "red" for each in found)
+def _as_red(found: list[Diagnosis]) -> list[Diagnosis]:
+    """The first of them as red, if none is."""
+    if not found or any(each.finding.severity == "red" for each in found):
+        return found
+    return [replace(found[0], finding=replace(found[0].finding, severity="red")), *found[1:]]
 
 
 def _more_steps(run: Record) -> Iterator[Change]:

@@ -9,7 +9,7 @@ from proximo.runs.health import Finding, verdict_on_error
 
 _ONCE = frozenset({"P010", "P011", "P013", "P014", "P015", "P016"})
 """Findings that must not happen once; the others need a quarter of the iterations."""
-_SEEN_WHOLE = frozenset({"P020", "P025", "P030", "P045", "P052", "P053", "P054"})
+_SEEN_WHOLE = frozenset({"P020", "P025", "P030", "P045", "P052", "P053", "P054", "P064"})
 """Findings that the doctor judges from the whole run instead."""
 
 

@@ -72,7 +72,7 @@ class Record:
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:
         """The truth meter's, one for each iteration."""
-        meter = TruthMeter()
+        meter = TruthMeter(self.amount("environments"), self.amount("steps"))
         return tuple(meter.judge(row) for row in self.rows)
 
     @property

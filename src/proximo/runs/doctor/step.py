@@ -55,16 +55,16 @@ def too_large(run: Record) -> Iterator[Diagnosis]:
     worst, habit = int(kl.argmax()), float(np.median(kl))
     stopped = _stopped_share(run)
     if kl[worst] > 5 or habit > 0.1:
-        yield diagnosis("P020", "red", _cliff(run, worst), *_smaller(run, float(kl[worst])), iteration=worst)
+        yield diagnosis("P020", "red", _cliff(run, worst), *smaller(run, float(kl[worst])), iteration=worst)
     elif stopped > 0.5 and not _held_back(run):
         yield diagnosis(
             "P020",
             "red",
             f"in {stopped:.0%} of the iterations one gradient step passed target_kl",
-            *_smaller(run, 1000 * SOUND_KL),
+            *smaller(run, 1000 * SOUND_KL),
         )
     elif kl[worst] > 0.1:
-        yield diagnosis("P020", "amber", _cliff(run, worst), *_smaller(run, float(kl[worst])), iteration=worst)
+        yield diagnosis("P020", "amber", _cliff(run, worst), *smaller(run, float(kl[worst])), iteration=worst)
 
 
 def too_small(run: Record) -> Iterator[Diagnosis]:
@@ -182,7 +182,7 @@ def fell_off(run: Record) -> Iterator[Diagnosis]:
         steep = _steepest(returns, known, best)
         severity: Severity = "red" if lost > 0.8 * won else "amber"
         said = f"{returns[best]:,.4g} at iteration {best}, {last:,.4g} at the end; most was lost {_cliff(run, steep)}"
-        yield diagnosis("P043", severity, said, *_smaller(run, 4 * SOUND_KL), iteration=steep)
+        yield diagnosis("P043", severity, said, *smaller(run, 4 * SOUND_KL), iteration=steep)
 
 
 def collapsed(run: Record) -> bool:
@@ -225,8 +225,8 @@ def _steepest(returns: np.ndarray, known: np.ndarray, best: int) -> int:
     return int(after[1:][np.diff(returns[after]).argmin()]) if len(after) > 1 else best
 
 
-def _smaller(run: Record, kl: float) -> tuple[Change, ...]:
-    # KL grows with the square of the step.
+def smaller(run: Record, kl: float) -> tuple[Change, ...]:
+    """A rate that brings an update's KL to a sound one, for it grows with the square of the step; and a limit."""
     changes = [_rate(run, min(0.5, max(0.01, (SOUND_KL / kl) ** 0.5)))]
     if run.has("update.target_kl") and run.setting("update.target_kl") is None:
         changes.append(change("update.target_kl", None, 0.03))

@@ -235,6 +235,12 @@ _RUN = (
     Code("P051", "kl-runaway", "the policy is very far from its reference", "raise kl.coefficient, or set kl.target"),
     Code("P054", "duplicates", "many responses are the same", "raise kl.coefficient; lower learning_rate"),
     Code(
+        "P064",
+        "worse-than-first",
+        "episodes return less than those of the first policy",
+        "ask `proximo doctor RUN` for the likeliest reason; lower learning_rate",
+    ),
+    Code(
         "P046",
         "learnt-nothing",
         "episodes are no better than those of the first policy",

@@ -3,7 +3,10 @@
 from collections import deque
 from collections.abc import Mapping
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from proximo.runs.health.returns import Learning
 
 WINDOW = 32
 
@@ -16,6 +19,7 @@ class History:
         sparse: numbers `WINDOW`, 2 `WINDOW`, 4 `WINDOW`, ... of the run, counted from 0.
         first: the first value that each metric had.
         count: how many there were in all.
+        learning: what the episodes of the run say; None where nothing is known.
     """
 
     def __init__(self) -> None:
@@ -23,6 +27,7 @@ class History:
         self.sparse: list[Mapping[str, Any]] = []
         self.first: dict[str, float] = {}
         self.count = 0
+        self.learning: Learning | None = None
         self._columns: dict[str, deque[float | None]] = {}
         """Of `rows`, those that were asked for: nothing is looked up twice."""
 

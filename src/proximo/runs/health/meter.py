@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from proximo.runs.health.codes import BY_SLUG, Finding
-from proximo.runs.health.history import History
+from proximo.runs.health.history import History, number
+from proximo.runs.health.returns import Course
 from proximo.runs.health.rules import RULES
 
 Health = Literal["green", "amber", "red"]
@@ -34,16 +35,26 @@ class Verdict:
 
 
 class TruthMeter:
-    """Judges the iterations of a run, one after the other."""
+    """Judges the iterations of a run, one after the other.
 
-    def __init__(self) -> None:
-        self._history = History()
+    Args:
+        environments: copies of the task.
+        steps: of the whole run; 0 where nothing is known of it: then nothing is said of what it has learnt.
+    """
+
+    def __init__(self, environments: float = 0.0, steps: float = 0.0) -> None:
+        self._history, self._course = History(), Course(environments, steps)
+        self._steps, self._due = steps, 0.0
         self._told: dict[str, str] = {}
 
     def judge(self, row: Mapping[str, Any]) -> Verdict:
         """The verdict on one iteration's metrics."""
         findings = [finding for rule in RULES for finding in rule(row, self._history)]
         self._history.add(row)
+        if self._steps > 0 and "ended" in row:
+            self._course.add(row)
+            if (step := number(row.get("step")) or 0.0) >= self._due:  # a twentieth of the run has passed
+                self._due, self._history.learning = step + 0.05 * self._steps, self._course.learning()
         return Verdict(tuple(sorted(findings, key=lambda finding: finding.rank)))
 
     def recall(self, rows: Iterable[Mapping[str, Any]]) -> None:

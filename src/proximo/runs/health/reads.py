@@ -41,6 +41,7 @@ READS: Mapping[str, tuple[str, ...]] = {
     "P058": ("approx_kl", "final_approx_kl", "exact_kl", "gradient_steps"),
     "P059": ("approx_kl", "clip_fraction"),
     "P063": ("truncations_approximated",),
+    "P064": ("ended", "ended_mean", "ended_std", "ended_task_mean", "ended_task_std", "approx_kl", "clip_fraction"),
     "P061": ("judge", "judge_se", "judge_distance", "score"),
 }
 """By the finding's number. The others are judged by settings or by the steps that a run keeps, or they stop it."""

@@ -1,6 +1,7 @@
 """Whether a run beats its own first policy, by the returns of its own episodes."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -17,7 +18,9 @@ FAIR_SHARE = 0.2
 SURE = 3.5
 """Standard errors between two means, that chance does not reach in a few comparisons (5e-4 in each)."""
 SMALL = 0.4
-"""Of the deviation of episodes' returns: a rise that is not even so large is none, where it is not sure."""
+"""Of the deviation of episodes' returns: a rise that is not even so large is none, where it is not sure; nor a fall."""
+RISES = 2.0
+"""Standard errors between the last two thirds: what is on its way back may have dipped only."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +61,17 @@ class Learning:
     """Later episodes are better than the first policy's, and that is no chance."""
     nothing: bool
     """They are not, nor does it look so, after a fair share of the budget."""
+    worse: bool = False
+    """The last third is worse than the first policy, and that is no chance; its second half is too, and is not on its
+    way back to where it began, at a pace that may bring it there before the budget ends."""
 
 
+_GAMES = "log/won"
+_LEVEL = re.compile(rf"^{_GAMES}$|curricul|difficult|levels?$|stage$", re.IGNORECASE)
+"""Metrics that say what the returns are of: games against itself, and levels of a curriculum, by their usual names."""
 LENGTHS = 10
 """Episodes one after the other in each environment, before those that have ended stand for all: the mean of those that
 end within n mean lengths is short by some half of a length in n (renewal theory: Cox 1962, section 5)."""
-_READ = (
-    "step",
-    "ended",
-    "ended_mean",
-    "ended_std",
-    "ended_task_mean",
-    "ended_task_std",
-    "episode_length",
-    "episode_length_std",
-)
 
 
 class Course:
@@ -83,15 +82,32 @@ class Course:
         steps: of the whole run; 0 where nothing is known of it.
     """
 
+    _READ = (
+        "step",
+        "ended",
+        "ended_mean",
+        "ended_std",
+        "ended_task_mean",
+        "ended_task_std",
+        "episode_length",
+        "episode_length_std",
+    )
+
     def __init__(self, environments: float, steps: float) -> None:
         self._environments, self._steps = environments, steps
-        self._columns: dict[str, list[float]] = {name: [] for name in _READ}
+        self._columns: dict[str, list[float]] = {name: [] for name in self._READ}
+        self._levels: dict[str, Any] = {}
+        self._one_task = True
+        """Not of games against itself, and no level that the environment logs has moved: a harder task pays less."""
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Take in an iteration's metrics."""
         for name, column in self._columns.items():
             value = number(row.get(name))
             column.append(np.nan if value is None else value)
+        for name in row:
+            if name.startswith("log/") and _LEVEL.search(name):
+                self._one_task &= name != _GAMES and self._levels.setdefault(name, row[name]) == row[name]
 
     def learning(self) -> Learning | None:
         """What is known; None where too few episodes ended, or an older version recorded none of them.
@@ -109,11 +125,11 @@ class Course:
             return None
         end = max(int(enough[0]) + 1, min(self._unbiased(), rows // 10))
         first = _pooled(counts, means, stds, slice(0, end))
-        longer = max(end, rows // 10)  # the first tenth, if nothing has risen in it
+        longer = max(end, rows // 10)  # the first tenth, if nothing has risen or fallen in it
         if (
             longer > end
             and counts[end:longer].sum()
-            and _pooled(counts, means, stds, slice(end, longer)).above(first)[0] < 2
+            and abs(_pooled(counts, means, stds, slice(end, longer)).above(first)[0]) < 2
         ):
             end, first = longer, _pooled(counts, means, stds, slice(0, longer))
         parts = [part for part in np.array_split(np.arange(end, rows), 3) if counts[part].sum() >= 10]
@@ -124,7 +140,30 @@ class Course:
         sure, size = best.above(first)
         fair = self._steps <= 0 or self._columns["step"][-1] >= FAIR_SHARE * self._steps
         improved = sure >= SURE and size >= 0.1
-        return Learning(first, best, later[-1], fair, improved, fair and not improved and size < SMALL)
+        nothing = fair and not improved and size < SMALL
+        half = parts[-1][len(parts[-1]) // 2 :]
+        worse = fair and self._one_task and len(later) > 1 and counts[half].sum() >= 5
+        if worse:
+            ended = _pooled(counts, means, stds, slice(half[0], half[-1] + 1))
+            worse = self._fell(first, later, ended, _excess(counts, means, stds))
+        return Learning(first, best, later[-1], fair, improved, nothing, worse)
+
+    def _fell(self, first: Returns, later: Sequence[Returns], ended: Returns, excess: float) -> bool:
+        """Whether the last part is worse than the first policy, and stays so. See `Learning.worse`.
+
+        Args:
+            first: policy's.
+            later: parts of equal length.
+            ended: the second half of the last.
+            excess: see `_excess`.
+        """
+        sure, size = later[-1].above(first)
+        if sure > -SURE * sqrt(excess) or max(size, ended.above(first)[1]) > -SMALL:
+            return False
+        now, before = later[-1], later[-2]
+        rise, error = now.mean - before.mean, sqrt(now.error**2 + before.error**2)
+        left = max(0.0, self._steps / self._columns["step"][-1] - 1.0) * len(later)  # in such parts
+        return rise < RISES * error or now.mean + left * (rise + RISES * error) < first.mean
 
     def task_returns(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation of the task's own returns, `[n]` each; of the returns where no wrapper changed them."""
@@ -159,6 +198,19 @@ def course_of(rows: Iterable[Mapping[str, Any]], environments: float, steps: flo
     for row in rows:
         course.add(row)
     return course
+
+
+def _excess(counts: np.ndarray, means: np.ndarray, stds: np.ndarray) -> float:
+    """How many times as large as for independent episodes the variance of an iteration's mean is; 1 at least.
+
+    By the differences of neighbouring iterations (von Neumann 1941), which a slow course hardly moves. Agents of one
+    team that are paid together make it their number.
+    """
+    there = counts > 1
+    count, mean, std = counts[there], means[there], stds[there]
+    each = std**2 / (count - 1)
+    expected = float((each[1:] + each[:-1]).sum())
+    return max(1.0, float((np.diff(mean) ** 2).sum()) / expected) if expected > 0 else 1.0
 
 
 def _pooled(counts: np.ndarray, means: np.ndarray, stds: np.ndarray, part: slice) -> Returns:

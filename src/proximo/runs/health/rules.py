@@ -245,6 +245,15 @@ def gradient(row: Row, history: History) -> Iterator[Finding]:
         yield found("P023", "amber", f"norm {norm:,.3g}, cut in every step")
 
 
+def late_returns(row: Row, history: History) -> Iterator[Finding]:
+    """Lately the episodes return less than the first policy's: by 3.5 standard errors and 0.4 deviations of one.
+
+    The reasons for the thresholds stand in `returns.py`. Amber while a run goes on, for it may recover.
+    """
+    if (seen := history.learning) is not None and seen.worse:
+        yield found("P064", "amber", f"first policy {seen.first}, the last third {seen.last}")
+
+
 # -- What responses become.
 
 
@@ -313,6 +322,7 @@ RULES: tuple[Rule, ...] = (
     bounds,
     critic,
     gradient,
+    late_returns,
     responses,
     reference,
     memory,

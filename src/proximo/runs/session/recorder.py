@@ -32,7 +32,7 @@ class Recorder:
         Returns:
             The row that was written, without its time.
         """
-        verdict = self.meter.judge(values)
+        verdict = self.meter.judge({"step": step, **values})
         row = {**values, **verdict.row}
         self.metrics.write(step, row)
         self.progress.show_also(own)
