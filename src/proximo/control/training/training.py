@@ -453,14 +453,9 @@ class Training(OnPolicyTraining[Rollout]):
             **vital_signs(self.policy, rollout, batch, self.config.truncation),
             **still_deviations(self.policy, self._noise),
             "normalizers_moved": float(moved.abs().max()),
-<<<<<<< HEAD
             "exact_kl": exact_kl(self.policy, self.optimizer.flat, self.before.snapshot, part, seen),
             "ratio_histogram": ratios(part, seen, objective_at(self.algorithm, self.share_done).clip),
-=======
-            "exact_kl": self._exact_kl(part, seen),
-            "ratio_histogram": self._ratios(part, seen),
             **rollout.said,
->>>>>>> h30_r19
         }
         if self.mirroring:
             values["equivariance_error"] = self.mirroring.error(part)
