@@ -167,6 +167,20 @@ def test_only_the_columns_that_are_named_are_seen():
     assert torch.equal(rnd.advantages(inputs, last, valid), rnd.advantages(*other, valid))
 
 
+def test_the_bonus_is_added_to_the_advantages_alone_each_time_that_they_are_estimated():
+    with running(control_tasks.ring, rnd=ON) as training:
+        rollout = training.collect()
+        batch, estimator = training.estimate(rollout), training.estimator
+        bonus, estimator.bonus = estimator.bonus, None
+        plain = estimator.batch(rollout, torch.from_numpy(training._rewards(rollout)))
+        estimator.bonus = bonus
+        again = estimator.reestimate(plain)
+    assert bonus.abs().max() > 0.1
+    for each in (batch, again):
+        assert (each.advantages - plain.advantages).numpy() == pytest.approx(bonus.flatten().numpy(), abs=1e-5)
+        assert torch.equal(each.returns, plain.returns)
+
+
 @pytest.mark.parametrize("closed_form", [True, False], ids=["closed form", "autograd"])
 def test_a_bonus_of_no_weight_to_speak_of_leaves_every_bit_as_it_was(closed_form):
     """So nothing but the advantages knows of it."""
