@@ -74,6 +74,59 @@ def test_what_is_seen_often_is_worth_less_than_what_is_new():
     assert told["rnd_error"] == pytest.approx(left, rel=0.5)
 
 
+def test_statistics_move_after_each_rollout_and_the_sums_of_the_bonus_go_on_from_one_to_the_next():
+    rnd, rollouts, errors = novelty(), [rollout(0), rollout(1), rollout(2)], []
+    rnd.see(*rollouts[0])
+    errors.append(rnd._errors)
+    for number, seen in enumerate(rollouts[1:], 1):
+        before = rnd.normalizer.moments.mean.clone(), rnd.scaler.moments.squares.clone()
+        rnd.advantages(*seen)
+        errors.append(rnd._errors)
+        assert torch.equal(rnd.normalizer.moments.mean, before[0])
+        assert torch.equal(rnd.scaler.moments.squares, before[1])
+        rnd.learn()
+        raw = torch.cat([each[0]["vector"] for each in rollouts[: number + 1]]).flatten(0, 1).double()
+        assert rnd.normalizer.moments.mean.numpy() == pytest.approx(raw.mean(0).numpy())
+        sums, returns = np.zeros(4), []
+        for each in np.concatenate(errors):
+            sums = 0.9 * sums + each
+            returns.append(sums)
+        assert float(rnd.scaler.moments.scale()) == pytest.approx(np.sqrt(np.var(returns) + 1e-8))
+
+
+def test_the_critic_learns_what_is_still_to_come_from_where_a_step_began():
+    rnd, seen = novelty(learning_rate=3e-3), rollout()
+    rnd.see(*seen)
+    rnd.advantages(*seen)
+    places, due = rnd._seen[:-1], rnd._returns
+
+    def missed():
+        return float((rnd.critic(places).squeeze(-1) - due).square().mean())
+
+    before = missed()
+    for _ in range(40):
+        rnd.advantages(*seen)
+        rnd._returns = due
+        rnd.learn()
+    assert missed() < 0.1 * before
+
+
+def test_a_share_of_the_samples_teaches_and_the_others_do_not():
+    """At one step of the whole rollout the gradient is the mean over those that were drawn."""
+    rnd, seen = novelty(share=0.25), rollout()
+    rnd._epochs = rnd._minibatches = 1
+    rnd.see(*seen)
+    rnd.advantages(*seen)
+    reached = rnd._seen[1:].flatten(0, 1)
+    torch.randperm(24, generator=(drawn := torch.Generator().manual_seed(7)))
+    taught = torch.rand(24, generator=drawn) < 0.25
+    assert 0 < taught.sum() < 24
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        errors = (rnd.predictor(reached) - rnd.target(reached)).square().mean(-1)[order]
+    assert rnd.learn()["rnd_error"] == pytest.approx(float(errors[taught].mean()), rel=1e-5)
+
+
 def test_units_of_an_observation_change_nothing_and_far_ones_are_clipped():
     plain, scaled, far = (novelty() for _ in range(3))
     inputs, last, valid = rollout()
@@ -112,6 +165,20 @@ def test_only_the_columns_that_are_named_are_seen():
     rnd.see(inputs, last, valid)
     other = [{"vector": x["vector"] * torch.tensor([1.0, 9.0, 1.0])} for x in (inputs, last)]
     assert torch.equal(rnd.advantages(inputs, last, valid), rnd.advantages(*other, valid))
+
+
+def test_the_bonus_is_added_to_the_advantages_alone_each_time_that_they_are_estimated():
+    with running(control_tasks.ring, rnd=ON) as training:
+        rollout = training.collect()
+        batch, estimator = training.estimate(rollout), training.estimator
+        bonus, estimator.bonus = estimator.bonus, None
+        plain = estimator.batch(rollout, torch.from_numpy(training._rewards(rollout)))
+        estimator.bonus = bonus
+        again = estimator.reestimate(plain)
+    assert bonus.abs().max() > 0.1
+    for each in (batch, again):
+        assert (each.advantages - plain.advantages).numpy() == pytest.approx(bonus.flatten().numpy(), abs=1e-5)
+        assert torch.equal(each.returns, plain.returns)
 
 
 @pytest.mark.parametrize("closed_form", [True, False], ids=["closed form", "autograd"])
