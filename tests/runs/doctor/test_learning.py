@@ -1,5 +1,6 @@
 """Whether a run beats its first policy: closed forms, and records on either side of every threshold."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -303,6 +304,31 @@ def test_what_dipped_in_the_last_third_and_is_back_is_not_called_worse():
     assert learning(planted(lambda t: FIRST - 30 * (t > 0.88))).worse
 
 
+def test_what_falls_in_the_last_tenth_is_named_at_the_end():
+    run = planted(lambda t: FIRST - 13 * (t > 0.91))
+    assert learning(run).worse
+    assert live(run) == [ROWS - 1]
+
+
+def test_an_evaluation_whose_most_probable_actions_are_far_worse_than_the_first_policy_is_named(tmp_path):
+    run = replace(planted(SOUND["stays"]), folder=tmp_path)
+
+    def told(mean, episodes=20, **others):
+        results = {"episodes": episodes, "final_deterministic": mean, "final_deterministic_std": 8.0, **others}
+        (tmp_path / "results.json").write_text(json.dumps(results))
+        found = [d for d in diagnose(replace(run)) if d.finding.code.number == "P064"]
+        return [(d.finding.severity, d.finding.evidence, [str(x) for x in d.changes]) for d in found]
+
+    assert told(-32.0) == []
+    assert told(-39.0, episodes=9) == []
+    ((severity, said, changes),) = told(-39.0, final_sampled=-22.0)
+    assert severity == "amber"
+    assert "sampled actions return -22" in said
+    assert "deterministic=False" in changes[0]
+    (tmp_path / "results.json").write_text("{torn")
+    assert "P064" not in [code for code, _ in seen(replace(run))]
+
+
 def test_chance_is_not_called_a_fall_also_of_teams_that_are_paid_together():
     """Three agents of one team are one episode: 25 in the first iteration, not 75."""
     few = {"rows": 60, "agents": 3}
@@ -327,7 +353,7 @@ def test_the_likeliest_reason_of_a_fall_is_named_with_what_to_change():
         return found.finding.evidence, [str(change) for change in found.changes]
 
     said, changes = told(approx_kl=0.05)
-    assert "first policy -25.08 ± 0.88 (75 episodes), the last third -38.91" in said
+    assert "first policy -25.08 ± 0.88 (75 episodes), lately -38.59" in said
     assert "its updates are large: KL 0.05 nats" in said
     assert changes[0].startswith("--learning-rate")
     paid = planted(FALLEN["at once"])

@@ -19,6 +19,7 @@ KIND = Kind(
         terms.reward_terms,
         fruitless.began_sure,
         fruitless.worse,
+        fruitless.evaluated_worse,
         fruitless.learnt_nothing,
     ),
     probe=fruitless.probe,

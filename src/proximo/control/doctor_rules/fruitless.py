@@ -12,6 +12,8 @@ from proximo.runs.doctor.diagnosis import Change, Diagnosis, change, diagnosis
 from proximo.runs.doctor.learning import learning
 from proximo.runs.doctor.record import Record
 from proximo.runs.doctor.step import SOUND_KL, smaller
+from proximo.runs.health.history import number
+from proximo.runs.health.returns import SURE, Returns
 from proximo.runs.replay.entry import read
 
 _CODES = {"noise": "P049", "blind": "P048", "ignored": "P047", "late": "P057"}
@@ -63,12 +65,41 @@ def worse(run: Record) -> Iterator[Diagnosis]:
     seen = learning(run)
     if seen is None or not seen.worse:
         return
-    lost = -seen.last.above(seen.first)[1]
+    lost = -seen.late.above(seen.begun)[1]
     why, changes = _why_worse(run)
     found = [] if seen.improved else [*_settings(run), *_from_steps(run)]
     yield from _as_red(found) if lost >= WHOLE else found
-    said = f"first policy {seen.first}, the last third {seen.last}, {lost:.2g} deviations of one episode less; {why}"
+    said = f"first policy {seen.begun}, lately {seen.late}, {lost:.2g} deviations of one episode less; {why}"
     yield diagnosis("P064", "red" if lost >= WHOLE else "amber", said, *changes)
+
+
+FEWEST_EVALUATED = 10
+
+
+def evaluated_worse(run: Record) -> Iterator[Diagnosis]:
+    """The last policy's most probable actions return far less, in the evaluation at the end, than the first policy.
+
+    Training acts with noise: a policy may pay there, and not without its noise, as one that turns between two goals.
+    """
+    seen, final = learning(run), _evaluated(run)
+    if seen is None or seen.worse or final is None or run.of_self_play:
+        return
+    sure, size = final.above(seen.begun)
+    if final.count < FEWEST_EVALUATED or sure > -SURE or size > -WHOLE:
+        return
+    said = f"its most probable actions return {final} in the evaluation at the end, the first policy {seen.begun}"
+    sampled, changes = number(run.results.get("final_sampled")), []
+    if sampled is not None and sampled > final.mean:
+        said += f"; sampled actions return {sampled:,.4g}"
+        changes.append(Change("act with deterministic=False, or train on until the noise is small"))
+    yield diagnosis("P064", "amber", said, *changes)
+
+
+def _evaluated(run: Record) -> Returns | None:
+    """The evaluation at the end; None where there was none."""
+    names = ("episodes", "final_deterministic", "final_deterministic_std")
+    count, mean, std = (number(run.results.get(name)) for name in names)
+    return None if count is None or mean is None or std is None else Returns(count, mean, std**2)
 
 
 LARGE_KL, MUCH_CLIPPED = 0.03, 0.3

@@ -16,6 +16,7 @@ from proximo.runs.config.types import UNSET
 from proximo.runs.doctor.diagnosis import Diagnosis
 from proximo.runs.health import TruthMeter, Verdict
 from proximo.runs.health.history import number
+from proximo.runs.storage.files import parse_json
 from proximo.runs.storage.metrics import read_metrics
 
 EVALUATION = "evaluation.json"
@@ -68,6 +69,15 @@ class Record:
     def probed(self) -> Probed | None:
         """What its own steps say; None where they are not kept."""
         return self.kind.probe(self) if self.kind.probe else None
+
+    @cached_property
+    def results(self) -> Mapping[str, Any]:
+        """Of the evaluation at its end; empty before, and where it can not be read."""
+        try:
+            read = parse_json((self.folder / "results.json").read_bytes()) if self.folder else {}
+        except (OSError, ValueError):
+            return {}
+        return read if isinstance(read, dict) else {}
 
     @cached_property
     def verdicts(self) -> tuple[Verdict, ...]:

@@ -49,12 +49,12 @@ class TruthMeter:
 
     def judge(self, row: Mapping[str, Any]) -> Verdict:
         """The verdict on one iteration's metrics."""
-        findings = [finding for rule in RULES for finding in rule(row, self._history)]
-        self._history.add(row)
         if self._steps > 0 and "ended" in row:
             self._course.add(row)
-            if (step := number(row.get("step")) or 0.0) >= self._due:  # a twentieth of the run has passed
+            if (step := number(row.get("step")) or 0.0) >= min(self._due, self._steps):  # every twentieth, and the end
                 self._due, self._history.learning = step + 0.05 * self._steps, self._course.learning()
+        findings = [finding for rule in RULES for finding in rule(row, self._history)]
+        self._history.add(row)
         return Verdict(tuple(sorted(findings, key=lambda finding: finding.rank)))
 
     def recall(self, rows: Iterable[Mapping[str, Any]]) -> None:

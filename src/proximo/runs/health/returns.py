@@ -1,7 +1,7 @@
 """Whether a run beats its own first policy, by the returns of its own episodes."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any
@@ -61,9 +61,13 @@ class Learning:
     """Later episodes are better than the first policy's, and that is no chance."""
     nothing: bool
     """They are not, nor does it look so, after a fair share of the budget."""
-    worse: bool = False
-    """The last third is worse than the first policy, and that is no chance; its second half is too, and is not on its
-    way back to where it began, at a pace that may bring it there before the budget ends."""
+    begun: Returns
+    """The very first, before anything could have risen or fallen much."""
+    late: Returns
+    """The last third while there are steps left, the last tenth afterwards."""
+    worse: bool
+    """`late` is worse than `begun`, and that is no chance. While there are steps left its second half is worse too, and
+    it is not on its way back at a pace that may bring it there before they end."""
 
 
 _GAMES = "log/won"
@@ -124,7 +128,7 @@ class Course:
         if not len(enough) or rows < FEWEST_ITERATIONS or enough[0] >= rows // 2:
             return None
         end = max(int(enough[0]) + 1, min(self._unbiased(), rows // 10))
-        first = _pooled(counts, means, stds, slice(0, end))
+        begun = first = _pooled(counts, means, stds, slice(0, end))
         longer = max(end, rows // 10)  # the first tenth, if nothing has risen or fallen in it
         if (
             longer > end
@@ -141,29 +145,18 @@ class Course:
         fair = self._steps <= 0 or self._columns["step"][-1] >= FAIR_SHARE * self._steps
         improved = sure >= SURE and size >= 0.1
         nothing = fair and not improved and size < SMALL
-        half = parts[-1][len(parts[-1]) // 2 :]
-        worse = fair and self._one_task and len(later) > 1 and counts[half].sum() >= 5
-        if worse:
-            ended = _pooled(counts, means, stds, slice(half[0], half[-1] + 1))
-            worse = self._fell(first, later, ended, _excess(counts, means, stds))
-        return Learning(first, best, later[-1], fair, improved, nothing, worse)
-
-    def _fell(self, first: Returns, later: Sequence[Returns], ended: Returns, excess: float) -> bool:
-        """Whether the last part is worse than the first policy, and stays so. See `Learning.worse`.
-
-        Args:
-            first: policy's.
-            later: parts of equal length.
-            ended: the second half of the last.
-            excess: see `_excess`.
-        """
-        sure, size = later[-1].above(first)
-        if sure > -SURE * sqrt(excess) or max(size, ended.above(first)[1]) > -SMALL:
-            return False
-        now, before = later[-1], later[-2]
-        rise, error = now.mean - before.mean, sqrt(now.error**2 + before.error**2)
-        left = max(0.0, self._steps / self._columns["step"][-1] - 1.0) * len(later)  # in such parts
-        return rise < RISES * error or now.mean + left * (rise + RISES * error) < first.mean
+        left = max(0.0, self._steps / self._columns["step"][-1] - 1.0)
+        late, half = later[-1], parts[-1][len(parts[-1]) // 2 :]
+        if not left:
+            tenth = int(np.searchsorted(-np.cumsum(counts[::-1])[::-1], -FEWEST_EPISODES, side="right")) - 1
+            late = _pooled(counts, means, stds, slice(min(tenth, rows - rows // 10), rows))
+        sure, size = late.above(begun)
+        worse = fair and self._one_task and sure <= -SURE * sqrt(_excess(counts, means, stds)) and size <= -SMALL
+        if worse and left:
+            stays = counts[half].sum() >= 5 and len(later) > 1
+            stays = stays and _pooled(counts, means, stds, slice(half[0], rows)).above(begun)[1] <= -SMALL
+            worse = stays and not _comes_back(later[-2], late, begun.mean, left * len(later))
+        return Learning(first, best, later[-1], fair, improved, nothing, begun, late, worse)
 
     def task_returns(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation of the task's own returns, `[n]` each; of the returns where no wrapper changed them."""
@@ -198,6 +191,12 @@ def course_of(rows: Iterable[Mapping[str, Any]], environments: float, steps: flo
     for row in rows:
         course.add(row)
     return course
+
+
+def _comes_back(before: Returns, now: Returns, goal: float, left: float) -> bool:
+    """Whether the mean rises, and so fast that it may reach a goal in what is left, counted in such parts."""
+    rise, error = now.mean - before.mean, sqrt(now.error**2 + before.error**2)
+    return rise >= RISES * error and now.mean + left * (rise + RISES * error) >= goal
 
 
 def _excess(counts: np.ndarray, means: np.ndarray, stds: np.ndarray) -> float:

@@ -251,7 +251,7 @@ def late_returns(row: Row, history: History) -> Iterator[Finding]:
     The reasons for the thresholds stand in `returns.py`. Amber while a run goes on, for it may recover.
     """
     if (seen := history.learning) is not None and seen.worse:
-        yield found("P064", "amber", f"first policy {seen.first}, the last third {seen.last}")
+        yield found("P064", "amber", f"first policy {seen.begun}, lately {seen.late}")
 
 
 # -- What responses become.
