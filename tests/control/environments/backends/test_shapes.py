@@ -151,9 +151,9 @@ def test_first_episodes_that_begin_at_a_random_step_are_in_no_return(make):
     with running(make, count=4, length=8, random_phase=10, observations={"actor": ("policy",)}) as training:
         for _ in range(6):
             training.iterate()
-        assert len(training.lengths) >= 12
-        assert set(training.lengths) == {make.limit}
-        assert set(training.returns) == {float(make.limit)}
+        assert len(training.recent.lengths) >= 12
+        assert set(training.recent.lengths) == {make.limit}
+        assert set(training.recent.returns) == {float(make.limit)}
 
 
 def test_one_that_is_made_already_is_taken_and_left_open(tmp_path):
