@@ -182,6 +182,33 @@ def test_tokens_of_the_last_iteration_are_those_that_the_report_shows(talk, page
         assert page.errors == []
 
 
+def test_a_film_too_many_changes_a_note_and_leaves_the_figures_where_they_are(tmp_path, page):
+    run = write(tmp_path / "run", [row(k) for k in range(3)])
+    (run / "videos").mkdir()
+    for k in range(7):
+        (run / "videos" / f"step-{k}.mp4").write_bytes(b"")
+    with served(tmp_path) as port:
+        page.open(f"http://127.0.0.1:{port}/")
+        page.wait("document.body.innerText.includes('1 more videos of run are in its folder videos')")
+        page.run("window.first = document.querySelector('#plot-approx_kl')")
+        (run / "videos" / "step-8.mp4").write_bytes(b"")
+        page.wait("document.body.innerText.includes('2 more videos of run are in its folder videos')")
+        assert page.run("document.querySelector('#plot-approx_kl') === first")
+
+
+def test_tokens_that_are_deleted_while_a_page_is_made_are_left_out(talk, tmp_path, monkeypatch):
+    run = Path(shutil.copytree(talk, tmp_path / "run"))
+    follower, known = Follower(tmp_path), credit.has_tokens
+
+    def deleted(seen):
+        found = known(seen)
+        shutil.rmtree(run / "tokens", ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(credit, "has_tokens", deleted)
+    assert [drawn["credit"] for drawn in follower.data()["runs"]] == [None]
+
+
 def test_of_films_only_those_of_the_runs_are_served_and_any_part_of_them(tmp_path):
     run, outside = write(tmp_path / "in" / "run", [row(0)]), tmp_path / "outside"
     (run / "videos").mkdir()
@@ -200,7 +227,7 @@ def test_of_films_only_those_of_the_runs_are_served_and_any_part_of_them(tmp_pat
         assert answered(port, address) == (200, content)
         for part, expected in (("0-", content), ("5-9", content[5:10]), ("1000-9999", content[1000:])):
             assert answered(port, address, Range=f"bytes={part}") == (206, expected)
-        for odd in ("bytes=5000-", "bytes=9-5", "bytes=-1", "lines=0-1", "bytes=0-1,5-6"):
+        for odd in ("bytes=5000-", f"bytes={'9' * 5000}-", "bytes=9-5", "bytes=-1", "lines=0-1", "bytes=0-1,5-6"):
             assert answered(port, address, Range=odd) == (200, content)
         ways = ["../secret", "..%2fsecret", "%2e%2e%2fsecret", "linked", "step-1.mp4", "step-1%00", "", "%2f", "far"]
         ways += [f"{outside}/far", "../../../outside/far"]

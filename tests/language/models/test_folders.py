@@ -127,3 +127,11 @@ def test_of_two_that_save_the_same_model_the_first_stays_and_may_be_read(tmp_pat
     _save_whole(tmp_path / "model", tiny_model, tokenizer())
     assert file.stat().st_ino == before
     assert [x.name for x in tmp_path.iterdir()] == ["model"]
+
+
+def test_half_a_folder_that_something_left_is_replaced(tmp_path, tiny_model):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"half")
+    _save_whole(tmp_path / "model", tiny_model, tokenizer())
+    assert load_causal_model(str(tmp_path / "model")).config.vocab_size == tiny_model.config.vocab_size
+    assert [x.name for x in tmp_path.iterdir()] == ["model"]

@@ -256,9 +256,12 @@ def _check_model(model: Any) -> None:
 
 def _save_whole(path: Path, model: Any, tokenizer: Any) -> None:
     """Save a model under another name first, so that a folder of this one is whole."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part, half = (path.with_name(f".{path.name}.{os.getpid()}.{kind}") for kind in ("part", "half"))
     try:
         save_folder(part, model, tokenizer)
+        if path.is_dir() and not (path / "config.json").is_file():
+            with suppress(FileNotFoundError):  # another process has just done the same
+                path.rename(half)
         try:
             part.rename(path)
         except OSError:
@@ -267,6 +270,7 @@ def _save_whole(path: Path, model: Any, tokenizer: Any) -> None:
             # Another process has put the same model there; it may be read by now.
     finally:
         shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(half, ignore_errors=True)
 
 
 def _write(kept: _Kept) -> None:

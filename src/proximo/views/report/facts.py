@@ -52,9 +52,10 @@ def band_of(name: str, values: Sequence[float | None]) -> list[float | None] | N
 
 
 HEADLINE = {
-    "state": "Running: a process writes to it now; finished: it has done all its steps; failed: an error ended it; "
+    "state": "Running: a process writes to it now; finished: it has done all its steps, or its own rule or "
+    "callback ended it; failed: an error ended it; "
     "stopped: it was stopped or killed, and can be resumed; empty: no iteration has ended yet.",
-    "environment steps": "Steps of the environment that training has done so far, all copies of it together.",
+    "environment steps": "Steps of the environment that training has done so far, all copies and agents together.",
     "responses": "Responses that the policy has written in training so far.",
     "gradient steps": "Steps that the optimiser has done so far.",
     "iterations": "How often the metrics were recorded: of PPO once for each round of collecting and learning.",
@@ -62,7 +63,8 @@ HEADLINE = {
     "speed": "What training has done so far divided by its wall time.",
     "final policy": "Return of the last policy in the evaluation at the end, where it takes its most probable actions: "
     "mean ± standard deviation over the episodes.",
-    "best checkpoint": "The same of the checkpoint that did best, measured on other episodes than it was chosen by.",
+    "best checkpoint": "The same of the checkpoint that did best in training, or of the last policy where that is "
+    "better in these episodes.",
 }
 """A sentence for each headline that is no metric, by its label."""
 _FACT = "fact/"

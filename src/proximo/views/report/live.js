@@ -37,7 +37,7 @@ function sparkline(values) {
 
 // What the page is made of: where it is the same as before, only numbers and curves change.
 function shape(page) {
-  return JSON.stringify([page.runs.map((run) => [run.folder, run.result, !!run.ratio, !!run.health, !!run.samples.length]), page.sections, page.overview.map((run) => run.name), page.settings, page.notes]);
+  return JSON.stringify([page.runs.map((run) => [run.folder, run.result, !!run.ratio, !!run.health, !!run.samples.length]), page.sections, page.overview.map((run) => run.name), page.settings]);
 }
 
 let fetching = false, again = false;
@@ -72,6 +72,7 @@ async function show(page) {
     document.getElementById("headline").parentElement.replaceWith(headlines());
     const overview = document.getElementById("overview");
     if (overview) overview.replaceWith(overviewTable());
+    document.getElementById("notes").replaceWith(notes());
     if (refill) refill();
     tell(`live, ${data.made}`);
     drawn = redraw();

@@ -42,6 +42,10 @@ function headlines() {
   return element("div", { class: "scroll" }, element("table", { id: "headline" }, element("thead", {}, head), element("tbody", {}, ...rows)));
 }
 
+function notes() {
+  return element("div", { id: "notes" }, ...data.notes.map((note) => element("p", { class: "soft" }, note)));
+}
+
 // Lengths of strokes and gaps, in pixels, of the lines that Plotly calls by these names.
 const STROKES = { dot: [3, 3], dash: [6, 4], dashdot: [6, 3, 2, 3], longdash: [11, 4], longdashdot: [9, 3, 2, 3] };
 
@@ -180,7 +184,7 @@ function build() {
     data.runs.length ? null : element("p", {}, "There is no run here yet."),
     picker(),
     headlines(),
-    ...data.notes.map((note) => element("p", { class: "soft" }, note)),
+    notes(),
     ...(data.study ? studySection(data.study) : []),
     curves.length ? element("h2", {}, "Learning curves") : null,
     element("div", { class: "grid" }, ...curves),

@@ -55,7 +55,9 @@ def linked(files: Sequence[Path], addresses: Sequence[str]) -> list[dict[str, An
 
 def left_out(count: int, run: Seen) -> str:
     """A sentence about films that are not shown."""
-    return f"{count} more videos of {run.name} are in its folder videos: here is no room."
+    return (
+        f"{count} more videos of {run.name} are in its folder videos: a page shows {MOST} of a run, if there is room."
+    )
 
 
 def in_order(folder: Path) -> Iterator[Path]:

@@ -53,11 +53,14 @@ class Details:
         """Of the last iteration; kept until there is another."""
         if not credit.has_tokens(run):
             return None
-        changed = (run.folder / "tokens").stat().st_mtime_ns
-        if run.folder not in self._tokens or self._tokens[run.folder][0] != changed:
-            inside = all(map(self._holds, (run.folder / "tokens").iterdir()))
-            self._tokens[run.folder] = changed, credit.tokens(run, self._decoder) if inside else None
-        return self._tokens[run.folder][1]
+        try:
+            changed = (run.folder / "tokens").stat().st_mtime_ns
+            if run.folder not in self._tokens or self._tokens[run.folder][0] != changed:
+                inside = all(map(self._holds, (run.folder / "tokens").iterdir()))
+                self._tokens[run.folder] = changed, credit.tokens(run, self._decoder) if inside else None
+            return self._tokens[run.folder][1]
+        except OSError:  # they have just been deleted
+            return None
 
     def _decoder(self, run: Seen) -> tuple["Pieces", str]:
         from proximo.views.inspect.pieces import pieces_of

@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
             content = self.server.follower.film(run[0], name[0]).read_bytes()
         except (KeyError, IndexError, OSError):  # it was never named, or has just been deleted
             return self._answer(404, "text/plain", "there is no such film")
-        part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        part = re.fullmatch(r"bytes=(\d{1,18})-(\d{0,18})", self.headers.get("Range", ""))
         first, last = (int(part[1]), int(part[2] or len(content))) if part else (0, -1)
         if not first <= last or first >= len(content):
             return self._send(200, "video/mp4", content, {"Accept-Ranges": "bytes"})
