@@ -30,7 +30,7 @@ class Page:
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
-            message = json.loads(self._socket.recv(timeout=60))
+            message = json.loads(self._socket.recv(timeout=600))
             if message.get("id") == number:
                 assert "error" not in message, message
                 return message["result"]

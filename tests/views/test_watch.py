@@ -52,7 +52,7 @@ def asked(port, path, host=None):
 
 
 def answered(port, path, **headers):
-    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = HTTPConnection("127.0.0.1", port, timeout=600)
     connection.putrequest("GET", path, skip_host=True)
     for name, value in ({"Host": f"127.0.0.1:{port}"} | headers).items():
         connection.putheader(name, value)

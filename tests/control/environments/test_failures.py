@@ -26,7 +26,7 @@ def reset_and_step(environments):
     step_often(environments, np.tile(ACTION, (3, 1)))
 
 
-def run(deed, backend="gymnasium", timeout=60.0):
+def run(deed, backend="gymnasium", timeout=600.0):
     """Steps three environments, of which number 1 does `deed` at its step 3; returns the message and the batch."""
     made = make_environments(lambda: Misbehaving(deed, victim=11), 3, backend=backend, timeout=timeout)
     with pytest.raises(UserError) as caught:

@@ -252,7 +252,7 @@ def test_a_signal_to_the_whole_process_group_stops_the_run_and_not_its_environme
         assert process.poll() is None
         time.sleep(0.02)
     os.killpg(process.pid, number)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=600)[1]
     assert process.returncode == 128 + number, said
     assert "Traceback" not in said
     assert f"{number.name}: saved at" in said
