@@ -69,7 +69,7 @@ class TwinMLP:
         activation: str,
         own: Callable[[Tensor], Tensor] = gradient,
     ) -> None:
-        self.activation, self.activate, self.slope = activation, ACTIVATIONS[activation], SLOPES[activation]
+        self.activate, self.slope = ACTIVATIONS[activation], SLOPES[activation]
         pairs = list(zip(actor[:-1], critic[:-1], strict=True))
         self.weights: list[_Pair] = [_pair(a.weight, c.weight) for a, c in pairs]
         self.biases = [_stacked(a.bias, c.bias)[..., None] for a, c in pairs]

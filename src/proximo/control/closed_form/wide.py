@@ -4,14 +4,13 @@ A thread that ends a call of NumPy's or torch's waits for Python's lock, so few 
 many that stay in the cache: two threads are 1.8 times as fast as one.
 """
 
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from proximo.control.closed_form.networks import Observed, TwinMLP
+from proximo.control.closed_form.networks import Observed, TwinMLP, gradient
 
 _ATEN = torch.ops.aten
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -30,11 +29,18 @@ _BENT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class WideTwinMLP(TwinMLP):
     """See `TwinMLP`, whose arguments, room and heads it has."""
 
-    @cached_property
-    def _layers(self) -> list[list[tuple[Tensor, ...]]]:
-        """Of the actor and of the critic: weight, bias and their gradients, in the arrays' own memory."""
+    def __init__(
+        self,
+        actor: Sequence[nn.Linear],
+        critic: Sequence[nn.Linear],
+        activation: str,
+        own: Callable[[Tensor], Tensor] = gradient,
+    ) -> None:
+        super().__init__(actor, critic, activation, own)
+        self._activate, self._bent = _ACTIVATIONS[activation], _BENT[activation]
         layers = list(zip(self.weights, self.biases, self.gradients, strict=True))
-        return [[_tensors(w[k], b[k], dw[k], db[k]) for w, b, (dw, db) in layers] for k in (0, 1)]
+        self._layers = [[_tensors(w[k], b[k], dw[k], db[k]) for w, b, (dw, db) in layers] for k in (0, 1)]
+        """Of the actor and of the critic: weight, bias and their gradients."""
 
     def forward(self, x: Observed) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
         """See `TwinMLP.forward`."""
@@ -44,21 +50,21 @@ class WideTwinMLP(TwinMLP):
             out = torch.from_numpy(values)
             for layers, top, room in zip(self._layers, tops, out, strict=True):
                 torch.addmm(layers[i][1], layers[i][0], top, out=room)
-            tops = list(_ACTIVATIONS[self.activation](out))
+            tops = list(self._activate(out))
         actor, critic = (head.weight @ top.numpy() + head.bias for head, top in zip(self.heads, tops, strict=True))
         return hidden, actor, critic[0]
 
     def _one(self, which: int, x: np.ndarray) -> np.ndarray:
         top = torch.from_numpy(x)
         for weight, bias, *_ in self._layers[which]:
-            top = _ACTIVATIONS[self.activation](torch.addmm(bias, weight, top))
+            top = self._activate(torch.addmm(bias, weight, top))
         return self.heads[which].weight @ top.numpy() + self.heads[which].bias
 
     def _back(self, x: Observed, hidden: list[np.ndarray], room: list[np.ndarray]) -> None:
         """See `TwinMLP._back`."""
         below = [[torch.from_numpy(seen) for seen in x], *(list(torch.from_numpy(values)) for values in hidden)]
         for i in range(len(hidden) - 1, -1, -1):
-            errors = _BENT[self.activation](torch.from_numpy(room[i]), torch.from_numpy(hidden[i]))
+            errors = self._bent(torch.from_numpy(room[i]), torch.from_numpy(hidden[i]))
             # Before the errors below take the place of the values that are read here.
             for layers, error, values in zip(self._layers, errors, below[i], strict=True):
                 _, _, weight_gradient, bias_gradient = layers[i]
