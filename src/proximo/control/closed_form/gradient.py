@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from proximo.control.closed_form.derivation import is_derivable
 from proximo.control.closed_form.heads import CategoricalHead, GaussianHead, Head
-from proximo.control.closed_form.networks import SLOPES, TwinMLP, aligned_copy
+from proximo.control.closed_form.networks import BY_TORCH, SLOPES, TwinMLP, aligned_copy
 from proximo.control.closed_form.parts import Parts, Worker
-from proximo.control.closed_form.wide import WideTwinMLP
 from proximo.control.models.networks import ActorCritic
 from proximo.control.models.normalizers import ObservationNormalizer
 from proximo.control.models.policy import ControlPolicy
@@ -82,7 +81,7 @@ class ClosedForm:
         self.head: Head = kind(policy)
 
         def worker(own: Callable[[Tensor], Tensor]) -> Worker:
-            return Worker(WideTwinMLP(actor, critic, activation, own), kind(policy, own))
+            return Worker(TwinMLP(actor, critic, activation, own, BY_TORCH), kind(policy, own))
 
         hidden = sum(weight[0].shape[0] + weight[1].shape[0] for weight in self.networks.weights)
         self._parts = Parts(worker, policy.parameters_by_layer(), hidden * self.networks.dtype.itemsize, threads)
