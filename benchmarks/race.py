@@ -36,7 +36,7 @@ def main() -> None:
 
     def watched(self, rollout):
         count(self, rollout)
-        recent = list(self.returns)[-episodes:]
+        recent = list(self.recent.returns)[-episodes:]
         if len(recent) == episodes and sum(recent) / episodes >= mark:
             result.update(seconds=round(process_age(), 2), steps=self.progress.steps)
             raise Reached

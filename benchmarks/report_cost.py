@@ -25,7 +25,7 @@ from browser import chromium
 from health_cost import Clock, ask
 
 import proximo
-from proximo.control.training.training import Training
+from proximo.control.training import training
 from proximo.runs.storage.metrics import read_metrics
 
 RUNS, ITERATIONS = 10, 5_000
@@ -68,7 +68,7 @@ def opened(file: Path, folder: Path) -> dict[str, float]:
 def main() -> None:
     """Train, make the runs, write the report and print the numbers."""
     asked, clock = ask(__doc__, 50_000), Clock()
-    Training._ratios = clock.around("ratios", Training._ratios)  # type: ignore[method-assign]
+    training.ratios = clock.around("ratios", training.ratios)  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         proximo.train(asked.environment, steps=asked.steps, run=f"{name}/run", episodes=1, progress="quiet")
