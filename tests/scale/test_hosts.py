@@ -18,7 +18,7 @@ from proximo.runs.storage.metrics import read_metrics
 from proximo.scale.launch import LOST
 from proximo.scale.mesh import TIMEOUT
 
-NAMES = ("proximo-test-0", "proximo-test-1")
+NAMES = tuple(f"proximo-{os.getpid()}-{i}" for i in (0, 1))  # what a killed test has left is in nobody's way
 AWAY, PATIENCE = 6, 10  # seconds: how long the cable is out, and how long a rank waits for another
 
 
