@@ -64,6 +64,11 @@ class Algorithm(Protocol):
         """Improve the policy on one batch."""
 
 
+def is_ours(algorithm: object) -> bool:
+    """Whether its class is one of Proximo's, not the user's own."""
+    return type(algorithm).__module__.partition(".")[0] == "proximo"
+
+
 def estimated(algorithm: Algorithm, rollout: Transitions) -> tuple[Tensor, Tensor, Tensor | None]:
     """What an algorithm estimates, of the right shapes: advantages, returns, and weights where it gives any.
 
@@ -156,8 +161,7 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
 
     def _of_the_update(self, report: UpdateReport, progress: float) -> dict[str, Any]:
         given = {name: getattr(self.algorithm, name, None) for name in SCHEDULED}
-        ours = type(self.algorithm).__module__.partition(".")[0] == "proximo"
-        self.own_statistics = [] if ours else [name for name in report.values if name not in USUAL]
+        self.own_statistics = [] if is_ours(self.algorithm) else [name for name in report.values if name not in USUAL]
         return {
             **report.values,
             **{name: Schedule.parse(x, name).at(progress) for name, x in given.items() if isinstance(x, str)},

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from proximo.algorithms.base import is_ours
 from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError
 from proximo.runs.config.toml import check_choice
@@ -37,5 +38,4 @@ def with_algorithm(settings: Mapping[str, Any], algorithm: Any) -> dict[str, Any
 
 def own_algorithm(update: UpdateSettings) -> dict[str, Any]:
     """The algorithm's class for a run's identity, where it is the user's own."""
-    ours = type(update).__module__.partition(".")[0] == "proximo"
-    return {} if ours else {"algorithm": type(update)}
+    return {} if is_ours(update) else {"algorithm": type(update)}

@@ -20,7 +20,7 @@ from proximo.control.spaces.numbers import fits_float32
 from proximo.control.spaces.observations import Part
 from proximo.core.distributions import Distribution
 from proximo.errors import MALFORMED, UserError
-from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
+from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, under
 from proximo.runs.storage.folder import RunFolder
 
 
@@ -347,7 +347,7 @@ def require_final(folder: RunFolder) -> None:
 
 def policy_from(tensors: Mapping[str, Tensor], state: Mapping[str, Any], prefix: str = "policy") -> ControlPolicy:
     """The policy that lies in a checkpoint under `prefix` (`policy`, or `best` for the best so far)."""
-    weights = {name.removeprefix(f"{prefix}/"): x for name, x in tensors.items() if name.startswith(f"{prefix}/")}
+    weights = under(f"{prefix}/", tensors)
     if not weights and prefix == "best":
         return policy_from(tensors, state)
     try:

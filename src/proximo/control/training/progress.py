@@ -13,6 +13,7 @@ from proximo.algorithms.base import Counters
 from proximo.control.environments.episodes import Episode
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.training.vital_signs import ended
+from proximo.runs.storage.checkpoint import under
 
 RECENT = 100  # episodes whose mean return is reported
 FEWEST = 10  # episodes that a mean needs before a policy can be called the best so far
@@ -107,11 +108,6 @@ class BestPolicy:
 
     def load(self, tensors: Mapping[str, Tensor], mean_return: float | None) -> None:
         """Take over what `state` gave."""
-        self.weights = group(tensors, "best")
-        self.wrappers = {name: x.numpy() for name, x in group(tensors, "wrappers/best").items()}
+        self.weights = under("best/", tensors)
+        self.wrappers = {name: x.numpy() for name, x in under("wrappers/best/", tensors).items()}
         self.mean_return = -np.inf if mean_return is None else mean_return
-
-
-def group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those whose name begins so, by the rest of it."""
-    return {name.removeprefix(f"{prefix}/"): x for name, x in tensors.items() if name.startswith(f"{prefix}/")}

@@ -30,7 +30,7 @@ from proximo.control.training.across import RULES, seen_by_all
 from proximo.control.training.action_log import ActionLog
 from proximo.control.training.critic_window import CriticWindow
 from proximo.control.training.estimation import Estimator
-from proximo.control.training.progress import FEWEST, BestPolicy, Progress, RecentEpisodes, group
+from proximo.control.training.progress import FEWEST, BestPolicy, Progress, RecentEpisodes
 from proximo.control.training.rollout import Actor, Collector, Rollout
 from proximo.control.training.self_play import SelfPlay
 from proximo.control.training.setup import fresh_policy, require_room, require_shares, update_settings
@@ -57,6 +57,7 @@ from proximo.runs.config.toml import to_toml
 from proximo.runs.replay.ring import Ring
 from proximo.runs.replay.undo import Undo
 from proximo.runs.storage import random_state
+from proximo.runs.storage.checkpoint import under
 from proximo.scale.measured import merged
 from proximo.scale.mesh import ALONE, Mesh
 
@@ -533,14 +534,14 @@ class Training(OnPolicyTraining[Rollout]):
                 f"the checkpoint is of another policy: the spaces of {self.config.environment} have changed since; put "
                 "the environment back, or choose another folder with --run"
             )
-        self.policy.load_state_dict(group(tensors, "policy"))
+        self.policy.load_state_dict(under("policy/", tensors))
         self.policy.project()
         self.best.load(tensors, state["best_return"])
-        self._learnt_at_restart = {name: x.numpy() for name, x in group(tensors, "environments/learnt").items()}
-        self.optimizer.load_state(group(tensors, "optimizer"))
+        self._learnt_at_restart = {name: x.numpy() for name, x in under("environments/learnt/", tensors).items()}
+        self.optimizer.load_state(under("optimizer/", tensors))
         self.optimizer.learning_rate = state["learning_rate"]
         self.numbers.update({name: float(x) for name, x in state["numbers"].items()})
-        scaler = group(tensors, "scaler")
+        scaler = under("scaler/", tensors)
         if self.reshared:
             scaler["accumulated"] = torch.zeros_like(self.scaler.accumulated)
         self.scaler.load_state_dict(scaler)
@@ -548,7 +549,7 @@ class Training(OnPolicyTraining[Rollout]):
             self.self_play.load(tensors)
         if self.rnd:
             self.rnd.load(tensors)
-        self.log.load(group(tensors, "environments"), state["environments"])
+        self.log.load(under("environments/", tensors), state["environments"])
         if self.mirroring and (memory := tensors.get(f"environments/{MIRRORED}")) is not None:
             self.mirroring.memory = memory.to(self.device)
         self.progress = Progress(**state["progress"])

@@ -46,6 +46,7 @@ from proximo.runs.config.toml import to_toml
 from proximo.runs.replay.ring import Ring
 from proximo.runs.replay.undo import Undo
 from proximo.runs.storage import random_state
+from proximo.runs.storage.checkpoint import under
 from proximo.scale.measured import merged
 from proximo.scale.mesh import ALONE, Mesh
 
@@ -455,8 +456,8 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         if self._in_parts:
             self.optimizer.begin(state["steps_in_parts"])
         else:
-            self.roles.load_trained(_under("trained/", tensors))
-            self.optimizer.load_state(_under("optimizer/", tensors))
+            self.roles.load_trained(under("trained/", tensors))
+            self.optimizer.load_state(under("optimizer/", tensors))
         random_state.restore(tensors, state["random"], self._generators)
         self.progress, self.ended = Progress(**state["progress"]), state["ended"]
         self.prompts.taken = state["prompts_taken"]
@@ -492,7 +493,3 @@ class PPOTraining(OnPolicyTraining[Rollout]):
 def _mean_where_it_applies(scores: Tensor) -> float | None:
     """Of a reward term; None where it applies to no response."""
     return None if bool(scores.isnan().all()) else float(scores.nanmean())
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}

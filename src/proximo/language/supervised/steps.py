@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from proximo.errors import UserError
+from proximo.runs.storage.checkpoint import under
 from proximo.runs.storage.files import write_atomically
 
 
@@ -134,8 +135,7 @@ class Optimizer:
         for i, p in enumerate(self.parameters):
             with torch.no_grad():
                 p.copy_(tensors[f"trained/{i}"])
-            prefix = f"optimizer/{i}/"
-            moments = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+            moments = under(f"optimizer/{i}/", tensors)
             self._adam.state[p] = {name: x.to(p.device, copy=True) for name, x in moments.items()}
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from proximo.errors import MALFORMED, UserError
 from proximo.runs.config.toml import from_mapping
 from proximo.runs.replay.undo import Snapshot
+from proximo.runs.storage import checkpoint
 from proximo.runs.storage.checkpoint import load_checkpoint, save_checkpoint
 
 Config = TypeVar("Config")
@@ -153,4 +154,4 @@ def _entry(tensors: Mapping[str, Tensor], row: Mapping[str, Any]) -> Entry:
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin with `prefix`, without it."""
     # Copied: a file's tensors lie anywhere, and how a product is summed may depend on that.
-    return {name.removeprefix(prefix): torch.clone(x) for name, x in tensors.items() if name.startswith(prefix)}
+    return {name: torch.clone(x) for name, x in checkpoint.under(prefix, tensors).items()}

@@ -145,6 +145,11 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
         raise _broken(folder, f"cannot be read ({error})") from error
 
 
+def under(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+
+
 def latest_checkpoint(
     directory: Path, *, warn: Callable[[str], None] = warnings.warn, set_aside: bool = False
 ) -> Path | None:
