@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from proximo.control.closed_form.derivation import is_derivable
 from proximo.control.closed_form.heads import CategoricalHead, GaussianHead, Head
-from proximo.control.closed_form.networks import BY_TORCH, SLOPES, TwinMLP, aligned_copy
+from proximo.control.closed_form.networks import ACTIVATE, BY_TORCH, TwinMLP, aligned_copy
 from proximo.control.closed_form.parts import Parts, Worker
 from proximo.control.models.networks import ActorCritic
 from proximo.control.models.normalizers import ObservationNormalizer
@@ -46,7 +46,7 @@ def supports(policy: ControlPolicy) -> bool:
         and not (policy.critic_observations and policy.critic_observations.images)
         and settings.memory == "none"
         and not settings.shared
-        and settings.activation in SLOPES
+        and settings.activation in ACTIVATE
         and next(policy.parameters()).device.type == "cpu"
         and is_derivable(policy)
     )
