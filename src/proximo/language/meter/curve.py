@@ -52,8 +52,8 @@ class Fit:
 def fit(scores: Tensor, divergences: Tensor, *, seed: int = 0) -> Fit | None:
     """The curve by least squares, and the peak with an interval by a bootstrap over the prompts.
 
-    Prompts are drawn with their whole history, since their noise is the same at every measurement (Efron & Tibshirani
-    1993, section 13.3): that of the scores and that of the KL both count.
+    Prompts are drawn with their whole history, since some are easier than others at every measurement (Efron &
+    Tibshirani 1993, section 13.3): the noise of the scores and that of the KL both count.
 
     Args:
         scores: `[M, P]`, of M measurements on P prompts, the first one of the reference itself.
@@ -117,10 +117,9 @@ def _peaks(ways: Tensor, means: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     count = ways.shape[1]
     curves = _least_squares(ways, means, _shares(ways))
-    half = min(2, count // 8)
-    smooth, at = _smoothed(means, half), _smoothed(ways, half)
+    smooth, at = _of_neighbours(means), _of_neighbours(ways)
     best = smooth.argmax(1, keepdim=True)
-    measured, behind = at.gather(1, best).squeeze(1), best.squeeze(1) < count - 1 - half
+    measured, behind = at.gather(1, best).squeeze(1), best.squeeze(1) < count - 1 - (best.squeeze(1) // 3).clamp(1, 2)
     foretold = torch.maximum(_peaks_of(curves), measured)
     return curves, torch.where(behind, measured, foretold), behind
 
@@ -129,6 +128,19 @@ def _smoothed(values: Tensor, half: int) -> Tensor:
     """Means of each value and `half` neighbours on each side, as far as there are any; `[B, M]`."""
     windows = torch.nn.functional.pad(values, (half, half), value=torch.nan).unfold(1, 2 * half + 1, 1)
     return windows.nanmean(2)
+
+
+def _of_neighbours(values: Tensor) -> Tensor:
+    """Means of each value and its neighbours `[B, M]`: of the i-th, i / 3 on each side (one at least), where they are.
+
+    The further a run has come, the less of its way a single measurement stands for.
+    """
+    count = values.shape[1]
+    index = torch.arange(count)
+    half = (index // 3).clamp_min(1)
+    first, last = (index - half).clamp_min(0), (index + half + 1).clamp_max(count)
+    sums = torch.nn.functional.pad(values.cumsum(1), (1, 0))
+    return (sums[:, last] - sums[:, first]) / (last - first)
 
 
 def _shares(ways: Tensor) -> Tensor:

@@ -41,10 +41,16 @@ FALLEN = 3.0
 usual two."""
 AGAIN = 2
 """Measurements in a row that must say so."""
+TOGETHER = 3
+"""Measurements whose mean says how good a policy is, the last one and those before it. One alone, of 64 answers, is
+best by chance too often."""
 
 
 class Meter(Callback):
-    """Scores the policy's answers to the same prompts, drawn with the same random numbers, every few iterations.
+    """Scores the policy's answers to the same prompts every few iterations.
+
+    They are drawn anew each time: what 64 draws have of chance would stay the same and look like a peak, while over
+    many measurements it averages out. Which draws they are follows from the run's seed.
 
     Args:
         training: what is judged. Its own random numbers, prompts and weights stay as they are.
@@ -119,20 +125,20 @@ class Meter(Callback):
         """One measurement of the policy as it is; kept apart where it is the best so far."""
         training = self._training
         with training.policy.computing():
-            noise = torch.Generator().manual_seed(training.config.seed)
+            noise = torch.Generator().manual_seed(training.config.seed * 1_000_003 + len(self.responses))
             samples = training.sample([prompt.tokens for prompt in self._prompts], noise)
         batch = to_batch(self._prompts, samples)
         scores = self._judge(to_texts(self._prompts, samples, training.tokenizer))
         if bool(scores.isnan().any()):
             raise UserError(f"the judge {training.config.judge} gave None for a response: it must score each of them")
         k1 = torch.where(batch.weight > 0, kl_k1(batch.log_prob, training.policy.reference_log_probs(batch)), 0.0)
-        mean = float(scores.double().mean())
-        if mean > max(self.means, default=-math.inf):
-            weights = {f"trained/{name}": x for name, x in training.roles.trained_state().items()}
-            save_checkpoint(self._folder.checkpoints, BEST, weights, {"responses": training.done, "judge": mean})
         self.responses.append(training.done)
         self._scores.append(scores.tolist())
         self._divergences.append(steadied(k1.sum(1), torch.expm1(-k1).sum(1)).tolist())
+        if self.last_is_best:
+            weights = {f"trained/{name}": x for name, x in training.roles.trained_state().items()}
+            about = {"responses": training.done, "judge": self.means[-1]}
+            save_checkpoint(self._folder.checkpoints, BEST, weights, about)
 
     @property
     def means(self) -> list[float]:
@@ -146,9 +152,11 @@ class Meter(Callback):
 
     @property
     def best(self) -> int:
-        """Index of the measurement with the highest mean score; the first of equals."""
+        """Index of the measurement that was best together with the two before it; the first of equals."""
         means = self.means
-        return means.index(max(means))
+        together = [means[max(0, i + 1 - TOGETHER) : i + 1] for i in range(len(means))]
+        steady = [sum(each) / len(each) for each in together]
+        return steady.index(max(steady))
 
     @property
     def passed(self) -> bool:
