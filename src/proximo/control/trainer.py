@@ -3,7 +3,7 @@
 import os
 import statistics
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import fields, replace
 from os import PathLike, fspath
@@ -147,12 +147,7 @@ class Trainer(IteratedTrainer[Run]):
         self._training.note_wrappers()
         return LoadedPolicy(self._training.policy)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Start, or resume from the last checkpoint; each iteration's metrics by name.
-
-        Raises:
-            UserError: something the user can mend.
-        """
+    def _rows(self) -> Generator[dict[str, Any], None, None]:
         started = time.monotonic()
         self.run = None
         self._mesh = mesh = current_mesh()

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import own_modules
@@ -48,6 +50,24 @@ def test_a_loop_that_is_left_is_saved_and_iterating_again_resumes_it_exactly(tmp
     steps = [row["step"] for row in left]
     assert len(steps) == 3, "only what was left to do"
     same_runs(whole, left.run)
+
+
+SCRIPT = """
+import json, sys, proximo
+rows = iter(proximo.Trainer("CartPole-v1", run=sys.argv[1], **json.loads(sys.argv[2])))
+print([next(rows)["step"] for _ in range(3)])
+"""
+
+
+def test_a_script_that_ends_with_its_iteration_open_leaves_a_checkpoint(tmp_path):
+    """In a real interpreter that ends: when it frees `rows` there are no modules any more."""
+    whole = proximo.train("CartPole-v1", run=tmp_path / "train", **SMALL)
+    left = tmp_path / "left"
+    command = [sys.executable, "-c", SCRIPT, str(left), json.dumps(SMALL)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[64, 128, 192]\n", "")
+    assert latest_checkpoint(left / "checkpoints").name.endswith("192")
+    same_runs(whole, trainer(left).to_the_end())
 
 
 def test_a_fresh_run_that_is_left_and_taken_up_again_goes_on(tmp_path):

@@ -96,7 +96,7 @@ def test_a_trial_below_the_median_is_ended_early(tmp_path, monkeypatch):
         for look in range(1, 21):
             yield {"step": 512 * look // 20, "return": float(number) if number < 5 else -1.0}
 
-    monkeypatch.setattr(proximo.Trainer, "__iter__", rows)
+    monkeypatch.setattr(proximo.Trainer, "_rows", rows)
     proximo.tune("CartPole-v1", trials=7, space="credit", run=tmp_path / "x", progress=False, **SMALL)
     states = [trial.state.name for trial in study(tmp_path / "x").trials]
     assert states == ["COMPLETE"] * 5 + ["PRUNED"] * 2

@@ -1,7 +1,7 @@
 """PPO as an iterator of its metrics: for loops of one's own, and for `proximo.language.train`."""
 
 import tomllib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from os import PathLike
@@ -201,12 +201,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
             raise UserError("there is no policy before the first iteration: iterate first")
         return Responder(self._training)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Start, or resume from the last checkpoint; each iteration's metrics by name.
-
-        Raises:
-            UserError: something the user can mend.
-        """
+    def _rows(self) -> Generator[dict[str, Any], None, None]:
         self.run = None
         self._mesh = mesh = current_mesh()
         messages: list[str] = []

@@ -1,8 +1,11 @@
 """What the trainers of both worlds share: a training that is iterated, asked, stopped and saved."""
 
+import atexit
 import sys
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +17,16 @@ STOPPED = "trainer.stop()"
 
 Result = TypeVar("Result")
 
+_left_open = weakref.WeakSet[Generator[dict[str, Any], None, None]]()
+
+
+@atexit.register
+def _save_what_is_left_open() -> None:
+    """Close iterations that a script has left with `next`: later there are no modules any more to save with."""
+    for rows in list(_left_open):
+        with suppress(ValueError):  # it runs, in a thread that goes on
+            rows.close()
+
 
 class IteratedTrainer(ABC, Generic[Result]):
     """A training as an iterator of its metrics."""
@@ -24,9 +37,21 @@ class IteratedTrainer(ABC, Generic[Result]):
     _session: Session | None = None
     """While it is iterated."""
 
-    @abstractmethod
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Start, or resume from the last checkpoint; each iteration's metrics by name."""
+        """Start, or resume from the last checkpoint; each iteration's metrics by name.
+
+        A loop that is left, by `break`, by an error or at the end of the script, leaves a checkpoint.
+
+        Raises:
+            UserError: something the user can mend.
+        """
+        rows = self._rows()
+        _left_open.add(rows)
+        return rows
+
+    @abstractmethod
+    def _rows(self) -> Generator[dict[str, Any], None, None]:
+        """See `__iter__`."""
 
     @property
     def step(self) -> int:
