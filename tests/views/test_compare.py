@@ -1,6 +1,7 @@
 """`proximo compare` on runs whose answer is planted."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +127,7 @@ def test_what_says_nothing_is_refused_with_the_reason(tmp_path):
     elsewhere = side(tmp_path / "c", [1, 2, 3], environment="Pendulum-v1")
     later = [planted(tmp_path / f"later{i}", i, [1, 2], steps=[10**6, 2 * 10**6], rate=0.1) for i in range(3)]
     for left, right, said in (
-        (a, [*b, a[0]], "given twice"),
+        (a, [*b, a[0]], f"{re.escape(str(a[0]))} was given twice"),
         ([*a, again], b, "seed 1 stands 2 times in A"),
         (a, elsewhere, "CartPole-v1 and Pendulum-v1 can not be compared"),
         (a, later, "no steps in common"),

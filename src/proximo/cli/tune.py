@@ -39,7 +39,7 @@ class Tune:
 
     def __call__(self) -> int:
         """Search, and print what was found."""
-        from proximo.control.tuning import tune
+        from proximo.control.tuning import FEWEST, tune
         from proximo.runs.console.tables import print_results
 
         found = tune(
@@ -59,6 +59,9 @@ class Tune:
         title = f"{self.environment}: the best of {found.trials} trials, {found.pruned} of them ended early"
         shown = {name: f"{value:.4g}{_bar(found.importance.get(name))}" for name, value in found.best.items()}
         print_results({"last-100 training return": f"{found.best_return:,.1f}", **shown}, title)
+        if not found.importance:
+            whole = found.trials - found.pruned
+            print(f"what mattered is told from {FEWEST} trials on that came to an end; there are {whole} at most")
         print(f"next: proximo train {self.environment} --preset {found.path / 'best.toml'} --seeds 10..12")
         return 0
 

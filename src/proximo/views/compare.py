@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -126,9 +127,12 @@ def compare(a: Folders, b: Folders, *, metric: str | None = None) -> Comparison:
         UserError: the runs can not be compared, or rliable is not installed.
     """
     counts = [len(side) for side in (_folders(a), _folders(b))]
-    runs = read_runs([*_folders(a), *_folders(b)])
+    folders = [*_folders(a), *_folders(b)]
+    runs = read_runs(folders)
     if len(runs) < sum(counts):
-        raise UserError("a run was given twice: each may stand on one side, once")
+        there = [Path(folder).resolve() for folder in folders]
+        twice = next((folder for folder, place in zip(folders, there, strict=True) if there.count(place) > 1), "a run")
+        raise UserError(f"{twice} was given twice: each run may stand on one side, once")
     sides = runs[: counts[0]], runs[counts[0] :]
     name = _check(sides, metric)
     curves = [[_course(run, name) for run in side] for side in sides]

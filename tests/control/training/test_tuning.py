@@ -11,6 +11,7 @@ import pytest
 import warm
 
 import proximo
+from proximo.cli.main import main as cli
 from proximo.control import tuning
 from proximo.control.presets import configure
 from proximo.control.tuning.spaces import SPACES, with_settings
@@ -50,6 +51,14 @@ def test_the_best_is_a_preset_of_the_numbers_that_were_trained_with(found):
     assert config.gamma == trained["gamma"] == pytest.approx(1 - best.params["1 - gamma"])
     assert (config.lam, config.environments, config.network.hidden) == (trained["lam"], 4, (8,))
     assert f"trial {best.number}, the best of 5" in preset.source
+
+
+def test_a_small_search_says_from_how_many_trials_on_it_tells_what_mattered(tmp_path, capsys):
+    settings = ["--steps", "256", "--trials", "1", "--space", "credit", "--run", str(tmp_path / "search")]
+    assert cli(["tune", "CartPole-v1", *settings]) == 0
+    said = capsys.readouterr().out
+    assert "importance" not in said
+    assert "what mattered is told from 20 trials on that came to an end; there are 1 at most" in said
 
 
 def test_a_task_that_there_is_not_leaves_nothing_behind(tmp_path):
