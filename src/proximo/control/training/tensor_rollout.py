@@ -15,6 +15,7 @@ from proximo.control.environments.episodes import Episode
 from proximo.control.environments.problems import failure
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces.groups import CRITIC
+from proximo.control.spaces.numbers import LARGEST_FLOAT32, is_wide
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.control.training.rollout import Collector, FinalObservation, Rollout
 from proximo.errors import FOREIGN, UserError
@@ -38,6 +39,11 @@ def _is_free(policy: ControlPolicy) -> bool:
 def _is_unit(policy: ControlPolicy) -> bool:
     part = policy.actions.parts[0]
     return part.unit and not part.open_low and not part.whole
+
+
+def _fine(seen: Tensor) -> Tensor:
+    """Where observations are numbers that a policy can read, as `fits_float32`."""
+    return torch.isfinite(seen) if seen.dtype != torch.float64 else seen.abs() <= LARGEST_FLOAT32
 
 
 class TensorCollector(Collector):
@@ -115,8 +121,12 @@ class TensorCollector(Collector):
         return inputs
 
     def _vector(self, spec: ObservationSpec, groups: Mapping[str, Tensor]) -> Tensor:
-        parts = [groups[str(part.path[0]) if part.path else ALONE].flatten(1) for part in spec.parts]
-        return torch.cat(parts, 1).to(self.device, torch.float32, copy=True)
+        parts = (groups[str(part.path[0]) if part.path else ALONE].flatten(1) for part in spec.parts)
+        return torch.cat([x.to(self.device, self._number_type(x)) for x in parts], 1)  # copies, if it is one part too
+
+    def _number_type(self, x: Tensor) -> torch.dtype:
+        """As `ObservationSpec.encode` has it."""
+        return torch.float64 if self.exact and is_wide(x.dtype, torch.float32) else torch.float32
 
     def _read(self, steps: list[TensorStep]) -> dict[str, np.ndarray]:
         """Rewards and ends `[T, N]` on the host, and whether all numbers are finite: the only synchronisation."""
@@ -124,7 +134,7 @@ class TensorCollector(Collector):
             torch.stack([getattr(step, name) for step in steps]) for name in ("reward", "over", "cut")
         )
         seen = [*self._inputs.values(), *(x for name, x in self._tensors.items() if name.startswith("inputs."))]
-        fine = torch.stack([torch.isfinite(x).all() for x in (rewards, *seen)]).all()
+        fine = torch.stack([torch.isfinite(rewards).all(), *(_fine(x).all() for x in seen)]).all()
         logs, self._logs = self._logs, {}
         means = [torch.stack(values).nanmean() for values in logs.values()]
         beyond = self._tensors["action"].abs() > 1.0 if self._bounded else rewards.new_zeros(1)
@@ -144,7 +154,7 @@ class TensorCollector(Collector):
         found = [("reward", int(t), int(n)) for t, n in np.argwhere(~np.isfinite(rewards))[:1]]
         for name, x in self._tensors.items():
             if name.startswith("inputs."):
-                bad = (~torch.isfinite(x).flatten(2).all(2)).nonzero()[:1].tolist()
+                bad = (~_fine(x).flatten(2).all(2)).nonzero()[:1].tolist()
                 found += [(f"observation ({name.removeprefix('inputs.')})", t, n) for t, n in bad]
         what, step, row = min(found, key=lambda each: each[1]) if found else ("last observation", self.length, 0)
         raise UserError(

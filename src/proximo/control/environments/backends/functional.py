@@ -14,6 +14,7 @@ from proximo.control.environments.backends.tensors import owned
 from proximo.control.environments.base import Observation, Step, TensorStep, VectorEnvironment, hidden_end
 from proximo.control.environments.terms import from_infos
 from proximo.control.environments.visible_leaves import ALL_KEYS, ObservationKeys
+from proximo.control.spaces.numbers import is_wide
 from proximo.control.spaces.trees import map_leaves, replace_rows
 from proximo.errors import UserError
 
@@ -166,9 +167,9 @@ class FunctionalEnvironments(VectorEnvironment):
         return self._jax.eval_shape(env.reset, keys), False
 
     def _seen(self, observation: Any) -> Any:
-        """Observations of one's own, in the types that are promised."""
+        """Observations of one's own; what float32 has no room for stays as it is, and the rest is float32."""
         groups = self._kept.take(owned(observation))
-        return map_leaves(lambda x: x.astype(np.float32, copy=False), groups)
+        return map_leaves(lambda x: x if is_wide(x.dtype, np.float32) else x.astype(np.float32, copy=False), groups)
 
 
 def _episode_length(env: Any) -> int | None:
