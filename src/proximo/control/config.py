@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Literal
 
 from proximo.control.ending import Until
@@ -437,6 +437,20 @@ class TrainConfig:
                 f"observations.critic gives the critic layers of its own, which network.{other} leaves no room for: "
                 "leave one of them out"
             )
+
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """A sentence on each setting that was given and decides nothing, since another one is off."""
+        said, plain = [], RndSettings()
+        given = [f.name for f in fields(plain) if getattr(self.rnd, f.name) != getattr(plain, f.name)]
+        if given and not self.rnd.weight:
+            names = " and ".join(f"rnd.{name}" for name in given)
+            said.append(f"{names} can do nothing while rnd.weight is 0: set it, to 0.5 for a start, or leave this out")
+        if self.start_with != TrainConfig.start_with and not self.start_from:
+            said.append(
+                f"start_with = {list(self.start_with)} can do nothing without start_from, the run to start from"
+            )
+        return tuple(said)
 
     @property
     def visible(self) -> tuple[str, ...]:

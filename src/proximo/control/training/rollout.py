@@ -76,6 +76,9 @@ class Rollout:
     """Share of continuous action columns at their bounds."""
     said: Mapping[str, float] = field(default_factory=dict)
     """Means of what the environments said of themselves, by metric."""
+    ends: Sequence[FinalObservation] = ()
+    """The states that episodes reached, terminal ones too, where the next episode starts in the same step and they are
+    known; only where somebody asks for them."""
     executed: Tensor | None = None
     """`[T, N, width]`, what the environments were told where that is not `action`."""
 
@@ -83,6 +86,11 @@ class Rollout:
     def taken(self) -> Tensor:
         """What the environments were told."""
         return self.action if self.executed is None else self.executed
+
+    @property
+    def followed_by_start(self) -> np.ndarray:
+        """`[T, N]`: what is observed after this step is the first of an episode."""
+        return np.concatenate([self.starts[1:], self.last_starts[None]])
 
     @property
     def steps(self) -> int:
@@ -129,6 +137,9 @@ class Collector:
         self._shares_noise = self.policy.noise.kind == "gsde"  # which no closed form knows
         self.finals_wanted = True
         """Whether cut episodes go on from the states that they reached."""
+        self.ends_wanted = False
+        """Whether the states in which episodes ended for good are kept too."""
+        self._ends: list[FinalObservation] = []
         self.listening = True
         """Whether what the environments say of themselves is taken in."""
 
@@ -199,6 +210,7 @@ class Collector:
         """Take `length` steps in every environment."""
         finals: list[FinalObservation] = []
         episodes: list[Episode] = []
+        self._ends = []
         before = None if self._memory is None else self._memory.clone()
         clock = time.perf_counter
         unwritten: list[tuple[int, Step, Tensor | None]] = []
@@ -281,6 +293,15 @@ class Collector:
                 inputs = self._encode(step.final_observation, None, rows)
                 index = torch.from_numpy(rows).to(self.device)
                 finals.append(FinalObservation(t, rows, inputs, None if memory is None else memory[index]))
+            if self.ends_wanted:
+                self._note_ends(t, step)
+
+    def _note_ends(self, t: int, step: Step) -> None:
+        known = step.started & step.valid & (step.terminated | step.truncated)
+        if step.final_known is not None:
+            known = known & step.final_known
+        if len(rows := np.flatnonzero(known)):
+            self._ends.append(FinalObservation(t, rows, self._encode(step.final_observation, None, rows), None))
 
     def _encode(self, observation: Observation, mask: np.ndarray | None, rows: np.ndarray | None) -> dict[str, Tensor]:
         encoded = self.policy.encode(observation, self.exact)
@@ -334,6 +355,7 @@ class Collector:
             episodes=episodes,
             clipped_fraction=self._clipped(action, valid),
             said=self._said.read(valid),
+            ends=self._ends,
             executed=None,
         )
 

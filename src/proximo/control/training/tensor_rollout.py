@@ -71,7 +71,9 @@ class TensorCollector(Collector):
         steps = [self._step(t, source) for t in range(self.length)]
         told = self._read([step for step, _, _ in steps])
         self.seconds["environment"] += time.perf_counter() - start
-        finals = self._finals(told, [(seen, memory) for _, seen, memory in steps])
+        reached = [(seen, memory) for _, seen, memory in steps]
+        finals = self._finals(told, reached)
+        self._ends = self._reached(told, reached) if self.ends_wanted else []
         for name in ("terminated", "truncated", "reward"):
             self._arrays[name][:] = told[name]
         self._arrays["valid"][:] = True
@@ -179,6 +181,18 @@ class TensorCollector(Collector):
             inputs = {name: x[index] for name, x in seen.items()}
             finals.append(FinalObservation(int(t), rows, inputs, None if memory is None else memory[index]))
         return finals
+
+    def _reached(
+        self, told: Mapping[str, np.ndarray], reached: list[tuple[dict[str, Tensor] | None, Tensor | None]]
+    ) -> list[FinalObservation]:
+        """The states in which episodes ended, where they are shown; some may be what made them end: a NaN."""
+        over, ends = told["terminated"] | told["truncated"], []
+        for t in np.flatnonzero(over.any(1)):
+            if (seen := reached[t][0]) is not None:
+                rows = np.flatnonzero(over[t])
+                index = torch.from_numpy(rows).to(self.device)
+                ends.append(FinalObservation(int(t), rows, {name: x[index] for name, x in seen.items()}, None))
+        return ends
 
     def _episodes(self, told: Mapping[str, np.ndarray]) -> list[Episode]:
         """Those that ended, counted as steps of NumPy are."""

@@ -161,6 +161,7 @@ class Training(OnPolicyTraining[Rollout]):
         self._generators = generators | own | ({"rnd": self.rnd.generator} if self.rnd else {})
         self.collector = self._collector(actor, roles)
         self.collector.finals_wanted = config.truncation == "exact"
+        self.collector.ends_wanted = self.rnd is not None
         if config.random_phase:
             environments.stagger(config.random_phase)
             self.collector.random_phase = config.random_phase
@@ -211,7 +212,7 @@ class Training(OnPolicyTraining[Rollout]):
                 self.mirroring.settle()
             self._absorb(rollout, None)
             if self.rnd:
-                self.rnd.see(rollout.inputs, rollout.last_inputs, rollout.valid)
+                self.rnd.see(*_novelty(rollout))
             self.log.record(rollout.taken, self.collector)
 
     def _far(self, rollout: Rollout) -> bool:
@@ -325,7 +326,7 @@ class Training(OnPolicyTraining[Rollout]):
     def estimate(self, rollout: Rollout) -> Batch:
         """Advantages and returns of rewards as they are learnt from."""
         if self.rnd:
-            self.estimator.bonus = self.rnd.advantages(rollout.inputs, rollout.last_inputs, rollout.valid)
+            self.estimator.bonus = self.rnd.advantages(*_novelty(rollout))
         batch = self.estimator.batch(rollout, torch.from_numpy(self._rewards(rollout)))
         if self.mirroring is None:
             return batch
@@ -571,3 +572,9 @@ class Training(OnPolicyTraining[Rollout]):
         drawn = seeds.derive(self.config.seed, seeds.NOISE, index, len(self._generators))
         for generator, seed in zip(self._generators.values(), drawn, strict=True):
             generator.manual_seed(seed)
+
+
+def _novelty(rollout: Rollout) -> tuple[Any, ...]:
+    """What a bonus for what is new asks of a rollout: arguments of `Rnd.advantages`."""
+    ends = [(each.step, each.rows, each.inputs) for each in rollout.ends]
+    return rollout.inputs, rollout.last_inputs, rollout.valid, rollout.followed_by_start, ends

@@ -77,12 +77,16 @@ class FunctionalEnvironments(VectorEnvironment):
         """See `VectorEnvironment.step`."""
         reached, reward, over, cut = self._take(self._jax.numpy.asarray(np.asarray(actions, np.float32)))
         over, cut, reward = owned(over), owned(cut), owned(reward).astype(np.float64)
-        observation = self._seen(self._state.obs)
-        # A state that ended an episode for good is worth nothing, and may be what made it end: a NaN.
-        final = replace_rows(observation, cut, self._seen(reached)) if cut.any() else observation
+        final = observation = self._seen(self._state.obs)
+        known = over
+        if over.any():
+            # A state that ended an episode for good is worth nothing, and may be what made it end: a NaN.
+            after = self._seen(reached)
+            known = cut | (over & _finite(after))
+            final = replace_rows(observation, known, after)
         ends = over & ~cut, cut, np.ones(self.count, bool), over
         said = from_infos({key: owned(x) for key, x in self._state.metrics.items()}, self.count)
-        return Step(observation, final, reward, *ends, reward, reward, over, None, said)
+        return Step(observation, final, reward, *ends, reward, reward, over, None, said, known)
 
     @property
     def hidden_end(self) -> UserError:
@@ -178,6 +182,12 @@ def _episode_length(env: Any) -> int | None:
         if (found := getattr(holder, "episode_length", None)) is not None:
             return int(found)
     return None
+
+
+def _finite(seen: Any) -> np.ndarray:
+    """Rows without a NaN or an infinity."""
+    leaves = list(seen.values()) if isinstance(seen, dict) else [seen]
+    return np.logical_and.reduce([np.isfinite(x).reshape(len(x), -1).all(1) for x in leaves])
 
 
 def _box(shape: Sequence[int]) -> gymnasium.spaces.Box:
