@@ -18,6 +18,7 @@ from proximo.control.models.rnd import Rnd
 from proximo.control.own_parts import with_groups
 from proximo.control.training import training as trainings
 from proximo.control.training.tensor_rollout import TensorCollector
+from proximo.control.verify import verify_control
 from proximo.errors import UserError
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
@@ -328,6 +329,53 @@ def test_the_critic_s_parts_may_be_what_is_new():
         assert training.iterate()["rnd_bonus"] > 0
 
 
+OWN = {"actor": ("state",), "rnd": ("privileged_state", "state")}
+
+
+@pytest.mark.parametrize("kind", ["plain", "gru", "critic"])
+def test_what_nobody_else_sees_may_be_what_is_new_and_moves_no_action_and_no_value(kind, tmp_path):
+    network = {"memory": "gru" if kind == "gru" else "none"}
+    groups = OWN | ({"critic": ("state",)} if kind == "critic" else {})
+    with running(control_tasks.burdened, observations=groups, rnd=ON, network=network) as training:
+        assert list(training.rnd._columns) == ["vector", "rnd.vector"]
+        assert training.policy.observations.vector_size == 1
+        rollout = training.collect()
+        assert not any(name.startswith("rnd.") for x in (rollout.inputs, rollout.last_inputs) for name in x)
+        assert torch.equal(rollout.beside["rnd.vector"][..., 1], rollout.inputs["vector"][..., 0])
+        training.estimate(rollout)
+        assert training.rnd._raw.shape[-1] == 3
+        for _ in range(2):
+            assert training.iterate()["rnd_bonus"] > 0
+        training.ring.write(tmp_path)
+    for found in replayed(tmp_path):
+        assert found.exact, found.verdict
+    config = configured(count=2, environment="a test's", observations=groups, rnd=ON, network=network)
+    assert verify_control(config, 2, control_tasks.burdened).exact
+
+
+def test_a_run_whose_novelty_is_its_own_is_evaluated_and_loaded_with_the_actors_part(tmp_path):
+    call = {"steps": 128, "environments": 2, "rollout_length": 32, "episodes": 2, "update": {"minibatch_size": 64}}
+    run = proximo.train(control_tasks.burdened, progress="quiet", run=tmp_path, observations=OWN, rnd=vars(ON), **call)
+    assert np.isfinite(run.results["final_deterministic"])
+    assert proximo.load(run.path).act({"state": np.float32([0.5])}).shape == (1,)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_what_is_new_to_nobody_else_is_read_on_the_device_as_numpys_path_reads_it(normalised, monkeypatch):
+    plan = {"count": 4, "length": 12, "closed_form": False, "update": {"minibatch_size": 24}, "rnd": ON}
+    plan |= {"observations": {"actor": ("policy",), "rnd": ("critic",)}, "normalizers": {"observations": normalised}}
+    told = []
+    for on_device in (True, False):
+        if not on_device:
+            monkeypatch.setattr(trainings, "stays_on_device", lambda policy: False)
+        with running(RslRl, **plan) as training:
+            assert isinstance(training.collector, TensorCollector) == on_device
+            rows = [training.iterate() for _ in range(2)]
+            told.append([{k: x for k, x in row.items() if not k.startswith("seconds")} for row in rows])
+    assert told[0] == told[1]
+    assert told[0][-1]["rnd_bonus"] > 0
+
+
 def test_the_set_of_rsl_rl_for_rnd_is_understood():
     groups = {"policy": ["state"], "rnd_state": ["state", "command"]}
     assert with_groups({"obs_groups": groups}) == {"observations": {"actor": ("state",), "rnd": ("state", "command")}}
@@ -336,9 +384,9 @@ def test_the_set_of_rsl_rl_for_rnd_is_understood():
 def test_what_can_not_be_is_refused_in_one_sentence():
     with pytest.raises(UserError, match="is an image"), running(control_tasks.catch, rnd=ON):
         pass
-    groups = {"actor": ("state",), "rnd": ("privileged_state",)}
+    groups = {"actor": ("state",), "rnd": ("privileged",)}
     with (
-        pytest.raises(UserError, match=r"observations\.rnd names 'privileged_state'"),
+        pytest.raises(UserError, match=r"observations names 'privileged'.*did you mean privileged_state"),
         running(control_tasks.burdened, observations=groups, rnd=ON),
     ):
         pass

@@ -13,7 +13,7 @@ from proximo.control import seeds
 from proximo.control.config import RndSettings, TrainConfig
 from proximo.control.models.networks import linear, mlp
 from proximo.control.models.normalizers import ObservationNormalizer, RewardScaler
-from proximo.control.spaces.groups import CRITIC, Roles, matching
+from proximo.control.spaces.groups import CRITIC, RND, Roles, matching
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.core.advantages import gae
 from proximo.core.updates.optimizer import FlatAdam
@@ -86,7 +86,7 @@ class Rnd(nn.Module):
             ranks: that train together.
 
         Raises:
-            UserError: it is to see an image, or what nobody sees; or it is asked of a student, or of several ranks.
+            UserError: it is to see an image, or what is not there; or it is asked of a student, or of several ranks.
         """
         if not config.rnd.weight:
             if config.observations.rnd:
@@ -228,13 +228,14 @@ def _network(size: int, depth: int, outputs: int) -> nn.Sequential:
 
 
 def _columns(config: TrainConfig, roles: Roles) -> dict[str, Tensor]:
-    """Places in the vectors of actor and critic, by input, of the parts that it sees.
+    """Places in the vectors of actor and critic, and in its own, by input, of the parts that it sees.
 
     Raises:
-        UserError: one is an image, or nobody sees it; or there is no vector.
+        UserError: one is an image, or not there; or there is no vector.
     """
     wanted, found, images = config.observations.rnd, dict[str, Tensor](), list[str]()
     specs = {"vector": roles.actor} | ({f"{CRITIC}vector": roles.critic} if roles.critic else {})
+    specs |= {f"{RND}vector": roles.rnd} if roles.rnd else {}
     named = set[str]()
     if wanted:
         every = [part.key for spec in specs.values() for part in spec.parts if part.kind != "mask"]
