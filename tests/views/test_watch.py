@@ -23,11 +23,13 @@ from records import row
 import proximo
 from proximo.errors import UserError
 from proximo.language.ppo.tokens.record import read_record
+from proximo.runs.health import TruthMeter
 from proximo.views.record import files
 from proximo.views.report import credit
 from proximo.views.report.data import page_data
 from proximo.views.seen import read_runs
 from proximo.views.watch import follow
+from proximo.views.watch.details import AWAY
 from proximo.views.watch.follow import Follower, Tail
 from proximo.views.watch.server import Server, open_server
 
@@ -148,6 +150,14 @@ def test_a_film_can_be_played_and_gone_back_in_and_goes_on_while_the_run_does(tm
         assert page.run(f"{video} === first && !first.paused")
         film(run / "videos" / "step-000000200.mp4")
         page.wait("document.querySelectorAll('video').length === 2")
+        write(tmp_path / "another", [row(0)])  # which changes what the page is made of
+        page.wait("document.querySelectorAll('#overview tbody tr').length === 2")
+        page.run("new Promise((next) => setTimeout(next, 50))")  # in which a browser would have paused it
+        assert page.run(f"{video} === first && !first.paused")
+        assert page.run("[...document.querySelectorAll('video')].map(x => x.ariaLabel)") == [
+            "after 100 steps",
+            "after 200 steps",
+        ]
         assert page.errors == []
 
 
@@ -222,8 +232,9 @@ def test_of_films_only_those_of_the_runs_are_served_and_any_part_of_them(tmp_pat
     (moved / "videos").symlink_to(outside)
     with served(tmp_path / "in") as port:
         shown = json.loads(asked(port, "/data")[1])["runs"]
-        assert [(x["name"], [film["name"] for film in x["videos"]]) for x in shown] == [("run", ["step-1"])]
-        address = shown[0]["videos"][0]["source"]
+        films = {x["name"]: [film["name"] for film in x["videos"]] for x in shown}
+        assert films == {"run": ["step-1"], "moved": []}
+        address = next(run["videos"][0]["source"] for run in shown if run["videos"])
         assert answered(port, address) == (200, content)
         for part, expected in (("0-", content), ("5-9", content[5:10]), ("1000-9999", content[1000:])):
             assert answered(port, address, Range=f"bytes={part}") == (206, expected)
@@ -273,7 +284,53 @@ def test_a_link_that_points_to_itself_hides_its_run_alone(tmp_path):
     (write(tmp_path / "odd", [row(0)]) / "samples.jsonl").symlink_to("samples.jsonl")
     follower = Follower(tmp_path)
     assert follower.look() == 1
-    assert [run["name"] for run in follower.data()["overview"]] == ["good"]
+    page = follower.data()
+    assert [run["name"] for run in page["overview"]] == ["good"]
+    assert f"odd is not shown: its samples.jsonl is {AWAY}." in page["notes"]
+
+
+def test_what_is_a_link_to_elsewhere_is_left_out_in_one_sentence_and_the_rest_is_shown(talk, tmp_path):
+    root, outside = tmp_path / "runs", write(tmp_path / "outside", [row(0)])
+    (outside / "videos").mkdir()
+    (outside / "videos" / "far.mp4").write_bytes(b"")
+    films, token, mixed = (write(root / name, [row(0)]) for name in ("films", "token", "mixed"))
+    (films / "videos").symlink_to(outside / "videos")
+    (mixed / "videos").mkdir()
+    (mixed / "videos" / "near.mp4").write_bytes(b"")
+    (mixed / "videos" / "far.mp4").symlink_to(outside / "videos" / "far.mp4")
+    shutil.copy(Path(talk) / "config.toml", token)
+    (token / "tokens").symlink_to(Path(talk) / "tokens")
+    (root / "linked").symlink_to(outside)
+    (root / "data").symlink_to(tmp_path)  # of no run, which says nothing
+    follower = Follower(root)
+    page = follower.data()
+    assert {run["name"]: [film["name"] for film in run["videos"]] for run in page["runs"]} == {
+        "films": [],
+        "mixed": ["near"],
+        "token": [],
+    }
+    said = [note for note in page["notes"] if AWAY in note]
+    assert said == [
+        f"The videos of films are not shown, or not all of them: there is {AWAY}.",
+        f"The videos of mixed are not shown, or not all of them: there is {AWAY}.",
+        f"The tokens of token are not shown, or not all of them: there is {AWAY}.",
+        f"linked is not shown: it is {AWAY}.",
+    ]
+    (films / "videos").unlink()
+    assert [note for note in follower.data()["notes"] if AWAY in note] == said[1:]
+
+
+def test_a_finding_has_its_own_colour_and_not_that_of_the_worst_beside_it(tmp_path, page):
+    rows = [{**row(k), "approx_kl": 5.0, "clipped_actions": 0.9} for k in range(3)]
+    judge = TruthMeter()
+    write(tmp_path / "run", [each | judge.judge(each).row for each in rows])
+    with served(tmp_path) as port:
+        page.open(f"http://127.0.0.1:{port}/")
+        page.wait("document.querySelectorAll('.finding').length")
+        found = "[...document.querySelectorAll('.finding')].map(x => [x.className, x.innerText.slice(0, 40)])"
+        severities = {text.split()[1]: kind.split()[1] for kind, text in page.run(found)}
+    assert severities == {f.code.number: f.severity for f in TruthMeter().judge(rows[0]).findings}
+    assert set(severities.values()) == {"amber", "red"}
 
 
 def test_seeds_that_come_go_and_are_changed_are_shown_as_they_are(tmp_path, page):

@@ -116,8 +116,12 @@ def distill(arguments: list[str]) -> int:
     foreign = {**CONTROL, **lacking(base.update)}
     usage = " TEACHER [ENVIRONMENT]"
     asked = parse(shape, arguments[len(words) :], "distill", foreign=foreign, description=_TAUGHT, usage=usage)
-    config = _config(asked, base, "distill")
+    from proximo.control.own_parts import require_one_name
     from proximo.control.result import default_run
+
+    given = [word.partition("=")[0] for word in arguments]
+    require_one_name({name: f"--observations.{name}" in given for name in ("student", "actor")})
+    config = _config(asked, base, "distill")
     from proximo.control.run import run_training
 
     call = asked.call.open(Path(config.run or default_run(config)))

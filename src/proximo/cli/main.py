@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 from proximo.errors import UserError, nearest
+from proximo.runs.console.streams import guarded_streams
 
 _HELP = """Proximal Policy Optimization, once and right: train, evaluate, and see why.
 
@@ -73,30 +74,59 @@ VERBS: Mapping[str, tuple[str, str]] = {
 }
 """Module and summary of each verb. The summary is the first line of its own help: a test compares them."""
 
+_STAGES = ("sft", "reward", "judge", "ppo", "all")
 _OF_MANY = ("train", "rlhf")
 """Verbs that a launcher may start as several ranks."""
+_GOING_ON = ("train", "distill", "tune", "lab run", "lab ablate", *(f"rlhf {stage}" for stage in _STAGES))
+"""Commands that train: they go on when nobody reads what they print, since what they are run for is in their folder."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb.
 
+    A reader of standard output that stops reading (`| head`) ends a command that only prints, without a word; one that
+    trains goes on.
+
     Returns:
         The exit code: 0, 1 where the answer is bad (`doctor`, `verify-resume`), 2 when the user has something to mend,
-        or 128 + a signal's number.
+        or 128 + a signal's number (141: nobody reads what is printed).
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["--"]:  # torchrun takes --run for its own --run-path, unless -- stands before the verb
         del given[0]
+    with guarded_streams(goes_on=_goes_on(given)) as out:
+        try:
+            return _run(given)
+        except OSError as error:
+            if error is not out.lost:
+                raise
+            if out.left:
+                return 128 + 13  # SIGPIPE
+            print(f"proximo: standard output can not be written: {error.strerror}; mend that first", file=sys.stderr)
+            return 2
+
+
+def _goes_on(given: Sequence[str]) -> bool:
+    asks = {"-h", "--help"} & set(given)
+    return not asks and (" ".join(given[:1]) in _GOING_ON or " ".join(given[:2]) in _GOING_ON)
+
+
+def _run(given: list[str]) -> int:
+    """Run a verb; the exit code.
+
+    Raises:
+        OSError: standard output can not be written any more.
+    """
     if not given or given[0] in ("-h", "--help", "help"):
         print(_HELP, end="")
         for name, (_, summary) in VERBS.items():
             print(f"  {name:<15}{summary}")
-        print("\n`proximo VERB --help` tells more.")
+        print("\n`proximo VERB --help` tells more.", flush=True)
         return 0 if given else 2
     if given[0] in ("-V", "--version"):
         from proximo import __version__
 
-        print(f"proximo {__version__}")
+        print(f"proximo {__version__}", flush=True)
         return 0
     from proximo.scale.launch import ended, within
 
@@ -122,12 +152,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except SystemExit as ending:  # the help's, with 0; else of code that is not ours, as a simulator's
         if not ending.code:
+            sys.stdout.flush()
             raise
         why = f"code that `proximo {given[0]}` called has ended the program (SystemExit: {ending.code})"
         return ended(2, f"{why}: look for what it printed, and mend or leave out that code")
-    except BrokenPipeError:  # as in `proximo environments | head`; what is left to print must not fail at the exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13  # SIGPIPE
     except KeyboardInterrupt as error:
         print("; ".join(["proximo: interrupted", *getattr(error, "__notes__", ())]), file=sys.stderr)
         return 130

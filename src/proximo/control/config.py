@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Literal
 
 from proximo.control.ending import Until
@@ -132,24 +132,21 @@ class ObservationSettings:
     """Parts that the critic sees, as `state privileged_state`; it then has layers and a normaliser of its own, and no
     memory. If not given, it sees what the actor sees."""
     rnd: tuple[str, ...] = ()
-    """Parts, of those that actor or critic see, whose novelty `rnd` pays for, as rsl_rl's rnd_state; no images. If not
-    given, those of the actor."""
+    """Parts whose novelty `rnd` pays for, as rsl_rl's rnd_state, whoever else sees them; no images. If not given, those
+    of the actor."""
     student: tuple[str, ...] = ()
     """Parts that the student of a distillation sees: another name of `actor` there, and none in config.toml."""
     teacher: tuple[str, ...] = ()
     """Parts that its teacher sees, in the order of the teacher's own. If not given, those of the student."""
 
     def __post_init__(self) -> None:
-        """Refuse a critic's or teacher's view without an actor's.
+        """Refuse another's view without an actor's.
 
         Raises:
             ValueError: the actor's is missing.
         """
-        if self.student:
-            object.__setattr__(self, "actor", self.student)
-            object.__setattr__(self, "student", ())
         for role in ("critic", "teacher", "rnd"):
-            if (names := getattr(self, role)) and not self.actor:
+            if (names := getattr(self, role)) and not self.actor and not self.student:
                 raise ValueError(f"observations.{role} = {list(names)} needs observations.actor, what the actor sees")
 
 
@@ -424,6 +421,15 @@ class TrainConfig:
         Raises:
             ValueError: they do not.
         """
+        seen = self.observations
+        for role in ("student", "teacher"):
+            if (names := getattr(seen, role)) and not self.teacher:
+                raise ValueError(
+                    f"observations.{role} = {list(names)} is of `proximo distill`, and nobody is taught here: "
+                    "name what the policy sees with observations.actor"
+                )
+        if seen.student:
+            object.__setattr__(self, "observations", replace(seen, actor=seen.student, student=()))
         if self.history and (self.frame_stack > 1 or min(self.history.values()) < 1):
             raise ValueError(
                 f"history = {dict(self.history)} counts observations of parts, 1 at least, and frame_stack = "
@@ -439,14 +445,28 @@ class TrainConfig:
             )
 
     @property
+    def idle(self) -> tuple[str, ...]:
+        """A sentence on each setting that was given and decides nothing, since another one is off."""
+        said, plain = [], RndSettings()
+        given = [f.name for f in fields(plain) if getattr(self.rnd, f.name) != getattr(plain, f.name)]
+        if given and not self.rnd.weight:
+            names = " and ".join(f"rnd.{name}" for name in given)
+            said.append(f"{names} can do nothing while rnd.weight is 0: set it, to 0.5 for a start, or leave this out")
+        if self.start_with != TrainConfig.start_with and not self.start_from:
+            said.append(
+                f"start_with = {list(self.start_with)} can do nothing without start_from, the run to start from"
+            )
+        return tuple(said)
+
+    @property
     def visible(self) -> tuple[str, ...]:
         """Names of all parts of an observation that somebody sees; () for all but text."""
         return tuple(dict.fromkeys((*self.observations.actor, *self.observations.critic))) or self.observation_keys
 
     @property
     def visible_in_training(self) -> tuple[str, ...]:
-        """The same, and what a teacher sees."""
-        return tuple(dict.fromkeys((*self.visible, *self.observations.teacher)))
+        """The same, and what a teacher sees, or who pays for what is new."""
+        return tuple(dict.fromkeys((*self.visible, *self.observations.teacher, *self.observations.rnd)))
 
     @property
     def rollout_size(self) -> int:

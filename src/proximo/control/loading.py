@@ -1,6 +1,5 @@
 """A trained policy as numpy in, numpy out."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -20,6 +19,7 @@ from proximo.control.spaces.numbers import fits_float32
 from proximo.control.spaces.observations import Part
 from proximo.core.distributions import Distribution
 from proximo.errors import MALFORMED, UserError
+from proximo.runs.console.streams import say
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, under
 from proximo.runs.storage.folder import RunFolder
 
@@ -291,7 +291,7 @@ def _map(function: Any, tree: Any) -> Any:
 
 def tell(text: str) -> None:
     """A sentence for the user, which is no result."""
-    print(f"proximo: {text}", file=sys.stderr)
+    say(f"proximo: {text}")
 
 
 def load_policy(folder: Path, checkpoint: str = "final", warn: Callable[[str], None] = tell) -> ControlPolicy:

@@ -52,10 +52,17 @@ def with_own_parts(
 
 _ROLES = {"actor": "actor", "policy": "actor", "critic": "critic", "rnd_state": "rnd"}
 """Sets of observation groups in rsl_rl's configuration (`policy` until its version 4), and ours."""
+_KNOWN = "actor (or policy), critic and rnd_state"
+_TAUGHT = {"student": "student", "policy": "student", "actor": "student", "critic": "critic", "teacher": "teacher"}
+"""The same of a distillation's."""
 
 
-def with_groups(settings: Mapping[str, Any]) -> dict[str, Any]:
+def with_groups(settings: Mapping[str, Any], *, taught: bool = False) -> dict[str, Any]:
     """Settings with rsl_rl's `obs_groups` as `observations`: `{"actor": ["policy"], "critic": ["policy", "state"]}`.
+
+    Args:
+        settings: given from Python.
+        taught: of a distillation.
 
     Raises:
         UserError: it names another set, or is given beside `observations`.
@@ -66,11 +73,27 @@ def with_groups(settings: Mapping[str, Any]) -> dict[str, Any]:
         return settings
     if not isinstance(groups, Mapping) or "observations" in settings:
         raise UserError("obs_groups is rsl_rl's dict of names by role and takes the place of observations: give one")
-    if other := sorted(groups.keys() - _ROLES.keys()):
-        raise UserError(
-            f"obs_groups names the sets {', '.join(other)}, and here are actor (or policy), critic and rnd_state"
-        )
-    return settings | {"observations": {_ROLES[name]: tuple(keys) for name, keys in groups.items()}}
+    roles, known = (_TAUGHT, "student (or policy), teacher and critic") if taught else (_ROLES, _KNOWN)
+    if other := sorted(groups.keys() - roles.keys()):
+        raise UserError(f"obs_groups names the sets {', '.join(other)}, and here are {known}")
+    names = [roles[name] for name in groups]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        same = " and ".join(name for name in groups if roles[name] == twice)
+        raise UserError(f"obs_groups names the sets {same}, which are one here: give one of them")
+    return settings | {"observations": {roles[name]: tuple(keys) for name, keys in groups.items()}}
+
+
+def require_one_name(given: Any) -> None:
+    """Refuse a student whose parts are named twice.
+
+    Args:
+        given: for `observations` of a distillation.
+
+    Raises:
+        UserError: `student` and `actor` are both given, which are one.
+    """
+    if isinstance(given, Mapping) and given.get("student") and given.get("actor"):
+        raise UserError("observations.student and observations.actor are one in a distillation: give one of them")
 
 
 def _network(given: Any) -> Any:

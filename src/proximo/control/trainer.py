@@ -261,6 +261,8 @@ class Trainer(IteratedTrainer[Run]):
             progress.message(f"CUDA graphs: {f'off, {training.graphs.off}' if training.graphs.off else 'on'}")
         if not resumed and (rounded := _rounded(training)):
             progress.warning(rounded)
+        for text in self.config.idle:
+            progress.warning(text)
         for note in training.environments.notes:
             progress.message(note)
         if copies(self._source) == 1:

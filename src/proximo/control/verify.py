@@ -103,7 +103,7 @@ def _rollout(config: TrainConfig, environments: VectorEnvironment) -> dict[str, 
     training = training_of(config, environments)
     training.restart()
     rollout = training.collector.collect()
-    seen = {f"observation ({name})": x.cpu().numpy() for name, x in rollout.inputs.items()}
+    seen = {f"observation ({name})": x.cpu().numpy() for name, x in {**rollout.inputs, **rollout.beside}.items()}
     seen |= {"reward": rollout.reward, "terminated": rollout.terminated, "truncated": rollout.truncated}
     return {name: np.array(x) for name, x in seen.items()}
 

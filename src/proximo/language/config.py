@@ -31,8 +31,8 @@ class StageConfig:
     steps: int | None = None
     """Gradient steps at most, the learning rate falls over them; None is all of `epochs`."""
     minutes: float | None = None
-    """Training time at most, beside `steps`; what it cuts is said, and the learning rate then falls with the time. None
-    is no limit."""
+    """Training time at most, beside `steps`, without the looks at held-out rows; what it cuts is said, and the learning
+    rate then falls with the time. None is no limit."""
     batch: int = 32
     """Rows per step."""
     learning_rate: float = 5e-5

@@ -140,7 +140,8 @@ class PPOConfig:
     batch: int = 64
     """Responses per iteration."""
     minutes: float | None = None
-    """The run ends after the iteration that passes this time; None is no limit."""
+    """Minutes of training: the run ends after the iteration that passes them. What the judge takes is not counted, so
+    that a run with a judge learns as much as one without; None is no limit."""
     prompt_limit: int = 512
     """Longest prompt in tokens; longer ones are dropped, counted and said."""
     response_limit: int = 64

@@ -11,7 +11,10 @@ OTHERS: dict[str, MetricText] = {
     "step": MetricText("step", "steps or responses", "Environment steps, responses or gradient steps done so far."),
     "time": MetricText("time", "s", "Wall time of the run so far, all of its sessions together."),
     "findings": MetricText(
-        "findings", "codes", "Codes of what the truth meter found in an iteration, the worst first."
+        "findings",
+        "codes",
+        "Codes of what the truth meter found in an iteration, the worst first; one that is milder than the "
+        "iteration's health has its own colour behind it.",
     ),
     "not_finite": MetricText(
         "not finite", "names", "Metrics of the row that were NaN or infinite, and are null in it."

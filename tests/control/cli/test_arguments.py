@@ -1,7 +1,6 @@
 """The command line: what a user gets wrong is one sentence and leaves nothing behind."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -175,16 +174,6 @@ def test_steps_far_too_large_are_told_in_one_sentence_alone(prompt):
         warnings.simplefilter("error")
         answer = prompt("train", "CartPole-v1", "--run", "r", "--quiet", *SMALL, "--learning-rate", "1e30")
     refused(answer, "not-finite")
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="pipes end otherwise")
-def test_a_reader_that_has_seen_enough_ends_the_listing_quietly():
-    command = [sys.executable, "-m", "proximo.cli.main", "presets", "--json"]
-    reader, writer = os.pipe()
-    os.close(reader)
-    told = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=300)
-    os.close(writer)
-    assert (told.returncode, told.stderr) == (141, "")
 
 
 def test_an_environment_that_returns_nan_is_named_with_its_step(prompt):

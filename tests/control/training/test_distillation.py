@@ -239,6 +239,9 @@ def test_continuous_actions_are_learnt_with_their_deviations(tmp_path):
     [
         ({"observations": {"student": ["positions"]}}, "did you mean position"),
         ({"observations": {"student": ["position"], "teacher": ["velocity"]}}, "reads 4 numbers, and velocity of"),
+        ({"observations": {"student": ["position"], "actor": ["velocity"]}}, "are one in a distillation"),
+        ({"obs_groups": {"student": ["position"], "policy": ["velocity"]}}, "sets student and policy, which are one"),
+        ({"obs_groups": {"rnd_state": ["position"]}}, "the sets rnd_state, and here are student"),
         ({"update": {"beta": 2.0}}, r"beta = 2.0 must lie in \[0, 1\]"),
         ({"update": {"clip": 0.2}}, "has no clip"),
         ({"environment": "Pendulum-v1"}, "Pendulum-v1"),
@@ -249,6 +252,29 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left(memory_teacher, settin
     with pytest.raises(UserError, match=why):
         proximo.distill(memory_teacher, run=tmp_path / "run", **call)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_sets_of_rsl_rl_for_a_distillation_are_understood(teacher, tmp_path):
+    call = {**SIZES, "steps": 64, "episodes": 1, "progress": "quiet"}
+    groups = {"policy": ["position"], "teacher": ["position", "velocity"]}
+    student = proximo.distill(teacher, run=tmp_path / "a", obs_groups=groups, **call)
+    seen = student.config.observations
+    assert (seen.actor, seen.teacher, seen.student) == (("position",), ("position", "velocity"), ())
+    same = proximo.distill(teacher, run=tmp_path / "b", **call, **BLIND)
+    assert rows_of(student) == rows_of(same)
+
+
+def rows_of(run):
+    """What is the same in two runs of the same settings."""
+    clocks = ("time", "seconds", "memory")
+    return [{k: x for k, x in row.items() if not k.startswith(clocks)} for row in proximo.metrics(run)]
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_views_of_a_distillation_are_refused_where_nobody_is_taught(role, tmp_path):
+    seen = {"actor": ["position"], role: ["velocity"]}
+    with pytest.raises(UserError, match=rf"observations.{role} = \['velocity'\] is of `proximo distill`"):
+        proximo.train(CART, observations=seen, steps=64, progress="quiet", run=tmp_path)
 
 
 def test_teacher_and_algorithm_belong_together(tmp_path):
@@ -266,6 +292,7 @@ def test_the_command_line_distils_and_says_what_it_needs(prompt, memory_teacher,
         (("distill",), "which teacher"),
         (("distill", "nothing"), "holds no run"),
         (("distill", memory_teacher.path, "a", "b"), "one word too many"),
+        ((*given[:2], "--observations.student", "position", "--observations.actor=velocity"), "are one in a"),
     ):
         code, _, error = prompt(*words)
         assert code == 2

@@ -101,6 +101,24 @@ def test_parts_are_joined_in_the_order_of_their_names():
     roles = Roles.of(shown, ("c", "a"), ("b", "*"), "a test's")
     assert [part.key for part in roles.actor.parts] == ["c", "a"]
     assert [part.key for part in roles.critic.parts] == ["b", "a", "c"]
+    alone = Roles.of(shown, ("c", "a"), (), "a test's")
+    assert [part.key for part in alone.actor.parts] == ["c", "a"]
+    assert alone.critic is None
+    assert [part.key for part in Roles.of(shown, (), (), "a test's").actor.parts] == ["a", "b", "c"]
+
+
+def test_a_policy_alone_reads_its_parts_in_the_order_of_their_names_and_goes_on_so(tmp_path):
+    plan = {"observations": {"actor": ("privileged_state", "state")}, "count": 2, "environment": "a test's"}
+    with running(control_tasks.burdened, **plan) as training:
+        rollout = training.collect()
+        policy = LoadedPolicy(training.policy)
+    assert torch.equal(rollout.inputs["vector"][..., 1], rollout.inputs["vector"][..., 2]), "the target, seen twice"
+    assert policy.act({"state": np.float32([0.5]), "privileged_state": np.float32([1, 2])}).shape == (1,)
+    assert verify_control(configured(**plan), 2, control_tasks.burdened).exact
+    call = {"steps": 64, "environments": 2, "rollout_length": 16, "episodes": 2, "update": {"minibatch_size": 32}}
+    seen = {"observations": {"actor": ["state", "privileged_state"]}}
+    run = proximo.train(control_tasks.burdened, progress="quiet", run=tmp_path, **call, **seen)
+    assert np.isfinite(proximo.evaluate(run, 2)["final_deterministic"])
 
 
 @pytest.mark.parametrize(

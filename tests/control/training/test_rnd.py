@@ -8,12 +8,17 @@ import numpy as np
 import pytest
 import torch
 from control_runs import configured, replayed, running, weights
+from functional_shapes import JAX, Batched, Functional
 from same_runs import PLAN, same_runs
+from shapes_of_others import Manual, RslRl, Tensors
 
 import proximo
 from proximo.control.config import RndSettings
 from proximo.control.models.rnd import Rnd
 from proximo.control.own_parts import with_groups
+from proximo.control.training import training as trainings
+from proximo.control.training.tensor_rollout import TensorCollector
+from proximo.control.verify import verify_control
 from proximo.errors import UserError
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
@@ -159,6 +164,91 @@ def test_a_row_that_only_reports_a_reset_is_worth_nothing_and_teaches_nothing():
     assert torch.equal(one.optimizer.flat, two.optimizer.flat)
 
 
+def test_a_step_that_ends_an_episode_is_paid_for_the_state_that_it_reached_and_one_that_is_unknown_is_left_out():
+    one, two, known = novelty(), novelty(), novelty()
+    inputs, last, valid = rollout()
+    fresh = np.zeros_like(valid)
+    fresh[1, 2] = fresh[5, 0] = True  # what is observed after these begins another episode
+    odd = {"vector": inputs["vector"].clone()}, {"vector": last["vector"].clone()}
+    odd[0]["vector"][2, 2] = odd[1]["vector"][0] = 4.0
+    states = (1, 2, inputs["vector"][2, 2:3]), (5, 0, last["vector"][:1])
+    reached = [(step, np.array([row]), {"vector": x}) for step, row, x in states]
+    for rnd, seen, ends in ((one, (inputs, last), ()), (two, odd, ()), (known, odd, reached)):
+        rnd.see(inputs, last, valid)
+        whole = rnd._errors
+        rnd.advantages(*seen, valid, fresh, ends)
+    assert one._errors[1, 2] == two._errors[1, 2] == one._errors[5, 0] == 0
+    for rnd in (one, two):  # which learn nothing of what is unknown, whatever comes after it
+        rnd._returns.zero_()
+        rnd._seen[2, 2], rnd._seen[6, 0] = one._seen[2, 2], one._seen[6, 0]
+    plain = novelty()
+    plain.see(inputs, last, valid)
+    plain.advantages(inputs, last, valid)
+    assert known._errors.tolist() == plain._errors.tolist() == whole.tolist()
+    one.learn()
+    two.learn()
+    assert torch.equal(one.optimizer.flat, two.optimizer.flat)
+    broken = novelty()
+    broken.see(inputs, last, valid)
+    nan = [(step, rows, {"vector": x["vector"] * torch.nan}) for step, rows, x in reached]
+    assert broken.advantages(*odd, valid, fresh, nan).isfinite().all()
+    assert broken._errors[1, 2] == 0
+
+
+def test_a_step_that_is_left_out_is_neither_better_nor_worse_than_the_critic_expects():
+    """With λ = 0 an advantage is the TD error of its step alone."""
+    rnd, (inputs, last, valid) = novelty(), rollout()
+    rnd._lam = 0.0
+    rnd.see(inputs, last, valid)
+    fresh = np.zeros_like(valid)
+    fresh[3, 1] = True
+    found = rnd.advantages(inputs, last, valid, fresh)
+    assert found[3, 1] == pytest.approx(0, abs=1e-6)
+    assert (found.abs() > 1e-4).sum() == 23
+
+
+class Functionals(Batched):
+    def __init__(self):
+        super().__init__(Functional())
+
+
+HIDDEN = {"truncation": "previous"}
+WORLDS = {
+    "gymnasium": (lambda: Tensors(kind=np.ndarray), {}, False),
+    "tensors": (Tensors, {}, False),
+    "rsl_rl": (RslRl, {"observations": {"actor": ("policy",)}}, False),
+    "rsl_rl, reset by hand": (Manual, {"observations": {"actor": ("policy",)}}, False),
+    "rsl_rl, hidden": (lambda: RslRl(final=False), {"observations": {"actor": ("policy",)}, **HIDDEN}, True),
+    "jax": (Functionals, {"observations": {"actor": ("state",)}}, True),
+}
+
+
+@pytest.mark.parametrize("on_device", [True, False], ids=["tensors", "numpy"])
+@pytest.mark.parametrize("world", WORLDS)
+def test_what_is_new_is_what_each_step_reached_in_environments_of_every_shape(world, on_device, monkeypatch):
+    """All show the steps taken and pay one more; a state that ends an episode of JAX's for good is a NaN."""
+    monkeypatch.setitem(sys.modules, "jax", JAX)
+    if not on_device:
+        monkeypatch.setattr(trainings, "stays_on_device", lambda policy: False)
+    make, settings, some_hidden = WORLDS[world]
+    with running(make, count=4, length=12, closed_form=False, update={"minibatch_size": 24}, rnd=ON, **settings) as t:
+        stays = on_device and world not in ("gymnasium", "rsl_rl, reset by hand")
+        assert isinstance(t.collector, TensorCollector) == stays
+        t.rnd.normalizer.forward = lambda x: x
+        rollout = t.collect()
+        t.estimate(rollout)
+        counted, reached = t.rnd._counted, t.rnd._reached[..., 0].numpy()
+    over = rollout.terminated | rollout.truncated
+    assert (reached == rollout.reward - 1)[counted].all()
+    assert counted[~over].all()
+    assert over.sum() > 8
+    if world == "jax":
+        assert (counted == ~rollout.terminated).all()
+    else:
+        assert counted[over].all() != some_hidden
+    assert some_hidden == (not counted.all())
+
+
 def test_only_the_columns_that_are_named_are_seen():
     rnd = novelty(columns=[0, 2])
     inputs, last, valid = rollout()
@@ -239,6 +329,53 @@ def test_the_critic_s_parts_may_be_what_is_new():
         assert training.iterate()["rnd_bonus"] > 0
 
 
+OWN = {"actor": ("state",), "rnd": ("privileged_state", "state")}
+
+
+@pytest.mark.parametrize("kind", ["plain", "gru", "critic"])
+def test_what_nobody_else_sees_may_be_what_is_new_and_moves_no_action_and_no_value(kind, tmp_path):
+    network = {"memory": "gru" if kind == "gru" else "none"}
+    groups = OWN | ({"critic": ("state",)} if kind == "critic" else {})
+    with running(control_tasks.burdened, observations=groups, rnd=ON, network=network) as training:
+        assert list(training.rnd._columns) == ["vector", "rnd.vector"]
+        assert training.policy.observations.vector_size == 1
+        rollout = training.collect()
+        assert not any(name.startswith("rnd.") for x in (rollout.inputs, rollout.last_inputs) for name in x)
+        assert torch.equal(rollout.beside["rnd.vector"][..., 1], rollout.inputs["vector"][..., 0])
+        training.estimate(rollout)
+        assert training.rnd._raw.shape[-1] == 3
+        for _ in range(2):
+            assert training.iterate()["rnd_bonus"] > 0
+        training.ring.write(tmp_path)
+    for found in replayed(tmp_path):
+        assert found.exact, found.verdict
+    config = configured(count=2, environment="a test's", observations=groups, rnd=ON, network=network)
+    assert verify_control(config, 2, control_tasks.burdened).exact
+
+
+def test_a_run_whose_novelty_is_its_own_is_evaluated_and_loaded_with_the_actors_part(tmp_path):
+    call = {"steps": 128, "environments": 2, "rollout_length": 32, "episodes": 2, "update": {"minibatch_size": 64}}
+    run = proximo.train(control_tasks.burdened, progress="quiet", run=tmp_path, observations=OWN, rnd=vars(ON), **call)
+    assert np.isfinite(run.results["final_deterministic"])
+    assert proximo.load(run.path).act({"state": np.float32([0.5])}).shape == (1,)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_what_is_new_to_nobody_else_is_read_on_the_device_as_numpys_path_reads_it(normalised, monkeypatch):
+    plan = {"count": 4, "length": 12, "closed_form": False, "update": {"minibatch_size": 24}, "rnd": ON}
+    plan |= {"observations": {"actor": ("policy",), "rnd": ("critic",)}, "normalizers": {"observations": normalised}}
+    told = []
+    for on_device in (True, False):
+        if not on_device:
+            monkeypatch.setattr(trainings, "stays_on_device", lambda policy: False)
+        with running(RslRl, **plan) as training:
+            assert isinstance(training.collector, TensorCollector) == on_device
+            rows = [training.iterate() for _ in range(2)]
+            told.append([{k: x for k, x in row.items() if not k.startswith("seconds")} for row in rows])
+    assert told[0] == told[1]
+    assert told[0][-1]["rnd_bonus"] > 0
+
+
 def test_the_set_of_rsl_rl_for_rnd_is_understood():
     groups = {"policy": ["state"], "rnd_state": ["state", "command"]}
     assert with_groups({"obs_groups": groups}) == {"observations": {"actor": ("state",), "rnd": ("state", "command")}}
@@ -247,9 +384,9 @@ def test_the_set_of_rsl_rl_for_rnd_is_understood():
 def test_what_can_not_be_is_refused_in_one_sentence():
     with pytest.raises(UserError, match="is an image"), running(control_tasks.catch, rnd=ON):
         pass
-    groups = {"actor": ("state",), "rnd": ("privileged_state",)}
+    groups = {"actor": ("state",), "rnd": ("privileged",)}
     with (
-        pytest.raises(UserError, match=r"observations\.rnd names 'privileged_state'"),
+        pytest.raises(UserError, match=r"observations names 'privileged'.*did you mean privileged_state"),
         running(control_tasks.burdened, observations=groups, rnd=ON),
     ):
         pass
@@ -261,6 +398,17 @@ def test_what_can_not_be_is_refused_in_one_sentence():
     for name, value in {"weight": -1, "gamma": 1.0, "share": 0, "features": 0}.items():
         with pytest.raises(ValueError, match=rf"rnd\.{name} = {value}"):
             configured(rnd=RndSettings(**{name: value}))
+
+
+def test_what_can_do_nothing_without_a_bonus_is_told_and_trains_all_the_same(tmp_path, capfd):
+    plan = {"steps": 128, "environments": 2, "rollout_length": 32, "minibatches": 2, "progress": "quiet"}
+    settings = {"rnd": {"gamma": 0.9, "share": 0.5}, "start_with": ["policy"]}
+    proximo.train("CartPole-v1", run=str(tmp_path / "told"), **plan, **settings)
+    said = capfd.readouterr().err
+    assert "rnd.gamma and rnd.share can do nothing while rnd.weight is 0" in said
+    assert "start_with = ['policy'] can do nothing without start_from" in said
+    proximo.train("CartPole-v1", run=str(tmp_path / "used"), **plan, rnd={"weight": 0.5, "gamma": 0.9})
+    assert "can do nothing" not in capfd.readouterr().err
 
 
 def test_a_key_and_a_door_pay_at_the_goal_alone_and_what_is_new_pays_on_the_way(tmp_path):

@@ -2,11 +2,12 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 from control_runs import replayed, running, weights
 from functional_shapes import JAX, Batched, Functional
-from shapes_of_others import RslRl, Tensors
+from shapes_of_others import Groups, RslRl, Tensors
 
 from proximo.control.models.device import WIDE
 from proximo.control.training import training as trainings
@@ -57,6 +58,77 @@ def test_what_is_learnt_is_bit_for_bit_what_numpys_path_learns(kind, monkeypatch
         assert {name: row[name] for name in names} == {name: expected[name] for name in names}
     assert kind == "gymnasium" or rows[-1]["term/reward/x"] == 2
     assert max(row["ratio_deviation"] for row in rows) < 1e-5
+
+
+FAR = 1.7e9
+"""Seconds since 1970: float32 knows such numbers to 128."""
+
+
+def far(x):
+    """What is shown, in quarters far from 0."""
+    return FAR + 0.25 * (x.double() if isinstance(x, torch.Tensor) else x.astype(np.float64))
+
+
+class FarTensors(Tensors):
+    def given(self, x):
+        return far(x) if x.dim() == 2 else x
+
+
+class FarRslRl(RslRl):
+    def shown(self):
+        return Groups({name: far(x) for name, x in super().shown().items()})
+
+    def step(self, actions):
+        *answer, extras = super().step(actions)
+        return *answer, {**extras, "final_obs": Groups({name: far(x) for name, x in extras["final_obs"].items()})}
+
+
+class FarFunctional(Functional):
+    def shown(self, now, done, info):
+        state = super().shown(now, np.float32(0), info)
+        return state.replace(obs={name: far(x) for name, x in state.obs.items()}, done=done)
+
+
+class FarFunctionals(Batched):
+    def __init__(self):
+        super().__init__(FarFunctional())
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+@pytest.mark.parametrize("source", [FarTensors, FarRslRl, FarFunctionals])
+def test_observations_far_from_zero_keep_the_digits_that_numpys_path_keeps(source, normalised, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax", JAX)
+    seen = {FarTensors: {}, FarFunctionals: {"actor": ("state",), "critic": ("state", "privileged_state")}}
+    settings = {"observations": seen.get(source, GROUPS["observations"])}
+    settings |= {"normalizers": {"observations": normalised}}
+    there, rows, rollout = trained(source, **settings)
+    assert isinstance(there.collector, TensorCollector)
+    monkeypatch.setattr(trainings, "stays_on_device", lambda policy: False)
+    here, others, other = trained(source, **settings)
+    assert rollout.inputs.keys() == other.inputs.keys()
+    for name, x in rollout.inputs.items():
+        assert x.dtype == (torch.float64 if normalised else torch.float32)
+        assert torch.equal(x, other.inputs[name])
+        assert torch.equal(rollout.last_inputs[name], other.last_inputs[name])
+    for final, expected in zip(rollout.finals, other.finals, strict=True):
+        assert all(torch.equal(x, expected.inputs[name]) for name, x in final.inputs.items())
+    if normalised:
+        steps = (rollout.inputs["vector"][..., 0] - FAR) * 4
+        assert set(steps.unique().tolist()) == {0.0, 1.0, 2.0, 3.0}
+    assert torch.equal(weights(there), weights(here))
+    assert [row["approx_kl"] for row in rows] == [row["approx_kl"] for row in others]
+
+
+class TooLarge(FarTensors):
+    def given(self, x):
+        return x.double() * 1e39 if x.dim() == 2 else x
+
+
+def test_what_float32_can_not_hold_is_refused_in_float64_too():
+    settings = plan(observations={}, normalizers={"observations": True})
+    with pytest.raises(UserError, match=r"observation \(vector\) of environment 0 is not finite"):  # noqa: SIM117
+        with running(TooLarge, **settings) as training:
+            training.iterate()
 
 
 class Functionals(Batched):

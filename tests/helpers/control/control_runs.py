@@ -56,7 +56,7 @@ def running(source, *, closed_form=True, double=False, **settings):
         config.environments,
         backend=config.backend,
         options=config.options,
-        observation_keys=config.visible,
+        observation_keys=config.visible_in_training,
     )
     try:
         with torch.random.fork_rng():

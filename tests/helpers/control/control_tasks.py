@@ -115,6 +115,32 @@ def steady(**options):
     return Steady(**options)
 
 
+class Talkative(Steady):
+    """`Steady` that prints in every step.
+
+    Args:
+        quiet: does not print.
+        closes: its `close` does not fail.
+    """
+
+    def __init__(self, quiet=False, closes=True):
+        super().__init__()
+        self.quiet, self.closes = quiet, closes
+
+    def step(self, action):
+        if not self.quiet:
+            print("a word of the environment", flush=True)
+        return super().step(action)
+
+    def close(self):
+        if not self.closes:
+            raise OSError("the simulator's licence server is gone")
+
+
+def talkative(**options):
+    return Talkative(**options)
+
+
 def steady_vector(count=8, mode="same", **options):
     modes = {"same": AutoresetMode.SAME_STEP, "next": AutoresetMode.NEXT_STEP, "disabled": AutoresetMode.DISABLED}
     return SyncVectorEnv([lambda: Steady(**options)] * count, autoreset_mode=modes[mode])

@@ -1,5 +1,7 @@
 """A judge that watches a run: it changes nothing, resumes exactly, and stops the run where it is asked to."""
 
+from types import SimpleNamespace
+
 import pytest
 import tiny
 import torch
@@ -8,8 +10,10 @@ from safetensors.torch import load_file
 import proximo
 from proximo import language
 from proximo.lab.language.words import LONGEST, PROMPT, Words
+from proximo.language.meter import meter as meter_module
 from proximo.language.rewards.terms import combined
 from proximo.language.stages import JUDGE, configure
+from proximo.runs.storage import metrics
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 
 PROMPTS = [{"prompt": f"w{i} w{i + 1}"} for i in range(4, 9)]
@@ -29,7 +33,7 @@ def enough(prompts, responses):
 
 
 def train(model, folder, **settings):
-    return language.train(model, prompts=PROMPTS, rewards=tiny.per_word, run=folder, **{**SMALL, **settings})
+    return language.train(model, prompts=PROMPTS, run=folder, **{"rewards": tiny.per_word, **SMALL, **settings})
 
 
 def rows(run, leave_out=()):
@@ -89,6 +93,36 @@ def test_a_judged_run_that_was_stopped_goes_on_with_all_its_measurements(tmp_pat
     half = train(tiny_folder, tmp_path / "half", judge=shorter)
     assert rows(whole) == rows(half)
     assert whole.results == half.results
+
+
+NOW = [0.0]
+
+
+def a_minute_each(prompts, responses):
+    NOW[0] += 60.0
+    return tiny.per_word(prompts, responses)
+
+
+def an_hour_each(prompts, responses):
+    NOW[0] += 3600.0
+    return shorter(prompts, responses)
+
+
+def test_the_minutes_of_a_run_are_its_own_and_not_its_judge_s(tmp_path, tiny_folder, monkeypatch):
+    """By a clock that stands still but for the reward's minutes and the judge's hours."""
+    clock = SimpleNamespace(monotonic=lambda: NOW[0], perf_counter=lambda: NOW[0])
+    monkeypatch.setattr(metrics, "time", clock)
+    monkeypatch.setattr(meter_module, "time", clock)
+    budget = {"rewards": a_minute_each, "minutes": 3.5, "judge_every": 2}
+    alone = train(tiny_folder, tmp_path / "alone", **budget)
+    judged = train(tiny_folder, tmp_path / "judged", judge=an_hour_each, **budget)
+    assert judged.results["responses"] == alone.results["responses"] == 32, "four iterations of a minute each"
+    assert judged.results["ended"] == alone.results["ended"]
+    train(tiny_folder, tmp_path / "half", judge=an_hour_each, stop_at=8, **budget)  # before the first row that judges
+    train(tiny_folder, tmp_path / "half", judge=an_hour_each, stop_at=24, **budget)
+    half = train(tiny_folder, tmp_path / "half", judge=an_hour_each, **budget)
+    assert half.results == judged.results
+    assert [row["time"] for row in proximo.metrics(half)][-1] > 3 * 3600, "the time of the run is that of the wall"
 
 
 def learn(made, folder, judged, **settings):

@@ -1,6 +1,7 @@
 """Reward models: the score is at the last token by length, pairs teach as Bradley and Terry say, folders are plain."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -33,6 +34,7 @@ from proximo.language.rewards.judge import Judge
 from proximo.language.rewards.preferences import bradley_terry, calibration, evaluate, preference_report, unique_texts
 from proximo.language.rewards.reward_model import RewardModel, initialise_head
 from proximo.language.rewards.terms import ModelReward, cut_prompts
+from proximo.language.supervised import reward as stage
 from proximo.language.supervised import steps as supervised
 from proximo.language.supervised.judge import train_judge
 from proximo.language.supervised.reward import RewardTraining, train_reward
@@ -363,6 +365,27 @@ def test_the_frozen_layers_states_are_no_training_time(tmp_path, tiny_folder, mo
     monkeypatch.setattr(FrozenTrunk, "_all_states", an_hour)
     assert train_reward(config, console="quiet")["seconds"] < 1.0
     assert passed[0] > 3600.0
+
+
+def test_looks_at_held_out_pairs_are_no_training_time(tmp_path, tiny_folder, monkeypatch):
+    data, passed, looks = tmp_path / "pairs.jsonl", [0.0], []
+    data.write_text('{"prompt": "w4", "chosen": "w5", "rejected": "w6"}\n' * 8)
+    config = RewardConfig(str(tiny_folder), str(data), str(data), output=str(tmp_path / "rm"), batch=4, epochs=4)
+
+    def clock():
+        passed[0] += 0.001
+        return passed[0]
+
+    def an_hour(*arguments, **options):
+        passed[0] += 3600.0
+        looks.append(arguments)
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(supervised, "time", SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr(stage, "evaluate", an_hour)
+    told = train_reward(replace(config, minutes=30.0), console="quiet")
+    assert "cut_by_clock" not in told
+    assert (told["steps"], len(looks)) == (8, 4), "three looks between the epochs, one at the end"
 
 
 def test_a_judge_is_another_architecture_and_comes_back_as_saved(tmp_path, make_tokenizer):

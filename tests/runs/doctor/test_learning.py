@@ -46,6 +46,24 @@ def probed(record, **changes):
 LUCK = {"returns": Effect(0.01, 0.02, 0.005, 3.9)}
 
 
+class Watched(dict):
+    """A row that counts how often the deviation of the task's returns is looked up: the course of a run alone does."""
+
+    looked = 0
+
+    def get(self, name, default=None):
+        self.looked += name == "ended_task_std"
+        return super().get(name, default)
+
+
+def test_an_examination_goes_through_the_returns_of_a_run_once_however_many_rules_ask():
+    record = control(episodes(mean=5.0, late=1.0), steps=40_000)
+    record = replace(record, rows=tuple(map(Watched, record.rows)))
+    assert "P064" in [d.finding.code.number for d in diagnose(record)]
+    assert {row.looked for row in record.rows} == {2}, "by the truth meter, and by all rules together"
+    assert learning(replace(record, rows=record.rows[:20])) != learning(record), "another record is another question"
+
+
 def test_pooled_episodes_have_the_moments_of_all_of_them():
     generator = np.random.default_rng(0)
     parts = [generator.normal(i / 10, 1.0, size=8) for i in range(40)]

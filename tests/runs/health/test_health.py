@@ -15,7 +15,7 @@ from proximo.core.invariants import InvariantError, check_batch, check_first_rat
 from proximo.language.ppo_config import PPOConfig
 from proximo.runs.config.toml import to_toml
 from proximo.runs.console.progress import HEALTH, Progress
-from proximo.runs.health import CODES, TruthMeter, found, verdict_on_error
+from proximo.runs.health import CODES, TruthMeter, colours, found, verdict_on_error
 from proximo.runs.health.codes import PAGES
 from proximo.runs.session.recorder import Recorder
 from proximo.runs.storage.metrics import MetricsWriter
@@ -153,7 +153,9 @@ def test_the_worst_is_named_first_and_red_before_amber():
     *_, verdict = judged([SOUND, {**SOUND, "approx_kl": 5.0, "reset_row_weight": 1.0, "clipped_actions": 0.9}])
     assert [f.code.number for f in verdict.findings] == ["P013", "P020", "P027"]
     assert verdict.line == "red P013 reset-rows-learnt"
-    assert verdict.row["findings"] == "P013 reset-rows-learnt; P020 step-too-large; P027 actions-at-bounds"
+    assert verdict.row["findings"] == "P013 reset-rows-learnt; P020 step-too-large; P027 actions-at-bounds (amber)"
+    assert colours(verdict.row) == {f.code.number: f.severity for f in verdict.findings}
+    assert colours(verdict_on_error(RuntimeError("not-finite: a loss")).row) == {"P001": "red"}
     assert found("P013", "amber", "").rank > found("P045", "red", "").rank
 
 

@@ -66,6 +66,9 @@ class Step:
     """bool [N, K]: the actions allowed at `observation`; None where the task masks none."""
     said: Mapping[str, Any] = field(default_factory=dict)
     """What the environments said of themselves, by metric, as `term/forward` [N]: see `environments.terms`."""
+    final_known: np.ndarray | None = None
+    """bool [N]: where `final_observation`, if it is another object than `observation`, is the state really reached;
+    None: in all rows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from proximo.errors import FOREIGN, UserError
+from proximo.runs.console.streams import say
 from proximo.runs.plugins import on_one_line
 
 
@@ -26,10 +26,7 @@ def closing_told(who: str) -> Iterator[None]:
     try:
         yield
     except FOREIGN as error:
-        print(
-            f"proximo: {who} failed while it was closed, which costs nothing of the run: {on_one_line(error)}",
-            file=sys.stderr,
-        )
+        say(f"proximo: {who} failed while it was closed, which costs nothing of the run: {on_one_line(error)}")
 
 
 def require_spaces(holder: Any, name: str, prefix: str = "") -> None:

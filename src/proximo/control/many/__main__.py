@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 from proximo.control.many.asking import answer
+from proximo.runs.console.streams import outlive_readers
 
 
 def main() -> int:
@@ -17,6 +18,7 @@ def main() -> int:
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    outlive_readers()
     asked: dict[str, Any] = json.loads(sys.stdin.readline())
     threading.Thread(target=_stop_without_parent, daemon=True).start()
     came = answer(asked)

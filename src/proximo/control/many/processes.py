@@ -16,6 +16,7 @@ from proximo.control.many.asking import on_signal, told
 from proximo.control.result import Run
 from proximo.errors import UserError
 from proximo.runs.console.progress import Mode
+from proximo.runs.console.streams import say
 from proximo.runs.session.opening import Call
 
 
@@ -85,7 +86,7 @@ class SideBySide:
         for line in process.stderr:
             last = line.rstrip()
             if self._mode != "quiet":
-                print(f"{name} | {last}", file=sys.stderr, flush=True)
+                say(f"{name} | {last}")
         return last
 
     def _stop(self, number: int) -> None:

@@ -369,7 +369,7 @@ class ControlPolicy(nn.Module):
         actions = self.actions.of_other(action)
         seen = ObservationSpec.of(observation, mask_key, actions.mask_size, actions.choices)
         own = self.critic_observations
-        same = seen == self.observations if own is None else {*seen.parts} == {*self.observations.parts, *own.parts}
+        same = {*seen.parts} == {*self.observations.parts, *(own.parts if own else ())}
         if not same or actions != self.actions:
             raise UserError(
                 f"the environment has changed since the run began: its observations are now {observation} and its "

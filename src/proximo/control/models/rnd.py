@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,12 +13,14 @@ from proximo.control import seeds
 from proximo.control.config import RndSettings, TrainConfig
 from proximo.control.models.networks import linear, mlp
 from proximo.control.models.normalizers import ObservationNormalizer, RewardScaler
-from proximo.control.spaces.groups import CRITIC, Roles, matching
+from proximo.control.spaces.groups import CRITIC, RND, Roles, matching
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.core.advantages import gae
 from proximo.core.updates.optimizer import FlatAdam
 from proximo.errors import UserError
 
+Ends = Sequence[tuple[int, np.ndarray, Mapping[str, Tensor]]]
+"""Step, rows `[M]`, and inputs `[M, ...]` of states in which episodes ended."""
 _CLIP = 5.0
 _WIDTH = 128
 
@@ -84,7 +86,7 @@ class Rnd(nn.Module):
             ranks: that train together.
 
         Raises:
-            UserError: it is to see an image, or what nobody sees; or it is asked of a student, or of several ranks.
+            UserError: it is to see an image, or what is not there; or it is asked of a student, or of several ranks.
         """
         if not config.rnd.weight:
             if config.observations.rnd:
@@ -100,42 +102,79 @@ class Rnd(nn.Module):
         return cls(config.rnd, _columns(config, roles), count, config.lam, *times, seed, device)
 
     @torch.no_grad()
-    def advantages(self, inputs: Mapping[str, Tensor], last: Mapping[str, Tensor], valid: np.ndarray) -> Tensor:
+    def advantages(
+        self,
+        inputs: Mapping[str, Tensor],
+        last: Mapping[str, Tensor],
+        valid: np.ndarray,
+        fresh: np.ndarray | None = None,
+        ends: Ends = (),
+    ) -> Tensor:
         """Of the bonus, `[T, N]`, times its weight, in deviations of its return.
+
+        A step that ends an episode is paid for the state that it reached, and not for the one that the next episode
+        starts from. Where that is not known the step is left out: its bonus is what the critic expects.
 
         Args:
             inputs: of a rollout, each `[T, N, ...]`.
             last: what follows its last step, each `[N, ...]`.
             valid: `[T, N]`; False where a row only reports a reset.
+            fresh: `[T, N]`; True where what is observed next is the first of an episode. None: nowhere.
+            ends: the states that those steps reached, as far as they are known.
         """
-        self._look(inputs, last, valid)
+        self._look(inputs, last, valid, fresh, ends)
         assert self._seen is not None
         bonus = torch.from_numpy(self.scaler.scaled(self._errors)).to(self._seen)
-        self._bonus = float(bonus.mean())
+        self._bonus = float(bonus.sum() / max(1, self._counted.sum()))
         values = self.critic(self._seen).squeeze(-1)
+        left_out = torch.from_numpy(valid & ~self._counted).to(bonus.device)
+        bonus = torch.where(left_out, values[:-1] - self.settings.gamma * values[1:], bonus)
         never = torch.zeros_like(bonus, dtype=torch.bool)
         how = {"gamma": self.settings.gamma, "lam": self._lam}
         advantages, self._returns = gae(bonus, values[:-1], values[1:], never, never, **how)
         return self.settings.weight * advantages
 
-    def _look(self, inputs: Mapping[str, Tensor], last: Mapping[str, Tensor], valid: np.ndarray) -> None:
+    def _look(
+        self,
+        inputs: Mapping[str, Tensor],
+        last: Mapping[str, Tensor],
+        valid: np.ndarray,
+        fresh: np.ndarray | None,
+        ends: Ends,
+    ) -> None:
         """Note what was seen, normalised, and how badly what each step led to is predicted."""
         self._raw, self._valid = torch.cat([self._of(inputs), self._of(last).unsqueeze(0)]), valid
         self._seen = self.normalizer(self._raw).to(torch.float32)
-        errors = (self.predictor(self._seen[1:]) - self.target(self._seen[1:])).square().mean(-1)
-        self._errors = errors.double().cpu().numpy() * valid
+        self._reached, self._counted = self._seen[1:], valid if fresh is None else valid & ~fresh
+        if ends:
+            self._reached = self._reached.clone()
+        for step, rows, reached in ends:
+            raw = self._of(reached)
+            known = torch.isfinite(raw).all(-1).cpu().numpy()  # a terminal state may be what went wrong
+            where = torch.from_numpy(rows[known]).to(raw.device)
+            self._reached[step, where] = self.normalizer(raw[torch.from_numpy(known).to(raw.device)]).to(torch.float32)
+            self._counted[step, rows[known]] = valid[step, rows[known]]
+        errors = (self.predictor(self._reached) - self.target(self._reached)).square().mean(-1)
+        self._errors = errors.double().cpu().numpy() * self._counted
 
     def _of(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """What it sees of encoded observations, `[..., D]`."""
         return torch.cat([inputs[name][..., places] for name, places in self._columns.items()], -1)
 
     @torch.no_grad()
-    def see(self, inputs: Mapping[str, Tensor], last: Mapping[str, Tensor], valid: np.ndarray) -> None:
+    def see(
+        self,
+        inputs: Mapping[str, Tensor],
+        last: Mapping[str, Tensor],
+        valid: np.ndarray,
+        fresh: np.ndarray | None = None,
+        ends: Ends = (),
+    ) -> None:
         """Take in what the numbers look like, and learn nothing; arguments as `advantages`."""
         raw = self._of(inputs)
         self.normalizer.moments.absorb(raw, torch.from_numpy(valid).to(raw.device))
-        self._look(inputs, last, valid)
-        self.scaler.absorb(self._errors, np.zeros_like(valid), valid)
+        self._look(inputs, last, valid, fresh, ends)
+        self.scaler.absorb(self._errors, np.zeros_like(valid), self._counted)
 
     def learn(self) -> dict[str, float]:
         """Learn from the rollout that `advantages` was asked about last, and then move the statistics.
@@ -144,8 +183,8 @@ class Rnd(nn.Module):
             Metrics by name.
         """
         assert self._seen is not None
-        reached, before = self._seen[1:].flatten(0, 1), self._seen[:-1].flatten(0, 1)
-        returns, valid = self._returns.flatten(), torch.from_numpy(self._valid.reshape(-1)).to(self._returns)
+        reached, before = self._reached.flatten(0, 1), self._seen[:-1].flatten(0, 1)
+        returns, valid = self._returns.flatten(), torch.from_numpy(self._counted.reshape(-1)).to(self._returns)
         sums = torch.zeros(3)
         for _ in range(self._epochs):
             order = torch.randperm(len(reached), generator=self.generator)
@@ -153,8 +192,8 @@ class Rnd(nn.Module):
                 taught = torch.rand(len(part), generator=self.generator) < self.settings.share
                 sums += self._step(reached[part], before[part], returns[part], valid[part], taught.to(valid))
         with torch.no_grad():
-            self.normalizer.moments.absorb(self._raw[:-1], valid.view(self._valid.shape))
-            self.scaler.absorb(self._errors, np.zeros_like(self._valid), self._valid)
+            self.normalizer.moments.absorb(self._raw[:-1], torch.from_numpy(self._valid).to(self._raw.device))
+            self.scaler.absorb(self._errors, np.zeros_like(self._valid), self._counted)
         self._seen = None
         error, miss, norm = (sums / (self._epochs * self._minibatches)).tolist()
         return {"rnd_bonus": self._bonus, "rnd_error": error, "rnd_value_loss": miss, "rnd_grad_norm": norm}
@@ -189,13 +228,14 @@ def _network(size: int, depth: int, outputs: int) -> nn.Sequential:
 
 
 def _columns(config: TrainConfig, roles: Roles) -> dict[str, Tensor]:
-    """Places in the vectors of actor and critic, by input, of the parts that it sees.
+    """Places in the vectors of actor and critic, and in its own, by input, of the parts that it sees.
 
     Raises:
-        UserError: one is an image, or nobody sees it; or there is no vector.
+        UserError: one is an image, or not there; or there is no vector.
     """
     wanted, found, images = config.observations.rnd, dict[str, Tensor](), list[str]()
     specs = {"vector": roles.actor} | ({f"{CRITIC}vector": roles.critic} if roles.critic else {})
+    specs |= {f"{RND}vector": roles.rnd} if roles.rnd else {}
     named = set[str]()
     if wanted:
         every = [part.key for spec in specs.values() for part in spec.parts if part.kind != "mask"]

@@ -13,6 +13,8 @@ CRITIC = "critic."
 """Encoded inputs of the critic alone begin with it, as `critic.vector`."""
 TEACHER = "teacher."
 """The same of a student's teacher."""
+RND = "rnd."
+"""The same of what nobody sees but who pays for what is new."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Roles:
     """None where the critic sees what the actor sees."""
     teacher: ObservationSpec | None = None
     """None where a student's teacher sees what the student sees, and where there is none."""
+    rnd: ObservationSpec | None = None
+    """Parts of those that `rnd` sees that neither actor nor critic see; None where there is none."""
 
     @classmethod
     def of(
@@ -33,6 +37,7 @@ class Roles:
         critic: Sequence[str],
         environment: str,
         teacher: Sequence[str] = (),
+        rnd: Sequence[str] = (),
     ) -> Roles:
         """Who sees what of all that a run sees.
 
@@ -42,16 +47,20 @@ class Roles:
             critic: of the critic's; none for the same as the actor.
             environment: what the user calls it.
             teacher: of the parts of a student's teacher; none for the same as the student, or where there is none.
+            rnd: of the parts whose novelty is paid for; none for the same as the actor, or where nothing is.
 
         Raises:
             UserError: a name that is not there, or a role that is left with nothing.
         """
-        if not critic and not teacher:
+        if not actor:
             return cls(seen)
         masks = tuple(part for part in seen.parts if part.kind == "mask")
         actors = ObservationSpec((*_named(seen, actor, "actor", environment).parts, *masks))
         others = (_named(seen, x, y, environment) if x else None for x, y in ((critic, "critic"), (teacher, "teacher")))
-        return cls(actors, *others)
+        critics, teachers = others
+        known = {*actors.parts, *(critics.parts if critics else ())}
+        own = [part for part in _named(seen, rnd, "rnd", environment).parts if part not in known]
+        return cls(actors, critics, teachers, ObservationSpec(tuple(own)) if own else None)
 
 
 def _named(seen: ObservationSpec, names: Sequence[str], role: str, environment: str) -> ObservationSpec:

@@ -10,6 +10,7 @@ import numpy as np
 from proximo.control.spaces.images import Layout, StackedFrames, layout_of
 from proximo.control.spaces.leaves import Path, leaves, place
 from proximo.control.spaces.masks import flat_masks, is_padded
+from proximo.control.spaces.numbers import is_wide
 from proximo.errors import UserError
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ class ObservationSpec:
 
 
 def _number_type(leaf: np.ndarray, exact: bool) -> type[np.floating]:
-    return np.float64 if exact and leaf.dtype.itemsize >= 4 and leaf.dtype != np.float32 else np.float32
+    return np.float64 if exact and is_wide(leaf.dtype, np.float32) else np.float32
 
 
 def _at(observation: Any, path: Path) -> Any:

@@ -13,10 +13,12 @@ from proximo.control.environments.base import Observation, Step, VectorEnvironme
 from proximo.control.environments.episodes import Episode, EpisodeCounter, first_episode
 from proximo.control.environments.terms import Means
 from proximo.control.models.policy import ControlPolicy
-from proximo.control.spaces.groups import CRITIC
+from proximo.control.spaces.groups import CRITIC, RND
 from proximo.control.spaces.masks import opened
+from proximo.control.spaces.observations import ObservationSpec
 from proximo.core.batch import Action
 from proximo.errors import UserError
+from proximo.runs.storage.checkpoint import under
 
 
 class Actor(Protocol):
@@ -76,6 +78,13 @@ class Rollout:
     """Share of continuous action columns at their bounds."""
     said: Mapping[str, float] = field(default_factory=dict)
     """Means of what the environments said of themselves, by metric."""
+    ends: Sequence[FinalObservation] = ()
+    """The states that episodes reached, terminal ones too, where the next episode starts in the same step and they are
+    known; only where somebody asks for them."""
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
+    """Each `[T, N, ...]`: what neither actor nor critic see, `rnd.vector`."""
+    last_beside: Mapping[str, Tensor] = field(default_factory=dict)
+    """Each `[N, ...]`: the same after the last step."""
     executed: Tensor | None = None
     """`[T, N, width]`, what the environments were told where that is not `action`."""
 
@@ -83,6 +92,11 @@ class Rollout:
     def taken(self) -> Tensor:
         """What the environments were told."""
         return self.action if self.executed is None else self.executed
+
+    @property
+    def followed_by_start(self) -> np.ndarray:
+        """`[T, N]`: what is observed after this step is the first of an episode."""
+        return np.concatenate([self.starts[1:], self.last_starts[None]])
 
     @property
     def steps(self) -> int:
@@ -129,6 +143,12 @@ class Collector:
         self._shares_noise = self.policy.noise.kind == "gsde"  # which no closed form knows
         self.finals_wanted = True
         """Whether cut episodes go on from the states that they reached."""
+        self.ends_wanted = False
+        """Whether the states in which episodes ended for good are kept too."""
+        self._ends: list[FinalObservation] = []
+        self.beside: ObservationSpec | None = None
+        """What is written down although neither actor nor critic see it."""
+        self._seen_beside: dict[str, Tensor] = {}
         self.listening = True
         """Whether what the environments say of themselves is taken in."""
 
@@ -140,6 +160,11 @@ class Collector:
                 self._inputs = {**self._inputs, name: self._inputs[name].to(torch.float32)}
             self._tensors.pop(f"inputs.{name}", None)
             self._arrays.pop(f"inputs.{name}", None)
+        if not exact:
+            self._seen_beside = {name: x.to(torch.float32) for name, x in self._seen_beside.items()}
+        for name in self._seen_beside:
+            self._tensors.pop(f"beside.{name}", None)
+            self._arrays.pop(f"beside.{name}", None)
 
     def use(self, actor: Actor) -> None:
         """Let another one act; what only the former one told is forgotten."""
@@ -154,7 +179,7 @@ class Collector:
         self._masked = self._masked or mask is not None
         self.policy.masked = self.policy.masked or mask is not None
         self._starts = np.ones(self.environments.count, bool)
-        self._inputs = self._encode(observation, mask, None)
+        self._inputs, self._seen_beside = self._encode(observation, mask, None), self._encode_beside(observation, None)
         self._memory = self.policy.initial_memory(self.environments.count)
         self._counter.restart([first_episode(seed, self.random_phase) for seed in seeds])
 
@@ -170,6 +195,7 @@ class Collector:
             self._counter.update(step)
         self.last_step, self._starts, self._memory = step, step.started, memory
         self._inputs = self._encode(step.observation, step.mask, None)
+        self._seen_beside = self._encode_beside(step.observation, None)
 
     @property
     def inputs(self) -> Mapping[str, Tensor]:
@@ -199,6 +225,7 @@ class Collector:
         """Take `length` steps in every environment."""
         finals: list[FinalObservation] = []
         episodes: list[Episode] = []
+        self._ends = []
         before = None if self._memory is None else self._memory.clone()
         clock = time.perf_counter
         unwritten: list[tuple[int, Step, Tensor | None]] = []
@@ -232,6 +259,8 @@ class Collector:
     def _remember(self, t: int, action: Action) -> None:
         for name, x in self._inputs.items():
             self._store(f"inputs.{name}", t, x)
+        for name, x in self._seen_beside.items():
+            self._store(f"beside.{name}", t, x)
         self._store("action", t, action.action)
         for name in ("log_prob", "value", "output"):
             if (x := getattr(action, name)) is not None:
@@ -253,6 +282,7 @@ class Collector:
         """Turn to what the policy sees next."""
         self._starts = step.started
         self._inputs = self._encode(step.observation, step.mask, None)
+        self._seen_beside = self._encode_beside(step.observation, None)
         if memory is not None:
             started = torch.from_numpy(_plain(step.started)).to(self.device)
             memory = torch.where(started.unsqueeze(1), 0.0, memory)
@@ -281,6 +311,17 @@ class Collector:
                 inputs = self._encode(step.final_observation, None, rows)
                 index = torch.from_numpy(rows).to(self.device)
                 finals.append(FinalObservation(t, rows, inputs, None if memory is None else memory[index]))
+            if self.ends_wanted:
+                self._note_ends(t, step)
+
+    def _note_ends(self, t: int, step: Step) -> None:
+        known = step.started & step.valid & (step.terminated | step.truncated)
+        if step.final_known is not None:
+            known = known & step.final_known
+        if len(rows := np.flatnonzero(known)):
+            reached = step.final_observation
+            inputs = {**self._encode(reached, None, rows), **self._encode_beside(reached, rows)}
+            self._ends.append(FinalObservation(t, rows, inputs, None))
 
     def _encode(self, observation: Observation, mask: np.ndarray | None, rows: np.ndarray | None) -> dict[str, Tensor]:
         encoded = self.policy.encode(observation, self.exact)
@@ -290,6 +331,13 @@ class Collector:
             )
         if self._masked:
             encoded["mask"] = self._mask(encoded.get("mask", mask), len(next(iter(encoded.values()))))
+        return self._moved(encoded, rows)
+
+    def _encode_beside(self, observation: Observation, rows: np.ndarray | None) -> dict[str, Tensor]:
+        encoded = {} if self.beside is None else self.beside.encode(observation, self.exact)
+        return self._moved({RND + name: x for name, x in encoded.items()}, rows)
+
+    def _moved(self, encoded: Mapping[str, np.ndarray], rows: np.ndarray | None) -> dict[str, Tensor]:
         return {
             name: torch.from_numpy(_plain(x if rows is None else x[rows])).to(self.device, non_blocking=True)
             for name, x in encoded.items()
@@ -315,7 +363,7 @@ class Collector:
         arrays, tensors = self._arrays, self._tensors
         valid = arrays["valid"]
         action = tensors["action"]
-        inputs = {n.removeprefix("inputs."): x for n, x in tensors.items() if n.startswith("inputs.")}
+        inputs = under("inputs.", tensors)
         start = time.perf_counter()
         log_prob = tensors["log_prob"] if "log_prob" in tensors else self.actor.log_prob(tensors["output"], action)
         value = tensors["value"] if "value" in tensors else self.actor.value(inputs)
@@ -334,6 +382,9 @@ class Collector:
             episodes=episodes,
             clipped_fraction=self._clipped(action, valid),
             said=self._said.read(valid),
+            ends=self._ends,
+            beside=under("beside.", tensors),
+            last_beside=self._seen_beside,
             executed=None,
         )
 

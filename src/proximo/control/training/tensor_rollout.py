@@ -14,10 +14,13 @@ from proximo.control.environments.base import Step, TensorSource, TensorStep
 from proximo.control.environments.episodes import Episode
 from proximo.control.environments.problems import failure
 from proximo.control.models.policy import ControlPolicy
-from proximo.control.spaces.groups import CRITIC
+from proximo.control.spaces.groups import CRITIC, RND
+from proximo.control.spaces.numbers import LARGEST_FLOAT32, is_wide
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.control.training.rollout import Collector, FinalObservation, Rollout
 from proximo.errors import FOREIGN, UserError
+
+_OBSERVED = ("inputs.", "beside.")
 
 
 def stays_on_device(policy: ControlPolicy) -> bool:
@@ -25,10 +28,15 @@ def stays_on_device(policy: ControlPolicy) -> bool:
     from -1 to 1.
     """
     specs = [policy.observations, *([policy.critic_observations] if policy.critic_observations else [])]
-    plain = all(p.kind == "vector" and len(p.path) <= 1 and not p.frame for spec in specs for p in spec.parts)
+    plain = all(map(reads_tensors, specs))
     actions = policy.actions
     box = len(actions.parts) == 1 and actions.parts[0].kind == "box" and not actions.squashed
     return plain and box and (_is_unit(policy) or _is_free(policy)) and policy.frame_stack == 1
+
+
+def reads_tensors(spec: ObservationSpec) -> bool:
+    """Whether observations of tensors can be read where they are: vectors alone, each a group."""
+    return all(part.kind == "vector" and len(part.path) <= 1 and not part.frame for part in spec.parts)
 
 
 def _is_free(policy: ControlPolicy) -> bool:
@@ -38,6 +46,11 @@ def _is_free(policy: ControlPolicy) -> bool:
 def _is_unit(policy: ControlPolicy) -> bool:
     part = policy.actions.parts[0]
     return part.unit and not part.open_low and not part.whole
+
+
+def _fine(seen: Tensor) -> Tensor:
+    """Where observations are numbers that a policy can read, as `fits_float32`."""
+    return torch.isfinite(seen) if seen.dtype != torch.float64 else seen.abs() <= LARGEST_FLOAT32
 
 
 class TensorCollector(Collector):
@@ -65,7 +78,9 @@ class TensorCollector(Collector):
         steps = [self._step(t, source) for t in range(self.length)]
         told = self._read([step for step, _, _ in steps])
         self.seconds["environment"] += time.perf_counter() - start
-        finals = self._finals(told, [(seen, memory) for _, seen, memory in steps])
+        reached = [(seen, memory) for _, seen, memory in steps]
+        finals = self._finals(told, reached)
+        self._ends = self._reached(told, reached) if self.ends_wanted else []
         for name in ("terminated", "truncated", "reward"):
             self._arrays[name][:] = told[name]
         self._arrays["valid"][:] = True
@@ -79,6 +94,8 @@ class TensorCollector(Collector):
         action = self._act(t)
         for name, x in self._inputs.items():
             self._keep(f"inputs.{name}", t, x)
+        for name, x in self._seen_beside.items():
+            self._keep(f"beside.{name}", t, x)
         for name in ("action", "log_prob", "value", "output"):
             if (told := getattr(action, name)) is not None:
                 self._keep(name, t, told)
@@ -94,10 +111,10 @@ class TensorCollector(Collector):
                 self._logs.setdefault(name, []).append(x.detach().double().nanmean())
             else:
                 self._said.add(t, {name: x})
-        self._inputs = self._read_groups(step.groups)
+        self._inputs, self._seen_beside = self._read_groups(step.groups), self._read_beside(step.groups)
         memory = action.memory
         self._memory = None if memory is None else torch.where(step.over.unsqueeze(1), 0.0, memory)
-        reached = None if step.finals is None else self._read_groups(step.finals)
+        reached = None if step.finals is None else self._read_groups(step.finals) | self._read_beside(step.finals)
         kept = TensorStep({}, None, step.reward.clone(), step.over.clone(), step.cut.clone(), {})
         return kept, reached, memory
 
@@ -114,17 +131,25 @@ class TensorCollector(Collector):
             inputs[f"{CRITIC}vector"] = self._vector(policy.critic_observations, groups)
         return inputs
 
+    def _read_beside(self, groups: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {} if self.beside is None else {f"{RND}vector": self._vector(self.beside, groups)}
+
     def _vector(self, spec: ObservationSpec, groups: Mapping[str, Tensor]) -> Tensor:
-        parts = [groups[str(part.path[0]) if part.path else ALONE].flatten(1) for part in spec.parts]
-        return torch.cat(parts, 1).to(self.device, torch.float32, copy=True)
+        parts = (groups[str(part.path[0]) if part.path else ALONE].flatten(1) for part in spec.parts)
+        return torch.cat([x.to(self.device, self._number_type(x)) for x in parts], 1)  # copies, if it is one part too
+
+    def _number_type(self, x: Tensor) -> torch.dtype:
+        """As `ObservationSpec.encode` has it."""
+        return torch.float64 if self.exact and is_wide(x.dtype, torch.float32) else torch.float32
 
     def _read(self, steps: list[TensorStep]) -> dict[str, np.ndarray]:
         """Rewards and ends `[T, N]` on the host, and whether all numbers are finite: the only synchronisation."""
         rewards, over, cut = (
             torch.stack([getattr(step, name) for step in steps]) for name in ("reward", "over", "cut")
         )
-        seen = [*self._inputs.values(), *(x for name, x in self._tensors.items() if name.startswith("inputs."))]
-        fine = torch.stack([torch.isfinite(x).all() for x in (rewards, *seen)]).all()
+        seen = [*self._inputs.values(), *self._seen_beside.values()]
+        seen += [x for name, x in self._tensors.items() if name.startswith(_OBSERVED)]
+        fine = torch.stack([torch.isfinite(rewards).all(), *(_fine(x).all() for x in seen)]).all()
         logs, self._logs = self._logs, {}
         means = [torch.stack(values).nanmean() for values in logs.values()]
         beyond = self._tensors["action"].abs() > 1.0 if self._bounded else rewards.new_zeros(1)
@@ -143,9 +168,9 @@ class TensorCollector(Collector):
         """Name the first number that is not finite, now that it is known that there is one."""
         found = [("reward", int(t), int(n)) for t, n in np.argwhere(~np.isfinite(rewards))[:1]]
         for name, x in self._tensors.items():
-            if name.startswith("inputs."):
-                bad = (~torch.isfinite(x).flatten(2).all(2)).nonzero()[:1].tolist()
-                found += [(f"observation ({name.removeprefix('inputs.')})", t, n) for t, n in bad]
+            if name.startswith(_OBSERVED):
+                bad = (~_fine(x).flatten(2).all(2)).nonzero()[:1].tolist()
+                found += [(f"observation ({name.partition('.')[2]})", t, n) for t, n in bad]
         what, step, row = min(found, key=lambda each: each[1]) if found else ("last observation", self.length, 0)
         raise UserError(
             f"{self.environments.name}: {what} of environment {row} is not finite at step {step} of a rollout: mend "
@@ -166,9 +191,21 @@ class TensorCollector(Collector):
                 continue
             rows = np.flatnonzero(told["truncated"][t])
             index = torch.from_numpy(rows).to(self.device)
-            inputs = {name: x[index] for name, x in seen.items()}
+            inputs = {name: x[index] for name, x in seen.items() if not name.startswith(RND)}
             finals.append(FinalObservation(int(t), rows, inputs, None if memory is None else memory[index]))
         return finals
+
+    def _reached(
+        self, told: Mapping[str, np.ndarray], reached: list[tuple[dict[str, Tensor] | None, Tensor | None]]
+    ) -> list[FinalObservation]:
+        """The states in which episodes ended, where they are shown; some may be what made them end: a NaN."""
+        over, ends = told["terminated"] | told["truncated"], []
+        for t in np.flatnonzero(over.any(1)):
+            if (seen := reached[t][0]) is not None:
+                rows = np.flatnonzero(over[t])
+                index = torch.from_numpy(rows).to(self.device)
+                ends.append(FinalObservation(int(t), rows, {name: x[index] for name, x in seen.items()}, None))
+        return ends
 
     def _episodes(self, told: Mapping[str, np.ndarray]) -> list[Episode]:
         """Those that ended, counted as steps of NumPy are."""

@@ -34,7 +34,7 @@ from proximo.control.training.progress import FEWEST, BestPolicy, Progress, Rece
 from proximo.control.training.rollout import Actor, Collector, Rollout
 from proximo.control.training.self_play import SelfPlay
 from proximo.control.training.setup import fresh_policy, require_room, require_shares, update_settings
-from proximo.control.training.tensor_rollout import TensorCollector, stays_on_device
+from proximo.control.training.tensor_rollout import TensorCollector, reads_tensors, stays_on_device
 from proximo.control.training.vital_signs import (
     deviation,
     exact_kl,
@@ -127,7 +127,8 @@ class Training(OnPolicyTraining[Rollout]):
         actions = ActionSpec.of(environments.action_space, kind == "squashed", kind == "beta")
         space = environments.observation_space
         observations = ObservationSpec.of(space, config.mask_key, actions.mask_size, actions.choices)
-        roles = Roles.of(observations, groups.actor, groups.critic, config.environment, groups.teacher)
+        others = groups.teacher, groups.rnd
+        roles = Roles.of(observations, groups.actor, groups.critic, config.environment, *others)
         require_room(replace(config, environments=environments.count), roles, actions)
         self._beside = None if environments.tensors is None else environments.tensors.device
         self.device, self.why_device = choose_device(
@@ -161,6 +162,7 @@ class Training(OnPolicyTraining[Rollout]):
         self._generators = generators | own | ({"rnd": self.rnd.generator} if self.rnd else {})
         self.collector = self._collector(actor, roles)
         self.collector.finals_wanted = config.truncation == "exact"
+        self.collector.ends_wanted, self.collector.beside = self.rnd is not None, roles.rnd
         if config.random_phase:
             environments.stagger(config.random_phase)
             self.collector.random_phase = config.random_phase
@@ -173,6 +175,7 @@ class Training(OnPolicyTraining[Rollout]):
         """What steps the environments."""
         # By hand, in NumPy, is faster on the CPU; else what is on a device stays there.
         there = self.environments.tensors is not None and self._derived is None and stays_on_device(self.policy)
+        there = there and (roles.rnd is None or reads_tensors(roles.rnd))
         collector = TensorCollector if there else Collector
         return collector(self.environments, self.policy, actor, self.config.rollout_length, self.noise)
 
@@ -211,7 +214,7 @@ class Training(OnPolicyTraining[Rollout]):
                 self.mirroring.settle()
             self._absorb(rollout, None)
             if self.rnd:
-                self.rnd.see(rollout.inputs, rollout.last_inputs, rollout.valid)
+                self.rnd.see(*_novelty(rollout))
             self.log.record(rollout.taken, self.collector)
 
     def _far(self, rollout: Rollout) -> bool:
@@ -325,7 +328,7 @@ class Training(OnPolicyTraining[Rollout]):
     def estimate(self, rollout: Rollout) -> Batch:
         """Advantages and returns of rewards as they are learnt from."""
         if self.rnd:
-            self.estimator.bonus = self.rnd.advantages(rollout.inputs, rollout.last_inputs, rollout.valid)
+            self.estimator.bonus = self.rnd.advantages(*_novelty(rollout))
         batch = self.estimator.batch(rollout, torch.from_numpy(self._rewards(rollout)))
         if self.mirroring is None:
             return batch
@@ -571,3 +574,10 @@ class Training(OnPolicyTraining[Rollout]):
         drawn = seeds.derive(self.config.seed, seeds.NOISE, index, len(self._generators))
         for generator, seed in zip(self._generators.values(), drawn, strict=True):
             generator.manual_seed(seed)
+
+
+def _novelty(rollout: Rollout) -> tuple[Any, ...]:
+    """What a bonus for what is new asks of a rollout: arguments of `Rnd.advantages`."""
+    ends = [(each.step, each.rows, each.inputs) for each in rollout.ends]
+    seen, last = {**rollout.inputs, **rollout.beside}, {**rollout.last_inputs, **rollout.last_beside}
+    return seen, last, rollout.valid, rollout.followed_by_start, ends

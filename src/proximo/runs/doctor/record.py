@@ -3,9 +3,9 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from proximo.runs.storage.metrics import read_metrics
 
 EVALUATION = "evaluation.json"
 """File of an independent judge's measurement, beside the `config.toml` of a language run."""
+
+
+Answer = TypeVar("Answer")
 
 
 class Probed(Protocol):
@@ -64,6 +67,8 @@ class Record:
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     """Where it lies; None for one made by hand."""
+    answers: dict[Callable[["Record"], Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """To questions that are asked `once`."""
 
     @cached_property
     def probed(self) -> Probed | None:
@@ -130,6 +135,19 @@ class Record:
     def steps(self) -> int:
         """Environment steps or responses so far."""
         return int(number(self.rows[-1].get("step")) or 0) if self.rows else 0
+
+
+def once(question: Callable[[Record], Answer]) -> Callable[[Record], Answer]:
+    """A question that goes through all rows of a run: asked by several rules, it is answered once."""
+
+    @wraps(question)
+    def asked(run: Record) -> Answer:
+        if question not in run.answers:
+            run.answers[question] = question(run)
+        answer: Answer = run.answers[question]
+        return answer
+
+    return asked
 
 
 def read_record(folder: Path, kinds: Mapping[str, Kind]) -> Record:

@@ -30,8 +30,17 @@ class Verdict:
 
     @property
     def row(self) -> dict[str, str]:
-        """Values for `metrics.jsonl`."""
-        return {"health": self.health, "findings": "; ".join(finding.code.label for finding in self.findings)}
+        """Values for `metrics.jsonl`, as `colours` reads them."""
+        return {"health": self.health, "findings": "; ".join(map(self._told, self.findings))}
+
+    def _told(self, finding: Finding) -> str:
+        return finding.code.label + (f" ({finding.severity})" if finding.severity != self.health else "")
+
+
+def colours(row: Mapping[str, Any]) -> dict[str, str]:
+    """Numbers and severities of the findings in a row of `metrics.jsonl`: a milder one has its own behind its name."""
+    told = list(filter(None, str(row.get("findings") or "").split("; ")))
+    return {label.split(" ")[0]: "amber" if label.endswith(" (amber)") else str(row.get("health")) for label in told}
 
 
 class TruthMeter:

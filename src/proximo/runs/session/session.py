@@ -1,7 +1,6 @@
 """A run while it is trained: resuming from a checkpoint, iterations that leave nothing half-done, and stopping."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from proximo.core.invariants import InvariantError
 from proximo.errors import MALFORMED, UserError
+from proximo.runs.console.streams import say
 from proximo.runs.replay.ring import Ring
 from proximo.runs.session.callbacks import Callbacks
 from proximo.runs.session.ranks import of_this_rank, read_apart, with_others, written_apart
@@ -253,9 +253,7 @@ def resume(
     """
 
     def latest() -> str | None:
-        found = latest_checkpoint(
-            folder.checkpoints, warn=lambda text: print(f"proximo: {text}", file=sys.stderr), set_aside=True
-        )
+        found = latest_checkpoint(folder.checkpoints, warn=lambda text: say(f"proximo: {text}"), set_aside=True)
         return None if found is None else str(found)
 
     path = mesh.of_the_first(latest)

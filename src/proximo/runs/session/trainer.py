@@ -1,7 +1,6 @@
 """What the trainers of both worlds share: a training that is iterated, asked, stopped and saved."""
 
 import atexit
-import sys
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from proximo.runs.console.progress import Mode
+from proximo.runs.console.streams import say
 from proximo.runs.session.session import Session, Trained
 
 STOPPED = "trainer.stop()"
@@ -79,4 +79,4 @@ class IteratedTrainer(ABC, Generic[Result]):
 def say_finished_before(folder: Path, mode: Mode) -> None:
     """Tell who called from Python that nothing was trained; the command line says it in its own words."""
     if mode != "quiet":
-        print(f"{folder} was finished before: nothing is trained (run= names another)", file=sys.stderr)
+        say(f"{folder} was finished before: nothing is trained (run= names another)")

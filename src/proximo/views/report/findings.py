@@ -4,7 +4,7 @@ from typing import Any
 
 from proximo import inspection
 from proximo.errors import UserError
-from proximo.runs.health import CODES
+from proximo.runs.health import CODES, colours
 from proximo.views.seen import Seen
 
 COLOURS = ("green", "amber", "red")
@@ -47,11 +47,9 @@ def recorded(run: Seen) -> list[dict[str, Any]]:
     seen: dict[str, list[int]] = {}
     worst: dict[str, str] = {}
     for i, row in enumerate(run.rows):
-        for label in filter(None, str(row.get("findings") or "").split("; ")):
-            seen.setdefault(label.split(" ")[0], []).append(i)
-            worst[label.split(" ")[0]] = (
-                "red" if row.get("health") == "red" else worst.get(label.split(" ")[0], "amber")
-            )
+        for number, colour in colours(row).items():
+            seen.setdefault(number, []).append(i)
+            worst[number] = "red" if colour == "red" else worst.get(number, "amber")
     ordered = sorted(seen.items(), key=lambda item: -len(item[1]))
     return [
         _finding(worst[number], number, f"in {len(rows)} of {len(run.rows)} iterations, first in number {rows[0]}")

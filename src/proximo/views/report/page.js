@@ -117,7 +117,8 @@ function findings(run) {
 }
 
 function episodes(run) {
-  return [run.videos, () => (run.videos.length ? [element("h3", {}, `Episodes of ${run.name}`), videos(run)] : [])];
+  const shelf = shelve(run);
+  return [run.videos.length > 0, () => (run.videos.length ? [element("h3", {}, `Episodes of ${run.name}`), shelf] : [])];
 }
 
 function tokens(run) {
@@ -136,19 +137,43 @@ function absent() {
   return layout;
 }
 
-function videos(run) {
-  const shown = ({ step, name, source }) => {
-    const said = step === null ? `${name}.mp4` : `after ${step.toLocaleString("en")} steps`;
-    return element("figure", {}, element("video", { src: source, controls: true, loop: true, "aria-label": said }), element("figcaption", { class: "soft" }, said));
-  };
-  return element("div", { class: "videos" }, ...run.videos.map(shown));
+const shelves = new Map(); // folder of a run -> where its films stand, and these by address: one that plays is not made anew
+
+function shelve(run) {
+  if (!shelves.has(run.folder)) shelves.set(run.folder, { place: element("div", { class: "videos" }), films: new Map() });
+  const { place, films } = shelves.get(run.folder), wanted = new Set(run.videos.map((film) => film.source));
+  for (const [source, made] of films) {
+    if (!wanted.has(source)) {
+      made.remove();
+      films.delete(source);
+    }
+  }
+  run.videos.forEach((film, i) => {
+    if (!films.has(film.source)) films.set(film.source, filmOf(film));
+    const made = films.get(film.source);
+    if (place.children[i] !== made) place.insertBefore(made, place.children[i] || null);
+  });
+  return place;
+}
+
+function filmOf({ step, name, source }) {
+  const said = step === null ? `${name}.mp4` : `after ${step.toLocaleString("en")} steps`;
+  return element("figure", {}, element("video", { src: source, controls: true, loop: true, "aria-label": said }), element("figcaption", { class: "soft" }, said));
+}
+
+const opened = new Map(); // what the reader has opened or closed, by name
+
+// Part of a page that can be closed, as the reader has left it.
+function details(name, open, summary, ...children) {
+  const onclick = (event) => opened.set(name, !event.currentTarget.parentElement.open); // of a key too
+  return element("details", { open: opened.get(name) ?? open }, element("summary", { onclick }, summary), ...children);
 }
 
 function texts(run) {
   const rows = run.samples.map((sample) => element("tr", {}, element("td", { class: "number" }, String(sample.step)),
     element("td", { class: "number" }, sample.score), element("td", {}, element("span", { class: "soft" }, sample.prompt), sample.response)));
   const head = element("tr", {}, ...["response number", "score", "prompt and response"].map((text) => element("th", {}, text)));
-  return element("details", { open: run.samples.length <= 8 }, element("summary", {}, `${run.samples.length} of them, from the first to the last`),
+  return details(`texts of ${run.folder}`, run.samples.length <= 8, `${run.samples.length} of them, from the first to the last`,
     element("div", { class: "scroll" }, element("table", { class: "texts" }, element("thead", {}, head), element("tbody", {}, ...rows))));
 }
 
@@ -163,13 +188,14 @@ function settings() {
     parts.push(element("h3", {}, "What differs"));
     parts.push(differing.length ? table(differing) : element("p", { class: "soft" }, "Nothing: these runs have the same settings."));
   }
-  parts.push(element("details", {}, element("summary", {}, `all ${data.settings.length} settings`), table(data.settings)));
+  parts.push(details("settings", false, `all ${data.settings.length} settings`, table(data.settings)));
   return parts;
 }
 
 function build() {
   plots.clear();
   refill = null;
+  for (const folder of shelves.keys()) if (!data.runs.some((run) => run.folder === folder)) shelves.delete(folder);
   const results = [...new Set(data.runs.filter((run) => run.result).map((run) => JSON.stringify([run.task, run.result])))].map((pair) => JSON.parse(pair));
   const curves = results.map(([task, name], k) => figure(`plot-result-${k}`, name, `${data.texts[name].label}, ${task}`, () => resultFigure(data, shown(), task, name), true));
   const sections = data.sections.flatMap((section) => [element("h2", {}, section.title), element("div", { class: "grid" },

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
 from threading import Lock
@@ -16,7 +16,7 @@ from proximo.views.numbers import short, thinned
 from proximo.views.report.data import page_data
 from proximo.views.seeds import import_statistics
 from proximo.views.seen import Seen, is_running, read_run, short_names
-from proximo.views.watch.details import Details
+from proximo.views.watch.details import AWAY, DETAILS, Details, leads_out
 
 DEPTH = 4
 """Folders below the given one in which runs are looked for."""
@@ -26,7 +26,8 @@ MOST = 20
 """Runs whose figures are drawn at once."""
 PAUSE, LONGEST_PAUSE, BUSY = 2.0, 10.0, 0.01
 """Least and most seconds between two looks, and the share of one core that looking takes where the most allows it."""
-_FILES = ("config.toml", "metrics.jsonl", "results.json", "samples.jsonl", "lock", "videos", "tokens")
+_NEEDED = ("config.toml", "metrics.jsonl", "results.json", "samples.jsonl", "lock")
+_FILES = (*_NEEDED, *DETAILS)
 
 
 class Tail:
@@ -93,7 +94,8 @@ class Follower:
             if now - self._looked < _pause(self._look_cost) or now - self._made < _pause(self._made_cost):
                 return self.version
             began = time.process_time()
-            stamp = tuple((folder, is_running(folder), *map(_stamp, _files(folder))) for folder in self._folders())
+            folders, left_out = self._found()
+            stamp = tuple((folder, is_running(folder), *map(_stamp, _files(folder))) for folder in folders), left_out
             self.version += stamp != self._stamp
             self._looked, self._stamp = time.monotonic(), stamp
             self._look_cost = time.process_time() - began
@@ -110,12 +112,13 @@ class Follower:
         """
         with self._lock:
             began = time.process_time()
-            runs = self._runs()
+            runs, left_out = self._runs()
             by_name = {run.name: run for run in runs}
             latest = sorted(runs, key=lambda run: -_stamp(run.folder / "metrics.jsonl")[0])[:SHOWN]
             drawn = [by_name[name] for name in chosen[:MOST]] if chosen else [run for run in runs if run in latest]
             page = page_data(drawn, live=True)
             self._details.put_in(page, drawn)
+            page["notes"] += left_out
             page |= {"title": self._root.name, "overview": [_overview(run, run in drawn) for run in runs]}
             self._made, self._made_cost = time.monotonic(), time.process_time() - began
             return page
@@ -129,8 +132,9 @@ class Follower:
         with self._lock:
             return self._details.film(run, name)
 
-    def _runs(self) -> list[Seen]:
-        folders = list(self._folders())
+    def _runs(self) -> tuple[list[Seen], list[str]]:
+        """Runs, and a sentence for each that is not shown."""
+        folders, left_out = self._found()
         names = short_names(folders)
         self._tails = {folder: self._tails.get(folder) or Tail(folder / "metrics.jsonl") for folder in folders}
         found = []
@@ -139,25 +143,30 @@ class Follower:
                 found.append(read_run(folder, name, list(self._tails[folder].rows())))
             except UserError:  # its configuration is damaged, or it has just been deleted
                 continue
-        return found
+        return found, left_out
 
-    def _folders(self) -> Iterator[Path]:
-        """Folders of runs, none by way of a link that leads out of the root."""
+    def _found(self) -> tuple[list[Path], list[str]]:
+        """Folders of runs, none by way of a link that leads out of the root; a sentence for each that is left out."""
+        folders, left_out = [], []
         for place, below, files in os.walk(self._root):
             folder = Path(place)
-            if "config.toml" in files and self._holds(folder):
-                yield folder
+            if "config.toml" in files:
+                away = [name for name in _NEEDED if leads_out(folder / name, self._root)]
+                if away:
+                    left_out.append(f"{self._named(folder)} is not shown: its {away[0]} is {AWAY}.")
+                else:
+                    folders.append(folder)
                 below.clear()
             elif len(folder.relative_to(self._root).parts) >= DEPTH:
                 below.clear()
-            below[:] = sorted(name for name in below if not name.startswith(".") and not (folder / name).is_symlink())
+            links = [name for name in below if (folder / name).is_symlink()]
+            away = [name for name in links if leads_out(folder / name, self._root) and _is_run(folder / name)]
+            left_out += [f"{self._named(folder / name)} is not shown: it is {AWAY}." for name in sorted(away)]
+            below[:] = sorted(name for name in below if not name.startswith(".") and name not in links)
+        return folders, left_out
 
-    def _holds(self, folder: Path) -> bool:
-        """Whether all that is read of a run lies below the root."""
-        try:
-            return all(file.resolve().is_relative_to(self._root) for file in _files(folder))
-        except (OSError, RuntimeError):  # a link that points to itself
-            return False
+    def _named(self, folder: Path) -> str:
+        return folder.relative_to(self._root).as_posix() if folder != self._root else folder.name
 
 
 def _pause(cost: float) -> float:
@@ -167,6 +176,13 @@ def _pause(cost: float) -> float:
 
 def _files(folder: Path) -> list[Path]:
     return [folder / name for name in _FILES]
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        return (folder / "config.toml").is_file()
+    except OSError:  # it may not be looked into
+        return False
 
 
 def _stamp(file: Path) -> tuple[int, int, int]:

@@ -14,6 +14,7 @@ from proximo.control.environments.backends.tensors import owned
 from proximo.control.environments.base import Observation, Step, TensorStep, VectorEnvironment, hidden_end
 from proximo.control.environments.terms import from_infos
 from proximo.control.environments.visible_leaves import ALL_KEYS, ObservationKeys
+from proximo.control.spaces.numbers import is_wide
 from proximo.control.spaces.trees import map_leaves, replace_rows
 from proximo.errors import UserError
 
@@ -76,12 +77,16 @@ class FunctionalEnvironments(VectorEnvironment):
         """See `VectorEnvironment.step`."""
         reached, reward, over, cut = self._take(self._jax.numpy.asarray(np.asarray(actions, np.float32)))
         over, cut, reward = owned(over), owned(cut), owned(reward).astype(np.float64)
-        observation = self._seen(self._state.obs)
-        # A state that ended an episode for good is worth nothing, and may be what made it end: a NaN.
-        final = replace_rows(observation, cut, self._seen(reached)) if cut.any() else observation
+        final = observation = self._seen(self._state.obs)
+        known = over
+        if over.any():
+            # A state that ended an episode for good is worth nothing, and may be what made it end: a NaN.
+            after = self._seen(reached)
+            known = cut | (over & _finite(after))
+            final = replace_rows(observation, known, after)
         ends = over & ~cut, cut, np.ones(self.count, bool), over
         said = from_infos({key: owned(x) for key, x in self._state.metrics.items()}, self.count)
-        return Step(observation, final, reward, *ends, reward, reward, over, None, said)
+        return Step(observation, final, reward, *ends, reward, reward, over, None, said, known)
 
     @property
     def hidden_end(self) -> UserError:
@@ -166,9 +171,9 @@ class FunctionalEnvironments(VectorEnvironment):
         return self._jax.eval_shape(env.reset, keys), False
 
     def _seen(self, observation: Any) -> Any:
-        """Observations of one's own, in the types that are promised."""
+        """Observations of one's own; what float32 has no room for stays as it is, and the rest is float32."""
         groups = self._kept.take(owned(observation))
-        return map_leaves(lambda x: x.astype(np.float32, copy=False), groups)
+        return map_leaves(lambda x: x if is_wide(x.dtype, np.float32) else x.astype(np.float32, copy=False), groups)
 
 
 def _episode_length(env: Any) -> int | None:
@@ -177,6 +182,12 @@ def _episode_length(env: Any) -> int | None:
         if (found := getattr(holder, "episode_length", None)) is not None:
             return int(found)
     return None
+
+
+def _finite(seen: Any) -> np.ndarray:
+    """Rows without a NaN or an infinity."""
+    leaves = list(seen.values()) if isinstance(seen, dict) else [seen]
+    return np.logical_and.reduce([np.isfinite(x).reshape(len(x), -1).all(1) for x in leaves])
 
 
 def _box(shape: Sequence[int]) -> gymnasium.spaces.Box:

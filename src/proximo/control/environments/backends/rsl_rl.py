@@ -14,7 +14,7 @@ from proximo.control.environments.base import Observation, Step, TensorStep, Vec
 from proximo.control.environments.episodes import first_episode
 from proximo.control.environments.terms import from_infos
 from proximo.control.environments.visible_leaves import ALL_KEYS, ObservationKeys
-from proximo.control.spaces.trees import map_leaves, replace_rows
+from proximo.control.spaces.trees import replace_rows
 from proximo.errors import UserError
 
 _METHODS = ("get_observations", "step", "num_envs", "num_actions")
@@ -156,8 +156,7 @@ class RslRlEnvironments(VectorEnvironment):
     def _groups(self, seen: Any) -> dict[str, np.ndarray]:
         """Observations by group; a tensor alone, as rsl_rl 2 has it, is the group `policy`."""
         seen = seen[0] if isinstance(seen, tuple) else seen
-        groups = owned(seen if hasattr(seen, "keys") else {"policy": seen})
-        return dict(map_leaves(lambda x: x.astype(np.float32) if x.dtype == np.float64 else x, groups))
+        return dict(owned(seen if hasattr(seen, "keys") else {"policy": seen}))
 
     def leave_out_finals(self) -> None:
         """See `VectorEnvironment.leave_out_finals`."""

@@ -17,6 +17,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from proximo.control.environments.backends.reporting import FAILURE, shown
 from proximo.control.spaces.trees import take_row
 from proximo.errors import UserError
+from proximo.runs.console.streams import outlive_readers
 
 _GRACE = 5.0
 """Seconds in which a child may close its environment before it is killed."""
@@ -185,6 +186,7 @@ def _deaf_to_ctrl_c(factory: Callable[[], gymnasium.Env]) -> Callable[[], gymnas
     def made() -> gymnasium.Env:
         if os.getpid() != home:  # the first one is also made in the parent
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            outlive_readers()  # what the environment prints there
         return factory()
 
     return made
