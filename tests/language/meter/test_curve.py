@@ -28,7 +28,7 @@ def test_a_curve_without_noise_comes_back(curve):
     for name in ("start", "alpha", "beta"):
         assert math.isclose(getattr(found.curve, name), getattr(curve, name), rel_tol=1e-6, abs_tol=1e-6)
     assert math.isclose(found.curve.peak, curve.peak, rel_tol=1e-6)
-    assert abs(found.peak - curve.peak) <= 0.1 * curve.peak, "the nearest of what was measured"
+    assert abs(found.peak - curve.peak) < 0.11 * curve.peak, "one of the measurements, a tenth apart, beside it at most"
     assert found.passed == 1.0
 
 

@@ -131,16 +131,15 @@ def _smoothed(values: Tensor, half: int) -> Tensor:
 
 
 def _of_neighbours(values: Tensor) -> Tensor:
-    """Means of each value and its neighbours `[B, M]`: of the i-th, i / 3 on each side (one at least), where they are.
+    """Weighted means of each value and its neighbours `[B, M]`: of the i-th, i / 2 on each side (one at least).
 
-    The further a run has come, the less of its way a single measurement stands for.
+    The further a run has come, the less of its way a single measurement stands for. The weights fall with the square of
+    how far a neighbour is (Epanechnikov 1969): where all weigh the same, a peak is moved to its flatter side.
     """
-    count = values.shape[1]
-    index = torch.arange(count)
-    half = (index // 3).clamp_min(1)
-    first, last = (index - half).clamp_min(0), (index + half + 1).clamp_max(count)
-    sums = torch.nn.functional.pad(values.cumsum(1), (1, 0))
-    return (sums[:, last] - sums[:, first]) / (last - first)
+    index = torch.arange(values.shape[1], dtype=values.dtype)
+    reach = (index // 2).clamp_min(1) + 1
+    weights = (1 - ((index - index.unsqueeze(1)) / reach.unsqueeze(1)).square()).clamp_min(0)
+    return values @ (weights / weights.sum(1, keepdim=True)).T
 
 
 def _shares(ways: Tensor) -> Tensor:
