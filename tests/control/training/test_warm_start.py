@@ -44,6 +44,25 @@ def begun(start, parts=("policy", "critic", "normalizers"), **changes):
     return training
 
 
+def test_weights_are_not_taken_by_a_network_of_another_activation(learnt, tmp_path):
+    with pytest.raises(UserError, match=r"its network\.activation is tanh, and here it is relu"):
+        begun(learnt.path, network={"hidden": [8], "activation": "relu"})
+
+
+def test_a_run_is_never_deleted_by_the_one_that_starts_from_it(tmp_path):
+    call = {**SETTINGS, "steps": 128, "network": {"hidden": [8]}, "observations": {"actor": ("state",)}}
+    first = proximo.train(NAME, run=tmp_path / "first", **call)
+    before = {path: path.read_bytes() for path in first.path.rglob("*") if path.is_file()}
+    for start in (first, first.path / "checkpoints" / "final", f"{first.path}/../first"):
+        with pytest.raises(UserError, match=r"start_from = .* is read by this run, and --fresh .* would delete it"):
+            proximo.train(NAME, run=first.path, start_from=start, fresh=True, **call)
+    with pytest.raises(UserError, match=r"teacher = .* is read by this run"):
+        proximo.distill(first, run=first.path, fresh=True, **{**SETTINGS, "steps": 64})
+    with pytest.raises(UserError, match="start_from is read where a run begins"):
+        proximo.train(NAME, run=first.path, start_from=first, allow_change=True, **call)
+    assert {path: path.read_bytes() for path in first.path.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize("parts", [("policy",), ("policy", "critic"), ("policy", "critic", "normalizers")])
 def test_the_parts_that_are_named_are_those_of_the_other_run(learnt, parts):
     before = proximo.load(learnt.path).policy.state_dict()

@@ -74,6 +74,12 @@ def _require_fit(policy: ControlPolicy, theirs: ControlPolicy, run: str, parts: 
                 f"start_from = {run}: its {what} are {there}, and here they are {here}: a policy starts on tasks "
                 "of the same spaces only"
             )
+    own, other = policy.settings.activation, theirs.settings.activation
+    if own != other and not policy.settings.custom:
+        raise UserError(
+            f"start_from = {run}: its network.activation is {other}, and here it is {own}, by which the same weights "
+            f"are another policy: set {other} here"
+        )
     if (policy.normalizer is None) != (theirs.normalizer is None):
         setting = str(theirs.normalizer is not None).lower()
         raise UserError(f"start_from = {run}: it has normalizers.observations = {setting}: set the same here")
