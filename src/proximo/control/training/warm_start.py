@@ -43,6 +43,12 @@ def start_from(policy: ControlPolicy, scaler: RewardScaler, run: str, parts: tup
                 "settings, or leave that part out of start_with"
             )
         x.copy_(learnt[key])
+    for key, x in own.items():  # what is one tensor here and two there has been overwritten
+        if _part(key) in parts and not torch.equal(x, learnt[key]):
+            raise UserError(
+                f"start_from = {run}: actor and critic share their layers here (network.shared), and have layers of "
+                "their own there: set network.shared = false, or leave critic out of start_with"
+            )
     if "critic" in parts:
         _take_scale(scaler, {key.removeprefix("scaler/"): x for key, x in tensors.items() if key.startswith("scaler/")})
 
@@ -72,7 +78,7 @@ def _require_fit(policy: ControlPolicy, theirs: ControlPolicy, run: str, parts: 
         if here != there:
             raise UserError(
                 f"start_from = {run}: its {what} are {there}, and here they are {here}: a policy starts on tasks "
-                "of the same spaces only"
+                "of the same spaces only, with the same network.actions"
             )
     own, other = policy.settings.activation, theirs.settings.activation
     if own != other and not policy.settings.custom:
