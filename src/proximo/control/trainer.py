@@ -197,6 +197,8 @@ class Trainer(IteratedTrainer[Run]):
                 if self.config.start_from:
                     parts = ", ".join(self.config.start_with)
                     progress.message(f"starts from {self.config.start_from}: {parts}")
+                if training.warm:
+                    progress.warning(training.warm)
             if changed := opening.settle(f"{training.progress.steps:,} steps"):
                 progress.message(changed)
             stop = stack.enter_context(StopRequest())

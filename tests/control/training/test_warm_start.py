@@ -64,6 +64,21 @@ def test_what_actor_and_critic_have_of_their_own_is_not_put_into_layers_that_the
     assert all(torch.equal(state[name], before[name]) for name in actor)
 
 
+@pytest.mark.parametrize(
+    ("rewards", "parts", "told"),
+    [
+        ("scale", ("policy", "critic"), False),
+        ("off", ("policy", "critic"), True),
+        ("return", ("policy", "critic"), True),
+        ("off", ("policy",), False),
+    ],
+)
+def test_a_critic_of_other_units_is_told(learnt, rewards, parts, told):
+    now = begun(learnt.path, parts, normalizers={"observations": True, "rewards": rewards})
+    assert ("normalizers.rewards is scale there and not scale here" in now.warm) == told
+    assert bool(now.warm) == told
+
+
 def test_spaces_that_differ_are_told_in_words(learnt, tmp_path):
     with pytest.raises(UserError) as told:
         begun(learnt.path, network={"hidden": [8], "actions": "squashed"})
