@@ -320,6 +320,21 @@ def test_what_is_a_link_to_elsewhere_is_left_out_in_one_sentence_and_the_rest_is
     assert [note for note in follower.data()["notes"] if AWAY in note] == said[1:]
 
 
+def test_parts_of_the_reward_have_a_figure_each_in_whatever_script_they_are_named(tmp_path, page):
+    names = ["term/速度", "term/角度", "term/a-b", "term/a b", "term/a/b", "term/a.45b"]
+    write(tmp_path / "run", [{**row(k), **{name: 10.0 * i + k for i, name in enumerate(names)}} for k in range(3)])
+    with served(tmp_path) as port:
+        page.open(f"http://127.0.0.1:{port}/")
+        page.wait("document.documentElement.dataset.drawn")
+        last = "document.getElementById(idOf(name))"
+        for i, name in enumerate(names):
+            page.run(f"(({{name}}) => {last}.scrollIntoView())({json.dumps({'name': name})})")
+            page.wait(f"(({{name}}) => {last}.data?.[0].y.at(-1) === {10 * i + 2})({json.dumps({'name': name})})")
+        ids = "[...document.querySelectorAll('.plot')].map(x => x.id)"
+        assert len(set(page.run(ids))) == len(page.run(ids)) == len(set(page.run("[...plots.keys()]")))
+        assert page.errors == []
+
+
 def test_a_finding_has_its_own_colour_and_not_that_of_the_worst_beside_it(tmp_path, page):
     rows = [{**row(k), "approx_kl": 5.0, "clipped_actions": 0.9} for k in range(3)]
     judge = TruthMeter()

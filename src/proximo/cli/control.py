@@ -84,6 +84,7 @@ def train(arguments: list[str]) -> int:
     asked = parse(
         shape, typed, "train", foreign={**CONTROL, **lacking(base.update)}, description=_ABOUT, usage=" ENVIRONMENT"
     )
+    _require_one(typed, "minibatches", "update.minibatch-size")
     config = _config(asked, base, "train")
     if asked.call.seeds:
         if config.seed != base.seed:
@@ -116,16 +117,22 @@ def distill(arguments: list[str]) -> int:
     foreign = {**CONTROL, **lacking(base.update)}
     usage = " TEACHER [ENVIRONMENT]"
     asked = parse(shape, arguments[len(words) :], "distill", foreign=foreign, description=_TAUGHT, usage=usage)
-    from proximo.control.own_parts import require_one_name
     from proximo.control.result import default_run
 
-    given = [word.partition("=")[0] for word in arguments]
-    require_one_name({name: f"--observations.{name}" in given for name in ("student", "actor")})
+    _require_one(arguments, "minibatches", "update.minibatch-size")
+    _require_one(arguments, "observations.student", "observations.actor")
     config = _config(asked, base, "distill")
     from proximo.control.run import run_training
 
     call = asked.call.open(Path(config.run or default_run(config)))
     return _told(run_training(config, mode=asked.call.mode, call=call), as_json=asked.call.json)
+
+
+def _require_one(typed: list[str], *options: str) -> None:
+    """Refuse two options that say the same."""
+    words = {word.partition("=")[0].replace("_", "-").removeprefix("--") for word in typed if word.startswith("--")}
+    if words.issuperset(options):
+        raise UserError(f"{' and '.join(f'--{name}' for name in options)} say the same here: give one of them")
 
 
 def _config(asked: Any, base: TrainConfig, verb: str) -> TrainConfig:

@@ -9,7 +9,7 @@ from proximo.algorithms.distillation import Distillation
 from proximo.control.config import NetworkSettings, ObservationSettings, TrainConfig
 from proximo.control.environments import Source, known_name, name_of
 from proximo.control.loading import load_policy
-from proximo.control.own_parts import Maker, require_one_name, with_groups, with_own_parts
+from proximo.control.own_parts import Maker, require_one_name, require_one_size, with_groups, with_own_parts
 from proximo.control.result import Run
 from proximo.control.trainer import Trainer
 from proximo.runs.config.toml import from_mapping, read_toml
@@ -59,6 +59,7 @@ def distill(
     base = student_settings(teacher, source)
     settings = with_own_parts(with_groups(settings, taught=True), None, network, encoders)
     require_one_name(settings.get("observations"))
+    require_one_size(settings.get("minibatches"), settings.get("update"))
     if isinstance(settings.get("run"), PathLike):
         settings["run"] = fspath(settings["run"])
     if isinstance(settings.get("options"), Mapping):

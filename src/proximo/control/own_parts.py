@@ -83,6 +83,23 @@ def with_groups(settings: Mapping[str, Any], *, taught: bool = False) -> dict[st
     return settings | {"observations": {roles[name]: tuple(keys) for name, keys in groups.items()}}
 
 
+def require_one_size(minibatches: Any, update: Any) -> None:
+    """Refuse minibatches that are given by their number and by their size.
+
+    Args:
+        minibatches: their number; None if it is not given.
+        update: settings of the update that are given, by name.
+
+    Raises:
+        UserError: both are.
+    """
+    if minibatches is not None and isinstance(update, Mapping) and update.get("minibatch_size") is not None:
+        raise UserError(
+            f"minibatches = {minibatches} and update.minibatch_size = {update['minibatch_size']} say the same: "
+            "give one of them"
+        )
+
+
 def require_one_name(given: Any) -> None:
     """Refuse a student whose parts are named twice.
 
@@ -93,7 +110,7 @@ def require_one_name(given: Any) -> None:
         UserError: `student` and `actor` are both given, which are one.
     """
     if isinstance(given, Mapping) and given.get("student") and given.get("actor"):
-        raise UserError("observations.student and observations.actor are one in a distillation: give one of them")
+        raise UserError("observations.student and observations.actor say the same in a distillation: give one of them")
 
 
 def _network(given: Any) -> Any:

@@ -21,7 +21,7 @@ from proximo.control.evaluation.evaluate import Watch
 from proximo.control.evaluation.selection import Selection
 from proximo.control.loading import LoadedPolicy, require_final
 from proximo.control.models.device import limit_threads
-from proximo.control.own_parts import Maker, own_code, with_groups, with_own_parts
+from proximo.control.own_parts import Maker, own_code, require_one_size, with_groups, with_own_parts
 from proximo.control.presets import configure, usual_preset
 from proximo.control.result import Run, default_run
 from proximo.control.spaces.observations import ObservationSpec
@@ -192,6 +192,8 @@ class Trainer(IteratedTrainer[Run]):
                 if self.config.start_from:
                     parts = ", ".join(self.config.start_with)
                     progress.message(f"starts from {self.config.start_from}: {parts}")
+                if training.warm:
+                    progress.warning(training.warm)
             if changed := opening.settle(f"{training.progress.steps:,} steps"):
                 progress.message(changed)
             stop = stack.enter_context(StopRequest())
@@ -221,6 +223,11 @@ class Trainer(IteratedTrainer[Run]):
             folder, passed_over = free_folder(folder, code)
         self.config = replace(self.config, run=str(folder.path))
         opening = Opening(folder, self.config, "environment", self._call)
+        if late := [key for key, *_ in opening.changes if key.split(".")[0] in ("start_from", "start_with")]:
+            raise UserError(
+                f"{folder.path} has begun already, and {late[0]} is read where a run begins: choose another folder "
+                "with --run (run=...), or start over with --fresh (fresh=True)"
+            )
         opening.check_code(code)
         return opening, passed_over
 
@@ -261,7 +268,7 @@ class Trainer(IteratedTrainer[Run]):
             progress.message(f"CUDA graphs: {f'off, {training.graphs.off}' if training.graphs.off else 'on'}")
         if not resumed and (rounded := _rounded(training)):
             progress.warning(rounded)
-        for text in self.config.idle:
+        for text in (*self.config.idle, *_idle_noise(self.config, training)):
             progress.warning(text)
         for note in training.environments.notes:
             progress.message(note)
@@ -356,6 +363,7 @@ def _configured(environment: Source, preset: str, settings: dict[str, Any]) -> T
         size.setdefault("environments", count)
     base, found = configure(task_of(environment), preset, size)
     base = replace(base, environment=name_of(environment))
+    require_one_size(settings.get("minibatches"), settings.get("update"))
     if "minibatches" not in found.settings:  # else the preset says how it is cut, whatever its size
         base = _for_copies(base, count, settings)
     for name in ("run", "start_from"):
@@ -364,6 +372,16 @@ def _configured(environment: Source, preset: str, settings: dict[str, Any]) -> T
     if isinstance(settings.get("options"), Mapping):
         settings["options"] = {**base.options, **settings["options"]}
     return from_mapping(TrainConfig, settings, where="the arguments of proximo.train", base=base)
+
+
+def _idle_noise(config: TrainConfig, training: Training) -> list[str]:
+    """A sentence on settings of continuous actions, where the task has none."""
+    plain, own = NetworkSettings(), config.network
+    given = [name for name in ("actions", "noise", "log_std") if getattr(own, name) != getattr(plain, name)]
+    if not given or training.policy.actions.continuous:
+        return []
+    names = " and ".join(f"network.{name}" for name in given)
+    return [f"{names} can do nothing in {config.environment}, whose actions are choices: leave this out"]
 
 
 def _for_copies(base: TrainConfig, count: int | None, settings: Mapping[str, Any]) -> TrainConfig:

@@ -176,6 +176,16 @@ def test_steps_far_too_large_are_told_in_one_sentence_alone(prompt):
     refused(answer, "not-finite")
 
 
+def test_what_says_the_same_twice_is_refused_and_what_can_do_nothing_is_told(prompt):
+    twice = ["train", "CartPole-v1", "--run", "r", *SMALL, "--minibatches=2", "--update.minibatch_size", "32"]
+    refused(prompt(*twice), "--minibatches", "--update.minibatch-size", "give one of them")
+    assert nothing_left()
+    idle = ["--network.noise", "gsde", "--network.log-std", "-1", "--stop-at", "64"]
+    code, _, said = prompt("train", "CartPole-v1", "--run", "r", "--quiet", *SMALL, *idle)
+    assert code == 0
+    assert "network.noise and network.log_std can do nothing in CartPole-v1, whose actions are choices" in said
+
+
 def test_an_environment_that_returns_nan_is_named_with_its_step(prompt):
     answer = prompt("train", "control_tasks:breaks", "--quiet", "--run", "r", *SMALL, "--options", "at", "37")
     refused(answer, "control_tasks:breaks", "nan", "step 37", "[1]")

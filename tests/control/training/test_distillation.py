@@ -239,7 +239,7 @@ def test_continuous_actions_are_learnt_with_their_deviations(tmp_path):
     [
         ({"observations": {"student": ["positions"]}}, "did you mean position"),
         ({"observations": {"student": ["position"], "teacher": ["velocity"]}}, "reads 4 numbers, and velocity of"),
-        ({"observations": {"student": ["position"], "actor": ["velocity"]}}, "are one in a distillation"),
+        ({"observations": {"student": ["position"], "actor": ["velocity"]}}, "say the same in a distillation"),
         ({"obs_groups": {"student": ["position"], "policy": ["velocity"]}}, "sets student and policy, which are one"),
         ({"obs_groups": {"rnd_state": ["position"]}}, "the sets rnd_state, and here are student"),
         ({"update": {"beta": 2.0}}, r"beta = 2.0 must lie in \[0, 1\]"),
@@ -292,7 +292,7 @@ def test_the_command_line_distils_and_says_what_it_needs(prompt, memory_teacher,
         (("distill",), "which teacher"),
         (("distill", "nothing"), "holds no run"),
         (("distill", memory_teacher.path, "a", "b"), "one word too many"),
-        ((*given[:2], "--observations.student", "position", "--observations.actor=velocity"), "are one in a"),
+        ((*given[:2], "--observations.student", "position", "--observations.actor=velocity"), "say the same here"),
     ):
         code, _, error = prompt(*words)
         assert code == 2

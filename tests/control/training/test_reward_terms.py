@@ -50,6 +50,14 @@ def test_parts_sum_to_the_reward_in_every_autoreset_mode(source):
     assert row["term/goal"] + row["term/cost"] == pytest.approx(row["reward_mean"], abs=1e-12)
 
 
+def test_keys_of_infos_need_be_no_texts_and_what_has_no_name_is_left_out():
+    """Environments number their agents; and a batch's infos come as they are."""
+    one = np.ones(2)
+    infos = {0: one, (1, 2): "x", None: 3, "reward_": one, "reward_goal": one, "final_info": {7: one}}
+    assert [*from_infos(infos, 2)] == ["term/goal"]
+    assert from_infos({"log": {3: 1.0, "/": 2.0, "": 3.0, "speed": 4.0}}, 2) == {"log/speed": 4.0}
+
+
 @pytest.mark.parametrize("backend", ["gymnasium", "subprocess"])
 def test_parts_of_a_reward_that_is_paid_for_several_steps_sum_to_it(backend):
     # Episodes of 3 steps in steps of 2: the second one is 1 step long.

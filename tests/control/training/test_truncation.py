@@ -73,6 +73,14 @@ def test_a_memory_and_resets_in_a_step_of_their_own_are_cut_by_the_same_rule():
     assert np.abs(batch.advantages.numpy()[cut]).max() < 1e-5
 
 
+def test_where_every_step_is_cut_nothing_is_left_to_learn_from_and_that_is_said():
+    with (
+        running(control_tasks.steady, options={"limit": 1}, truncation="drop") as training,
+        pytest.raises(UserError, match=r"each of the 128 steps of this rollout is one: set truncation = previous"),
+    ):
+        training.iterate()
+
+
 def test_the_doctor_says_that_ends_are_approximated():
     assert seen(control(lambda i: {"truncations_approximated": 3}, truncation="previous")) == [("P063", "amber")]
     assert seen(control(lambda i: {"truncations_approximated": 0}, truncation="previous")) == []

@@ -44,6 +44,65 @@ def begun(start, parts=("policy", "critic", "normalizers"), **changes):
     return training
 
 
+def test_weights_are_not_taken_by_a_network_of_another_activation(learnt, tmp_path):
+    with pytest.raises(UserError, match=r"its network\.activation is tanh, and here it is relu"):
+        begun(learnt.path, network={"hidden": [8], "activation": "relu"})
+
+
+def test_what_actor_and_critic_have_of_their_own_is_not_put_into_layers_that_they_share(tmp_path):
+    """The critic's would take the place of the actor's: another policy."""
+    call = {**SETTINGS, "steps": 128, "observations": {"actor": ("state",)}, "normalizers": {"observations": True}}
+    apart = proximo.train(NAME, run=tmp_path / "apart", network={"hidden": [8]}, **call)
+    shared = {"network": {"hidden": [8], "shared": True}, "observations": {"actor": ("state",)}}
+    shared |= {"normalizers": {"observations": True}}
+    with pytest.raises(UserError, match=r"share their layers here \(network\.shared\)"):
+        begun(apart.path, **shared)
+    now = begun(apart.path, ("policy", "normalizers"), **shared)
+    before, state = proximo.load(apart.path).policy.state_dict(), now.policy.state_dict()
+    actor = {name for name in before if name.startswith("network.actor.")}
+    assert actor
+    assert all(torch.equal(state[name], before[name]) for name in actor)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "parts", "told"),
+    [
+        ("scale", ("policy", "critic"), False),
+        ("off", ("policy", "critic"), True),
+        ("return", ("policy", "critic"), True),
+        ("off", ("policy",), False),
+    ],
+)
+def test_a_critic_of_other_units_is_told(learnt, rewards, parts, told):
+    now = begun(learnt.path, parts, normalizers={"observations": True, "rewards": rewards})
+    assert ("normalizers.rewards is scale there and not scale here" in now.warm) == told
+    assert bool(now.warm) == told
+
+
+def test_spaces_that_differ_are_told_in_words(learnt, tmp_path):
+    with pytest.raises(UserError) as told:
+        begun(learnt.path, network={"hidden": [8], "actions": "squashed"})
+    number = "1 number from -1 to 1"
+    assert f"its actions are {number}, and here they are {number}, squashed:" in str(told.value)
+    with pytest.raises(UserError) as told:
+        begun(learnt.path, observations={"actor": ("privileged_state",), "critic": ("privileged_state",)})
+    assert "its observations are state [1], and here they are privileged_state [2]:" in str(told.value)
+
+
+def test_a_run_is_never_deleted_by_the_one_that_starts_from_it(tmp_path):
+    call = {**SETTINGS, "steps": 128, "network": {"hidden": [8]}, "observations": {"actor": ("state",)}}
+    first = proximo.train(NAME, run=tmp_path / "first", **call)
+    before = {path: path.read_bytes() for path in first.path.rglob("*") if path.is_file()}
+    for start in (first, first.path / "checkpoints" / "final", f"{first.path}/../first"):
+        with pytest.raises(UserError, match=r"start_from = .* is read by this run, and --fresh .* would delete it"):
+            proximo.train(NAME, run=first.path, start_from=start, fresh=True, **call)
+    with pytest.raises(UserError, match=r"teacher = .* is read by this run"):
+        proximo.distill(first, run=first.path, fresh=True, **{**SETTINGS, "steps": 64})
+    with pytest.raises(UserError, match="start_from is read where a run begins"):
+        proximo.train(NAME, run=first.path, start_from=first, allow_change=True, **call)
+    assert {path: path.read_bytes() for path in first.path.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize("parts", [("policy",), ("policy", "critic"), ("policy", "critic", "normalizers")])
 def test_the_parts_that_are_named_are_those_of_the_other_run(learnt, parts):
     before = proximo.load(learnt.path).policy.state_dict()

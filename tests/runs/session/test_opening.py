@@ -50,6 +50,16 @@ def test_a_run_goes_on_with_its_own_settings_only(folder):
     assert content(folder.path) == before
 
 
+def test_a_run_that_another_one_reads_is_not_deleted_to_make_room_for_it(folder):
+    inside = folder.path / "checkpoints" / "step-1"
+    for task in (str(folder.path), str(inside), f"{inside}=0.5", f"{folder.path}/../run"):
+        with pytest.raises(UserError, match=r"task = .* is read by this run, and --fresh \(fresh=True\) would"):
+            opened(folder, Call(fresh=True), task=task)
+    assert inside.exists()
+    for task in ("walk", "\0", str(folder.path.parent), str(folder.path / "nothing")):
+        assert not opened(folder, Call(fresh=True), task=task, run=str(folder.path)).resumed
+
+
 def test_an_allowed_change_is_recorded_with_those_before_it_and_unfinishes_the_run(folder):
     folder.results.write_text(json.dumps({"steps": 9}))
     assert opened(folder).results == {"steps": 9}

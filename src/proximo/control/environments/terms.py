@@ -18,15 +18,15 @@ _NOT_LOGGED = frozenset("rlt")
 """Return, length and time of Gymnasium's RecordEpisodeStatistics, which are counted here anyway."""
 
 
-def is_term(key: str) -> bool:
-    """Whether a key of an info holds a part of that step's reward, as `reward_forward`."""
-    return key.startswith(_TERMS)
+def is_term(key: Any) -> bool:
+    """Whether a key of an info, which need be no text, holds a part of that step's reward, as `reward_forward`."""
+    return isinstance(key, str) and key.startswith(_TERMS) and len(key) > len("reward_")
 
 
 def terms_in(info: Any) -> Iterator[tuple[str, Any]]:
     """Parts of the reward in one environment's info, by key; what is no number is none."""
     for key, x in info.items() if isinstance(info, Mapping) else ():
-        if isinstance(key, str) and is_term(key) and isinstance(x, _NUMBERS):
+        if is_term(key) and isinstance(x, _NUMBERS):
             yield key, x
 
 
@@ -66,9 +66,9 @@ def _row(values: Any, told: Any, count: int) -> Any:
 
 def _logged(log: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in log.items():
-        if key.startswith("_") or key in _NOT_LOGGED:
+        name = key.strip("/") if isinstance(key, str) else ""
+        if not name or key.startswith("_") or key in _NOT_LOGGED:
             continue
-        name = key.strip("/")
         # `Episode_Reward/tracking` of Isaac Lab, `rew_tracking` of legged_gym and Genesis.
         rewards = name.lower().startswith(("rew", "episode_reward"))
         yield (TERM if rewards else LOG) + name, value
@@ -99,7 +99,7 @@ class Means:
 
 
 def _mean(said: Iterable[tuple[int, Any]], valid: np.ndarray) -> float | None:
-    """Of everything finite; None where nothing is."""
+    """Of all that was told, an infinity too; None where nothing was."""
     numbers = [x for step, value in said if len(x := _numbers(value, valid[step]))]
     known = np.concatenate(numbers) if numbers else np.empty(0)
     known = known[~np.isnan(known)]

@@ -39,6 +39,19 @@ class Part:
     beta: bool = False
     """box: drawn from Betas, each of two outputs, instead of a Gaussian around one."""
 
+    def __str__(self) -> str:
+        """For a message, as `arm: 2 numbers from -1 to 1`."""
+        if self.kind == "box":
+            low, high = (np.unique(bound).tolist() for bound in self.bounds)
+            low, high = (f"{x[0]:g}" if len(x) == 1 else "bounds of their own" for x in (low, high))
+            what = f"{self.width} number{'s' * (self.width != 1)} from {low} to {high}" + (
+                ", from Betas" if self.beta else ""
+            )
+        else:
+            what = f"{' and '.join(map(str, self.choices))} choices" if self.choices else f"{self.width} switches"
+        name = ".".join(map(str, self.path))
+        return f"{name}: {what}" if name else what
+
     # Computed once: these are asked for at every step.
     @cached_property
     def width(self) -> int:
@@ -92,6 +105,10 @@ class ActionSpec:
 
     parts: tuple[Part, ...]
     squashed: bool = False
+
+    def __str__(self) -> str:
+        """For a message: `2 numbers from -1 to 1, squashed`."""
+        return ", ".join([*map(str, self.parts), *(["squashed"] if self.squashed else [])])
 
     @classmethod
     def of(cls, space: gymnasium.Space, squashed: bool = False, beta: bool = False) -> "ActionSpec":

@@ -34,6 +34,12 @@ class Part:
     frame: tuple[int, ...] = field(default=(), compare=False)
     """Shape of one frame as the environment gives it, where several are stacked."""
 
+    def __str__(self) -> str:
+        """For a message: its name and its shape."""
+        kinds = {"vector": "", "one_hot": "choices ", "pixels": "an image ", "mask": "a mask "}
+        what = f"{kinds[self.kind]}{list(self.choices if self.kind == 'one_hot' else self.shape)}"
+        return f"{self.key} {what}" if self.key else what
+
     @property
     def env_shape(self) -> tuple[int, ...]:
         """Shape of one observation as the environment gives it."""
@@ -65,6 +71,10 @@ class ObservationSpec:
     """
 
     parts: tuple[Part, ...]
+
+    def __str__(self) -> str:
+        """For a message: `state [3], camera, an image [3, 64, 64]`."""
+        return ", ".join(map(str, self.parts))
 
     @classmethod
     def of(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from proximo.control.models.policy import ControlPolicy
 from proximo.control.training.rollout import Actor, Rollout
 from proximo.core.batch import Batch
 from proximo.core.ranks import ALONE, Ranks
+from proximo.errors import UserError
 
 
 class Estimator:
@@ -46,10 +48,18 @@ class Estimator:
         Args:
             rollout: what happened.
             rewards: `[T, N]`, as they are to be learnt from (scaled or not).
+
+        Raises:
+            UserError: nothing is left to learn from.
         """
         self._rollout, self.rewards = rollout, rewards
         # Two fields are rewritten each epoch when advantages are recomputed, the rest stays.
         advantages, returns, counted = self._estimate(rollout.value)
+        if self.truncation == "drop" and not (rollout.valid & ~_cut(rollout)).any():
+            raise UserError(
+                f"truncation = drop leaves out the last step of a cut episode, and each of the {rollout.steps:,} steps "
+                "of this rollout is one: set truncation = previous, or longer episodes"
+            )
         weight = torch.from_numpy(rollout.valid).to(rollout.value)
         weight = weight if counted is None else weight * counted
         inputs = dict(rollout.inputs)
@@ -102,7 +112,7 @@ class Estimator:
         values = units.from_units(values)
         following = torch.cat([values[1:], torch.empty_like(values[:1])])
         following[-1] = self._after(rollout.last_inputs, rollout.last_memory)
-        cut = torch.from_numpy(rollout.truncated & ~rollout.terminated & rollout.valid).to(values.device)
+        cut = torch.from_numpy(_cut(rollout)).to(values.device)
         if self.truncation == "exact":
             for final in rollout.finals:
                 rows = torch.from_numpy(final.rows).to(values.device)
@@ -136,3 +146,9 @@ class Estimator:
         # `contiguous` leaves the strides of axes of length 1 as they are, by which torch chooses a convolution.
         laid = {name: x.clone(memory_format=torch.contiguous_format) for name, x in inputs.items()}
         return self.policy.values.from_units(self.actor.value(laid, memory))
+
+
+def _cut(rollout: Rollout) -> np.ndarray:
+    """`[T, N]`: steps whose episode was cut."""
+    cut: np.ndarray = rollout.truncated & ~rollout.terminated & rollout.valid
+    return cut

@@ -113,6 +113,8 @@ class Training(OnPolicyTraining[Rollout]):
         self.recent = RecentEpisodes()
         self.critic = CriticWindow()
         self.best = BestPolicy()
+        self.warm = ""
+        """A sentence on what it starts from that is to be known."""
         self._learnt_at_restart = environments.statistics()
         """By the user's wrappers, before the environments last started anew; none in most runs."""
 
@@ -192,7 +194,8 @@ class Training(OnPolicyTraining[Rollout]):
     def start(self) -> None:
         """Start the environments, and give the normalisers something to go by."""
         if self.config.start_from:
-            start_from(self.policy, self.scaler, self.config.start_from, self.config.start_with)
+            how = {"scales": self.config.normalizers.rewards == "scale"}
+            self.warm = start_from(self.policy, self.scaler, self.config.start_from, self.config.start_with, **how)
             if self.closed_form:
                 self.closed_form.freeze()
         self._choose_path()

@@ -9,13 +9,16 @@ from proximo.control.loading import policy_from, read_checkpoint
 from proximo.control.models.normalizers import RewardScaler
 from proximo.control.models.policy import ControlPolicy
 from proximo.errors import UserError
+from proximo.runs.storage.checkpoint import under
 
 _CRITIC = ("network.critic", "network.value_head", "network.sees", "values.")
 _NORMALIZERS = ("normalizer.", "critic_normalizer.")
 
 
 @torch.no_grad()
-def start_from(policy: ControlPolicy, scaler: RewardScaler, run: str, parts: tuple[str, ...]) -> None:
+def start_from(
+    policy: ControlPolicy, scaler: RewardScaler, run: str, parts: tuple[str, ...], *, scales: bool = False
+) -> str:
     """Put what another run has learnt into a policy that nothing was learnt by.
 
     Args:
@@ -23,6 +26,10 @@ def start_from(policy: ControlPolicy, scaler: RewardScaler, run: str, parts: tup
         scaler: its rewards' scale, which is taken with the critic, whose units it makes.
         run: folder of the other run, or of one of its checkpoints.
         parts: `policy`, `critic` (with the statistics of returns) and `normalizers` (those of observations).
+        scales: whether rewards are scaled in the new run.
+
+    Returns:
+        A sentence where the critic predicts in other units than it will learn in; "" elsewhere.
 
     Raises:
         UserError: there is no such run, or its policy does not fit.
@@ -43,8 +50,23 @@ def start_from(policy: ControlPolicy, scaler: RewardScaler, run: str, parts: tup
                 "settings, or leave that part out of start_with"
             )
         x.copy_(learnt[key])
-    if "critic" in parts:
-        _take_scale(scaler, {key.removeprefix("scaler/"): x for key, x in tensors.items() if key.startswith("scaler/")})
+    for key, x in own.items():  # what is one tensor here and two there has been overwritten
+        if _part(key) in parts and not torch.equal(x, learnt[key]):
+            raise UserError(
+                f"start_from = {run}: actor and critic share their layers here (network.shared), and have layers of "
+                "their own there: set network.shared = false, or leave critic out of start_with"
+            )
+    if "critic" not in parts:
+        return ""
+    theirs_scale = under("scaler/", tensors)
+    _take_scale(scaler, theirs_scale)
+    if scales == bool(theirs_scale["moments.count"] > 0):
+        return ""
+    here, there = ("scale", "another") if scales else ("not scale", "scale")
+    return (
+        f"the critic of {run} predicts in other units than it learns in now: normalizers.rewards is {there} there and "
+        f"{here} here; set the same, or leave critic out of start_with"
+    )
 
 
 def _part(key: str) -> str:
@@ -72,8 +94,14 @@ def _require_fit(policy: ControlPolicy, theirs: ControlPolicy, run: str, parts: 
         if here != there:
             raise UserError(
                 f"start_from = {run}: its {what} are {there}, and here they are {here}: a policy starts on tasks "
-                "of the same spaces only"
+                "of the same spaces only, with the same network.actions"
             )
+    own, other = policy.settings.activation, theirs.settings.activation
+    if own != other and not policy.settings.custom:
+        raise UserError(
+            f"start_from = {run}: its network.activation is {other}, and here it is {own}, by which the same weights "
+            f"are another policy: set {other} here"
+        )
     if (policy.normalizer is None) != (theirs.normalizer is None):
         setting = str(theirs.normalizer is not None).lower()
         raise UserError(f"start_from = {run}: it has normalizers.observations = {setting}: set the same here")

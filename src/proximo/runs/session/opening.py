@@ -1,6 +1,8 @@
 """How one call begins: a new run, the same one again, or one in another's place."""
 
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,8 @@ class Opening:
     ) -> None:
         self.folder, self.config, self.call = folder, config, call
         self._resolved, self._final = resolved, final
+        if folder.exists and call.fresh:
+            _keep_sources(folder.path, config)
         self.resumed = folder.exists and not call.fresh
         self.changes = self._changes(subject) if self.resumed else []
         self._code: Mapping[str, str] = {}
@@ -165,6 +169,35 @@ class Opening:
                 f"settings{other}, or start over with {_FRESH}"
             )
         return changes
+
+
+def _keep_sources(folder: Path, config: Any) -> None:
+    """Refuse to delete a run in whose place another one begins that reads it.
+
+    Raises:
+        UserError: a setting names the folder, or something in it.
+    """
+    for key, text in _texts(tomllib.loads(to_toml(config))):
+        for name in {text, text.rpartition("=")[0]} - {""}:  # a reward may have a weight behind it
+            with suppress(OSError, ValueError):  # no path at all
+                there = Path(name).resolve()
+                if key not in ("run", "output") and there.is_relative_to(folder.resolve()) and there.exists():
+                    raise UserError(
+                        f"{key} = {text} is read by this run, and {_FRESH} would delete it with {folder}: choose "
+                        f"{_ELSEWHERE}"
+                    )
+
+
+def _texts(table: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """All texts among settings, with their dotted names."""
+    if isinstance(table, str):
+        yield key, table
+    elif isinstance(table, dict):
+        for name, value in table.items():
+            yield from _texts(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(table, list):
+        for value in table:
+            yield from _texts(value, key)
 
 
 def free_folder(folder: RunFolder, code: Mapping[str, str]) -> tuple[RunFolder, str]:

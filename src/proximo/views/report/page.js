@@ -27,6 +27,9 @@ function explained(tag, name, label, sentence = (data.texts[name] || {}).sentenc
   return element(tag, {}, inner);
 }
 
+// Different for each metric: environments name parts of the reward as they like, in any script.
+const idOf = (name) => `plot-${name.replace(/[^\w/]/gu, (c) => `.${c.codePointAt(0)}`).replaceAll("/", "-")}`;
+
 function figure(id, name, label, make, wide = false) {
   plots.set(id, make);
   const plot = element("div", { class: "plot", id, role: "img", "aria-label": label });
@@ -199,7 +202,7 @@ function build() {
   const results = [...new Set(data.runs.filter((run) => run.result).map((run) => JSON.stringify([run.task, run.result])))].map((pair) => JSON.parse(pair));
   const curves = results.map(([task, name], k) => figure(`plot-result-${k}`, name, `${data.texts[name].label}, ${task}`, () => resultFigure(data, shown(), task, name), true));
   const sections = data.sections.flatMap((section) => [element("h2", {}, section.title), element("div", { class: "grid" },
-    ...section.metrics.map((name) => figure(`plot-${name.replace(/\W/g, "-")}`, name, data.texts[name].label, () => lineFigure(data, shown(), name))))]);
+    ...section.metrics.map((name) => figure(idOf(name), name, data.texts[name].label, () => lineFigure(data, shown(), name))))]);
   const strips = [];
   if (data.runs.some((run) => run.health)) strips.push(figure("plot-health", "health", "Health of each iteration", () => healthFigure(data, shown())));
   if (data.runs.some((run) => Object.keys(run.phases).length)) strips.push(figure("plot-phases", "seconds", "Time per phase", () => phaseFigure(data, shown())));
