@@ -36,8 +36,11 @@ def start_from(
     """
     path = Path(run)
     folder, name = (path.parent.parent, path.name) if path.parent.name == "checkpoints" else (path, "final")
-    tensors, state, prefix = read_checkpoint(folder, name)
-    theirs = policy_from(tensors, state, prefix)
+    try:
+        tensors, state, prefix = read_checkpoint(folder, name)
+        theirs = policy_from(tensors, state, prefix)
+    except UserError as error:  # of a run that is verified or repeated, this may be long ago
+        raise UserError(f"start_from = {run}: {error}") from error
     _require_fit(policy, theirs, run, parts)
     learnt, own = theirs.state_dict(), policy.state_dict()
     for key, x in own.items():
