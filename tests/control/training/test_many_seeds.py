@@ -20,7 +20,14 @@ from proximo.control.many import processes
 from proximo.runs.storage.checkpoint import load_checkpoint
 from proximo.runs.storage.folder import RunFolder
 
-FEW = {"steps": 64, "environments": 2, "rollout_length": 16, "update": {"minibatch_size": 32}, "episodes": 1}
+FEW = {
+    "steps": 64,
+    "environments": 2,
+    "rollout_length": 16,
+    "update": {"minibatch_size": 32},
+    "episodes": 1,
+    "episode_limit": 50,
+}
 NAMES = ("last_100_training_return", "final_deterministic", "final_sampled", "best_checkpoint")
 
 PROXIMO = [sys.executable, str(Path(warm.__file__).with_name("launching.py"))]
