@@ -220,8 +220,8 @@ def make():
 
 sys.modules["slow"] = sys.modules["__main__"]
 sizes = ["--environments", "1", "--rollout-length", "1000", "--update.minibatch-size", "500", "--steps", "1000"]
-sizes += ["--normalizers.observations", "False", "--normalizers.rewards", "off"]
-sys.exit(main(["train", "slow:make", "--quiet", "--run", sys.argv[1], *sizes, "--episodes", "1", "--episode-limit", "50"]))
+sizes += ["--normalizers.observations", "False", "--normalizers.rewards", "off", "--episode-limit", "50"]
+sys.exit(main(["train", "slow:make", "--quiet", "--run", sys.argv[1], *sizes, "--episodes", "1"]))
 """
 
 
