@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import warm  # noqa: F401 -- here first, it names the server of all processes that pytest starts
 from hypothesis import HealthCheck, settings
 
 # Before NumPy and torch are imported, here and in the processes that tests start.

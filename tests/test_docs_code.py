@@ -140,7 +140,7 @@ def test_the_first_blocks_run(tmp_path, monkeypatch):
 
     def begin_reduced(self, *given, **settings):
         assert settings["steps"] >= 100_000, "the page trains in earnest, the test does not"
-        begin(self, *given, **settings | {"steps": 1, "episodes": 1, "progress": "quiet"})
+        begin(self, *given, **settings | {"steps": 1, "episodes": 1, "episode_limit": 50, "progress": "quiet"})
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Trainer, "__init__", begin_reduced)

@@ -30,6 +30,14 @@ def example(name):
 def _short_evaluations(monkeypatch):
     """Twenty episodes to their ends, as an evaluation takes them, last longer than these few iterations."""
     monkeypatch.setattr(proximo, "train", functools.partial(proximo.train, episodes=2, episode_limit=100))
+    monkeypatch.setattr(proximo, "distill", functools.partial(proximo.distill, episodes=2))
+
+
+@pytest.fixture
+def short_rollouts(monkeypatch):
+    """For examples in which nothing has to be learnt: a preset's iteration of 2,048 steps becomes one of 512."""
+    for name in ("train", "distill"):
+        monkeypatch.setattr(proximo, name, functools.partial(getattr(proximo, name), rollout_length=32))
 
 
 @pytest.fixture(autouse=True)
@@ -69,21 +77,21 @@ def test_schedules_are_followed(tmp_path):
     assert run.config.update.clip == "0.3 -> 0.1"
 
 
-def test_three_seeds_are_three_runs(tmp_path, capsys):
-    finals = example("three_seeds").main(4096, str(tmp_path / "runs"))
+def test_three_seeds_are_three_runs(tmp_path, capsys, short_rollouts):
+    finals = example("three_seeds").main(1024, str(tmp_path / "runs"))
     assert list(finals) == [0, 1, 2]
     assert capsys.readouterr().out.count("seed ") == 3
 
 
-def test_a_network_of_ones_own_reads_two_keys_and_is_loaded_again(tmp_path):
-    run = example("own_network").main(4096, str(tmp_path / "run"))
+def test_a_network_of_ones_own_reads_two_keys_and_is_loaded_again(tmp_path, short_rollouts):
+    run = example("own_network").main(1024, str(tmp_path / "run"))
     policy = proximo.load(run.path)
     assert type(policy.policy.network.module).__name__ == "Net"
     assert policy.policy.network.module.actor.in_features == 128
     assert policy.act({"angle": [1.0, 0.0], "speed": [0.0]}).shape == (1,)
 
 
-def test_an_encoder_of_ones_own_widens_its_key(tmp_path):
+def test_an_encoder_of_ones_own_widens_its_key(tmp_path, short_rollouts):
     run = example("encoders").main(1024, str(tmp_path / "run"))
     policy = proximo.load(run.path).policy
     assert policy.network.actor[0].in_features == 4 * 8 + 9
@@ -174,8 +182,8 @@ def test_what_the_docs_show_of_an_example_is_what_it_runs():
     assert compared >= 5
 
 
-def test_a_student_that_sees_less_learns_from_its_teacher(tmp_path):
+def test_a_student_that_sees_less_learns_from_its_teacher(tmp_path, short_rollouts):
     module = example("teacher_and_student")
-    returns = module.main(2048, str(tmp_path))
+    returns = module.main(512, str(tmp_path))
     assert list(returns) == ["teacher", "student", "student and PPO", "PPO alone"]
     assert [row["beta"] for row in proximo.metrics(tmp_path / "student")] == [0.0]

@@ -18,15 +18,15 @@ OURS = "# Proximo\n"
 BLOCKS = [(page, i, text) for page in PAGES for i, text in enumerate(blocks(page, "python")) if text.startswith(OURS)]
 
 
-def reduced(settings):
-    """The same training of an iteration or two, with short evaluations; images in shorter rollouts."""
-    settings |= {"steps": 1, "episodes": 1, "episode_limit": 200, "progress": "quiet"}
+def reduced(settings, config):
+    """The same training of an iteration or two of four short minibatches, with short evaluations."""
+    images = isinstance(network := settings.get("network"), dict) and "pixels" in network
+    length = 8 if images else 32
+    settings |= {"steps": 1, "episodes": 1, "episode_limit": 20 if images else 50, "progress": "quiet"}
     if "evaluate_every" in settings:
         settings |= {"evaluate_every": 500, "steps": 1500}
-    if isinstance(network := settings.get("network"), dict) and "pixels" in network:
-        settings["update"] = {**settings["update"], "minibatch_size": settings["update"]["minibatch_size"] // 16}
-        settings |= {"rollout_length": settings["rollout_length"] // 16, "episode_limit": 20}
-    return settings
+    update = {**settings.get("update", {}), "minibatch_size": config.environments * length // 4}
+    return settings | {"rollout_length": length, "update": update}
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def configs(monkeypatch):
     def begin_reduced(self, *given, **settings):
         begin(self, *given, **settings)
         written.append(self.config)
-        begin(self, *given, **reduced(settings))
+        begin(self, *given, **reduced(settings, self.config))
 
     monkeypatch.setattr(Trainer, "__init__", begin_reduced)
     return written

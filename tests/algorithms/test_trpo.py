@@ -119,11 +119,12 @@ def test_the_step_is_the_natural_gradient():
     torch.testing.assert_close((policy.logits.detach() - logits).flatten(), wanted, rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.parametrize("count", [100, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", [table_task, line_task])
-def test_no_update_leaves_the_bound_and_most_come_near_it(make):
-    """Five hundred random batches of each kind, with bounds from a thousandth to a third of a nat."""
+def test_no_update_leaves_the_bound_and_most_come_near_it(make, count):
+    """Random batches of each kind, with bounds from a thousandth to a third of a nat."""
     near, moved = 0, 0
-    for seed in range(500):
+    for seed in range(count):
         task = make(seed, size=32)
         bound = float(torch.rand(1, generator=task.generator)) ** 3 / 3 + 1e-3
         with torch.no_grad():
@@ -134,8 +135,8 @@ def test_no_update_leaves_the_bound_and_most_come_near_it(make):
         assert reached == pytest.approx(report.values["kl"], abs=1e-12)
         moved += report.values["surrogate_gain"] > 0
         near += reached > 0.3 * bound
-    assert moved > 490
-    assert near > 400
+    assert moved > 0.98 * count
+    assert near > 0.8 * count
 
 
 def test_the_critic_does_not_move_the_policy():

@@ -1,24 +1,17 @@
-"""Ranks for tests: real processes that meet over gloo, forked from a server that imports torch once."""
+"""Ranks for tests: real processes that meet over gloo, forked from one that has imported torch and transformers."""
 
-import multiprocessing as mp
 import os
+import pickle
+import select
+import sys
 import time
 import traceback
 from importlib import import_module
 
 import torch.distributed as dist
+import warm
 
-_CONTEXT = mp.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    [
-        "torch",
-        "torch.distributed",
-        "proximo.control.trainer",
-        "proximo.scale.mesh",
-        "transformers.models.llama.modeling_llama",
-        "proximo.language.ppo.trainer",
-    ]
-)
+RANK = "import ranks; ranks.answer()"
 
 
 def on_ranks(count, function, *arguments, limit=60, environment=None):
@@ -32,10 +25,11 @@ def on_ranks(count, function, *arguments, limit=60, environment=None):
         environment: variables for all ranks.
     """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    ends, processes = [], []
+    processes, asked = [], pickle.dumps((function, arguments))
     for rank in range(count):
-        here, there = _CONTEXT.Pipe(duplex=False)
         variables = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(sys.path),
             **(environment or {}),
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
@@ -45,42 +39,53 @@ def on_ranks(count, function, *arguments, limit=60, environment=None):
             "MASTER_PORT": str(store.port),
             "TORCHELASTIC_USE_AGENT_STORE": "True",
         }
-        process = _CONTEXT.Process(target=_rank, args=(there, variables, function, arguments), daemon=True)
-        process.start()
-        there.close()
-        ends.append(here)
-        processes.append(process)
+        command, pipes = [sys.executable, "-c", RANK], {"stdin": warm.PIPE, "stdout": warm.PIPE}
+        processes.append(warm.Popen(command, language=True, env=variables, **pipes))
+        processes[-1].stdin.write(asked)
+        processes[-1].stdin.close()
     deadline, answers = time.monotonic() + limit, []
     try:
-        for rank, (end, process) in enumerate(zip(ends, processes, strict=True)):
-            answer = None
-            if end.poll(max(0.1, deadline - time.monotonic())):
-                try:
-                    answer = end.recv()
-                except EOFError:
-                    process.join()
-                    answer = ("died", process.exitcode)
-            assert answer is not None, f"rank {rank} of {count} has not ended after {limit} s"
-            assert answer[0] != "failed", f"rank {rank} of {count}:\n{answer[1]}"
-            answers.append(answer[1])
+        for rank, process in enumerate(processes):
+            kind, answer = _answered(process, deadline)
+            assert kind != "late", f"rank {rank} of {count} has not ended after {limit} s"
+            assert kind != "failed", f"rank {rank} of {count}:\n{answer}"
+            answers.append(answer)
     finally:
         for process in processes:
             process.kill()
-            process.join()
+            process.wait()
+            process.stdout.close()
     return answers
 
 
-def _rank(end, variables, function, arguments):
-    os.environ.update(variables)
+def _answered(process, deadline):
+    """What a rank has said; a process that it has left behind may hold its pipe open, so its end is looked for too."""
+    while not (ended := process.poll() is not None) and time.monotonic() < deadline:
+        if select.select([process.stdout], [], [], 0.05)[0]:
+            break
+    if not select.select([process.stdout], [], [], 0)[0]:
+        return ("died", process.returncode) if ended else ("late", None)
+    try:
+        return pickle.load(process.stdout)
+    except (EOFError, pickle.UnpicklingError):
+        return "died", process.wait()
+
+
+def answer():
+    """In a rank's process: do what is asked on its standard input, and answer on its standard output."""
+    asked, ours = os.fdopen(0, "rb").read(), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what it prints is no answer
     import torch
 
     from proximo.scale import mesh
 
     torch.set_num_threads(1)
+    function, arguments = pickle.loads(asked)
     module, name = function.split(":")
     try:
-        answer = ("answer", getattr(import_module(module), name)(mesh.current_mesh(), *arguments))
+        told = ("answer", getattr(import_module(module), name)(mesh.current_mesh(), *arguments))
     except BaseException:
-        answer = ("failed", traceback.format_exc())
-    end.send(answer)
+        told = ("failed", traceback.format_exc())
+    with ours:
+        pickle.dump(told, ours)
     mesh.leave()

@@ -20,6 +20,7 @@ PLAN = {
     "checkpoint_every": 160 * 2,
     "restart_every": 10**6,
     "episodes": 2,
+    "episode_limit": 50,
     "seed": 7,
     "update": {"epochs": 2, "minibatch_size": 40, "target_kl": 0.02},
     "network": {"hidden": [16]},
@@ -47,11 +48,12 @@ LONG = {
     "steps": 256 * 24,
     "checkpoint_every": 256 * 4,
     "episodes": 1,
+    "episode_limit": 50,
     "update": {"epochs": 4, "minibatch_size": 32},
 }
 LONG_OPTIONS = [
     *("--environments", "4", "--rollout-length", "64", "--steps", "6144", "--checkpoint-every", "1024"),
-    *("--episodes", "1", "--update.epochs", "4", "--update.minibatch-size", "32"),
+    *("--episodes", "1", "--episode-limit", "50", "--update.epochs", "4", "--update.minibatch-size", "32"),
 ]
 """The same on the command line."""
 

@@ -12,6 +12,7 @@ PLAN = {
     "steps": 64 * 9,
     "checkpoint_every": 64 * 4,
     "episodes": 2,
+    "episode_limit": 100,  # what a run comes to is compared too, and most of these fall before
     "seed": 7,
     "update": {"epochs": 2, "minibatch_size": 32, "clip": "0.2 -> 0"},
     "network": {"hidden": [16]},

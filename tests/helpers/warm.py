@@ -4,38 +4,48 @@ An interpreter that imports torch, Gymnasium and EnvPool takes three seconds of 
 and the tests start a hundred. `Popen` and `run` are those of `subprocess`, for `[sys.executable, "-m", MODULE, ...]`,
 `[sys.executable, "-c", CODE, ...]` and `[sys.executable, FILE, ...]`. All of them have one hash seed; where the start
 itself is tested, use `subprocess`.
+
+All processes of a test run ask one server, which the first of them starts and which ends with the last of them. Each
+process that it forks is waited for by a guard, a process that tells its exit status and keeps its number taken until
+whoever asked has heard it.
 """
 
 import atexit
 import contextlib
-import ctypes
 import functools
 import gc
 import importlib
 import json
 import os
+import secrets
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 import types
 
 PIPE = subprocess.PIPE
 PRELOADED = ("numpy", "torch", "torch.distributed", "gymnasium", "envpool", "rich.live", "tyro", "proximo.control.run")
-LANGUAGE = ("transformers.models.llama.modeling_llama", "peft", "proximo.language.ppo.run")
-_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: an orphan becomes the child of this process
+LANGUAGE = ("transformers.models.llama.modeling_llama", "peft", "torch.distributed.fsdp", "proximo.language.ppo.run")
+NAME = os.environ.setdefault("PROXIMO_WARM_TESTS", f"proximo-tests-{secrets.token_hex(8)}")
+"""Where the server is asked. The processes that pytest starts, and those that tests start, have it from the first."""
+WAITING, PROCESS, LANGUAGE_TOO = b"w", b"p", b"l"
+"""The first byte of a connection: one that is held as long as there may be requests, and the two requests."""
+PATIENCE = 600  # seconds for a server that nobody has asked yet
 
 
 class Popen(subprocess.Popen):
-    """A `subprocess.Popen` whose process is forked, where the system lets this process be the parent of it.
+    """A `subprocess.Popen` whose process is forked by the server, where the system can do that.
 
     Args:
         language: whether it begins with what language models need, too.
     """
 
     def __init__(self, *arguments, language=False, **options):
-        self._modules = PRELOADED + LANGUAGE * language
+        self._language, self._guard = language, None
         super().__init__(*arguments, **options)
 
     def _execute_child(self, args, *rest):
@@ -51,21 +61,37 @@ class Popen(subprocess.Popen):
             "new_session": new_session,
         }
         shared = [here if end == -1 else end for here, end in ((0, read), (1, written), (2, failures))]
-        ours, theirs = socket.socketpair()
         try:
-            _adopt(True)
-            socket.send_fds(_server(self._modules), [b"x"], [theirs.fileno()])
-            socket.send_fds(ours, [b"x"], shared)
-            theirs.close()
-            with ours.makefile("rwb") as file:
-                file.write(json.dumps(told).encode() + b"\n")
-                file.flush()
-                self.pid = int(file.read())  # up to its end: the process between the two is gone
+            _server(self._language)
+            self._guard = _connected(_address(self._language), PROCESS)
+            socket.send_fds(self._guard, [b"x"], shared)
+            self._guard.sendall(json.dumps(told).encode() + b"\n")
+            self.pid = int(_line(self._guard))
         finally:
-            _adopt(False)
-            ours.close()
             self._close_pipe_fds(*pipes)
         self._child_created = True
+
+    def _try_wait(self, wait_flags):
+        if self._guard is None:
+            return super()._try_wait(wait_flags)
+        if wait_flags & os.WNOHANG and not select.select([self._guard], [], [], 0)[0]:
+            return 0, 0
+        status = int(_line(self._guard))
+        self._guard.close()
+        self._guard = None
+        return self.pid, status
+
+    def _internal_poll(self, _deadstate=None, **_):
+        if self._guard is None:
+            return super()._internal_poll(_deadstate)
+        if self._waitpid_lock.acquire(False):
+            try:
+                pid, status = self._try_wait(os.WNOHANG)
+                if pid:
+                    self._handle_exitstatus(status)
+            finally:
+                self._waitpid_lock.release()
+        return self.returncode
 
 
 def run(command, *, capture_output=False, timeout=600, check=False, **options):
@@ -85,48 +111,117 @@ def run(command, *, capture_output=False, timeout=600, check=False, **options):
 
 def instead_of(patch, module, language=False):
     """What this module of the product starts in a new interpreter is warm too: of one hash seed, whatever it says."""
+    patch.setattr(module, "subprocess", module_of_starts(language))
+
+
+def module_of_starts(language=False):
+    """What stands in for `subprocess` in a module."""
     starts = {"Popen": functools.partial(Popen, language=language), "run": functools.partial(run, language=language)}
-    patch.setattr(module, "subprocess", types.SimpleNamespace(PIPE=PIPE, **starts))
+    return types.SimpleNamespace(PIPE=PIPE, **starts)
 
 
-def _adopt(yes):
-    ctypes.CDLL(None).prctl(_SUBREAPER, int(yes), 0, 0, 0)
+def _address(language):
+    return f"\0{NAME}{'-language' * language}"  # no file, so nothing is left behind
+
+
+def _connected(address, kind):
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        made.connect(address)
+    except OSError:
+        made.close()
+        raise
+    made.sendall(kind)
+    return made
+
+
+def _line(connection):
+    told = b""
+    while not told.endswith(b"\n"):
+        if not (more := connection.recv(64)):
+            raise ChildProcessError("the process that forks processes for tests has ended")
+        told += more
+    return told
 
 
 @functools.cache
-def _server(modules):
-    """The end of a pair of sockets at which requests are made; the other process ends with it."""
-    ours, theirs = socket.socketpair()
-    command = [sys.executable, __file__, str(theirs.fileno()), *modules]
-    subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-    theirs.close()
-    return ours
-
-
-def _serve(requests):
-    """Fork for each request; returns in the new process alone, with what it is to do."""
+def _server(language):
+    """A connection that keeps the server there; it is started, or asked for one with more, where there is none."""
+    with contextlib.suppress(ConnectionRefusedError):
+        return _connected(_address(language), WAITING)
+    if language:
+        _server(False)
+        _connected(_address(False), LANGUAGE_TOO).close()
+    else:
+        subprocess.Popen([sys.executable, __file__], stdin=subprocess.DEVNULL)
     while True:
-        sent = socket.recv_fds(requests, 1, 1)[1]
-        if not sent:
+        with contextlib.suppress(ConnectionRefusedError):
+            return _connected(_address(language), WAITING)
+        time.sleep(0.01)
+
+
+def _served(language=False):
+    """Fork for each request; returns in the new process alone, with what it is to do."""
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(_address(language))
+    except OSError:
+        os._exit(0)  # another has been faster
+    listener.listen(128)
+    for name in LANGUAGE if language else PRELOADED:
+        with contextlib.suppress(ImportError):  # EnvPool is not everywhere
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+    waiting, patience = [], PATIENCE
+    while True:
+        ready = select.select([listener, *waiting], [], [], patience)[0]
+        for connection in set(ready) - {listener}:
+            waiting.remove(connection)
+            connection.close()
+        if listener in ready:
+            made, _ = listener.accept()
+            kind = made.recv(1)
+            if kind == WAITING:
+                waiting.append(made)
+                patience = None
+                continue
+            if kind and os.fork() == 0:
+                for each in (listener, *waiting):
+                    each.close()
+                if kind == LANGUAGE_TOO:
+                    made.close()
+                    return _served(language=True)
+                return _guarded(made)
+            made.close()
+        elif not waiting:
             os._exit(0)  # the tests are over
-        client = socket.socket(fileno=sent[0])
-        shared = socket.recv_fds(client, 1, 3)[1]
-        with client.makefile("rb") as file:
-            told = json.loads(file.readline())
-        if (between := os.fork()) == 0:
-            if (pid := os.fork()) == 0:
-                requests.close()
-                client.close()
-                for number, end in enumerate(shared):
-                    os.dup2(end, number)
-                    os.close(end)
-                return told
-            client.sendall(str(pid).encode())
-            os._exit(0)
-        os.waitpid(between, 0)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def _guarded(client):
+    """Fork what is asked for and tell its number and status; returns in the new process, with what it is to do."""
+    shared = socket.recv_fds(client, 1, 3)[1]
+    with client.makefile("rb") as file:
+        told = json.loads(file.readline())
+    if (pid := os.fork()) == 0:
         client.close()
-        for end in shared:
+        for number, end in enumerate(shared):
+            os.dup2(end, number)
             os.close(end)
+        return told
+    for end in shared:
+        os.close(end)
+    with contextlib.suppress(OSError):  # nobody may wait for it any more
+        client.sendall(b"%d\n" % pid)
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        status = ended.si_status << 8 if ended.si_code == os.CLD_EXITED else ended.si_status
+        client.sendall(b"%d\n" % status)
+        client.recv(1)  # until it is closed
+    os.waitpid(pid, 0)
+    os._exit(0)
 
 
 def _end(told):
@@ -178,9 +273,4 @@ def _become(told):
 
 
 if __name__ == "__main__":
-    for name in sys.argv[2:]:
-        with contextlib.suppress(ImportError):  # EnvPool is not everywhere
-            importlib.import_module(name)
-    gc.collect()
-    gc.freeze()
-    _end(_serve(socket.socket(fileno=int(sys.argv[1]))))
+    _end(_served())

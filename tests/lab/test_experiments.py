@@ -1,5 +1,6 @@
 """Experiments run, resume and judge; what was planted in their rows is what their verdicts say."""
 
+import functools
 import json
 from typing import ClassVar
 
@@ -9,8 +10,9 @@ from planted_lab import HOLDS, rows
 from proximo.cli.main import main
 from proximo.errors import UserError
 from proximo.lab.experiment import Claim, Experiment, Text, run
-from proximo.lab.experiments import EXPERIMENTS, find
+from proximo.lab.experiments import EXPERIMENTS, bias_variance, cliff, find
 from proximo.lab.experiments.cliff import ALONE, WITH, WITHOUT
+from proximo.lab.language import runs
 
 
 class Coin(Experiment):
@@ -98,9 +100,20 @@ def test_with_fewer_arms_nothing_is_claimed_of_those_that_it_lacks(name):
     assert [each.verdict.word for each in judged if each.claim.control] == ["not supported"]
 
 
+def shorten(patch):
+    """Every arm of every quick form is still measured, on fewer responses, episodes and iterations."""
+    train = runs.train
+    patch.setattr(runs, "train", lambda *given, responses, **more: train(*given, responses=128, **more))
+    patch.setattr(cliff, "mean_return", functools.partial(cliff.mean_return, episodes=4))
+    patch.setattr(bias_variance, "TRAINED", bias_variance.TRAINED / 2)
+
+
+@pytest.mark.parametrize("size", ["shorter", pytest.param("whole", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_its_quick_form_runs_and_leaves_a_page_with_its_figure(name, tmp_path, capsys):
+def test_its_quick_form_runs_and_leaves_a_page_with_its_figure(name, size, tmp_path, capsys, monkeypatch):
     """Measured with one seed of its two; what the other one finds is planted, and is what the first one found."""
+    if size == "shorter":
+        shorten(monkeypatch)
     experiment, file = find(name)(quick=True), tmp_path / name / "quick.jsonl"
 
     def stop_after_one_seed(_):

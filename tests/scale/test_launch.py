@@ -19,31 +19,20 @@ from proximo.runs.storage.checkpoint import load_checkpoint
 from proximo.runs.storage.metrics import read_metrics
 from proximo.scale.launch import BROKEN, LOST, _what_was_lost, ended
 
-COMMAND = [sys.executable, "-m", "proximo", "train", "CartPole-v1", "--ranks", "2", "--quiet"]
-
-
-def rank_of(launcher, rank):
-    """The process that the launcher has started as this rank; 0 while there is none."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            variables = (folder / "environ").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if parent == launcher and f"RANK={rank}".encode() in variables:
-            return int(folder.name)
-    return 0
+LAUNCHER = [sys.executable, str(Path(warm.__file__).with_name("launching.py"))]
+ASKED = ["train", "CartPole-v1", "--ranks", "2", "--quiet"]
 
 
 def killed_in(folder, rows, *options):
     """Start a run and kill rank 1 once so many iterations are recorded: seconds to the launcher's end, code, words."""
-    process = warm.Popen([*COMMAND, "--run", str(folder), *LONG_OPTIONS, *options], stderr=subprocess.PIPE, text=True)
+    command = [*LAUNCHER, str(folder.parent), *ASKED, "--run", str(folder), *LONG_OPTIONS, *options]
+    process = warm.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         limit = time.monotonic() + 300  # what hangs fails; a busy machine does not
         while not (folder / "metrics.jsonl").exists() or len(read_metrics(folder / "metrics.jsonl")) < rows:
             assert time.monotonic() < limit, "no iteration was recorded"
             time.sleep(0.02)
-        os.kill(rank_of(process.pid, 1), signal.SIGKILL)
+        os.kill(int((folder.parent / "rank-1").read_text()), signal.SIGKILL)
         started = time.monotonic()
         said = process.communicate(timeout=300)[1]
         return time.monotonic() - started, process.returncode, said
@@ -52,7 +41,6 @@ def killed_in(folder, rows, *options):
         process.wait()
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="ranks are found in /proc")
 def test_a_killed_rank_ends_all_with_one_sentence_and_the_run_comes_to_what_it_would_have(tmp_path):
     seconds, code, said = killed_in(tmp_path / "killed", 6)
     assert seconds < 30

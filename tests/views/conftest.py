@@ -14,7 +14,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("views")
     for seed in (0, 1):
         arguments = ["train", "CartPole-v1", "--quiet", "--seed", str(seed), "--run", str(folder / f"seed-{seed}")]
-        assert cli.main([*arguments, *SMALL, "--episodes", "2"]) == 0
+        assert cli.main([*arguments, *SMALL, "--episodes", "2", "--episode-limit", "100"]) == 0
     return [folder / "seed-0", folder / "seed-1"]
 
 

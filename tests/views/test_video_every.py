@@ -12,6 +12,7 @@ from proximo.views.report import videos as shown
 from proximo.views.report import write
 
 SMALL = ("--environments", "4", "--rollout-length", "16", "--update.minibatch-size", "32", "--episodes", "1")
+SMALL += ("--episode-limit", "50")
 
 
 def trained(folder, *more):

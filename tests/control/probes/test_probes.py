@@ -150,7 +150,7 @@ def test_of_a_policy_that_tries_nothing_it_can_not_be_told_what_actions_do():
 
 def test_what_a_run_keeps_is_what_it_did(tmp_path):
     run = str(tmp_path / "run")
-    proximo.train("CartPole-v1", steps=6000, run=run, progress="quiet", episodes=1)
+    proximo.train("CartPole-v1", steps=6000, run=run, progress="quiet", episodes=1, episode_limit=50)
     seen = from_updates(read(tmp_path / "run" / "replay"))
     assert seen.rewards.shape == (8 * 32, 16)
     # CartPole moves its cart by 0.02 s times its velocity in each step.

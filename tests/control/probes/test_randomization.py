@@ -71,7 +71,7 @@ def kept(request, tmp_path_factory):
     """Updates of a short run, with and without memory."""
     run = tmp_path_factory.mktemp("runs") / "run"
     settings = {} if request.param == "none" else {"network": {"memory": "gru"}}
-    proximo.train("CartPole-v1", steps=3000, run=str(run), progress="quiet", episodes=1, **settings)
+    proximo.train("CartPole-v1", steps=3000, run=str(run), progress="quiet", episodes=1, episode_limit=50, **settings)
     return read(run / "replay")
 
 

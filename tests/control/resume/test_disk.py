@@ -23,6 +23,7 @@ PLAN = {
     "steps": 64 * 12,
     "checkpoint_every": 64 * 2,
     "episodes": 2,
+    "episode_limit": 50,
     "update": {"epochs": 1, "minibatch_size": 32},
     "network": {"hidden": [8]},
 }

@@ -14,7 +14,7 @@ import proximo
 from killing import survive
 
 PLAN = {"environments": 4, "rollout_length": 16, "steps": 64 * 120, "checkpoint_every": 64, "keep": 1, "seed": 7}
-PLAN |= {"episodes": 1, "update": {"epochs": 1, "minibatch_size": 32}, "network": {"hidden": [8]}}
+PLAN |= {"episodes": 1, "episode_limit": 50, "update": {"epochs": 1, "minibatch_size": 32}, "network": {"hidden": [8]}}
 PLAN |= {"normalizers": {"observations": True, "rewards": "scale"}, "backend": "gymnasium", "progress": "quiet"}
 survive(
     lambda folder: proximo.train("CartPole-v1", run=str(folder), **PLAN),

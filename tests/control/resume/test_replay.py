@@ -188,7 +188,25 @@ def test_samples_are_those_that_moved_most(tmp_path):
 def test_the_command_tells_what_there_is(tmp_path, capsys):
     run = str(tmp_path / "run")
     sizes = ["--environments", "2", "--rollout-length", "32", "--update.minibatch-size", "32", "--update.epochs", "10"]
-    assert main(["train", "CartPole-v1", "--steps", "320", "--run", run, "--episodes", "1", "--quiet", *sizes]) == 0
+    assert (
+        main(
+            [
+                "train",
+                "CartPole-v1",
+                "--steps",
+                "320",
+                "--run",
+                run,
+                "--episodes",
+                "1",
+                "--episode-limit",
+                "50",
+                "--quiet",
+                *sizes,
+            ]
+        )
+        == 0
+    )
     capsys.readouterr()
     before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
     assert main(["replay", run, "--set", "epochs=1"]) == 0

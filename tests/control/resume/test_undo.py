@@ -32,6 +32,7 @@ PLAN = {
     "rollout_length": 32,
     "steps": 640,
     "episodes": 2,
+    "episode_limit": 50,
     "update": {"epochs": 4, "minibatch_size": 16},
     "network": {"hidden": [8]},
     "normalizers": {"observations": True, "rewards": "scale"},
@@ -219,7 +220,7 @@ def make():
 
 sys.modules["slow"] = sys.modules["__main__"]
 sizes = ["--environments", "1", "--rollout-length", "1000", "--update.minibatch-size", "500", "--steps", "1000"]
-sizes += ["--normalizers.observations", "False", "--normalizers.rewards", "off"]
+sizes += ["--normalizers.observations", "False", "--normalizers.rewards", "off", "--episode-limit", "50"]
 sys.exit(main(["train", "slow:make", "--quiet", "--run", sys.argv[1], *sizes, "--episodes", "1"]))
 """
 

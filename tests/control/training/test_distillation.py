@@ -29,7 +29,14 @@ GRU = {"network": {"memory": "gru", "memory_size": 32, "hidden": [32]}}
 
 
 def balanced(folder, steps):
-    call = {"environments": 8, "rollout_length": 32, "episodes": 5, "progress": "quiet", "learning_rate": 1e-3}
+    call = {
+        "environments": 8,
+        "rollout_length": 32,
+        "episodes": 2,
+        "episode_limit": 100,
+        "progress": "quiet",
+        "learning_rate": 1e-3,
+    }
     return proximo.train(CART, steps=steps, run=folder, **call, update={"minibatch_size": 64}, seed=1)
 
 

@@ -20,8 +20,18 @@ from proximo.control.many import processes
 from proximo.runs.storage.checkpoint import load_checkpoint
 from proximo.runs.storage.folder import RunFolder
 
-FEW = {"steps": 64, "environments": 2, "rollout_length": 16, "update": {"minibatch_size": 32}, "episodes": 1}
+FEW = {
+    "steps": 64,
+    "environments": 2,
+    "rollout_length": 16,
+    "update": {"minibatch_size": 32},
+    "episodes": 1,
+    "episode_limit": 50,
+}
 NAMES = ("last_100_training_return", "final_deterministic", "final_sampled", "best_checkpoint")
+
+PROXIMO = [sys.executable, str(Path(warm.__file__).with_name("launching.py"))]
+"""The program, with processes that are started in less time."""
 
 
 @pytest.fixture
@@ -80,7 +90,7 @@ def test_what_can_not_be_is_said_once(more, words, tmp_path, capsys):
 
 
 def test_sigterm_stops_all_and_the_same_command_goes_on(tmp_path):
-    command = [sys.executable, "-m", "proximo", "train", "CartPole-v1", "--steps", "1e9", "--seeds", "0", "1"]
+    command = [*PROXIMO, str(tmp_path), "train", "CartPole-v1", "--steps", "1e9", "--seeds", "0", "1"]
     command += ["--parallel", "2", "--run", str(tmp_path / "all"), "--backend", "gymnasium", "--quiet"]
     process = warm.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
     files = [tmp_path / "all" / f"seed-{seed}" / "metrics.jsonl" for seed in (0, 1)]
@@ -129,7 +139,7 @@ def test_one_that_can_not_be_trained_stops_the_endless_others(tmp_path, capsys):
 
 
 def test_processes_whose_parent_is_killed_stop_too(tmp_path):
-    command = [sys.executable, "-m", "proximo", "train", "CartPole-v1", "--steps", "1e9", "--seeds", "0", "1"]
+    command = [*PROXIMO, str(tmp_path), "train", "CartPole-v1", "--steps", "1e9", "--seeds", "0", "1"]
     command += ["--parallel", "2", "--run", str(tmp_path / "all"), "--backend", "gymnasium", "--quiet"]
     process = warm.Popen(command, stdout=subprocess.DEVNULL)
     folders = [tmp_path / "all" / f"seed-{seed}" for seed in (0, 1)]

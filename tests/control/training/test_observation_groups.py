@@ -43,7 +43,7 @@ def test_what_only_the_critic_sees_moves_no_action_of_a_real_robot():
         policy.value({"state": observation["state"]})
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_a_critic_that_sees_what_is_paid_anyway_teaches_more_than_a_blind_one(seed):
     def missed(groups):
         plan = {"learning_rate": "0.01 -> 0", "steps": 40 * 128, "options": {"burden": 20.0}}

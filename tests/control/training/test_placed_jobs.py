@@ -13,7 +13,14 @@ from proximo.control.tuning import placed as trials
 from proximo.control.tuning.trials import train_trial
 from proximo.runs.storage.checkpoint import load_checkpoint
 
-SMALL = {"steps": 640, "environments": 4, "rollout_length": 16, "episodes": 1, "backend": "gymnasium"}
+SMALL = {
+    "steps": 640,
+    "environments": 4,
+    "rollout_length": 16,
+    "episodes": 1,
+    "episode_limit": 50,
+    "backend": "gymnasium",
+}
 SMALL |= {"update": {"minibatch_size": 32}, "network": {"hidden": [8]}}
 
 

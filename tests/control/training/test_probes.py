@@ -26,9 +26,10 @@ KINDS = {
     "normalised": {"normalizers": {"observations": True, "rewards": "return"}},
 }
 ITERATIONS = {"gru": 30, "lstm": 30, "impala": 20, "nature": 20, "impala and gru": 16}
-VECTORS = ["closed form", "autograd", "shared", "normalised"]
+VECTORS = ["closed form", pytest.param("autograd", marks=pytest.mark.slow), "shared", "normalised"]
 """All kinds meet the probes of a delayed value and of an action that depends on what is seen, which hold what the
-simpler probes ask too; those say what is wrong, so one or two kinds meet them."""
+simpler probes ask too; those say what is wrong, so one or two kinds meet them. What is shared, or has a memory, learns
+by autograd too, and closed_form/test_gradient.py holds both gradients against each other."""
 
 
 def annealed(source, iterations, *, learning_rate=0.01, count=8, length=16, **settings):
@@ -94,7 +95,9 @@ def test_the_better_action_is_found_for_each_observation(kind):
     assert value(training, both(training)) == pytest.approx([1.0, 1.0], abs=0.1)
 
 
-@pytest.mark.parametrize("kind", ["closed form", "lstm", "nature"])
+@pytest.mark.parametrize(
+    "kind", ["nature", *(pytest.param(x, marks=pytest.mark.slow) for x in ("closed form", "lstm"))]
+)
 def test_the_better_action_is_found(kind):
     training = learnt(4, kind)
     policy = training.policy
@@ -133,7 +136,7 @@ def test_the_best_action_that_the_mask_allows_is_found(view, network):
 @pytest.mark.parametrize(
     ("number", "kind"),
     [
-        (4, "closed form"),
+        pytest.param(4, "closed form", marks=pytest.mark.slow),
         (5, "closed form"),
         (5, "squashed"),
         (5, "beta"),

@@ -14,6 +14,7 @@ PLAN = {
     "rollout_length": 16,
     "options": {"limit": STEPS},
     "episodes": 1,
+    "episode_limit": 50,
     "update": {"epochs": 1, "minibatch_size": 16},
     "network": {"hidden": [4]},
 }

@@ -19,7 +19,15 @@ from proximo.runs import new_process
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
 from proximo.schedules import Cosine, Linear, Piecewise
 
-SMALL = {"environments": 4, "rollout_length": 16, "steps": 64 * 6, "checkpoint_every": 128, "seed": 3, "episodes": 1}
+SMALL = {
+    "environments": 4,
+    "rollout_length": 16,
+    "steps": 64 * 6,
+    "checkpoint_every": 128,
+    "seed": 3,
+    "episodes": 1,
+    "episode_limit": 50,
+}
 SMALL |= {"update": {"epochs": 1, "minibatch_size": 32}, "network": {"hidden": [8]}, "backend": "gymnasium"}
 SMALL |= {"progress": "quiet"}
 

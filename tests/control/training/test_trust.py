@@ -17,6 +17,7 @@ SMALL = {
     "environments": 2,
     "rollout_length": 32,
     "episodes": 3,
+    "episode_limit": 50,
     "update": {"epochs": 1, "minibatch_size": 32},
     "progress": "quiet",
 }

@@ -16,7 +16,14 @@ from proximo.control import tuning
 from proximo.control.presets import configure
 from proximo.control.tuning.spaces import SPACES, with_settings
 
-SMALL = {"steps": 512, "environments": 4, "rollout_length": 16, "episodes": 1, "backend": "gymnasium"}
+SMALL = {
+    "steps": 512,
+    "environments": 4,
+    "rollout_length": 16,
+    "episodes": 1,
+    "episode_limit": 50,
+    "backend": "gymnasium",
+}
 SMALL |= {"update": {"minibatch_size": 32}, "network": {"hidden": [8]}}
 
 

@@ -18,6 +18,7 @@ SETTINGS = {
     "environments": 4,
     "rollout_length": 16,
     "episodes": 1,
+    "episode_limit": 50,
     "progress": "quiet",
     "update": {"minibatch_size": 64},
 }

@@ -4,7 +4,7 @@ from pathlib import Path
 
 HERE = str(Path(__file__).parent)
 SMALL = ["--steps", "256", "--environments", "4", "--rollout-length", "16", "--episodes", "2", "--network.hidden", "8"]
-SMALL += ["--update.minibatch-size", "32", "--update.epochs", "1"]
+SMALL += ["--update.minibatch-size", "32", "--update.epochs", "1", "--episode-limit", "50"]
 
 
 def refused(answer, *words):

@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -10,6 +9,7 @@ from functools import partial
 
 import pytest
 import torch
+import warm
 
 from proximo.errors import UserError
 from proximo.language import begun
@@ -98,7 +98,7 @@ def test_no_more_threads_than_cores_where_a_run_is_of_a_larger_machine():
         "with using_threads(999): print(torch.get_num_threads())"
     )
     environment = {name: x for name, x in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    told = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    told = warm.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
     assert 1 <= int(told) <= (os.cpu_count() or 1)
 
 
@@ -120,7 +120,8 @@ def test_a_run_keeps_the_number_that_it_was_begun_with(two_threads, files, tiny_
     assert train_sft(config)["steps"] == 3, "a finished run is the same one"
 
 
-def test_a_run_of_before_there_were_numbers_goes_on(two_threads, files, tiny_folder):
+def test_a_run_of_before_there_were_numbers_goes_on(two_threads, files, tiny_folder, monkeypatch):
+    monkeypatch.setattr(begun, "free_threads", lambda: 1)
     config = SFTConfig(str(tiny_folder), str(files / "sft.jsonl"), output=str(files / "out"), batch=8)
     train_sft(config, call=Call(stop_at=1))
     file = files / "out" / "config.toml"
@@ -144,12 +145,17 @@ def test_a_number_that_is_none_is_refused(make):
 
 
 def test_a_verification_trains_all_its_parts_with_one_number(two_threads, ppo_config, monkeypatch):
-    numbers = iter([2, 1, 1, 1, 1, 1])
-    monkeypatch.setattr(verify, "free_threads", lambda: next(numbers))
-    monkeypatch.setattr(begun, "free_threads", lambda: next(numbers))
-    rewards = [FunctionReward(lambda prompts, responses: [0.1 * len(r) for r in responses], name="length")]
-    assert verify_language(ppo_config, 1, rewards).exact
-    assert next(numbers) == 1, "asked once"
+    asked, seen = [], set()
+    for module in (verify, begun):
+        monkeypatch.setattr(module, "free_threads", lambda: asked.append(1) or min(len(asked), 2))
+
+    def length(prompts, responses):
+        seen.add(torch.get_num_threads())
+        return [0.1 * len(r) for r in responses]
+
+    assert verify_language(ppo_config, 1, [FunctionReward(length)]).exact
+    assert (len(asked), seen) == (1, {1})
+    assert torch.get_num_threads() == 2
 
 
 def test_a_refused_second_training_leaves_the_threads_of_the_first(two_threads, files, tiny_folder, monkeypatch):

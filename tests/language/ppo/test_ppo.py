@@ -174,13 +174,10 @@ def test_the_kl_coefficient_follows_the_measured_kl_per_response():
 @pytest.mark.parametrize("sharing", MODES, ids=lambda s: f"{s.mode}-{s.critic}")
 def test_stopping_and_going_on_is_the_same_run_bit_for_bit(sharing):
     through, first, second = (training(sharing) for _ in range(3))
-    for _ in range(4):
-        through.iterate()
-    for _ in range(2):
-        first.iterate()
+    for run in (through, through, first):
+        run.iterate()
     second.load(*first.state())
-    for _ in range(2):
-        second.iterate()
+    second.iterate()
     for name, tensor in through.state()[0].items():
         assert torch.equal(tensor, second.state()[0][name]), name
     assert through.state()[1] == second.state()[1]

@@ -9,7 +9,15 @@ import proximo
 from proximo.errors import UserError
 from proximo.runs.session.alone import alone
 
-SMALL = {"steps": 512, "environments": 2, "rollout_length": 32, "episodes": 1, "backend": "gymnasium", "seed": 7}
+SMALL = {
+    "steps": 512,
+    "environments": 2,
+    "rollout_length": 32,
+    "episodes": 1,
+    "episode_limit": 50,
+    "backend": "gymnasium",
+    "seed": 7,
+}
 SMALL |= {"update": {"epochs": 1, "minibatch_size": 32}, "progress": "quiet"}
 
 

@@ -15,6 +15,7 @@ SMALL = {
     "environments": 2,
     "rollout_length": 16,
     "episodes": 1,
+    "episode_limit": 50,
     "update": {"minibatch_size": 32, "epochs": 1},
 }
 

@@ -29,7 +29,14 @@ class Toy(gymnasium.Env):
 def make():  {comment}
     return Toy()
 """
-SMALL = {"steps": 128, "environments": 2, "rollout_length": 32, "episodes": 1, "backend": "gymnasium"}
+SMALL = {
+    "steps": 128,
+    "environments": 2,
+    "rollout_length": 32,
+    "episodes": 1,
+    "episode_limit": 50,
+    "backend": "gymnasium",
+}
 SMALL |= {"update": {"epochs": 1, "minibatch_size": 32}, "progress": "quiet"}
 
 
