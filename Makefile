@@ -4,6 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
+# Without bytecode every process of the tests compiles their sources, and ours, again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo demo-language test test-slow check docs screenshots plotly format clean
 
 $(READY): requirements.lock pyproject.toml
