@@ -6,7 +6,8 @@ import signal
 import gymnasium
 import pytest
 import torch
-from same_runs import PLAN, same_runs
+from same_runs import PLAN as SHORT
+from same_runs import same_runs
 
 import proximo
 from proximo.cli.results import three_numbers
@@ -17,6 +18,7 @@ from proximo.control.loading import load_policy
 from proximo.runs.storage.checkpoint import load_checkpoint
 from proximo.runs.storage.metrics import read_metrics
 
+PLAN = {**SHORT, "episode_limit": None}  # episodes as long as the policies are good
 EVALUATED = {**PLAN, "steps": 64 * 8, "evaluate_every": 64 * 2, "learning_rate": 0.03}
 
 
