@@ -96,14 +96,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         del given[0]
     with guarded_streams(goes_on=_goes_on(given)) as out:
         try:
-            return _run(given)
+            code = _run(given)
+            sys.stdout.flush()
         except OSError as error:
             if error is not out.lost:
                 raise
             if out.left:
                 return 128 + 13  # SIGPIPE
-            print(f"proximo: standard output can not be written: {error.strerror}; mend that first", file=sys.stderr)
-            return 2
+            code = 0
+        if out.lost is None or out.left or code:
+            return code
+        done = "; what was trained is in its folder" if _goes_on(given) else ""
+        print(
+            f"proximo: standard output can not be written: {out.lost.strerror}; mend that first{done}", file=sys.stderr
+        )
+        return 2
 
 
 def _goes_on(given: Sequence[str]) -> bool:

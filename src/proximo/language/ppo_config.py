@@ -126,7 +126,7 @@ class PPOConfig:
     judge_every: int = 8
     """Iterations between two such measurements."""
     judge_prompts: int = 64
-    """Prompts that each of them asks, the last ones of `held_out`, always with the same random numbers."""
+    """Prompts that each of them asks, the last ones of `held_out`; answers are drawn anew each time."""
     stop_at_peak: bool = False
     """Whether the run ends once the judge's score has passed its peak, with the policy that the judge liked best."""
     run: str = ""

@@ -78,6 +78,32 @@ def test_a_script_that_ends_with_its_iteration_open_leaves_a_checkpoint(tmp_path
     same_runs(whole, trainer(left).to_the_end())
 
 
+FORKS = """
+import json, os, sys, proximo
+class Odd(proximo.Callback):
+    def state(self):
+        raise ValueError("a state that can not be told")
+rows = iter(proximo.Trainer("CartPole-v1", run=sys.argv[1], **json.loads(sys.argv[2])))
+next(rows)
+if os.fork() == 0:
+    sys.exit(0)
+os.wait()
+print(len(os.listdir(sys.argv[1] + "/checkpoints")))
+odd = iter(proximo.Trainer("CartPole-v1", run=sys.argv[1] + "-odd", callbacks=[Odd()], **json.loads(sys.argv[2])))
+next(odd)
+"""
+
+
+def test_a_forked_child_saves_nothing_of_its_parents_run_and_what_can_not_be_saved_is_said(tmp_path):
+    command = [sys.executable, "-c", FORKS, str(tmp_path / "run"), json.dumps(SMALL)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
+    assert "a training that the script left open could not be saved: a state that can not be told" in done.stderr
+    assert latest_checkpoint(tmp_path / "run" / "checkpoints").name.endswith("64"), (
+        "the other one is saved all the same"
+    )
+
+
 def test_a_fresh_run_that_is_left_and_taken_up_again_goes_on(tmp_path):
     proximo.train("CartPole-v1", run=tmp_path / "run", **SMALL)
     left = trainer(tmp_path / "run", fresh=True)

@@ -11,6 +11,7 @@ import proximo
 from proximo import language
 from proximo.lab.language.words import LONGEST, PROMPT, Words
 from proximo.language.meter import meter as meter_module
+from proximo.language.meter.meter import Meter
 from proximo.language.rewards.terms import combined
 from proximo.language.stages import JUDGE, configure
 from proximo.runs.storage import metrics
@@ -73,6 +74,22 @@ def test_the_first_measurement_is_of_the_reference_itself(tmp_path, tiny_folder)
     assert seen["responses"] == [0, 8]
     assert max(map(abs, seen["divergences"][0])) < 1e-5, "the policy is still the reference"
     assert max(map(abs, seen["divergences"][1])) > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("means", "best"),
+    [
+        ([0.0, 2.0, 10.0, 10.0, 3.0], 3),  # not the one that fell, though two good ones stand before it
+        ([1.0, 0.7, 1.2], 2),  # the reference is not best for being measured alone
+        ([1.0, 0.8, 0.6, 0.4], 0),
+        ([0.0, 1.0, 2.0, 3.0], 3),
+        ([0.0, 5.0, 0.0, 3.0, 3.0, 3.0], 5),  # three good ones, rather than one by chance
+    ],
+)
+def test_the_best_measurement_is_best_with_those_before_it_and_no_worse_than_they(means, best):
+    meter = Meter.__new__(Meter)
+    meter._scores = [[mean] for mean in means]
+    assert meter.best == best
 
 
 def test_measurements_draw_anew_so_that_their_mean_comes_to_the_exact_one(tmp_path):

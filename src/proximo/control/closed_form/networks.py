@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 
 def _elu(x: np.ndarray) -> None:
-    # By torch: without AVX-512, NumPy's expm1 takes 10 ns a number, four times as long as all of this.
+    # By torch: without AVX-512, NumPy's expm1 takes 10 ns a number, four times as long as all of this. With one thread
+    # of torch's own, as trainings have: a slab that it shares out has other last bits where it is cut.
     torch.nn.functional.elu_(torch.from_numpy(x))
 
 

@@ -55,7 +55,7 @@ class Estimator:
         self._rollout, self.rewards = rollout, rewards
         # Two fields are rewritten each epoch when advantages are recomputed, the rest stays.
         advantages, returns, counted = self._estimate(rollout.value)
-        if self.truncation == "drop" and not (rollout.valid & ~_cut(rollout)).any():
+        if self.truncation == "drop" and not self._left(rollout):
             raise UserError(
                 f"truncation = drop leaves out the last step of a cut episode, and each of the {rollout.steps:,} steps "
                 "of this rollout is one: set truncation = previous, or longer episodes"
@@ -78,6 +78,11 @@ class Estimator:
         starts = torch.from_numpy(rollout.starts).to(weight.device)
         recurrent = {"memory": rollout.memory, "starts": shaped(starts)}
         return Batch(**{**batch.__dict__, "inputs": {**batch.inputs, **recurrent}})
+
+    def _left(self, rollout: Rollout) -> int:
+        """Steps of all ranks that are not left out; asked by all of them together."""
+        left = torch.tensor([float((rollout.valid & ~_cut(rollout)).sum())])
+        return int(self.ranks.sum_across_ranks(left))
 
     def reestimate(self, batch: Batch) -> Batch:
         """The batch of the last rollout with advantages and returns by the critic as it is now.

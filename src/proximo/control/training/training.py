@@ -537,8 +537,8 @@ class Training(OnPolicyTraining[Rollout]):
         """
         if not self.policy.matches(state["policy"]):
             raise UserError(
-                f"the checkpoint is of another policy: the spaces of {self.config.environment} have changed since; put "
-                "the environment back, or choose another folder with --run"
+                f"the checkpoint is of another policy: the spaces of {self.config.environment} have changed since, "
+                "or the order of observations.actor; put that back, or choose another folder with --run"
             )
         self.policy.load_state_dict(under("policy/", tensors))
         self.policy.project()

@@ -54,7 +54,7 @@ def start_from(
             )
         x.copy_(learnt[key])
     for key, x in own.items():  # what is one tensor here and two there has been overwritten
-        if _part(key) in parts and not torch.equal(x, learnt[key]):
+        if _part(key) in parts and not torch.equal(x, learnt[key].to(x)):
             raise UserError(
                 f"start_from = {run}: actor and critic share their layers here (network.shared), and have layers of "
                 "their own there: set network.shared = false, or leave critic out of start_with"

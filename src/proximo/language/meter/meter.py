@@ -173,11 +173,18 @@ class Meter(Callback):
 
     @property
     def best(self) -> int:
-        """Index of the measurement that was best together with the two before it; the first of equals."""
+        """Index of the best measurement: with the two before it the best, and no worse than these; the first of equals.
+
+        The first three are judged by their mean, so none of them is ahead for being one alone.
+        """
         means = self.means
-        together = [means[max(0, i + 1 - TOGETHER) : i + 1] for i in range(len(means))]
-        steady = [sum(each) / len(each) for each in together]
-        return steady.index(max(steady))
+        steady = [sum(each) / len(each) for each in (self._window(means, i) for i in range(len(means)))]
+        fit = [i for i, (mean, together) in enumerate(zip(means, steady, strict=True)) if mean >= together]
+        return max(fit, key=lambda i: (steady[i], means[i], -i))
+
+    @staticmethod
+    def _window(means: Sequence[float], i: int) -> Sequence[float]:
+        return means[:TOGETHER] if i < TOGETHER else means[i + 1 - TOGETHER : i + 1]
 
     @property
     def passed(self) -> bool:

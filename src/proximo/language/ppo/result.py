@@ -97,8 +97,7 @@ def finish(training: PPOTraining, folder: RunFolder, meter: Meter | None = None)
     if meter is not None and meter.responses[-1] != training.done:
         meter.look()  # the run ended between two looks
     better = meter if meter is not None and not meter.last_is_best else None
-    if better is not None and at_peak:
-        better.take_best()
+    lost = better is not None and at_peak and not better.take_best()
     save_folder(folder.path / "policy", training.roles, training.tokenizer)
     done = training.progress
     results: dict[str, Any] = {"responses": done.responses, "iterations": done.iterations, "ended": training.ended}
@@ -110,6 +109,8 @@ def finish(training: PPOTraining, folder: RunFolder, meter: Meter | None = None)
         results["critic"] = f"not saved: transformers has no token classifier for {type(training.roles.model).__name__}"
     if meter is not None:
         results |= meter.results()
+    if lost:
+        results["best_policy"] = "lost: its checkpoint is of another measurement, so policy is the last one"
     if better is not None and not at_peak:
         last = {name: x.clone() for name, x in training.roles.trained_state().items()}
         if better.take_best():

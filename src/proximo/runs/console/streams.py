@@ -61,6 +61,9 @@ class Stream:
     def _failing_once(self) -> Iterator[None]:
         try:
             yield
+        except BlockingIOError:  # a reader that is slow, of a stream that does not wait
+            if not self._goes_on:
+                raise
         except OSError as error:
             self.lost = error
             with suppress(OSError, ValueError, AttributeError):  # one that is no file has nothing to turn away

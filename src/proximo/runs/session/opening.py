@@ -171,6 +171,10 @@ class Opening:
         return changes
 
 
+_WRITTEN = ("run", "output", "preset")
+"""Settings that name what a run writes, or where it came from; a preset was read before."""
+
+
 def _keep_sources(folder: Path, config: Any) -> None:
     """Refuse to delete a run in whose place another one begins that reads it.
 
@@ -181,7 +185,7 @@ def _keep_sources(folder: Path, config: Any) -> None:
         for name in {text, text.rpartition("=")[0]} - {""}:  # a reward may have a weight behind it
             with suppress(OSError, ValueError):  # no path at all
                 there = Path(name).resolve()
-                if key not in ("run", "output") and there.is_relative_to(folder.resolve()) and there.exists():
+                if key not in _WRITTEN and there.is_relative_to(folder.resolve()) and there.exists():
                     raise UserError(
                         f"{key} = {text} is read by this run, and {_FRESH} would delete it with {folder}: choose "
                         f"{_ELSEWHERE}"

@@ -1,31 +1,48 @@
 """What the trainers of both worlds share: a training that is iterated, asked, stopped and saved."""
 
 import atexit
+import inspect
+import os
+import sys
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from proximo.runs.console.progress import Mode
 from proximo.runs.console.streams import say
 from proximo.runs.session.session import Session, Trained
+from proximo.scale.mesh import current_mesh
 
 STOPPED = "trainer.stop()"
 """Why a run ended that its own loop or a callback has stopped."""
 
 Result = TypeVar("Result")
 
-_left_open = weakref.WeakSet[Generator[dict[str, Any], None, None]]()
+_left_open: list[weakref.ref[Generator[dict[str, Any], None, None]]] = []
+"""In the order in which they began, which is the same on all ranks."""
 
 
 @atexit.register
 def _save_what_is_left_open() -> None:
-    """Close iterations that a script has left with `next`: later there are no modules any more to save with."""
-    for rows in list(_left_open):
-        with suppress(ValueError):  # it runs, in a thread that goes on
+    """Close iterations that a script has left with `next`: later there are no modules any more to save with.
+
+    Ranks save together. Where one has failed the others may be anywhere, so nothing is saved then.
+    """
+    if getattr(sys, "last_value", None) is not None and not current_mesh().alone:
+        return
+    for reference in _left_open:
+        rows = reference()
+        if rows is None or inspect.getgeneratorstate(rows) == inspect.GEN_RUNNING:  # in a thread that goes on
+            continue
+        try:
             rows.close()
+        except Exception as error:
+            say(f"proximo: a training that the script left open could not be saved: {error}")
+
+
+os.register_at_fork(after_in_child=_left_open.clear)  # they are the parent's
 
 
 class IteratedTrainer(ABC, Generic[Result]):
@@ -46,7 +63,8 @@ class IteratedTrainer(ABC, Generic[Result]):
             UserError: something the user can mend.
         """
         rows = self._rows()
-        _left_open.add(rows)
+        _left_open[:] = [each for each in _left_open if each() is not None]
+        _left_open.append(weakref.ref(rows))
         return rows
 
     @abstractmethod

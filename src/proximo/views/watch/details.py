@@ -73,7 +73,11 @@ class Details:
         found = [name for name in DETAILS if not self._holds(run.folder / name)]
         if "videos" not in found and not all(map(self._holds, films)):
             found.append("videos")
-        if "tokens" not in found and not self._tokens.get(run.folder, (None, True, None))[1]:
+        if (
+            "tokens" not in found
+            and (run.folder / "tokens").is_dir()
+            and not self._tokens.get(run.folder, (None, True, None))[1]
+        ):
             found.append("tokens")
         return found
 

@@ -14,7 +14,7 @@ from proximo.control.environments.backends.tensors import owned
 from proximo.control.environments.base import Observation, Step, TensorStep, VectorEnvironment, hidden_end
 from proximo.control.environments.terms import from_infos
 from proximo.control.environments.visible_leaves import ALL_KEYS, ObservationKeys
-from proximo.control.spaces.numbers import is_wide
+from proximo.control.spaces.numbers import fits_float32, is_wide
 from proximo.control.spaces.trees import map_leaves, replace_rows
 from proximo.errors import UserError
 
@@ -185,9 +185,9 @@ def _episode_length(env: Any) -> int | None:
 
 
 def _finite(seen: Any) -> np.ndarray:
-    """Rows without a NaN or an infinity."""
+    """Rows that a policy can read."""
     leaves = list(seen.values()) if isinstance(seen, dict) else [seen]
-    return np.logical_and.reduce([np.isfinite(x).reshape(len(x), -1).all(1) for x in leaves])
+    return np.logical_and.reduce([fits_float32(x).reshape(len(x), -1).all(1) for x in leaves])
 
 
 def _box(shape: Sequence[int]) -> gymnasium.spaces.Box:
