@@ -90,6 +90,13 @@ def test_spaces_that_differ_are_told_in_words(learnt, tmp_path):
     assert "its observations are state [1], and here they are privileged_state [2]:" in str(told.value)
 
 
+def test_a_run_begins_anew_in_the_folder_that_its_preset_lies_in(tmp_path):
+    call = {**SETTINGS, "steps": 64, "network": {"hidden": [8]}}
+    first = proximo.train("CartPole-v1", run=tmp_path / "first", **call)
+    again = proximo.train("CartPole-v1", run=first.path, preset=str(first.path / "config.toml"), fresh=True, **call)
+    assert again.results["steps"] == first.results["steps"]
+
+
 def test_a_run_is_never_deleted_by_the_one_that_starts_from_it(tmp_path):
     call = {**SETTINGS, "steps": 128, "network": {"hidden": [8]}, "observations": {"actor": ("state",)}}
     first = proximo.train(NAME, run=tmp_path / "first", **call)
