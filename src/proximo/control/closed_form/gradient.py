@@ -141,11 +141,11 @@ class ClosedForm:
 
     def _output(self, inputs: Mapping[str, Tensor]) -> np.ndarray:
         """The head's outputs for `[B]` observations, `[outputs, B]`."""
-        samples, size = len(inputs[self._actor.name]), self._parts.forward
-        if not self._parts.worthwhile(samples, size):
+        samples = len(inputs[self._actor.name])
+        if not self._parts.worthwhile(samples):
             return _allowed(self.networks.actor(self._actor.of(inputs)), inputs)
         told = self._parts.each(
-            samples, lambda worker, rows: worker.networks.actor(aligned_copy(self._actor.of(inputs, rows))), size
+            samples, lambda worker, rows: worker.networks.actor(aligned_copy(self._actor.of(inputs, rows)))
         )
         return _allowed(np.concatenate(told, 1), inputs)
 

@@ -19,8 +19,6 @@ from proximo.control.closed_form.networks import TwinMLP
 
 WORK = 11 * 2**19
 """Bytes of hidden values, of both networks, in a part at least: 768 samples of 512-256-128, ten milliseconds."""
-FORWARD = 3
-"""A gradient takes three times as long as what it is the gradient of."""
 SUMS = 8
 """Sums that a gradient is taken in at most, so as many threads may take part."""
 
@@ -53,22 +51,18 @@ class Parts:
         threads: int,
     ) -> None:
         self.size = max(64, WORK // max(1, per_sample) // 64 * 64)
-        """Samples of a part that is differentiated."""
-        self.forward = max(64, self.size // FORWARD // 64 * 64)
-        """Of one that goes through a network and not back."""
         self._make, self._threads = make, min(threads, SUMS)
         self._parameters = [p for p in parameters if p.numel()]  # one without entries lies nowhere
         self._workers: list[tuple[Worker, Tensor]] = []
         self._sums = torch.empty(0)
 
-    def worthwhile(self, samples: int, size: int | None = None) -> bool:
-        """Whether that many are cut, into parts of `size` or those of a gradient."""
-        return samples >= 2 * (size or self.size)
+    def worthwhile(self, samples: int) -> bool:
+        """Whether that many are cut."""
+        return samples >= 2 * self.size
 
-    def each(self, samples: int, do: Callable[[Worker, slice], Told], size: int | None = None) -> list[Told]:
-        """What `do` gives for each part of `size`, or of a gradient's, in order."""
-        size = size or self.size
-        parts = [slice(i, min(i + size, samples)) for i in range(0, samples, size)]
+    def each(self, samples: int, do: Callable[[Worker, slice], Told]) -> list[Told]:
+        """What `do` gives for each part, in order."""
+        parts = [slice(i, min(i + self.size, samples)) for i in range(0, samples, self.size)]
         told: list[Told | None] = [None] * len(parts)
 
         def one(worker: Worker, room: Tensor, i: int) -> None:
