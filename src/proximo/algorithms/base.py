@@ -65,7 +65,7 @@ class Algorithm(Protocol):
 
 
 def is_ours(algorithm: object) -> bool:
-    """Whether its class is one of Proximo's, not the user's own."""
+    """Whether the algorithm's class is one of Proximo's, and not the user's own."""
     return type(algorithm).__module__.partition(".")[0] == "proximo"
 
 

@@ -94,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["--"]:  # torchrun takes --run for its own --run-path, unless -- stands before the verb
         del given[0]
-    with guarded_streams(goes_on=_goes_on(given)) as out:
+    trains = _goes_on(given)
+    with guarded_streams(goes_on=trains) as out:
         try:
             code = _run(given)
             sys.stdout.flush()
@@ -106,16 +107,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = 0
         if out.lost is None or out.left or code:
             return code
-        done = "; what was trained is in its folder" if _goes_on(given) else ""
-        print(
-            f"proximo: standard output can not be written: {out.lost.strerror}; mend that first{done}", file=sys.stderr
-        )
+        advice = "mend that first" + ("; what was trained is in its folder" if trains else "")
+        print(f"proximo: standard output can not be written: {out.lost.strerror}; {advice}", file=sys.stderr)
         return 2
 
 
 def _goes_on(given: Sequence[str]) -> bool:
-    asks = {"-h", "--help"} & set(given)
-    return not asks and (" ".join(given[:1]) in _GOING_ON or " ".join(given[:2]) in _GOING_ON)
+    asks_for_help = {"-h", "--help"} & set(given)
+    return not asks_for_help and any(" ".join(given[:words]) in _GOING_ON for words in (1, 2))
 
 
 def _run(given: list[str]) -> int:
