@@ -14,7 +14,7 @@ from shapes_of_others import Manual, RslRl, Tensors
 
 import proximo
 from proximo.control.config import RndSettings
-from proximo.control.models.rnd import Rnd
+from proximo.control.models.rnd import Rnd, Shown
 from proximo.control.own_parts import with_groups
 from proximo.control.training import training as trainings
 from proximo.control.training.tensor_rollout import TensorCollector
@@ -46,8 +46,8 @@ def test_advantages_of_the_bonus_are_discounted_sums_over_all_ends_in_deviations
     rnd._lam = 1.0
     torch.nn.init.zeros_(rnd.critic[-1].weight)
     seen = rollout()
-    rnd.see(*seen)
-    found = rnd.advantages(*seen)
+    rnd.see(Shown(*seen))
+    found = rnd.advantages(Shown(*seen))
     with torch.no_grad():
         after = rnd.normalizer(torch.cat([seen[0]["vector"], seen[1]["vector"][None]])[1:])
         error = (rnd.predictor(after) - rnd.target(after)).pow(2).mean(-1).double()
@@ -65,15 +65,15 @@ def test_what_is_seen_often_is_worth_less_than_what_is_new():
     rnd = novelty(learning_rate=1e-2)
     known, other = ([{"vector": sign * x["vector"].abs()} for x in rollout()[:2]] for sign in (1, -1))
     known, other = (*known, VALID), (*other, VALID)
-    rnd.see(*known)
-    rnd.advantages(*known)
+    rnd.see(Shown(*known))
+    rnd.advantages(Shown(*known))
     first = rnd._errors.mean()
     for _ in range(60):
-        rnd.advantages(*known)
+        rnd.advantages(Shown(*known))
         told = rnd.learn()
-    rnd.advantages(*known)
+    rnd.advantages(Shown(*known))
     left = rnd._errors.mean()
-    rnd.advantages(*other)
+    rnd.advantages(Shown(*other))
     assert left < 0.1 * first
     assert rnd._errors.mean() > 3 * left
     assert told["rnd_error"] == pytest.approx(left, rel=0.5)
@@ -81,11 +81,11 @@ def test_what_is_seen_often_is_worth_less_than_what_is_new():
 
 def test_statistics_move_after_each_rollout_and_the_sums_of_the_bonus_go_on_from_one_to_the_next():
     rnd, rollouts, errors = novelty(), [rollout(0), rollout(1), rollout(2)], []
-    rnd.see(*rollouts[0])
+    rnd.see(Shown(*rollouts[0]))
     errors.append(rnd._errors)
     for number, seen in enumerate(rollouts[1:], 1):
         before = rnd.normalizer.moments.mean.clone(), rnd.scaler.moments.squares.clone()
-        rnd.advantages(*seen)
+        rnd.advantages(Shown(*seen))
         errors.append(rnd._errors)
         assert torch.equal(rnd.normalizer.moments.mean, before[0])
         assert torch.equal(rnd.scaler.moments.squares, before[1])
@@ -101,8 +101,8 @@ def test_statistics_move_after_each_rollout_and_the_sums_of_the_bonus_go_on_from
 
 def test_the_critic_learns_what_is_still_to_come_from_where_a_step_began():
     rnd, seen = novelty(learning_rate=3e-3), rollout()
-    rnd.see(*seen)
-    rnd.advantages(*seen)
+    rnd.see(Shown(*seen))
+    rnd.advantages(Shown(*seen))
     places, due = rnd._seen[:-1], rnd._returns
 
     def missed():
@@ -110,7 +110,7 @@ def test_the_critic_learns_what_is_still_to_come_from_where_a_step_began():
 
     before = missed()
     for _ in range(40):
-        rnd.advantages(*seen)
+        rnd.advantages(Shown(*seen))
         rnd._returns = due
         rnd.learn()
     assert missed() < 0.1 * before
@@ -120,8 +120,8 @@ def test_a_share_of_the_samples_teaches_and_the_others_do_not():
     """At one step of the whole rollout the gradient is the mean over those that were drawn."""
     rnd, seen = novelty(share=0.25), rollout()
     rnd._epochs = rnd._minibatches = 1
-    rnd.see(*seen)
-    rnd.advantages(*seen)
+    rnd.see(Shown(*seen))
+    rnd.advantages(Shown(*seen))
     reached = rnd._seen[1:].flatten(0, 1)
     torch.randperm(24, generator=(drawn := torch.Generator().manual_seed(7)))
     taught = torch.rand(24, generator=drawn) < 0.25
@@ -135,15 +135,15 @@ def test_a_share_of_the_samples_teaches_and_the_others_do_not():
 def test_units_of_an_observation_change_nothing_and_far_ones_are_clipped():
     plain, scaled, far = (novelty() for _ in range(3))
     inputs, last, valid = rollout()
-    plain.see(inputs, last, valid)
+    plain.see(Shown(inputs, last, valid))
     moved = [{"vector": 1000.0 * x["vector"].double() - 70.0} for x in (inputs, last)]
-    scaled.see(*moved, valid)
-    assert scaled.advantages(*moved, valid).numpy() == pytest.approx(
-        plain.advantages(inputs, last, valid).numpy(), rel=1e-3
+    scaled.see(Shown(*moved, valid))
+    assert scaled.advantages(Shown(*moved, valid)).numpy() == pytest.approx(
+        plain.advantages(Shown(inputs, last, valid)).numpy(), rel=1e-3
     )
-    far.see(inputs, last, valid)
+    far.see(Shown(inputs, last, valid))
     beyond = [
-        far.advantages({"vector": torch.full((6, 4, 3), x)}, {"vector": torch.full((4, 3), x)}, valid)
+        far.advantages(Shown({"vector": torch.full((6, 4, 3), x)}, {"vector": torch.full((4, 3), x)}, valid))
         for x in (1e3, 1e6)
     ]
     assert torch.equal(*beyond)
@@ -156,8 +156,8 @@ def test_a_row_that_only_reports_a_reset_is_worth_nothing_and_teaches_nothing():
     odd = {"vector": inputs["vector"].clone()}
     odd["vector"][3, 1] = 4.0  # what a row led to and where one began that both count for nothing
     for rnd, seen in ((one, inputs), (two, odd)):
-        rnd.see(inputs, last, valid)
-        rnd.advantages(seen, last, valid)
+        rnd.see(Shown(inputs, last, valid))
+        rnd.advantages(Shown(seen, last, valid))
         assert rnd._errors[2, 1] == 0
         rnd._returns.zero_()  # those of rows before may differ by what the critic said of it
         rnd.learn()
@@ -174,24 +174,24 @@ def test_a_step_that_ends_an_episode_is_paid_for_the_state_that_it_reached_and_o
     states = (1, 2, inputs["vector"][2, 2:3]), (5, 0, last["vector"][:1])
     reached = [(step, np.array([row]), {"vector": x}) for step, row, x in states]
     for rnd, seen, ends in ((one, (inputs, last), ()), (two, odd, ()), (known, odd, reached)):
-        rnd.see(inputs, last, valid)
+        rnd.see(Shown(inputs, last, valid))
         whole = rnd._errors
-        rnd.advantages(*seen, valid, fresh, ends)
+        rnd.advantages(Shown(*seen, valid, fresh, ends))
     assert one._errors[1, 2] == two._errors[1, 2] == one._errors[5, 0] == 0
     for rnd in (one, two):  # which learn nothing of what is unknown, whatever comes after it
         rnd._returns.zero_()
         rnd._seen[2, 2], rnd._seen[6, 0] = one._seen[2, 2], one._seen[6, 0]
     plain = novelty()
-    plain.see(inputs, last, valid)
-    plain.advantages(inputs, last, valid)
+    plain.see(Shown(inputs, last, valid))
+    plain.advantages(Shown(inputs, last, valid))
     assert known._errors.tolist() == plain._errors.tolist() == whole.tolist()
     one.learn()
     two.learn()
     assert torch.equal(one.optimizer.flat, two.optimizer.flat)
     broken = novelty()
-    broken.see(inputs, last, valid)
+    broken.see(Shown(inputs, last, valid))
     nan = [(step, rows, {"vector": x["vector"] * torch.nan}) for step, rows, x in reached]
-    assert broken.advantages(*odd, valid, fresh, nan).isfinite().all()
+    assert broken.advantages(Shown(*odd, valid, fresh, nan)).isfinite().all()
     assert broken._errors[1, 2] == 0
 
 
@@ -199,10 +199,10 @@ def test_a_step_that_is_left_out_is_neither_better_nor_worse_than_the_critic_exp
     """With λ = 0 an advantage is the TD error of its step alone."""
     rnd, (inputs, last, valid) = novelty(), rollout()
     rnd._lam = 0.0
-    rnd.see(inputs, last, valid)
+    rnd.see(Shown(inputs, last, valid))
     fresh = np.zeros_like(valid)
     fresh[3, 1] = True
-    found = rnd.advantages(inputs, last, valid, fresh)
+    found = rnd.advantages(Shown(inputs, last, valid, fresh))
     assert found[3, 1] == pytest.approx(0, abs=1e-6)
     assert (found.abs() > 1e-4).sum() == 23
 
@@ -252,9 +252,9 @@ def test_what_is_new_is_what_each_step_reached_in_environments_of_every_shape(wo
 def test_only_the_columns_that_are_named_are_seen():
     rnd = novelty(columns=[0, 2])
     inputs, last, valid = rollout()
-    rnd.see(inputs, last, valid)
+    rnd.see(Shown(inputs, last, valid))
     other = [{"vector": x["vector"] * torch.tensor([1.0, 9.0, 1.0])} for x in (inputs, last)]
-    assert torch.equal(rnd.advantages(inputs, last, valid), rnd.advantages(*other, valid))
+    assert torch.equal(rnd.advantages(Shown(inputs, last, valid)), rnd.advantages(Shown(*other, valid)))
 
 
 def test_the_bonus_is_added_to_the_advantages_alone_each_time_that_they_are_estimated():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,10 +20,24 @@ from proximo.core.advantages import gae
 from proximo.core.updates.optimizer import FlatAdam
 from proximo.errors import UserError
 
-Ends = Sequence[tuple[int, np.ndarray, Mapping[str, Tensor]]]
-"""Step, rows `[M]`, and inputs `[M, ...]` of states in which episodes ended."""
 _CLIP = 5.0
 _WIDTH = 128
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a rollout has shown."""
+
+    inputs: Mapping[str, Tensor]
+    """Each `[T, N, ...]`."""
+    last: Mapping[str, Tensor]
+    """What follows its last step, each `[N, ...]`."""
+    valid: np.ndarray
+    """`[T, N]`; False where a row only reports a reset."""
+    fresh: np.ndarray | None = None
+    """`[T, N]`; True where what is observed next is the first of an episode. None: nowhere."""
+    ends: Sequence[tuple[int, np.ndarray, Mapping[str, Tensor]]] = ()
+    """Step, rows `[M]` and inputs `[M, ...]` of the states that episodes ended in, as far as they are known."""
 
 
 class Rnd(nn.Module):
@@ -102,53 +117,33 @@ class Rnd(nn.Module):
         return cls(config.rnd, _columns(config, roles), count, config.lam, *times, seed, device)
 
     @torch.no_grad()
-    def advantages(
-        self,
-        inputs: Mapping[str, Tensor],
-        last: Mapping[str, Tensor],
-        valid: np.ndarray,
-        fresh: np.ndarray | None = None,
-        ends: Ends = (),
-    ) -> Tensor:
+    def advantages(self, shown: Shown) -> Tensor:
         """Of the bonus, `[T, N]`, times its weight, in deviations of its return.
 
         A step that ends an episode is paid for the state that it reached, and not for the one that the next episode
         starts from. Where that is not known the step is left out: its bonus is what the critic expects.
-
-        Args:
-            inputs: of a rollout, each `[T, N, ...]`.
-            last: what follows its last step, each `[N, ...]`.
-            valid: `[T, N]`; False where a row only reports a reset.
-            fresh: `[T, N]`; True where what is observed next is the first of an episode. None: nowhere.
-            ends: the states that those steps reached, as far as they are known.
         """
-        self._look(inputs, last, valid, fresh, ends)
+        self._look(shown)
         assert self._seen is not None
         bonus = torch.from_numpy(self.scaler.scaled(self._errors)).to(self._seen)
         self._bonus = float(bonus.sum() / max(1, self._counted.sum()))
         values = self.critic(self._seen).squeeze(-1)
-        left_out = torch.from_numpy(valid & ~self._counted).to(bonus.device)
+        left_out = torch.from_numpy(shown.valid & ~self._counted).to(bonus.device)
         bonus = torch.where(left_out, values[:-1] - self.settings.gamma * values[1:], bonus)
         never = torch.zeros_like(bonus, dtype=torch.bool)
         how = {"gamma": self.settings.gamma, "lam": self._lam}
         advantages, self._returns = gae(bonus, values[:-1], values[1:], never, never, **how)
         return self.settings.weight * advantages
 
-    def _look(
-        self,
-        inputs: Mapping[str, Tensor],
-        last: Mapping[str, Tensor],
-        valid: np.ndarray,
-        fresh: np.ndarray | None,
-        ends: Ends,
-    ) -> None:
+    def _look(self, shown: Shown) -> None:
         """Note what was seen, normalised, and how badly what each step led to is predicted."""
-        self._raw, self._valid = torch.cat([self._of(inputs), self._of(last).unsqueeze(0)]), valid
+        valid = self._valid = shown.valid
+        self._raw = torch.cat([self._of(shown.inputs), self._of(shown.last).unsqueeze(0)])
         self._seen = self.normalizer(self._raw).to(torch.float32)
-        self._reached, self._counted = self._seen[1:], valid if fresh is None else valid & ~fresh
-        if ends:
+        self._reached, self._counted = self._seen[1:], valid if shown.fresh is None else valid & ~shown.fresh
+        if shown.ends:
             self._reached = self._reached.clone()
-        for step, rows, reached in ends:
+        for step, rows, reached in shown.ends:
             raw = self._of(reached)
             known = torch.isfinite(raw).all(-1).cpu().numpy()  # a terminal state may be what went wrong
             where = torch.from_numpy(rows[known]).to(raw.device)
@@ -162,19 +157,12 @@ class Rnd(nn.Module):
         return torch.cat([inputs[name][..., places] for name, places in self._columns.items()], -1)
 
     @torch.no_grad()
-    def see(
-        self,
-        inputs: Mapping[str, Tensor],
-        last: Mapping[str, Tensor],
-        valid: np.ndarray,
-        fresh: np.ndarray | None = None,
-        ends: Ends = (),
-    ) -> None:
-        """Take in what the numbers look like, and learn nothing; arguments as `advantages`."""
-        raw = self._of(inputs)
-        self.normalizer.moments.absorb(raw, torch.from_numpy(valid).to(raw.device))
-        self._look(inputs, last, valid, fresh, ends)
-        self.scaler.absorb(self._errors, np.zeros_like(valid), self._counted)
+    def see(self, shown: Shown) -> None:
+        """Take in what the numbers look like, and learn nothing."""
+        raw = self._of(shown.inputs)
+        self.normalizer.moments.absorb(raw, torch.from_numpy(shown.valid).to(raw.device))
+        self._look(shown)
+        self.scaler.absorb(self._errors, np.zeros_like(shown.valid), self._counted)
 
     def learn(self) -> dict[str, float]:
         """Learn from the rollout that `advantages` was asked about last, and then move the statistics.

@@ -21,7 +21,7 @@ from proximo.control.models.graphs import GraphedActor, graphs_of
 from proximo.control.models.mirroring import mirroring_of
 from proximo.control.models.normalizers import RewardScaler, far
 from proximo.control.models.policy import MIRRORED
-from proximo.control.models.rnd import Rnd
+from proximo.control.models.rnd import Rnd, Shown
 from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.groups import Roles
 from proximo.control.spaces.observations import ObservationSpec
@@ -217,7 +217,7 @@ class Training(OnPolicyTraining[Rollout]):
                 self.mirroring.settle()
             self._absorb(rollout, None)
             if self.rnd:
-                self.rnd.see(*_novelty(rollout))
+                self.rnd.see(_shown(rollout))
             self.log.record(rollout.taken, self.collector)
 
     def _far(self, rollout: Rollout) -> bool:
@@ -331,7 +331,7 @@ class Training(OnPolicyTraining[Rollout]):
     def estimate(self, rollout: Rollout) -> Batch:
         """Advantages and returns of rewards as they are learnt from."""
         if self.rnd:
-            self.estimator.bonus = self.rnd.advantages(*_novelty(rollout))
+            self.estimator.bonus = self.rnd.advantages(_shown(rollout))
         batch = self.estimator.batch(rollout, torch.from_numpy(self._rewards(rollout)))
         if self.mirroring is None:
             return batch
@@ -579,8 +579,8 @@ class Training(OnPolicyTraining[Rollout]):
             generator.manual_seed(seed)
 
 
-def _novelty(rollout: Rollout) -> tuple[Any, ...]:
-    """What a bonus for what is new asks of a rollout: arguments of `Rnd.advantages`."""
+def _shown(rollout: Rollout) -> Shown:
+    """What a bonus for what is new asks of a rollout."""
     ends = [(each.step, each.rows, each.inputs) for each in rollout.ends]
     seen, last = {**rollout.inputs, **rollout.beside}, {**rollout.last_inputs, **rollout.last_beside}
-    return seen, last, rollout.valid, rollout.followed_by_start, ends
+    return Shown(seen, last, rollout.valid, rollout.followed_by_start, ends)
