@@ -16,7 +16,7 @@ from run_ranks import LONG, LONG_OPTIONS
 
 from proximo.runs.storage.checkpoint import load_checkpoint
 from proximo.runs.storage.metrics import read_metrics
-from proximo.scale.launch import LOST
+from proximo.scale.launched import LOST
 from proximo.scale.mesh import TIMEOUT
 
 NAMES = tuple(f"proximo-{os.getpid()}-{i}" for i in (0, 1))  # what a killed test has left is in nobody's way

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from proximo.scale import jobs
-from proximo.scale.cluster import joined
+from proximo.scale.launch import joined
 
 
 class Ray(SimpleNamespace):

@@ -17,7 +17,8 @@ from proximo.cli.main import main
 from proximo.cli.options import without
 from proximo.runs.storage.checkpoint import load_checkpoint
 from proximo.runs.storage.metrics import read_metrics
-from proximo.scale.launch import BROKEN, LOST, _what_was_lost, ended
+from proximo.scale.launch import _what_was_lost
+from proximo.scale.launched import BROKEN, LOST, ended
 
 LAUNCHER = [sys.executable, str(Path(warm.__file__).with_name("launching.py"))]
 ASKED = ["train", "CartPole-v1", "--ranks", "2", "--quiet"]

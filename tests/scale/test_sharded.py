@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 from proximo.errors import UserError
 from proximo.language.ppo_config import PPOConfig, ScaleSettings, SharingSettings
 from proximo.runs.storage.checkpoint import latest_checkpoint
-from proximo.scale.launch import BROKEN, LOST
+from proximo.scale.launched import BROKEN, LOST
 from proximo.scale.mesh import Mesh
 
 HALVES, UNEVEN = [slice(0, 4), slice(4, 8)], [slice(0, 2), slice(2, 8)]

@@ -19,7 +19,7 @@ from proximo.runs.console.progress import Mode
 from proximo.runs.session.callbacks import Callback
 from proximo.runs.session.opening import Call
 from proximo.runs.session.trackers import Tracker
-from proximo.scale.launch import restarted, within
+from proximo.scale.launched import restarted, within
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class RankOptions(RunOptions):
             from proximo.scale.launch import run_ranks
 
             return run_ranks(self.ranks, given, restarts=self.restarts)
-        from proximo.scale.cluster import run_ray
+        from proximo.scale.launch import run_ray
 
         whole = Path.cwd() / folder
         place = [] if command[0] == "rlhf" else ["--run", str(whole)]  # a stage's --run is that of all stages

@@ -16,7 +16,7 @@ from proximo.cli.options import parse, peek, refusals
 from proximo.errors import UserError, nearest
 from proximo.foreign_options import LANGUAGE
 from proximo.language.compute.malloc import keep_freed_memory
-from proximo.scale.launch import within
+from proximo.scale.launched import within
 
 _NAMES = {"reward": "reward model", "judge": "judge"}
 """Stages that a result is judged by."""

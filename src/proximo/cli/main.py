@@ -134,7 +134,7 @@ def _run(given: list[str]) -> int:
 
         print(f"proximo {__version__}", flush=True)
         return 0
-    from proximo.scale.launch import ended, within
+    from proximo.scale.launched import ended, within
 
     try:
         if given[0] not in VERBS:

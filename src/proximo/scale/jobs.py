@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from proximo.scale.cluster import joined, stand_in
+from proximo.scale.launch import asked, joined, stand_in
 
 Next = Callable[[], tuple[str, Any] | None]
 """Gives a job's name, of its own, and what it is to do; None where there is none for now."""
@@ -104,16 +104,14 @@ class Say:
     """How a job talks to its launcher."""
 
     def __init__(self, name: str, wall: Any) -> None:
-        import ray
-
-        self._name, self._wall, self._get = name, wall, ray.get
-        self.begun: int = ray.get(wall.begin.remote(name))
+        self._name, self._wall = name, wall
+        self.begun: int = asked(wall.begin.remote(name))
         """How often the job was started, this time included."""
         self._asked_at = time.monotonic()
 
     def __call__(self, word: Any) -> Any:
         """Say a word that JSON could hold; the launcher's last answer, None where it has given none."""
-        return self._get(self._wall.say.remote(self._name, word))
+        return asked(self._wall.say.remote(self._name, word))
 
     def answered(self) -> Any:
         """The launcher's last answer; it is asked once in a second, and in between this is None."""

@@ -16,7 +16,7 @@ from torch.distributed.rendezvous import rendezvous
 from proximo.core.invariants import InvariantError
 from proximo.core.ranks import Ranks
 from proximo.errors import UserError
-from proximo.scale.launch import BROKEN, LOST
+from proximo.scale.launched import BROKEN, LOST
 from proximo.scale.neighbours import Neighbours, OutOfStepError, takes
 
 TIMEOUT = "PROXIMO_RANK_TIMEOUT"

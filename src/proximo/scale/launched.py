@@ -1,0 +1,53 @@
+"""What a process knows of the launcher that started it, and what it tells it."""
+
+import os
+import sys
+from pathlib import Path
+
+LOST = 75
+"""Exit code of a rank that could not go on without another: no verdict on the run, so a launcher may start all anew."""
+BROKEN = 76
+"""Exit code of a rank that failed without the others, which end with `LOST`."""
+ANSWER = "PROXIMO_EXIT_CODE_FILE"
+"""Environment variable: where rank 0 tells our own launcher the exit code that all ranks agreed on."""
+
+
+def within() -> bool:
+    """Whether a launcher has started this process as one of several ranks."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE") or 1) > 1
+
+
+def restarted() -> bool:
+    """Whether a launcher has started this process anew, in the place of one that was lost."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
+
+
+def ended(code: int, said: str = "") -> int:
+    """What a rank ends with, where `code` is what one process alone would end with.
+
+    Args:
+        code: exit code. `LOST` where another rank was lost: our own launcher, which knows which one, has the word then.
+            `BROKEN` where this one failed alone: nobody else knows why.
+        said: a sentence for the person, or ""; of another rank only what rank 0 does not say too.
+    """
+    answer = os.environ.get(ANSWER)
+    rank = os.environ["RANK"] if within() else "0"
+    if said and not (answer and code == LOST):
+        heard = code != BROKEN and _heard(code, said)
+        if rank == "0" or code == BROKEN:  # whose sentence names the rank
+            print(f"proximo: {said}", file=sys.stderr, flush=True)
+        elif not heard:
+            print(f"proximo: rank {rank}: {said}", file=sys.stderr, flush=True)
+    if not answer or code in (LOST, BROKEN):
+        return code
+    if rank == "0":
+        Path(answer).write_text(str(code))
+    return 0  # for a launcher, which would start those anew that fail
+
+
+def _heard(code: int, said: str) -> bool:
+    """Whether a person hears `said` from another rank."""
+    if code == LOST:  # who is cut off can ask nobody: one rank of each machine speaks
+        return os.environ.get("LOCAL_RANK") != "0"
+    met = sys.modules.get("proximo.scale.mesh")  # without it, nothing has imported torch yet
+    return met is None or bool(met.said_by_the_first(said))
