@@ -36,6 +36,8 @@ def run_ranks(count: int, arguments: Sequence[str], *, restarts: int = 0) -> int
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it says the same in thirty lines
+    known = [name for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
+    heard = [name for name in known if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN]  # as by nohup
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -45,6 +47,7 @@ def run_ranks(count: int, arguments: Sequence[str], *, restarts: int = 0) -> int
         rdzv_endpoint="localhost:0",
         max_restarts=restarts,
         monitor_interval=0.1,
+        signals_to_handle=",".join(heard),
     )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     with tempfile.TemporaryDirectory() as folder:

@@ -14,15 +14,14 @@ from proximo.runs.config.toml import from_mapping, to_toml
 from proximo.runs.console.progress import Mode
 from proximo.runs.session.callbacks import Given
 from proximo.runs.session.opening import Call
+from proximo.runs.session.signals import asking
 from proximo.runs.session.trackers import Tracker
-
-_STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 @contextmanager
 def on_signal(stop: Callable[[int], None]) -> Iterator[None]:
-    """Have SIGINT, and what else asks a process to end as SIGTERM, call `stop` in the place of ending this one."""
-    heard = _STOPPING if threading.current_thread() is threading.main_thread() else ()
+    """Have SIGINT, and the others of `asking` as SIGTERM, call `stop` in the place of ending this process."""
+    heard = asking() if threading.current_thread() is threading.main_thread() else ()
 
     def hear(number: int, _: object) -> None:
         stop(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)

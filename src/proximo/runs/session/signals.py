@@ -1,4 +1,6 @@
-"""Stopping at the next whole step: Ctrl-C and a job scheduler's SIGTERM ask, the run answers when it is ready."""
+"""Stopping at the next whole step. Ctrl-C, a scheduler's SIGTERM and a terminal that closes ask for it; the run answers
+when it is ready.
+"""
 
 import signal
 import threading
@@ -14,15 +16,23 @@ PATIENCE = 5.0
 _HAS_TIMER = hasattr(signal, "setitimer")  # not on Windows, where an iteration is always ended
 
 
+def asking() -> list[signal.Signals]:
+    """The signals that ask this process to stop: SIGINT, SIGTERM, SIGHUP.
+
+    Not what it was told to ignore before: SIGINT of a background job, SIGHUP under `nohup`.
+    """
+    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 class Interrupted(BaseException):
     """Leaves an interruptible block. It is no `Exception`, so that code which reports errors does not catch it."""
 
 
 class StopRequest:
-    """While open, SIGINT and SIGTERM set `requested`; a Ctrl-C after a request raises KeyboardInterrupt.
+    """While open, the signals of `asking` set `requested`; a Ctrl-C after a request raises KeyboardInterrupt.
 
-    Outside the main thread, where Python allows no handlers, it does nothing. A signal that was ignored on entry
-    (SIGINT of a background job) stays ignored.
+    Outside the main thread, where Python allows no handlers, it does nothing.
 
     Args:
         patience: Seconds after a request at which `interruptible` code is left.
@@ -50,9 +60,8 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._previous[number] = signal.signal(number, self._handle)
+            for number in asking():
+                self._previous[number] = signal.signal(number, self._handle)
             if _HAS_TIMER:
                 self._previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._wake)
         return self
