@@ -4,12 +4,13 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+if TYPE_CHECKING:  # the experiments are listed, and robots' are run, without them
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 VOCABULARY, LONGEST = 6, 5
 PROMPT = "w3 w2"
@@ -48,8 +49,10 @@ class Words:
         ended = [(*y, END) for n in range(LONGEST) for y in itertools.product(words, repeat=n)]
         return ended + list(itertools.product(words, repeat=LONGEST))
 
-    def model(self) -> LlamaForCausalLM:
+    def model(self) -> "LlamaForCausalLM":
         """The reference, anew."""
+        from transformers import LlamaConfig, LlamaForCausalLM
+
         config = LlamaConfig(
             vocab_size=VOCABULARY,
             hidden_size=48,
@@ -68,8 +71,11 @@ class Words:
             return LlamaForCausalLM(config).eval()
 
     @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerFast:
+    def tokenizer(self) -> "PreTrainedTokenizerFast":
         """Its words."""
+        from tokenizers import Tokenizer, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
         ids = {"</s>": END} | {f"w{i}": i for i in range(1, VOCABULARY)}
         inner = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
         inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
