@@ -78,6 +78,14 @@ def test_a_sharp_turn_is_where_it_was_measured():
     assert abs(curve.peak - 0.8) > 0.25, "which the law alone does not find"
 
 
+@pytest.mark.parametrize("top", [6, 12, 20])
+def test_the_peak_of_a_parabola_is_at_its_top(top):
+    """Means over neighbours lower a parabola by the same everywhere, as long as they reach equally far."""
+    ways = torch.arange(40, dtype=torch.float64)
+    _, peak = fit_of_means(ways, -(ways - top).square())
+    assert math.isclose(peak, top)
+
+
 def test_too_few_measurements_and_a_policy_that_stands_still_say_nothing():
     curve = Curve(0.0, 1.0, 0.5)
     assert fit(*measured(curve, range(FEWEST - 1))) is None

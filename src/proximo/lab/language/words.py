@@ -23,9 +23,10 @@ FLAW = "w1 w2"
 class Words:
     """A random Llama of five words, a taste, and a reward that knows the taste only in part.
 
-    The taste z gives each word a worth; over the reference's responses it has mean 0 and deviation 1. The reward is z
-    and some noise that does not change: it pays for ever more of what is liked. The judge is z - z² / 2: what people
-    like they like up to a point. So the two agree at first, and part at z = 1.
+    The taste z orders responses by the sum of their words' worths; over the reference's responses it is as nearly
+    normal as their number allows, with mean 0 and deviation 1. The reward is z and some noise that does not change: it
+    pays for ever more of what is liked. The judge is z - z² / 2: what people like they like up to a point. So the two
+    agree at first, as cov(z, z - z² / 2) = 1 - skewness / 2 says, and part at z = 1.
 
     Args:
         seed: of the model, the taste and the noise.
@@ -37,7 +38,8 @@ class Words:
         worth = torch.randn(VOCABULARY, generator=generator).tolist()
         raw = torch.tensor([sum(worth[x] for x in y if x != END) for y in self.responses], dtype=torch.float64)
         p = self.distribution(self.model())
-        centred = raw - (p * raw).sum()
+        scores = _normal_scores(raw.round(decimals=9), p)  # the words of a response in any order are worth the same
+        centred = scores - (p * scores).sum()
         self.taste = centred / (p * centred**2).sum().sqrt()
         noise = torch.randn(len(raw), generator=generator, dtype=torch.float64)
         self.reward, self.judge = self.taste + 0.3 * noise, self.taste - self.taste**2 / 2
@@ -114,3 +116,10 @@ class Words:
             return [table[response] + flaw * (FLAW in response) for response in responses]
 
         return score
+
+
+def _normal_scores(values: Tensor, p: Tensor) -> Tensor:
+    """Normal quantiles of the middle of each value's share of the distribution (van der Waerden 1952), `[n]`."""
+    _, place = values.unique(return_inverse=True)
+    shares = torch.zeros(int(place.max()) + 1, dtype=p.dtype).index_add(0, place, p)
+    return torch.special.ndtri((shares.cumsum(0) - shares / 2) / shares.sum())[place]

@@ -15,6 +15,8 @@ from torch import Tensor
 FEWEST = 5
 """Measurements that a curve of three numbers needs before it says anything."""
 RESAMPLES = 200
+SOUGHT = 4
+"""How often a peak is sought at most, each time among means over as many neighbours as the last one asks for."""
 
 
 @dataclass(frozen=True)
@@ -117,29 +119,45 @@ def _peaks(ways: Tensor, means: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     count = ways.shape[1]
     curves = _least_squares(ways, means, _shares(ways))
-    smooth, at = _of_neighbours(means), _of_neighbours(ways)
-    best = smooth.argmax(1, keepdim=True)
-    measured, behind = at.gather(1, best).squeeze(1), best.squeeze(1) < count - 1 - (best.squeeze(1) // 3).clamp(1, 2)
+    best, measured = _highest(ways, means)
+    behind = best < count - 1 - (best // 3).clamp(1, 2)
     foretold = torch.maximum(_peaks_of(curves), measured)
     return curves, torch.where(behind, measured, foretold), behind
+
+
+def _highest(ways: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of the highest mean of neighbours `[B]` and its √KL `[B]`, for rows of `[B, M]`.
+
+    The further a run has come, the less of its way a single measurement stands for, so the mean of the i-th reaches
+    over i / 2 on each side. Of means that reach ever further, those behind the peak hold more of what is lower, which
+    moves the highest one forwards. So what was found says only how far to reach, for all alike, and the highest is
+    sought once more, until it stays where it is.
+    """
+    index = torch.arange(ways.shape[1], dtype=ways.dtype)
+    reach = (index // 2).clamp_min(1).expand(len(ways), -1)
+    best = torch.full((len(ways),), -1)
+    for _ in range(SOUGHT):
+        weights = _falling((index - index.unsqueeze(1)) / (reach.unsqueeze(2) + 1))
+        found = (weights @ means.unsqueeze(2)).squeeze(2).argmax(1)
+        if found.equal(best):
+            break
+        best, reach = found, (found.unsqueeze(1) // 2).clamp_min(1).expand_as(ways)
+    return best, (weights @ ways.unsqueeze(2)).squeeze(2).gather(1, best.unsqueeze(1)).squeeze(1)
+
+
+def _falling(distance: Tensor) -> Tensor:
+    """Weights that fall with the square of a distance below 1 (Epanechnikov 1969); each row's sum is 1.
+
+    Where all weigh the same, a peak is moved to its flatter side.
+    """
+    weights = (1 - distance.square()).clamp_min(0)
+    return weights / weights.sum(-1, keepdim=True)
 
 
 def _smoothed(values: Tensor, half: int) -> Tensor:
     """Means of each value and `half` neighbours on each side, as far as there are any; `[B, M]`."""
     windows = torch.nn.functional.pad(values, (half, half), value=torch.nan).unfold(1, 2 * half + 1, 1)
     return windows.nanmean(2)
-
-
-def _of_neighbours(values: Tensor) -> Tensor:
-    """Weighted means of each value and its neighbours `[B, M]`: of the i-th, i / 2 on each side (one at least).
-
-    The further a run has come, the less of its way a single measurement stands for. The weights fall with the square of
-    how far a neighbour is (Epanechnikov 1969): where all weigh the same, a peak is moved to its flatter side.
-    """
-    index = torch.arange(values.shape[1], dtype=values.dtype)
-    reach = (index // 2).clamp_min(1) + 1
-    weights = (1 - ((index - index.unsqueeze(1)) / reach.unsqueeze(1)).square()).clamp_min(0)
-    return values @ (weights / weights.sum(1, keepdim=True)).T
 
 
 def _shares(ways: Tensor) -> Tensor:
