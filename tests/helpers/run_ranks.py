@@ -1,5 +1,7 @@
 """Whole trainings on several ranks, for tests/scale."""
 
+import os
+import signal
 from dataclasses import dataclass
 
 import gymnasium
@@ -7,6 +9,7 @@ import torch
 
 import proximo
 from proximo.algorithms import PPO
+from proximo.control.evaluation.selection import Selection
 from proximo.control.trainer import Trainer
 from proximo.errors import UserError
 from proximo.scale import mesh as scale
@@ -163,6 +166,33 @@ def troubles(mesh, home):
         proximo.train("CartPole-v1", run=str(home / "refused"), **{**PLAN, "environments": 1})
     except UserError as error:
         told["refused"] = str(error)
+    return told
+
+
+def asked_while_evaluated(mesh, home):
+    """A run with evaluations, and the same with a SIGTERM to one rank while rank 0 evaluates; as this rank saw them."""
+    numbers, look, told = mesh.gather(torch.tensor([os.getpid()]))[:, 0].tolist(), Selection._mean, {}
+    plan = {**PLAN, "steps": 160 * 4, "evaluate_every": 160 * 2}
+
+    def ended(name):
+        trainer = Trainer("CartPole-v1", run=str(home / name), **plan)
+        run = trainer.to_the_end()
+        results = {name: x for name, x in run.results.items() if "second" not in name}
+        return {"at": (run.stopped, trainer.step), "weights": weights(trainer), "results": results}
+
+    told["never"] = ended("never asked")
+    for victim in range(mesh.size):
+
+        def asks(selection, training, victim=victim):
+            os.kill(numbers[victim], signal.SIGTERM)
+            return look(selection, training)
+
+        Selection._mean = asks
+        try:
+            told[victim] = [ended(f"asked {victim}")]
+        finally:
+            Selection._mean = look
+        told[victim].append(ended(f"asked {victim}"))
     return told
 
 

@@ -65,6 +65,17 @@ def test_a_stop_of_one_rank_stops_all_and_the_run_goes_on_to_the_same_bits(told,
     same_runs(whole, other)
 
 
+def test_a_signal_to_one_rank_during_an_evaluation_stops_all_there_and_changes_nothing(home):
+    told = on_ranks(2, "run_ranks:asked_while_evaluated", home)
+    for rank in told:
+        for victim in (0, 1):
+            stopped, resumed = rank[victim]
+            assert stopped["at"] == ("SIGTERM", 160 * 2)
+            assert resumed["at"] == (None, 160 * 4)
+            for name in ("weights", "results"):
+                assert resumed[name] == rank["never"][name]
+
+
 def test_another_number_of_ranks_goes_on_from_the_same_policy(home):
     assert on_ranks(2, "run_ranks:half", home / "two") == ["stop-at"] * 2
     shutil.copytree(home / "two", home / "two-again")

@@ -97,22 +97,27 @@ class Session:
         if mesh.alone:  # one rank must not leave the others within an iteration
             training.interruptible = stop.interruptible
         self._called = not mesh.alone and mesh.any(bool(self.callbacks.names))
+        self._agreed: str | None = None
         self.lost = False
         """True if a broken-off update has moved the weights for good: the run resumes from its last checkpoint."""
+
+    @property
+    def asked(self) -> str | None:
+        """Who has asked to stop: of several ranks what all of them know since `agree`, or one would stop alone."""
+        return self.stop.requested if self.mesh.alone else self._agreed
 
     @property
     def stopped(self) -> str | None:
         """Cause to stop here: a signal's name, `stop-at`, or None."""
         at = self.stop_at
-        return self.stop.requested or (STOP_AT if at is not None and self.training.done >= at else None)
+        return self.asked or (STOP_AT if at is not None and self.training.done >= at else None)
 
     def agree(self) -> None:
         """Have a request to stop of one rank be one of all; every rank asks at the same point."""
         if self.mesh.alone or not self.mesh.any(self.stop.requested is not None):
             return
         said = self.mesh.gather_bytes((self.stop.requested or "").encode())
-        told = self.mesh.broadcast_bytes(next((x for x in said if x), b""))
-        self.stop.requested = self.stop.requested or told.decode()
+        self._agreed = self.mesh.broadcast_bytes(next((x for x in said if x), b"")).decode()
 
     def iterate(self) -> dict[str, Any] | None:
         """One iteration, or as if it had never begun.
@@ -136,7 +141,7 @@ class Session:
         except UserError:
             self._rewind()
             self.agree()
-            if self.stop.requested is not None:
+            if self.asked is not None:
                 return None  # schedulers send their signal to the environments' processes too
             if done:
                 self.save()
