@@ -3,6 +3,7 @@
 import os
 import signal
 from dataclasses import dataclass
+from datetime import timedelta
 
 import gymnasium
 import torch
@@ -194,6 +195,46 @@ def asked_while_evaluated(mesh, home):
             Selection._mean = look
         told[victim].append(ended(f"asked {victim}"))
     return told
+
+
+class Looks(proximo.Callback):
+    """Notes under which name rank 1 awaits what rank 0 does alone, once it does; and what `trainer.save` says there."""
+
+    def __init__(self, mesh):
+        self.mesh, self.names, self.said = mesh, [], []
+
+    def start(self, trainer):
+        self.look(trainer)
+
+    def iteration(self, trainer, metrics):
+        self.look(trainer)
+
+    def checkpoint(self, trainer, path):
+        self.look(trainer)
+
+    def look(self, trainer):
+        self.names.append(f"proximo/{self.mesh._answers}")
+        self.mesh._store.wait([f"rank 1 awaits {self.names[-1]}"], timedelta(seconds=30))
+        try:
+            trainer.save()
+        except UserError as error:
+            self.said.append(str(error))
+
+
+def waits_for_callbacks(mesh, folder):
+    """Names under which rank 1 has awaited callbacks, what they were told, and a row as each rank sees it."""
+    awaited, looks = scale.Mesh._awaited, Looks(mesh)
+
+    def noted(self, key):
+        self._store.set(f"rank 1 awaits {key}", "")
+        return awaited(self, key)
+
+    scale.Mesh._awaited = noted
+    try:
+        rows = list(Trainer("CartPole-v1", run=str(folder), callbacks=[looks], **{**PLAN, "steps": 160 * 2}))
+    finally:
+        scale.Mesh._awaited = awaited
+    return looks.names, looks.said, rows
 
 
 def goes_on(mesh, folder):

@@ -126,3 +126,12 @@ def test_callbacks_are_called_by_rank_0_and_end_all(troubles):
     assert first["ended"][0] == 480
     assert first["ended"][2] == [0] * len(first["mine"])
     assert other["ended"][2] == []
+
+
+def test_ranks_wait_for_a_callback_without_a_limit_and_none_saves_alone(home):
+    (names, said, rows), (_, _, others) = on_ranks(2, "run_ranks:waits_for_callbacks", home / "waits")
+    assert len(set(names)) == len(names) >= 3  # a start, an iteration, a checkpoint
+    assert len(said) == len(names)
+    assert all("2 ranks save together, and callbacks are called by rank 0 alone" in each for each in said)
+    assert others == rows  # what tells the time, too
+    assert rows[0]["seconds/update"] > 0

@@ -203,7 +203,7 @@ class Trainer(IteratedTrainer[Run]):
             stack.callback(setattr, self, "_session", None)
             selection.watch = _watch(session)
             stack.callback(self._callbacks.close)
-            with mesh.together():
+            with mesh.led(), session.calling():
                 if mesh.first:
                     self._callbacks.start(self)
             stopped, ended = yield from self._iterate(training, session, selection)

@@ -1,6 +1,7 @@
 """PPO on language models on several ranks, for tests/scale."""
 
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import torch
 from language_runs import PROMPTS, letters
@@ -16,6 +17,7 @@ from proximo.language.sampling.engine import InPlace
 from proximo.scale.mesh import ALONE
 
 _WHOLE = {"minibatch_size": None, "epochs": 2}
+WORDS = [prompt.text for prompt in prompts(*PROMPTS)]
 CASES = {
     "ppo": (PPO, {"update": PPO(**_WHOLE)}),
     "ppo in parts": (PPO, {"update": PPO(**_WHOLE), "token_budget": 12}),
@@ -32,6 +34,24 @@ def ending_soon(model):
     return model
 
 
+def seldom(prompts, responses, **_):
+    """Applies to the longest prompt's responses alone: of uneven shares one rank has none."""
+    return [0.1 * len(r) if len(p) == max(map(len, WORDS)) else None for p, r in zip(prompts, responses, strict=True)]
+
+
+class Cuts:
+    """A reward model that reads only the end of some prompts."""
+
+    name, weight = "cuts", 0.0
+
+    def __init__(self):
+        self.model = SimpleNamespace(std=2.0, mean=1.0, cut_share=0.0)
+
+    def __call__(self, texts):
+        self.model.cut_share = sum(len(p) == max(map(len, WORDS)) for p in texts.prompts) / len(texts.prompts)
+        return torch.tensor([0.01 * len(r) for r in texts.responses])
+
+
 def made(mesh, case, sampler=None, **changes):
     settings = {
         "batch": 8,
@@ -44,7 +64,7 @@ def made(mesh, case, sampler=None, **changes):
         **CASES[case][1],
         **changes,
     }
-    asked, terms = prompts(*PROMPTS), [FunctionReward(letters)]
+    asked, terms = prompts(*PROMPTS), [FunctionReward(letters), FunctionReward(seldom, weight=0.0), Cuts()]
     return PPOTraining(
         PPOConfig(**settings), ending_soon(llama()), tokenizer(), asked, terms, sampler=sampler, mesh=mesh
     )
