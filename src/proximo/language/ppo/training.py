@@ -350,7 +350,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
             told[f"reward/{name}"] = _mean_where_it_applies(scores)
             if bool(scores.isnan().any()):
                 told[f"unrewarded/{name}"] = float(scores.isnan().float().mean())
-            model = getattr(term, "model", None)
+            model: Any = getattr(term, "model", None)
             if hasattr(model, "std"):
                 told[f"reward_raw/{name}"] = float(scores.mean()) * model.std + model.mean
             if hasattr(model, "cut_share"):
