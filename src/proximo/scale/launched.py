@@ -22,6 +22,14 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
 
 
+def unsure() -> bool:
+    """Whether a launcher may start this process anew and `restarted` would not know: torchrun on several machines
+    counts on each of them its own losses alone.
+    """
+    several = int(os.environ.get("GROUP_WORLD_SIZE") or 1) > 1
+    return several and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) > 0
+
+
 def ended(code: int, said: str = "") -> int:
     """What a rank ends with, where `code` is what one process alone would end with.
 
