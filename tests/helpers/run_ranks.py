@@ -237,6 +237,20 @@ def waits_for_callbacks(mesh, folder):
     return looks.names, looks.said, rows
 
 
+def starts_from(mesh, home):
+    """A run that starts from another one, whose folder only rank 0 sees: what this rank then has, and the other had."""
+    earlier = Trainer("CartPole-v1", run=str(home / "earlier"), stop_at=160 * 3, **PLAN)
+    earlier.to_the_end()
+    elsewhere = home / str(mesh.rank)
+    elsewhere.mkdir()
+    os.chdir(home if mesh.first else elsewhere)
+    still = {**PLAN, "learning_rate": 1e-12, "steps": 160}
+    later = Trainer("CartPole-v1", run=str(home / "later"), start_from="earlier", **still)
+    later.to_the_end()
+    counts = [float(each._training.policy.normalizer.moments.count) for each in (earlier, later)]
+    return {"weights": [weights(earlier), weights(later)], "counts": counts}
+
+
 def goes_on(mesh, folder):
     """Train on in a folder where another number of ranks has stopped; what this rank saw."""
     trainer = Trainer("CartPole-v1", run=str(folder), **PLAN)

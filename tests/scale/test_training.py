@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 from ranks import on_ranks
 from run_ranks import KINDS, goes_on, half
@@ -135,3 +136,12 @@ def test_ranks_wait_for_a_callback_without_a_limit_and_none_saves_alone(home):
     assert all("2 ranks save together, and callbacks are called by rank 0 alone" in each for each in said)
     assert others == rows  # what tells the time, too
     assert rows[0]["seconds/update"] > 0
+
+
+def test_a_run_starts_on_all_ranks_from_one_whose_folder_only_rank_0_sees(home):
+    first, other = on_ranks(2, "run_ranks:starts_from", home)
+    for rank in (first, other):
+        earlier, later = rank["weights"]
+        np.testing.assert_allclose(later, earlier, rtol=0, atol=1e-9)
+        assert rank["counts"][1] > rank["counts"][0] > 160
+    assert first == other
