@@ -26,14 +26,24 @@ ASKED = ["train", "CartPole-v1", "--ranks", "2", "--quiet"]
 
 def killed_in(folder, rows, *options):
     """Start a run and kill rank 1 once so many iterations are recorded: seconds to the launcher's end, code, words."""
-    command = [*LAUNCHER, str(folder.parent), *ASKED, "--run", str(folder), *LONG_OPTIONS, *options]
-    process = warm.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    def kill(_):
+        os.kill(int((folder.parent / "rank-1").read_text()), signal.SIGKILL)
+
+    return disturbed(folder, rows, kill, *LONG_OPTIONS, *options)
+
+
+def disturbed(folder, rows, how, *options, **variables):
+    """Start a run and disturb it once so many iterations are recorded; as `killed_in`."""
+    command = [*LAUNCHER, str(folder.parent), *ASKED, "--run", str(folder), *options]
+    process = warm.Popen(command, env={**os.environ, **variables}, stderr=subprocess.PIPE, text=True)
+    file = folder / "metrics.jsonl"
     try:
         limit = time.monotonic() + 300  # what hangs fails; a busy machine does not
-        while not (folder / "metrics.jsonl").exists() or len(read_metrics(folder / "metrics.jsonl")) < rows:
+        while not file.exists() or len(read_metrics(file)) < rows:
             assert time.monotonic() < limit, "no iteration was recorded"
             time.sleep(0.02)
-        os.kill(int((folder.parent / "rank-1").read_text()), signal.SIGKILL)
+        how(process)
         started = time.monotonic()
         said = process.communicate(timeout=300)[1]
         return time.monotonic() - started, process.returncode, said
@@ -59,6 +69,23 @@ def test_a_killed_rank_ends_all_with_one_sentence_and_the_run_comes_to_what_it_w
     learnt = [name for name in whole if name.startswith(("policy/", "optimizer/", "best/"))]
     assert learnt
     assert [name for name in learnt if not killed[name].equal(whole[name])] == []
+
+
+def test_a_signal_to_the_launcher_stops_all_with_a_checkpoint_or_says_that_there_is_none(tmp_path):
+    _, code, said = disturbed(tmp_path / "run", 4, lambda p: p.send_signal(signal.SIGTERM), *LONG_OPTIONS)
+    assert (code, said) == (128 + signal.SIGTERM, "")
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    (newest,) = (tmp_path / "run" / "checkpoints").glob(f"step-*{rows[-1]['step']}")
+    load_checkpoint(newest)
+    # An iteration that the ranks can not end in the time that they are given.
+    size = ["--environments", "4", "--rollout-length", "1000000", "--steps", "8000000"]
+    size += ["--update.minibatch-size", "4000000"]
+    in_short = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "1"}
+    _, code, said = disturbed(tmp_path / "long", 0, lambda p: p.send_signal(signal.SIGTERM), *size, **in_short)
+    assert code == 128 + signal.SIGTERM
+    assert said.count("proximo:") == 1
+    assert "SIGTERM ended the ranks before they had saved: the same command resumes" in said
+    assert "they have 1 s to end an iteration" in said
 
 
 def test_a_rank_that_fails_alone_says_why_and_its_launcher_names_it(tmp_path, capfd, monkeypatch):

@@ -35,7 +35,9 @@ def run_ranks(count: int, arguments: Sequence[str], *, restarts: int = 0) -> int
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it says the same in thirty lines
+    for name in ("torch.distributed.elastic", *logging.root.manager.loggerDict):  # some have a level of their own
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # it says the same in thirty lines
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -53,6 +55,8 @@ def run_ranks(count: int, arguments: Sequence[str], *, restarts: int = 0) -> int
         try:
             elastic_launch(config, sys.executable)("-m", "proximo", *arguments)
         except SignalException as error:
+            if not answer.exists():
+                print(f"proximo: {_what_was_not_saved(error.sigval, config)}", file=sys.stderr, flush=True)
             return 128 + error.sigval
         except ChildFailedError as error:
             if not answer.exists():
@@ -72,6 +76,15 @@ def _what_was_lost(codes: dict[int, int], count: int) -> str:
     return (
         f"rank {rank} of {count} {how}{why}, and the others ended with it: the same command resumes from the last "
         "checkpoint, and --restarts N does so by itself"
+    )
+
+
+def _what_was_not_saved(number: int, config: Any) -> str:
+    """A sentence on ranks that a signal has ended before they could end the iteration, and save."""
+    return (
+        f"{signal.Signals(number).name} ended the ranks before they had saved: the same command resumes from the last "
+        f"checkpoint, where there is one; they have {config.shutdown_timeout} s to end an iteration "
+        "(TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600 gives them longer)"
     )
 
 
