@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -75,6 +76,18 @@ class Terms(gymnasium.Wrapper):
 
 
 TASKS = {"returns": "run_ranks:Terms"}
+
+
+class Tells(gymnasium.Wrapper):
+    """CartPole, which makes the folder that TELLS names once it is stepped."""
+
+    def __init__(self):
+        super().__init__(gymnasium.make("CartPole-v1"))
+
+    def step(self, action):
+        with suppress(FileExistsError):
+            os.mkdir(os.environ["TELLS"])
+        return self.env.step(action)
 
 
 class Breaks(gymnasium.Wrapper):

@@ -188,11 +188,11 @@ class Mesh(Ranks):
         except BaseException as error:
             said = str(error) if isinstance(error, UserError) else f"rank 0 failed: {type(error).__name__}: {error}"
             left = not isinstance(error, Exception)
-            self._store.set(key, json.dumps({"error": said, "left": left}))
+            self._tell(key, json.dumps({"error": said, "left": left}))
             if not left:
                 self.barrier()
             raise
-        self._store.set(key, json.dumps({"answer": answer}))
+        self._tell(key, json.dumps({"answer": answer}))
         self.barrier()
         return answer
 
@@ -200,6 +200,10 @@ class Mesh(Ranks):
         """Under which rank 0 tells the others what they wait for, of its own each time."""
         self._answers += 1
         return f"proximo/{self._answers}"
+
+    def _tell(self, key: str, text: str) -> None:
+        with self._collective(torch.empty(0)):
+            self._store.set(key, text)
 
     def _awaited(self, key: str) -> bytes:
         """What rank 0 tells, however long it takes: it works alone, and may take as long as it likes."""
@@ -250,7 +254,7 @@ class Mesh(Ranks):
                 yield
             finally:
                 if self.first:
-                    self._store.set(key, "")
+                    self._tell(key, "")
                 else:
                     self._awaited(key)
 

@@ -1,6 +1,6 @@
 """PPO on language models on several ranks, for tests/scale."""
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from types import SimpleNamespace
 
 import torch
@@ -14,7 +14,17 @@ from proximo.language.ppo.training import PPOTraining
 from proximo.language.ppo_config import KLSettings, PPOConfig, SharingSettings
 from proximo.language.rewards.terms import FunctionReward
 from proximo.language.sampling.engine import InPlace
-from proximo.scale.mesh import ALONE
+from proximo.scale.mesh import ALONE, current_mesh
+
+
+@dataclass(frozen=True)
+class Exploding(PPO):
+    """A loss that is no number on rank 1."""
+
+    def loss(self, seen, batch, progress, policy):
+        loss, told = super().loss(seen, batch, progress, policy)
+        return (loss * float("nan") if current_mesh().rank == 1 else loss), told
+
 
 _WHOLE = {"minibatch_size": None, "epochs": 2}
 WORDS = [prompt.text for prompt in prompts(*PROMPTS)]
@@ -151,6 +161,10 @@ def runs(mesh, home):
     told["resumed"] = trainer._training.optimizer.flat.tolist()
     trainer = make_trainer(home, "half", stop_at=16)
     trainer.to_the_end()
+    try:
+        make_trainer(home, "no number", algorithm=Exploding).to_the_end()
+    except UserError as error:
+        told["no number"] = str(error)
     try:
         make_trainer(home, "refused", batch=2, responses=8, update={"minibatch_size": 1}).to_the_end()
     except UserError as error:

@@ -15,6 +15,7 @@ from torch import Tensor
 from proximo.algorithms.base import Counters, OnPolicyTraining
 from proximo.algorithms.ppo import PPO, algorithm_of
 from proximo.core.batch import Batch
+from proximo.core.invariants import InvariantError
 from proximo.core.statistics import explained_variance, root_mean_square, weighted_mean, weighted_moments
 from proximo.core.updates.update import UpdateReport, UpdateTask
 from proximo.errors import UserError
@@ -252,6 +253,21 @@ class PPOTraining(OnPolicyTraining[Rollout]):
             numbers=self.numbers,
             measure=False,  # a pass through a language model costs too much for a number
         )
+
+    def updated(self, task: UpdateTask) -> UpdateReport:
+        """See `OnPolicyTraining`: what goes wrong on one rank alone ends its process, for the others wait for it.
+
+        Raises:
+            BrokenRankError: this rank failed alone, where the weights are spread.
+        """
+        if not self.spread:
+            return super().updated(task)
+        with self.mesh.apart():
+            try:
+                return super().updated(task)
+            except (UserError, InvariantError) as error:  # of sums over ranks, so all of them have it
+                common = error
+        raise common
 
     def finish(self, rollout: Rollout, batch: Batch, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Adapt the price of divergence and count."""
