@@ -1,11 +1,14 @@
 """`proximo train --launch ray`: real workers, one of them really killed; where Ray is installed (`proximo[ray]`)."""
 
+import inspect
 import os
 import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ranks import on_ranks
@@ -14,6 +17,7 @@ from run_ranks import LONG, LONG_OPTIONS
 from proximo.cli.main import main
 from proximo.runs.storage.checkpoint import load_checkpoint
 from proximo.runs.storage.metrics import read_metrics
+from proximo.scale.launch import run_ray
 
 
 def workers():
@@ -63,3 +67,63 @@ def test_without_ray_it_says_what_to_install(monkeypatch, tmp_path, capsys):
     given = ["train", "CartPole-v1", "--launch", "ray", "--workers", "2", "--run", str(tmp_path / "x")]
     assert main(given) == 2
     assert "pip install 'ray[train]'" in capsys.readouterr().err
+
+
+NAMES = {
+    "ScalingConfig": ("num_workers", "use_gpu"),
+    "RunConfig": ("name", "storage_path", "failure_config"),
+    "FailureConfig": ("max_failures",),
+    "TorchConfig": ("backend",),
+    "TorchTrainer": ("train_loop_per_worker", "train_loop_config", "torch_config", "scaling_config", "run_config"),
+}
+"""What Ray Train 2.60 calls what it is told here."""
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What Ray Train is asked for, by a stand-in that takes its names alone and whose workers end with code 7."""
+    made = {}
+
+    def taker(name):
+        def take(*given, **named):
+            told = dict(zip(NAMES[name], given, strict=False)) | named
+            assert told.keys() <= {*NAMES[name]}, f"{name} has no {told.keys() - {*NAMES[name]}}"
+            made[name] = told
+            return SimpleNamespace(fit=lambda: told["train_loop_config"]["answer"].tell.remote(7))
+
+        return take
+
+    class Actor:
+        def __init__(self, made):
+            self._made = made
+
+        def __getattr__(self, name):
+            return SimpleNamespace(remote=getattr(self._made, name))
+
+    ray = SimpleNamespace(
+        is_initialized=lambda: True,
+        cluster_resources=lambda: {"CPU": 8},
+        remote=lambda **_: lambda made: SimpleNamespace(remote=lambda: Actor(made())),
+        get=lambda x: x,
+    )
+    train = SimpleNamespace(**{name: taker(name) for name in ("ScalingConfig", "RunConfig", "FailureConfig")})
+    torch = SimpleNamespace(**{name: taker(name) for name in ("TorchConfig", "TorchTrainer")})
+    for name, module in {"ray": ray, "ray.train": train, "ray.train.torch": torch}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return made
+
+
+def test_ray_train_is_asked_for_as_many_workers_and_restarts_by_its_own_names(asked, tmp_path):
+    assert run_ray(3, ["train", "CartPole-v1"], tmp_path / "run", restarts=2) == 7
+    assert asked["ScalingConfig"] == {"num_workers": 3, "use_gpu": False}
+    assert asked["FailureConfig"] == {"max_failures": 2}
+    assert asked["TorchConfig"] == {"backend": "gloo"}
+    assert asked["TorchTrainer"]["train_loop_config"]["arguments"] == ["train", "CartPole-v1"]
+
+
+def test_ray_train_has_these_names():
+    pytest.importorskip("ray", reason="Ray is not installed")
+    for module in ("ray.train", "ray.train.torch"):
+        for name, known in NAMES.items():
+            if made := getattr(import_module(module), name, None):
+                assert {*known} <= inspect.signature(made).parameters.keys()

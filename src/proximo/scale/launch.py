@@ -120,7 +120,7 @@ def run_ray(count: int, arguments: Sequence[str], folder: Path, *, restarts: int
             _ray_work,
             train_loop_config={"arguments": list(arguments), "answer": answer, "place": str(Path.cwd())},
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
-            scaling_config=ScalingConfig(num_ray_workers=count, use_gpu=gpus),
+            scaling_config=ScalingConfig(num_workers=count, use_gpu=gpus),
             run_config=RunConfig(
                 name=folder.name, storage_path=str(beside), failure_config=FailureConfig(max_failures=restarts)
             ),
