@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,6 +13,19 @@ PATIENCE = 5.0
 """Seconds that an iteration may take to end after a request; schedulers kill after 30 s, some after 10."""
 
 _HAS_TIMER = hasattr(signal, "setitimer")  # not on Windows, where an iteration is always ended
+
+
+_open: weakref.WeakSet["StopRequest"] = weakref.WeakSet()
+
+
+def ask(who: str) -> None:
+    """Ask the trainings of this process to stop: what a signal would, where Python has no handlers (Ray's workers).
+
+    Args:
+        who: asks, a signal's name.
+    """
+    for request in list(_open):
+        request.requested = request.requested or who
 
 
 class Interrupted(BaseException):
@@ -49,6 +63,7 @@ class StopRequest:
             self._within = False
 
     def __enter__(self) -> Self:
+        _open.add(self)
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) is not signal.SIG_IGN:
@@ -58,6 +73,7 @@ class StopRequest:
         return self
 
     def __exit__(self, *_: object) -> None:
+        _open.discard(self)
         if _HAS_TIMER and self._previous:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
         while self._previous:
