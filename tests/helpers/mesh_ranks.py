@@ -110,6 +110,16 @@ def killed(mesh):
         return time.monotonic() - started, str(error)
 
 
+def killed_alone(mesh):
+    """Rank 0 is killed in the midst of what it does alone; after how many seconds the others know."""
+    mesh.barrier()
+    started = time.monotonic()
+    try:
+        mesh.of_the_first(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    except LostRankError as error:
+        return time.monotonic() - started, str(error)
+
+
 def stuck(mesh):
     """Rank 1 stops answering without ending; the environment variable says how long the others wait."""
     mesh.barrier()

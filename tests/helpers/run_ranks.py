@@ -1,12 +1,17 @@
 """Whole trainings on several ranks, for tests/scale."""
 
+import os
+import signal
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 
 import gymnasium
 import torch
 
 import proximo
 from proximo.algorithms import PPO
+from proximo.control.evaluation.selection import Selection
 from proximo.control.trainer import Trainer
 from proximo.errors import UserError
 from proximo.scale import mesh as scale
@@ -71,6 +76,18 @@ class Terms(gymnasium.Wrapper):
 
 
 TASKS = {"returns": "run_ranks:Terms"}
+
+
+class Tells(gymnasium.Wrapper):
+    """CartPole, which makes the folder that TELLS names once it is stepped."""
+
+    def __init__(self):
+        super().__init__(gymnasium.make("CartPole-v1"))
+
+    def step(self, action):
+        with suppress(FileExistsError):
+            os.mkdir(os.environ["TELLS"])
+        return self.env.step(action)
 
 
 class Breaks(gymnasium.Wrapper):
@@ -164,6 +181,87 @@ def troubles(mesh, home):
     except UserError as error:
         told["refused"] = str(error)
     return told
+
+
+def asked_while_evaluated(mesh, home):
+    """A run with evaluations, and the same with a SIGTERM to one rank while rank 0 evaluates; as this rank saw them."""
+    numbers, look, told = mesh.gather(torch.tensor([os.getpid()]))[:, 0].tolist(), Selection._mean, {}
+    plan = {**PLAN, "steps": 160 * 4, "evaluate_every": 160 * 2}
+
+    def ended(name):
+        trainer = Trainer("CartPole-v1", run=str(home / name), **plan)
+        run = trainer.to_the_end()
+        results = {name: x for name, x in run.results.items() if "second" not in name}
+        return {"at": (run.stopped, trainer.step), "weights": weights(trainer), "results": results}
+
+    told["never"] = ended("never asked")
+    for victim in range(mesh.size):
+
+        def asks(selection, training, victim=victim):
+            os.kill(numbers[victim], signal.SIGTERM)
+            return look(selection, training)
+
+        Selection._mean = asks
+        try:
+            told[victim] = [ended(f"asked {victim}")]
+        finally:
+            Selection._mean = look
+        told[victim].append(ended(f"asked {victim}"))
+    return told
+
+
+class Looks(proximo.Callback):
+    """Notes under which name rank 1 awaits what rank 0 does alone, once it does; and what `trainer.save` says there."""
+
+    def __init__(self, mesh):
+        self.mesh, self.names, self.said = mesh, [], []
+
+    def start(self, trainer):
+        self.look(trainer)
+
+    def iteration(self, trainer, metrics):
+        self.look(trainer)
+
+    def checkpoint(self, trainer, path):
+        self.look(trainer)
+
+    def look(self, trainer):
+        self.names.append(f"proximo/{self.mesh._answers}")
+        self.mesh._store.wait([f"rank 1 awaits {self.names[-1]}"], timedelta(seconds=30))
+        try:
+            trainer.save()
+        except UserError as error:
+            self.said.append(str(error))
+
+
+def waits_for_callbacks(mesh, folder):
+    """Names under which rank 1 has awaited callbacks, what they were told, and a row as each rank sees it."""
+    awaited, looks = scale.Mesh._awaited, Looks(mesh)
+
+    def noted(self, key):
+        self._store.set(f"rank 1 awaits {key}", "")
+        return awaited(self, key)
+
+    scale.Mesh._awaited = noted
+    try:
+        rows = list(Trainer("CartPole-v1", run=str(folder), callbacks=[looks], **{**PLAN, "steps": 160 * 2}))
+    finally:
+        scale.Mesh._awaited = awaited
+    return looks.names, looks.said, rows
+
+
+def starts_from(mesh, home):
+    """A run that starts from another one, whose folder only rank 0 sees: what this rank then has, and the other had."""
+    earlier = Trainer("CartPole-v1", run=str(home / "earlier"), stop_at=160 * 3, **PLAN)
+    earlier.to_the_end()
+    elsewhere = home / str(mesh.rank)
+    elsewhere.mkdir()
+    os.chdir(home if mesh.first else elsewhere)
+    still = {**PLAN, "learning_rate": 1e-12, "steps": 160}
+    later = Trainer("CartPole-v1", run=str(home / "later"), start_from="earlier", **still)
+    later.to_the_end()
+    counts = [float(each._training.policy.normalizer.moments.count) for each in (earlier, later)]
+    return {"weights": [weights(earlier), weights(later)], "counts": counts}
 
 
 def goes_on(mesh, folder):

@@ -87,6 +87,12 @@ def test_a_stop_of_one_rank_stops_all_and_the_run_goes_on_to_the_same_bits(told)
         assert each["resumed"] == told[0]["weights"]
 
 
+def test_a_loss_that_is_no_number_on_one_rank_has_one_verdict(told, home):
+    assert "not-finite: the loss or gradient" in told[0]["no number"]
+    assert told[0]["no number"] == told[1]["no number"]
+    assert "not-finite" in read_metrics(home / "no number" / "metrics.jsonl")[-1]["error"]
+
+
 def test_what_ranks_can_not_share_is_refused_by_all(told):
     assert "2 ranks share the 2 prompts" in told[0]["refused"]
     assert told[0]["refused"] == told[1]["refused"]

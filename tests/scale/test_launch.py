@@ -26,14 +26,29 @@ ASKED = ["train", "CartPole-v1", "--ranks", "2", "--quiet"]
 
 def killed_in(folder, rows, *options):
     """Start a run and kill rank 1 once so many iterations are recorded: seconds to the launcher's end, code, words."""
-    command = [*LAUNCHER, str(folder.parent), *ASKED, "--run", str(folder), *LONG_OPTIONS, *options]
-    process = warm.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    def kill(_):
+        os.kill(int((folder.parent / "rank-1").read_text()), signal.SIGKILL)
+
+    return disturbed(folder, recorded(folder, rows), kill, *ASKED, *LONG_OPTIONS, *options)
+
+
+def recorded(folder, rows):
+    """Whether so many iterations are, to be asked."""
+    file = folder / "metrics.jsonl"
+    return lambda: file.exists() and len(read_metrics(file)) >= rows
+
+
+def disturbed(folder, when, how, *asked, **variables):
+    """Start a run and disturb it once it is time to; as `killed_in`."""
+    command = [*LAUNCHER, str(folder.parent), *asked, "--run", str(folder)]
+    process = warm.Popen(command, env={**os.environ, **variables}, stderr=subprocess.PIPE, text=True)
     try:
         limit = time.monotonic() + 300  # what hangs fails; a busy machine does not
-        while not (folder / "metrics.jsonl").exists() or len(read_metrics(folder / "metrics.jsonl")) < rows:
-            assert time.monotonic() < limit, "no iteration was recorded"
+        while not when():
+            assert time.monotonic() < limit, "it did not come so far"
             time.sleep(0.02)
-        os.kill(int((folder.parent / "rank-1").read_text()), signal.SIGKILL)
+        how(process)
         started = time.monotonic()
         said = process.communicate(timeout=300)[1]
         return time.monotonic() - started, process.returncode, said
@@ -59,6 +74,65 @@ def test_a_killed_rank_ends_all_with_one_sentence_and_the_run_comes_to_what_it_w
     learnt = [name for name in whole if name.startswith(("policy/", "optimizer/", "best/"))]
     assert learnt
     assert [name for name in learnt if not killed[name].equal(whole[name])] == []
+
+
+def test_a_signal_to_the_launcher_stops_all_with_a_checkpoint_or_says_that_there_is_none(tmp_path):
+    def stop(process):
+        process.send_signal(signal.SIGTERM)
+
+    _, code, said = disturbed(tmp_path / "run", recorded(tmp_path / "run", 4), stop, *ASKED, *LONG_OPTIONS)
+    assert (code, said) == (128 + signal.SIGTERM, "")
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    (newest,) = (tmp_path / "run" / "checkpoints").glob(f"step-*{rows[-1]['step']}")
+    load_checkpoint(newest)
+    # An iteration that the ranks can not end in the time that they are given.
+    size = ["--environments", "4", "--rollout-length", "1000000", "--steps", "8000000"]
+    size += ["--update.minibatch-size", "4000000"]
+    variables = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "1", "TELLS": str(tmp_path / "stepped")}
+    variables["PYTHONPATH"] = os.pathsep.join(sys.path)
+    asked = ["train", "run_ranks:Tells", *ASKED[2:], *size]
+    _, code, said = disturbed(tmp_path / "long", (tmp_path / "stepped").exists, stop, *asked, **variables)
+    assert code == 128 + signal.SIGTERM
+    assert said.count("proximo:") == 1
+    assert "SIGTERM ended the ranks before they had saved: the same command resumes" in said
+    assert "they have 1 s to end an iteration" in said
+
+
+def running(parent):
+    """Numbers of the processes that it has started and that have not ended."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, number = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if state != "Z" and (parent is None or int(number) == parent):
+            found.add(int(folder.name))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system can not end processes with their parent")
+def test_ranks_end_with_a_launcher_that_is_killed(tmp_path):
+    # Not warm: there somebody else is a rank's parent. Without a checkpoint ranks would not ask for their launcher.
+    endless = [*LONG_OPTIONS, "--steps", "1e9", "--checkpoint-every", "1e9"]
+    process = subprocess.Popen([sys.executable, "-m", "proximo", *ASKED, "--run", str(tmp_path / "run"), *endless])
+    try:
+        while not (tmp_path / "run" / "metrics.jsonl").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        ranks = running(process.pid)
+        assert len(ranks) == 2
+    finally:
+        process.kill()
+        process.wait()
+    limit = time.monotonic() + 30
+    try:
+        while ranks & running(None):
+            assert time.monotonic() < limit, "ranks go on without their launcher"
+            time.sleep(0.02)
+    finally:
+        for rank in ranks & running(None):
+            os.kill(rank, signal.SIGKILL)
 
 
 def test_a_rank_that_fails_alone_says_why_and_its_launcher_names_it(tmp_path, capfd, monkeypatch):

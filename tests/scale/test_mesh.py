@@ -67,6 +67,15 @@ def test_ranks_notice_at_once_that_one_was_killed():
         assert "resumes from the last checkpoint" in sentence
 
 
+def test_ranks_notice_that_rank_0_was_killed_while_they_waited_for_what_it_does_alone():
+    # Its launcher keeps the store, so that nothing else tells them.
+    told = on_ranks(4, "mesh_ranks:killed_alone")
+    assert told[0] == -signal.SIGKILL
+    for seconds, sentence in told[1:]:
+        assert seconds < 10
+        assert "one of 4 ranks is gone" in sentence
+
+
 def test_a_rank_that_hangs_is_given_up_after_the_time_that_was_set():
     assert 2 <= on_ranks(2, "mesh_ranks:stuck", environment={TIMEOUT: "2"})[0] < 8
 

@@ -1,19 +1,25 @@
 """`proximo train --launch ray`: real workers, one of them really killed; where Ray is installed (`proximo[ray]`)."""
 
+import inspect
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ranks import on_ranks
 from run_ranks import LONG, LONG_OPTIONS
 
 from proximo.cli.main import main
+from proximo.runs.session.signals import StopRequest
 from proximo.runs.storage.checkpoint import load_checkpoint
 from proximo.runs.storage.metrics import read_metrics
+from proximo.scale import launch
 
 
 def workers():
@@ -63,3 +69,92 @@ def test_without_ray_it_says_what_to_install(monkeypatch, tmp_path, capsys):
     given = ["train", "CartPole-v1", "--launch", "ray", "--workers", "2", "--run", str(tmp_path / "x")]
     assert main(given) == 2
     assert "pip install 'ray[train]'" in capsys.readouterr().err
+
+
+NAMES = {
+    "ScalingConfig": ("num_workers", "use_gpu"),
+    "RunConfig": ("name", "storage_path", "failure_config"),
+    "FailureConfig": ("max_failures",),
+    "TorchConfig": ("backend",),
+    "TorchTrainer": ("train_loop_per_worker", "train_loop_config", "torch_config", "scaling_config", "run_config"),
+}
+"""What Ray Train 2.60 calls what it is told here."""
+
+
+class Actor:
+    def __init__(self, made):
+        self._made = made
+
+    def __getattr__(self, name):
+        return SimpleNamespace(remote=getattr(self._made, name))
+
+
+def until(true):
+    limit = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What Ray Train is asked for, by a stand-in that takes its names alone and whose workers end with code 7."""
+    made = {"fit": lambda answer: answer.tell.remote(7)}
+
+    def taker(name):
+        def take(*given, **named):
+            told = dict(zip(NAMES[name], given, strict=False)) | named
+            assert told.keys() <= {*NAMES[name]}, f"{name} has no {told.keys() - {*NAMES[name]}}"
+            made[name] = told
+            return SimpleNamespace(fit=lambda: made["fit"](told["train_loop_config"]["answer"]))
+
+        return take
+
+    ray = SimpleNamespace(
+        is_initialized=lambda: True,
+        cluster_resources=lambda: {"CPU": 8},
+        remote=lambda **_: lambda made: SimpleNamespace(remote=lambda: Actor(made())),
+        get=lambda x: x,
+    )
+    train = SimpleNamespace(**{name: taker(name) for name in ("ScalingConfig", "RunConfig", "FailureConfig")})
+    torch = SimpleNamespace(**{name: taker(name) for name in ("TorchConfig", "TorchTrainer")})
+    for name, module in {"ray": ray, "ray.train": train, "ray.train.torch": torch}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return made
+
+
+def test_ray_train_is_asked_for_as_many_workers_and_restarts_by_its_own_names(asked, tmp_path):
+    assert launch.run_ray(3, ["train", "CartPole-v1"], tmp_path / "run", restarts=2) == 7
+    assert asked["ScalingConfig"] == {"num_workers": 3, "use_gpu": False}
+    assert asked["FailureConfig"] == {"max_failures": 2}
+    assert asked["TorchConfig"] == {"backend": "gloo"}
+    assert asked["TorchTrainer"]["train_loop_config"]["arguments"] == ["train", "CartPole-v1"]
+
+
+def test_a_signal_to_the_launcher_has_the_workers_stop_with_a_checkpoint(asked, tmp_path):
+    def fit(answer):
+        os.kill(os.getpid(), signal.SIGTERM)
+        with StopRequest() as stop, launch._listening(answer):  # as a worker does, in a thread without signals
+            until(lambda: stop.requested)
+            answer.tell.remote(128 + signal.Signals[stop.requested])
+
+    asked["fit"] = fit
+    before = signal.getsignal(signal.SIGTERM)
+    assert launch.run_ray(2, ["train", "CartPole-v1"], tmp_path / "run") == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_of_what_rays_cleaner_writes_nothing_is_left():
+    seen = io.StringIO()
+    stream = launch._WithoutNoise(seen)
+    for text in ("one", "\n", "(PlacementGroupCleaner pid=1) no dashboard", "\n", "two", "\n", "\n"):
+        assert stream.write(text) == len(text)
+    assert seen.getvalue() == "one\ntwo\n\n"
+
+
+def test_ray_train_has_these_names():
+    pytest.importorskip("ray", reason="Ray is not installed")
+    for module in ("ray.train", "ray.train.torch"):
+        for name, known in NAMES.items():
+            if made := getattr(import_module(module), name, None):
+                assert {*known} <= inspect.signature(made).parameters.keys()

@@ -145,7 +145,7 @@ def test_a_reward_that_breaks_on_one_rank_ends_the_iteration_of_all_who_can_go_o
     assert first["after"] != first["before"]
 
 
-@pytest.mark.parametrize("where", ["scoring", "gathering"])
+@pytest.mark.parametrize("where", ["scoring", "gathering", "learning"])
 def test_memory_that_runs_out_on_one_rank_ends_all_at_once_and_that_rank_says_so(where):
     # Far below the 600 s after which ranks give each other up.
     (first, lost), (other, broken) = on_ranks(2, "sharded_ranks:out_of_memory", where, limit=LIMIT)

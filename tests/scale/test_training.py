@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 from ranks import on_ranks
 from run_ranks import KINDS, goes_on, half
@@ -65,6 +66,17 @@ def test_a_stop_of_one_rank_stops_all_and_the_run_goes_on_to_the_same_bits(told,
     same_runs(whole, other)
 
 
+def test_a_signal_to_one_rank_during_an_evaluation_stops_all_there_and_changes_nothing(home):
+    told = on_ranks(2, "run_ranks:asked_while_evaluated", home)
+    for rank in told:
+        for victim in (0, 1):
+            stopped, resumed = rank[victim]
+            assert stopped["at"] == ("SIGTERM", 160 * 2)
+            assert resumed["at"] == (None, 160 * 4)
+            for name in ("weights", "results"):
+                assert resumed[name] == rank["never"][name]
+
+
 def test_another_number_of_ranks_goes_on_from_the_same_policy(home):
     assert on_ranks(2, "run_ranks:half", home / "two") == ["stop-at"] * 2
     shutil.copytree(home / "two", home / "two-again")
@@ -115,3 +127,21 @@ def test_callbacks_are_called_by_rank_0_and_end_all(troubles):
     assert first["ended"][0] == 480
     assert first["ended"][2] == [0] * len(first["mine"])
     assert other["ended"][2] == []
+
+
+def test_ranks_wait_for_a_callback_without_a_limit_and_none_saves_alone(home):
+    (names, said, rows), (_, _, others) = on_ranks(2, "run_ranks:waits_for_callbacks", home / "waits")
+    assert len(set(names)) == len(names) >= 3  # a start, an iteration, a checkpoint
+    assert len(said) == len(names)
+    assert all("2 ranks save together, and callbacks are called by rank 0 alone" in each for each in said)
+    assert others == rows  # what tells the time, too
+    assert rows[0]["seconds/update"] > 0
+
+
+def test_a_run_starts_on_all_ranks_from_one_whose_folder_only_rank_0_sees(home):
+    first, other = on_ranks(2, "run_ranks:starts_from", home)
+    for rank in (first, other):
+        earlier, later = rank["weights"]
+        np.testing.assert_allclose(later, earlier, rtol=0, atol=1e-9)
+        assert rank["counts"][1] > rank["counts"][0] > 160
+    assert first == other

@@ -148,7 +148,7 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
                 with self.mesh.together():
                     check_batch(batch)
             self.ring.begin(self.progress.iterations, progress, self.learnt_from(rollout, batch), self.facts())
-            report = self.algorithm.update(self.task(rollout, batch, progress))
+            report = self.updated(self.task(rollout, batch, progress))
         self.ring.end(report)
         metrics = self._of_the_update(report, progress) | self.measure(rollout, batch, report)
         if not self.algorithm.critic:
@@ -158,6 +158,10 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
         self.progress.gradient_steps += report.steps
         self.seconds["update"] = time.perf_counter() - collected
         return metrics | {f"seconds/{phase}": value for phase, value in self.seconds.items()}
+
+    def updated(self, task: UpdateTask) -> UpdateReport:
+        """Have the algorithm do an update."""
+        return self.algorithm.update(task)
 
     def _of_the_update(self, report: UpdateReport, progress: float) -> dict[str, Any]:
         given = {name: getattr(self.algorithm, name, None) for name in SCHEDULED}

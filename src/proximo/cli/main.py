@@ -134,8 +134,9 @@ def _run(given: list[str]) -> int:
 
         print(f"proximo {__version__}", flush=True)
         return 0
-    from proximo.scale.launched import ended, within
+    from proximo.scale.launched import end_with_launcher, ended, within
 
+    end_with_launcher()
     try:
         if given[0] not in VERBS:
             raise UserError(

@@ -203,13 +203,14 @@ class Trainer(IteratedTrainer[Run]):
             stack.callback(setattr, self, "_session", None)
             selection.watch = _watch(session)
             stack.callback(self._callbacks.close)
-            with mesh.together():
+            with mesh.led(), session.calling():
                 if mesh.first:
                     self._callbacks.start(self)
             stopped, ended = yield from self._iterate(training, session, selection)
             results = None if stopped else finish(training, session, selection, self._source, started, ended)
             if results is None:
-                self.run = _stopped(training, folder, config, stopped or str(stop.requested), progress)
+                session.agree()  # where the evaluation at the end was left, by whoever was asked to
+                self.run = _stopped(training, folder, config, stopped or str(session.asked), progress)
                 return
             self.run = Run(folder.path, config, results)
             if mesh.first:
@@ -315,9 +316,9 @@ class Trainer(IteratedTrainer[Run]):
             if ended:
                 return None, ended
         session.agree()
-        if session.stop.requested:  # what is left, an evaluation, may take longer than a scheduler waits
+        if session.asked:  # what is left, an evaluation, may take longer than a scheduler waits
             session.save()
-        return session.stop.requested, None
+        return session.asked, None
 
 
 def _reason_to_end(training: Training, session: Session) -> str | None:
@@ -397,6 +398,7 @@ def _select(training: Training, session: Session, selection: Selection) -> None:
     if selection.due(training) and not session.stopped:
         with suppress(Interrupted):
             selection.look(training)
+        session.agree()  # whoever was asked to stop meanwhile stops here, with all others
 
 
 def _watch(session: Session) -> Watch:

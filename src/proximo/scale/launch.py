@@ -3,7 +3,8 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from proximo.errors import UserError
 from proximo.scale.launched import ANSWER, BROKEN, LOST
+from proximo.scale.stopping import Stops, asking, on_signal
 
 
 def run_ranks(count: int, arguments: Sequence[str], *, restarts: int = 0) -> int:
@@ -35,9 +37,9 @@ def run_ranks(count: int, arguments: Sequence[str], *, restarts: int = 0) -> int
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it says the same in thirty lines
-    known = [name for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
-    heard = [name for name in known if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN]  # as by nohup
+    for name in ("torch.distributed.elastic", *logging.root.manager.loggerDict):  # some have a level of their own
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # it says the same in thirty lines
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -47,7 +49,7 @@ def run_ranks(count: int, arguments: Sequence[str], *, restarts: int = 0) -> int
         rdzv_endpoint="localhost:0",
         max_restarts=restarts,
         monitor_interval=0.1,
-        signals_to_handle=",".join(heard),
+        signals_to_handle=",".join(number.name for number in asking("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")),
     )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     with tempfile.TemporaryDirectory() as folder:
@@ -56,6 +58,8 @@ def run_ranks(count: int, arguments: Sequence[str], *, restarts: int = 0) -> int
         try:
             elastic_launch(config, sys.executable)("-m", "proximo", *arguments)
         except SignalException as error:
+            if not answer.exists():
+                print(f"proximo: {_what_was_not_saved(error.sigval, config)}", file=sys.stderr, flush=True)
             return 128 + error.sigval
         except ChildFailedError as error:
             if not answer.exists():
@@ -75,6 +79,15 @@ def _what_was_lost(codes: dict[int, int], count: int) -> str:
     return (
         f"rank {rank} of {count} {how}{why}, and the others ended with it: the same command resumes from the last "
         "checkpoint, and --restarts N does so by itself"
+    )
+
+
+def _what_was_not_saved(number: int, config: Any) -> str:
+    """A sentence on ranks that a signal has ended before they could end the iteration, and save."""
+    return (
+        f"{signal.Signals(number).name} ended the ranks before they had saved: the same command resumes from the last "
+        f"checkpoint, where there is one; they have {config.shutdown_timeout} s to end an iteration "
+        "(TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600 gives them longer)"
     )
 
 
@@ -110,22 +123,45 @@ def run_ray(count: int, arguments: Sequence[str], folder: Path, *, restarts: int
             _ray_work,
             train_loop_config={"arguments": list(arguments), "answer": answer, "place": str(Path.cwd())},
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
-            scaling_config=ScalingConfig(num_ray_workers=count, use_gpu=gpus),
+            scaling_config=ScalingConfig(num_workers=count, use_gpu=gpus),
             run_config=RunConfig(
                 name=folder.name, storage_path=str(beside), failure_config=FailureConfig(max_failures=restarts)
             ),
         )
+        error = _fitted(trainer, lambda number: answer.stop.remote(signal.Signals(number).name))
+        code = ray.get(answer.told.remote())
+        if error is not None and code is None:  # of Ray's many classes: the workers' own words are above
+            first = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"Ray Train lost a worker ({first}); the same command resumes from the last checkpoint, and "
+                "--restarts N does so by itself"
+            ) from error
+        return int(code or 0)
+
+
+def _fitted(trainer: Any, stop: Callable[[int], Any]) -> Exception | None:
+    """What Ray Train has failed with, or None; a signal meanwhile has the workers stop with a checkpoint.
+
+    It runs in a thread of its own: in the main one it would have Ctrl-C kill the workers, and nobody would hear others.
+    """
+    failed: list[Exception] = []
+
+    def fit() -> None:
         try:
             trainer.fit()
-        except Exception as error:  # of Ray's many classes: the workers' own words are above
-            if (code := ray.get(answer.told.remote())) is None:
-                first = str(error).strip().splitlines()[0]
-                raise UserError(
-                    f"Ray Train lost a worker ({first}); the same command resumes from the last checkpoint, and "
-                    "--restarts N does so by itself"
-                ) from error
-            return int(code)
-        return int(ray.get(answer.told.remote()) or 0)
+        except Exception as error:
+            failed.append(error)
+
+    stops, asked_to = Stops(), False
+    with on_signal(stops):
+        thread = threading.Thread(target=fit, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(0.2)
+            if stops.first and not asked_to:
+                stop(stops.first)
+                asked_to = True
+    return failed[0] if failed else None
 
 
 @contextmanager
@@ -147,12 +183,14 @@ def joined(count: int) -> Iterator[Any]:
         import ray.train
     except ImportError as error:
         raise UserError(f"--launch ray needs Ray Train: `pip install 'ray[train]'` ({error})") from error
-    here = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": max(count, os.cpu_count() or 1)}
+    here: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": True}
+    if "RAY_ADDRESS" not in os.environ:
+        here["num_cpus"] = max(count, os.cpu_count() or 1)
     with redirect_stderr(_WithoutNoise(sys.stderr)), redirect_stdout(_WithoutNoise(sys.stdout)):
         ours = not ray.is_initialized()
         try:
             if ours:
-                ray.init(logging_level="ERROR", log_to_driver=True, **here)
+                ray.init(**here)
         except Exception as error:  # a plain one where a cluster of our own does not start within 30 s
             ray.shutdown()
             first, address = str(error).strip().partition("\n")[0], os.environ.get("RAY_ADDRESS")
@@ -170,20 +208,28 @@ class _WithoutNoise:
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
+        self._dropped = False
 
     def write(self, text: str) -> int:
-        return len(text) if "PlacementGroupCleaner" in text else int(self._stream.write(text))
+        # What ends a line may be written by itself.
+        self._dropped = "PlacementGroupCleaner" in text or (self._dropped and text == "\n")
+        if not self._dropped:
+            self._stream.write(text)
+        return len(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
 class _Answer:
-    """What the workers and their launcher tell each other: how often they began, and what the run ended with."""
+    """What the workers and their launcher tell each other: how often they began, who asks them to stop, and what the
+    run ended with.
+    """
 
     def __init__(self) -> None:
         self._code: int | None = None
         self._begun = 0
+        self._stopping: str | None = None
 
     def begin(self) -> int:
         self._begun += 1
@@ -195,6 +241,12 @@ class _Answer:
     def told(self) -> int | None:
         return self._code
 
+    def stop(self, who: str) -> None:
+        self._stopping = who
+
+    def stopping(self) -> str | None:
+        return self._stopping
+
 
 def _ray_work(config: dict[str, Any]) -> None:
     """What each worker does; Ray Train has told it its rank."""
@@ -202,11 +254,30 @@ def _ray_work(config: dict[str, Any]) -> None:
     first = os.environ["RANK"] == "0"
     if first:  # only rank 0 asks whether it was restarted
         os.environ["TORCHELASTIC_RESTART_COUNT"] = str(asked(config["answer"].begin.remote()) - 1)
-    code = import_module("proximo.cli.main").main(config["arguments"])  # as -m proximo does, from below the cli
+    with _listening(config["answer"]):
+        code = import_module("proximo.cli.main").main(config["arguments"])  # as -m proximo does, from below the cli
     if code in (LOST, BROKEN):
         raise RuntimeError("a worker was lost")
     if first:
         asked(config["answer"].tell.remote(code))
+
+
+@contextmanager
+def _listening(answer: Any) -> Iterator[None]:
+    """Within, the training of this worker stops with a checkpoint once its launcher asks for it."""
+    ask, ended = import_module("proximo.runs.session.signals").ask, threading.Event()
+
+    def listen() -> None:
+        while not ended.wait(1.0):
+            if who := asked(answer.stopping.remote()):
+                ask(who)
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def stand_in(place: str) -> None:

@@ -1,6 +1,8 @@
 """What a process knows of the launcher that started it, and what it tells it."""
 
+import ctypes
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +13,8 @@ BROKEN = 76
 ANSWER = "PROXIMO_EXIT_CODE_FILE"
 """Environment variable: where rank 0 tells our own launcher the exit code that all ranks agreed on."""
 
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
 
 def within() -> bool:
     """Whether a launcher has started this process as one of several ranks."""
@@ -20,6 +24,22 @@ def within() -> bool:
 def restarted() -> bool:
     """Whether a launcher has started this process anew, in the place of one that was lost."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0) > 0
+
+
+def end_with_launcher() -> None:
+    """Have the system end this process as soon as our own launcher is gone, killed or left by Ctrl-C: ranks that go on
+    without it keep their folder from whoever resumes. Where the system can not, they end at their next checkpoint.
+    """
+    if ANSWER in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def unsure() -> bool:
+    """Whether a launcher may start this process anew and `restarted` would not know: torchrun on several machines
+    counts on each of them its own losses alone.
+    """
+    several = int(os.environ.get("GROUP_WORLD_SIZE") or 1) > 1
+    return several and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) > 0
 
 
 def ended(code: int, said: str = "") -> int:

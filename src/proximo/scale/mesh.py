@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,7 +24,7 @@ TIMEOUT = "PROXIMO_RANK_TIMEOUT"
 """Environment variable: seconds after which ranks that wait for another give it up (600). One that has died is noticed
 at once; this is for one that hangs or is cut off."""
 _DEFAULT = 600.0
-_LONG = timedelta(days=30)  # what rank 0 does alone may take as long as it likes
+_LOOK = 0.1  # seconds between two looks for what rank 0 does alone, at most
 _LAST = "proximo/last"
 _KINDS = {"user": UserError, "invariant": InvariantError}
 
@@ -174,22 +175,46 @@ class Mesh(Ranks):
         """
         if self.size == 1:
             return function()
-        key, self._answers = f"proximo/{self._answers}", self._answers + 1
-        if self.first:
-            try:
-                answer = function()
-            except BaseException as error:
-                said = str(error) if isinstance(error, UserError) else f"rank 0 failed: {type(error).__name__}: {error}"
-                self._store.set(key, json.dumps({"error": said}))
-                raise
-            self._store.set(key, json.dumps({"answer": answer}))
-            return answer
+        key = self._next_key()
+        if not self.first:
+            told = json.loads(self._awaited(key))
+            if not told.get("left"):
+                self.barrier()  # with it rank 0 stays until all have heard: it may have the store, and be done
+            if "error" in told:
+                raise UserError(told["error"])
+            return told["answer"]
+        try:
+            answer = function()
+        except BaseException as error:
+            said = str(error) if isinstance(error, UserError) else f"rank 0 failed: {type(error).__name__}: {error}"
+            left = not isinstance(error, Exception)
+            self._tell(key, json.dumps({"error": said, "left": left}))
+            if not left:
+                self.barrier()
+            raise
+        self._tell(key, json.dumps({"answer": answer}))
+        self.barrier()
+        return answer
+
+    def _next_key(self) -> str:
+        """Under which rank 0 tells the others what they wait for, of its own each time."""
+        self._answers += 1
+        return f"proximo/{self._answers}"
+
+    def _tell(self, key: str, text: str) -> None:
         with self._collective(torch.empty(0)):
-            self._store.wait([key], _LONG)
-            told = json.loads(self._store.get(key))
-        if "error" in told:
-            raise UserError(told["error"])
-        return told["answer"]
+            self._store.set(key, text)
+
+    def _awaited(self, key: str) -> bytes:
+        """What rank 0 tells, however long it takes: it works alone, and may take as long as it likes."""
+        began = time.monotonic()
+        with self._collective(torch.empty(0)):
+            while not self._store.check([key]):
+                if self._neighbours is not None and self._neighbours.missing() and not self._store.check([key]):
+                    self._neighbours.close()  # so that those hear of it who wait for this rank
+                    raise ConnectionResetError("another rank has left")
+                time.sleep(min(_LOOK, (time.monotonic() - began) / 4))
+            return bytes(self._store.get(key))
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -216,6 +241,22 @@ class Mesh(Ranks):
         told = json.loads(self.broadcast_bytes(_told(failed) if self.rank == source else b"", source))
         where = "" if flags.all() else f" (on rank {source} of {self.size})"
         raise _KINDS[told["kind"]](told["text"] + where) from failed
+
+    @contextmanager
+    def led(self) -> Iterator[None]:
+        """As `together`, for code in which rank 0 does something alone: the others wait for it as long as it takes."""
+        with self.together():
+            if self.size == 1:
+                yield
+                return
+            key = self._next_key()
+            try:
+                yield
+            finally:
+                if self.first:
+                    self._tell(key, "")
+                else:
+                    self._awaited(key)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

@@ -174,6 +174,18 @@ class Neighbours:
                     raise TimeoutError(f"another rank was not heard of for {self._seconds:,.0f} s") from None
         return answer
 
+    def missing(self) -> bool:
+        """Whether one of those whom this rank hears has left."""
+        for _, here in self._rounds:
+            try:
+                if not here.recv(1, socket.MSG_PEEK):
+                    return True
+            except BlockingIOError:
+                continue
+            except OSError:  # it has left what it was told unread
+                return True
+        return False
+
     def close(self) -> None:
         """Leave: who waits for this rank hears so at once."""
         for there, here in self._rounds:

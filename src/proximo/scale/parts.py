@@ -3,6 +3,7 @@ with safetensors as its files, so that nothing is pickled.
 """
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,7 +81,8 @@ def fill_parts(module: nn.Module, names: Mapping[str, str], folder: Path, mesh: 
 def _said(doing: str, folder: Path, mesh: Mesh) -> Iterator[None]:
     logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
     try:
-        with mesh.waiting():
+        with mesh.waiting(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled")  # by one process alone, as it is meant
             yield
     except CheckpointException as error:
         rank, failure = next(iter(sorted(error.failures.items())))

@@ -1,6 +1,7 @@
 """PPO on language models on several ranks, for tests/scale."""
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
+from types import SimpleNamespace
 
 import torch
 from language_runs import PROMPTS, letters
@@ -13,9 +14,20 @@ from proximo.language.ppo.training import PPOTraining
 from proximo.language.ppo_config import KLSettings, PPOConfig, SharingSettings
 from proximo.language.rewards.terms import FunctionReward
 from proximo.language.sampling.engine import InPlace
-from proximo.scale.mesh import ALONE
+from proximo.scale.mesh import ALONE, current_mesh
+
+
+@dataclass(frozen=True)
+class Exploding(PPO):
+    """A loss that is no number on rank 1."""
+
+    def loss(self, seen, batch, progress, policy):
+        loss, told = super().loss(seen, batch, progress, policy)
+        return (loss * float("nan") if current_mesh().rank == 1 else loss), told
+
 
 _WHOLE = {"minibatch_size": None, "epochs": 2}
+WORDS = [prompt.text for prompt in prompts(*PROMPTS)]
 CASES = {
     "ppo": (PPO, {"update": PPO(**_WHOLE)}),
     "ppo in parts": (PPO, {"update": PPO(**_WHOLE), "token_budget": 12}),
@@ -32,6 +44,24 @@ def ending_soon(model):
     return model
 
 
+def seldom(prompts, responses, **_):
+    """Applies to the longest prompt's responses alone: of uneven shares one rank has none."""
+    return [0.1 * len(r) if len(p) == max(map(len, WORDS)) else None for p, r in zip(prompts, responses, strict=True)]
+
+
+class Cuts:
+    """A reward model that reads only the end of some prompts."""
+
+    name, weight = "cuts", 0.0
+
+    def __init__(self):
+        self.model = SimpleNamespace(std=2.0, mean=1.0, cut_share=0.0)
+
+    def __call__(self, texts):
+        self.model.cut_share = sum(len(p) == max(map(len, WORDS)) for p in texts.prompts) / len(texts.prompts)
+        return torch.tensor([0.01 * len(r) for r in texts.responses])
+
+
 def made(mesh, case, sampler=None, **changes):
     settings = {
         "batch": 8,
@@ -44,7 +74,7 @@ def made(mesh, case, sampler=None, **changes):
         **CASES[case][1],
         **changes,
     }
-    asked, terms = prompts(*PROMPTS), [FunctionReward(letters)]
+    asked, terms = prompts(*PROMPTS), [FunctionReward(letters), FunctionReward(seldom, weight=0.0), Cuts()]
     return PPOTraining(
         PPOConfig(**settings), ending_soon(llama()), tokenizer(), asked, terms, sampler=sampler, mesh=mesh
     )
@@ -131,6 +161,10 @@ def runs(mesh, home):
     told["resumed"] = trainer._training.optimizer.flat.tolist()
     trainer = make_trainer(home, "half", stop_at=16)
     trainer.to_the_end()
+    try:
+        make_trainer(home, "no number", algorithm=Exploding).to_the_end()
+    except UserError as error:
+        told["no number"] = str(error)
     try:
         make_trainer(home, "refused", batch=2, responses=8, update={"minibatch_size": 1}).to_the_end()
     except UserError as error:

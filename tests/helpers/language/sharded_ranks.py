@@ -134,7 +134,7 @@ def one_fails(mesh):
 
 
 def out_of_memory(mesh, where):
-    """What is said, and the exit code, where rank 1 runs out of memory while both score, or gather weights."""
+    """What is said, and the exit code, where rank 1 runs out of memory while both score, gather weights or learn."""
     training = made(mesh, "in parts")
 
     def breaks(*_):
@@ -142,8 +142,10 @@ def out_of_memory(mesh, where):
 
     if mesh.rank == 1 and where == "scoring":
         training.policy.reference_log_probs = breaks
-    elif mesh.rank == 1:
+    elif mesh.rank == 1 and where == "gathering":
         FSDPModule.unshard = breaks
+    elif mesh.rank == 1:
+        training.roles.value_head.register_full_backward_hook(breaks)
     try:
         training.iterate()
     except UserError as error:

@@ -114,3 +114,27 @@ def test_results_that_can_not_be_read_are_named(folder):
         _ = opened(folder).results
     with pytest.raises(UserError, match="stop_at = -1"):
         Call(stop_at=-1)
+
+
+@pytest.mark.parametrize(
+    ("variables", "answer"),
+    [
+        ({"TORCHELASTIC_RESTART_COUNT": "1"}, "with what was trained before a rank was lost"),
+        ({"TORCHELASTIC_MAX_RESTARTS": "3", "GROUP_WORLD_SIZE": "2"}, "leave --max-restarts away"),
+    ],
+)
+def test_a_launcher_that_starts_a_command_anew_does_not_have_it_delete_what_it_has_trained(
+    folder, variables, answer, monkeypatch
+):
+    before = content(folder.path)
+    for launch in ({"TORCHELASTIC_MAX_RESTARTS": "3", "GROUP_WORLD_SIZE": "1"}, {"GROUP_WORLD_SIZE": "2"}):
+        with monkeypatch.context() as patch:
+            for name, value in {"TORCHELASTIC_RESTART_COUNT": "0", **launch}.items():
+                patch.setenv(name, value)
+            assert not opened(folder, Call(fresh=True)).resumed  # begun for the first time, for all that is known
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=answer):
+        opened(folder, Call(fresh=True))
+    assert opened(folder).resumed
+    assert content(folder.path) == before

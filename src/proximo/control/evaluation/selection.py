@@ -60,8 +60,10 @@ class Selection:
             mean = training.mesh.of_the_first(lambda: self._mean(training))
         if mean is None:
             raise Interrupted
-        if training.consider(mean) and training.mesh.first:
-            self.save(training)
+        if training.consider(mean):
+            with training.mesh.together():
+                if training.mesh.first:
+                    self.save(training)
         training.progress.evaluated, training.progress.evaluation_return = training.done, mean
 
     def _mean(self, training: Training) -> float | None:

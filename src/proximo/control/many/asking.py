@@ -1,10 +1,7 @@
-"""What a process that is to train is told, what it answers, and who hears the signals meanwhile."""
+"""What a process that is to train is told, and what it answers."""
 
-import signal
-import threading
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from proximo.control.config import TrainConfig
@@ -14,24 +11,7 @@ from proximo.runs.config.toml import from_mapping, to_toml
 from proximo.runs.console.progress import Mode
 from proximo.runs.session.callbacks import Given
 from proximo.runs.session.opening import Call
-from proximo.runs.session.signals import asking
 from proximo.runs.session.trackers import Tracker
-
-
-@contextmanager
-def on_signal(stop: Callable[[int], None]) -> Iterator[None]:
-    """Have SIGINT, and the others of `asking` as SIGTERM, call `stop` in the place of ending this process."""
-    heard = asking() if threading.current_thread() is threading.main_thread() else ()
-
-    def hear(number: int, _: object) -> None:
-        stop(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
-
-    before = {number: signal.signal(number, hear) for number in heard}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set outside Python
 
 
 def require_launch(launch: str, restarts: int) -> None:
@@ -43,20 +23,6 @@ def require_launch(launch: str, restarts: int) -> None:
     require_word("launch", launch, ("here", "ray"))
     if restarts and launch == "here":
         raise UserError(f"restarts = {restarts} is for the workers of a cluster: give launch = ray too")
-
-
-class Stops:
-    """Signals that were heard; upon the third, who does not hear is given up."""
-
-    def __init__(self) -> None:
-        self.first: int | None = None
-        self._count = 0
-
-    def __call__(self, number: int) -> None:
-        """Hear one."""
-        self.first, self._count = self.first or number, self._count + 1
-        if self._count > 2:
-            raise KeyboardInterrupt
 
 
 def told(config: TrainConfig, call: Call, mode: Mode, track: Sequence[str]) -> dict[str, Any]:

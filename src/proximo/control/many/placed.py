@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from proximo.control.config import TrainConfig
-from proximo.control.many.asking import Stops, answer, on_signal, told
+from proximo.control.many.asking import answer, told
 from proximo.control.result import Run
 from proximo.errors import UserError
 from proximo.runs.console.progress import Mode
 from proximo.runs.session.opening import Call
 from proximo.runs.session.trainer import STOPPED
 from proximo.scale.jobs import Say, run_jobs
+from proximo.scale.stopping import Stops, on_signal
 
 
 def train_placed(

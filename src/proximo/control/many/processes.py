@@ -12,12 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from proximo.control.config import TrainConfig
-from proximo.control.many.asking import on_signal, told
+from proximo.control.many.asking import told
 from proximo.control.result import Run
 from proximo.errors import UserError
 from proximo.runs.console.progress import Mode
 from proximo.runs.console.streams import say
 from proximo.runs.session.opening import Call
+from proximo.scale.stopping import on_signal
 
 
 class SideBySide:

@@ -194,8 +194,10 @@ class Training(OnPolicyTraining[Rollout]):
     def start(self) -> None:
         """Start the environments, and give the normalisers something to go by."""
         if self.config.start_from:
-            how = {"scales": self.config.normalizers.rewards == "scale"}
-            self.warm = start_from(self.policy, self.scaler, self.config.start_from, self.config.start_with, **how)
+            self.warm = self.mesh.of_the_first(self._take_over)  # who may be the only one that sees that folder
+            taken = {**self.policy.state_dict(), **under("moments.", self.scaler.state_dict())}
+            for x in taken.values():
+                self.mesh.broadcast(x)
             if self.closed_form:
                 self.closed_form.freeze()
         self._choose_path()
@@ -219,6 +221,10 @@ class Training(OnPolicyTraining[Rollout]):
             if self.rnd:
                 self.rnd.see(_shown(rollout))
             self.log.record(rollout.taken, self.collector)
+
+    def _take_over(self) -> str:
+        config, how = self.config, {"scales": self.config.normalizers.rewards == "scale"}
+        return start_from(self.policy, self.scaler, config.start_from, config.start_with, **how)
 
     def _far(self, rollout: Rollout) -> bool:
         """Whether observations lie so far from 0 that they are to be kept in float64."""

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from proximo.control.config import TrainConfig
-from proximo.control.many.asking import Stops, on_signal
 from proximo.control.tuning.trials import Came, Search, train_trial
 from proximo.errors import UserError
 from proximo.runs.config.toml import from_mapping, to_toml
 from proximo.scale.jobs import Say, run_jobs
+from proximo.scale.stopping import Stops, on_signal
 
 if TYPE_CHECKING:
     from optuna import Trial

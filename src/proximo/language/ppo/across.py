@@ -3,6 +3,7 @@
 import json
 from itertools import chain
 
+import torch
 from torch import Tensor
 
 from proximo.scale.measured import Rules
@@ -20,6 +21,12 @@ RULES = Rules(
 def of_all(x: Tensor, mesh: Mesh) -> Tensor:
     """`[B]` of all ranks' responses, in the ranks' order."""
     return x if mesh.alone else x.new_tensor(list(chain(*mesh.gather_json(x.tolist()))))
+
+
+def share_of_all(counted: float, total: float, mesh: Mesh) -> float:
+    """`counted` of all ranks by their `total`."""
+    counted, total = mesh.sum_across_ranks(torch.tensor([counted, total], dtype=torch.float64)).tolist()
+    return counted / max(1, total)
 
 
 def decided(ended: str | None, mesh: Mesh) -> str | None:

@@ -221,12 +221,12 @@ class Trainer(IteratedTrainer[LanguageRun]):
                 say_finished_before(folder.path, self._mode)
             return
         with alone(f"PPO in {folder.path}"), using_threads(config.threads), ExitStack() as stack:
-            with mesh.together():
+            with mesh.led():
                 if self._given is not None and mesh.first:
                     stack.enter_context(self._given.stored(folder))
-            with mesh.together():
+            with mesh.led():
                 training, meter, message = self._make(opening)
-            with mesh.together():
+            with mesh.led():
                 message += self._preflown(training, opening)
             with mesh.together():
                 stack.enter_context(opening.open())
@@ -251,7 +251,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
                 self._training, self._session = training, session
                 stack.callback(setattr, self, "_session", None)
                 stack.callback(self._callbacks.close)
-                with mesh.together():
+                with mesh.led(), session.calling():
                     if mesh.first:
                         self._callbacks.start(self)
                 stopped = yield from self._iterate(training, session, meter)

@@ -15,6 +15,7 @@ from torch import Tensor
 from proximo.algorithms.base import Counters, OnPolicyTraining
 from proximo.algorithms.ppo import PPO, algorithm_of
 from proximo.core.batch import Batch
+from proximo.core.invariants import InvariantError
 from proximo.core.statistics import explained_variance, root_mean_square, weighted_mean, weighted_moments
 from proximo.core.updates.update import UpdateReport, UpdateTask
 from proximo.errors import UserError
@@ -22,7 +23,7 @@ from proximo.language.compute.precision import chosen_type
 from proximo.language.data.prompts import Prompt, PromptSource
 from proximo.language.lineage import check_read, digest_of
 from proximo.language.ppo import replay
-from proximo.language.ppo.across import RULES, of_all
+from proximo.language.ppo.across import RULES, of_all, share_of_all
 from proximo.language.ppo.rollout import correlation, estimate, kl_statistics, token_rewards, with_reference
 from proximo.language.ppo.setup import (
     RATIO_QUANTILE,
@@ -253,6 +254,21 @@ class PPOTraining(OnPolicyTraining[Rollout]):
             measure=False,  # a pass through a language model costs too much for a number
         )
 
+    def updated(self, task: UpdateTask) -> UpdateReport:
+        """See `OnPolicyTraining`: what goes wrong on one rank alone ends its process, for the others wait for it.
+
+        Raises:
+            BrokenRankError: this rank failed alone, where the weights are spread.
+        """
+        if not self.spread:
+            return super().updated(task)
+        with self.mesh.apart():
+            try:
+                return super().updated(task)
+            except (UserError, InvariantError) as error:  # of sums over ranks, so all of them have it
+                common = error
+        raise common
+
     def finish(self, rollout: Rollout, batch: Batch, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Adapt the price of divergence and count."""
         self.learnt = batch, self.kl.coefficient
@@ -325,22 +341,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
             "rewarded": float(seen.rewarded.mean()),
             **reward_statistics(of_all(seen.rewarded, self.mesh)),
             **self._groups(seen.rewarded),
-            **{f"reward/{term.name}": _mean_where_it_applies(seen.each[term.name]) for term in self.rewards},
-            **{
-                f"unrewarded/{term.name}": float(seen.each[term.name].isnan().float().mean())
-                for term in self.rewards
-                if bool(seen.each[term.name].isnan().any())
-            },
-            **{
-                f"reward_raw/{term.name}": float(seen.each[term.name].mean()) * term.model.std + term.model.mean
-                for term in self.rewards
-                if hasattr(term, "model") and hasattr(term.model, "std")
-            },
-            **{
-                f"reward_cut/{term.name}": term.model.cut_share
-                for term in self.rewards
-                if hasattr(term, "model") and hasattr(term.model, "cut_share") and term.model.cut_share > 0
-            },
+            **self._terms(seen),
             **kl_statistics(batch, seen.ref_log_prob),
             "kl_coefficient": self.kl.coefficient,
             "explained_variance": float(explained_variance(batch.value[real], batch.returns[real])),
@@ -351,11 +352,28 @@ class PPOTraining(OnPolicyTraining[Rollout]):
             "finished": float(seen.samples.finished.float().mean()),
             **text_statistics(seen.samples),
             "score_length_correlation": correlation(of_all(seen.scores, self.mesh), of_all(lengths, self.mesh)),
-            "padded_share": 1 - self.policy.tokens_read / max(1, self.policy.tokens_paid),
+            "padded_share": 1 - share_of_all(self.policy.tokens_read, self.policy.tokens_paid, self.mesh),
             "sampler_log_probs": float(bool(self.sampler_log_probs)),
             "sampler_gap": self.gap,
         }
         return merged(values, len(batch), self.mesh, RULES, of_squares=float(lengths.sum()))
+
+    def _terms(self, seen: Rollout) -> dict[str, float | None]:
+        """Of each reward term, over the responses of all ranks: it may apply to some of them, on some ranks to none."""
+        told: dict[str, float | None] = {}
+        for term in self.rewards:
+            name, scores = term.name, of_all(seen.each[term.name], self.mesh)
+            told[f"reward/{name}"] = _mean_where_it_applies(scores)
+            if bool(scores.isnan().any()):
+                told[f"unrewarded/{name}"] = float(scores.isnan().float().mean())
+            model: Any = getattr(term, "model", None)
+            if hasattr(model, "std"):
+                told[f"reward_raw/{name}"] = float(scores.mean()) * model.std + model.mean
+            if hasattr(model, "cut_share"):
+                mine = len(seen.each[name])
+                cut = share_of_all(model.cut_share * mine, mine, self.mesh)
+                told |= {f"reward_cut/{name}": cut} if cut > 0 else {}
+        return told
 
     def _groups(self, rewarded: Tensor) -> dict[str, float]:
         """Share of the prompts whose responses all got one reward, which teach nothing; where prompts have several."""

@@ -37,7 +37,7 @@ class Stream:
         """
         if self.lost is None:
             with self._failing_once():
-                return int(self._stream.write(text))
+                self._stream.write(text)  # some streams, as those of Ray's workers, answer nothing
         return len(text)
 
     def writelines(self, lines: Any) -> None:

@@ -12,6 +12,7 @@ from proximo.runs.config.toml import difference, from_mapping, read_toml, to_tom
 from proximo.runs.storage.code_identity import note_code, other_code
 from proximo.runs.storage.files import parse_json, write_atomically
 from proximo.runs.storage.folder import RunFolder
+from proximo.scale.launched import restarted, unsure
 
 # On the command line, and from Python.
 _FRESH = "--fresh (fresh=True)"
@@ -73,6 +74,7 @@ class Opening:
         self._resolved, self._final = resolved, final
         if folder.exists and call.fresh:
             _keep_sources(folder.path, config)
+            _require_first_start(folder.path)
         self.resumed = folder.exists and not call.fresh
         self.changes = self._changes(subject) if self.resumed else []
         self._code: Mapping[str, str] = {}
@@ -190,6 +192,24 @@ def _keep_sources(folder: Path, config: Any) -> None:
                         f"{key} = {text} is read by this run, and {_FRESH} would delete it with {folder}: choose "
                         f"{_ELSEWHERE}"
                     )
+
+
+def _require_first_start(folder: Path) -> None:
+    """Refuse to delete what the same command has trained, before a rank was lost and all were started anew.
+
+    Raises:
+        UserError: it may have.
+    """
+    if restarted():
+        raise UserError(
+            f"{_FRESH} would delete {folder} again, with what was trained before a rank was lost: give the same "
+            "command without it, and it goes on"
+        )
+    if unsure():
+        raise UserError(
+            f"{_FRESH} would delete {folder} again each time that ranks are started anew (--max-restarts), with what "
+            "they have trained: delete the folder first, or leave --max-restarts away"
+        )
 
 
 def _texts(table: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -97,22 +97,28 @@ class Session:
         if mesh.alone:  # one rank must not leave the others within an iteration
             training.interruptible = stop.interruptible
         self._called = not mesh.alone and mesh.any(bool(self.callbacks.names))
+        self._agreed: str | None = None
+        self._apart = False
         self.lost = False
         """True if a broken-off update has moved the weights for good: the run resumes from its last checkpoint."""
+
+    @property
+    def asked(self) -> str | None:
+        """Who has asked to stop: of several ranks what all of them know since `agree`, or one would stop alone."""
+        return self.stop.requested if self.mesh.alone else self._agreed
 
     @property
     def stopped(self) -> str | None:
         """Cause to stop here: a signal's name, `stop-at`, or None."""
         at = self.stop_at
-        return self.stop.requested or (STOP_AT if at is not None and self.training.done >= at else None)
+        return self.asked or (STOP_AT if at is not None and self.training.done >= at else None)
 
     def agree(self) -> None:
         """Have a request to stop of one rank be one of all; every rank asks at the same point."""
         if self.mesh.alone or not self.mesh.any(self.stop.requested is not None):
             return
         said = self.mesh.gather_bytes((self.stop.requested or "").encode())
-        told = self.mesh.broadcast_bytes(next((x for x in said if x), b""))
-        self.stop.requested = self.stop.requested or told.decode()
+        self._agreed = self.mesh.broadcast_bytes(next((x for x in said if x), b"")).decode()
 
     def iterate(self) -> dict[str, Any] | None:
         """One iteration, or as if it had never begun.
@@ -136,7 +142,7 @@ class Session:
         except UserError:
             self._rewind()
             self.agree()
-            if self.stop.requested is not None:
+            if self.asked is not None:
                 return None  # schedulers send their signal to the environments' processes too
             if done:
                 self.save()
@@ -168,7 +174,7 @@ class Session:
         measured, values = values, {"step": step, **values}
         ended, added = None, list[str]()
         try:
-            with self.mesh.together():
+            with self.mesh.led() if self._called else nullcontext(), self.calling():
                 if self.mesh.first:
                     ended, added = self.callbacks.iteration(self.trainer, values)
         except LostRankError:
@@ -182,7 +188,20 @@ class Session:
             ended, added, numbers = json.loads(self.mesh.broadcast_bytes(told))
             values |= numbers
         del values["step"]
-        return self.recorder.iteration(step, values, [*own, *added]), ended
+        with self.mesh.together():
+            row = self.recorder.iteration(step, values, [*own, *added])
+        if not self.mesh.alone:  # a loop that decides by a clock, or by the verdict on it, has to do so on all ranks
+            row = self.mesh.gather_json(row if self.mesh.first else None)[0]
+        return row, ended
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """Within, callbacks are called, by rank 0 alone."""
+        self._apart = not self.mesh.alone
+        try:
+            yield
+        finally:
+            self._apart = False
 
     def given(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Give a row to the loop that iterates; one that is left there is saved."""
@@ -200,14 +219,22 @@ class Session:
     def save(self) -> None:
         """Write a numbered checkpoint of everything and the last updates; none of weights that a broken-off update has
         moved.
+
+        Raises:
+            UserError: it can not be written; or one of several ranks asks for it alone.
         """
+        if self._apart:
+            raise UserError(
+                f"trainer.save() in a callback: {self.mesh.size} ranks save together, and callbacks are called by rank "
+                "0 alone; set checkpoint_every, or iterate the trainer on every rank and save in that loop"
+            )
         if self.lost:
             return
         tensors, state = self.training.state()
         name = step_name(self.training.done)
         tensors, state = with_others(self.mesh, tensors, state, self.training.own)
         own_parts = self.training.parts()
-        with written_apart(self.mesh, own_parts, self.folder.checkpoints, name) as parts, self.mesh.together():
+        with written_apart(self.mesh, own_parts, self.folder.checkpoints, name) as parts, self.mesh.led():
             if not self.mesh.first:
                 return
             if own := self.callbacks.state():
@@ -216,7 +243,8 @@ class Session:
             save_checkpoint(self.folder.checkpoints, name, tensors, state, keep=keep, parts=parts)
             if self.training.ring is not None:
                 self.training.ring.write(self.folder.replay)
-            self.callbacks.checkpoint(self.trainer, self.folder.checkpoints / name)
+            with self.calling():
+                self.callbacks.checkpoint(self.trainer, self.folder.checkpoints / name)
 
     def _rewind(self) -> None:
         self.lost = not self.training.rewind()

@@ -5,10 +5,13 @@ when it is ready.
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Self
+
+from proximo.scale.stopping import asking
 
 PATIENCE = 5.0
 """Seconds that an iteration may take to end after a request; schedulers kill after 30 s, some after 10."""
@@ -16,13 +19,17 @@ PATIENCE = 5.0
 _HAS_TIMER = hasattr(signal, "setitimer")  # not on Windows, where an iteration is always ended
 
 
-def asking() -> list[signal.Signals]:
-    """The signals that ask this process to stop: SIGINT, SIGTERM, SIGHUP.
+_open: weakref.WeakSet["StopRequest"] = weakref.WeakSet()
 
-    Not what it was told to ignore before: SIGINT of a background job, SIGHUP under `nohup`.
+
+def ask(who: str) -> None:
+    """Ask the trainings of this process to stop: what a signal would, where Python has no handlers (Ray's workers).
+
+    Args:
+        who: asks, a signal's name.
     """
-    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
+    for request in list(_open):
+        request.requested = request.requested or who
 
 
 class Interrupted(BaseException):
@@ -59,6 +66,7 @@ class StopRequest:
             self._within = False
 
     def __enter__(self) -> Self:
+        _open.add(self)
         if threading.current_thread() is threading.main_thread():
             for number in asking():
                 self._previous[number] = signal.signal(number, self._handle)
@@ -67,6 +75,7 @@ class StopRequest:
         return self
 
     def __exit__(self, *_: object) -> None:
+        _open.discard(self)
         if _HAS_TIMER and self._previous:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
         while self._previous:
