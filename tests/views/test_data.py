@@ -105,6 +105,19 @@ def test_short_names_are_different_for_different_folders(tmp_path_factory, paths
     assert len(set(short_names(folders))) == len(folders)
 
 
+def test_a_name_can_not_turn_the_sentence_that_it_stands_in(tmp_path):
+    folders = [write(tmp_path / name, [], seed=0) for name in ("a\u202eb", "c\nd\x1b[2J")]
+    page = page_data(read_runs(folders))
+    assert [run["name"] for run in page["runs"]] == ["a\\u202eb", "c⏎d\\x1b[2J"]
+    assert all(note.isprintable() for note in page["notes"])
+
+
+def test_a_whole_number_that_no_float_has_room_for_is_a_gap(tmp_path):
+    rows = [{**row(i), "return": 10**400 if i == 1 else 5.0} for i in range(3)]
+    drawn = page_data(read_runs([write(tmp_path / "run", rows)]))["runs"][0]
+    assert drawn["series"]["return"]["y"] == [5.0, None, 5.0]
+
+
 def test_seeds_are_one_curve_with_an_interval_that_holds_all_of_equal_runs(tmp_path):
     folders = [write(tmp_path / f"s{i}", [{**row(k), "return": 10.0 * k} for k in range(9)], seed=i) for i in range(4)]
     group = page_data(read_runs(folders))["groups"][0]

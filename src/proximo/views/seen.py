@@ -16,6 +16,7 @@ from proximo.runs.health.history import number
 from proximo.runs.storage.files import parse_json
 from proximo.runs.storage.folder import find_run
 from proximo.runs.storage.metrics import read_metrics
+from proximo.views.visible import visible
 
 State = Literal["running", "finished", "failed", "stopped", "empty"]
 RESULTS = ("return", "score", "validation/accuracy", "accuracy", "validation_loss", "loss")
@@ -116,7 +117,7 @@ def read_run(folder: Path, name: str = "", rows: Sequence[Mapping[str, Any]] | N
     iterations = rising([row for row in rows if "error" not in row])
     results = _results(folder / "results.json")
     state = _state(is_running(folder), bool(results), error, bool(iterations))
-    return Seen(folder, name or folder.name, settings, iterations, state, error, results)
+    return Seen(folder, name or visible(folder.name), settings, iterations, state, error, results)
 
 
 def _state(running: bool, finished: bool, error: str, any_row: bool) -> State:
@@ -173,8 +174,11 @@ def _beside(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """The last part of each path, or as many as tell it from the others; two of a stage, whose own name says little."""
-    parts = {folder: folder.parts for folder in folders}
+    """The last part of each path, or as many as tell it from the others; two of a stage, whose own name says little.
+
+    What can not be printed is written as an escape: it could turn the sentence around that names the run.
+    """
+    parts = {folder: tuple(map(visible, folder.parts)) for folder in folders}
     length = {folder: 1 + (folder.name in STAGES) for folder in folders}
     while True:
         names = {folder: "/".join(parts[folder][-length[folder] :]) for folder in folders}

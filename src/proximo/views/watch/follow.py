@@ -16,6 +16,7 @@ from proximo.views.numbers import short, thinned
 from proximo.views.report.data import page_data
 from proximo.views.seeds import import_statistics
 from proximo.views.seen import Seen, is_running, read_run, short_names
+from proximo.views.visible import visible
 from proximo.views.watch.details import AWAY, DETAILS, Details, leads_out
 
 DEPTH = 4
@@ -119,7 +120,7 @@ class Follower:
             page = page_data(drawn, live=True)
             self._details.put_in(page, drawn)
             page["notes"] += left_out
-            page |= {"title": self._root.name, "overview": [_overview(run, run in drawn) for run in runs]}
+            page |= {"title": visible(self._root.name), "overview": [_overview(run, run in drawn) for run in runs]}
             self._made, self._made_cost = time.monotonic(), time.process_time() - began
             return page
 
