@@ -112,6 +112,12 @@ class Explain:
         return 0
 
 
+def _explain(arguments: list[str]) -> int:
+    """A setting may be named as the option that it is on other command lines: `--update.clip`."""
+    own = {"--json", "--help"}
+    return command(Explain, "explain")([word if word in own else word.removeprefix("--") for word in arguments])
+
+
 @dataclass(frozen=True)
 class Inspect:
     """Show what a run learns from, token by token (language) or step by step over an episode (control).
@@ -160,5 +166,5 @@ VERBS: Mapping[str, Callable[[list[str]], int]] = {
     "watch": command(Watch, "watch"),
     "inspect": command(Inspect, "inspect"),
     "compare": _compare,
-    "explain": command(Explain, "explain"),
+    "explain": _explain,
 }
