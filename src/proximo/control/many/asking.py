@@ -60,6 +60,19 @@ class Stops:
             raise KeyboardInterrupt
 
 
+def prepare(track: Sequence[str]) -> None:
+    """Have trackers make first what trainings that begin at once would each make.
+
+    Args:
+        track: their names.
+
+    Raises:
+        UserError: one can not be reached.
+    """
+    for name in track:
+        Tracker(name).prepare()
+
+
 def told(config: TrainConfig, call: Call, mode: Mode, track: Sequence[str]) -> dict[str, Any]:
     """What another process needs to know of a training."""
     shown = "quiet" if mode == "quiet" else "plain"
