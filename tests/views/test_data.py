@@ -105,6 +105,11 @@ def test_short_names_are_different_for_different_folders(tmp_path_factory, paths
     assert len(set(short_names(folders))) == len(folders)
 
 
+def test_runs_of_one_folder_are_named_alike(tmp_path):
+    folders = [tmp_path / name for name in ("a/seed-0", "b/seed-0", "b/seed-1", "c/other")]
+    assert short_names(folders) == ["a/seed-0", "b/seed-0", "b/seed-1", "other"]
+
+
 def test_a_name_can_not_turn_the_sentence_that_it_stands_in(tmp_path):
     folders = [write(tmp_path / name, [], seed=0) for name in ("a\u202eb", "c\nd\x1b[2J")]
     page = page_data(read_runs(folders))
