@@ -173,8 +173,15 @@ def test_dark_follows_the_system_and_the_button(both, page):
     looked_at(page, "#plot-approx_kl", f"{ink} !== '{light}'")
     dark = page.run(paper)
     assert dark != "rgb(255, 255, 255)"
+    swatch = "document.querySelector('#runs .swatch').style.backgroundImage"
+    line = "document.querySelector('#plot-approx_kl').data[0].line.color"
+    as_rgb = f"(c => `rgb(${{[1, 3, 5].map(i => parseInt(c.slice(i, i + 2), 16)).join(', ')}})`)({line})"
+    in_the_dark = page.run(as_rgb)
+    assert in_the_dark in page.run(swatch)
     page.run("document.querySelector('#theme').click()")
     looked_at(page, "#plot-approx_kl", f"{ink} === '{light}'")
+    assert page.run(as_rgb) != in_the_dark
+    assert page.run(as_rgb) in page.run(swatch)
     assert page.run(paper) == "rgb(255, 255, 255)"
     page.dark(False)
 
