@@ -111,12 +111,30 @@ def test_atari_is_drawn_in_its_own_colours_and_at_the_rate_that_it_states(tmp_pa
         ({"policies": ["newest"]}, "no policy 'newest'"),
         ({"limit": 0}, "limit = 0"),
         ({"width": 8}, "width = 8"),
+        ({"seed": -5}, "seed = -5"),
     ],
 )
 def test_what_can_not_be_is_refused_and_leaves_nothing(run, asked, words):
     with pytest.raises(UserError, match=words):
         proximo.record(run, **asked)
     assert not (run / "videos").exists()
+
+
+def test_what_the_disk_refuses_is_one_sentence(run, tmp_path):
+    for kind in ("mp4", "gif"):
+        file = tmp_path / f"{'a' * 250}.{kind}"
+        with pytest.raises(UserError, match=r"^File name too long while writing .*: [^\n]*$"):
+            proximo.record(run, file, policies=["latest"], seed=5, limit=2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a screen is looked for")
+def test_without_a_screen_none_is_looked_for(run, tmp_path):
+    hidden = {"DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "SDL_VIDEODRIVER"}
+    given = {name: value for name, value in os.environ.items() if name not in hidden}
+    words = [sys.executable, "-m", "proximo", "record", str(run), "--out", str(tmp_path / "a.gif"), "--limit", "2"]
+    told = subprocess.run(words, env=given, capture_output=True, text=True, check=True)
+    assert told.stderr == ""
 
 
 def test_an_environment_that_draws_nothing_is_named(tmp_path, monkeypatch):
