@@ -105,6 +105,13 @@ def test_short_names_are_different_for_different_folders(tmp_path_factory, paths
     assert len(set(short_names(folders))) == len(folders)
 
 
+def test_a_judge_that_looked_before_and_after_alone_is_a_headline(tmp_path):
+    run = write(tmp_path / "run", [spoken(i) for i in range(3)], kind="language")
+    (run / "results.json").write_text(json.dumps({"judge_first": 0.05, "judge_last": 0.17}))
+    told = {label: text for label, text, _ in page_data(read_runs([run]))["runs"][0]["headline"]}
+    assert told["judge"] == "0.05 to 0.17"
+
+
 def test_runs_of_one_folder_are_named_alike(tmp_path):
     folders = [tmp_path / name for name in ("a/seed-0", "b/seed-0", "b/seed-1", "c/other")]
     assert short_names(folders) == ["a/seed-0", "b/seed-0", "b/seed-1", "other"]

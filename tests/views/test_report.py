@@ -204,6 +204,7 @@ def awkward(runs, tmp_path_factory):
             row
             | {"learning_rate": 0.002 - 1e-6 * i, "return": -123456.0 + 0.01 * i, "value_loss": 5e-7 * i - 1e-6}
             | {"approx_kl": 1e-3 if i % 2 else 1e300, "clip_fraction": 0.0, "step": row["step"] + 20 * k}
+            | {"return_rms": 31.0 + 0.1 * i, "final_approx_kl": 3.1e-5 + 1e-7 * i, "exact_kl": 0.02}
             for i, row in enumerate(rows)
         ]
         run = folder / (f"{k}" if k else "a-name-without-end-" * 9)
@@ -235,8 +236,12 @@ def test_a_share_is_drawn_between_0_and_1_and_a_log_axis_has_few_marks(awkward, 
     opened(page, awkward)
     low, high = page.run("document.querySelector('#plot-clip_fraction').layout.yaxis.range")
     assert -0.1 < low <= 0 < high < 1.1
-    marks = page.run("document.querySelector('#plot-approx_kl').layout.yaxis.tickvals")
-    assert 3 <= sum(1e-20 < mark < 1e305 for mark in marks) <= 8
+    seen = {}
+    for name in ("approx_kl", "return_rms", "final_approx_kl", "exact_kl"):
+        looked_at(page, f"#plot-{name}", f"document.querySelector('#plot-{name} .ytick')")
+        seen[name] = page.run(f"[...document.querySelectorAll('#plot-{name} .ytick text')].map(x => x.textContent)")
+    assert [name for name, marks in seen.items() if not 2 <= len(set(marks)) == len(marks) <= 8] == []
+    assert max(len(mark) for marks in seen.values() for mark in marks) <= 8
 
 
 @pytest.mark.parametrize("width", [400, 1280])

@@ -65,12 +65,22 @@ function decades([low, high]) {
   for (let power = Math.floor(low); power <= high; power++) {
     if (power % every === 0) marks.push(...digits.map((digit) => digit * 10 ** power));
   }
-  return { tickmode: "array", tickvals: marks, ticktext: marks.map(written) };
+  const inside = marks.filter((mark) => low <= Math.log10(mark) && Math.log10(mark) <= high);
+  return inside.length > 1 ? marked(marks, 1) : marked(evenly(10 ** low, 10 ** high), 4);
 }
 
-function written(mark) {
-  const rounded = Number(mark.toPrecision(1));
-  return rounded < 0.001 || rounded >= 1e5 ? rounded.toExponential(0).replace("e+", "e") : String(rounded);
+const marked = (marks, digits) => ({ tickmode: "array", tickvals: marks, ticktext: marks.map((mark) => written(mark, digits)) });
+
+// Some four round numbers, the same step apart: where an axis shows too little for powers of ten.
+function evenly(low, high) {
+  const rough = (high - low) / 4, power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find((digit) => digit * power >= rough), first = Math.ceil(low / step);
+  return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, i) => (first + i) * step);
+}
+
+function written(mark, digits) {
+  const rounded = Number(mark.toPrecision(digits));
+  return rounded < 0.001 || rounded >= 1e5 ? rounded.toExponential().replace("e+", "e") : String(rounded);
 }
 
 // Where a metric is healthy: shaded amber and red beyond the health rules' limits, if they are in sight.
