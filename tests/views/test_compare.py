@@ -14,6 +14,7 @@ from proximo.cli import main as cli
 from proximo.errors import UserError
 from proximo.views.compare import FEWEST, mean_between
 from proximo.views.seeds import difference, interquartile_mean, probability_of_improvement
+from proximo.views.seen import read_runs
 
 
 def planted(folder: Path, seed: int, returns, *, steps=None, rate=0.001, environment="CartPole-v1") -> Path:
@@ -143,6 +144,17 @@ def test_a_metric_or_a_run_that_there_is_not_is_named_with_what_there_is(tmp_pat
         proximo.compare(a, b, metric="retrun")
     with pytest.raises(UserError, match=r"holds no run itself, but others below it: give one of them, as .*a/s0$"):
         proximo.compare([tmp_path / "a"], b)
+
+
+def test_the_folder_of_all_seeds_stands_for_them(tmp_path):
+    for name, rate, level in (("a", 0.1, 9), ("b", 0.2, 5)):
+        for seed in (10, 2, -1, 0):
+            planted(tmp_path / name / f"seed-{seed}", seed, [level + 0.01 * seed] * 3, rate=rate)
+        (tmp_path / name / "seed-of-doubt").mkdir()
+    found = proximo.compare(tmp_path / "a", tmp_path / "b")
+    assert found.runs_a == ("a/seed--1", "a/seed-0", "a/seed-2", "a/seed-10")
+    assert found.verdict.startswith("A is better")
+    assert [run.name for run in read_runs([tmp_path / "a"])] == ["seed--1", "seed-0", "seed-2", "seed-10"]
 
 
 def test_the_command_takes_two_sides(tmp_path, capsys):

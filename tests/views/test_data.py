@@ -105,6 +105,31 @@ def test_short_names_are_different_for_different_folders(tmp_path_factory, paths
     assert len(set(short_names(folders))) == len(folders)
 
 
+def test_a_judge_that_looked_before_and_after_alone_is_a_headline(tmp_path):
+    run = write(tmp_path / "run", [spoken(i) for i in range(3)], kind="language")
+    (run / "results.json").write_text(json.dumps({"judge_first": 0.05, "judge_last": 0.17}))
+    told = {label: text for label, text, _ in page_data(read_runs([run]))["runs"][0]["headline"]}
+    assert told["judge"] == "0.05 to 0.17"
+
+
+def test_runs_of_one_folder_are_named_alike(tmp_path):
+    folders = [tmp_path / name for name in ("a/seed-0", "b/seed-0", "b/seed-1", "c/other")]
+    assert short_names(folders) == ["a/seed-0", "b/seed-0", "b/seed-1", "other"]
+
+
+def test_a_name_can_not_turn_the_sentence_that_it_stands_in(tmp_path):
+    folders = [write(tmp_path / name, [], seed=0) for name in ("a\u202eb", "c\nd\x1b[2J")]
+    page = page_data(read_runs(folders))
+    assert [run["name"] for run in page["runs"]] == ["a\\u202eb", "c⏎d\\x1b[2J"]
+    assert all(note.isprintable() for note in page["notes"])
+
+
+def test_a_whole_number_that_no_float_has_room_for_is_a_gap(tmp_path):
+    rows = [{**row(i), "return": 10**400 if i == 1 else 5.0} for i in range(3)]
+    drawn = page_data(read_runs([write(tmp_path / "run", rows)]))["runs"][0]
+    assert drawn["series"]["return"]["y"] == [5.0, None, 5.0]
+
+
 def test_seeds_are_one_curve_with_an_interval_that_holds_all_of_equal_runs(tmp_path):
     folders = [write(tmp_path / f"s{i}", [{**row(k), "return": 10.0 * k} for k in range(9)], seed=i) for i in range(4)]
     group = page_data(read_runs(folders))["groups"][0]

@@ -201,6 +201,16 @@ def test_an_unknown_name_is_answered_with_the_nearest(capsys):
     assert re.fullmatch(r"proximo: [^\n]*approx_kl[^\n]*\n", told.err)
     with pytest.raises(UserError, match="lists all names"):
         proximo.explain("qqqqq")
+    for name, ours in (("ent_coef", "--update.entropy-coefficient"), ("--lr", "--learning-rate"), ("beta_", "")):
+        with pytest.raises(UserError, match=re.escape(f"here it is {ours}") if ours else "did you mean beta"):
+            proximo.explain(name)
+    with pytest.raises(UserError, match=r"'log_interval': every iteration is recorded"):
+        proximo.explain("log_interval")
+
+
+def test_the_command_line_takes_the_spelling_of_an_option(capsys):
+    assert cli.main(["explain", "--update.target-kl", "--json"]) == 0
+    assert [found["name"] for found in json.loads(capsys.readouterr().out)["settings"]] == ["update.target_kl"]
 
 
 def test_all_names_are_listed_and_each_is_one_that_is_explained(capsys):

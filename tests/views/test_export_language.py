@@ -1,12 +1,17 @@
 """A language run's export is one whole model with the run's own numbers beside it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import proximo
+from proximo.cli import main as cli
 from proximo.errors import UserError
+from proximo.language.ppo_config import PPOConfig
+from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.views.export import language as written
 
 
@@ -33,6 +38,22 @@ def test_the_card_has_the_numbers_of_the_run(talk, tmp_path):
     assert "32 responses in 2 iterations" in card
     assert f"# {talk.path.parent.name}/model, trained with PPO by Proximo" in card
     assert str(talk.path.parent.parent) not in card, "no path of this machine"
+    assert "judge" not in card
+
+
+def test_what_a_judge_said_is_not_called_the_trainings_own(talk, tmp_path, capsys):
+    results = {"responses": 32, "iterations": 2, "ended": "", "judge_first": 0.05, "judge_last": 0.17}
+    config = from_mapping(PPOConfig, read_toml(talk.path / "config.toml"), where="")
+    for held_out, said in (("rows.jsonl", "on held-out prompts:"), ("", "on prompts that the run was trained on:")):
+        card = written.model_card(replace(config, held_out=held_out), results, [], written.USE["gguf"])
+        assert f"by a judge that was not optimised, {said}\n\n* before the first iteration: 0.05\n* after" in card
+    assert (
+        cli.main(
+            ["export", str(talk.path), "--to", "transformers", "--observations", "64", "--out", str(tmp_path / "out")]
+        )
+        == 0
+    )
+    assert "(the final policy)" in capsys.readouterr().out
 
 
 def test_a_model_that_is_written_wrong_is_refused_and_nothing_is_left(talk, tmp_path, monkeypatch):

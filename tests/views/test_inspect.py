@@ -17,8 +17,9 @@ from proximo.cli import main as cli
 from proximo.errors import UserError
 from proximo.language.ppo.tokens.record import read_record, recorded
 from proximo.views.inspect.against import z_score
-from proximo.views.inspect.pieces import Pieces, visible
+from proximo.views.inspect.pieces import Pieces
 from proximo.views.inspect.terminal import level
+from proximo.views.visible import visible
 
 EVIL = "\x1b[2J<img src=x onerror=alert(1)>\u202e"
 

@@ -139,6 +139,7 @@ def test_a_checkpoint_that_a_running_training_deletes_meanwhile_is_no_end(run, t
 
     monkeypatch.setattr(episode, "load_checkpoint", deleted)
     assert proximo.inspect_run(copy, seed=5, limit=3).steps.reward.tolist() == [1, 1, 1]
+    assert [proximo.inspect_run(copy, seed=5, limit=n).steps.count for n in (1, 2)] == ["1 step", "2 steps"]
     assert asked[0] != asked[1]
 
 
@@ -219,6 +220,7 @@ def test_code_that_ends_the_program_ends_it_with_a_sentence(tmp_path, monkeypatc
         ({"worst": 2}, "worst = 2 says nothing here"),
         ({"policy": "newest"}, "no policy 'newest'"),
         ({"limit": 0}, "limit = 0"),
+        ({"seed": -5}, "seed = -5"),
     ],
 )
 def test_what_can_not_be_is_refused(run, asked, words):

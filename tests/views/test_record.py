@@ -1,5 +1,6 @@
 """Episodes as videos, read back by a decoder."""
 
+import io
 import os
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from videos import pictures
 
 import proximo
 from proximo.errors import UserError
-from proximo.views.record.drawing import HEAD
+from proximo.views.record.drawing import GAP, HEAD, frames
+from proximo.views.record.episode import Filmed
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,24 @@ def test_the_picture_is_that_of_the_state(run, tmp_path):
     assert np.abs(frames[0][HEAD : HEAD + 200, :300] - drawn).mean() < 6
     strip = frames[-1][HEAD + 206 : HEAD + 252]
     assert ((strip[..., 2] - strip[..., 0]) > 100).any()
+
+
+def written(width, title, ended=""):
+    """Where the title of an episode's last frame has ink: rows and columns."""
+    out = io.BytesIO()
+    Image.new("RGB", (width, 40), "white").save(out, "JPEG")
+    episode = Filmed(title, [out.getvalue()] * 3, [1234.5] * 3, ended=ended)
+    (*_, last) = frames([episode, episode])
+    return np.nonzero(np.asarray(last)[:HEAD, : width + GAP].min(2) < 128)
+
+
+def test_a_title_is_large_where_there_is_room_and_never_runs_into_the_next_one():
+    rows, columns = written(320, "latest")
+    assert rows.max() - rows.min() >= 11, "letters of 10 pixels swallow a colon"
+    assert columns.max() < 320
+    rows, columns = written(240, "200,704 steps", ended="truncated")
+    assert columns.max() < 240
+    assert rows.max() - rows.min() >= 9
 
 
 SMALL = {"environments": 2, "rollout_length": 16, "update": {"minibatch_size": 32, "epochs": 1}, "episodes": 1}
@@ -91,12 +111,30 @@ def test_atari_is_drawn_in_its_own_colours_and_at_the_rate_that_it_states(tmp_pa
         ({"policies": ["newest"]}, "no policy 'newest'"),
         ({"limit": 0}, "limit = 0"),
         ({"width": 8}, "width = 8"),
+        ({"seed": -5}, "seed = -5"),
     ],
 )
 def test_what_can_not_be_is_refused_and_leaves_nothing(run, asked, words):
     with pytest.raises(UserError, match=words):
         proximo.record(run, **asked)
     assert not (run / "videos").exists()
+
+
+def test_what_the_disk_refuses_is_one_sentence(run, tmp_path):
+    for kind in ("mp4", "gif"):
+        file = tmp_path / f"{'a' * 250}.{kind}"
+        with pytest.raises(UserError, match=r"^File name too long while writing .*: [^\n]*$"):
+            proximo.record(run, file, policies=["latest"], seed=5, limit=2)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there a screen is looked for")
+def test_without_a_screen_none_is_looked_for(run, tmp_path):
+    hidden = {"DISPLAY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "SDL_VIDEODRIVER"}
+    given = {name: value for name, value in os.environ.items() if name not in hidden}
+    words = [sys.executable, "-m", "proximo", "record", str(run), "--out", str(tmp_path / "a.gif"), "--limit", "2"]
+    told = subprocess.run(words, env=given, capture_output=True, text=True, check=True)
+    assert told.stderr == ""
 
 
 def test_an_environment_that_draws_nothing_is_named(tmp_path, monkeypatch):

@@ -173,8 +173,15 @@ def test_dark_follows_the_system_and_the_button(both, page):
     looked_at(page, "#plot-approx_kl", f"{ink} !== '{light}'")
     dark = page.run(paper)
     assert dark != "rgb(255, 255, 255)"
+    swatch = "document.querySelector('#runs .swatch').style.backgroundImage"
+    line = "document.querySelector('#plot-approx_kl').data[0].line.color"
+    as_rgb = f"(c => `rgb(${{[1, 3, 5].map(i => parseInt(c.slice(i, i + 2), 16)).join(', ')}})`)({line})"
+    in_the_dark = page.run(as_rgb)
+    assert in_the_dark in page.run(swatch)
     page.run("document.querySelector('#theme').click()")
     looked_at(page, "#plot-approx_kl", f"{ink} === '{light}'")
+    assert page.run(as_rgb) != in_the_dark
+    assert page.run(as_rgb) in page.run(swatch)
     assert page.run(paper) == "rgb(255, 255, 255)"
     page.dark(False)
 
@@ -186,6 +193,65 @@ def test_nothing_is_wider_than_the_window(both, page, width):
     page.wait(f"document.documentElement.scrollWidth <= {width}", 10)
     columns = page.run("getComputedStyle(document.querySelectorAll('.grid')[3]).gridTemplateColumns").split()
     assert len(columns) == (1 if width == 400 else 2)
+
+
+@pytest.fixture(scope="module")
+def awkward(runs, tmp_path_factory):
+    """A report of twelve runs: numbers that need many digits, a divergence without end, long names and short ones."""
+    folder, rows = tmp_path_factory.mktemp("awkward"), proximo.metrics(runs[0])
+    for k in range(12):
+        odd = [
+            row
+            | {"learning_rate": 0.002 - 1e-6 * i, "return": -123456.0 + 0.01 * i, "value_loss": 5e-7 * i - 1e-6}
+            | {"approx_kl": 1e-3 if i % 2 else 1e300, "clip_fraction": 0.0, "step": row["step"] + 20 * k}
+            | {"return_rms": 31.0 + 0.1 * i, "final_approx_kl": 3.1e-5 + 1e-7 * i, "exact_kl": 0.02}
+            for i, row in enumerate(rows)
+        ]
+        run = folder / (f"{k}" if k else "a-name-without-end-" * 9)
+        shutil.copytree(runs[0], run)
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in odd))
+    return proximo.report(sorted(folder.iterdir()), out=folder / "awkward.html")
+
+
+OVER = """[...document.querySelectorAll('.js-plotly-plot')].filter(plot => {
+  const title = plot.querySelector('.ytitle')?.getBoundingClientRect();
+  const marks = [...plot.querySelectorAll('.ytick text')].map(mark => mark.getBoundingClientRect());
+  return title && marks.some(mark => mark.width && mark.left < title.right);
+}).map(plot => plot.id)"""
+
+
+def test_no_mark_of_an_axis_lies_on_its_title_however_long_its_numbers_are(awkward, page):
+    page.size(1280, 800)
+    opened(page, awkward)
+    looked_at(page, "#plot-learning_rate", "document.querySelector('#plot-learning_rate .ytick')")
+    assert page.run(OVER) == []
+    page.run(
+        "Plotly.relayout('plot-value_loss', {'yaxis.range': [1e-7, 1.0003e-7]}).then(() => 1)"
+    )  # as if it were zoomed in to
+    page.wait(f"({OVER}).length === 0", 5)
+    assert page.errors == []
+
+
+def test_a_share_is_drawn_between_0_and_1_and_a_log_axis_has_few_marks(awkward, page):
+    opened(page, awkward)
+    low, high = page.run("document.querySelector('#plot-clip_fraction').layout.yaxis.range")
+    assert -0.1 < low <= 0 < high < 1.1
+    seen = {}
+    for name in ("approx_kl", "return_rms", "final_approx_kl", "exact_kl"):
+        looked_at(page, f"#plot-{name}", f"document.querySelector('#plot-{name} .ytick')")
+        seen[name] = page.run(f"[...document.querySelectorAll('#plot-{name} .ytick text')].map(x => x.textContent)")
+    assert [name for name, marks in seen.items() if not 2 <= len(set(marks)) == len(marks) <= 8] == []
+    assert max(len(mark) for marks in seen.values() for mark in marks) <= 8
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_many_runs_and_long_names_are_scrolled_in_their_tables_and_not_squeezed(awkward, page, width):
+    page.size(width, 800)
+    opened(page, awkward)
+    page.wait(f"document.documentElement.scrollWidth <= {width}", 10)
+    narrow = "[...document.querySelectorAll('.scroll td')].map(x => x.clientWidth).filter(x => x && x < 50).length"
+    assert page.run(narrow) == 0
+    page.size(1280, 800)
 
 
 def test_names_and_samples_of_a_stranger_are_text(runs, page, tmp_path):

@@ -115,6 +115,54 @@ def test_a_folder_is_a_table_of_its_runs_that_follows_them(tmp_path, page):
         assert {url.split("/")[2] for url in page.requests} == {f"127.0.0.1:{port}"}
 
 
+def test_a_table_of_many_runs_leaves_room_for_their_figures_and_stays_where_it_was_scrolled_to(tmp_path, page):
+    for i in range(40):
+        write(tmp_path / ("a-name-without-end-" * 12 if i == 39 else f"run-{i:02}"), [row(k) for k in range(2)])
+    page.size(1000, 800)
+    with served(tmp_path) as port:
+        page.open(f"http://127.0.0.1:{port}/")
+        page.wait("document.documentElement.dataset.drawn")
+        table = "document.getElementById('overview')"
+        assert page.run(f"{table}.clientHeight") <= 400
+        assert page.run(f"{table}.scrollWidth - {table}.clientWidth") == 0
+        page.run(f"{table}.scrollTop = 200")
+        with open(tmp_path / "run-00" / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(row(2)) + "\n")
+        page.wait(f"{table}.innerText.includes('3,000')")
+        assert page.run(f"{table}.scrollTop") == 200
+        assert page.errors == []
+    page.size(1280, 800)
+
+
+def test_of_more_runs_than_are_drawn_those_that_go_on_stay_until_they_end(tmp_path, monkeypatch):
+    going = {write(tmp_path / f"run-{i}", [row(0)]) for i in range(follow.SHOWN + 3)}
+    monkeypatch.setattr("proximo.views.seen.is_running", lambda folder: folder in going)
+    follower = Follower(tmp_path)
+
+    def drawn(latest):
+        folder = tmp_path / f"run-{latest}"
+        os.utime(folder / "metrics.jsonl", ns=(2**61 + latest, 2**61 + latest))  # written to after all others
+        return {run["name"] for run in follower.data()["runs"]}
+
+    first = drawn(0)
+    out, new = sorted({folder.name for folder in going} - first)[-2:]
+    assert len(first) == follow.SHOWN
+    assert drawn(int(out[4:])) == first
+    going.remove(tmp_path / "run-0")
+    assert drawn(int(new[4:])) == first - {"run-0"} | {new}
+
+
+def test_a_run_whose_settings_are_damaged_is_named_and_one_that_is_gone_is_not(tmp_path):
+    write(tmp_path / "good", [row(0)])
+    (write(tmp_path / "odd", [row(0)]) / "config.toml").write_text("seed = = 1")
+    follower = Follower(tmp_path)
+    said = "odd is not shown: its config.toml is damaged."
+    page = follower.data()
+    assert ([run["name"] for run in page["overview"]], said in page["notes"]) == (["good"], True)
+    shutil.rmtree(tmp_path / "odd")
+    assert said not in follower.data()["notes"]
+
+
 def test_the_first_page_of_several_seeds_delays_no_look(tmp_path):
     """In a process of its own, where nothing is imported yet; the processor's time and not the clock is looked at."""
     for seed in range(2):

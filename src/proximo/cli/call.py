@@ -246,6 +246,21 @@ def consent(folder: Path, yes: bool) -> None:
         )
 
 
+def require_values(typed: Sequence[str], **values: tuple[Any, ...]) -> None:
+    """Refuse options of lists that were given without what they are for: they would change nothing.
+
+    Args:
+        typed: the command line.
+        values: of the options, as they were read.
+
+    Raises:
+        UserError: one has none.
+    """
+    for name, value in values.items():
+        if not value and f"--{name}" in typed:
+            raise UserError(f"--{name} has no value: give one after it")
+
+
 def exit_code(stopped: str | None) -> int:
     """0 for a run that ended or was told where to stop, 128 + its number for a signal."""
     return 128 + signal.Signals[stopped] if stopped is not None and stopped in signal.Signals.__members__ else 0

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from proximo.cli.call import Algorithm, RunOptions, TrainOptions, exit_code, lacking, trackers
+from proximo.cli.call import Algorithm, RunOptions, TrainOptions, exit_code, lacking, require_values, trackers
 from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag, Layout, changes, form, options_of
 from proximo.cli.options import command, parse, peek, refusals
 from proximo.cli.results import three_numbers
@@ -86,6 +86,7 @@ def train(arguments: list[str]) -> int:
     )
     _require_one(typed, "minibatches", "update.minibatch-size")
     config = _config(asked, base, "train")
+    require_values(typed, seeds=asked.call.seeds, track=asked.call.track)
     if asked.call.seeds:
         if config.seed != base.seed:
             raise UserError(f"--seed {config.seed} and --seeds are two ways to say the same: give one of them")

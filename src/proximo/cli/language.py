@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from proximo.cli import language_asking as asking
-from proximo.cli.call import Algorithm, AllOptions, PPOOptions, RunOptions, exit_code, lacking, trackers
+from proximo.cli.call import Algorithm, AllOptions, PPOOptions, RunOptions, exit_code, lacking, require_values, trackers
 from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag, Layout, changes, form
 from proximo.cli.options import parse, peek, refusals
 from proximo.errors import UserError, nearest
@@ -98,6 +98,7 @@ def _all(arguments: list[str]) -> int:
     shape = form(Everything(), Layout(first=("preset", "run", "seed")), call=AllOptions())
     asked = parse(shape, arguments, "rlhf all", description=Everything.__doc__, advice=advice)
     _require_place(asked)
+    require_values(arguments, track=asked.call.track)
     run = str(Path(asked.run).resolve())
     check_files(asked.preset, "" if asked.call.fresh else asked.run)
     measured = "judge" in find_preset(asked.preset).stages
@@ -203,6 +204,8 @@ def _settings(name: str, arguments: list[str], verb: str = "") -> tuple[str, Any
     foreign = {**LANGUAGE[name], **(lacking(base.update) if ppo else {})}
     verb = f"rlhf {verb or name}"
     asked = parse(shape, arguments, verb, foreign=foreign, description=CONFIGS[name].__doc__)
+    if ppo and not verb.endswith("preflight"):
+        require_values(arguments, track=asked.call.track)
     with refusals(verb):
         given = changes(asked, base)
         if ppo:

@@ -24,7 +24,7 @@ class Report:
     """
 
     runs: Runs
-    """Folders of runs, or that of one search of `proximo tune`."""
+    """Folders of runs, or of all seeds of `proximo train --seeds`, or that of one search of `proximo tune`."""
     out: Annotated[Path | None, SAYS_ITS_DEFAULT] = None
     """File to write (default: report.html, in the folder of the run if it is one, else in the current folder)."""
     json: Flag = False
@@ -69,7 +69,7 @@ class Compare:
     """
 
     runs: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="RUN [RUN ...] -- RUN [RUN ...]")]]
-    """Folders of the runs of A, two dashes, those of B."""
+    """Folders of the runs of A, or of all seeds of `proximo train --seeds`, two dashes, those of B."""
     metric: Annotated[str | None, SAYS_ITS_DEFAULT] = None
     """Metric to compare by (default: return of robots, score of language models)."""
     json: Flag = False
@@ -110,6 +110,12 @@ class Explain:
         found = explain(self.name)
         print(json.dumps(found.plain()) if self.json else found)
         return 0
+
+
+def _explain(arguments: list[str]) -> int:
+    """A setting may be named as the option that it is on other command lines: `--update.clip`."""
+    own = {"--json", "--help"}
+    return command(Explain, "explain")([word if word in own else word.removeprefix("--") for word in arguments])
 
 
 @dataclass(frozen=True)
@@ -160,5 +166,5 @@ VERBS: Mapping[str, Callable[[list[str]], int]] = {
     "watch": command(Watch, "watch"),
     "inspect": command(Inspect, "inspect"),
     "compare": _compare,
-    "explain": command(Explain, "explain"),
+    "explain": _explain,
 }

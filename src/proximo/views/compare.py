@@ -13,7 +13,7 @@ from proximo.errors import UserError, nearest
 from proximo.views.metrics_texts import TEXTS
 from proximo.views.numbers import short
 from proximo.views.seeds import Estimate, difference, interquartile_mean, probability_of_improvement
-from proximo.views.seen import SEED, Seen, differing, read_runs
+from proximo.views.seen import SEED, Seen, differing, read_runs, seeds_in
 
 FEWEST = 4
 """Seeds on each side below which nothing is said. Of equal sides of 3, more than one pair in five would be called
@@ -116,7 +116,7 @@ def compare(a: Folders, b: Folders, *, metric: str | None = None) -> Comparison:
     those of Agarwal et al. 2021 (arXiv 2108.13264); they need the extra `lab`.
 
     Args:
-        a: folders of runs that differ in their seed alone.
+        a: folders of runs that differ in their seed alone, or that of all seeds of `proximo train --seeds`.
         b: likewise.
         metric: name in `metrics.jsonl`; None takes what says how well such runs do (`return`, `score`).
 
@@ -170,8 +170,9 @@ def compare(a: Folders, b: Folders, *, metric: str | None = None) -> Comparison:
     )
 
 
-def _folders(side: Folders) -> list[str | os.PathLike[str]]:
-    folders = [side] if isinstance(side, str | os.PathLike) else list(side)
+def _folders(side: Folders) -> list[Path]:
+    given = [side] if isinstance(side, str | os.PathLike) else list(side)
+    folders = [run for folder in given for run in seeds_in(folder)]
     if not folders:
         raise UserError("one side has no run: give RUN [RUN ...] -- RUN [RUN ...]")
     return folders

@@ -1,6 +1,7 @@
 """A run's folder as a view sees it: of any kind, in any state, also while it is being written to."""
 
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,12 +17,14 @@ from proximo.runs.health.history import number
 from proximo.runs.storage.files import parse_json
 from proximo.runs.storage.folder import find_run
 from proximo.runs.storage.metrics import read_metrics
+from proximo.views.visible import visible
 
 State = Literal["running", "finished", "failed", "stopped", "empty"]
 RESULTS = ("return", "score", "validation/accuracy", "accuracy", "validation_loss", "loss")
 """Metrics that say how well a run does; the first that a run has is its own."""
 STAGES = ("sft", "reward", "judge", "ppo")
 SEED = "seed"
+_SEED_FOLDER = re.compile(r"seed-(-?\d+)")
 WHERE = frozenset({"run", "date", "keep", "checkpoint_every", "replay_mb", "record_mb", "threads"})
 """Settings that say where a run lies and what it keeps, not what it learns."""
 
@@ -86,15 +89,25 @@ def read_runs(folders: Iterable[str | os.PathLike[str]]) -> list[Seen]:
     """Runs as they are now, each once.
 
     Args:
-        folders: of runs, or of all stages of a language run (its PPO run is taken).
+        folders: of runs, of all stages of a language run (its PPO run is taken), or of several seeds (see `seeds_in`).
 
     Raises:
         UserError: one holds no run, or a file of one is damaged; or there is none.
     """
-    found = list(dict.fromkeys(find_run(Path(folder)).resolve() for folder in folders))
+    each = (run for folder in folders for run in seeds_in(folder))
+    found = list(dict.fromkeys(find_run(folder).resolve() for folder in each))
     if not found:
         raise UserError("no run was given: give the folder of one or more")
     return [read_run(folder, name) for folder, name in zip(found, short_names(found), strict=True)]
+
+
+def seeds_in(folder: str | os.PathLike[str]) -> list[Path]:
+    """The runs of `proximo train --seeds`, where the folder of these was given; else the folder alone."""
+    whole = Path(folder)
+    if (whole / "config.toml").is_file():
+        return [whole]
+    below = {place.parent: _SEED_FOLDER.fullmatch(place.parent.name) for place in whole.glob("seed-*/config.toml")}
+    return sorted((run for run, name in below.items() if name), key=lambda run: int(run.name[5:])) or [whole]
 
 
 def read_run(folder: Path, name: str = "", rows: Sequence[Mapping[str, Any]] | None = None) -> Seen:
@@ -116,7 +129,7 @@ def read_run(folder: Path, name: str = "", rows: Sequence[Mapping[str, Any]] | N
     iterations = rising([row for row in rows if "error" not in row])
     results = _results(folder / "results.json")
     state = _state(is_running(folder), bool(results), error, bool(iterations))
-    return Seen(folder, name or folder.name, settings, iterations, state, error, results)
+    return Seen(folder, name or visible(folder.name), settings, iterations, state, error, results)
 
 
 def _state(running: bool, finished: bool, error: str, any_row: bool) -> State:
@@ -173,8 +186,11 @@ def _beside(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """The last part of each path, or as many as tell it from the others; two of a stage, whose own name says little."""
-    parts = {folder: folder.parts for folder in folders}
+    """The last part of each path, or as many as tell it from the others; two of a stage, whose own name says little.
+
+    What can not be printed is written as an escape: it could turn the sentence around that names the run.
+    """
+    parts = {folder: tuple(map(visible, folder.parts)) for folder in folders}
     length = {folder: 1 + (folder.name in STAGES) for folder in folders}
     while True:
         names = {folder: "/".join(parts[folder][-length[folder] :]) for folder in folders}
@@ -182,8 +198,9 @@ def short_names(folders: Sequence[Path]) -> list[str]:
         alike = [x for x in folders if count[names[x]] > 1 and length[x] < len(parts[x])]
         if not alike:
             return [names[folder] for folder in folders]
-        for folder in alike:
-            length[folder] += 1
+        beside = {folder.parent: length[folder] for folder in alike}  # or of four seeds one would be named otherwise
+        for folder in folders:
+            length[folder] += beside.get(folder.parent) == length[folder]
 
 
 def is_running(folder: Path) -> bool:

@@ -77,6 +77,8 @@ def test_an_environment_of_ones_own_is_trained_in_turn_and_not_side_by_side(tmp_
         (["--seeds", "0..2", "1"], "seeds 0, 1, 2, 1: give different ones"),
         (["--seeds=7..8,7"], "--seeds"),
         (["--seeds", "1", "2", "--parallel", "0"], "parallel = 0 must be at least 1"),
+        (["--seeds"], "--seeds has no value: give one after it"),
+        (["--track"], "--track has no value: give one after it"),
         (["--parallel", "2"], "--parallel trains several seeds at once: give --seeds too"),
         (["--seed", "5", "--seeds", "1", "2"], "--seed 5 and --seeds are two ways to say the same"),
         (["--seeds", "1", "2", "--parallel", "2", "--options", "mass=3"], "could not be made with"),

@@ -34,7 +34,7 @@ def test_the_preset_for_own_data_configures_every_stage(own_data):
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["text", "messages"])
 def test_the_rows_for_own_data_are_read_by_the_stages_that_name_them(own_data, kind, make_tokenizer, tiny_encoder):
-    shown = [files for block in blocks("rlhf.md") if "data/sft.jsonl" in (files := shown_files(block))][kind]
+    shown = [files for block in blocks("rlhf.md", "text") if "data/sft.jsonl" in (files := shown_files(block))][kind]
     (own_data / "data").mkdir()
     for name, rows in shown.items():
         (own_data / name).write_text("\n".join(rows), "utf-8")

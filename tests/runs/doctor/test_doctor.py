@@ -151,7 +151,7 @@ def test_the_step_that_is_proposed_would_have_a_sound_kl():
     first, *_ = diagnose(control(lambda i: {"approx_kl": 1.0}))
     rate = first.changes[0]
     assert (rate.option, rate.now, rate.proposed) == ("learning-rate", "0.001 -> 0", "'0.0001 -> 0'")
-    assert str(rate) == "--learning-rate 0.001 -> 0 -> '0.0001 -> 0'"
+    assert str(rate) == "--learning-rate '0.001 -> 0' -> '0.0001 -> 0'"
 
 
 def test_one_value_is_proposed_for_a_setting():

@@ -4,11 +4,13 @@ import json
 import sqlite3
 import struct
 import time
+from pathlib import Path
 
 import gymnasium
 import pytest
 
 import proximo
+from proximo.runs.session.trackers import name_of
 
 SMALL = {
     "steps": 96,
@@ -128,6 +130,27 @@ def test_a_run_that_starts_over_and_one_with_another_tracker_are_runs_of_their_o
         kept = database.execute("select run_name, count(*) from metrics group by run_name").fetchall()
     assert sorted(count for _, count in kept) == [1, 1]
     proximo.train(make, callbacks=[proximo.Tracker("mlflow")], **asked)  # goes on, and mlflow knows no run of trackio
+
+
+def test_seeds_that_begin_at_once_find_their_place_in_mlflow_made(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    from proximo.control.many import asking
+
+    asking.prepare(["mlflow"])
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        assert ("proximo",) in database.execute("select name from experiments").fetchall()
+    asking.prepare(["mlflow"])  # what is there is left as it is
+
+
+def test_a_run_is_named_so_that_seeds_and_stages_of_several_are_told_apart():
+    names = ["runs/pole/seed-0", "runs/pole/seed--1", "runs/movies/ppo", "runs/cheetah", "runs/seed-of-doubt"]
+    assert [name_of(Path(name)) for name in names] == [
+        "pole-seed-0",
+        "pole-seed--1",
+        "movies-ppo",
+        "cheetah",
+        "seed-of-doubt",
+    ]
 
 
 def test_a_tracker_that_can_not_be_reached_is_told_in_a_sentence(tmp_path, monkeypatch):

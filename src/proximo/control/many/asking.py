@@ -25,6 +25,19 @@ def require_launch(launch: str, restarts: int) -> None:
         raise UserError(f"restarts = {restarts} is for the workers of a cluster: give launch = ray too")
 
 
+def prepare(track: Sequence[str]) -> None:
+    """Have trackers make first what trainings that begin at once would each make.
+
+    Args:
+        track: their names.
+
+    Raises:
+        UserError: one can not be reached.
+    """
+    for name in track:
+        Tracker(name).prepare()
+
+
 def told(config: TrainConfig, call: Call, mode: Mode, track: Sequence[str]) -> dict[str, Any]:
     """What another process needs to know of a training."""
     shown = "quiet" if mode == "quiet" else "plain"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from proximo.control.config import TrainConfig
-from proximo.control.many.asking import answer, told
+from proximo.control.many.asking import answer, prepare, told
 from proximo.control.result import Run
 from proximo.errors import UserError
 from proximo.runs.console.progress import Mode
@@ -36,6 +36,7 @@ def train_placed(
     Raises:
         UserError: something is to be mended, in one of them; the others are stopped, and go on with the same call.
     """
+    prepare(track)
     placed = {Path(config.run).name: config for config in configs}
     waiting, here = iter(placed.items()), Path.cwd()
     came, failed, stops = dict[str, Mapping[str, Any]](), list[str](), Stops()

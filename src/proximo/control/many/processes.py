@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from proximo.control.config import TrainConfig
-from proximo.control.many.asking import told
+from proximo.control.many.asking import prepare, told
 from proximo.control.result import Run
 from proximo.errors import UserError
 from proximo.runs.console.progress import Mode
@@ -33,6 +33,7 @@ class SideBySide:
 
     def train(self, configs: Sequence[TrainConfig], parallel: int) -> list[Run]:
         """Train so many of them at once; after a stop the runs that had begun."""
+        prepare(self._track)
         with on_signal(self._stop), ThreadPoolExecutor(parallel) as pool:
             waiting = [pool.submit(self._one, config) for config in configs]
             try:

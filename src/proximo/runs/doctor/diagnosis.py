@@ -17,8 +17,9 @@ class Change:
     proposed: str = ""
 
     def __str__(self) -> str:
-        """`--learning-rate 0.2 -> 0.003`."""
-        return f"--{self.option} {self.now} -> {self.proposed}" if self.proposed else self.option
+        """`--learning-rate 0.2 -> 0.003`; a schedule stands in quotes, as it is typed."""
+        now = f"'{self.now}'" if " " in self.now else self.now
+        return f"--{self.option} {now} -> {self.proposed}" if self.proposed else self.option
 
 
 @dataclass(frozen=True)

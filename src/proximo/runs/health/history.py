@@ -59,7 +59,10 @@ class History:
 
 
 def number(value: Any) -> float | None:
-    """A finite number, or None."""
+    """A finite number, or None; a whole one that no float has room for is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if value - value == 0 else None  # NaN and infinities leave NaN
+    try:
+        return float(value) if value - value == 0 else None  # NaN and infinities leave NaN
+    except OverflowError:
+        return None

@@ -1,14 +1,16 @@
 """Trackers of others: the metrics of a run under the same names in wandb, trackio or MLflow."""
 
 import os
+import re
 import sys
 import time
 import warnings
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from importlib.util import find_spec
 from numbers import Real
+from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
@@ -45,6 +47,16 @@ class Tracker(Callback):
         self._log: Any = None
         self._close: Any = None
 
+    def prepare(self) -> None:
+        """Make what several trainings that begin at once would each make, and fail: MLflow's tables and experiment.
+
+        Raises:
+            UserError: the tracker can not be reached, or refuses.
+        """
+        if self.name == "mlflow":
+            with self._asked():
+                self._experiment(import_module(self.name).MlflowClient())
+
     def start(self, trainer: Any) -> None:
         """Open the tracker's run, with the run's settings.
 
@@ -52,10 +64,15 @@ class Tracker(Callback):
             UserError: the tracker can not be reached, or refuses.
         """
         settings = flat(read_toml(trainer.folder / "config.toml"))
+        with self._asked():
+            self._module = import_module(self.name)
+            getattr(self, f"_start_{self.name}")(trainer.folder, settings)
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
         try:
             with redirect_stdout(sys.stderr):  # standard output is for results
-                self._module = import_module(self.name)
-                getattr(self, f"_start_{self.name}")(trainer.folder, settings)
+                yield
         except FOREIGN as error:
             raise UserError(f"tracker {self.name} can not be used: {on_one_line(error)}") from error
 
@@ -92,10 +109,10 @@ class Tracker(Callback):
         if state.get("tracker") == self.name:
             self._id, self._step = str(state["id"]), int(state["step"])
 
-    def _start_wandb(self, folder: Any, settings: dict[str, Any]) -> None:
+    def _start_wandb(self, folder: Path, settings: dict[str, Any]) -> None:
         run = self._module.init(
             project=os.environ.get("WANDB_PROJECT") or self.project,
-            name=folder.name,
+            name=name_of(folder),
             id=self._id or None,
             resume="allow",
             dir=str(folder),
@@ -104,18 +121,16 @@ class Tracker(Callback):
         )
         self._id, self._log, self._close = run.id, run.log, run.finish
 
-    def _start_trackio(self, folder: Any, settings: dict[str, Any]) -> None:
-        self._id = self._id or f"{folder.name}-{token_hex(4)}"  # its runs are known by their names
+    def _start_trackio(self, folder: Path, settings: dict[str, Any]) -> None:
+        self._id = self._id or f"{name_of(folder)}-{token_hex(4)}"  # its runs are known by their names
         self._module.init(project=self.project, name=self._id, resume="allow", config=settings)
         self._log, self._close = self._module.log, self._module.finish
 
-    def _start_mlflow(self, folder: Any, settings: dict[str, Any]) -> None:
+    def _start_mlflow(self, folder: Path, settings: dict[str, Any]) -> None:
         # By a client: the module's own run is one for the whole process, and a stopped run would be left open in it.
         client, entities = self._module.MlflowClient(), self._module.entities
-        found = client.get_experiment_by_name(self.project)
-        experiment = found.experiment_id if found else client.create_experiment(self.project)
         if not self._id:
-            self._id = client.create_run(experiment, run_name=folder.name).info.run_id
+            self._id = client.create_run(self._experiment(client), run_name=name_of(folder)).info.run_id
             client.log_batch(self._id, params=[entities.Param(name, str(value)) for name, value in settings.items()])
 
         def log(numbers: Mapping[str, float], step: int) -> None:
@@ -123,6 +138,20 @@ class Tracker(Callback):
             client.log_batch(self._id, [entities.Metric(name, x, now, step) for name, x in numbers.items()])
 
         self._log, self._close = log, lambda: client.set_terminated(self._id)
+
+    def _experiment(self, client: Any) -> str:
+        found = client.get_experiment_by_name(self.project)
+        return str(found.experiment_id if found else client.create_experiment(self.project))
+
+
+def name_of(folder: Path) -> str:
+    """A run's name among others: its folder's, with its parent's where that says only which seed or stage it is.
+
+    >>> name_of(Path("runs/pole/seed-0")), name_of(Path("runs/movies/ppo")), name_of(Path("runs/cheetah"))
+    ('pole-seed-0', 'movies-ppo', 'cheetah')
+    """
+    whole = folder.absolute()
+    return f"{whole.parent.name}-{whole.name}" if re.fullmatch(r"seed--?\d+|ppo", whole.name) else whole.name
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`proximo explain`: one name, and all that it stands for."""
 
+import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,6 +9,7 @@ from math import inf
 from typing import Any
 
 from proximo.errors import UserError, nearest
+from proximo.foreign_options import CONTROL, LANGUAGE
 from proximo.runs.health.codes import CODES, Code
 from proximo.runs.health.reads import READS, read_by
 from proximo.views.explain.advice import findings_on
@@ -97,8 +99,16 @@ def _unknown(asked: str, wanted: str) -> str:
     names = {*settings(), *(name.rpartition(".")[2] for name in settings()), *TEXTS, *OTHERS, *CODES}
     names |= {code.slug for code in CODES.values()}
     alike = nearest(asked, names) or nearest(wanted, names)
-    hint = f"did you mean {alike}?" if alike else "`proximo explain` lists all names"
+    hint = _elsewhere(wanted) or (f"did you mean {alike}?" if alike else "`proximo explain` lists all names")
     return f"no setting, metric or finding is called {asked!r}: {hint}"
+
+
+def _elsewhere(name: str) -> str:
+    """What another library's option of that name is here; "" if none has one."""
+    for table in (CONTROL, *LANGUAGE.values()):
+        if answer := table.get(re.sub(r"[._]", "-", name).lower()):
+            return answer.partition("nothing: ")[2] or f"here it is {answer}"
+    return ""
 
 
 def facts_of_setting(setting: Setting) -> dict[str, list[str]]:

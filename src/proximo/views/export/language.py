@@ -15,6 +15,7 @@ from proximo.language.models.folders import save_folder
 from proximo.language.models.loading import load_causal_model, load_tokenizer
 from proximo.language.models.transformers_calls import ADAPTER, quiet
 from proximo.language.ppo_config import PPOConfig
+from proximo.runs.health.history import number
 from proximo.runs.storage.files import write_atomically
 from proximo.runs.storage.metrics import read_metrics
 from proximo.views.export import gguf_model
@@ -65,7 +66,8 @@ def write(run: Path, to: str, checkpoint: str, folder: Path, tokens: int) -> dic
         tokens: positions at which the two are compared.
 
     Returns:
-        `checkpoint`, and `max_error`: the largest distance of two logits, in units of the policy's largest.
+        `checkpoint`, `final` or `best`, and `max_error`: the largest distance of two logits, in units of the policy's
+        largest.
 
     Raises:
         UserError: there is no finished run, or no such checkpoint, or the model can not be written so.
@@ -92,7 +94,8 @@ def write(run: Path, to: str, checkpoint: str, folder: Path, tokens: int) -> dic
     del model
     written = gguf_model.load(folder) if to == "gguf" else load_causal_model(str(folder), **code)
     given = _logits(written, seen)
-    return {"checkpoint": taken, "max_error": float((given - own).abs().max() / own.abs().max())}
+    kept = "best" if taken == "best_policy" else "final"
+    return {"checkpoint": kept, "max_error": float((given - own).abs().max() / own.abs().max())}
 
 
 def _unmerged(policy: Path, config: PPOConfig) -> Any:
@@ -116,7 +119,8 @@ def model_card(config: PPOConfig, results: Mapping[str, Any], rows: Sequence[Map
     base = _shown(config.policy)
     numbers = [(name, rows[0].get(key), rows[-1].get(key)) for key, name in _NUMBERS.items()] if rows else []
     table = [f"| {name} | {first:.4g} | {last:.4g} |" for name, first, last in numbers if None not in (first, last)]
-    judged = [f"* {key.replace('_', ' ')}: {x:.4g}" for key, x in results.items() if _is_judged(key, x)]
+    judged = [f"* {said}: {x:.4g}" for key, said in _JUDGED.items() if (x := number(results.get(key))) is not None]
+    asked = "held-out prompts" if config.held_out else "prompts that the run was trained on"
     rewards = ", ".join(f"{_shown(name)} (weight {weight:g})" for name, weight in config.rewards.items()) or "its own"
     lines = [
         "---",
@@ -133,10 +137,9 @@ def model_card(config: PPOConfig, results: Mapping[str, Any], rows: Sequence[Map
         "|---|---|---|",
         *table,
         "",
-        *judged,
-        *([""] if judged else []),
-        "These numbers are of the training's own prompts and rewards: they say nothing of other texts, of what the "
-        "rewards do not measure, or of safety.",
+        *([f"Mean score by a judge that was not optimised, on {asked}:", "", *judged, ""] if judged else []),
+        "The table is of the training's own prompts and rewards. No number here says anything of other texts, of what "
+        "is not measured, or of safety.",
         "",
         *use.lines,
     ]
@@ -150,8 +153,15 @@ _NUMBERS = {
 }
 
 
-def _is_judged(key: str, x: Any) -> bool:
-    return key.startswith("judge_") and isinstance(x, int | float) and not isinstance(x, bool)
+_JUDGED = {
+    "judge_first": "before the first iteration",
+    "judge_last": "after the last",
+    "judge_best": "at its best",
+    "judge_best_responses": "responses at its best",
+    "judge_peak": "√KL of its peak",
+    "judge_passed_at": "responses when its peak was passed",
+}
+"""What a judge says in `results.json`, in words."""
 
 
 def _algorithm(update: UpdateSettings) -> str:

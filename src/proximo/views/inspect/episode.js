@@ -37,7 +37,7 @@ function figure() {
   const layout = {
     height, width: plot.clientWidth, margin: { l: 64, r: 12, t: 12, b: 44 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: css("--ink"), size: 12 }, showlegend: false, hovermode: "x",
-    xaxis: { range: [-0.5, steps - 0.5], title: { text: "step" }, anchor: `y${ROWS.length}`, gridcolor: grid, zeroline: false },
+    xaxis: { range: [-0.5, steps - 0.5], title: { text: "step" }, dtick: steps > 6 ? undefined : 1, anchor: `y${ROWS.length}`, gridcolor: grid, zeroline: false },
     shapes: [{ type: "line", xref: "x", yref: "paper", x0: data.worst, x1: data.worst, y0: 0, y1: 1, line: { color: css("--red"), width: 2, dash: "dot" } }],
   };
   const traces = [];

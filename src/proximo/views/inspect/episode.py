@@ -12,7 +12,7 @@ from proximo.control.config import TrainConfig
 from proximo.control.environments import make_environments
 from proximo.control.loading import LoadedPolicy, policy_from
 from proximo.control.models.normalizers import RewardScaler
-from proximo.errors import MALFORMED, UserError
+from proximo.errors import MALFORMED, UserError, require_whole
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
 from proximo.runs.storage.files import user_error, write_atomically
 from proximo.views.inspect.before import policy_before
@@ -55,7 +55,7 @@ class EpisodeInspection:
         worst = self.steps.worst
         print(f"the episode is in {self.file}: open it in a browser")
         print(
-            f"{len(self.steps.reward)} steps, return {self.total:,.4g}; the critic was most wrong at step {worst}: it "
+            f"{self.steps.count}, return {self.total:,.4g}; the critic was most wrong at step {worst}: it "
             f"said {self.steps.value[worst]:.4g} and {self.steps.returned[worst]:.4g} followed"
         )
         for note in self.notes:
@@ -85,6 +85,8 @@ def inspect_episode(folder: Path, policy: str, seed: int | None, limit: int, out
     """
     if policy not in ("latest", "best"):
         raise UserError(f"there is no policy {policy!r}: choose latest or best")
+    if seed is not None:
+        require_whole("seed", seed, 0)
     if limit < 1:
         raise UserError(f"limit = {limit} steps must be at least 1")
     config = config_of(folder)

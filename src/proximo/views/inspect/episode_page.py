@@ -39,7 +39,7 @@ def page_data(found: "EpisodeInspection", title: str, about: str, pictures: Sequ
     ended = found.ended or "cut at the limit"
     return {
         "title": title,
-        "about": f"{about}: {len(steps.reward)} steps, return {found.total:,.4g}, {ended}",
+        "about": f"{about}: {steps.count}, return {found.total:,.4g}, {ended}",
         "worst": worst,
         "said": f"The critic was most wrong at step {worst}: it said {steps.value[worst]:.4g}, and "
         f"{steps.returned[worst]:.4g} followed.",

@@ -8,7 +8,6 @@ from proximo.errors import UserError
 from proximo.runs.config.toml import read_toml
 
 _INCOMPLETE = "\ufffd"
-_SHOWN = {"\n": "⏎", "\t": "⇥"}
 
 
 class Pieces:
@@ -38,11 +37,6 @@ class Pieces:
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-
-def visible(text: str) -> str:
-    """Text that does nothing to a terminal: what can not be printed is written as an escape, line ends as ⏎."""
-    return "".join(c if c.isprintable() else _SHOWN.get(c) or c.encode("unicode_escape").decode() for c in text)
 
 
 def pieces_of(run: Path) -> tuple[Pieces, str]:

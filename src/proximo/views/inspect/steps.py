@@ -24,6 +24,11 @@ class Steps:
     """By generalised advantage estimation."""
 
     @property
+    def count(self) -> str:
+        """How many there are, in words."""
+        return f"{len(self.reward):,} step{'s' * (len(self.reward) != 1)}"
+
+    @property
     def worst(self) -> int:
         """The step at which the critic was most wrong: the largest |return - value|."""
         return int(np.abs(self.returned - self.value).argmax())

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from proximo.runs.console.tables import print_table
 from proximo.views.inspect.against import Against, Shift
-from proximo.views.inspect.pieces import visible
 from proximo.views.inspect.responses import Response
+from proximo.views.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console

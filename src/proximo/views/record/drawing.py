@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from proximo.views.record.episode import Filmed
@@ -9,9 +10,12 @@ from proximo.views.record.episode import Filmed
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont, ImageFont
 
 HEAD, STRIP, GAP = 22, 46, 6
 """Heights of the title and of a curve, and the room between, in pixels."""
+SIZES = (12, 11, 10)
+"""Of letters, in pixels."""
 GROUND, INK, FAINT = (255, 255, 255), (30, 30, 30), (190, 190, 190)
 REWARD, VALUE = (0, 114, 178), (213, 94, 0)  # blue and vermillion of Okabe and Ito
 
@@ -39,7 +43,7 @@ def _panel(frame: "Image", episode: Filmed, step: int, left: int, width: int, he
     draw = ImageDraw.Draw(frame)
     total = sum(episode.rewards[: now + 1])
     over = f", {episode.ended}" if episode.ended and step >= len(episode.pictures) - 1 else ""
-    draw.text((left + 4, 5), f"{episode.title}: step {now + 1}, return {total:,.1f}{over}", fill=INK)
+    _write(draw, (left + 4, 4), f"{episode.title}: step {now + 1}, return {total:,.1f}{over}", INK, width - 4)
     frame.paste(Image.open(io.BytesIO(episode.pictures[now])), (left, HEAD))
     top = HEAD + height + GAP
     _curve(draw, "reward", episode.rewards, now, REWARD, (left, top, width))
@@ -67,4 +71,18 @@ def _curve(
     draw.line([(left + 4, top + STRIP - 1), (left + width - 4, top + STRIP - 1)], fill=FAINT)
     if len(points) > 1:
         draw.line(points, fill=colour, width=2)
-    draw.text((left + 4, top - 2), f"{name} {values[now]:.3g}  ({low:.3g} to {high:.3g})", fill=colour)
+    said = f"{name} {values[now]:.3g}  ({low:.3g} to {high:.3g})"
+    _write(draw, (left + 4, top - 3), said, colour, width - 4)
+
+
+def _write(draw: "ImageDraw", place: tuple[int, int], text: str, colour: tuple[int, int, int], width: int) -> None:
+    """Text, in the largest letters that have room; in smaller ones than these a colon is lost in the letter before."""
+    sizes = [size for size in SIZES if draw.textlength(text, font=_font(size)) <= width]
+    draw.text(place, text, fill=colour, font=_font(sizes[0] if sizes else SIZES[-1]))
+
+
+@cache
+def _font(size: int) -> "ImageFont | FreeTypeFont":
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)

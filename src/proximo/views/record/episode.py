@@ -82,9 +82,13 @@ def drawing_environments(config: TrainConfig, width: int) -> VectorEnvironment:
 
 
 def prefer_egl() -> None:
-    """Have MuJoCo draw without a screen where there is none; it looks once, when it is imported."""
-    if sys.platform == "linux" and not os.environ.get("DISPLAY") and "mujoco" not in sys.modules:
+    """Have MuJoCo and pygame draw without a screen where there is none; MuJoCo looks once, when it is imported."""
+    if sys.platform != "linux" or os.environ.get("DISPLAY"):
+        return
+    if "mujoco" not in sys.modules:
         os.environ.setdefault("MUJOCO_GL", "egl")
+    if not os.environ.get("WAYLAND_DISPLAY"):
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame's looks for a screen else, and says that it has none
 
 
 def _of_opengl(error: BaseException | None) -> bool:

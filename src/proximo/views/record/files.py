@@ -1,6 +1,7 @@
 """Frames as MP4 or GIF."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -46,12 +47,14 @@ def write(frames: Iterator["Image"], file: Path, rate: float) -> None:
     unfinished = file.with_name(f".{file.name}.tmp{file.suffix}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.touch()  # what the disk refuses is said by the system, and not by ffmpeg
         (_gif if file.suffix == ".gif" else _mp4)(frames, unfinished, rate)
         unfinished.replace(file)
     except OSError as error:
         raise user_error(error, file) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
 
 
 def _mp4(frames: Iterator["Image"], file: Path, rate: float) -> None:

@@ -9,7 +9,7 @@ from proximo.control import seeds
 from proximo.control.config import TrainConfig
 from proximo.control.environments import VectorEnvironment
 from proximo.control.loading import LoadedPolicy, load_policy
-from proximo.errors import UserError, nearest
+from proximo.errors import UserError, nearest, require_whole
 from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.storage.folder import find_run
 from proximo.views.record.drawing import frames
@@ -48,7 +48,7 @@ def record(
         UserError: there is no such run or checkpoint, its environment draws nothing, or a package is missing.
     """
     folder = Path(run)
-    _check(policies, limit, width)
+    _check(policies, seed, limit, width)
     config = config_of(folder)
     chosen = seeds.derive(config.seed, seeds.FRESH, 0, 1)[0] if seed is None else seed
     file = Path(out) if out is not None else folder / "videos" / f"{chosen}.mp4"
@@ -108,7 +108,7 @@ def config_of(folder: Path) -> TrainConfig:
     return from_mapping(TrainConfig, read, where=str(file))
 
 
-def _check(policies: Sequence[str], limit: int, width: int) -> None:
+def _check(policies: Sequence[str], seed: int | None, limit: int, width: int) -> None:
     if not policies:
         raise UserError(f"which policy? {' or '.join(POLICIES)}, or both")
     for name in policies:
@@ -116,6 +116,8 @@ def _check(policies: Sequence[str], limit: int, width: int) -> None:
             raise UserError(
                 f"there is no policy {name!r}: did you mean {nearest(name, POLICIES) or ', '.join(POLICIES)}?"
             )
+    if seed is not None:
+        require_whole("seed", seed, 0)
     if limit < 1:
         raise UserError(f"limit = {limit} steps must be at least 1")
     if not 64 <= width <= 1920:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from proximo.views.numbers import short
 from proximo.views.seen import Seen
+from proximo.views.visible import visible
 
 if TYPE_CHECKING:
     from proximo.views.inspect.pieces import Pieces
@@ -29,7 +30,7 @@ def tokens(run: Seen, decoder: Callable[[Seen], tuple["Pieces", str]] | None = N
     """
     if not has_tokens(run):
         return None
-    from proximo.views.inspect.pieces import pieces_of, visible
+    from proximo.views.inspect.pieces import pieces_of
     from proximo.views.inspect.responses import BY, Response, responses, scale_of, worst
     from proximo.views.inspect.tokens import last_record
 

@@ -29,7 +29,21 @@ function drawOne(id) {
     swatch.style.borderTopColor = colour;
     return element("span", {}, swatch, name);
   }));
-  return Plotly.react(place, made.traces, made.layout, CONFIG);
+  return Plotly.react(place, made.traces, made.layout, CONFIG).then(() => {
+    if (!place.dataset.zooms) place.on("plotly_relayout", (change) => "margin.l" in change || apart(place)); // zoomed in to
+    place.dataset.zooms = "1";
+    return apart(place);
+  });
+}
+
+// Long numbers along the upright axis get the room that they need beside its title.
+function apart(place) {
+  const title = place.querySelector(".ytitle"), boxes = [...place.querySelectorAll(".ytick text")].map((mark) => mark.getBoundingClientRect());
+  const lefts = boxes.filter((box) => box.width).map((box) => box.left); // what is not drawn has no place
+  if (!title || !lefts.length) return null;
+  const missing = title.getBoundingClientRect().right + 4 - Math.min(...lefts);
+  if (!(missing > 0 && missing < 100)) return null;
+  return Plotly.relayout(place, { "margin.l": place.layout.margin.l + Math.ceil(missing) });
 }
 
 const nextOne = () => [...plots.keys()].find((id) => near.has(id) && stale.has(id));

@@ -99,11 +99,18 @@ def headline(run: Seen) -> list[list[str]]:
             spread = number(run.results.get(f"{name}_std"))
             facts.append(_fact(label, short(value) + (f" ± {short(spread)}" if spread is not None else "")))
     for name in ("judge", "kl"):
-        values = [x for x in run.column(name) if x is not None]
+        values = _over_all(run, name)
         if values:
             way = f"{short(values[0])} to {short(values[-1])}" if len(values) > 1 else short(values[0])
             facts.append([TEXTS[name].label, way, name])
     return facts
+
+
+def _over_all(run: Seen, name: str) -> list[float]:
+    """A metric over the whole run; a judge has looked before the first iteration too, and after the last."""
+    ends = [number(run.results.get(f"{name}_{end}")) for end in ("first", "last")]
+    known = [x for x in ends if x is not None]
+    return known if len(known) == len(ends) else [x for x in run.column(name) if x is not None]
 
 
 def _fact(label: str, text: str) -> list[str]:

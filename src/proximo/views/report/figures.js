@@ -10,6 +10,7 @@ const css = (name) => getComputedStyle(document.documentElement).getPropertyValu
 // Tick labels and hovers never have more than five digits: 60k, 1.2M, 0.0123.
 const SHORT = ".4~g";
 const STEPS = ".4~s";
+const SHARE = "share, 0 to 1"; // unit of what nothing lies beyond
 const NAMES = 130; // pixels for the names of runs beside a figure
 const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;"); // Plotly reads some HTML in names
 
@@ -52,19 +53,34 @@ function rangeOf(values, log) {
   return [low - room, high + room];
 }
 
+function rangeFor(text, traces) {
+  const [low, high] = rangeOf(traces.flatMap((trace) => trace.y), text.log);
+  return text.unit === SHARE ? [Math.max(-0.04, low), Math.min(1.04, high)] : [low, high];
+}
+
 // Marks of a log axis: powers of ten, and as many numbers between them as there is room for.
 function decades([low, high]) {
   const span = high - low, digits = span > 3 ? [1] : span > 1.2 ? [1, 3] : [1, 2, 5];
-  const every = span > 6 ? 2 : 1, marks = [];
+  const every = Math.max(1, Math.ceil(span / 6)), marks = [];
   for (let power = Math.floor(low); power <= high; power++) {
     if (power % every === 0) marks.push(...digits.map((digit) => digit * 10 ** power));
   }
-  return { tickmode: "array", tickvals: marks, ticktext: marks.map(written) };
+  const inside = marks.filter((mark) => low <= Math.log10(mark) && Math.log10(mark) <= high);
+  return inside.length > 1 ? marked(marks, 1) : marked(evenly(10 ** low, 10 ** high), 4);
 }
 
-function written(mark) {
-  const rounded = Number(mark.toPrecision(1));
-  return rounded < 0.001 || rounded >= 1e5 ? rounded.toExponential(0).replace("e+", "e") : String(rounded);
+const marked = (marks, digits) => ({ tickmode: "array", tickvals: marks, ticktext: marks.map((mark) => written(mark, digits)) });
+
+// Some four round numbers, the same step apart: where an axis shows too little for powers of ten.
+function evenly(low, high) {
+  const rough = (high - low) / 4, power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find((digit) => digit * power >= rough), first = Math.ceil(low / step);
+  return Array.from({ length: Math.floor(high / step) - first + 1 }, (_, i) => (first + i) * step);
+}
+
+function written(mark, digits) {
+  const rounded = Number(mark.toPrecision(digits));
+  return rounded < 0.001 || rounded >= 1e5 ? rounded.toExponential().replace("e+", "e") : String(rounded);
 }
 
 // Where a metric is healthy: shaded amber and red beyond the health rules' limits, if they are in sight.
@@ -98,7 +114,7 @@ function lineFigure(data, shown, name) {
       type: "scatter", marker: { size: 4 }, line: { ...styleOf(data, i), width: 1.6 } };
   });
   const layout = baseLayout(stepsTitle(runs.map((i) => data.runs[i])), text.unit);
-  const range = rangeOf(traces.flatMap((trace) => trace.y), text.log);
+  const range = rangeFor(text, traces);
   layout.yaxis.range = range;
   if (text.log) Object.assign(layout.yaxis, { type: "log", ...decades(range) });
   const bands = runs.map((i) => data.runs[i].series[name].band);
@@ -129,7 +145,7 @@ function resultFigure(data, shown, task, name) {
     figure.traces.push({ x, y, type: "scatter", mode: "lines", name: `IQM of ${group.curve.runs.length} seeds`, line: { color, width: 3 } });
     figure.legend.push([`interquartile mean of ${group.curve.runs.map((i) => data.runs[i].name).join(", ")}; 95 % interval`, color]);
   }
-  figure.layout.yaxis.range = rangeOf(figure.traces.flatMap((trace) => trace.y), false);
+  figure.layout.yaxis.range = rangeFor(data.texts[name], figure.traces);
   return figure;
 }
 

@@ -7,7 +7,7 @@ function overviewTable() {
   const head = element("tr", {}, ...["draw", "run", "state", "steps", "result", "course", "health"].map((text) => element("th", {}, text)));
   const rows = data.overview.map((run, i) => {
     const box = element("input", { type: "checkbox", id: `draw-${i}`, checked: run.drawn, "aria-label": `draw ${run.name}`, onchange: choose });
-    return element("tr", {}, element("td", {}, box), element("td", {}, run.name), element("td", {}, run.state),
+    return element("tr", {}, element("td", {}, box), element("td", { class: "words" }, run.name), element("td", { class: "words" }, run.state),
       element("td", { class: "number" }, run.steps), element("td", { class: "number" }, run.result), element("td", {}, sparkline(run.spark)),
       element("td", {}, element("span", { class: `tag ${run.health}` }, run.health)));
   });
@@ -66,6 +66,7 @@ async function refresh() {
 
 async function show(page) {
   const same = shape(page) === shape(data), active = document.activeElement && document.activeElement.id;
+  const scrolled = tables().map((table) => table && [table.scrollLeft, table.scrollTop]);
   data = page;
   let drawn;
   if (same) {
@@ -77,8 +78,16 @@ async function show(page) {
     tell(`live, ${data.made}`);
     drawn = redraw();
   } else drawn = build();
+  tables().forEach((table, i) => {
+    if (table && scrolled[i]) [table.scrollLeft, table.scrollTop] = scrolled[i];
+  });
   if (active && document.getElementById(active)) document.getElementById(active).focus();
   await drawn;
+}
+
+// What is made anew, and may be scrolled.
+function tables() {
+  return [document.getElementById("overview"), document.getElementById("headline").parentElement];
 }
 
 function tell(text) {

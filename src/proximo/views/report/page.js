@@ -230,5 +230,11 @@ function build() {
 function switchTheme() {
   const dark = luminance(css("--paper")) < 0.5;
   document.documentElement.dataset.theme = dark ? "light" : "dark";
-  redraw();
+  recolour();
+}
+
+// The runs' colours are others on a dark ground, in their list as in the figures.
+function recolour() {
+  document.getElementById("runs").replaceWith(picker());
+  return redraw();
 }

@@ -1,4 +1,4 @@
 "use strict";
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
 build();
 if (data.live) connect();

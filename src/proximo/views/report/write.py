@@ -25,8 +25,9 @@ def report(
     (needs the extra `lab`). The runs are only read; they may be going on.
 
     Args:
-        runs: folder of a run, or several; of language runs also the folder of all stages. Or that of one search of
-            `proximo.tune`: the page then shows what its trials came to, which settings mattered, and the best runs.
+        runs: folder of a run, or several; of language runs also the folder of all stages, of several seeds theirs. Or
+            that of one search of `proximo.tune`: the page then shows what its trials came to, which settings mattered,
+            and the best runs.
         out: file to write; None takes `report.html`, in the folder if one is given, else in the current one.
 
     Returns:

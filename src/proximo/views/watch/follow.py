@@ -16,6 +16,7 @@ from proximo.views.numbers import short, thinned
 from proximo.views.report.data import page_data
 from proximo.views.seeds import import_statistics
 from proximo.views.seen import Seen, is_running, read_run, short_names
+from proximo.views.visible import visible
 from proximo.views.watch.details import AWAY, DETAILS, Details, leads_out
 
 DEPTH = 4
@@ -84,6 +85,7 @@ class Follower:
         import_statistics()  # takes a second, and torch for the settings' texts some: no cost of a look or of a page
         text_of_setting("seed", frozenset())
         self._stamp: tuple[Any, ...] = ()
+        self._drawn: set[Path] = set()
         self.version = 0
         """Rises with each change that was seen."""
 
@@ -114,14 +116,26 @@ class Follower:
             began = time.process_time()
             runs, left_out = self._runs()
             by_name = {run.name: run for run in runs}
-            latest = sorted(runs, key=lambda run: -_stamp(run.folder / "metrics.jsonl")[0])[:SHOWN]
-            drawn = [by_name[name] for name in chosen[:MOST]] if chosen else [run for run in runs if run in latest]
+            latest = self._latest(runs)
+            drawn = [by_name[name] for name in chosen[:MOST]] if chosen else [x for x in runs if x.folder in latest]
             page = page_data(drawn, live=True)
             self._details.put_in(page, drawn)
             page["notes"] += left_out
-            page |= {"title": self._root.name, "overview": [_overview(run, run in drawn) for run in runs]}
+            page |= {"title": visible(self._root.name), "overview": [_overview(run, run in drawn) for run in runs]}
             self._made, self._made_cost = time.monotonic(), time.process_time() - began
             return page
+
+    def _latest(self, runs: Sequence[Seen]) -> set[Path]:
+        """Folders of the runs that were written to last; those that were among them stay so while they go on.
+
+        Else of more runs that go on at once others would be drawn at each look.
+        """
+        going = {run.folder for run in runs if run.state == "running"} & self._drawn
+        ordered = sorted(
+            (run.folder for run in runs), key=lambda folder: (folder not in going, -_stamp(folder / "metrics.jsonl")[0])
+        )
+        self._drawn = set(ordered[:SHOWN])
+        return self._drawn
 
     def film(self, run: str, name: str) -> Path:
         """A film that the last page has named, by the names of its run and of its file.
@@ -141,8 +155,9 @@ class Follower:
         for folder, name in zip(folders, names, strict=True):
             try:
                 found.append(read_run(folder, name, list(self._tails[folder].rows())))
-            except UserError:  # its configuration is damaged, or it has just been deleted
-                continue
+            except UserError:
+                if (folder / "config.toml").is_file():  # else it has just been deleted
+                    left_out.append(f"{self._named(folder)} is not shown: its config.toml is damaged.")
         return found, left_out
 
     def _found(self) -> tuple[list[Path], list[str]]:
@@ -166,7 +181,7 @@ class Follower:
         return folders, left_out
 
     def _named(self, folder: Path) -> str:
-        return folder.relative_to(self._root).as_posix() if folder != self._root else folder.name
+        return visible(folder.relative_to(self._root).as_posix() if folder != self._root else folder.name)
 
 
 def _pause(cost: float) -> float:
