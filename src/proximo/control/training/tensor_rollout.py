@@ -108,15 +108,16 @@ class TensorCollector(Collector):
             raise failure(self.environments.name, f"at step {t} of a rollout", error) from error
         for name, x in step.said.items():
             if isinstance(x, Tensor):
-                self._logs.setdefault(name, []).append(x.detach().double().nanmean())
+                self._logs.setdefault(name, []).append(x.detach().double().nanmean().to(self.device))
             else:
                 self._said.add(t, {name: x})
         self._inputs, self._seen_beside = self._read_groups(step.groups), self._read_beside(step.groups)
+        # Copies; to where the policy is, which may be asked to be elsewhere than the environments.
+        reward, over, cut = (x.to(self.device, copy=True) for x in (step.reward, step.over, step.cut))
         memory = action.memory
-        self._memory = None if memory is None else torch.where(step.over.unsqueeze(1), 0.0, memory)
+        self._memory = None if memory is None else torch.where(over.unsqueeze(1), 0.0, memory)
         reached = None if step.finals is None else self._read_groups(step.finals) | self._read_beside(step.finals)
-        kept = TensorStep({}, None, step.reward.clone(), step.over.clone(), step.cut.clone(), {})
-        return kept, reached, memory
+        return TensorStep({}, None, reward, over, cut, {}), reached, memory
 
     def _keep(self, name: str, t: int, x: Tensor) -> None:
         if name not in self._tensors:
