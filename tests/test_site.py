@@ -1,7 +1,9 @@
 """The pages that the site has beside docs/, and what its build refuses. `make docs` builds all of it."""
 
 import importlib.util
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,32 @@ def test_the_pages_tell_of_every_setting_metric_and_finding(hooks):
     assert {f"health/{code.page.name}" for code in CODES.values()} <= set(pages)
     for target in re.findall(r"\]\((health/[^)]+)\)", pages["settings.md"] + pages["metrics.md"]):
         assert target in pages
+
+
+def test_what_is_searched_for_is_found_in_pages_that_are_opened_from_the_disk(tmp_path):
+    """Of a small site with the plugins of ours; the large one takes the time of `make docs`."""
+    from browser import chromium
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    config = load_config(str(ROOT / "mkdocs.yml"))
+    pages = tmp_path / "docs"
+    shutil.copytree(ROOT / "docs" / "assets", pages / "assets")
+    (pages / "inner").mkdir()
+    (pages / "index.md").write_text("# Start\n\nNothing here.\n")
+    (pages / "inner" / "page.md").write_text("# Page\n\nHere stands sesquipedalian.\n")
+    small = {"site_name": "small", "theme": {"name": "material", "font": False}, "use_directory_urls": False}
+    small |= {"extra": {"polyfills": config.extra["polyfills"]}, "plugins": ["search", "offline"]}
+    assert {"material/search", "material/offline"} <= set(config.plugins)
+    (tmp_path / "mkdocs.yml").write_text(json.dumps(small))
+    build(load_config(str(tmp_path / "mkdocs.yml")))
+    with chromium(tmp_path / "profile") as page:
+        page.size(1280, 900)
+        for name in ("index", "inner/page"):
+            page.open(f"file://{tmp_path}/site/{name}.html")
+            page.wait("getComputedStyle(document.querySelector('.md-search')).display !== 'none'", 10)
+            page.run("document.querySelector('.md-search__input').focus()")
+            page.call("Input.insertText", text="sesquipedalian")
+            page.wait("document.querySelectorAll('.md-search-result__item').length === 1", 30)
+            assert page.errors == []
+            assert all(url.startswith("file:") for url in page.requests)

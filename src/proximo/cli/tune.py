@@ -60,8 +60,7 @@ class Tune:
         shown = {name: f"{value:.4g}{_bar(found.importance.get(name))}" for name, value in found.best.items()}
         print_results({"last-100 training return": f"{found.best_return:,.1f}", **shown}, title)
         if not found.importance:
-            whole = found.trials - found.pruned
-            print(f"what mattered is told from {FEWEST} trials on that came to an end; there are {whole} at most")
+            print(f"what mattered is told from {FEWEST} trials on; there are {found.trials} so far")
         print(f"next: proximo train {self.environment} --preset {found.path / 'best.toml'} --seeds 10..12")
         return 0
 

@@ -14,6 +14,7 @@ import proximo
 from proximo.cli.main import main as cli
 from proximo.control import tuning
 from proximo.control.presets import configure
+from proximo.control.tuning.search import standings
 from proximo.control.tuning.spaces import SPACES, with_settings
 
 SMALL = {
@@ -65,7 +66,7 @@ def test_a_small_search_says_from_how_many_trials_on_it_tells_what_mattered(tmp_
     assert cli(["tune", "CartPole-v1", *settings]) == 0
     said = capsys.readouterr().out
     assert "importance" not in said
-    assert "what mattered is told from 20 trials on that came to an end; there are 1 at most" in said
+    assert "what mattered is told from 20 trials on; there are 1 so far" in said
 
 
 def test_a_task_that_there_is_not_leaves_nothing_behind(tmp_path):
@@ -161,3 +162,21 @@ def test_fewer_trials_say_nothing_of_what_mattered():
     for i in range(tuning.FEWEST - 1):
         study.add_trial(optuna.trial.create_trial(params={"x": i / 20}, distributions={"x": law}, value=float(i)))
     assert tuning.importance_of(study) == {}
+
+
+def test_trials_that_were_ended_early_count_by_how_they_stood_then():
+    """One of seven decides, and two trials of three fall behind the median at their eighth look."""
+    law = optuna.distributions.FloatDistribution(-1.0, 1.0)
+    stream, study = np.random.default_rng(0), optuna.create_study(direction="maximize")
+    for i in range(tuning.FEWEST + 10):
+        drawn = {f"setting {k}": float(stream.uniform(-1, 1)) for k in range(7)}
+        value = 1 - drawn["setting 3"] ** 2
+        how = {"intermediate_values": {look: value * look / 20 for look in range(1, 9 if i % 3 else 21)}}
+        how |= {"state": optuna.trial.TrialState.PRUNED} if i % 3 else {"value": value}
+        study.add_trial(optuna.trial.create_trial(params=drawn, distributions=dict.fromkeys(drawn, law), **how))
+    ahead = [standing for _, standing in standings(study)]
+    values = [1 - trial.params["setting 3"] ** 2 for trial in study.trials]
+    assert np.argsort(ahead).tolist() == np.argsort(values).tolist(), "however far each has come"
+    shares = tuning.importance_of(study)
+    assert max(shares, key=shares.__getitem__) == "setting 3"
+    assert shares["setting 3"] > 0.5

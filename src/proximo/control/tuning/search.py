@@ -12,7 +12,7 @@ from proximo.control.environments import make_environments
 from proximo.control.many.asking import require_launch
 from proximo.control.trainer import Trainer
 from proximo.control.tuning.spaces import SPACES, with_settings
-from proximo.control.tuning.trials import FREE, Search, ended
+from proximo.control.tuning.trials import FREE, LOOKS, Search, ended
 from proximo.errors import UserError, nearest
 from proximo.runs.config.toml import to_toml
 from proximo.runs.storage.files import write_atomically
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 FILE, NAME = "study.db", "proximo"
 """Where a search's study lies in its folder, and what Optuna calls it."""
 FEWEST = 20
-"""Whole trials before it is said what mattered: of ten, the setting that decides is first in 57 % of searches."""
+"""Trials, whole or ended early, before it is said what mattered: of ten whole ones the setting that decides is first in
+57 % of searches."""
 GOOD = 0.5
 """Share of the trials that count as good. Of the best tenth of 20 trials, Optuna's default, the setting that decides is
 first in 26 % of searches, of the better half in 76 % (`benchmarks/importance_trials.py`)."""
@@ -191,14 +192,37 @@ def _told(optuna: Any, study: "Study", folder: Path, base: TrainConfig, space: s
 
 def importance_of(study: "Study") -> dict[str, float]:
     """Share of each number in what tells the better half of the trials from all (PED-ANOVA); empty of fewer than
-    `FEWEST` whole trials.
+    `FEWEST` trials that came to an end or were ended early.
 
     Args:
         study: one of `tune`'s.
     """
     import optuna
 
-    if sum(trial.state.name == "COMPLETE" for trial in study.trials) < FEWEST:
+    known = standings(study)
+    if len(known) < FEWEST:
         return {}
+    told = optuna.create_study(direction="maximize")
+    for trial, standing in known:
+        same = {"params": trial.params, "distributions": trial.distributions}
+        told.add_trial(optuna.trial.create_trial(**same, value=standing))
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=GOOD)
-    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+    return dict(optuna.importance.get_param_importances(told, evaluator=evaluator))
+
+
+def standings(study: "Study") -> list[tuple[Any, float]]:
+    """Trials, and which share of the others each is ahead of at the last look that both have come to.
+
+    Most trials of a search are ended early, so without them there would hardly ever be enough.
+    """
+    courses = [(trial, dict(trial.intermediate_values)) for trial in ended(study)]
+    for trial, course in courses:
+        if trial.state.name == "COMPLETE":
+            course[LOOKS] = trial.value
+    told = [(trial, course) for trial, course in courses if course]
+
+    def ahead(course: Mapping[int, float], other: Mapping[int, float]) -> bool:
+        look = max(course.keys() & other.keys(), default=None)
+        return look is not None and course[look] > other[look]
+
+    return [(trial, sum(ahead(course, other) for _, other in told) / len(told)) for trial, course in told]
