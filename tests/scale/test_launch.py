@@ -95,7 +95,7 @@ def test_a_signal_to_the_launcher_stops_all_with_a_checkpoint_or_says_that_there
     assert code == 128 + signal.SIGTERM
     assert said.count("proximo:") == 1
     assert "SIGTERM ended the ranks before they had saved: the same command resumes" in said
-    assert "they have 1 s to end an iteration" in said
+    assert "an iteration that goes on for more than 1 s is not waited for" in said
 
 
 def running(parent):
