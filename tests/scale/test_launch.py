@@ -76,6 +76,16 @@ def test_a_killed_rank_ends_all_with_one_sentence_and_the_run_comes_to_what_it_w
     assert [name for name in learnt if not killed[name].equal(whole[name])] == []
 
 
+def test_what_is_to_be_known_of_a_run_is_said_once(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(subprocess_handler, "Popen", warm.Popen)
+    asked = ["train", "CartPole-v1", "--quiet", "--run", str(tmp_path / "x"), *LONG_OPTIONS]
+    assert main([*asked, "--stop-at", "1024"]) == 0
+    assert capfd.readouterr().err == ""
+    assert main([*asked, "--stop-at", "2048", "--ranks", "2"]) == 0
+    said = capfd.readouterr().err
+    assert said.count("2 ranks go on where another number of them was") == said.count("\n") == 1
+
+
 def test_a_signal_to_the_launcher_stops_all_with_a_checkpoint_or_says_that_there_is_none(tmp_path):
     def stop(process):
         process.send_signal(signal.SIGTERM)
@@ -95,7 +105,7 @@ def test_a_signal_to_the_launcher_stops_all_with_a_checkpoint_or_says_that_there
     assert code == 128 + signal.SIGTERM
     assert said.count("proximo:") == 1
     assert "SIGTERM ended the ranks before they had saved: the same command resumes" in said
-    assert "they have 1 s to end an iteration" in said
+    assert "an iteration that goes on for more than 1 s is not waited for" in said
 
 
 def running(parent):

@@ -35,7 +35,7 @@ from proximo.runs.health import TruthMeter
 from proximo.runs.session.alone import alone
 from proximo.runs.session.callbacks import Callbacks, Given
 from proximo.runs.session.opening import Call, Opening, free_folder
-from proximo.runs.session.ranks import Followed, NoMetrics, open_together
+from proximo.runs.session.ranks import Followed, NoMetrics, NoProgress, open_together
 from proximo.runs.session.recorder import Recorder
 from proximo.runs.session.session import Session, resume
 from proximo.runs.session.signals import Interrupted, StopRequest
@@ -181,8 +181,9 @@ class Trainer(IteratedTrainer[Run]):
             mode: Mode = self._mode if mesh.first else "quiet"
             if not mesh.alone:
                 title += f" · {mesh.size} ranks"
+            shown = Progress if mesh.first else NoProgress
             progress = stack.enter_context(
-                Progress(title, config.steps, mode=mode, folder=folder.path, start=training.progress.steps)
+                shown(title, config.steps, mode=mode, folder=folder.path, start=training.progress.steps)
             )
             self._tell(training, progress, passed_over, resumed=resumed)
             if resumed:
@@ -433,7 +434,8 @@ def _require_copies(source: Source, config: TrainConfig, ranks: int) -> None:
 def _bring_back(training: Training, progress: Progress, opening: Opening | Followed) -> None:
     """The environments as they were at the checkpoint, or a word about why it is another run from here."""
     if training.reshared:
-        said = f"{training.mesh.size} ranks go on where another number of them was"
+        size = training.mesh.size
+        said = f"{f'{size} ranks go' if size > 1 else 'one process goes'} on where another number of them was"
         opening.note(f"resume not exact at {training.progress.steps:,} steps: {said}")
         progress.warning(f"{said}: each draws anew in environments that start anew, so this is no longer the same run")
     elif training.log.steps:

@@ -86,8 +86,8 @@ def _what_was_not_saved(number: int, config: Any) -> str:
     """A sentence on ranks that a signal has ended before they could end the iteration, and save."""
     return (
         f"{signal.Signals(number).name} ended the ranks before they had saved: the same command resumes from the last "
-        f"checkpoint, where there is one; they have {config.shutdown_timeout} s to end an iteration "
-        "(TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600 gives them longer)"
+        f"checkpoint, or begins; an iteration that goes on for more than {config.shutdown_timeout} s is not waited for "
+        "(TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600 waits longer)"
     )
 
 

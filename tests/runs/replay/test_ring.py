@@ -118,7 +118,7 @@ def test_an_update_that_fails_is_kept_whatever_the_bound(tmp_path, megabytes):
 
 
 def test_what_is_damaged_is_refused(tmp_path):
-    with pytest.raises(UserError, match="keeps no updates"):
+    with pytest.raises(UserError, match=r"keeps no updates: .* several ranks have trained it"):
         read(tmp_path / "replay")
     made(1, 2).write(tmp_path / "replay")
     file = tmp_path / "replay" / NAME / "tensors.safetensors"

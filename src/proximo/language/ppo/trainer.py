@@ -38,7 +38,7 @@ from proximo.runs.session.alone import alone
 from proximo.runs.session.callbacks import Callbacks
 from proximo.runs.session.callbacks import Given as GivenCallback
 from proximo.runs.session.opening import Call, Opening, free_folder
-from proximo.runs.session.ranks import Followed, NoMetrics, open_together
+from proximo.runs.session.ranks import Followed, NoMetrics, NoProgress, open_together
 from proximo.runs.session.recorder import Recorder
 from proximo.runs.session.session import Session, resume
 from proximo.runs.session.signals import StopRequest
@@ -242,7 +242,8 @@ class Trainer(IteratedTrainer[LanguageRun]):
             mode: Mode = self._mode if mesh.first else "quiet"
             if not mesh.alone:
                 title += f" · {mesh.size} ranks"
-            progress = stack.enter_context(Progress(title, config.responses, "responses", mode, **shown))
+            kind = Progress if mesh.first else NoProgress
+            progress = stack.enter_context(kind(title, config.responses, "responses", mode, **shown))
             for text in filter(None, [*messages, *message, opening.settle(f"{training.done:,} responses")]):
                 progress.message(text)
             with StopRequest() as stop:

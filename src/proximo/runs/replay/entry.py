@@ -124,8 +124,8 @@ def read(folder: Path) -> Kept:
     """
     if not folder.is_dir():
         raise UserError(
-            f"{folder.parent} keeps no updates: it has not come to its first checkpoint, or its replay_mb is less than "
-            "one takes"
+            f"{folder.parent} keeps no updates: it has not come to its first checkpoint, its replay_mb is less than "
+            "one takes, or several ranks have trained it, which keep none (docs/scaling.md)"
         )
     tensors, state = load_checkpoint(folder / NAME)
     try:

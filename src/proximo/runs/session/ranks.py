@@ -14,6 +14,7 @@ from torch import Tensor
 
 from proximo.errors import UserError
 from proximo.runs.config.toml import to_toml
+from proximo.runs.console.progress import Progress
 from proximo.runs.session.opening import Opening
 from proximo.runs.storage.checkpoint import PARTS, begin_parts, parts_of
 from proximo.runs.storage.folder import RunFolder
@@ -63,6 +64,13 @@ class NoMetrics(MetricsWriter):
 
     def close(self) -> None:
         """There is nothing open."""
+
+
+class NoProgress(Progress):
+    """Quiet, also where there is a warning: rank 0 has the same and says it."""
+
+    def warning(self, text: str) -> None:
+        """Rank 0 does."""
 
 
 def open_together(mesh: Mesh, opened: Callable[[], Opening]) -> Opening | Followed:
