@@ -142,6 +142,9 @@ def test_a_metric_or_a_run_that_there_is_not_is_named_with_what_there_is(tmp_pat
     a, b = side(tmp_path / "a", [1, 2, 3]), side(tmp_path / "b", [1, 2, 3], rate=0.1)
     with pytest.raises(UserError, match=r"has no metric 'retrun': did you mean return\?"):
         proximo.compare(a, b, metric="retrun")
+    for rows, said in (([], "has no iteration yet"), ([1], "has 1 value of return, and 2 are needed")):
+        with pytest.raises(UserError, match=said):
+            proximo.compare([planted(tmp_path / f"short-{len(rows)}", 0, rows)], b)
     with pytest.raises(UserError, match=r"holds no run itself, but others below it: give one of them, as .*a/s0$"):
         proximo.compare([tmp_path / "a"], b)
 

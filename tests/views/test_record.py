@@ -152,7 +152,7 @@ import ctypes
 
 class Without(ctypes.CDLL):
     def __init__(self, name, *arguments, **options):
-        if "EGL" in str(name):
+        if "EGL" in str(name) or "OSMesa" in str(name):
             raise OSError(f"{name}: cannot open shared object file")
         super().__init__(name, *arguments, **options)
 
@@ -168,8 +168,11 @@ except UserError as error:
 """
 
 
-def test_where_mujoco_can_not_be_imported_for_want_of_egl_the_advice_is_given():
+@pytest.mark.parametrize("given", [{}, {"MUJOCO_GL": "osmesa"}], ids=["egl", "osmesa"])
+def test_where_mujoco_can_not_be_imported_for_want_of_what_draws_the_advice_is_given(given):
     """The library is hidden from a process of its own: MuJoCo asks for it when it is imported."""
     without = {key: x for key, x in os.environ.items() if key not in ("DISPLAY", "MUJOCO_GL", "PYOPENGL_PLATFORM")}
+    without |= given
     done = subprocess.run([sys.executable, "-c", WITHOUT_EGL], capture_output=True, text=True, env=without)
     assert "MUJOCO_GL=osmesa (libosmesa6); it said: " in done.stdout, done.stderr
+    assert done.stdout.count("\n") == 1, "one sentence, and no report"

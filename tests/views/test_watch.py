@@ -152,6 +152,13 @@ def test_of_more_runs_than_are_drawn_those_that_go_on_stay_until_they_end(tmp_pa
     assert drawn(int(new[4:])) == first - {"run-0"} | {new}
 
 
+def test_runs_stand_in_the_order_of_their_numbers(tmp_path):
+    names = ["a", "seed-2", "seed-10", "seed-10b", "trial-0009", "trial-0010"]
+    for name in names[::-1]:
+        write(tmp_path / name, [row(0)])
+    assert [run["name"] for run in Follower(tmp_path).data()["overview"]] == names
+
+
 def test_a_run_whose_settings_are_damaged_is_named_and_one_that_is_gone_is_not(tmp_path):
     write(tmp_path / "good", [row(0)])
     (write(tmp_path / "odd", [row(0)]) / "config.toml").write_text("seed = = 1")

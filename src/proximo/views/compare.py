@@ -203,6 +203,8 @@ def _check(sides: Sequence[Sequence[Seen]], metric: str | None) -> str:
 
 def _course(run: Seen, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values `[n]` of a metric where it was measured, n >= 2."""
+    if not run.rows:
+        raise UserError(f"{run.folder} has no iteration yet: let it train further")
     x, y = run.course(name)
     known = {each for row in run.rows for each in row}
     if name not in known:
@@ -211,7 +213,9 @@ def _course(run: Seen, name: str) -> tuple[np.ndarray, np.ndarray]:
             f"{run.folder} has no metric {name!r}: {f'did you mean {likely}?' if likely else 'see its metrics.jsonl'}"
         )
     if len(x) < 2:
-        raise UserError(f"{run.folder} has {len(x)} values of {name}, and 2 are needed: let it train further")
+        raise UserError(
+            f"{run.folder} has {len(x)} value{'s' * (not len(x))} of {name}, and 2 are needed: let it train further"
+        )
     return x, y
 
 

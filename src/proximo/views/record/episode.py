@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from traceback import walk_tb
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,8 @@ def drawing_environments(config: TrainConfig, width: int) -> VectorEnvironment:
     except Exception as error:  # without the library of MUJOCO_GL `import mujoco` itself fails, also as a UserError
         if not _of_opengl(error):
             raise
-        raise UserError(f"{config.environment}: {NO_SCREEN}; it said: {type(error).__name__}: {error}") from error
+        said = str(error).partition("\n")[0]  # of a UserError, without the report of where it came from
+        raise UserError(f"{config.environment}: {NO_SCREEN}; it said: {type(error).__name__}: {said}") from error
 
 
 def prefer_egl() -> None:
@@ -92,9 +94,12 @@ def prefer_egl() -> None:
 
 
 def _of_opengl(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, speaks of the library that would draw."""
+    """Whether an error, or what caused it, speaks of the library that would draw, or comes from within it."""
     while error is not None:
         if re.search(r"opengl|libegl|osmesa|mujoco_gl|eglquerystring|\begl\b", str(error), re.IGNORECASE):
+            return True
+        modules = (str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__))
+        if any(module.partition(".")[0] == "OpenGL" for module in modules):  # without libosmesa it says nothing of it
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -32,7 +32,7 @@ function drawOne(id) {
   return Plotly.react(place, made.traces, made.layout, CONFIG).then(() => {
     if (!place.dataset.zooms) place.on("plotly_relayout", (change) => "margin.l" in change || apart(place)); // zoomed in to
     place.dataset.zooms = "1";
-    return apart(place);
+    apart(place); // is not waited for: the next figure need not
   });
 }
 

@@ -1,6 +1,7 @@
 """Runs below a folder as they are now, read again only where they have grown."""
 
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from math import inf
@@ -177,11 +178,16 @@ class Follower:
             links = [name for name in below if (folder / name).is_symlink()]
             away = [name for name in links if leads_out(folder / name, self._root) and _is_run(folder / name)]
             left_out += [f"{self._named(folder / name)} is not shown: it is {AWAY}." for name in sorted(away)]
-            below[:] = sorted(name for name in below if not name.startswith(".") and name not in links)
+            below[:] = sorted((x for x in below if not x.startswith(".") and x not in links), key=_in_order)
         return folders, left_out
 
     def _named(self, folder: Path) -> str:
         return visible(folder.relative_to(self._root).as_posix() if folder != self._root else folder.name)
+
+
+def _in_order(name: str) -> list[tuple[str, int]]:
+    """By which `seed-2` stands before `seed-10`."""
+    return [(words, int(digits or 0)) for words, digits in re.findall(r"(\D*)(\d*)", name, re.ASCII)]
 
 
 def _pause(cost: float) -> float:
