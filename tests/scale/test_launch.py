@@ -135,7 +135,7 @@ def test_ranks_end_with_a_launcher_that_is_killed(tmp_path):
     finally:
         process.kill()
         process.wait()
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 600  # what hangs fails; a busy machine does not
     try:
         while ranks & running(None):
             assert time.monotonic() < limit, "ranks go on without their launcher"

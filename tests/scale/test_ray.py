@@ -45,13 +45,13 @@ def test_a_killed_worker_is_restarted_and_the_run_comes_to_what_it_would_have(tm
         text=True,
     )
     try:
-        limit = time.monotonic() + 150
+        limit = time.monotonic() + 600  # what hangs fails; a busy machine does not
         while not (folder / "metrics.jsonl").exists() or len(read_metrics(folder / "metrics.jsonl")) < 6:
             assert time.monotonic() < limit, "no iteration was recorded"
             assert process.poll() is None, process.stdout.read()
             time.sleep(0.05)
         os.kill(max(workers()), signal.SIGKILL)
-        said = process.communicate(timeout=240)[0]
+        said = process.communicate(timeout=600)[0]
     finally:
         process.kill()
         process.wait()
@@ -90,7 +90,7 @@ class Actor:
 
 
 def until(true):
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 600
     while not true():
         assert time.monotonic() < limit
         time.sleep(0.01)
