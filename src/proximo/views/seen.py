@@ -106,8 +106,9 @@ def seeds_in(folder: str | os.PathLike[str]) -> list[Path]:
     whole = Path(folder)
     if (whole / "config.toml").is_file():
         return [whole]
-    below = {place.parent: _SEED_FOLDER.fullmatch(place.parent.name) for place in whole.glob("seed-*/config.toml")}
-    return sorted((run for run, name in below.items() if name), key=lambda run: int(run.name[5:])) or [whole]
+    runs = [place.parent for place in whole.glob("seed-*/config.toml")]
+    seeds = {run: int(name[1]) for run in runs if (name := _SEED_FOLDER.fullmatch(run.name))}
+    return sorted(seeds, key=seeds.__getitem__) or [whole]
 
 
 def read_run(folder: Path, name: str = "", rows: Sequence[Mapping[str, Any]] | None = None) -> Seen:
