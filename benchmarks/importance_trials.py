@@ -41,7 +41,7 @@ def searched(seed: int, effect: float, *, early: bool = False) -> list:
 
 
 def hopeless(trial: optuna.Trial, comes_to: float, noise: np.random.Generator) -> bool:
-    """Whether a trial is ended early, whose return rises from -2 to what it comes to."""
+    """Whether the pruner ends a trial early; its return rises from -2 to `comes_to`, with noise."""
     for look in range(1, LOOKS):
         trial.report(-2 + (comes_to + 2) * look / LOOKS + noise.normal(scale=0.05), look)
         if trial.should_prune():

@@ -57,7 +57,7 @@ class Parts:
         self._sums = torch.empty(0)
 
     def worthwhile(self, samples: int) -> bool:
-        """Whether that many are cut."""
+        """Whether a minibatch of so many samples is cut into parts."""
         return samples >= 2 * self.size
 
     def each(self, samples: int, do: Callable[[Worker, slice], Told]) -> list[Told]:
