@@ -3,11 +3,14 @@
 import os
 import random
 import signal
+import socket
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from proximo.core.invariants import InvariantError
 from proximo.errors import UserError
@@ -133,3 +136,54 @@ def stuck(mesh):
         seconds = time.monotonic() - started
         mesh._store.set("given up", "")
         return seconds
+
+
+def cut_off(mesh):
+    """Rank 1 waits for what rank 0 does alone, and the store's machine is cut off; what each is told."""
+    mesh.barrier()
+    if mesh.rank == 1:
+        store, line = mesh._store, Line(int(os.environ["MASTER_PORT"]))
+        far = dist.TCPStore("127.0.0.1", line.port, is_master=False, wait_for_workers=False)
+        mesh._store = far
+        line.cut = True
+        store.set("cut", "")
+    try:
+        mesh.of_the_first(lambda: mesh._store.wait(["cut"], timedelta(seconds=50)))
+    except LostRankError as error:
+        return str(error)
+
+
+class Line:
+    """A connection to a port of this machine that can be cut: bytes are lost, and nobody is told."""
+
+    def __init__(self, port):
+        self.cut = False
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.port = self._door.getsockname()[1]
+        threading.Thread(target=self._accept, args=(port,), daemon=True).start()
+
+    def _accept(self, port):
+        while True:
+            here, there = self._door.accept()[0], socket.create_connection(("127.0.0.1", port))
+            for ends in ((here, there), (there, here)):
+                threading.Thread(target=self._carry, args=ends, daemon=True).start()
+
+    def _carry(self, source, target):
+        while data := source.recv(65536):
+            if not self.cut:
+                target.sendall(data)
+
+
+def fails_alone(mesh):
+    """Rank 1 fails in code that all compute together, and leaves; what each is told."""
+    mesh.barrier()
+    try:
+        with mesh.last_words():
+            if mesh.rank == 1:
+                raise KeyError("k")
+            mesh.sum_across_ranks(torch.ones(3))
+    except KeyError as error:
+        mesh._neighbours.close()
+        return repr(error)
+    except LostRankError as error:
+        return str(error)

@@ -76,6 +76,18 @@ def test_ranks_notice_that_rank_0_was_killed_while_they_waited_for_what_it_does_
         assert "one of 4 ranks is gone" in sentence
 
 
+def test_a_rank_that_is_cut_off_while_rank_0_works_alone_gives_up_after_the_time_that_was_set():
+    for sentence in on_ranks(2, "mesh_ranks:cut_off", environment={TIMEOUT: "2"}):
+        assert "one of 2 ranks is gone, or was not heard of for 2 s" in sentence
+
+
+def test_the_others_hear_why_a_rank_has_left_in_the_midst_of_what_all_compute():
+    told = on_ranks(3, "mesh_ranks:fails_alone")
+    assert told[1] == "KeyError('k')"
+    for sentence in (told[0], told[2]):
+        assert sentence.startswith("rank 1 of 3 failed where all compute together: KeyError: 'k'; ")
+
+
 def test_a_rank_that_hangs_is_given_up_after_the_time_that_was_set():
     assert 2 <= on_ranks(2, "mesh_ranks:stuck", environment={TIMEOUT: "2"})[0] < 8
 

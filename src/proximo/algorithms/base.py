@@ -143,12 +143,13 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
             with self.mesh.together():
                 rollout = self.collect()
                 collected = time.perf_counter()
-            batch = self.estimate(rollout)
-            if not self.mesh.alone:
-                with self.mesh.together():
-                    check_batch(batch)
-            self.ring.begin(self.progress.iterations, progress, self.learnt_from(rollout, batch), self.facts())
-            report = self.updated(self.task(rollout, batch, progress))
+            with self.mesh.last_words():
+                batch = self.estimate(rollout)
+                if not self.mesh.alone:
+                    with self.mesh.together():
+                        check_batch(batch)
+                self.ring.begin(self.progress.iterations, progress, self.learnt_from(rollout, batch), self.facts())
+                report = self.updated(self.task(rollout, batch, progress))
         self.ring.end(report)
         metrics = self._of_the_update(report, progress) | self.measure(rollout, batch, report)
         if not self.algorithm.critic:

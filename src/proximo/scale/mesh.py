@@ -2,9 +2,10 @@
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, ClassVar, TypeVar
 
@@ -26,6 +27,7 @@ at once; this is for one that hangs or is cut off."""
 _DEFAULT = 600.0
 _LOOK = 0.1  # seconds between two looks for what rank 0 does alone, at most
 _LAST = "proximo/last"
+_WORDS = "proximo/words"
 _KINDS = {"user": UserError, "invariant": InvariantError}
 
 Answer = TypeVar("Answer")
@@ -209,12 +211,21 @@ class Mesh(Ranks):
         """What rank 0 tells, however long it takes: it works alone, and may take as long as it likes."""
         began = time.monotonic()
         with self._collective(torch.empty(0)):
-            while not self._store.check([key]):
-                if self._neighbours is not None and self._neighbours.missing() and not self._store.check([key]):
+            try:
+                while not self._is_told(key):
+                    if self._neighbours is not None and self._neighbours.missing() and not self._is_told(key):
+                        raise ConnectionResetError("another rank has left")
+                    time.sleep(min(_LOOK, (time.monotonic() - began) / 4))
+                return bytes(self._store.get(key))
+            except OSError:
+                if self._neighbours is not None:
                     self._neighbours.close()  # so that those hear of it who wait for this rank
-                    raise ConnectionResetError("another rank has left")
-                time.sleep(min(_LOOK, (time.monotonic() - began) / 4))
-            return bytes(self._store.get(key))
+                raise
+
+    def _is_told(self, key: str) -> bool:
+        if (told := _soon(lambda: bool(self._store.check([key])), _timeout())) is None:
+            raise TimeoutError("who has the store is gone, or cut off")
+        return told
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -288,10 +299,31 @@ class Mesh(Ranks):
         except Exception as error:
             if self.size == 1:
                 raise
-            raise BrokenRankError(
-                f"rank {self.rank} of {self.size} failed where all compute together: {type(error).__name__}: {error}; "
-                "the same command resumes from the last checkpoint"
-            ) from error
+            raise BrokenRankError(self._last_words(error)) from error
+
+    @contextmanager
+    def last_words(self) -> Iterator[None]:
+        """Code with collectives in it, some of them by code of the user's: the others hear why a rank fails in it.
+
+        Raises:
+            LostRankError: another rank is gone; with its words where it had any.
+        """
+        try:
+            yield
+        except (LostRankError, InvariantError):  # the latter is what all have found
+            raise
+        except Exception as error:
+            if self.size > 1:
+                self._last_words(error)
+            raise
+
+    def _last_words(self, error: Exception) -> str:
+        """Why this rank leaves, left for those who will miss it."""
+        what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        said = f"rank {self.rank} of {self.size} failed where all compute together: {what}"
+        said = f"{said}; the same command resumes from the last checkpoint"
+        _soon(lambda: self._store.set(_WORDS, said))
+        return said
 
     @contextmanager
     def _collective(self, x: Tensor) -> Iterator[None]:
@@ -299,13 +331,18 @@ class Mesh(Ranks):
         try:
             yield
         except OutOfStepError as error:
-            raise LostRankError(str(error)) from error
+            raise LostRankError(self._words() or str(error)) from error
         except (RuntimeError, OSError) as error:
             raise self._lost() from error
 
+    def _words(self) -> str:
+        """The last words of a rank, or ""."""
+        return _soon(lambda: bytes(self._store.get(_WORDS)).decode() if self._store.check([_WORDS]) else "") or ""
+
     def _lost(self) -> LostRankError:
         return LostRankError(
-            f"one of {self.size} ranks is gone, or was not heard of for {_timeout():,.0f} s ({TIMEOUT} sets that): "
+            self._words()
+            or f"one of {self.size} ranks is gone, or was not heard of for {_timeout():,.0f} s ({TIMEOUT} sets that): "
             "its own words, if it had any, are above; the same command resumes from the last checkpoint"
         )
 
@@ -329,6 +366,20 @@ def _told(error: Exception | None) -> bytes:
     kind = "invariant" if isinstance(error, InvariantError) else "user"
     text = str(error) if isinstance(error, UserError | InvariantError) else f"{type(error).__name__}: {error}"
     return json.dumps({"kind": kind, "text": text}).encode()
+
+
+def _soon(asked: Callable[[], Answer], seconds: float = 2.0) -> Answer | None:
+    """What the store answers; None where it does not within `seconds`, as TCP would try for a quarter of an hour."""
+    answers: list[Answer] = []
+
+    def ask() -> None:
+        with suppress(RuntimeError):  # who has the store may be gone
+            answers.append(asked())
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answers[0] if answers else None
 
 
 def _timeout() -> float:
