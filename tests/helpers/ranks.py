@@ -14,7 +14,7 @@ import warm
 RANK = "import ranks; ranks.answer()"
 
 
-def on_ranks(count, function, *arguments, limit=60, environment=None):
+def on_ranks(count, function, *arguments, limit=300, environment=None):
     """What `function(mesh, *arguments)` returns on each of `count` ranks; or its process's exit code, where it died.
 
     Args:

@@ -253,6 +253,9 @@ def _become(told):
 
     if told["new_session"]:
         os.setsid()
+    # Tests that run under nohup, or behind a script, ignore signals that their processes are to hear.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(told["cwd"])
     os.environ.clear()
     os.environ.update(told["environment"])

@@ -19,8 +19,7 @@ SMALL = ["--environments", "2", "--rollout-length", "64", "--minibatches", "2"]
 IN_TERMINAL = """
 import fcntl, signal, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-if sys.argv[1] == "nohup":
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signal.signal(signal.SIGHUP, signal.SIG_IGN if sys.argv[1] == "nohup" else signal.SIG_DFL)  # as the tests may run so
 from proximo.cli.main import main
 sys.exit(main(sys.argv[2:]))
 """
