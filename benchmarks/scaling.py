@@ -1,6 +1,7 @@
 """Weak scaling on one machine: ranks that train one policy, against as many processes that train one each.
 
     python benchmarks/scaling.py --ranks 1 2 4 --repeats 3
+    python benchmarks/scaling.py --ranks 2 --minibatch 1024   # fewer sums: a quarter as many
     python benchmarks/scaling.py --sums     # microseconds of one sum over two ranks: shared memory and gloo
 
 Each rank has the same work whatever their number: its environments, and its part of each minibatch. Efficiency is the
@@ -18,14 +19,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-ENVIRONMENTS, LENGTH, MINIBATCH = 8, 256, 256  # of each rank
+ENVIRONMENTS, LENGTH = 8, 256  # of each rank
 SETTINGS = {"backend": "gymnasium", "rollout_length": LENGTH, "episodes": 1, "progress": "quiet", "seed": 1}
 MODEL = (2, 4, 8, 16, 64, 256, 1024)
 
 
-def work(task, seconds, folder):
+def work(task, seconds, folder, minibatch):
     """Train for so long and print what it took; started once for each rank."""
     import torch
 
@@ -37,10 +37,11 @@ def work(task, seconds, folder):
     trainer = proximo.Trainer(
         task,
         environments=ENVIRONMENTS * size,
-        update={"minibatch_size": MINIBATCH * size, "epochs": 10},
+        # No update is cut short: each iteration has the same work, in all runs.
+        update={"minibatch_size": minibatch * size, "epochs": 10, "target_kl": None},
         normalizers={"observations": True, "rewards": "scale"},
         steps=10**9,
-        run=str(Path(folder) / f"{size}-{os.getpid() if size == 1 else 0}"),
+        run=mesh.of_the_first(lambda: tempfile.mkdtemp(dir=folder)) + "/run",  # of its own: nothing is resumed
         **SETTINGS,
     )
     started = None
@@ -101,9 +102,9 @@ def single_sums(numbers, count=400):
                 print(told, flush=True)
 
 
-def started(ranks, together, task, seconds, folder):
+def started(ranks, together, *asked):
     """What `ranks` processes measured: together, or each for itself at the same time."""
-    script = [__file__, "--work", task, str(seconds), folder]
+    script = [__file__, "--work", *map(str, asked)]
     if together and ranks > 1:
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         commands = [[sys.executable, *launch, *script]]
@@ -126,18 +127,20 @@ def model(ranks, local, bytes_of_a_sum, sums, latency, bandwidth):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", nargs=3)
+    parser.add_argument("--work", nargs=4)
     parser.add_argument("--sums", action="store_true", help="measure single sums over two ranks, and nothing else")
     parser.add_argument("--numbers", type=int, default=11_000, help="float32 of one sum: those of HalfCheetah's policy")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--task", default="HalfCheetah-v5")
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--minibatch", type=int, default=256, help="samples of each rank in one step")
     parser.add_argument("--latency", type=float, default=20e-6, help="seconds of one message between machines")
     parser.add_argument("--bandwidth", type=float, default=12.5e9, help="bytes per second of a link (100 Gbit/s)")
     given = parser.parse_args()
     if given.work:
-        work(given.work[0], float(given.work[1]), given.work[2])
+        task, seconds, folder, minibatch = given.work
+        work(task, float(seconds), folder, int(minibatch))
         return
     if given.sums:
         if "RANK" in os.environ:
@@ -149,15 +152,16 @@ def main():
         return
     seen = {}
     with tempfile.TemporaryDirectory() as folder:
+        asked = given.task, given.seconds, folder, given.minibatch
         for _ in range(given.repeats):  # in turn, so that what else the machine does is in all of them
             for ranks in given.ranks:
-                alone = sum(x["rate"] for x in started(ranks, False, given.task, given.seconds, folder))
-                one = started(ranks, True, given.task, given.seconds, folder)[0]
+                alone = sum(x["rate"] for x in started(ranks, False, *asked))
+                one = started(ranks, True, *asked)[0]
                 seen.setdefault(ranks, []).append((alone, one))
                 print(f"  {ranks} ranks: {one['rate']:,.0f} steps/s together, {alone:,.0f} apart", file=sys.stderr)
     # The best of the repeats: what others do on the machine only ever takes away.
     one = min(x["iteration"] for _, x in seen[given.ranks[0]])
-    print(f"{given.task}: each rank {ENVIRONMENTS} environments x {LENGTH} steps, {MINIBATCH} of a minibatch")
+    print(f"{given.task}: each rank {ENVIRONMENTS} environments x {LENGTH} steps, {given.minibatch} of a minibatch")
     print("| ranks | steps/s together | steps/s apart | efficiency | bytes of an update | one sum | model / measured |")
     print("|---|---|---|---|---|---|---|")
     for ranks, rows in seen.items():
