@@ -1,8 +1,11 @@
 """The one error that a user is meant to read."""
 
 import difflib
+import os
+import traceback
 from collections.abc import Iterable, Sequence
 from numbers import Integral
+from pathlib import Path
 from typing import Any, ClassVar
 
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -61,3 +64,17 @@ def require_whole(name: str, value: Any, least: int, why: str = "") -> None:
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise UserError(f"{name} = {value!r} must be a whole number, at least {least}" + (f": {why}" if why else ""))
+
+
+def own_frame(error: BaseException) -> traceback.FrameSummary | None:
+    """Where an error arose in the user's code: the last frame that is neither ours nor a library's."""
+    ours, standard = str(Path(__file__).parent), str(Path(os.__file__).parent)
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((ours, "<frozen"))]
+    own = [f for f in frames if not f.filename.startswith(standard) and "site-packages" not in f.filename] or frames
+    return own[-1] if own else None
+
+
+def with_place(error: BaseException) -> str:
+    """Kind, message and place of an error in code that is not ours, as `KeyError: 'k' at mine.py:12`."""
+    frame = own_frame(error)
+    return f"{type(error).__name__}: {error}" + ("" if frame is None else f" at {frame.filename}:{frame.lineno}")

@@ -1,6 +1,7 @@
 """Whole trainings on several ranks, for tests/scale."""
 
 import os
+import re
 import signal
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from proximo.algorithms import PPO
 from proximo.control.evaluation.selection import Selection
 from proximo.control.trainer import Trainer
 from proximo.errors import UserError
+from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
 from proximo.scale import mesh as scale
 
 PLAN = {
@@ -122,6 +124,38 @@ class Exploding(PPO):
         return (loss * float("nan") if scale.current_mesh().rank == 1 else loss), told
 
 
+@dataclass(frozen=True)
+class Failing(PPO):
+    """A loss that fails on rank 1, once a third of the run is done."""
+
+    def loss(self, seen, batch, progress, policy):
+        if progress > 0.3 and scale.current_mesh().rank == 1:
+            raise KeyError("no such part")
+        return super().loss(seen, batch, progress, policy)
+
+
+ESTIMATED = []
+"""Lengths of the rollouts that `Misjudging` has seen."""
+
+
+@dataclass(frozen=True)
+class Misjudging(PPO):
+    """An estimate that fails on rank 1, in the second iteration."""
+
+    def estimate(self, rollout):
+        ESTIMATED.append(len(rollout.rewards))
+        if scale.current_mesh().rank == 1 and len(ESTIMATED) > 1:
+            raise KeyError("no such part")
+        return super().estimate(rollout)
+
+
+class Learns(gymnasium.wrappers.NormalizeObservation):
+    """CartPole that normalises its observations by itself."""
+
+    def __init__(self):
+        super().__init__(gymnasium.make("CartPole-v1"))
+
+
 def plain(rows):
     """Metrics that do not tell the time."""
     return [{k: v for k, v in row.items() if not k.startswith(("seconds", "memory", "time"))} for row in rows]
@@ -161,6 +195,7 @@ def troubles(mesh, home):
         ("raises", "run_ranks:Breaks", None),
         ("advantages", "CartPole-v1", Poisoned),
         ("gradient", "CartPole-v1", Exploding),
+        ("loss", "CartPole-v1", Failing),
     ):
         try:
             proximo.train(task, own, run=str(home / name), **PLAN)
@@ -176,10 +211,21 @@ def troubles(mesh, home):
     trainer = Trainer("CartPole-v1", run=str(home / "ended"), callbacks=[enough], **PLAN)
     told["mine"] = [row["mine"] for row in trainer]
     told["ended"] = (trainer.step, trainer.run.results["ended_by"], calls)
+    for name, change in (
+        ("refused", {**PLAN, "environments": 1}),
+        ("settings", {**PLAN, "seed": 7 + mesh.rank}),
+        ("within", {**PLAN, "callbacks": [lambda trainer, _: proximo.train("CartPole-v1", run=str(home / "other"))]}),
+    ):
+        try:
+            proximo.train("CartPole-v1", run=str(home / name), **change)
+        except UserError as error:
+            told[name] = str(error)
     try:
-        proximo.train("CartPole-v1", run=str(home / "refused"), **{**PLAN, "environments": 1})
-    except UserError as error:
-        told["refused"] = str(error)
+        proximo.train("CartPole-v1", Misjudging, run=str(home / "estimate"), **PLAN)
+    except (KeyError, scale.LostRankError) as error:  # nothing can be done together any more
+        told["estimate"] = str(error)
+        if mesh.rank == 1:
+            mesh._neighbours.close()  # as at the end of the process
     return told
 
 
@@ -276,6 +322,15 @@ def half(mesh, folder):
     """Train half of the steps."""
     torch.set_num_threads(1)
     return proximo.train("CartPole-v1", run=str(folder), stop_at=160 * 3, **PLAN).stopped
+
+
+def learns(mesh, folder, steps):
+    """Train in environments that learn, up to so many steps; how many observations those of rank 0 have seen."""
+    plan = {**PLAN, "environments": 4, "rollout_length": 32, "steps": 10**6, "checkpoint_every": 10**6}
+    plan |= {"normalizers": {"rewards": "scale"}, "update": {"minibatch_size": 128}}
+    proximo.train("run_ranks:Learns", run=str(folder), stop_at=steps, **plan)
+    tensors, _ = load_checkpoint(latest_checkpoint(folder / "checkpoints"))
+    return float(next(x for name, x in tensors.items() if re.fullmatch(r"wrappers/policy/.*\.count", name)))
 
 
 def whole(mesh, folder, task, plan):

@@ -4,8 +4,10 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from proximo.algorithms.base import Transitions
 from proximo.algorithms.ppo import PPO
 from proximo.algorithms.ppo_penalty import PPOPenalty
+from proximo.algorithms.reinforce import REINFORCE
 from proximo.algorithms.trpo import TRPO
 from proximo.control.closed_form.gradient import ClosedForm
 from proximo.control.config import NetworkSettings
@@ -18,6 +20,7 @@ from proximo.core.statistics import RunningMoments, informative
 from proximo.core.updates.across import SummedGradient, room, split_across
 from proximo.core.updates.optimizer import FlatAdam
 from proximo.core.updates.update import UpdateTask
+from proximo.errors import UserError
 
 ROWS, STEPS = 8, 12  # environments, steps of each
 WHOLE = {"minibatch_size": None, "epochs": 3, "learning_rate": 0.02}
@@ -49,6 +52,7 @@ def policy_and_batch():
     weight = torch.ones(STEPS, ROWS, dtype=torch.float64)
     weight[5, ::3] = 0.0
     weight[7, 1] = 0.5
+    weight[:, 2] = 0.0  # all that one of four ranks has, where they share unevenly
     advantages, returns = 3 * torch.randn(2, STEPS, ROWS, generator=g, dtype=torch.float64) + 1
     columns = (seen.action, seen.log_prob, seen.value, advantages, returns, weight)
     action, log_prob, value, *rest = (
@@ -141,11 +145,24 @@ def allowed(mesh, rows):
     return [UpdateTask(policy, mine, optimizer, ranks=ranks).allowed_deviation for ranks in (mesh, ALONE)]
 
 
+def whole_episodes(mesh, ended):
+    """How much each step counts for REINFORCE without a baseline, where an episode has ended on these ranks."""
+    done = torch.zeros(4, 2, dtype=torch.bool)
+    done[2, 0] = mesh.rank in ended
+    zeros = torch.zeros(4, 2)
+    rollout = Transitions(zeros + 1, zeros, zeros, done, done, 1.0, 1.0, ranks=mesh)
+    try:
+        return REINFORCE(baseline=False).estimate(rollout)[2].tolist()
+    except UserError as error:
+        return str(error)
+
+
 def everything(mesh, shares):
     """All of it in one process start."""
     rows = [slice(0, 3), slice(3, 16)] if mesh.size == 2 else [slice(0, 0), slice(0, 9), slice(9, 10), slice(10, 16)]
     return {
         "updates": every_update(mesh, shares),
+        "whole episodes": [whole_episodes(mesh, ended) for ended in ({1}, ())],
         "minibatches": minibatches(mesh, shares[-1]),
         "statistics": statistics(mesh, rows),
         "allowed": allowed(mesh, shares[-1]),

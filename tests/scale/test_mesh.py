@@ -6,9 +6,11 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from ranks import on_ranks
 
 import proximo
+from proximo.errors import UserError
 from proximo.scale.mesh import TIMEOUT, Mesh
 
 SOURCES = Path(proximo.__file__).parent
@@ -47,6 +49,7 @@ def test_ranks_that_are_out_of_step_are_told_so_and_add_up_nothing():
 def test_an_error_of_one_rank_is_the_error_of_all_and_they_can_go_on():
     told = on_ranks(2, "mesh_ranks:failures")
     of_the_other, total = told[0]
+    of_the_other = [(kind, name, re.sub(r" at \S+mesh_ranks\.py:\d+", "", text)) for kind, name, text in of_the_other]
     assert [total, told[1][1]] == [2, 2]
     assert of_the_other == [
         ("user", "UserError", "mend it (on rank 1 of 2)"),
@@ -55,7 +58,8 @@ def test_an_error_of_one_rank_is_the_error_of_all_and_they_can_go_on():
         ("all", "UserError", "all"),
         ("first", "UserError", "rank 0 says no"),
     ]
-    assert told[1][0] == of_the_other
+    assert told[1][0] == told[0][0]
+    assert "KeyError: 'k' at " in told[0][0][2][2]
 
 
 def test_ranks_notice_at_once_that_one_was_killed():
@@ -85,7 +89,7 @@ def test_the_others_hear_why_a_rank_has_left_in_the_midst_of_what_all_compute():
     told = on_ranks(3, "mesh_ranks:fails_alone")
     assert told[1] == "KeyError('k')"
     for sentence in (told[0], told[2]):
-        assert sentence.startswith("rank 1 of 3 failed where all compute together: KeyError: 'k'; ")
+        assert sentence.startswith("rank 1 of 3 failed where all compute together: KeyError: 'k' at ")
 
 
 def test_a_rank_that_hangs_is_given_up_after_the_time_that_was_set():
@@ -119,3 +123,14 @@ def test_only_scale_asks_torch_distributed_and_only_launch_asks_ray():
                     found.add(file.relative_to(SOURCES))
     assert {place.parent.name for place in places["torch.distributed"]} == {"scale"}
     assert places["ray"] == {Path("scale/launch.py")}
+
+
+def test_ranks_that_would_share_a_gpu_are_refused(monkeypatch):
+    mesh = Mesh()
+    mesh.size = mesh.local_size = 4
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    mesh.require_own(torch.device("cpu"))
+    with pytest.raises(UserError, match="4 ranks of this machine have 2 GPUs, and each needs one of its own"):
+        mesh.require_own(torch.device("cuda", 0))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    mesh.require_own(torch.device("cuda", 3))

@@ -159,9 +159,15 @@ def test_memory_that_runs_out_on_one_rank_ends_all_at_once_and_that_rank_says_so
     # Far below the 600 s after which ranks give each other up.
     (first, lost), (other, broken) = on_ranks(2, "sharded_ranks:out_of_memory", where, limit=LIMIT)
     for sentence in (first, other):
-        assert (
-            "rank 1 of 2 failed where all compute together: OutOfMemoryError: no memory is left; the same" in sentence
-        )
+        assert "rank 1 of 2 failed where all compute together: OutOfMemoryError: no memory is left" in sentence
+    assert (lost, broken) == (LOST, BROKEN)
+
+
+@pytest.mark.parametrize("where", ["sharing out", "flying"])
+def test_nor_does_one_that_runs_out_before_the_first_iteration_keep_the_other_waiting(home, where):
+    (first, lost), (other, broken) = on_ranks(2, "sharded_ranks:out_of_memory_before", home, where, limit=LIMIT)
+    for sentence in (first, other):
+        assert "rank 1 of 2 failed where all compute together: OutOfMemoryError: no memory is left" in sentence
     assert (lost, broken) == (LOST, BROKEN)
 
 

@@ -1,5 +1,6 @@
 """Whole trainings of robots on several ranks: the same numbers everywhere, and exact resume."""
 
+import re
 import shutil
 
 import numpy as np
@@ -118,6 +119,34 @@ def test_what_goes_wrong_on_one_rank_is_said_by_all_in_the_same_words(troubles, 
         assert "not-finite" in read_metrics(home / name / "metrics.jsonl")[-1]["error"]
         assert list((home / name / "checkpoints").glob("step-*"))
     assert "2 ranks can not share environments = 1" in first["refused"]
+    for name in ("settings", "loss"):
+        assert first[name] == other[name]
+    assert first["settings"].startswith("seed = 8 here, and 7 on rank 0: ")
+    assert "a training in a callback: 2 ranks train together" in first["within"]
+
+
+def test_an_error_in_a_loss_of_ones_own_names_its_place_and_nothing_that_was_learnt_is_lost(troubles, home):
+    for rank in troubles:
+        assert re.search(r"KeyError: 'no such part' at \S*run_ranks\.py:\d+ \(on rank 1 of 2\)", rank["loss"])
+    (saved,) = (home / "loss" / "checkpoints").glob("step-*")
+    assert int(saved.name.partition("-")[2]) == 160 * 2
+
+
+def test_one_in_an_estimate_is_told_to_the_others_who_wait_for_a_sum(troubles):
+    first, other = troubles
+    assert other["estimate"] == "'no such part'"
+    assert first["estimate"].startswith("rank 1 of 2 failed where all compute together: KeyError: 'no such part' at ")
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_what_wrappers_have_learnt_goes_on_with_another_number_of_ranks(tmp_path, before, after):
+    seen = []
+    for ranks, steps in ((before, 1024), (after, 1280)):
+        seen.append(on_ranks(ranks, "run_ranks:learns", tmp_path / "run", steps)[0])
+    if after == 1:  # rank 0 had two of four environments, and learns in all four from here on
+        assert seen[1] - seen[0] == pytest.approx(256, abs=60)
+    else:
+        assert seen[1] - seen[0] == pytest.approx(128, abs=60)
 
 
 def test_callbacks_are_called_by_rank_0_and_end_all(troubles):

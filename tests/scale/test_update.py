@@ -66,3 +66,10 @@ def test_moments_and_the_rewards_scale_are_those_of_all_samples_also_where_a_ran
         off, scale, expected = rank["statistics"]
         assert off < 1e-9
         assert scale == pytest.approx(expected)
+
+
+def test_whole_episodes_are_missing_only_where_no_rank_has_one(told):
+    for number, rank in enumerate(told):
+        some, none = rank["whole episodes"]
+        assert some == [[float(number == 1), 0.0]] * 3 + [[0.0, 0.0]]
+        assert none.startswith("no episode ended in a rollout of 4 steps")

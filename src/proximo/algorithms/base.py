@@ -146,8 +146,9 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
             with self.mesh.last_words():
                 batch = self.estimate(rollout)
                 if not self.mesh.alone:
+                    counts = self.mesh.any(bool((batch.weight > 0).any()))
                     with self.mesh.together():
-                        check_batch(batch)
+                        check_batch(batch, counts)
                 self.ring.begin(self.progress.iterations, progress, self.learnt_from(rollout, batch), self.facts())
                 report = self.updated(self.task(rollout, batch, progress))
         self.ring.end(report)

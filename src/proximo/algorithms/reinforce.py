@@ -43,7 +43,7 @@ class REINFORCE(PPO):
         """Returns less the baseline, and returns; without a baseline also which steps count.
 
         Raises:
-            UserError: without a baseline, no episode ended in the rollout.
+            UserError: without a baseline, no episode ended in the rollout, on any rank.
         """
         ends = rollout.terminated, rollout.done
         if self.baseline:
@@ -51,7 +51,7 @@ class REINFORCE(PPO):
         zeros = torch.zeros_like(rollout.values)
         _, returns = gae(rollout.rewards, zeros, zeros, *ends, gamma=rollout.gamma, lam=1.0)
         ended = rollout.done.flip(0).cumsum(0).flip(0) > 0  # an end lies at this step or after it
-        if not bool(ended.any()):
+        if not rollout.ranks.sum_across_ranks(ended.any().to(returns)):
             raise UserError(
                 f"no episode ended in a rollout of {len(returns)} steps, and REINFORCE without a baseline needs whole "
                 "ones: raise rollout_length above the length of an episode, or set update.baseline = true"

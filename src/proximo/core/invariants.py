@@ -57,13 +57,18 @@ def check_first_ratio(deviation: float, tolerance: float) -> None:
         )
 
 
-def check_batch(batch: Batch) -> None:
+def check_batch(batch: Batch, counts: bool | None = None) -> None:
     """Every sample of positive weight is finite, weights are not negative, and at least one sample counts.
+
+    Args:
+        batch: of this process.
+        counts: whether a sample counts on some rank, where several have parts of the batch; None looks at this one.
 
     Raises:
         InvariantError: names the tensor and the first bad sample.
     """
-    if not bool((batch.weight >= 0).all()) or not bool((batch.weight > 0).any()):
+    some = bool((batch.weight > 0).any()) if counts is None else counts
+    if not some or not bool((batch.weight >= 0).all()):
         raise InvariantError("weights: a batch needs weights of 0 or more, and at least one above 0")
     real = batch.weight > 0
     for name in ("log_prob", "value", "advantages", "returns"):

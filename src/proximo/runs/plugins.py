@@ -111,14 +111,6 @@ def on_one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def own_frame(error: BaseException) -> traceback.FrameSummary | None:
-    """Where an error arose in the user's code: the last frame that is neither ours nor a library's."""
-    ours, standard = str(Path(__file__).parents[1]), str(Path(os.__file__).parent)
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((ours, "<frozen"))]
-    own = [f for f in frames if not f.filename.startswith(standard) and "site-packages" not in f.filename] or frames
-    return own[-1] if own else None
-
-
 def import_own(name: str, folder: str = "") -> ModuleType:
     """The module of this name, of these folders too: a console script does not even look in the current one."""
     for place in (os.getcwd(), folder):

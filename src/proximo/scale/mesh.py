@@ -17,7 +17,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from proximo.core.invariants import InvariantError
 from proximo.core.ranks import Ranks
-from proximo.errors import UserError
+from proximo.errors import UserError, with_place
 from proximo.scale.launched import BROKEN, LOST
 from proximo.scale.neighbours import Neighbours, OutOfStepError, takes
 
@@ -62,6 +62,8 @@ class Mesh(Ranks):
         self.rank, self.size, self.local_rank, self.local_size = rank, size, local_rank, local_size
         self.traffic = 0
         """Bytes that this rank has handed to collectives so far."""
+        self.apart_now = False
+        """Whether rank 0 does something in which it must not ask for the others: they do not come."""
         self._answers = 0
         self._store: Any = dist.distributed_c10d._get_default_store() if size > 1 else None
         self._neighbours = _neighbours(rank, size, self._store) if 1 < size == local_size else None
@@ -80,6 +82,18 @@ class Mesh(Ranks):
     def device(self) -> torch.device:
         """This rank's own GPU, or the CPU where there is none."""
         return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+    def require_own(self, device: torch.device) -> None:
+        """Refuse ranks that would share a GPU: NCCL takes one rank on each.
+
+        Raises:
+            UserError: this machine has fewer than it has ranks.
+        """
+        if self.size > 1 and device.type == "cuda" and self.local_size > torch.cuda.device_count():
+            raise UserError(
+                f"{self.local_size} ranks of this machine have {torch.cuda.device_count()} GPUs, and each needs one of "
+                "its own: lower their number, or set device = cpu"
+            )
 
     def sum_across_ranks(self, x: Tensor) -> Tensor:
         """See `Ranks.sum_across_ranks`.
@@ -263,11 +277,18 @@ class Mesh(Ranks):
             key = self._next_key()
             try:
                 yield
-            finally:
-                if self.first:
-                    self._tell(key, "")
-                else:
-                    self._awaited(key)
+            except LostRankError:
+                raise  # rank 0 may wait for this very rank
+            except BaseException:
+                self._end_lead(key)
+                raise
+            self._end_lead(key)
+
+    def _end_lead(self, key: str) -> None:
+        if self.first:
+            self._tell(key, "")
+        else:
+            self._awaited(key)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -287,6 +308,8 @@ class Mesh(Ranks):
     def apart(self) -> Iterator[None]:
         """Code of torch's that waits for other ranks by itself, where one that fails can tell none: its process ends.
 
+        A `UserError` or an `InvariantError` in it is taken to be that of all: such come of sums over ranks.
+
         Raises:
             BrokenRankError: this rank failed.
             LostRankError: another rank is gone.
@@ -294,12 +317,12 @@ class Mesh(Ranks):
         try:
             with self.waiting():
                 yield
-        except LostRankError:
+        except (UserError, InvariantError):
             raise
         except Exception as error:
             if self.size == 1:
                 raise
-            raise BrokenRankError(self._last_words(error)) from error
+            raise BrokenRankError(self.leave_words(error)) from error
 
     @contextmanager
     def last_words(self) -> Iterator[None]:
@@ -314,12 +337,12 @@ class Mesh(Ranks):
             raise
         except Exception as error:
             if self.size > 1:
-                self._last_words(error)
+                self.leave_words(error)
             raise
 
-    def _last_words(self, error: Exception) -> str:
-        """Why this rank leaves, left for those who will miss it."""
-        what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    def leave_words(self, error: BaseException) -> str:
+        """Why this rank leaves, left for those who will miss it; the sentence that they will hear."""
+        what = str(error) if isinstance(error, UserError) else with_place(error)
         said = f"rank {self.rank} of {self.size} failed where all compute together: {what}"
         said = f"{said}; the same command resumes from the last checkpoint"
         _soon(lambda: self._store.set(_WORDS, said))
@@ -364,7 +387,7 @@ def _neighbours(rank: int, size: int, store: Any) -> Neighbours | None:
 
 def _told(error: Exception | None) -> bytes:
     kind = "invariant" if isinstance(error, InvariantError) else "user"
-    text = str(error) if isinstance(error, UserError | InvariantError) else f"{type(error).__name__}: {error}"
+    text = str(error) if error is None or isinstance(error, UserError | InvariantError) else with_place(error)
     return json.dumps({"kind": kind, "text": text}).encode()
 
 

@@ -133,6 +133,22 @@ def one_fails(mesh):
     return {"said": said, "before": before, "undone": undone, "after": whole(training)}
 
 
+def out_of_memory_before(mesh, home, where):
+    """The same while the weights are shared out, or are flown with before the first iteration."""
+    from proximo.language.ppo.preflight import flight
+    from proximo.language.roles import spread
+
+    def breaks(*_, **__):
+        raise torch.OutOfMemoryError("no memory is left")
+
+    if mesh.rank == 1:
+        setattr(*{"sharing out": (spread, "shard"), "flying": (flight, "to_batch")}[where], breaks)
+    try:
+        make(home, where, preflight="warn").to_the_end()
+    except UserError as error:
+        return str(error), error.exit_code
+
+
 def out_of_memory(mesh, where):
     """What is said, and the exit code, where rank 1 runs out of memory while both score, gather weights or learn."""
     training = made(mesh, "in parts")

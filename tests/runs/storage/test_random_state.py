@@ -76,3 +76,13 @@ def test_the_state_of_missing_cuda_devices_is_not_dropped_in_silence():
     tensors, state = capture()
     with pytest.raises(UserError, match="CUDA devices"):
         restore(tensors, state | {"cuda": torch.cuda.device_count() + 1})
+
+
+def test_who_goes_on_with_another_number_of_ranks_needs_not_as_many_devices():
+    tensors, state = capture({"noise": torch.Generator().manual_seed(3)})
+    drawn, generator = torch.rand(2), torch.Generator().manual_seed(5)
+    state = {**state, "cuda": torch.cuda.device_count() + 4}
+    restore(tensors, state, {"noise": generator}, reshared=True)
+    assert torch.rand(2).equal(drawn)
+    assert generator.initial_seed() == 5
+    assert torch.rand(1, generator=generator).equal(torch.rand(1, generator=torch.Generator().manual_seed(5)))

@@ -13,8 +13,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from proximo.control.config import NetworkSettings
 from proximo.control.spaces.observations import ObservationSpec
 from proximo.core.distributions import Distribution, Product
-from proximo.errors import FOREIGN, UserError
-from proximo.runs.plugins import find_own, on_one_line, own_frame
+from proximo.errors import FOREIGN, UserError, own_frame
+from proximo.runs.plugins import find_own, on_one_line
 
 TRIED = 3
 """Observations that a new network is shown."""

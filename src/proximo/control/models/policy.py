@@ -204,9 +204,9 @@ class ControlPolicy(nn.Module):
             seen = (self.look(part.inputs)[0] for part in batch.split(8))
             normals = [part for each in seen for part in parts_of(each) if isinstance(part, Gaussian)]
             log_std = torch.stack([part.log_std.min() for part in normals])
-        if not columns or log_std is None:
-            return ratio_tolerance(dtype)
         actions = batch.action[..., columns][batch.weight > 0]
+        if not actions.numel() or log_std is None:
+            return ratio_tolerance(dtype)
         width = max((p[0].numel() for p in self.network.parameters() if p.dim() > 1), default=1)
         return gaussian_ratio_tolerance(dtype, width, float(actions.abs().max()), float(log_std.min().exp()))
 

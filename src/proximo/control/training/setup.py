@@ -10,6 +10,7 @@ from proximo.control.config import TrainConfig
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces.actions import ActionSpec
 from proximo.control.spaces.groups import Roles
+from proximo.core.ranks import Ranks
 from proximo.core.settings import UpdateSettings
 from proximo.core.updates.update import minibatches
 from proximo.errors import UserError
@@ -85,8 +86,20 @@ def _near(size: int, config: TrainConfig) -> int:
     return min(fitting, key=lambda n: abs(n * config.rollout_length - size))
 
 
-def require_room(config: TrainConfig, roles: Roles, actions: ActionSpec) -> None:
+def smallest_share(mine: int, environments: int, ranks: Ranks) -> int:
+    """Rows of the rank that has fewest, where this one has `mine`: ranks that choose by them choose alike."""
+    share = ranks.share(environments)
+    return mine * (environments // ranks.size) // max(share.stop - share.start, 1)
+
+
+def require_room(config: TrainConfig, roles: Roles, actions: ActionSpec, ranks: int = 1) -> None:
     """Refuse a rollout that this machine's memory can not hold, before the system ends the process.
+
+    Args:
+        config: with this process's environments.
+        roles: what actor and critic see.
+        actions: of the environments.
+        ranks: of this machine, each of which needs as much.
 
     Raises:
         UserError: it can not.
@@ -97,11 +110,11 @@ def require_room(config: TrainConfig, roles: Roles, actions: ActionSpec) -> None
     vector = sum(spec.vector_size for spec in seen)
     # The rollout, and once more of it in minibatches and in what is kept for a replay.
     need = 2 * config.rollout_size * (4 * (vector + actions.outputs) + images) / 2**20
-    if free is None or need <= free:
+    if free is None or ranks * need <= free:
         return
-    numbers = vector + images
+    numbers, each = vector + images, f" for each of {ranks} ranks" if ranks > 1 else ""
     raise UserError(
         f"a rollout of {config.rollout_size:,} steps with {numbers:,} numbers observed and {actions.outputs:,} outputs "
-        f"of the policy needs {need / 1024:,.1f} GB, and {free / 1024:,.1f} GB are free: lower environments or "
+        f"of the policy needs {need / 1024:,.1f} GB{each}, and {free / 1024:,.1f} GB are free: lower environments or "
         "rollout_length, or show less with gymnasium.wrappers.TransformObservation (a Discrete(n) is n numbers)"
     )

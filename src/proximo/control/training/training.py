@@ -15,7 +15,7 @@ from proximo.control import seeds
 from proximo.control.closed_form.gradient import ClosedForm, supports
 from proximo.control.config import TrainConfig
 from proximo.control.environments.base import VectorEnvironment
-from proximo.control.environments.wrappers.statistics import pooled
+from proximo.control.environments.wrappers.statistics import pooled, shared_out
 from proximo.control.models.device import choose_device
 from proximo.control.models.graphs import GraphedActor, graphs_of
 from proximo.control.models.mirroring import mirroring_of
@@ -33,7 +33,7 @@ from proximo.control.training.estimation import Estimator
 from proximo.control.training.progress import FEWEST, BestPolicy, Progress, RecentEpisodes
 from proximo.control.training.rollout import Actor, Collector, Rollout
 from proximo.control.training.self_play import SelfPlay
-from proximo.control.training.setup import fresh_policy, require_room, require_shares, update_settings
+from proximo.control.training.setup import fresh_policy, require_room, require_shares, smallest_share, update_settings
 from proximo.control.training.tensor_rollout import TensorCollector, reads_tensors, stays_on_device
 from proximo.control.training.vital_signs import (
     deviation,
@@ -131,11 +131,13 @@ class Training(OnPolicyTraining[Rollout]):
         observations = ObservationSpec.of(space, config.mask_key, actions.mask_size, actions.choices)
         others = groups.teacher, groups.rnd
         roles = Roles.of(observations, groups.actor, groups.critic, config.environment, *others)
-        require_room(replace(config, environments=environments.count), roles, actions)
+        require_room(replace(config, environments=environments.count), roles, actions, self.mesh.local_size)
         self._beside = None if environments.tensors is None else environments.tensors.device
+        fewest = smallest_share(environments.count, config.environments, self.mesh)
         self.device, self.why_device = choose_device(
-            config.device, observations, config.network.hidden, self._beside, environments.count
+            config.device, observations, config.network.hidden, self._beside, fewest
         )
+        self.mesh.require_own(self.device)
         self.policy = fresh_policy(config, roles, actions).to(self.device)
         self.algorithm: PPO = algorithm_of(update_settings(config, recurrent=self.policy.memory_size > 0))
         if not self.mesh.alone:
@@ -291,6 +293,9 @@ class Training(OnPolicyTraining[Rollout]):
             have all started anew, and it is another run from here.
         """
         if self.reshared:
+            if self._learnt_at_restart:
+                copies = len(next(iter(self.environments.statistics().values())))
+                self.environments.take_statistics(shared_out(self.policy.wrappers, copies), fixed=False)
             self.restart()
             return []
         if self._learnt_at_restart:
@@ -502,8 +507,9 @@ class Training(OnPolicyTraining[Rollout]):
 
     def note_wrappers(self) -> None:
         """Note in the policy what the user's wrappers have learnt by now, all copies together."""
-        if self._learnt_at_restart:
-            self.policy.wrappers = pooled(self.environments.statistics())
+        # A signal to all processes of a job ends the environments' too: then what was noted last stays.
+        if self._learnt_at_restart and (learnt := self.environments.statistics()):
+            self.policy.wrappers = pooled(learnt)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that a resumed run needs, as tensors and JSON."""
@@ -548,6 +554,7 @@ class Training(OnPolicyTraining[Rollout]):
             )
         self.policy.load_state_dict(under("policy/", tensors))
         self.policy.project()
+        self.policy.wrappers = {name: x.numpy() for name, x in under("wrappers/policy/", tensors).items()}
         self.best.load(tensors, state["best_return"])
         self._learnt_at_restart = {name: x.numpy() for name, x in under("environments/learnt/", tensors).items()}
         self.optimizer.load_state(under("optimizer/", tensors))
@@ -568,7 +575,7 @@ class Training(OnPolicyTraining[Rollout]):
         self.recent.load(state)
         self.critic.load(state["critic"])
         self.collector.see(state["exact_observations"])
-        random_state.restore(tensors, state["random"], self._generators)
+        random_state.restore(tensors, state["random"], self._generators, reshared=self.reshared)
         if self.closed_form:
             self.closed_form.freeze()
 

@@ -60,15 +60,16 @@ def make_policy(
     """
     model = _in_full(without_dropout(model).eval(), config)
     spread = spreads(config, mesh)
-    cache = None if spread else _looked_at(model, config, mesh)
+    if not spread:
+        cache = _looked_at(model, config, mesh)
     torch.manual_seed(config.seed)  # adapters and heads are initialised from torch's own stream
     roles = make_roles(model, config.sharing, reward_decoder, reward_head, reference=refers(config)).eval()
     if spread:
         assert isinstance(roles, FullRoles), "the settings refuse others"
-        roles.spread_over(mesh, offload=config.scale.offload, weights=weights)
-    if cache is None:
-        with roles.as_sampler():  # before, it may have had no weights
-            cache = _looked_at(model, config, mesh)
+        with mesh.apart():
+            roles.spread_over(mesh, offload=config.scale.offload, weights=weights)
+            with roles.as_sampler():  # before, it may have had no weights
+                cache = _looked_at(model, config, mesh)
     return LanguagePolicy(
         roles,
         ranks=mesh if spread else ALONE,
@@ -100,7 +101,7 @@ def computing_device(config: PPOConfig, model: Any, mesh: Mesh) -> torch.device:
     """Where the policy will compute: where the model is, or where its parts go.
 
     Raises:
-        UserError: parts go elsewhere than `device` says.
+        UserError: parts go elsewhere than `device` says, or ranks would share a GPU.
     """
     if not spreads(config, mesh):
         device: torch.device = next(model.parameters()).device
@@ -110,6 +111,7 @@ def computing_device(config: PPOConfig, model: Any, mesh: Mesh) -> torch.device:
             f"device = {config.device}, but with scale.shard = full each of {mesh.size} ranks computes on "
             f'{mesh.device.type}: leave device at auto (CUDA_VISIBLE_DEVICES="" hides GPUs)'
         )
+    mesh.require_own(mesh.device)
     return mesh.device
 
 

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -288,6 +288,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
     def _make(self, opening: Opening | Followed) -> tuple[PPOTraining, Meter | None, list[str]]:
         """The training, before its folder: one that fails leaves nothing behind; its meter; what is to be known."""
         training, message = make_training(self.config, self._rewards, self._own, self._mesh)
+        self._mesh.require_own(training.device)
         if not self._mesh.first:
             return training, None, []
         meter, judging = make_meter(training, opening.folder, self._own, strict=self._preflight == "stop")
@@ -398,7 +399,8 @@ def _checked(training: PPOTraining, *, stop: bool) -> list[str]:
     Raises:
         UserError: a check failed, and `stop`.
     """
-    checks = flight.preflight(training)
+    with training.mesh.apart() if training.spread else nullcontext():
+        checks = flight.preflight(training)
     wrong = flight.failed(checks)
     if wrong and stop:
         told = "; ".join(f"{check.name}: {check.seen} ({check.remedy})" for check in wrong)

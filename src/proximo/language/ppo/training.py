@@ -15,7 +15,6 @@ from torch import Tensor
 from proximo.algorithms.base import Counters, OnPolicyTraining
 from proximo.algorithms.ppo import PPO, algorithm_of
 from proximo.core.batch import Batch
-from proximo.core.invariants import InvariantError
 from proximo.core.statistics import explained_variance, root_mean_square, weighted_mean, weighted_moments
 from proximo.core.updates.update import UpdateReport, UpdateTask
 from proximo.errors import UserError
@@ -263,11 +262,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         if not self.spread:
             return super().updated(task)
         with self.mesh.apart():
-            try:
-                return super().updated(task)
-            except (UserError, InvariantError) as error:  # of sums over ranks, so all of them have it
-                common = error
-        raise common
+            return super().updated(task)
 
     def finish(self, rollout: Rollout, batch: Batch, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Adapt the price of divergence and count."""
@@ -476,7 +471,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         else:
             self.roles.load_trained(under("trained/", tensors))
             self.optimizer.load_state(under("optimizer/", tensors))
-        random_state.restore(tensors, state["random"], self._generators)
+        random_state.restore(tensors, state["random"], self._generators, reshared=self.reshared)
         self.progress, self.ended = Progress(**state["progress"]), state["ended"]
         self.prompts.taken = state["prompts_taken"]
         self.kl.coefficient = state["kl_coefficient"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from proximo.errors import FOREIGN, UserError
-from proximo.runs.plugins import on_one_line, own_frame
+from proximo.errors import FOREIGN, UserError, own_frame
+from proximo.runs.plugins import on_one_line
 
 _PROMPTS, _RESPONSES, _COMPLETIONS = "prompts", "responses", "completions"
 _SCORED = (_RESPONSES, _COMPLETIONS)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,8 +82,13 @@ def open_together(mesh: Mesh, opened: Callable[[], Opening]) -> Opening | Follow
         opened: makes it, on rank 0.
 
     Raises:
-        UserError: rank 0 was refused.
+        UserError: rank 0 was refused; or it asks in a callback.
     """
+    if mesh.apart_now:
+        raise UserError(
+            f"a training in a callback: {mesh.size} ranks train together, and callbacks are called by rank 0 alone; "
+            "train it before or after this one, or in a process that is started without RANK in its environment"
+        )
     made: list[Opening] = []
 
     def of_the_first() -> dict[str, Any]:
@@ -98,6 +104,37 @@ def open_together(mesh: Mesh, opened: Callable[[], Opening]) -> Opening | Follow
 
     told = mesh.of_the_first(of_the_first)
     return made[0] if made else Followed(told)
+
+
+def require_same_settings(mesh: Mesh, opening: Opening | Followed, config: Any) -> None:
+    """Refuse ranks that a script has given other settings than rank 0.
+
+    Args:
+        mesh: of the run.
+        opening: that all ranks have made together.
+        config: this rank's settings.
+
+    Raises:
+        UserError: names the first setting that differs.
+    """
+    with mesh.together():
+        if not isinstance(opening, Followed):
+            return
+        here, there = (dict(_flat(tomllib.loads(text))) for text in (to_toml(config), opening.config))
+        for name in sorted(here.keys() | there.keys()):
+            if here.get(name) != there.get(name):
+                raise UserError(
+                    f"{name} = {here.get(name)!r} here, and {there.get(name)!r} on rank 0: give all ranks the same "
+                    "settings"
+                )
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def with_others(mesh: Mesh, tensors: dict[str, Tensor], state: dict[str, Any], own: Callable[[str], bool]) -> Parts:

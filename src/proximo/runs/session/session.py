@@ -1,6 +1,7 @@
 """A run while it is trained: resuming from a checkpoint, iterations that leave nothing half-done, and stopping."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -98,7 +99,6 @@ class Session:
             training.interruptible = stop.interruptible
         self._called = not mesh.alone and mesh.any(bool(self.callbacks.names))
         self._agreed: str | None = None
-        self._apart = False
         self.lost = False
         """True if a broken-off update has moved the weights for good: the run resumes from its last checkpoint."""
 
@@ -197,18 +197,25 @@ class Session:
     @contextmanager
     def calling(self) -> Iterator[None]:
         """Within, callbacks are called, by rank 0 alone."""
-        self._apart = not self.mesh.alone
+        self.mesh.apart_now = not self.mesh.alone
         try:
             yield
         finally:
-            self._apart = False
+            self.mesh.apart_now = False
 
     def given(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Give a row to the loop that iterates; one that is left there is saved."""
+        """Give a row to the loop that iterates; one that is left there is saved.
+
+        Not where an error has ended this rank's script: the others may be anywhere, and do not come to save.
+        """
         try:
             yield row
         except GeneratorExit:
-            self.save()
+            error = getattr(sys, "last_value", None)
+            if self.mesh.alone or error is None:
+                self.save()
+            else:
+                self.mesh.leave_words(error)
             raise
 
     def due(self, before: int) -> bool:
@@ -223,7 +230,7 @@ class Session:
         Raises:
             UserError: it can not be written; or one of several ranks asks for it alone.
         """
-        if self._apart:
+        if self.mesh.apart_now:
             raise UserError(
                 f"trainer.save() in a callback: {self.mesh.size} ranks save together, and callbacks are called by rank "
                 "0 alone; set checkpoint_every, or iterate the trainer on every rank and save in that loop"

@@ -49,7 +49,11 @@ def capture(generators: Generators | None = None) -> tuple[dict[str, torch.Tenso
 
 
 def restore(
-    tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any], generators: Generators | None = None
+    tensors: Mapping[str, torch.Tensor],
+    state: Mapping[str, Any],
+    generators: Generators | None = None,
+    *,
+    reshared: bool = False,
 ) -> None:
     """Puts back what `capture` took.
 
@@ -57,16 +61,20 @@ def restore(
         tensors: Its tensors; others among them are left alone.
         state: Its JSON.
         generators: As given to `capture`: the same names and kinds.
+        reshared: Whether it is of another number of ranks: what devices and generators had is then left, since whoever
+            goes on may have other devices, and gives each generator a seed of its own.
 
     Raises:
         UserError: Other generators, or fewer CUDA devices, than were captured: the resume would not be exact.
     """
     generators = generators or {}
-    _require_same(state, generators)
+    _require_same(state if not reshared else {**state, "cuda": 0}, generators)
     python = _unpack(state["python"], tensors)
     random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
     np.random.set_state(_unpack(state["numpy"], tensors))
     torch.set_rng_state(tensors[f"{_PREFIX}/torch"])
+    if reshared:
+        return
     for index in range(state["cuda"]):
         torch.cuda.set_rng_state(tensors[f"{_PREFIX}/cuda/{index}"], index)
     for name, generator in generators.items():

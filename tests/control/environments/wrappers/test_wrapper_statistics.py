@@ -1,5 +1,6 @@
 """What a user's own NormalizeObservation has learnt belongs to the policy: saved, resumed, evaluated and carried on."""
 
+import multiprocessing
 import types
 
 import gymnasium
@@ -100,6 +101,30 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, backend):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
         assert any(name.startswith("wrappers/policy/1.NormalizeObservation") for name in one)
+
+
+def test_what_was_learnt_is_saved_where_a_signal_to_a_whole_job_has_ended_the_environments_too(tmp_path):
+    whole = final(train(tmp_path, "whole", backend="subprocess"))
+    trainer = proximo.Trainer(
+        f"{__name__}:normalised", run=tmp_path / "run", progress="quiet", backend="subprocess", **SMALL
+    )
+    rows = iter(trainer)
+    next(rows)
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
+    trainer.stop()
+    assert list(rows) == []
+    resumed = final(train(tmp_path, backend="subprocess"))
+    assert all(resumed[name].equal(x) for name, x in whole.items())
+
+
+def test_a_share_for_each_copy_is_together_what_was_shared_out():
+    together = {"a.mean": np.array([[3.0, 4.0]]), "a.var": np.array([[1.0, 2.0]]), "a.count": np.array([90.0])}
+    each = learnt.shared_out(together, 3)
+    copies = {name: np.repeat(x, 3, axis=0) for name, x in each.items()}
+    for name, x in pooled(copies).items():
+        np.testing.assert_allclose(x, together[name])
 
 
 def test_evaluation_and_a_loaded_policy_see_what_training_saw(tmp_path):

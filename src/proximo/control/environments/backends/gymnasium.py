@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.error import ClosedEnvironmentError
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from proximo.control.environments.backends.answers import (
@@ -158,9 +159,12 @@ class GymnasiumEnvironments(VectorEnvironment):
         self._vector.call("proximo_stagger", longest)
 
     def statistics(self) -> dict[str, np.ndarray]:
-        """See `VectorEnvironment.statistics`."""
+        """See `VectorEnvironment.statistics`; none where its processes have ended."""
         if self._reporters:
-            return learnt.stacked(self._vector.call("proximo_statistics"))
+            try:
+                return learnt.stacked(self._vector.call("proximo_statistics"))
+            except (UserError, ClosedEnvironmentError):
+                return {}
         return learnt.stacked([learnt.read(self._vector)])
 
     def take_statistics(self, statistics: Mapping[str, np.ndarray], *, fixed: bool) -> None:

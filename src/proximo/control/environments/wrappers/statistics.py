@@ -59,6 +59,11 @@ def pooled(statistics: Statistics) -> dict[str, np.ndarray]:
     return together
 
 
+def shared_out(together: Statistics, copies: int) -> dict[str, np.ndarray]:
+    """What each of so many copies takes over, for `pooled` to give the same again."""
+    return {name: x / copies if name.endswith(".count") else x for name, x in together.items()}
+
+
 def notes(env: Any) -> tuple[str, ...]:
     """What a person has to know about what an environment learns of its observations: a sentence, or none."""
     classes = _that_learn(env)

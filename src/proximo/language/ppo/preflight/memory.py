@@ -55,7 +55,7 @@ def fits(training: PPOTraining) -> Check:
     seen = f"about {need / 2**30:.1f} GB: " + ", ".join(
         f"{name} {size / 2**30:.1f}" for name, size in parts.items() if size >= 2**26
     )
-    there = _there(training.device)
+    there = _there(training.device, training.mesh.local_size)
     if there is None:
         return Check("memory suffices", "skip", seen)
     seen += f"; there are {there / 2**30:.1f} GB"
@@ -65,11 +65,12 @@ def fits(training: PPOTraining) -> Check:
     return Check("memory suffices", "fail" if need > there else "warn", seen, remedy)
 
 
-def _there(device: torch.device) -> float | None:
+def _there(device: torch.device, ranks: int) -> float | None:
+    """Bytes that one of so many ranks of this machine can have, each of which takes as much."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
     free, mine = available_memory(), resident_memory()
-    return None if free is None or mine is None else (free + mine) * 2**20
+    return None if free is None or mine is None else (free / ranks + mine) * 2**20
 
 
 def _layers_with_gradient(training: PPOTraining) -> int:
