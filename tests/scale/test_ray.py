@@ -16,6 +16,7 @@ from ranks import on_ranks
 from run_ranks import LONG, LONG_OPTIONS
 
 from proximo.cli.main import main
+from proximo.errors import UserError
 from proximo.runs.session.signals import StopRequest
 from proximo.runs.storage.checkpoint import load_checkpoint
 from proximo.runs.storage.metrics import read_metrics
@@ -142,6 +143,18 @@ def test_a_signal_to_the_launcher_has_the_workers_stop_with_a_checkpoint(asked, 
     before = signal.getsignal(signal.SIGTERM)
     assert launch.run_ray(2, ["train", "CartPole-v1"], tmp_path / "run") == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_workers_told_that_were_lost_since_is_no_word_on_those_after_them(asked, tmp_path):
+    def fit(answer):
+        answer.begin.remote()
+        answer.tell.remote(0)
+        answer.begin.remote()
+        raise RuntimeError("a worker died")
+
+    asked["fit"] = fit
+    with pytest.raises(UserError, match=r"Ray Train lost a worker \(a worker died\)"):
+        launch.run_ray(2, ["train", "CartPole-v1"], tmp_path / "run", restarts=1)
 
 
 def test_of_what_rays_cleaner_writes_nothing_is_left():

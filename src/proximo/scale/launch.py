@@ -4,15 +4,17 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from proximo.errors import UserError
-from proximo.scale.launched import ANSWER, BROKEN, LOST
+from proximo.scale.launched import ANSWER, BROKEN, LOST, told_beside
 from proximo.scale.stopping import Stops, asking, on_signal
+
+_GRACE = 30  # seconds that torchrun gives the other ranks to end once one has failed, before it kills them
 
 
 def run_ranks(count: int, arguments: Sequence[str], *, restarts: int = 0) -> int:
@@ -40,20 +42,21 @@ def run_ranks(count: int, arguments: Sequence[str], *, restarts: int = 0) -> int
     for name in ("torch.distributed.elastic", *logging.root.manager.loggerDict):  # some have a level of their own
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # it says the same in thirty lines
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id=str(uuid4()),
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=restarts,
-        monitor_interval=0.1,
-        signals_to_handle=",".join(number.name for number in asking("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")),
-    )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "exit_code"
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            run_id=str(uuid4()),
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=restarts,
+            monitor_interval=0.1,
+            signals_to_handle=",".join(number.name for number in asking("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")),
+            logs_specs=_logs(folder, answer, told_beside(answer)),
+        )
         os.environ[ANSWER] = str(answer)
         try:
             elastic_launch(config, sys.executable)("-m", "proximo", *arguments)
@@ -63,17 +66,47 @@ def run_ranks(count: int, arguments: Sequence[str], *, restarts: int = 0) -> int
             return 128 + error.sigval
         except ChildFailedError as error:
             if not answer.exists():
-                codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-                raise UserError(_what_was_lost(codes, count)) from error
+                said = told_beside(answer).read_text() if told_beside(answer).exists() else ""
+                raise UserError(_what_was_lost(error.failures, count, said)) from error
         finally:
             del os.environ[ANSWER]
         return int(answer.read_text()) if answer.exists() else 0
 
 
-def _what_was_lost(codes: dict[int, int], count: int) -> str:
-    """A sentence on the rank that was lost first: the others ended with `LOST`, or were told to end."""
-    told = (LOST, -signal.SIGTERM)
-    rank, code = next(((r, c) for r, c in codes.items() if c not in told), next(iter(codes.items())))
+def _logs(folder: str, *told: Path) -> Any:
+    """Where torchrun keeps its notes: in `folder`; what ranks of an attempt have told is no word on the next one."""
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, LogsDest
+
+    class Logs(DefaultLogsSpecs):
+        def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:  # is asked before each start of the ranks
+            for file in told:
+                file.unlink(missing_ok=True)
+            return super().reify(envs)
+
+    return Logs(log_dir=folder)
+
+
+def _what_was_lost(failures: Mapping[int, Any], count: int, said: str) -> str:
+    """A sentence on the rank that was lost first: the others ended with `LOST`, or were told to end.
+
+    Args:
+        failures: what torchrun noticed of each rank that failed: `exitcode`, and `timestamp` in whole seconds.
+        count: of all ranks.
+        said: by the first rank that missed another, or "".
+    """
+    first = min(failure.timestamp for failure in failures.values())
+    hung = [
+        rank
+        for rank, failure in failures.items()
+        if failure.exitcode == -signal.SIGKILL and failure.timestamp - first > _GRACE / 2
+    ]
+    codes = {rank: failure.exitcode for rank, failure in failures.items()}
+    by_themselves = [r for r, c in codes.items() if r not in hung and c not in (LOST, -signal.SIGTERM)]
+    if said and not by_themselves:
+        late = f"; rank {hung[0]} did not end within {_GRACE} s of being told to, and was killed" if hung else ""
+        return said + late
+    rank = (*by_themselves, *codes)[0]
+    code = codes[rank]
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     why = " (the system does so when memory runs out)" if code == -signal.SIGKILL else ""
     return (
@@ -233,6 +266,7 @@ class _Answer:
 
     def begin(self) -> int:
         self._begun += 1
+        self._code = None  # that of workers since lost
         return self._begun
 
     def tell(self, code: int) -> None:
