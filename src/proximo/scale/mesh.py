@@ -408,6 +408,11 @@ def current_mesh() -> Mesh:
     return _current
 
 
+def mesh_so_far() -> Mesh:
+    """The ranks that this process has met, or `ALONE`: nobody is waited for."""
+    return _current or ALONE
+
+
 def _meet() -> Mesh:
     if not dist.is_available() or int(os.environ.get("WORLD_SIZE") or 1) == 1 or "RANK" not in os.environ:
         return Mesh()
