@@ -150,8 +150,11 @@ def run_ray(count: int, arguments: Sequence[str], folder: Path, *, restarts: int
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        gpus = ray.cluster_resources().get("GPU", 0) >= count
-        answer = ray.remote(num_cpus=0)(_Answer).remote()
+        there = ray.cluster_resources()
+        gpus = there.get("GPU", 0) >= count
+        if lacks := _lacking(there, count):
+            print(f"proximo: {lacks}", file=sys.stderr, flush=True)
+        answer = kept_here(ray, _Answer)
         trainer = TorchTrainer(
             _ray_work,
             train_loop_config={"arguments": list(arguments), "answer": answer, "place": str(Path.cwd())},
@@ -170,6 +173,33 @@ def run_ray(count: int, arguments: Sequence[str], folder: Path, *, restarts: int
                 "--restarts N does so by itself"
             ) from error
         return int(code or 0)
+
+
+def _lacking(there: Mapping[str, float], count: int) -> str:
+    """A sentence on what a cluster has too little of for so many workers, or "".
+
+    It is no refusal: a cluster may grow when it is asked for more.
+    """
+    cpus, gpus = (int(there.get(kind, 0)) for kind in ("CPU", "GPU"))
+    if 0 < gpus < count:
+        least = f"the Ray cluster has {gpus} GPU{'s' * (gpus != 1)} for {count} workers, so each takes a CPU and no GPU"
+        return f"{least}; --workers {gpus} takes GPUs" + (f"; it has {cpus} CPUs, and waits for more" * (cpus < count))
+    if gpus < count and cpus < count:
+        least = f"the Ray cluster has {cpus} CPU{'s' * (cpus != 1)} for {count} workers, so they wait for more"
+        return f"{least}: give fewer --workers where no machine will join"
+    return ""
+
+
+def kept_here(ray: Any, made: type) -> Any:
+    """An actor of this class on the machine of the program that asks: the loss of another one is no loss of it.
+
+    Args:
+        ray: joined.
+        made: the class; it takes no arguments.
+    """
+    strategy = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
+    here = strategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(made).remote()
 
 
 def _fitted(trainer: Any, stop: Callable[[int], Any]) -> Exception | None:
