@@ -6,8 +6,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import warm
@@ -17,6 +19,9 @@ from torch.distributed.elastic.multiprocessing.subprocess_handler import subproc
 
 from proximo.cli.main import main
 from proximo.cli.options import without
+from proximo.control import trainer
+from proximo.control.trainer import Trainer
+from proximo.errors import UserError
 from proximo.runs.storage.checkpoint import load_checkpoint
 from proximo.runs.storage.metrics import read_metrics
 from proximo.scale import mesh
@@ -257,6 +262,39 @@ def test_what_all_ranks_refuse_is_said_once_and_nothing_is_left_behind(tmp_path,
     assert said.count("2 ranks can not share environments = 1") == 1
     assert len(said.splitlines()) == 1
     assert [path.name for path in tmp_path.rglob("*")] == ["temporary"]
+
+
+@pytest.fixture
+def six_of_many(monkeypatch):
+    """A process that may use six CPUs of a large machine, as SLURM gives them."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+
+
+def test_ranks_share_the_cpus_that_they_may_use(six_of_many, tmp_path, monkeypatch):
+    threads = set()
+
+    class Noted(warm.Popen):
+        def __init__(self, *arguments, **options):
+            threads.add(options["env"]["OMP_NUM_THREADS"])
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(subprocess_handler, "Popen", Noted)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert main(["train", "CartPole-v1", "--ranks", "2", "--environments", "1", "--run", str(tmp_path / "x")]) == 2
+    assert threads == {"3"}
+
+
+def test_environments_of_a_rank_take_its_share_of_the_cpus(six_of_many, tmp_path, monkeypatch):
+    def make(*_, threads, **__):
+        raise UserError(f"{threads} threads")
+
+    monkeypatch.setattr(trainer, "make_environments", make)
+    ranks = SimpleNamespace(alone=False, size=4, local_size=2, share=lambda count: slice(0, count))
+    asked = Trainer("CartPole-v1", run=str(tmp_path / "x"))
+    asked._mesh = ranks
+    with pytest.raises(UserError, match="3 threads"), ExitStack() as stack:
+        asked._make(stack)
 
 
 @pytest.mark.parametrize(

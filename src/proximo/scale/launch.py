@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from proximo.errors import UserError
+from proximo.scale.cpus import available_cpus
 from proximo.scale.launched import ANSWER, BROKEN, LOST, told_beside
 from proximo.scale.stopping import Stops, asking, on_signal
 
@@ -42,7 +43,7 @@ def run_ranks(count: int, arguments: Sequence[str], *, restarts: int = 0) -> int
     for name in ("torch.distributed.elastic", *logging.root.manager.loggerDict):  # some have a level of their own
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # it says the same in thirty lines
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cpus() // count)))
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "exit_code"
         config = LaunchConfig(
@@ -248,7 +249,7 @@ def joined(count: int) -> Iterator[Any]:
         raise UserError(f"--launch ray needs Ray Train: `pip install 'ray[train]'` ({error})") from error
     here: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": True}
     if "RAY_ADDRESS" not in os.environ:
-        here["num_cpus"] = max(count, os.cpu_count() or 1)
+        here["num_cpus"] = max(count, available_cpus())
     with redirect_stderr(_WithoutNoise(sys.stderr)), redirect_stdout(_WithoutNoise(sys.stdout)):
         ours = not ray.is_initialized()
         try:
