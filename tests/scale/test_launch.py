@@ -214,11 +214,36 @@ def test_a_rank_that_hangs_is_not_said_to_have_been_killed_by_the_system(tmp_pat
 
 
 def test_a_rank_whose_sentence_rank_0_does_not_say_is_the_one_that_is_named(rank_1, capfd, monkeypatch):
+    monkeypatch.setattr(mesh, "_current", SimpleNamespace(alone=False))
     monkeypatch.setattr(mesh, "said_by_the_first", lambda sentence: sentence == "both say so")
     assert ended(2, "both say so") == 0
     assert capfd.readouterr().err == ""
     assert ended(2, "the simulator is not there") == BROKEN
     assert capfd.readouterr().err == "proximo: rank 1: the simulator is not there\n"
+
+
+def test_before_ranks_have_met_one_of_each_machine_says_what_it_lacks(capfd, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for rank, local in enumerate("0101"):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", local)
+        assert main(["nonsense"]) == 2
+    said = [line.partition("there is no verb")[0] for line in capfd.readouterr().err.splitlines()]
+    assert said == ["proximo: ", "proximo: rank 2: "]
+
+
+def test_a_rank_that_can_not_go_on_alone_is_named_beside_its_words(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(subprocess_handler, "Popen", warm.Popen)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    asked = [*ASKED, *LONG_OPTIONS, "--algorithm", "run_ranks:Refusing", "--run", str(tmp_path / "x")]
+    assert main(asked) == 2
+    said = capfd.readouterr().err
+    # Of rank 0, which hears it as it waits for rank 1; or of rank 1, where torchrun is slow to end it.
+    assert "rank 1 of 2 failed where all compute together: the table of rank 1 is not there" in said or (
+        "proximo: rank 1: the table of rank 1 is not there" in said
+    )
+    assert "exit code 75" not in said
+    assert "rank 0" not in said
 
 
 def test_what_an_earlier_attempt_told_is_no_word_on_a_later_one(tmp_path):

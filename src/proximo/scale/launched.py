@@ -6,6 +6,7 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 LOST = 75
 """Exit code of a rank that could not go on without another: no verdict on the run, so a launcher may start all anew."""
@@ -69,7 +70,7 @@ def ended(code: int, said: str = "") -> int:
             print(f"proximo: {said}", file=sys.stderr, flush=True)
         elif not heard:
             print(f"proximo: rank {rank}: {said}", file=sys.stderr, flush=True)
-            code = code if code == LOST else BROKEN
+            code = BROKEN if code != LOST and _met() else code
     if code in (LOST, BROKEN):
         return code
     return 0 if answer or _started_anew(code) else code  # for a launcher, which would start those anew that fail
@@ -90,5 +91,12 @@ def _heard(code: int, said: str) -> bool:
     """Whether a person hears `said` from another rank."""
     if code == LOST:  # who is cut off can ask nobody: one rank of each machine speaks
         return os.environ.get("LOCAL_RANK") != "0"
-    met = sys.modules.get("proximo.scale.mesh")  # without it, nothing has imported torch yet
-    return met is None or bool(met.said_by_the_first(said))
+    if not (met := _met()):  # what fails before follows from the command, alike on one machine, and not on several
+        return os.environ.get("LOCAL_RANK") != "0"
+    return bool(met.said_by_the_first(said))
+
+
+def _met() -> Any:
+    """`proximo.scale.mesh`, where this process has met others; without that, it may not have imported torch yet."""
+    mesh = sys.modules.get("proximo.scale.mesh")
+    return None if mesh is None or mesh.mesh_so_far().alone else mesh
