@@ -138,6 +138,8 @@ def main():
     parser.add_argument("--latency", type=float, default=20e-6, help="seconds of one message between machines")
     parser.add_argument("--bandwidth", type=float, default=12.5e9, help="bytes per second of a link (100 Gbit/s)")
     given = parser.parse_args()
+    from proximo.scale.cpus import available_cpus
+
     if given.work:
         task, seconds, folder, minibatch = given.work
         work(task, float(seconds), folder, int(minibatch))
@@ -154,13 +156,13 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         asked = given.task, given.seconds, folder, given.minibatch
         for _ in range(given.repeats):  # in turn, so that what else the machine does is in all of them
-            for ranks in given.ranks:
+            for ranks in sorted({1, *given.ranks}):  # one rank too: what it does alone is in the model
                 alone = sum(x["rate"] for x in started(ranks, False, *asked))
                 one = started(ranks, True, *asked)[0]
                 seen.setdefault(ranks, []).append((alone, one))
                 print(f"  {ranks} ranks: {one['rate']:,.0f} steps/s together, {alone:,.0f} apart", file=sys.stderr)
     # The best of the repeats: what others do on the machine only ever takes away.
-    one = min(x["iteration"] for _, x in seen[given.ranks[0]])
+    one = min(x["iteration"] for _, x in seen[1])
     print(f"{given.task}: each rank {ENVIRONMENTS} environments x {LENGTH} steps, {given.minibatch} of a minibatch")
     print("| ranks | steps/s together | steps/s apart | efficiency | bytes of an update | one sum | model / measured |")
     print("|---|---|---|---|---|---|---|")
@@ -168,7 +170,7 @@ def main():
         together, apart = max(x["rate"] for _, x in rows), max(a for a, _ in rows)
         last = rows[-1][1]
         each = min(x["collective"] for _, x in rows)
-        contended = one * max(1.0, ranks / (os.cpu_count() or 1))
+        contended = one * max(1.0, ranks / available_cpus())
         modelled = contended + (last["gradient_steps"] * each if ranks > 1 else 0.0)
         measured = min(x["iteration"] for _, x in rows)
         print(

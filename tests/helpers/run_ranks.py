@@ -156,6 +156,16 @@ class Learns(gymnasium.wrappers.NormalizeObservation):
         super().__init__(gymnasium.make("CartPole-v1"))
 
 
+@dataclass(frozen=True)
+class Refusing(PPO):
+    """A loss that rank 1 alone can not compute."""
+
+    def loss(self, seen, batch, progress, policy):
+        if scale.current_mesh().rank == 1:
+            raise UserError("the table of rank 1 is not there")
+        return super().loss(seen, batch, progress, policy)
+
+
 def plain(rows):
     """Metrics that do not tell the time."""
     return [{k: v for k, v in row.items() if not k.startswith(("seconds", "memory", "time"))} for row in rows]

@@ -234,7 +234,8 @@ def _end(told):
         if code and not isinstance(error.code, int):
             print(error.code, file=sys.stderr)
     except BaseException as error:
-        sys.excepthook(type(error), error, error.__traceback__)
+        sys.last_type, sys.last_value, sys.last_traceback = told = type(error), error, error.__traceback__
+        sys.excepthook(*told)
         code = 1
         if isinstance(error, KeyboardInterrupt):
             signal.signal(signal.SIGINT, signal.SIG_DFL)

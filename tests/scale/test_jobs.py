@@ -15,6 +15,7 @@ class Ray(SimpleNamespace):
 
     def __init__(self, *, joined, room=2):
         self.there, self.room, self.left, self.cancelled = joined, room, 0, []
+        self.strategies = []
         self.exceptions = SimpleNamespace(RayError=ValueError, RayTaskError=KeyError)
 
     def is_initialized(self):
@@ -29,7 +30,11 @@ class Ray(SimpleNamespace):
     def cluster_resources(self):
         return {"CPU": self.room}
 
-    def remote(self, **_):
+    def get_runtime_context(self):
+        return SimpleNamespace(get_node_id=lambda: "the launcher's")
+
+    def remote(self, scheduling_strategy=None, **_):
+        self.strategies.append(scheduling_strategy)
         return lambda made: SimpleNamespace(remote=lambda: Actor(made())) if isinstance(made, type) else Job(made)
 
     def wait(self, waiting, num_returns, timeout):
@@ -67,6 +72,8 @@ def ray(request, monkeypatch):
     made = Ray(joined=request.param)
     monkeypatch.setitem(sys.modules, "ray", made)
     monkeypatch.setitem(sys.modules, "ray.train", SimpleNamespace())
+    strategies = SimpleNamespace(NodeAffinitySchedulingStrategy=lambda node_id, soft: (node_id, soft))
+    monkeypatch.setitem(sys.modules, "ray.util.scheduling_strategies", strategies)
     return made
 
 
@@ -104,6 +111,7 @@ def test_what_ray_prints_is_not_among_what_jobs_come_to(ray, monkeypatch, capsys
         nullcontext(),
     )
     assert came == [("a", 10, ""), ("b", 20, "")]
+    assert ray.strategies == [("the launcher's", False), None]  # what all talk by stays here; jobs go anywhere
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.count("(raylet)") == 2

@@ -4,8 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import warm
@@ -15,10 +19,14 @@ from torch.distributed.elastic.multiprocessing.subprocess_handler import subproc
 
 from proximo.cli.main import main
 from proximo.cli.options import without
+from proximo.control import trainer
+from proximo.control.trainer import Trainer
+from proximo.errors import UserError
 from proximo.runs.storage.checkpoint import load_checkpoint
 from proximo.runs.storage.metrics import read_metrics
-from proximo.scale.launch import _what_was_lost
-from proximo.scale.launched import BROKEN, LOST, ended
+from proximo.scale import mesh
+from proximo.scale.launch import _logs, _what_was_lost
+from proximo.scale.launched import ANSWER, BROKEN, LOST, ended, told_beside
 
 LAUNCHER = [sys.executable, str(Path(warm.__file__).with_name("launching.py"))]
 ASKED = ["train", "CartPole-v1", "--ranks", "2", "--quiet"]
@@ -145,23 +153,173 @@ def test_ranks_end_with_a_launcher_that_is_killed(tmp_path):
             os.kill(rank, signal.SIGKILL)
 
 
-def test_a_rank_that_fails_alone_says_why_and_its_launcher_names_it(tmp_path, capfd, monkeypatch):
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "PROXIMO_EXIT_CODE_FILE": str(tmp_path / "code")}.items():
+@pytest.fixture
+def rank_1(tmp_path, monkeypatch):
+    """This process is rank 1 of 2 of our own launcher; where that is told of the end."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", ANSWER: str(tmp_path / "code")}.items():
         monkeypatch.setenv(name, value)
+    return tmp_path / "code"
+
+
+def test_a_rank_that_fails_alone_says_why_and_its_launcher_names_it(rank_1, capfd):
     assert ended(BROKEN, "rank 1 of 2 failed: memory ran out") == BROKEN  # not 0, which a launcher takes for a good end
     assert ended(LOST, "one of 2 ranks is gone") == LOST
+    assert ended(LOST, "another one, which missed that one") == LOST
     assert capfd.readouterr().err == "proximo: rank 1 of 2 failed: memory ran out\n"
-    assert not (tmp_path / "code").exists()
-    assert f"rank 1 of 2 ended with exit code {BROKEN}, and the others" in _what_was_lost({0: LOST, 1: BROKEN}, 2)
+    assert not rank_1.exists()
+    assert told_beside(rank_1).read_text() == "one of 2 ranks is gone"
+    said = _what_was_lost({0: Failed(LOST, 5), 1: Failed(BROKEN, 5)}, 2, "one of 2 ranks is gone")
+    assert f"rank 1 of 2 ended with exit code {BROKEN}, and the others" in said
 
 
-def test_what_all_ranks_refuse_is_said_once(tmp_path, capfd, monkeypatch):
+@dataclass
+class Failed:
+    """What torchrun notices of a rank."""
+
+    exitcode: int
+    timestamp: int
+
+
+@pytest.mark.parametrize(
+    ("failures", "named"),
+    [
+        ({0: Failed(LOST, 5), 1: Failed(-9, 5)}, "rank 1 of 2 was killed by SIGKILL (the system"),  # seen at once
+        (
+            {1: Failed(-9, 5), 0: Failed(-9, 35)},
+            "rank 1 of 2 was killed by SIGKILL (the system",
+        ),  # 0 did not hear of it
+        ({0: Failed(LOST, 5), 1: Failed(-9, 35)}, "not heard of for 5 s; rank 1 did not end within 30 s"),
+        ({0: Failed(LOST, 5), 1: Failed(LOST, 5)}, "not heard of for 5 s"),
+        ({1: Failed(LOST, 5), 0: Failed(-15, 5)}, "not heard of for 5 s"),
+        ({0: Failed(-15, 5), 1: Failed(1, 5)}, "rank 1 of 2 ended with exit code 1"),
+        ({0: Failed(LOST, 5), 1: Failed(-11, 7)}, "rank 1 of 2 was killed by SIGSEGV"),
+    ],
+)
+def test_who_was_lost_first_is_named_or_what_those_say_that_missed_it(failures, named):
+    assert named in _what_was_lost(failures, 2, "not heard of for 5 s")
+
+
+@pytest.mark.slow  # torchrun waits for half a minute
+def test_a_rank_that_hangs_is_not_said_to_have_been_killed_by_the_system(tmp_path):
+    def stop(_):
+        os.kill(int((tmp_path / "rank-1").read_text()), signal.SIGSTOP)
+
+    begun, asked = recorded(tmp_path / "run", 2), [*ASKED, *LONG_OPTIONS]
+    _, code, said = disturbed(tmp_path / "run", begun, stop, *asked, PROXIMO_RANK_TIMEOUT="3")
+    assert code == 2
+    assert said.count("proximo:") == 1
+    assert "one of 2 ranks is gone, or was not heard of for 3 s (PROXIMO_RANK_TIMEOUT sets that)" in said
+    assert "rank 1 did not end within 30 s of being told to, and was killed" in said
+    assert "memory runs out" not in said
+
+
+def test_a_rank_whose_sentence_rank_0_does_not_say_is_the_one_that_is_named(rank_1, capfd, monkeypatch):
+    monkeypatch.setattr(mesh, "_current", SimpleNamespace(alone=False))
+    monkeypatch.setattr(mesh, "said_by_the_first", lambda sentence: sentence == "both say so")
+    assert ended(2, "both say so") == 0
+    assert capfd.readouterr().err == ""
+    assert ended(2, "the simulator is not there") == BROKEN
+    assert capfd.readouterr().err == "proximo: rank 1: the simulator is not there\n"
+
+
+def test_before_ranks_have_met_one_of_each_machine_says_what_it_lacks(capfd, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for rank, local in enumerate("0101"):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", local)
+        assert main(["nonsense"]) == 2
+    said = [line.partition("there is no verb")[0] for line in capfd.readouterr().err.splitlines()]
+    assert said == ["proximo: ", "proximo: rank 2: "]
+
+
+def test_a_rank_that_can_not_go_on_alone_is_named_beside_its_words(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(subprocess_handler, "Popen", warm.Popen)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    asked = [*ASKED, *LONG_OPTIONS, "--algorithm", "run_ranks:Refusing", "--run", str(tmp_path / "x")]
+    assert main(asked) == 2
+    said = capfd.readouterr().err
+    # Of rank 0, which hears it as it waits for rank 1; or of rank 1, where torchrun is slow to end it.
+    assert "rank 1 of 2 failed where all compute together: the table of rank 1 is not there" in said or (
+        "proximo: rank 1: the table of rank 1 is not there" in said
+    )
+    assert "exit code 75" not in said
+    assert "rank 0" not in said
+
+
+def test_what_an_earlier_attempt_told_is_no_word_on_a_later_one(tmp_path):
+    told = [tmp_path / "code", told_beside(tmp_path / "code")]
+    logs = _logs(str(tmp_path / "logs"), *told)
+    for attempt in ("0", "1"):
+        logs.reify({0: {"TORCHELASTIC_RUN_ID": "x", "TORCHELASTIC_RESTART_COUNT": attempt}})
+        assert not any(file.exists() for file in told)
+        for file in told:
+            file.write_text("2")
+
+
+def test_ranks_of_torchrun_that_a_signal_stopped_are_not_started_anew(monkeypatch):
+    code = 128 + signal.SIGTERM
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    assert ended(code) == code
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert (ended(code), ended(2), ended(LOST)) == (0, 2, LOST)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
+    assert ended(code) == code
+
+
+def test_what_a_callback_of_a_rank_starts_has_no_word_on_the_end_of_the_run(rank_1, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "0")
+    assert main(["presets"]) == 2
+    assert "where a rank itself starts it, leave RANK out of its environment" in capsys.readouterr().err
+    monkeypatch.setenv(ANSWER, str(rank_1))
+    monkeypatch.delenv("RANK")
+    assert main(["presets"]) == 0
+    assert ended(0) == 0  # of a training, the same
+    assert not rank_1.exists()
+
+
+def test_what_all_ranks_refuse_is_said_once_and_nothing_is_left_behind(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(subprocess_handler, "Popen", warm.Popen)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     assert main(["train", "CartPole-v1", "--ranks", "2", "--environments", "1", "--run", str(tmp_path / "x")]) == 2
     said = capfd.readouterr().err
     assert said.count("2 ranks can not share environments = 1") == 1
     assert len(said.splitlines()) == 1
-    assert not (tmp_path / "x").exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["temporary"]
+
+
+@pytest.fixture
+def six_of_many(monkeypatch):
+    """A process that may use six CPUs of a large machine, as SLURM gives them."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+
+
+def test_ranks_share_the_cpus_that_they_may_use(six_of_many, tmp_path, monkeypatch):
+    threads = set()
+
+    class Noted(warm.Popen):
+        def __init__(self, *arguments, **options):
+            threads.add(options["env"]["OMP_NUM_THREADS"])
+            super().__init__(*arguments, **options)
+
+    monkeypatch.setattr(subprocess_handler, "Popen", Noted)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert main(["train", "CartPole-v1", "--ranks", "2", "--environments", "1", "--run", str(tmp_path / "x")]) == 2
+    assert threads == {"3"}
+
+
+def test_environments_of_a_rank_take_its_share_of_the_cpus(six_of_many, tmp_path, monkeypatch):
+    def make(*_, threads, **__):
+        raise UserError(f"{threads} threads")
+
+    monkeypatch.setattr(trainer, "make_environments", make)
+    ranks = SimpleNamespace(alone=False, size=4, local_size=2, share=lambda count: slice(0, count))
+    asked = Trainer("CartPole-v1", run=str(tmp_path / "x"))
+    asked._mesh = ranks
+    with pytest.raises(UserError, match="3 threads"), ExitStack() as stack:
+        asked._make(stack)
 
 
 @pytest.mark.parametrize(

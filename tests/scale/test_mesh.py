@@ -11,7 +11,7 @@ from ranks import on_ranks
 
 import proximo
 from proximo.errors import UserError
-from proximo.scale.mesh import TIMEOUT, Mesh
+from proximo.scale.mesh import TIMEOUT, Mesh, current_mesh
 
 SOURCES = Path(proximo.__file__).parent
 
@@ -94,6 +94,14 @@ def test_the_others_hear_why_a_rank_has_left_in_the_midst_of_what_all_compute():
 
 def test_a_rank_that_hangs_is_given_up_after_the_time_that_was_set():
     assert 2 <= on_ranks(2, "mesh_ranks:stuck", environment={TIMEOUT: "2"})[0] < 8
+
+
+@pytest.mark.parametrize("given", ["inf", "nan", "1e300", "1e9", "0", "-1", "soon"])
+def test_a_patience_that_is_no_time_is_refused_in_one_sentence(given, monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", TIMEOUT: given}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"{TIMEOUT} = '{given}' must be a number of seconds above 0, of 1,000,000 at"):
+        current_mesh()
 
 
 def test_one_process_alone_needs_nobody(monkeypatch):

@@ -1,6 +1,9 @@
 """Ranks of one machine meet, or all of them know at once that they can not. They are threads here."""
 
 import errno
+import fcntl
+import resource
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,6 +12,7 @@ import pytest
 import torch
 from torch.distributed import HashStore
 
+from proximo.scale import neighbours
 from proximo.scale.neighbours import KEY, Neighbours
 
 
@@ -78,3 +82,28 @@ def test_a_disk_in_memory_that_is_too_small_is_noticed_before_anything_is_summed
     met, folder = meeting(2)
     assert (met, folder) == ([None, None], "")
     assert set(Path("/dev/shm").glob("proximo-*")) <= before
+
+
+@pytest.fixture
+def far_sockets():
+    """Two connected sockets, in a process that has opened more than a thousand files before."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, limits[1]), limits[1]))
+    near = socket.socketpair()
+    there, here = (socket.socket(fileno=fcntl.fcntl(each, fcntl.F_DUPFD, 2000)) for each in near)
+    here.setblocking(False)
+    yield there, here
+    for each in (there, here, *near):
+        each.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_rank_with_many_files_open_sleeps_until_it_hears_another(far_sockets, monkeypatch):
+    there, here = far_sockets
+    monkeypatch.setattr(neighbours, "_AWAKE", -1.0)  # it sleeps at once
+    with pytest.raises(TimeoutError, match="not heard of for 0 s"):
+        Neighbours(0, 2, None, 0.01)._heard(here)
+    with ThreadPoolExecutor(1) as pool:
+        heard = pool.submit(Neighbours(0, 2, None, 100.0)._heard, here)
+        there.sendall(b"12345678")
+        assert heard.result(timeout=200) == b"12345678"

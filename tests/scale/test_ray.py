@@ -16,6 +16,7 @@ from ranks import on_ranks
 from run_ranks import LONG, LONG_OPTIONS
 
 from proximo.cli.main import main
+from proximo.errors import UserError
 from proximo.runs.session.signals import StopRequest
 from proximo.runs.storage.checkpoint import load_checkpoint
 from proximo.runs.storage.metrics import read_metrics
@@ -99,7 +100,7 @@ def until(true):
 @pytest.fixture
 def asked(monkeypatch):
     """What Ray Train is asked for, by a stand-in that takes its names alone and whose workers end with code 7."""
-    made = {"fit": lambda answer: answer.tell.remote(7)}
+    made = {"fit": lambda answer: answer.tell.remote(7), "cluster": {"CPU": 8.0}}
 
     def taker(name):
         def take(*given, **named):
@@ -110,15 +111,22 @@ def asked(monkeypatch):
 
         return take
 
+    def remote(**options):
+        made["actor"] = options
+        return lambda actor: SimpleNamespace(remote=lambda: Actor(actor()))
+
     ray = SimpleNamespace(
         is_initialized=lambda: True,
-        cluster_resources=lambda: {"CPU": 8},
-        remote=lambda **_: lambda made: SimpleNamespace(remote=lambda: Actor(made())),
+        cluster_resources=lambda: made["cluster"],
+        get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "the launcher's"),
+        remote=remote,
         get=lambda x: x,
     )
+    strategies = SimpleNamespace(NodeAffinitySchedulingStrategy=lambda node_id, soft: (node_id, soft))
     train = SimpleNamespace(**{name: taker(name) for name in ("ScalingConfig", "RunConfig", "FailureConfig")})
     torch = SimpleNamespace(**{name: taker(name) for name in ("TorchConfig", "TorchTrainer")})
-    for name, module in {"ray": ray, "ray.train": train, "ray.train.torch": torch}.items():
+    modules = {"ray": ray, "ray.train": train, "ray.train.torch": torch, "ray.util.scheduling_strategies": strategies}
+    for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     return made
 
@@ -129,6 +137,27 @@ def test_ray_train_is_asked_for_as_many_workers_and_restarts_by_its_own_names(as
     assert asked["FailureConfig"] == {"max_failures": 2}
     assert asked["TorchConfig"] == {"backend": "gloo"}
     assert asked["TorchTrainer"]["train_loop_config"]["arguments"] == ["train", "CartPole-v1"]
+    assert asked["actor"] == {"num_cpus": 0, "scheduling_strategy": ("the launcher's", False)}  # no other node's loss
+
+
+@pytest.mark.parametrize(
+    ("there", "gpus", "said"),
+    [
+        ({"CPU": 4.0}, False, ""),
+        ({"CPU": 4.0, "GPU": 4.0}, True, ""),
+        ({"CPU": 0.0, "GPU": 4.0}, True, ""),
+        ({"CPU": 3.0}, False, "has 3 CPUs for 4 workers, so they wait for more"),
+        ({"CPU": 8.0, "GPU": 1.0}, False, "has 1 GPU for 4 workers, so each takes a CPU and no GPU"),
+        ({"CPU": 2.0, "GPU": 3.0}, False, "it has 2 CPUs, and waits for more"),
+    ],
+)
+def test_it_is_said_in_one_sentence_what_a_cluster_has_too_little_of(asked, tmp_path, capsys, there, gpus, said):
+    asked["cluster"] = there
+    assert launch.run_ray(4, ["train", "CartPole-v1"], tmp_path / "run") == 7
+    assert asked["ScalingConfig"] == {"num_workers": 4, "use_gpu": gpus}
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == bool(said)
 
 
 def test_a_signal_to_the_launcher_has_the_workers_stop_with_a_checkpoint(asked, tmp_path):
@@ -144,6 +173,18 @@ def test_a_signal_to_the_launcher_has_the_workers_stop_with_a_checkpoint(asked, 
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_what_workers_told_that_were_lost_since_is_no_word_on_those_after_them(asked, tmp_path):
+    def fit(answer):
+        answer.begin.remote()
+        answer.tell.remote(0)
+        answer.begin.remote()
+        raise RuntimeError("a worker died")
+
+    asked["fit"] = fit
+    with pytest.raises(UserError, match=r"Ray Train lost a worker \(a worker died\)"):
+        launch.run_ray(2, ["train", "CartPole-v1"], tmp_path / "run", restarts=1)
+
+
 def test_of_what_rays_cleaner_writes_nothing_is_left():
     seen = io.StringIO()
     stream = launch._WithoutNoise(seen)
@@ -154,6 +195,8 @@ def test_of_what_rays_cleaner_writes_nothing_is_left():
 
 def test_ray_train_has_these_names():
     pytest.importorskip("ray", reason="Ray is not installed")
+    strategy = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
+    assert {"node_id", "soft"} <= inspect.signature(strategy).parameters.keys()
     for module in ("ray.train", "ray.train.torch"):
         for name, known in NAMES.items():
             if made := getattr(import_module(module), name, None):

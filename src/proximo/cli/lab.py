@@ -1,7 +1,6 @@
 """`proximo lab`: experiments that show what each mechanism does."""
 
 import json
-import os
 import platform
 import re
 import sys
@@ -16,6 +15,7 @@ import tyro
 from proximo.cli.forms import SAYS_ITS_DEFAULT, Flag
 from proximo.cli.options import command
 from proximo.errors import UserError, nearest
+from proximo.scale.cpus import available_cpus
 
 _HELP = """Experiments that show what each mechanism does, measured on this very code.
 
@@ -163,7 +163,7 @@ def _spent(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _machine() -> str:
     """The processor, in words."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = available_cpus()
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

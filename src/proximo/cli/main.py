@@ -134,9 +134,11 @@ def _run(given: list[str]) -> int:
 
         print(f"proximo {__version__}", flush=True)
         return 0
-    from proximo.scale.launched import end_with_launcher, ended, within
+    from proximo.scale.launched import ANSWER, end_with_launcher, ended, within
 
     end_with_launcher()
+    if given[0] not in _OF_MANY:  # a callback of a rank has started this, and it is no rank
+        os.environ.pop(ANSWER, None)
     try:
         if given[0] not in VERBS:
             raise UserError(
@@ -145,7 +147,7 @@ def _run(given: list[str]) -> int:
         if within() and given[0] not in _OF_MANY:
             raise UserError(
                 f"`proximo {given[0]}` is for one process, and a launcher has started it {os.environ['WORLD_SIZE']} "
-                "times: give it without torchrun"
+                "times: give it without torchrun; where a rank itself starts it, leave RANK out of its environment"
             )
         if within() and os.environ["RANK"] != "0":
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of the process: results are printed once)

@@ -1,6 +1,5 @@
 """A training as an iterator of its metrics: for live plots, for loops of one's own, and for `proximo.train`."""
 
-import os
 import statistics
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -44,6 +43,7 @@ from proximo.runs.storage.code_identity import identity
 from proximo.runs.storage.folder import RunFolder
 from proximo.runs.storage.metrics import MetricsWriter
 from proximo.runs.system import resident_memory
+from proximo.scale.cpus import available_cpus
 from proximo.scale.mesh import ALONE, current_mesh
 
 
@@ -242,7 +242,7 @@ class Trainer(IteratedTrainer[Run]):
         threads: int | None = None
         if not self._mesh.alone:
             _require_copies(self._source, config, self._mesh.size)
-            threads = max(1, (os.cpu_count() or 1) // self._mesh.local_size)
+            threads = max(1, available_cpus() // self._mesh.local_size)
         environments = make_environments(
             self._source,
             share.stop - share.start,

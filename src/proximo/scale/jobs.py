@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from proximo.scale.launch import asked, joined, stand_in
+from proximo.scale.launch import asked, joined, kept_here, stand_in
 
 Next = Callable[[], tuple[str, Any] | None]
 """Gives a job's name, of its own, and what it is to do; None where there is none for now."""
@@ -44,7 +44,7 @@ def run_jobs(
     # What is printed meanwhile is Ray's and the jobs': standard output belongs to what they come to.
     with redirect_stdout(sys.stderr), joined(1) as ray, around:
         gpus = gpus and ray.cluster_resources().get("GPU", 0) >= 1
-        wall = ray.remote(num_cpus=0)(_Wall).remote()
+        wall = kept_here(ray, _Wall)
         place, running = str(Path.cwd()), dict[Any, str]()
         one = ray.remote(num_cpus=1, num_gpus=int(gpus), max_retries=restarts)(_job)
         try:

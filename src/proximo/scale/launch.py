@@ -4,15 +4,18 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from proximo.errors import UserError
-from proximo.scale.launched import ANSWER, BROKEN, LOST
+from proximo.scale.cpus import available_cpus
+from proximo.scale.launched import ANSWER, BROKEN, LOST, told_beside
 from proximo.scale.stopping import Stops, asking, on_signal
+
+_GRACE = 30  # seconds that torchrun gives the other ranks to end once one has failed, before it kills them
 
 
 def run_ranks(count: int, arguments: Sequence[str], *, restarts: int = 0) -> int:
@@ -40,20 +43,21 @@ def run_ranks(count: int, arguments: Sequence[str], *, restarts: int = 0) -> int
     for name in ("torch.distributed.elastic", *logging.root.manager.loggerDict):  # some have a level of their own
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # it says the same in thirty lines
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id=str(uuid4()),
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=restarts,
-        monitor_interval=0.1,
-        signals_to_handle=",".join(number.name for number in asking("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")),
-    )
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cpus() // count)))
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "exit_code"
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            run_id=str(uuid4()),
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=restarts,
+            monitor_interval=0.1,
+            signals_to_handle=",".join(number.name for number in asking("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")),
+            logs_specs=_logs(folder, answer, told_beside(answer)),
+        )
         os.environ[ANSWER] = str(answer)
         try:
             elastic_launch(config, sys.executable)("-m", "proximo", *arguments)
@@ -63,17 +67,47 @@ def run_ranks(count: int, arguments: Sequence[str], *, restarts: int = 0) -> int
             return 128 + error.sigval
         except ChildFailedError as error:
             if not answer.exists():
-                codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-                raise UserError(_what_was_lost(codes, count)) from error
+                said = told_beside(answer).read_text() if told_beside(answer).exists() else ""
+                raise UserError(_what_was_lost(error.failures, count, said)) from error
         finally:
             del os.environ[ANSWER]
         return int(answer.read_text()) if answer.exists() else 0
 
 
-def _what_was_lost(codes: dict[int, int], count: int) -> str:
-    """A sentence on the rank that was lost first: the others ended with `LOST`, or were told to end."""
-    told = (LOST, -signal.SIGTERM)
-    rank, code = next(((r, c) for r, c in codes.items() if c not in told), next(iter(codes.items())))
+def _logs(folder: str, *told: Path) -> Any:
+    """Where torchrun keeps its notes: in `folder`; what ranks of an attempt have told is no word on the next one."""
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, LogsDest
+
+    class Logs(DefaultLogsSpecs):
+        def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:  # is asked before each start of the ranks
+            for file in told:
+                file.unlink(missing_ok=True)
+            return super().reify(envs)
+
+    return Logs(log_dir=folder)
+
+
+def _what_was_lost(failures: Mapping[int, Any], count: int, said: str) -> str:
+    """A sentence on the rank that was lost first: the others ended with `LOST`, or were told to end.
+
+    Args:
+        failures: what torchrun noticed of each rank that failed: `exitcode`, and `timestamp` in whole seconds.
+        count: of all ranks.
+        said: by the first rank that missed another, or "".
+    """
+    first = min(failure.timestamp for failure in failures.values())
+    hung = [
+        rank
+        for rank, failure in failures.items()
+        if failure.exitcode == -signal.SIGKILL and failure.timestamp - first > _GRACE / 2
+    ]
+    codes = {rank: failure.exitcode for rank, failure in failures.items()}
+    by_themselves = [r for r, c in codes.items() if r not in hung and c not in (LOST, -signal.SIGTERM)]
+    if said and not by_themselves:
+        late = f"; rank {hung[0]} did not end within {_GRACE} s of being told to, and was killed" if hung else ""
+        return said + late
+    rank = (*by_themselves, *codes)[0]
+    code = codes[rank]
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     why = " (the system does so when memory runs out)" if code == -signal.SIGKILL else ""
     return (
@@ -117,8 +151,11 @@ def run_ray(count: int, arguments: Sequence[str], folder: Path, *, restarts: int
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
 
-        gpus = ray.cluster_resources().get("GPU", 0) >= count
-        answer = ray.remote(num_cpus=0)(_Answer).remote()
+        there = ray.cluster_resources()
+        gpus = there.get("GPU", 0) >= count
+        if lacks := _lacking(there, count):
+            print(f"proximo: {lacks}", file=sys.stderr, flush=True)
+        answer = kept_here(ray, _Answer)
         trainer = TorchTrainer(
             _ray_work,
             train_loop_config={"arguments": list(arguments), "answer": answer, "place": str(Path.cwd())},
@@ -137,6 +174,33 @@ def run_ray(count: int, arguments: Sequence[str], folder: Path, *, restarts: int
                 "--restarts N does so by itself"
             ) from error
         return int(code or 0)
+
+
+def _lacking(there: Mapping[str, float], count: int) -> str:
+    """A sentence on what a cluster has too little of for so many workers, or "".
+
+    It is no refusal: a cluster may grow when it is asked for more.
+    """
+    cpus, gpus = (int(there.get(kind, 0)) for kind in ("CPU", "GPU"))
+    if 0 < gpus < count:
+        least = f"the Ray cluster has {gpus} GPU{'s' * (gpus != 1)} for {count} workers, so each takes a CPU and no GPU"
+        return f"{least}; --workers {gpus} takes GPUs" + (f"; it has {cpus} CPUs, and waits for more" * (cpus < count))
+    if gpus < count and cpus < count:
+        least = f"the Ray cluster has {cpus} CPU{'s' * (cpus != 1)} for {count} workers, so they wait for more"
+        return f"{least}: give fewer --workers where no machine will join"
+    return ""
+
+
+def kept_here(ray: Any, made: type) -> Any:
+    """An actor of this class on the machine of the program that asks: the loss of another one is no loss of it.
+
+    Args:
+        ray: joined.
+        made: the class; it takes no arguments.
+    """
+    strategy = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
+    here = strategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(made).remote()
 
 
 def _fitted(trainer: Any, stop: Callable[[int], Any]) -> Exception | None:
@@ -185,7 +249,7 @@ def joined(count: int) -> Iterator[Any]:
         raise UserError(f"--launch ray needs Ray Train: `pip install 'ray[train]'` ({error})") from error
     here: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": True}
     if "RAY_ADDRESS" not in os.environ:
-        here["num_cpus"] = max(count, os.cpu_count() or 1)
+        here["num_cpus"] = max(count, available_cpus())
     with redirect_stderr(_WithoutNoise(sys.stderr)), redirect_stdout(_WithoutNoise(sys.stdout)):
         ours = not ray.is_initialized()
         try:
@@ -233,6 +297,7 @@ class _Answer:
 
     def begin(self) -> int:
         self._begun += 1
+        self._code = None  # that of workers since lost
         return self._begun
 
     def tell(self, code: int) -> None:

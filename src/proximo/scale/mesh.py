@@ -25,6 +25,7 @@ TIMEOUT = "PROXIMO_RANK_TIMEOUT"
 """Environment variable: seconds after which ranks that wait for another give it up (600). One that has died is noticed
 at once; this is for one that hangs or is cut off."""
 _DEFAULT = 600.0
+_LONGEST = 1e6  # seconds, 11 days: more milliseconds than 2^31 are no time to those that wait
 _LOOK = 0.1  # seconds between two looks for what rank 0 does alone, at most
 _LAST = "proximo/last"
 _WORDS = "proximo/words"
@@ -409,11 +410,11 @@ def _timeout() -> float:
     given = os.environ.get(TIMEOUT) or _DEFAULT
     try:
         seconds = float(given)
-        if seconds > 0:
+        if 0 < seconds <= _LONGEST:
             return seconds
     except ValueError:
         pass
-    raise UserError(f"{TIMEOUT} = {given!r} must be a number of seconds above 0")
+    raise UserError(f"{TIMEOUT} = {given!r} must be a number of seconds above 0, of {_LONGEST:,.0f} at most")
 
 
 _current: Mesh | None = None
@@ -429,6 +430,11 @@ def current_mesh() -> Mesh:
     if _current is None:
         _current = _meet()
     return _current
+
+
+def mesh_so_far() -> Mesh:
+    """The ranks that this process has met, or `ALONE`: nobody is waited for."""
+    return _current or ALONE
 
 
 def _meet() -> Mesh:

@@ -170,7 +170,7 @@ class Neighbours:
             except BlockingIOError:
                 if time.perf_counter() < asleep:
                     os.sched_yield()  # where there are more ranks than cores, one of them needs this one
-                elif not select.select([here], [], [], self._seconds)[0]:
+                elif not _readable(here, self._seconds):
                     raise TimeoutError(f"another rank was not heard of for {self._seconds:,.0f} s") from None
         return answer
 
@@ -191,6 +191,13 @@ class Neighbours:
         for there, here in self._rounds:
             there.close()
             here.close()
+
+
+def _readable(here: socket.socket, seconds: float) -> bool:
+    """Whether there is something to read, or nobody left to write, within so many seconds."""
+    poll = select.poll()  # select.select takes no descriptor above 1,023, and many environments open many
+    poll.register(here, select.POLLIN)
+    return bool(poll.poll(1000 * seconds))
 
 
 _HERE: weakref.WeakSet[Neighbours] = weakref.WeakSet()

@@ -180,3 +180,11 @@ def test_trials_that_were_ended_early_count_by_how_they_stood_then():
     shares = tuning.importance_of(study)
     assert max(shares, key=shares.__getitem__) == "setting 3"
     assert shares["setting 3"] > 0.5
+
+
+def test_a_search_is_refused_where_a_launcher_has_started_it_as_several_ranks(tmp_path, monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(proximo.UserError, match="tune is for one process, and a launcher has started 4: call it with"):
+        proximo.tune("CartPole-v1", run=tmp_path / "x")
+    assert not list(tmp_path.iterdir())

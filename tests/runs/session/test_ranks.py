@@ -1,10 +1,14 @@
 """What ranks write of a checkpoint by themselves is all of it, or gone."""
 
+import os
 import resource
+import socket
+import sys
 import warnings
 
 import pytest
 import torch
+import warm
 
 from proximo.errors import UserError
 from proximo.runs.session.ranks import written_apart
@@ -46,3 +50,16 @@ def test_parts_of_a_checkpoint_that_was_written_stay(tmp_path):
         save(tmp_path, {"rest": torch.ones(2)})
     assert len(list(parts_of(latest_checkpoint(tmp_path)).iterdir())) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000008"]
+
+
+@pytest.mark.parametrize("begun", ["", "rows = iter(proximo.Trainer('CartPole-v1'))"], ids=["nothing", "no iteration"])
+def test_a_script_that_fails_on_one_rank_before_it_trains_ends_without_meeting_the_others(begun, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as first:  # where rank 0 would be met
+        first.setblocking(False)
+        rank = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(first.getsockname()[1])}
+        environment = {**os.environ, **rank, "PROXIMO_RANK_TIMEOUT": "1"}
+        script = f"import proximo, proximo.control.trainer\n{begun}\nraise SystemError('not this one')"
+        failed = warm.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert "not this one" in failed.stderr
+        with pytest.raises(BlockingIOError):
+            first.accept()

@@ -4,6 +4,8 @@ import os
 import sys
 from contextlib import suppress
 
+from proximo.scale.cpus import available_cpus
+
 _GIB = 2**30
 
 
@@ -13,15 +15,11 @@ def load() -> str:
     """
     said = []
     with suppress(OSError, AttributeError):  # not on every system
-        cores = _cores()
+        cores = available_cpus()
         said.append(f"load {os.getloadavg()[0]:.1f} of {cores} core{'s' * (cores != 1)}")
     if (gpu := _gpu()) is not None:
         said.append(f"GPU {gpu[0]:.1f} of {gpu[1]:.1f} GiB")
     return ", ".join(said)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpu() -> tuple[float, float] | None:

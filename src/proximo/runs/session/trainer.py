@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from proximo.runs.console.progress import Mode
 from proximo.runs.console.streams import say
 from proximo.runs.session.session import Session, Trained
-from proximo.scale.mesh import current_mesh
+from proximo.scale.mesh import mesh_so_far
 
 STOPPED = "trainer.stop()"
 """Why a run ended that its own loop or a callback has stopped."""
@@ -30,7 +30,7 @@ def _save_what_is_left_open() -> None:
 
     Ranks save together. Where one has failed the others may be anywhere, so nothing is saved then.
     """
-    if getattr(sys, "last_value", None) is not None and not current_mesh().alone:
+    if getattr(sys, "last_value", None) is not None and not mesh_so_far().alone:
         return
     for reference in _left_open:
         rows = reference()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import numpy as np
 from proximo.control.environments.base import Observation, Step, VectorEnvironment
 from proximo.control.environments.terms import TERM, is_term
 from proximo.errors import UserError, nearest
+from proximo.scale.cpus import available_cpus
 
 _OURS = ("num_envs", "batch_size", "num_threads", "seed", "env_seed", "gym_reset_return_info", "max_num_players")
 _RENDERING = (
@@ -36,11 +36,6 @@ def import_envpool() -> ModuleType | None:
             raise
         return None
     return envpool
-
-
-def available_cpus() -> int:
-    """How many CPUs this process may use: fewer than the machine has under `taskset`, Slurm or a container."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class EnvPoolEnvironments(VectorEnvironment):
