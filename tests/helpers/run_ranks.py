@@ -158,12 +158,12 @@ class Learns(gymnasium.wrappers.NormalizeObservation):
 
 @dataclass(frozen=True)
 class Refusing(PPO):
-    """A loss that rank 1 alone can not compute."""
+    """Advantages that rank 1 alone can not compute, where the others go on to a sum."""
 
-    def loss(self, seen, batch, progress, policy):
+    def estimate(self, rollout):
         if scale.current_mesh().rank == 1:
             raise UserError("the table of rank 1 is not there")
-        return super().loss(seen, batch, progress, policy)
+        return super().estimate(rollout)
 
 
 def plain(rows):
