@@ -1,5 +1,9 @@
 """The closed form is taken for what it was derived from, and for nothing that only looks alike."""
 
+import functools
+import subprocess
+import sys
+
 import control_tasks
 import pytest
 import torch
@@ -8,6 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from proximo.algorithms.ppo import PPO
+from proximo.control.closed_form import derivation
 from proximo.control.models import networks
 from proximo.control.models.policy import ControlPolicy
 from proximo.control.spaces import actions
@@ -204,3 +209,43 @@ def test_what_nobody_touched_is_still_derived_by_hand():
                 control_tasks.probe, 1, options=options, network={"activation": activation, "hidden": (8, 8)}
             )
             assert training.closed_form is not None
+
+
+EARLY = """
+import sys
+import proximo
+from proximo.core import objectives
+assert "proximo.control.closed_form.derivation" not in sys.modules
+calls, loss = [], objectives.ppo_loss
+objectives.ppo_loss = lambda *arguments, **named: calls.append(1) or loss(*arguments, **named)
+small = {"environments": 2, "rollout_length": 32, "steps": 128, "episodes": 1, "update": {"minibatch_size": 64}}
+proximo.train("CartPole-v1", run=sys.argv[1], progress="quiet", **small)
+print(len(calls) > 0)
+"""
+
+
+def test_what_was_patched_before_anything_was_trained_is_used_too(tmp_path):
+    done = subprocess.run([sys.executable, "-c", EARLY, str(tmp_path / "run")], capture_output=True, text=True)
+    assert done.stdout.split()[-1:] == ["True"], done.stderr
+
+
+@functools.wraps(Gaussian.entropy)
+def entropy(self):
+    return 2 * Gaussian.entropy(self)
+
+
+@torch.no_grad()
+def act(self, inputs, generator):
+    return self.act(inputs, generator)
+
+
+@pytest.mark.parametrize(
+    ("name", "put"),
+    [("entropy", entropy), ("act", act), ("bounds", property(lambda _: 1)), ("Gaussian", Wide), ("tanh", torch.relu)],
+)
+def test_what_stood_in_an_originals_place_from_the_first_is_no_original(name, put):
+    assert not derivation._is_original(name, put)
+
+
+def test_what_nobody_touched_is_original():
+    assert all(derivation._is_original(name, found) for name, found in derivation._code())

@@ -1,11 +1,15 @@
 """What the closed form was derived from, by identity: anything else that a policy or a loss may have become is not it.
 
 A class that only looks alike, a patched method, a hook, another activation: each of them changes the gradient, and none
-of them is seen in the settings. So everything that takes part is compared with what it was when this file was read.
+of them is seen in the settings. So everything that takes part is compared with what it was when this file was read,
+and was to be ours or torch's then.
 """
 
+import os
 from collections.abc import Iterator
 from inspect import getattr_static
+from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -81,15 +85,33 @@ _GLOBAL_HOOKS = (
 )
 
 
-def _code() -> Iterator[object]:
-    """The functions and classes that take part, as they are now."""
+def _code() -> Iterator[tuple[str, object]]:
+    """The functions and classes that take part, as they are now, with their names."""
     for owner, names in _METHODS.items():
-        yield from (getattr_static(owner, name) for name in names)
+        yield from ((name, getattr_static(owner, name)) for name in names)
     for module, names in _NAMES:
-        yield from (getattr(module, name) for name in names)
+        yield from ((name, getattr(module, name)) for name in names)
 
 
+def _is_original(name: str, found: object) -> bool:
+    """Whether it is ours or torch's, and not what somebody has put in its place before this file was read."""
+    if isinstance(found, property | staticmethod | classmethod):
+        found = found.fget if isinstance(found, property) else found.__func__
+    while found is not None:  # a decorator of torch's shows its own file, and whose function it calls
+        called = getattr(found, "__name__", "")
+        if called != name and (name, called) != ("__call__", "_wrapped_call_impl"):
+            return False
+        if isinstance(found, FunctionType) and not found.__code__.co_filename.startswith(_HOMES):
+            return False
+        if isinstance(found, type) and found.__module__.partition(".")[0] not in ("proximo", "torch"):
+            return False
+        found = getattr(found, "__wrapped__", None)
+    return True
+
+
+_HOMES = tuple(f"{folder}{os.sep}" for folder in (Path(objectives.__file__).parents[1], Path(torch.__file__).parent))
 _READ = tuple(_code())
+_ORIGINAL = all(_is_original(name, found) for name, found in _READ)
 
 
 def _global_hooks() -> Iterator[object]:
@@ -112,7 +134,8 @@ def _tensor_hooks(parameter: nn.Parameter) -> Iterator[object]:
 def is_derivable(policy: ControlPolicy) -> bool:
     """Whether every class, method, module and function is the very one that the closed form was derived from."""
     return (
-        tuple(_code()) == _READ
+        _ORIGINAL
+        and tuple(_code()) == _READ
         and type(policy) is ControlPolicy
         and type(policy.network) is ActorCritic
         and policy.network.encoders is None
