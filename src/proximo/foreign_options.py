@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 _STEPS, _UPDATE = "--steps", "--update."
 
 CONTROL: Mapping[str, str] = {
-    **dict.fromkeys(("n-envs", "num-envs", "nenv", "num-env", "n-env", "num-workers"), "--environments"),
+    **dict.fromkeys(("n-envs", "num-envs", "nenv", "nenvs", "num-env", "n-env", "num-workers"), "--environments"),
     **dict.fromkeys(
         ("total-timesteps", "n-timesteps", "timesteps", "total-steps", "num-timesteps", "max-steps", "num-steps-total"),
         _STEPS,
@@ -20,17 +20,18 @@ CONTROL: Mapping[str, str] = {
     **dict.fromkeys(("clip-range-vf", "clip-vloss", "use-clipped-value-loss"), f"{_UPDATE}value-clip"),
     **dict.fromkeys(("n-epochs", "update-epochs", "num-learning-epochs", "mini-epochs", "epochs"), f"{_UPDATE}epochs"),
     **dict.fromkeys(("batch-size", "minibatch-size", "mini-batch-size"), f"{_UPDATE}minibatch-size"),
-    **dict.fromkeys(
-        ("num-minibatches", "num-mini-batches"),
-        f"{_UPDATE}minibatch-size (environments x rollout_length / their number)",
-    ),
+    **dict.fromkeys(("num-minibatches", "num-mini-batches", "n-minibatches", "nminibatches"), "--minibatches"),
+    **dict.fromkeys(("adam-eps", "eps"), "--adam-epsilon"),
     "max-grad-norm": f"{_UPDATE}max-grad-norm",
     "target-kl": f"{_UPDATE}target-kl",
     **dict.fromkeys(("desired-kl", "kl-threshold"), f"{_UPDATE}adaptive-kl"),
     **dict.fromkeys(("lr", "step-size"), "--learning-rate"),
     "anneal-lr": "--learning-rate '3e-4 -> 0'",
     **dict.fromkeys(("norm-adv", "normalize-advantage", "normalize-advantages"), f"{_UPDATE}normalize-advantages"),
-    **dict.fromkeys(("policy-kwargs", "net-arch", "hidden", "hidden-sizes", "hidden-dims"), "--network.hidden 64 64"),
+    **dict.fromkeys(
+        ("policy-kwargs", "net-arch", "hidden", "hidden-sizes", "hidden-dims", "hidden-size", "hidden-dim"),
+        "--network.hidden 64 64",
+    ),
     **dict.fromkeys(("activation", "activation-fn"), "--network.activation"),
     **dict.fromkeys(("env-kwargs", "env-args", "make-kwargs"), "--options KEY VALUE"),
     **dict.fromkeys(
@@ -42,12 +43,23 @@ CONTROL: Mapping[str, str] = {
         ("nnodes", "node-rank", "rdzv-endpoint", "master-addr"),
         "nothing: torchrun takes it, before -m proximo (docs/scaling.md has the commands)",
     ),
-    **dict.fromkeys(("log-dir", "logdir", "tensorboard-log", "exp-name", "log-folder", "run-name", "name"), "--run"),
+    **dict.fromkeys(
+        ("log-dir", "logdir", "tensorboard-log", "exp-name", "experiment-name", "log-folder", "run-name", "name"),
+        "--run",
+    ),
     **dict.fromkeys(("eval-freq", "eval-interval"), "--evaluate-every"),
     **dict.fromkeys(("n-eval-episodes", "eval-episodes"), "--episodes"),
     **dict.fromkeys(("save-freq", "save-interval", "checkpoint-freq"), "--checkpoint-every"),
     **dict.fromkeys(("normalize", "norm-obs", "empirical-normalization"), "--normalizers.observations"),
-    "norm-reward": "--normalizers.rewards",
+    **dict.fromkeys(("norm-reward", "normalize-reward", "normalize-rewards"), "--normalizers.rewards"),
+    **dict.fromkeys(("config", "conf-file", "config-file", "yaml-file"), "--preset FILE.toml"),
+    **dict.fromkeys(("hyperparams", "hyperparameters"), "nothing: each setting is an option of its own"),
+    **dict.fromkeys(("env-wrapper", "wrapper"), "nothing: name a function that wraps it, as module:function"),
+    "load-run": "nothing: the same command resumes; --from RUN starts from another run's policy",
+    **dict.fromkeys(
+        ("lr-schedule", "schedule"), "--learning-rate '3e-4 -> 0'; --update.adaptive-kl steers it by the KL"
+    ),
+    "num-threads": "nothing: OMP_NUM_THREADS is read by torch",
     "n-stack": "--frame-stack",
     **dict.fromkeys(("init-noise-std", "init-std", "log-std-init"), "--network.log-std (the logarithm)"),
     **dict.fromkeys(("actor-hidden-dims", "critic-hidden-dims"), "--network.hidden 64 64, for both"),

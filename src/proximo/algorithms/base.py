@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 from proximo.core.batch import Batch
@@ -125,6 +126,7 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
         self.interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
         """Entered around what `rewind` can undo, by whoever may want to stop there."""
 
+    @torch.enable_grad()
     def iterate(self) -> dict[str, Any]:
         """One rollout and one update; metrics by name.
 
@@ -150,7 +152,8 @@ class OnPolicyTraining(ABC, Generic[Rollout]):
                     with self.mesh.together():
                         check_batch(batch, counts)
                 self.ring.begin(self.progress.iterations, progress, self.learnt_from(rollout, batch), self.facts())
-                report = self.updated(self.task(rollout, batch, progress))
+                with torch.enable_grad():  # an environment or a reward may have switched it off
+                    report = self.updated(self.task(rollout, batch, progress))
         self.ring.end(report)
         metrics = self._of_the_update(report, progress) | self.measure(rollout, batch, report)
         if not self.algorithm.critic:

@@ -147,6 +147,7 @@ class Trainer(IteratedTrainer[Run]):
         self._training.note_wrappers()
         return LoadedPolicy(self._training.policy)
 
+    @torch.inference_mode(False)  # each time that it goes on: what is trained is no inference tensor
     def _rows(self) -> Generator[dict[str, Any], None, None]:
         started = time.monotonic()
         self.run = None

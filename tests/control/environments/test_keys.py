@@ -9,7 +9,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import proximo
 from proximo.control.config import TrainConfig
 from proximo.control.environments import make_environments
+from proximo.control.environments.visible_leaves import KeptLeaves
 from proximo.control.evaluation.results import evaluate_run
+from proximo.control.spaces.observations import ObservationSpec
 from proximo.control.verify import verify_control
 from proximo.errors import UserError
 
@@ -214,3 +216,11 @@ def test_the_setting_holds_in_load_evaluate_resume_and_verification(tmp_path):
     assert verify_control(
         TrainConfig(**{**vars(config), "observation_keys": ("state",), "rollout_length": 256}), 1, parted
     ).exact
+
+
+def test_an_observation_of_text_alone_or_of_no_number_is_refused_with_a_way_out():
+    space = spaces.Dict({"what": spaces.Text(5)})
+    with pytest.raises(UserError, match=r"it has only text \(what\); show numbers, as with gymnasium"):
+        KeptLeaves.of(space, name="task")
+    with pytest.raises(UserError, match="is empty; an agent needs at least one number to look at"):
+        ObservationSpec.of(spaces.Box(-1, 1, (0,)))

@@ -7,7 +7,7 @@ import pytest
 
 from proximo.control.environments import known_name, list_environments, make_environments
 from proximo.control.environments import names as names_module
-from proximo.control.environments.names import all_names
+from proximo.control.environments.names import all_names, gymnasium_names
 from proximo.control.presets import configure
 from proximo.errors import UserError
 
@@ -76,3 +76,10 @@ def test_a_name_is_never_answered_with_itself_and_missing_packages_are_named(mon
     for name in ("PongNoFrameskip-v4", "ALE/Pong-v5"):
         with pytest.raises(UserError, match="`pip install ale-py opencv-python-headless`"):
             raise names_module.unknown(name)
+
+
+@pytest.mark.parametrize("name", ["Ant-v2", "HalfCheetah-v3"])
+def test_a_task_that_gymnasium_has_no_more_is_neither_made_nor_offered(name):
+    assert name not in gymnasium_names()
+    with pytest.raises(UserError, match=f"no environment '{name}': did you mean {name[:-1]}"):
+        make_environments(name, 1, backend="gymnasium")

@@ -165,3 +165,11 @@ def test_the_list_names_each_environment_once():
         with pytest.raises(Exception, match=r"."):
             gymnasium.make(name)
     assert list_environments("zzzzqqq") == []
+
+
+def test_one_environment_is_not_taken_for_several():
+    made = gymnasium.make("CartPole-v1")
+    with pytest.raises(UserError, match="returned the same environment twice, whose copies would share one state"):
+        make_environments(lambda: made, 2)
+    assert make_environments(lambda: gymnasium.make("CartPole-v1"), 2).count == 2
+    assert make_environments(lambda: made, 1).count == 1

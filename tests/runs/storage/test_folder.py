@@ -226,3 +226,8 @@ def test_ctrl_c_speaks_of_a_checkpoint_where_there_is_one(tmp_path: Path, saved:
     said = getattr(ctrl_c, "__notes__", [])
     assert said == (["the last checkpoint is whole, and the same command resumes from it"] if saved else [])
     assert run.exists is saved
+
+
+def test_a_name_that_is_too_long_is_said_to_be(tmp_path):
+    with pytest.raises(UserError, match=r"File name too long while looking for .*: choose a shorter name"):
+        _ = RunFolder(tmp_path / ("a" * 300)).exists

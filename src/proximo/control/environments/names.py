@@ -59,14 +59,14 @@ def envpool_names() -> set[str]:
 
 
 def gymnasium_names() -> set[str]:
-    """Of Gymnasium's registry."""
+    """Of Gymnasium's registry, but for those that it has no more."""
     import gymnasium
 
     if importlib.util.find_spec("ale_py") is not None:
         from proximo.control.environments.backends.atari import register_atari
 
         register_atari()
-    return set(gymnasium.registry)
+    return {name for name, spec in gymnasium.registry.items() if not is_gone(spec)}
 
 
 def pettingzoo_modules() -> dict[str, str]:
@@ -141,13 +141,16 @@ def unknown(name: str) -> UserError:
     )
 
 
+def is_gone(spec: Any) -> bool:
+    """Whether Gymnasium has no such task any more: it keeps the name, with a function that raises."""
+    return getattr(spec.entry_point, "__name__", "").startswith("_raise")
+
+
 def _is_whole(spec: Any) -> bool:
     """Whether what an entry of the registry is made from can be imported here."""
     entry = spec.entry_point
-    if not isinstance(
-        entry, str
-    ):  # Gymnasium keeps the names of tasks that it has no more, with a function that raises
-        return not getattr(entry, "__name__", "").startswith("_raise")
+    if not isinstance(entry, str):
+        return not is_gone(spec)
     try:
         importlib.import_module(entry.partition(":")[0])
     except Exception:  # what is missing is told where such a task is asked for

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from proximo.control.environments.backends.envpool import EnvPoolEnvironments
 from proximo.control.environments.backends.shapes import shaped_otherwise, whole_copies
@@ -17,6 +20,7 @@ from proximo.control.environments.names import (
     envpool_names,
     gymnasium_names,
     is_atari,
+    is_gone,
     pettingzoo_modules,
     unknown,
 )
@@ -158,7 +162,8 @@ def _registered(
 
     from proximo.control.environments.backends.gymnasium import vectorise
 
-    if ":" not in name and name not in gymnasium.registry and name not in gymnasium_names():
+    known = name in gymnasium.registry and not is_gone(gymnasium.registry[name])
+    if ":" not in name and not known and name not in gymnasium_names():
         raise unknown(name)
     if is_atari(name):
         from proximo.control.environments.backends.atari import make_atari, register_atari
@@ -199,7 +204,8 @@ def _called(
         raise _no_environment(name, first)
     _reporting_making(lambda: [getattr(first, x, None) for x in _SPACES], f"the spaces of {name}", {})()
     _require_single(first, name, repeat)
-    made, make = first, _held(make, repeat)
+    # Copies of one environment share its state, unless each has a process of its own.
+    made, make = first, _held(make if backend == "subprocess" else _each_another(make, name, [first]), repeat)
     first = _held(lambda: made, repeat)()
     if backend == "subprocess" and not isinstance(first, gymnasium.Env):
         raise UserError(f"{name} returned a whole {type(first).__name__}, which runs itself: choose backend 'auto'")
@@ -212,6 +218,22 @@ def _called(
             first.close()
         return vectorise([make] * count, name, keys, subprocess=True, timeout=timeout)
     return vectorise([lambda: first, *[make] * (count - 1)], name, keys)
+
+
+def _each_another(make: Callable[[], Any], name: str, made: list[Any]) -> Callable[[], Any]:
+    """What makes an environment, and is refused where that is one of those that were made before."""
+
+    def another() -> Any:
+        found = make()
+        if any(found is other for other in made):
+            raise UserError(
+                f"{name} returned the same environment twice, whose copies would share one state: let it make a new "
+                "one each time, or set environments = 1"
+            )
+        made.append(found)
+        return found
+
+    return another
 
 
 def _require_single(made: Any, name: str, repeat: int) -> None:
@@ -243,7 +265,8 @@ def _reporting_making(make: Callable[[], Any], name: str, options: Mapping[str, 
 
     def made() -> Any:
         try:
-            return make()
+            with _torchs_state_kept():
+                return make()
         except UserError:
             raise
         except DependencyNotInstalled as error:
@@ -256,6 +279,17 @@ def _reporting_making(make: Callable[[], Any], name: str, options: Mapping[str, 
             ) from error
 
     return made
+
+
+@contextmanager
+def _torchs_state_kept() -> Iterator[None]:
+    """Code of the user's, which may set torch's default type or switch gradients off for what it does itself."""
+    dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(gradients)
 
 
 def _missing(name: str, reason: str) -> UserError:

@@ -99,7 +99,13 @@ class KeptLeaves:
         left_out = (unread | set(text) - set(keys)) & chosen
         kept = chosen - left_out
         if not kept:
-            raise UserError(f"nothing of the observation of {name} is left to learn from: it has {', '.join(every)}")
+            only = (
+                f"only text ({', '.join(every)})" if every and unread == set(every) else ", ".join(every) or "no parts"
+            )
+            raise UserError(
+                f"nothing of the observation of {name} is left to learn from: it has {only}; show numbers, as with "
+                "gymnasium.wrappers.TransformObservation"
+            )
         if not keys:
             _decide_privileged(kept, every, space, name)
         if kept | mask == set(every):

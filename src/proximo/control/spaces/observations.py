@@ -1,5 +1,6 @@
 """From an environment's observation to what a network reads: one float vector, images, and an action mask."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -111,7 +112,7 @@ class ObservationSpec:
             for path, leaf in leaves(space)
         ]
         _require_mask_size([part for part in parts if part.kind == "mask"], mask_size)
-        if not any(part.kind != "mask" for part in parts):
+        if not any(part.kind != "mask" and math.prod(part.encoded_shape) for part in parts):
             raise UserError(f"the observation space {space} is empty; an agent needs at least one number to look at")
         return cls(tuple(parts))
 

@@ -8,6 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
+
 from proximo.algorithms.given import own_algorithm, with_algorithm
 from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError, require_word
@@ -201,6 +203,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
             raise UserError("there is no policy before the first iteration: iterate first")
         return Responder(self._training)
 
+    @torch.inference_mode(False)  # each time that it goes on: what is trained is no inference tensor
     def _rows(self) -> Generator[dict[str, Any], None, None]:
         self.run = None
         self._mesh = mesh = current_mesh()

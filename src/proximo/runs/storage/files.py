@@ -20,6 +20,7 @@ _REMEDIES = {
     errno.ENOENT: "the folder is gone; put it back or choose another",
     errno.ENOTDIR: "a file stands where a folder should be; move it away or choose another folder",
     errno.EISDIR: "a folder stands where a file should be; move it away or choose another folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
     errno.EEXIST: "something of that name is already there; move it away or choose another folder",
 }
 _READING_REMEDIES = {

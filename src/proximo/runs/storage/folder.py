@@ -39,8 +39,15 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """True if a whole run is there, which `open` continues."""
-        return self.config.is_file()
+        """True if a whole run is there, which `open` continues.
+
+        Raises:
+            UserError: It can not be looked for, as under a name that is too long.
+        """
+        try:
+            return self.config.is_file()
+        except OSError as error:
+            raise user_error(error, self.path, "looking for") from error
 
     def create(self, config_toml: str) -> Self:
         """Makes the folder, locks it and writes the configuration and the code's version.
