@@ -5,6 +5,7 @@ import collections.abc
 import csv
 import gzip
 import json
+import pathlib
 import shutil
 from dataclasses import replace
 
@@ -27,6 +28,7 @@ from proximo.errors import UserError
 from proximo.language.config import RewardConfig
 from proximo.language.data.dataset import load_examples, load_pairs, load_prompts
 from proximo.language.data.rows import read_rows
+from proximo.language.given.files import as_rows
 from proximo.language.models.loading import load_causal_model, load_tokenizer
 from proximo.language.ppo.run import run_ppo
 from proximo.language.rewards.calls import scores_of
@@ -154,6 +156,45 @@ def test_a_prompt_beside_whole_conversations_is_what_they_begin_with(chat_tokeni
     other = row | {"prompt": "w9"}
     with pytest.raises(UserError, match="whose 'chosen' is a list, but not of one assistant message"):
         load_pairs([other], chat_tokenizer, 50)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [["a.jsonl", "b.jsonl.gz"], ["a.csv"], ["notes.TXT"], [pathlib.Path("a.jsonl")], ["as it is"]],
+    ids=["jsonl", "csv", "text", "path", "a file that is there"],
+)
+@pytest.mark.parametrize("fields", [("prompt",), ("prompt", "response"), ("prompt", "chosen", "rejected")])
+def test_a_list_of_names_of_files_is_not_trained_on(tmp_path, monkeypatch, rows, fields):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "as it is").touch()
+    with pytest.raises(UserError, match=r"data is a list of names of files \(.*give one file, or a folder"):
+        as_rows(rows, "data", fields)
+
+
+@pytest.mark.parametrize("text", ["Explain data.csv", "w4", "What is a .jsonl"])
+def test_prompts_that_speak_of_files_are_prompts(text):
+    assert as_rows([text], "prompts", ("prompt",)) == [{"prompt": text}]
+
+
+@pytest.mark.parametrize("field", ["messages", "conversations", "prompt"])
+def test_messages_that_are_written_as_json_are_messages(chat_tokenizer, field):
+    said = [u("w4"), a("w5"), u("w6")]
+    if field == "conversations":
+        said = [{"from": {"user": "human"}.get(m["role"], "gpt"), "value": m["content"]} for m in said]
+    row = {field: json.dumps(said)}
+    assert load_prompts([row], chat_tokenizer, 50).items == load_prompts([{field: said}], chat_tokenizer, 50).items
+
+
+def test_json_of_another_kind_is_text(chat_tokenizer):
+    rows = [{"prompt": "w4", "response": json.dumps([{"from": "w5", "to": "w6", "value": 1}])}]
+    assert load_examples(rows, chat_tokenizer, 500).items[0].response
+
+
+@pytest.mark.parametrize("field", ["prompt", "response", "messages"])
+def test_messages_as_python_prints_them_are_refused(chat_tokenizer, field):
+    row = {"prompt": "w4", "response": "w5"} | {field: str([u("w4"), a("w5")])}
+    with pytest.raises(UserError, match=f"row 1: {field!r} is text of messages as Python prints them"):
+        load_examples([row], chat_tokenizer, 500)
 
 
 def test_fields_that_are_no_texts_stay_as_they_are(chat_tokenizer):

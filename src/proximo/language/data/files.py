@@ -43,6 +43,11 @@ def is_hub_name(name: str) -> bool:
     return bool(_HUB.fullmatch(name)) and not _suffixes(Path(name.partition(":")[0]))
 
 
+def is_data_name(name: str) -> bool:
+    """Whether a name ends as those of files of rows do, or of text."""
+    return bool(_suffixes(Path(name))) or name.lower().removesuffix(".gz").endswith(".txt")
+
+
 def read_file(path: Path, limit: int | None) -> Read:
     """Reads rows.
 

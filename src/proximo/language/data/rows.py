@@ -8,7 +8,7 @@ from typing import Any
 
 from proximo.errors import UserError, nearest
 from proximo.language.data.files import read_file
-from proximo.language.data.shapes import shaped, unlearnt
+from proximo.language.data.shapes import TEXTS, is_python, shaped, unlearnt
 
 _SHOWN = 5  # row numbers in a message
 
@@ -80,6 +80,7 @@ def read_fields(source: Any, names: Sequence[str], limit: int | None = None) -> 
     """
     rows = read_rows(source, limit)
     rows = replace(rows, values=[shaped(row, names) for row in rows.values])
+    _check_no_python(rows, names)
     for name in names:
         bad = [i for i, row in enumerate(rows.values) if not _is_text(row.get(name), chat=name == "prompt")]
         if bad:
@@ -87,6 +88,19 @@ def read_fields(source: Any, names: Sequence[str], limit: int | None = None) -> 
             raise UserError(f"{rows.where(bad)}: {count} {_fault(rows.values[bad[0]], name)}")
     _check_alike(rows)
     return rows
+
+
+def _check_no_python(rows: Rows, names: Sequence[str]) -> None:
+    """Messages as Python prints them, in a CSV file of pandas say, would be learnt as a text of brackets and quotes."""
+    read = (
+        {*names, "messages", "conversations"} if set(names) != {"prompt"} else {"prompt", "messages", "conversations"}
+    )
+    for name in [name for name in TEXTS if name in read]:
+        if bad := [i for i, row in enumerate(rows.values) if is_python(row.get(name))]:
+            raise UserError(
+                f"{rows.where(bad)}: {name!r} is text of messages as Python prints them, which is no JSON: write the "
+                "column with json.dumps, or the rows as .jsonl or .parquet"
+            )
 
 
 def _check_alike(rows: Rows) -> None:

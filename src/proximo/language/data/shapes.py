@@ -1,12 +1,17 @@
 """Rows as other trainers and data sets have them, put into ours: a prompt, and a response or two to choose from."""
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
+from proximo.runs.storage.files import parse_json
+
 _ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
 _ROLES |= {"tool": "tool", "function": "function", "function_call": "assistant", "observation": "tool"}
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+_WRITTEN = re.compile(r"""\s*\[\s*\{\s*"[\s\S]*\]\s*$""")
+_PRINTED = re.compile(r"""\s*\[\s*\{\s*'(role|content|from|value)':[\s\S]*\]\s*$""")
 TEXTS = ("prompt", "messages", "conversations", "response", "completion", "chosen", "rejected")
 """Fields that can be conversations; what else a row holds is for reward functions, as it is."""
 
@@ -15,7 +20,7 @@ def shaped(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """A row with the fields that are wanted of it, where another shape holds them.
 
     `messages` (or ShareGPT's `conversations`) is a conversation: its last answer is the response, what stands before it
-    the prompt. `completion` is TRL's name of a response. `chosen` and `rejected` may be whole conversations, beside a
+    the prompt; either may be written as JSON. `completion` is TRL's name of a response. `chosen` and `rejected` may be whole conversations, beside a
     prompt or without: what both begin with is the prompt. One assistant message is its text.
 
     Args:
@@ -33,11 +38,35 @@ def shaped(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 def _conversation(value: Any) -> Any:
     """Messages with `role` and `content`, and text instead of parts that are all text; anything else as it is."""
+    value = _from_json(value)
     if not (isinstance(value, list) and value and all(isinstance(x, Mapping) for x in value)):
         return value
     if all("from" in x and "value" in x and "role" not in x for x in value):
         value = [{"role": _ROLES.get(str(x["from"]), x["from"]), "content": x["value"]} for x in value]
     return [_whole_text(x) if isinstance(x.get("content"), list) else x for x in value]
+
+
+def _from_json(value: Any) -> Any:
+    """Messages that are written as JSON, as the cells of a table have them; anything else as it is."""
+    if not (isinstance(value, str) and _WRITTEN.match(value)):
+        return value
+    try:
+        read = parse_json(value)
+    except ValueError:
+        return value
+    return read if all(isinstance(x, Mapping) and _is_turn(x) for x in read) else value
+
+
+def _is_turn(message: Mapping[str, Any]) -> bool:
+    """Whether it is a message, and not JSON of another kind that a model may be taught to write."""
+    if "role" in message and "content" in message:
+        return isinstance(message["role"], str)
+    return str(message.get("from")) in _ROLES and isinstance(message.get("value"), str)
+
+
+def is_python(value: Any) -> bool:
+    """Whether a text is messages as Python prints them, which are no JSON."""
+    return isinstance(value, str) and bool(_PRINTED.match(value))
 
 
 def _whole_text(message: Mapping[str, Any]) -> Mapping[str, Any]:
