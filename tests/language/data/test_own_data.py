@@ -2,10 +2,12 @@
 
 import asyncio
 import collections.abc
+import contextlib
 import csv
 import gzip
 import json
 import pathlib
+import re
 import shutil
 from dataclasses import replace
 
@@ -305,6 +307,12 @@ FUNCTIONS = {
     "a column": lambda prompts, responses, answer: [float(len(x)) for x in answer],
     "a column and the rest": lambda responses, n, **rest: [float(x) * (set(rest) == {"answer", "prompts"}) for x in n],
     "a default": lambda responses, missing=1: [missing * float(len(r)) for r in responses],
+    "nothing by its name": lambda **all: [float(len(r)) for r in all["responses"]],
+    "nothing by its name, as TRL": lambda **all: [
+        float(len(r)) * (all["prompts"] == ["p", "q"]) for r in all["completions"]
+    ],
+    "prompts by their name": lambda prompts, **rest: [float(len(r)) for r in rest["responses"]],
+    "a column beside the prompts": lambda prompts, answer, **rest: [float(len(r)) for r in rest["responses"]],
     "TRL": lambda completions, **columns: [float(len(r)) * len(columns["prompts"]) / 2 for r in completions],
     "TRL with a column": lambda prompts, completions, answer, **_: [float(len(x)) for x in answer],
     "coroutine": waits,
@@ -351,6 +359,37 @@ def test_functions_of_trl_get_chat_messages_as_trl_gives_them():
         ]
 
     assert FunctionReward(trl)(CHAT).tolist() == [2.0, 3.0]
+    assert FunctionReward(lambda **all: [len(c[0]["content"]) for c in all["completions"]])(CHAT).tolist() == [1.0, 2.0]
+
+
+MODES = {
+    "grad mode": (lambda: torch.set_grad_enabled(False), torch.is_grad_enabled),
+    "default type": (lambda: torch.set_default_dtype(torch.float64), torch.get_default_dtype),
+    "default device": (lambda: torch.set_default_device("meta"), torch.get_default_device),
+}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_what_a_reward_function_sets_of_torch_is_put_back(mode, fails):
+    change, seen = MODES[mode]
+    before = seen()
+
+    def reward(prompts, responses):
+        change()
+        return [1.0 / (not fails)] * len(responses)
+
+    with pytest.raises(UserError) if fails else contextlib.nullcontext():
+        FunctionReward(reward)(TEXTS)
+    assert seen() == before
+
+
+@pytest.mark.parametrize("name", ["completion_ids", "prompt_ids"])
+def test_a_reward_function_that_asks_for_tokens_is_told_that_there_are_none(name):
+    scope = {}
+    exec(f"def mine(prompts, completions, {name}, **_): return [0.0] * len(completions)", scope)
+    with pytest.raises(UserError, match=f"asks for '{name}', but rewards are given texts and no tokens"):
+        FunctionReward(scope["mine"])(TEXTS)
 
 
 @pytest.mark.parametrize(
@@ -413,8 +452,10 @@ def test_a_term_that_does_not_apply_adds_nothing(ppo_config, tmp_path):
 
 
 def test_an_address_is_no_reward():
-    with pytest.raises(UserError, match="http://here:80/score is an address: rewards are folders of"):
-        is_function("http://here:80/score")
+    for address in ("http://here:80/score", "localhost:8000", "127.0.0.1:8000/score", "here:80/x@y", "[::1]:80"):
+        with pytest.raises(UserError, match=f"{re.escape(address)} is an address: rewards are folders of"):
+            is_function(address)
+    assert is_function("own_module:score_8000")
 
 
 # ---- reward models

@@ -20,8 +20,9 @@ def shaped(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """A row with the fields that are wanted of it, where another shape holds them.
 
     `messages` (or ShareGPT's `conversations`) is a conversation: its last answer is the response, what stands before it
-    the prompt; either may be written as JSON. `completion` is TRL's name of a response. `chosen` and `rejected` may be whole conversations, beside a
-    prompt or without: what both begin with is the prompt. One assistant message is its text.
+    the prompt. `completion` is TRL's name of a response. `chosen` and `rejected` may be whole conversations, beside a
+    prompt or without: what both begin with is the prompt. One assistant message is its text. Messages may be written as
+    JSON.
 
     Args:
         row: as read.
