@@ -30,7 +30,7 @@ from proximo.errors import UserError
 from proximo.language.config import RewardConfig
 from proximo.language.data.dataset import load_examples, load_pairs, load_prompts
 from proximo.language.data.rows import read_rows
-from proximo.language.given.files import as_rows
+from proximo.language.given.files import Given, as_rows
 from proximo.language.models.loading import load_causal_model, load_tokenizer
 from proximo.language.ppo.run import run_ppo
 from proximo.language.rewards.calls import scores_of
@@ -41,6 +41,7 @@ from proximo.language.sampling.texts import Texts
 from proximo.language.stages import is_function, located
 from proximo.language.supervised.reward import train_reward
 from proximo.runs.session.opening import Call
+from proximo.runs.storage.folder import RunFolder
 
 ROWS = [{"prompt": "w4", "response": "w5"}, {"prompt": "w6", "response": "w7 w8"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
@@ -86,6 +87,65 @@ def test_shards_of_parquet_are_one_set_of_rows(tmp_path, below):
     datasets.Dataset.from_list(ROWS).to_parquet(folder / "test-00000-of-00001.parquet")
     with pytest.raises(UserError, match=r"holds several splits \(test, train\)"):
         read_rows(tmp_path / "set")
+
+
+def shard(path, rows):
+    """A file of rows, of the kind that its name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.suffix == ".parquet":
+        datasets.Dataset.from_list(rows).to_parquet(path)
+    elif ".csv" in path.name:
+        path.write_text("prompt,response\n" + "".join(f"{row['prompt']},{row['response']}\n" for row in rows))
+    elif path.suffix == ".gz":
+        path.write_bytes(gzip.compress(lines.encode()))
+    else:
+        path.write_text(json.dumps(rows) if path.suffix == ".json" else lines)
+
+
+@pytest.mark.parametrize("below", ["", "data", "train"])
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "ndjson", "json", "csv", "parquet"])
+def test_files_of_one_kind_in_a_folder_are_one_set_of_rows(tmp_path, kind, below):
+    for i, row in enumerate(ROWS):
+        shard(tmp_path / "set" / below / f"part{i}.{kind}", [row])
+    (tmp_path / "set" / "README.md").write_text("about it")
+    (tmp_path / "set" / ".cache").mkdir()
+    shard(tmp_path / "set" / ".cache" / "old.json", ROWS)
+    assert read_rows(tmp_path / "set").values == ROWS
+    assert read_rows(tmp_path / "set", 1).values == ROWS[:1]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["train.jsonl", "test.jsonl"], r"holds several splits \(test, train\)"),
+        (["train.parquet", "validation.parquet"], r"holds several splits \(train, validation\)"),
+        (["train_1.csv", "held_out.csv"], r"holds several splits \(held_out, train_1\)"),
+        (["a.jsonl", "a.csv"], r"holds files of several kinds \(\.csv, \.jsonl\)"),
+        (["train/a.jsonl", "test/a.jsonl"], r"holds several folders of rows \(test, train\): give one of them"),
+        (["notes.md"], r"holds no file of rows .*, and is no folder saved by datasets"),
+    ],
+)
+def test_a_folder_of_several_sets_is_not_read_as_one(tmp_path, names, said):
+    for name in names:
+        shard(tmp_path / "set" / name, ROWS)
+    with pytest.raises(UserError, match=said):
+        read_rows(tmp_path / "set")
+
+
+def test_an_address_is_not_downloaded_from():
+    with pytest.raises(UserError, match=r"^https://x\.org/p\.jsonl is an address, and no data are downloaded"):
+        read_rows("https://x.org/p.jsonl")
+
+
+def test_rows_from_python_are_called_by_what_they_were_given_as(tmp_path, make_tokenizer):
+    given = Given(tmp_path / "run")
+    path = given.rows("prompts", [{"prompt": [u("w4")]}, {"prompt": [u("w5")]}], ("prompt",))
+    with (
+        given.stored(RunFolder(tmp_path / "run")),
+        pytest.raises(UserError, match=r"^the rows given as prompts, row 1: "),
+    ):
+        load_prompts(path, make_tokenizer(template="{{ raise_exception('no') }}"), 50)
 
 
 def test_a_name_of_the_hub_is_asked_of_the_hub(tmp_path, monkeypatch):
@@ -156,7 +216,7 @@ def test_a_prompt_beside_whole_conversations_is_what_they_begin_with(chat_tokeni
     ours = {"prompt": before, "chosen": "w7", "rejected": "w8"}
     assert load_pairs([row], chat_tokenizer, 50).items == load_pairs([ours], chat_tokenizer, 50).items
     other = row | {"prompt": "w9"}
-    with pytest.raises(UserError, match="whose 'chosen' is a list, but not of one assistant message"):
+    with pytest.raises(UserError, match="chosen and rejected begin with 'w6', and whose 'prompt' is another"):
         load_pairs([other], chat_tokenizer, 50)
 
 
@@ -197,6 +257,15 @@ def test_messages_as_python_prints_them_are_refused(chat_tokenizer, field):
     row = {"prompt": "w4", "response": "w5"} | {field: str([u("w4"), a("w5")])}
     with pytest.raises(UserError, match=f"row 1: {field!r} is text of messages as Python prints them"):
         load_examples([row], chat_tokenizer, 500)
+
+
+def test_roles_of_sharegpt_are_read_in_capitals_too(chat_tokenizer):
+    said = [{"from": "HUMAN", "value": "w4"}, {"from": "Assistant", "value": "w5"}]
+    ours = {"prompt": [u("w4")], "response": "w5"}
+    assert (
+        load_examples([{"conversations": said}], chat_tokenizer, 50).items
+        == load_examples([ours], chat_tokenizer, 50).items
+    )
 
 
 def test_fields_that_are_no_texts_stay_as_they_are(chat_tokenizer):
@@ -244,6 +313,14 @@ def test_messages_of_tools_and_calls_without_text_go_through_the_template(make_t
         ),
         ({"prompt": [{"content": "w4"}], "response": "w5"}, r"the first's message 1 has no role"),
         ({"prompt": ["w4"], "response": "w5"}, r"the first's message 1 is no object with role and content"),
+        ({"messages": [u("w4"), {"role": "bot", "content": "w5"}]}, r"whose messages end with one of the role 'bot'"),
+        ({"messages": [u("w4"), a("w5"), u("w6")]}, r"whose messages end with one of the role 'user'"),
+        ({"question": "w4", "answer": "w5"}, r"did you mean question to be prompt\? Then rename it"),
+        ({"query": "w4", "response": "w5"}, r"did you mean query to be prompt\? Then rename it"),
+        ({"instruction": "w4", "input": " ", "output": "w5"}, r"did you mean instruction to be prompt\? Then rename"),
+        ({"instruction": "w4", "input": "w5", "output": "w6"}, r"did you mean instruction and input to be prompt\?"),
+        ({"prompt": "w4", "answer": "w5"}, r"did you mean answer to be response\? Then rename it"),
+        ({"text": "w4 w5"}, r"did you mean text to be both\? Then split it: what is learnt is the response"),
     ],
 )
 def test_what_is_wrong_with_a_field_is_said(tiny_tokenizer, row, said):

@@ -20,7 +20,7 @@ import torch
 
 from proximo.errors import UserError
 from proximo.language.compute.own_code import own_parts
-from proximo.language.data.files import is_data_name
+from proximo.language.data.files import GIVEN, is_data_name
 from proximo.language.data.rows import Rows, read_fields
 from proximo.language.models.folders import check_savable, save_folder
 from proximo.language.models.loading import load_text_tokenizer
@@ -29,7 +29,7 @@ from proximo.runs.session.opening import Call
 from proximo.runs.storage.files import parse_json, user_error, write_atomically
 from proximo.runs.storage.folder import RunFolder
 
-FOLDER = "given"
+FOLDER = GIVEN
 """Beside the run's folder: several runs on the same rows or model share it."""
 
 _NOT_THE_MODEL = ("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "_commit_hash")
