@@ -118,6 +118,11 @@ _LANGUAGE: Mapping[str, str] = {
     ),
     **dict.fromkeys(("report-to", "logging-steps", "log-with"), "nothing: metrics are JSON lines in the run's folder"),
     "resume-from-checkpoint": "nothing: the same command resumes",
+    "dataset-text-field": "nothing: a row is a prompt and what answers it, in fields of these names (docs/rlhf.md)",
+    **dict.fromkeys(("optim", "optimizer", "adam-beta1", "adam-beta2"), "nothing: the optimiser is Adam"),
+    **dict.fromkeys(
+        ("push-to-hub", "hub-model-id"), "nothing: `hf upload` takes the folder, which transformers can load"
+    ),
 }
 _SUPERVISED: Mapping[str, str] = {
     **_LANGUAGE,
@@ -130,6 +135,15 @@ _SUPERVISED: Mapping[str, str] = {
     **dict.fromkeys(("max-length", "max-seq-length", "max-seq-len", "cutoff-len", "max-len"), "--token-limit"),
     "lr-scheduler-type": "--schedule",
     "packing": "nothing: rows are sorted by length, so that little is padded",
+    **dict.fromkeys(
+        ("assistant-only-loss", "completion-only-loss", "train-on-inputs"),
+        "nothing: the response alone is learnt, and of messages the last one, if it is the assistant's",
+    ),
+    **dict.fromkeys(
+        ("load-in-4bit", "load-in-8bit"),
+        "nothing: weights are not quantised; --compute bfloat16, --freeze and a small --token-budget need less memory",
+    ),
+    "loss-type": "nothing: fine-tuning has the likelihood of responses, and a reward model that of preferences",
     **dict.fromkeys(("gradient-checkpointing",), "nothing here: call model.gradient_checkpointing_enable() in Python"),
     **dict.fromkeys(
         ("use-peft", "use-lora", "lora-r", "lora-rank", "lora-alpha"),
@@ -182,6 +196,28 @@ _PPO: Mapping[str, str] = {
     "gradient-checkpointing": "nothing here: call model.gradient_checkpointing_enable() in Python",
     "num-layers-unfrozen": "--sharing.mode top_layers --sharing.top-layers",
     **dict.fromkeys(("adam-eps", "adam-epsilon-value"), "--adam-epsilon"),
+    **dict.fromkeys(
+        ("use-vllm", "vllm-mode", "vllm-gpu-memory-utilization", "vllm-server-host"),
+        "nothing: the model samples for itself, and another engine is given in Python (docs/rlhf.md)",
+    ),
+    "loss-type": "--algorithm (ppo, ppo-penalty, rloo or grpo)",
+    **dict.fromkeys(("epsilon-high", "clip-higher"), f"nothing: with --algorithm grpo it is {_UPDATE}clip-high"),
+    "scale-rewards": f"nothing: with --algorithm grpo it is {_UPDATE}scale",
+    "reward-weights": "--rewards NAME WEIGHT",
+    **dict.fromkeys(
+        ("ref-model", "ref-model-path", "reference-model", "ref-policy"),
+        "nothing: the reference is --policy as it is when the run begins",
+    ),
+    **dict.fromkeys(
+        ("load-in-4bit", "load-in-8bit"),
+        "nothing: weights are not quantised; --compute bfloat16 and --sharing.mode lora need less memory",
+    ),
+    **dict.fromkeys(("num-sample-generations", "num-completions-to-print"), "--samples (of every iteration)"),
+    **dict.fromkeys(("eval-dataset", "validation-file", "eval-file"), "--held-out"),
+    **dict.fromkeys(
+        ("eval-strategy", "evaluation-strategy", "eval-steps"), "--judge-every (of --judge, on --held-out)"
+    ),
+    "lr-scheduler-type": "--learning-rate '1e-5 -> 0' or 'cosine 1e-5 -> 0'",
 }
 LANGUAGE: Mapping[str, Mapping[str, str]] = {
     "sft": _SUPERVISED,

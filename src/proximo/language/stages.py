@@ -1,6 +1,7 @@
 """The stages of RLHF and their presets: which settings a stage gets. No torch here."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from importlib import resources
@@ -23,6 +24,7 @@ _MODELS = ("model", "policy", "judge")
 _FIRST = "the first argument"
 _ARGUMENTS = {"policy": _FIRST, "model": _FIRST, "output": "run=", "data": "pairs="}
 """What settings are called in the functions of `proximo.language`, where that is another name."""
+_PORT = re.compile(r":\d+([/?#]|$)")
 _DATA = ("data", "validation", "standardise_on", "prompts", "held_out", "held_out_pairs")
 
 
@@ -239,12 +241,13 @@ def is_function(reward: str) -> bool:
     Raises:
         UserError: it is an address.
     """
-    if "://" in reward:
+    there = os.path.exists(without_label(reward)[0])
+    if "://" in reward or (_PORT.search(reward) and not there):
         raise UserError(
             f"reward {reward} is an address: rewards are folders of models and functions as module:function; call a "
             "server from a function of your own"
         )
-    return ":" in reward and not os.path.exists(without_label(reward)[0])
+    return ":" in reward and not there
 
 
 def _folder_of_modules(rewards: Iterable[str]) -> str:

@@ -72,6 +72,10 @@ def test_names_of_other_libraries_are_answered_with_ours(capsys, typed, said):
         ("ppo", "--batch-size 20", "here it is --batch (responses of an iteration)"),
         ("sft", "--num-train-epochs 2", "here it is --epochs"),
         ("reward", "--max-length 20", "here it is --token-limit"),
+        ("ppo", "--reward-weights 1 2", "here it is --rewards NAME WEIGHT"),
+        ("ppo", "--num-sample-generations 4", "here it is --samples"),
+        ("ppo", "--loss-type grpo", "here it is --algorithm"),
+        ("ppo", "--eval-strategy steps", "here it is --judge-every"),
     ],
 )
 def test_names_of_trl_are_answered_with_ours(capsys, tmp_path, stage, typed, said):
@@ -153,6 +157,14 @@ def test_a_list_reaches_the_run(capsys, tmp_path):
         ("rlhf chat runs/x --max-new-tokens 5", "--max-new-tokens: answers are as long as in training"),
         ("rlhf sft --packing True", "there is no option --packing: rows are sorted by length"),
         ("rlhf sft --lora_r 8", "there is no option --lora_r: fine-tuning trains whole layers"),
+        ("rlhf ppo --use-vllm True", "there is no option --use-vllm: the model samples for itself"),
+        ("rlhf ppo --epsilon-high 0.28", "--epsilon-high: with --algorithm grpo it is --update.clip-high"),
+        ("rlhf ppo --scale-rewards none", "--scale-rewards: with --algorithm grpo it is --update.scale"),
+        ("rlhf ppo --ref-model x", "there is no option --ref-model: the reference is --policy as it is when"),
+        ("rlhf ppo --optim adamw_torch", "there is no option --optim: the optimiser is Adam"),
+        ("rlhf reward --load-in-4bit True", "there is no option --load-in-4bit: weights are not quantised"),
+        ("rlhf sft --assistant-only-loss True", "--assistant-only-loss: the response alone is learnt"),
+        ("rlhf sft --dataset-text-field text", "--dataset-text-field: a row is a prompt and what answers it"),
         ("rlhf ppo --num_generations 8", "there is no option --num_generations: PPO samples one response"),
     ],
 )

@@ -2,9 +2,12 @@
 
 import asyncio
 import collections.abc
+import contextlib
 import csv
 import gzip
 import json
+import pathlib
+import re
 import shutil
 from dataclasses import replace
 
@@ -27,6 +30,7 @@ from proximo.errors import UserError
 from proximo.language.config import RewardConfig
 from proximo.language.data.dataset import load_examples, load_pairs, load_prompts
 from proximo.language.data.rows import read_rows
+from proximo.language.given.files import Given, as_rows
 from proximo.language.models.loading import load_causal_model, load_tokenizer
 from proximo.language.ppo.run import run_ppo
 from proximo.language.rewards.calls import scores_of
@@ -37,6 +41,7 @@ from proximo.language.sampling.texts import Texts
 from proximo.language.stages import is_function, located
 from proximo.language.supervised.reward import train_reward
 from proximo.runs.session.opening import Call
+from proximo.runs.storage.folder import RunFolder
 
 ROWS = [{"prompt": "w4", "response": "w5"}, {"prompt": "w6", "response": "w7 w8"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
@@ -82,6 +87,65 @@ def test_shards_of_parquet_are_one_set_of_rows(tmp_path, below):
     datasets.Dataset.from_list(ROWS).to_parquet(folder / "test-00000-of-00001.parquet")
     with pytest.raises(UserError, match=r"holds several splits \(test, train\)"):
         read_rows(tmp_path / "set")
+
+
+def shard(path, rows):
+    """A file of rows, of the kind that its name says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.suffix == ".parquet":
+        datasets.Dataset.from_list(rows).to_parquet(path)
+    elif ".csv" in path.name:
+        path.write_text("prompt,response\n" + "".join(f"{row['prompt']},{row['response']}\n" for row in rows))
+    elif path.suffix == ".gz":
+        path.write_bytes(gzip.compress(lines.encode()))
+    else:
+        path.write_text(json.dumps(rows) if path.suffix == ".json" else lines)
+
+
+@pytest.mark.parametrize("below", ["", "data", "train"])
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "ndjson", "json", "csv", "parquet"])
+def test_files_of_one_kind_in_a_folder_are_one_set_of_rows(tmp_path, kind, below):
+    for i, row in enumerate(ROWS):
+        shard(tmp_path / "set" / below / f"part{i}.{kind}", [row])
+    (tmp_path / "set" / "README.md").write_text("about it")
+    (tmp_path / "set" / ".cache").mkdir()
+    shard(tmp_path / "set" / ".cache" / "old.json", ROWS)
+    assert read_rows(tmp_path / "set").values == ROWS
+    assert read_rows(tmp_path / "set", 1).values == ROWS[:1]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["train.jsonl", "test.jsonl"], r"holds several splits \(test, train\)"),
+        (["train.parquet", "validation.parquet"], r"holds several splits \(train, validation\)"),
+        (["train_1.csv", "held_out.csv"], r"holds several splits \(held_out, train_1\)"),
+        (["a.jsonl", "a.csv"], r"holds files of several kinds \(\.csv, \.jsonl\)"),
+        (["train/a.jsonl", "test/a.jsonl"], r"holds several folders of rows \(test, train\): give one of them"),
+        (["notes.md"], r"holds no file of rows .*, and is no folder saved by datasets"),
+    ],
+)
+def test_a_folder_of_several_sets_is_not_read_as_one(tmp_path, names, said):
+    for name in names:
+        shard(tmp_path / "set" / name, ROWS)
+    with pytest.raises(UserError, match=said):
+        read_rows(tmp_path / "set")
+
+
+def test_an_address_is_not_downloaded_from():
+    with pytest.raises(UserError, match=r"^https://x\.org/p\.jsonl is an address, and no data are downloaded"):
+        read_rows("https://x.org/p.jsonl")
+
+
+def test_rows_from_python_are_called_by_what_they_were_given_as(tmp_path, make_tokenizer):
+    given = Given(tmp_path / "run")
+    path = given.rows("prompts", [{"prompt": [u("w4")]}, {"prompt": [u("w5")]}], ("prompt",))
+    with (
+        given.stored(RunFolder(tmp_path / "run")),
+        pytest.raises(UserError, match=r"^the rows given as prompts, row 1: "),
+    ):
+        load_prompts(path, make_tokenizer(template="{{ raise_exception('no') }}"), 50)
 
 
 def test_a_name_of_the_hub_is_asked_of_the_hub(tmp_path, monkeypatch):
@@ -152,8 +216,56 @@ def test_a_prompt_beside_whole_conversations_is_what_they_begin_with(chat_tokeni
     ours = {"prompt": before, "chosen": "w7", "rejected": "w8"}
     assert load_pairs([row], chat_tokenizer, 50).items == load_pairs([ours], chat_tokenizer, 50).items
     other = row | {"prompt": "w9"}
-    with pytest.raises(UserError, match="whose 'chosen' is a list, but not of one assistant message"):
+    with pytest.raises(UserError, match="chosen and rejected begin with 'w6', and whose 'prompt' is another"):
         load_pairs([other], chat_tokenizer, 50)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [["a.jsonl", "b.jsonl.gz"], ["a.csv"], ["notes.TXT"], [pathlib.Path("a.jsonl")], ["as it is"]],
+    ids=["jsonl", "csv", "text", "path", "a file that is there"],
+)
+@pytest.mark.parametrize("fields", [("prompt",), ("prompt", "response"), ("prompt", "chosen", "rejected")])
+def test_a_list_of_names_of_files_is_not_trained_on(tmp_path, monkeypatch, rows, fields):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "as it is").touch()
+    with pytest.raises(UserError, match=r"data is a list of names of files \(.*give one file, or a folder"):
+        as_rows(rows, "data", fields)
+
+
+@pytest.mark.parametrize("text", ["Explain data.csv", "w4", "What is a .jsonl"])
+def test_prompts_that_speak_of_files_are_prompts(text):
+    assert as_rows([text], "prompts", ("prompt",)) == [{"prompt": text}]
+
+
+@pytest.mark.parametrize("field", ["messages", "conversations", "prompt"])
+def test_messages_that_are_written_as_json_are_messages(chat_tokenizer, field):
+    said = [u("w4"), a("w5"), u("w6")]
+    if field == "conversations":
+        said = [{"from": {"user": "human"}.get(m["role"], "gpt"), "value": m["content"]} for m in said]
+    row = {field: json.dumps(said)}
+    assert load_prompts([row], chat_tokenizer, 50).items == load_prompts([{field: said}], chat_tokenizer, 50).items
+
+
+def test_json_of_another_kind_is_text(chat_tokenizer):
+    rows = [{"prompt": "w4", "response": json.dumps([{"from": "w5", "to": "w6", "value": 1}])}]
+    assert load_examples(rows, chat_tokenizer, 500).items[0].response
+
+
+@pytest.mark.parametrize("field", ["prompt", "response", "messages"])
+def test_messages_as_python_prints_them_are_refused(chat_tokenizer, field):
+    row = {"prompt": "w4", "response": "w5"} | {field: str([u("w4"), a("w5")])}
+    with pytest.raises(UserError, match=f"row 1: {field!r} is text of messages as Python prints them"):
+        load_examples([row], chat_tokenizer, 500)
+
+
+def test_roles_of_sharegpt_are_read_in_capitals_too(chat_tokenizer):
+    said = [{"from": "HUMAN", "value": "w4"}, {"from": "Assistant", "value": "w5"}]
+    ours = {"prompt": [u("w4")], "response": "w5"}
+    assert (
+        load_examples([{"conversations": said}], chat_tokenizer, 50).items
+        == load_examples([ours], chat_tokenizer, 50).items
+    )
 
 
 def test_fields_that_are_no_texts_stay_as_they_are(chat_tokenizer):
@@ -201,6 +313,14 @@ def test_messages_of_tools_and_calls_without_text_go_through_the_template(make_t
         ),
         ({"prompt": [{"content": "w4"}], "response": "w5"}, r"the first's message 1 has no role"),
         ({"prompt": ["w4"], "response": "w5"}, r"the first's message 1 is no object with role and content"),
+        ({"messages": [u("w4"), {"role": "bot", "content": "w5"}]}, r"whose messages end with one of the role 'bot'"),
+        ({"messages": [u("w4"), a("w5"), u("w6")]}, r"whose messages end with one of the role 'user'"),
+        ({"question": "w4", "answer": "w5"}, r"did you mean question to be prompt\? Then rename it"),
+        ({"query": "w4", "response": "w5"}, r"did you mean query to be prompt\? Then rename it"),
+        ({"instruction": "w4", "input": " ", "output": "w5"}, r"did you mean instruction to be prompt\? Then rename"),
+        ({"instruction": "w4", "input": "w5", "output": "w6"}, r"did you mean instruction and input to be prompt\?"),
+        ({"prompt": "w4", "answer": "w5"}, r"did you mean answer to be response\? Then rename it"),
+        ({"text": "w4 w5"}, r"did you mean text to be both\? Then split it: what is learnt is the response"),
     ],
 )
 def test_what_is_wrong_with_a_field_is_said(tiny_tokenizer, row, said):
@@ -264,6 +384,12 @@ FUNCTIONS = {
     "a column": lambda prompts, responses, answer: [float(len(x)) for x in answer],
     "a column and the rest": lambda responses, n, **rest: [float(x) * (set(rest) == {"answer", "prompts"}) for x in n],
     "a default": lambda responses, missing=1: [missing * float(len(r)) for r in responses],
+    "nothing by its name": lambda **all: [float(len(r)) for r in all["responses"]],
+    "nothing by its name, as TRL": lambda **all: [
+        float(len(r)) * (all["prompts"] == ["p", "q"]) for r in all["completions"]
+    ],
+    "prompts by their name": lambda prompts, **rest: [float(len(r)) for r in rest["responses"]],
+    "a column beside the prompts": lambda prompts, answer, **rest: [float(len(r)) for r in rest["responses"]],
     "TRL": lambda completions, **columns: [float(len(r)) * len(columns["prompts"]) / 2 for r in completions],
     "TRL with a column": lambda prompts, completions, answer, **_: [float(len(x)) for x in answer],
     "coroutine": waits,
@@ -310,6 +436,37 @@ def test_functions_of_trl_get_chat_messages_as_trl_gives_them():
         ]
 
     assert FunctionReward(trl)(CHAT).tolist() == [2.0, 3.0]
+    assert FunctionReward(lambda **all: [len(c[0]["content"]) for c in all["completions"]])(CHAT).tolist() == [1.0, 2.0]
+
+
+MODES = {
+    "grad mode": (lambda: torch.set_grad_enabled(False), torch.is_grad_enabled),
+    "default type": (lambda: torch.set_default_dtype(torch.float64), torch.get_default_dtype),
+    "default device": (lambda: torch.set_default_device("meta"), torch.get_default_device),
+}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_what_a_reward_function_sets_of_torch_is_put_back(mode, fails):
+    change, seen = MODES[mode]
+    before = seen()
+
+    def reward(prompts, responses):
+        change()
+        return [1.0 / (not fails)] * len(responses)
+
+    with pytest.raises(UserError) if fails else contextlib.nullcontext():
+        FunctionReward(reward)(TEXTS)
+    assert seen() == before
+
+
+@pytest.mark.parametrize("name", ["completion_ids", "prompt_ids"])
+def test_a_reward_function_that_asks_for_tokens_is_told_that_there_are_none(name):
+    scope = {}
+    exec(f"def mine(prompts, completions, {name}, **_): return [0.0] * len(completions)", scope)
+    with pytest.raises(UserError, match=f"asks for '{name}', but rewards are given texts and no tokens"):
+        FunctionReward(scope["mine"])(TEXTS)
 
 
 @pytest.mark.parametrize(
@@ -372,8 +529,10 @@ def test_a_term_that_does_not_apply_adds_nothing(ppo_config, tmp_path):
 
 
 def test_an_address_is_no_reward():
-    with pytest.raises(UserError, match="http://here:80/score is an address: rewards are folders of"):
-        is_function("http://here:80/score")
+    for address in ("http://here:80/score", "localhost:8000", "127.0.0.1:8000/score", "here:80/x@y", "[::1]:80"):
+        with pytest.raises(UserError, match=f"{re.escape(address)} is an address: rewards are folders of"):
+            is_function(address)
+    assert is_function("own_module:score_8000")
 
 
 # ---- reward models

@@ -77,6 +77,17 @@ def test_a_run_without_any_difference_of_rewards_ends_with_that_sentence(name, t
     assert [row["equal_groups"] for row in rows(run)] == [1.0] * 8
 
 
+@pytest.mark.parametrize(("iterations", "ended"), [(2, 2), (20, 8)])
+def test_a_run_whose_reward_applies_to_nothing_ends_with_that_sentence(iterations, ended, tmp_path, tiny_folder):
+    def never(prompts, responses):
+        return [None] * len(responses)
+
+    update = {"epochs": 1, "minibatch_size": 8}
+    run = train(tiny_folder, tmp_path / "r", never, responses=8 * iterations, algorithm="ppo", update=update)
+    said = f"nothing to learn from: never gave None for each of {8 * ended} responses"
+    assert run.results["ended"].startswith(said)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -16,15 +16,20 @@ from proximo.language.data.shapes import TEXTS
 from proximo.runs.plugins import on_one_line
 from proximo.runs.storage.files import parse_json, read_error
 
-_KINDS = (
-    "a .jsonl, .json, .csv or .parquet file (.jsonl, .json and .csv also as .gz), a folder of Parquet shards or one "
-)
-_KINDS += "saved by datasets, or a data set of the hub as owner/name"
+_KINDS = "a .jsonl, .json, .csv or .parquet file (.jsonl, .json and .csv also as .gz), a folder of such files of one "
+_KINDS += "kind or one saved by datasets, or a data set of the hub as owner/name"
 _NUMBERS = ("label", "margin", "difference")
 """Columns of pairs that are numbers: a CSV file has text only."""
 _LINES = (".jsonl", ".ndjson")
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(:\w[\w.-]*)?")
 _SHARD = re.compile(r"(.*?)-\d+(-of-\d+)?")
+_SPLITS = ("train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation", "heldout")
+"""What a file's or folder's name begins with where it is of one part of a data set."""
+
+
+GIVEN = "given"
+"""Folder beside runs for what was given from Python."""
+_GIVEN = re.compile(r"(\w+)-[0-9a-f]{16}\.jsonl")
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,17 @@ class Read:
 def is_hub_name(name: str) -> bool:
     """Whether a name that is no file can be a data set of the hub: `owner/name`, `owner/name:split`."""
     return bool(_HUB.fullmatch(name)) and not _suffixes(Path(name.partition(":")[0]))
+
+
+def is_data_name(name: str) -> bool:
+    """Whether a name ends as those of files of rows do, or of text."""
+    return bool(_suffixes(Path(name))) or name.lower().removesuffix(".gz").endswith(".txt")
+
+
+def given_as(path: Path) -> str:
+    """The setting that rows from Python were given as, where a file is one that holds them; "" of any other."""
+    found = _GIVEN.fullmatch(path.name) if path.parent.name == GIVEN else None
+    return found[1] if found else ""
 
 
 def read_file(path: Path, limit: int | None) -> Read:
@@ -166,15 +182,66 @@ def _number(text: str) -> float | str | None:
 
 
 def _read_folder(path: Path, limit: int | None) -> Read:
-    """Parquet shards, or what `datasets` saved."""
-    saved = any((path / name).is_file() for name in ("state.json", "dataset_dict.json", "dataset_info.json"))
-    shards = [] if saved else sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
-    if not shards:
+    """Shards, in the folder or in the only one in it that holds any, or what `datasets` saved."""
+    if any((path / name).is_file() for name in ("state.json", "dataset_dict.json", "dataset_info.json")):
         return _read_saved(path, limit)
-    splits = sorted({found[1] if (found := _SHARD.fullmatch(file.stem)) else file.stem for file in shards})
-    if len(splits) > 1 and all(_SHARD.fullmatch(file.stem) for file in shards):
-        raise UserError(f"{path} holds several splits ({', '.join(splits)}): put the shards of one into a folder")
-    return _read_parquet(shards, limit)
+    shards = _shards(path) or _shards(path / "data") or _nested_shards(path)
+    if not shards:
+        raise UserError(
+            f"{path} holds no file of rows (.jsonl, .json, .csv or .parquet), and is no folder saved by datasets: "
+            "check the path"
+        )
+    splits = sorted({found[1] if (found := _SHARD.fullmatch(_stem(file))) else _stem(file) for file in shards})
+    if len(splits) > 1 and (all(_SHARD.fullmatch(_stem(file)) for file in shards) or len({*map(_split, splits)}) > 1):
+        raise UserError(
+            f"{path} holds several splits ({', '.join(splits)}): put the shards of one into a folder, or give a file"
+        )
+    if _suffixes(shards[0]) == [".parquet"]:
+        return _read_parquet(shards, limit)
+    values: list[dict[str, Any]] = []
+    for file in shards:
+        left = None if limit is None else limit - len(values)
+        values += [] if left == 0 else _read_text(file, _suffixes(file)[-1], left).values
+    return _numbered(values)
+
+
+def _shards(path: Path) -> list[Path]:
+    """The files of rows in a folder: of Parquet, or else all the others.
+
+    Raises:
+        UserError: the others are of several kinds, so that one may be a copy of another.
+    """
+    files = sorted(file for file in path.glob("[!._]*") if file.is_file() and file.name != "dataset_infos.json")
+    parquet = [file for file in files if _suffixes(file) == [".parquet"]]
+    files = [file for file in files if _suffixes(file)[-1:] in ([".json"], [".csv"], *([x] for x in _LINES))]
+    kinds = sorted({".jsonl" if (kind := _suffixes(file)[-1]) in _LINES else kind for file in files})
+    if len(kinds) > 1 and not parquet:
+        raise UserError(f"{path} holds files of several kinds ({', '.join(kinds)}): give one file, or keep one kind")
+    return parquet or files
+
+
+def _nested_shards(path: Path) -> list[Path]:
+    """The files of rows in the only folder within a folder that holds any.
+
+    Raises:
+        UserError: several do.
+    """
+    folders = {
+        below.name: found for below in sorted(path.glob("[!._]*/")) if below.is_dir() and (found := _shards(below))
+    }
+    if len(folders) > 1:
+        raise UserError(f"{path} holds several folders of rows ({', '.join(folders)}): give one of them")
+    return next(iter(folders.values()), [])
+
+
+def _stem(file: Path) -> str:
+    return file.name.partition(".")[0]
+
+
+def _split(name: str) -> str:
+    """The split that a file's name begins with; "" if with none."""
+    word = re.split(r"[-_ ]|\d", name.lower().replace("held_out", "heldout"))[0]
+    return word if word in _SPLITS else ""
 
 
 def _read_parquet(files: list[Path], limit: int | None) -> Read:

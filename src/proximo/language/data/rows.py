@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from proximo.errors import UserError, nearest
-from proximo.language.data.files import read_file
-from proximo.language.data.shapes import shaped, unlearnt
+from proximo.language.data.files import given_as, read_file
+from proximo.language.data.shapes import TEXTS, is_python, last_role, other_beginning, shaped, unlearnt
 
 _SHOWN = 5  # row numbers in a message
 
@@ -54,8 +54,15 @@ def read_rows(source: Any, limit: int | None = None) -> Rows:
     if isinstance(source, Rows):
         return source
     if isinstance(source, str | Path):
+        if "://" in str(source):
+            raise UserError(
+                f"{source} is an address, and no data are downloaded from one: give the path of a file that you have "
+                "downloaded, or a data set of the hub as owner/name"
+            )
         read = read_file(Path(source), limit)
         rows = Rows(read.values, read.numbers, str(source), read.unit)
+        if setting := given_as(Path(source)):  # a row a line: the user knows the list, and not the file
+            rows = replace(rows, name=f"the rows given as {setting}", unit="row")
     else:
         values = [dict(row) for row in islice(source, limit)]
         rows = Rows(values, list(range(1, len(values) + 1)), f"the {type(source).__name__} given")
@@ -80,13 +87,27 @@ def read_fields(source: Any, names: Sequence[str], limit: int | None = None) -> 
     """
     rows = read_rows(source, limit)
     rows = replace(rows, values=[shaped(row, names) for row in rows.values])
+    _check_no_python(rows, names)
     for name in names:
         bad = [i for i, row in enumerate(rows.values) if not _is_text(row.get(name), chat=name == "prompt")]
         if bad:
             count = f"{len(bad)} of {len(rows.values)} rows" if len(bad) > 1 else "1 row"
-            raise UserError(f"{rows.where(bad)}: {count} {_fault(rows.values[bad[0]], name)}")
+            raise UserError(f"{rows.where(bad)}: {count} {_fault(rows.values[bad[0]], name, names)}")
     _check_alike(rows)
     return rows
+
+
+def _check_no_python(rows: Rows, names: Sequence[str]) -> None:
+    """Messages as Python prints them, in a CSV file of pandas say, would be learnt as a text of brackets and quotes."""
+    read = (
+        {*names, "messages", "conversations"} if set(names) != {"prompt"} else {"prompt", "messages", "conversations"}
+    )
+    for name in [name for name in TEXTS if name in read]:
+        if bad := [i for i, row in enumerate(rows.values) if is_python(row.get(name))]:
+            raise UserError(
+                f"{rows.where(bad)}: {name!r} is text of messages as Python prints them, which is no JSON: write the "
+                "column with json.dumps, or the rows as .jsonl or .parquet"
+            )
 
 
 def _check_alike(rows: Rows) -> None:
@@ -125,9 +146,45 @@ def check_numbers(rows: Rows) -> None:
             )
 
 
-def _fault(row: Mapping[str, Any], name: str) -> str:
+_CALLED: Mapping[str, Sequence[str]] = {
+    "prompt": ("question", "query", "instruction", "problem", "input", "text"),
+    "response": ("answer", "output", "solution", "target", "text"),
+    "chosen": ("chosen_response", "response_chosen", "preferred"),
+    "rejected": ("rejected_response", "response_rejected", "dispreferred"),
+}
+"""What others call our fields."""
+
+
+def _other_name(row: Mapping[str, Any], name: str, names: Sequence[str]) -> tuple[str, str]:
+    """The column of a row that lacks a field which may be it, and what to do; ("", "") where there is none."""
+    if name in row:
+        return "", ""
+    if alike := nearest(name, row):
+        return alike, f"did you mean {alike} to be {name}? Then rename it"
+    called = [other for other in _CALLED.get(name, ()) if other in row]
+    called = [other for other in called if _is_text(row[other], chat=name == "prompt")]
+    if not called:
+        return "", ""
+    if {"instruction", "input"} <= {*called}:
+        return "instruction", "did you mean instruction and input to be prompt? Then write both into one text"
+    if called == ["text"] and "response" in names:
+        return "text", "did you mean text to be both? Then split it: what is learnt is the response"
+    return called[0], f"did you mean {called[0]} to be {name}? Then rename it"
+
+
+def _fault(row: Mapping[str, Any], name: str, names: Sequence[str]) -> str:
     """What is wrong with a field of a row, and what to do."""
     value = row.get(name)
+    if name == "response" and value is None and (last := last_role(row)):
+        return (
+            f"whose messages end with one of the role {last!r}: what is learnt is the last one if it is the "
+            "assistant's, so end them with the answer, and call its role 'assistant'"
+        )
+    if name in ("chosen", "rejected") and (begins := other_beginning(row)):
+        return (
+            f"whose chosen and rejected begin with {begins[:60]!r}, and whose 'prompt' is another: correct it, or "
+            "leave it out"
+        )
     if name != "prompt" and isinstance(value, list):
         answer = value[0] if len(value) == 1 and isinstance(value[0], Mapping) else {}
         if left_out := unlearnt(answer):
@@ -144,15 +201,14 @@ def _fault(row: Mapping[str, Any], name: str) -> str:
             f"without a 'prompt' that is text or messages (the first's {_message_fault(value)}): correct or remove them"
         )
     have = ", ".join(row) or "nothing"
-    like = "" if name in row else nearest(name, row)
-    hint = f"; did you mean {like} to be {name}?" if like else ""
+    like, way_out = _other_name(row, name, names)
     if name == "prompt" and value is None and not like and "chosen" in row:
         return (
             f"without a 'prompt' that is text or messages (the first has {have}): what chosen and rejected begin with "
             "alike is the prompt, give it apart from them"
         )
     what = f"it is {_kind(value)} in the first" if name in row else f"the first has {have}"
-    return f"without a {name!r} that is text ({what}){hint}: fill or remove them"
+    return f"without a {name!r} that is text ({what}): {way_out or 'fill or remove them'}"
 
 
 def _kind(value: Any) -> str:

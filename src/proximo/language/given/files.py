@@ -7,6 +7,7 @@ and others are another one.
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -19,6 +20,7 @@ import torch
 
 from proximo.errors import UserError
 from proximo.language.compute.own_code import own_parts
+from proximo.language.data.files import GIVEN, is_data_name
 from proximo.language.data.rows import Rows, read_fields
 from proximo.language.models.folders import check_savable, save_folder
 from proximo.language.models.loading import load_text_tokenizer
@@ -27,7 +29,7 @@ from proximo.runs.session.opening import Call
 from proximo.runs.storage.files import parse_json, user_error, write_atomically
 from proximo.runs.storage.folder import RunFolder
 
-FOLDER = "given"
+FOLDER = GIVEN
 """Beside the run's folder: several runs on the same rows or model share it."""
 
 _NOT_THE_MODEL = ("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "_commit_hash")
@@ -190,6 +192,8 @@ def as_rows(source: Any, setting: str, fields: Sequence[str]) -> list[Mapping[st
         kind = type(source).__name__
         hint = "one of its splits" if kind.endswith("DatasetDict") else "a list of dictionaries, a Dataset or a file"
         raise UserError(f"{setting} can not be a {kind}: give {hint}")
+    source = list(source)
+    _check_no_files(source, setting)
     rows: list[Mapping[str, Any]] = []
     for number, row in enumerate(source, 1):
         if tuple(fields) == ("prompt",) and isinstance(row, str | list):
@@ -200,6 +204,26 @@ def as_rows(source: Any, setting: str, fields: Sequence[str]) -> list[Mapping[st
             )
         rows.append(row)
     return rows
+
+
+def _check_no_files(rows: Sequence[Any], setting: str) -> None:
+    """Refuse a list of files, whose names would be read as prompts.
+
+    Raises:
+        UserError: all are names of files.
+    """
+    if rows and all(isinstance(row, PathLike) or (isinstance(row, str) and _is_file(row)) for row in rows):
+        names = [os.fspath(row) for row in rows]
+        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        raise UserError(
+            f"{setting} is a list of names of files ({some}), which are not read as rows: give one file, or a folder "
+            "that holds them"
+        )
+
+
+def _is_file(text: str) -> bool:
+    """Whether a text is the name of a file of rows: it is there, or is one word with such an ending."""
+    return os.path.isfile(text) or (not re.search(r"\s", text) and is_data_name(text))
 
 
 def model_folder(model: str | PathLike[str]) -> str:

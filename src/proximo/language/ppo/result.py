@@ -50,7 +50,8 @@ class LanguageRun:
 
 
 FRUITLESS = 8
-"""Iterations without any difference of rewards within a group, from the first on, that end a run."""
+"""Iterations without any difference of rewards within a group, or without any reward, from the first on, that end a
+run."""
 
 
 def ending(training: PPOTraining, kl: float | None, seconds: float) -> str | None:
@@ -64,7 +65,14 @@ def ending(training: PPOTraining, kl: float | None, seconds: float) -> str | Non
             f"nothing to learn from: in {iterations} iterations all {group} responses to each prompt got one reward; "
             "give prompts that are solved now and then, a reward with degrees, or a larger update.group"
         )
-    if training.done >= config.responses:
+    over = training.done >= config.responses
+    if iterations == training.progress.unjudged and (over or iterations >= FRUITLESS):
+        names = " and ".join(term.name for term in training.rewards)
+        return (
+            f"nothing to learn from: {names} gave None for each of {training.done:,} responses, which says that it "
+            "does not apply; return a number for those that it does"
+        )
+    if over:
         return "all responses done"
     if config.minutes is not None and seconds > config.minutes * 60:
         return _time_is_over(config.minutes)

@@ -60,6 +60,8 @@ class Progress(Counters):
     responses: int = 0
     told_apart: int = 0
     """Iterations in which the responses to some prompt got different rewards; counted where prompts have several."""
+    unjudged: int = 0
+    """Iterations in which no reward applied to any response: each was None."""
 
 
 @dataclass(frozen=True)
@@ -272,6 +274,8 @@ class PPOTraining(OnPolicyTraining[Rollout]):
         self.progress.responses += self.config.batch
         if metrics.get("equal_groups") is not None:
             self.progress.told_apart += metrics["equal_groups"] < 1
+        judged = [metrics.get(f"reward/{term.name}", 0.0) is not None for term in self.rewards]
+        self.progress.unjudged += bool(judged) and not any(judged)
         read = (batch.inputs["prompt_lengths"] + rollout.samples.lengths).sum().cpu()
         return {"tokens_per_second": float(self.mesh.sum_across_ranks(read)) / (time.perf_counter() - self._started)}
 

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from proximo.runs.plugins import on_one_line
 
 _PROMPTS, _RESPONSES, _COMPLETIONS = "prompts", "responses", "completions"
 _SCORED = (_RESPONSES, _COMPLETIONS)
+_TOKENS = ("completion_ids", "completions_ids", "prompt_ids", "completion_mask", "logprobs")
+"""What TRL gives of tokens."""
 
 
 class RewardCall:
@@ -20,7 +23,8 @@ class RewardCall:
 
     Prompts, responses and columns of the rows are given by their names. Parameters of other names get what is left of
     prompts and responses, in this order. A function that asks for `completions` gets what TRL's trainers give: of chat
-    messages, the prompts as messages and each answer as a list of one.
+    messages, the prompts as messages and each answer as a list of one. `**columns` gets the columns, and what of
+    prompts and responses the function has no other place for; torch's modes are put back when it has run.
 
     Args:
         function: of the user's own; it may be a coroutine.
@@ -45,6 +49,7 @@ class RewardCall:
             return
         slots = self._slots(names)
         scored = [p.name for p in self._parameters if p.name in (_PROMPTS, *_SCORED)]
+        scored += [_PROMPTS, *_SCORED] * self._takes_all(names)
         if taken := [name for name in (*scored, *slots) if name in names]:
             raise UserError(
                 f"the prompts' rows have a column {taken[0]!r}, but reward {self.name} calls what it scores so: rename "
@@ -52,6 +57,11 @@ class RewardCall:
             )
         known = {_PROMPTS, *_SCORED, *slots, *names}
         if missing := [p.name for p in self._required() if p.name not in known]:
+            if missing[0] in _TOKENS:
+                raise UserError(
+                    f"reward {self.name} asks for {missing[0]!r}, but rewards are given texts and no tokens: let it "
+                    "read the responses, or give it a default"
+                )
             have = ", ".join(sorted(names)) or "nothing beside the prompt"
             raise UserError(
                 f"reward {self.name} asks for {missing[0]!r}, which the prompts' rows do not have (they have {have}): "
@@ -69,13 +79,14 @@ class RewardCall:
         given = {_PROMPTS: list(prompts), _RESPONSES: list(responses)}
         own = {name: list(values) for name, values in columns.items()}
         try:
-            if self._parameters is None:
-                result = self.function(given[_PROMPTS], given[_RESPONSES], **own)
-            else:
-                positional, named = self._arguments(given, sources, own)
-                result = self.function(*positional, **named)
-            result = _awaited(result) if inspect.isawaitable(result) else result
-            return list(result) if isinstance(result, Iterator) else result  # a generator runs only now
+            with _modes_put_back():
+                if self._parameters is None:
+                    result = self.function(given[_PROMPTS], given[_RESPONSES], **own)
+                else:
+                    positional, named = self._arguments(given, sources, own)
+                    result = self.function(*positional, **named)
+                result = _awaited(result) if inspect.isawaitable(result) else result
+                return list(result) if isinstance(result, Iterator) else result  # a generator runs only now
         except FOREIGN as error:  # it is the user's own code: whatever it raises, say whose it is
             raise UserError(
                 f"reward {self.name} failed{_where(error)} ({on_one_line(error)}): correct the function"
@@ -98,6 +109,8 @@ class RewardCall:
             positional += [given[what] for what in self._left()][len(positional) :]
         if any(p.kind is p.VAR_KEYWORD for p in parameters):
             more = columns | ({_PROMPTS: given[_PROMPTS]} if names & set(_SCORED) and _PROMPTS not in names else {})
+            if self._takes_all(columns):
+                more |= given | {_COMPLETIONS: _as_trl(given, sources)[_RESPONSES]}
             named |= {name: x for name, x in more.items() if name not in names}
         return positional, named
 
@@ -121,6 +134,13 @@ class RewardCall:
         place = 1 if _PROMPTS in known else 0
         beside = required[place : place + 1] if len(known) == 1 and required[1 - place : 2 - place] == known else []
         return [name for name in beside if self._left() and name not in columns]
+
+    def _takes_all(self, columns: Collection[str]) -> bool:
+        """Whether `**columns` is the only place that the responses can go to."""
+        parameters = self._parameters or []
+        kinds = {p.kind for p in parameters}
+        other = any(p.name in _SCORED for p in parameters) or inspect.Parameter.VAR_POSITIONAL in kinds
+        return inspect.Parameter.VAR_KEYWORD in kinds and not other and not self._slots(columns)
 
     def _required(self) -> list[inspect.Parameter]:
         kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -190,6 +210,19 @@ def _awaited(result: Any) -> Any:
     if not done:
         raise value
     return value
+
+
+@contextmanager
+def _modes_put_back() -> Iterator[None]:
+    """What a function sets of torch for itself holds for itself alone: the training goes on with its own."""
+    grad, dtype, device = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_default_device()
+    try:
+        yield
+    finally:
+        torch.set_grad_enabled(grad)
+        torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(None if device.type == "cpu" else device)  # None is the CPU, without a mode
 
 
 def _where(error: BaseException) -> str:
