@@ -123,6 +123,7 @@ def test_files_of_one_kind_in_a_folder_are_one_set_of_rows(tmp_path, kind, below
         (["train_1.csv", "held_out.csv"], r"holds several splits \(held_out, train_1\)"),
         (["a.jsonl", "a.csv"], r"holds files of several kinds \(\.csv, \.jsonl\)"),
         (["train/a.jsonl", "test/a.jsonl"], r"holds several folders of rows \(test, train\): give one of them"),
+        (["config.json", "tokenizer.json"], r"is the folder of a model, and holds no rows: give a \.jsonl"),
         (["notes.md"], r"holds no file of rows .*, and is no folder saved by datasets"),
     ],
 )

@@ -185,6 +185,8 @@ def _read_folder(path: Path, limit: int | None) -> Read:
     """Shards, in the folder or in the only one in it that holds any, or what `datasets` saved."""
     if any((path / name).is_file() for name in ("state.json", "dataset_dict.json", "dataset_info.json")):
         return _read_saved(path, limit)
+    if any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise UserError(f"{path} is the folder of a model, and holds no rows: give {_KINDS}")
     shards = _shards(path) or _shards(path / "data") or _nested_shards(path)
     if not shards:
         raise UserError(
