@@ -90,9 +90,10 @@ class Mesh(Ranks):
         Raises:
             UserError: this machine has fewer than it has ranks.
         """
-        if self.size > 1 and device.type == "cuda" and self.local_size > torch.cuda.device_count():
+        there = torch.cuda.device_count()
+        if self.size > 1 and device.type == "cuda" and 0 < there < self.local_size:
             raise UserError(
-                f"{self.local_size} ranks of this machine have {torch.cuda.device_count()} GPUs, and each needs one of "
+                f"{self.local_size} ranks of this machine have {there} GPUs, and each needs one of "
                 "its own: lower their number, or set device = cpu"
             )
 

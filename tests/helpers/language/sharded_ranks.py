@@ -77,7 +77,7 @@ def refused(mesh, home):
     """What is said where the memory of rank 1 does not suffice."""
     there = memory._there
     if mesh.rank == 1:
-        memory._there = lambda device: 1000.0
+        memory._there = lambda *_: 1000.0
     try:
         make(home, "refused", preflight="stop").to_the_end()
     except UserError as error:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from proximo.control.environments.backends.envpool import EnvPoolEnvironments
 from proximo.control.environments.backends.shapes import shaped_otherwise, whole_copies
@@ -284,6 +283,10 @@ def _reporting_making(make: Callable[[], Any], name: str, options: Mapping[str, 
 @contextmanager
 def _torchs_state_kept() -> Iterator[None]:
     """Code of the user's, which may set torch's default type or switch gradients off for what it does itself."""
+    torch = sys.modules.get("torch")  # who has not imported it has no state to keep
+    if torch is None:
+        yield
+        return
     dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
     try:
         yield
