@@ -5,9 +5,11 @@
     python benchmarks/scaling.py --sums     # microseconds of one sum over two ranks: shared memory and gloo
 
 Each rank has the same work whatever their number: its environments, and its part of each minibatch. Efficiency is the
-steps per second of all ranks together by those of as many independent processes at the same time, so what the machine's
-cores, caches and memory take is in both, and what is left is the price of training together. It then fits a cost model
-to the collectives measured here, compares it with what was measured, and writes it down for up to 1,024 ranks on the
+steps per second of all ranks together by those of as many independent processes at the same time, so what the cores,
+caches and memory of the machine take is in both, and what is left is the price of training together. Where the speed of
+the machine changes between the two it is any number; so the share of its time that rank 0 waits for the others is
+measured within a run, too: the least of the repeats. It then fits a cost model to the collectives measured here,
+compares it with what was measured, and writes it down for up to 1,024 ranks on the
 network that --latency and --bandwidth describe.
 """
 
@@ -44,11 +46,12 @@ def work(task, seconds, folder, minibatch):
         run=mesh.of_the_first(lambda: tempfile.mkdtemp(dir=folder)) + "/run",  # of its own: nothing is resumed
         **SETTINGS,
     )
-    started = None
+    started, waited = None, _timed(mesh)
     for row in trainer:
         now = time.perf_counter()
         if started is None:
             started, first, traffic, iterations, steps = now, row["step"], mesh.traffic, 0, 0
+            waited.clear()
             continue
         iterations, steps = iterations + 1, steps + row["gradient_steps"]
         if mesh.any(now - started > seconds):
@@ -58,12 +61,29 @@ def work(task, seconds, folder, minibatch):
         "rate": (row["step"] - first) / took,
         "bytes": (mesh.traffic - traffic) / iterations,
         "iteration": took / iterations,
+        "waiting": sum(waited) / took,
         "gradient_steps": steps / iterations,
         "parameters": trainer._training.optimizer.flat.numel(),
         "collective": _collective(mesh, torch.zeros(trainer._training.optimizer.shared.numel())),
     }
     if mesh.first:
         print(json.dumps(told), flush=True)
+
+
+def _timed(mesh):
+    """Seconds of each exchange with the other ranks of this machine, as they come: what training together takes."""
+    waited = []
+    if mesh.size > 1:
+        exchange = mesh._neighbours.exchange
+
+        def timed(x, what):
+            began = time.perf_counter()
+            found = exchange(x, what)
+            waited.append(time.perf_counter() - began)
+            return found
+
+        mesh._neighbours.exchange = timed
+    return waited
 
 
 def _collective(mesh, x, count=300):
@@ -164,8 +184,10 @@ def main():
     # The best of the repeats: what others do on the machine only ever takes away.
     one = min(x["iteration"] for _, x in seen[1])
     print(f"{given.task}: each rank {ENVIRONMENTS} environments x {LENGTH} steps, {given.minibatch} of a minibatch")
-    print("| ranks | steps/s together | steps/s apart | efficiency | bytes of an update | one sum | model / measured |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| ranks | steps/s together | apart | efficiency | waiting | bytes of an update | one sum | model / measured |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for ranks, rows in seen.items():
         together, apart = max(x["rate"] for _, x in rows), max(a for a, _ in rows)
         last = rows[-1][1]
@@ -173,9 +195,10 @@ def main():
         contended = one * max(1.0, ranks / available_cpus())
         modelled = contended + (last["gradient_steps"] * each if ranks > 1 else 0.0)
         measured = min(x["iteration"] for _, x in rows)
+        waiting = min(x["waiting"] for _, x in rows)
         print(
-            f"| {ranks} | {together:,.0f} | {apart:,.0f} | {together / apart:.2f} | {last['bytes']:,.0f} | "
-            f"{each * 1e6:,.0f} us | {modelled / measured:.2f} |"
+            f"| {ranks} | {together:,.0f} | {apart:,.0f} | {together / apart:.2f} | {waiting:.1%} | "
+            f"{last['bytes']:,.0f} | {each * 1e6:,.0f} us | {modelled / measured:.2f} |"
         )
     size, sums = 4 * last["parameters"], last["gradient_steps"]
     print(f"model: {sums:.0f} sums of {size:,} bytes in an iteration of {one:.2f} s, {given.latency * 1e6:g} us, "

@@ -17,6 +17,7 @@ from proximo.errors import UserError
 from proximo.runs.config.toml import to_toml
 from proximo.runs.console.progress import Progress
 from proximo.runs.session.opening import Opening
+from proximo.runs.session.trackers import flat
 from proximo.runs.storage.checkpoint import PARTS, begin_parts, parts_of
 from proximo.runs.storage.folder import RunFolder
 from proximo.runs.storage.metrics import MetricsWriter, Value
@@ -120,21 +121,13 @@ def require_same_settings(mesh: Mesh, opening: Opening | Followed, config: Any) 
     with mesh.together():
         if not isinstance(opening, Followed):
             return
-        here, there = (dict(_flat(tomllib.loads(text))) for text in (to_toml(config), opening.config))
+        here, there = (flat(tomllib.loads(text)) for text in (to_toml(config), opening.config))
         for name in sorted(here.keys() | there.keys()):
             if here.get(name) != there.get(name):
                 raise UserError(
                     f"{name} = {here.get(name)!r} here, and {there.get(name)!r} on rank 0: give all ranks the same "
                     "settings"
                 )
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def with_others(mesh: Mesh, tensors: dict[str, Tensor], state: dict[str, Any], own: Callable[[str], bool]) -> Parts:
