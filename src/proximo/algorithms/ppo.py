@@ -104,7 +104,7 @@ class PPO(UpdateSettings):
         """
         batch, optimizer, ranks = task.batch, task.optimizer, task.ranks
         count = minibatches(task.samples or len(batch), self.minibatch_size)
-        check_batch(batch, counts=True if ranks.size > 1 else None)  # whoever has ranks has asked them all
+        check_batch(batch, counts=True if ranks.size > 1 else None)  # the loop has asked all ranks
         gradient = self.gradient(task)
         project = task.policy.project if isinstance(task.policy, Bounded) else None
         allowed = task.allowed_deviation  # now: a step changes the policy

@@ -111,7 +111,7 @@ class TRPO(PPO):
             UserError: the policy's distributions have no exact KL.
         """
         minibatches(task.samples or len(task.batch), self.minibatch_size)
-        check_batch(task.batch, counts=True if task.ranks.size > 1 else None)  # whoever has ranks has asked them all
+        check_batch(task.batch, counts=True if task.ranks.size > 1 else None)  # the loop has asked all ranks
         batch = normalized(task.batch, self, "batch", NOISE * task.reward_scale, task.ranks)
         step = _PolicyStep(self, replace(task, batch=batch))
         taken = step.take()

@@ -4,7 +4,8 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -109,6 +110,23 @@ def _script(main: ModuleType) -> str:
 def on_one_line(error: BaseException) -> str:
     """Kind and message of somebody else's error."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+@contextmanager
+def torchs_modes_put_back() -> Iterator[None]:
+    """What code of the user's sets of torch for itself holds for itself alone: the training goes on with its own."""
+    torch = sys.modules.get("torch")
+    if torch is None:  # who has not imported it has nothing to put back
+        yield
+        return
+    grad, dtype, device = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_default_device()
+    try:
+        yield
+    finally:
+        torch.set_grad_enabled(grad)
+        torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(None if device.type == "cpu" else device)  # None is the CPU, without a mode
 
 
 def import_own(name: str, folder: str = "") -> ModuleType:

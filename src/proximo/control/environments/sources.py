@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +24,7 @@ from proximo.control.environments.names import (
 from proximo.control.environments.problems import closing_told
 from proximo.control.environments.wrappers.frame_stack import FrameStack
 from proximo.errors import FOREIGN, UserError
-from proximo.runs.plugins import find_own
+from proximo.runs.plugins import find_own, torchs_modes_put_back
 
 if TYPE_CHECKING:
     from proximo.control.environments.visible_leaves import ObservationKeys
@@ -264,7 +262,7 @@ def _reporting_making(make: Callable[[], Any], name: str, options: Mapping[str, 
 
     def made() -> Any:
         try:
-            with _torchs_state_kept():
+            with torchs_modes_put_back():
                 return make()
         except UserError:
             raise
@@ -278,21 +276,6 @@ def _reporting_making(make: Callable[[], Any], name: str, options: Mapping[str, 
             ) from error
 
     return made
-
-
-@contextmanager
-def _torchs_state_kept() -> Iterator[None]:
-    """Code of the user's, which may set torch's default type or switch gradients off for what it does itself."""
-    torch = sys.modules.get("torch")  # who has not imported it has no state to keep
-    if torch is None:
-        yield
-        return
-    dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(dtype)
-        torch.set_grad_enabled(gradients)
 
 
 def _missing(name: str, reason: str) -> UserError:

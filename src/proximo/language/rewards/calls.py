@@ -4,13 +4,12 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from proximo.errors import FOREIGN, UserError, own_frame
-from proximo.runs.plugins import on_one_line
+from proximo.runs.plugins import on_one_line, torchs_modes_put_back
 
 _PROMPTS, _RESPONSES, _COMPLETIONS = "prompts", "responses", "completions"
 _SCORED = (_RESPONSES, _COMPLETIONS)
@@ -79,7 +78,7 @@ class RewardCall:
         given = {_PROMPTS: list(prompts), _RESPONSES: list(responses)}
         own = {name: list(values) for name, values in columns.items()}
         try:
-            with _modes_put_back():
+            with torchs_modes_put_back():
                 if self._parameters is None:
                     result = self.function(given[_PROMPTS], given[_RESPONSES], **own)
                 else:
@@ -210,19 +209,6 @@ def _awaited(result: Any) -> Any:
     if not done:
         raise value
     return value
-
-
-@contextmanager
-def _modes_put_back() -> Iterator[None]:
-    """What a function sets of torch for itself holds for itself alone: the training goes on with its own."""
-    grad, dtype, device = torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_default_device()
-    try:
-        yield
-    finally:
-        torch.set_grad_enabled(grad)
-        torch.set_default_dtype(dtype)
-        if torch.get_default_device() != device:
-            torch.set_default_device(None if device.type == "cpu" else device)  # None is the CPU, without a mode
 
 
 def _where(error: BaseException) -> str:
