@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 import torch
 
+from proximo.scale.cpus import available_cpus
+
 
 @contextmanager
 def using_threads(count: int | None) -> Iterator[None]:
@@ -28,16 +30,9 @@ def using_threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def possible(count: int) -> int:
     """`count` threads, or as many as there are cores, or as torch is set to, if these are fewer."""
-    return min(count, max(cores(), torch.get_num_threads()))
+    return min(count, max(available_cpus(), torch.get_num_threads()))
 
 
 def free_threads() -> int:
