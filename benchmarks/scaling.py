@@ -1,20 +1,19 @@
 """Weak scaling on one machine: ranks that train one policy, against as many processes that train one each.
 
-    python benchmarks/scaling.py --ranks 1 2 4 --repeats 3
+    python benchmarks/scaling.py --ranks 1 2 4
     python benchmarks/scaling.py --ranks 2 --minibatch 1024   # fewer sums: a quarter as many
     python benchmarks/scaling.py --sums     # microseconds of one sum over two ranks: shared memory and gloo
 
 Each rank has the same work whatever their number: its environments, and its part of each minibatch. Efficiency is the
-steps per second of all ranks together by those of as many independent processes at the same time, so what the cores,
-caches and memory of the machine take is in both, and what is left is the price of training together. Where the speed of
-the machine changes between the two it is any number; so the share of its time that rank 0 waits for the others is
-measured within a run, too: the least of the repeats. It then fits a cost model to the collectives measured here,
-compares it with what was measured, and writes it down for up to 1,024 ranks on the
+steps per second of all ranks together by those of as many independent processes, so what the cores, caches and memory
+of the machine take is in both, and what is left is the price of training together. All are started, and then take turns
+of a few seconds (`taking_turns.py`), so that what the machine's speed does is in both, too; the error is that of the
+mean of the turns. `waiting` is the share of its time that rank 0 waits in sums over ranks. It then fits a cost model to
+the collectives measured here, compares it with what was measured, and writes it down for up to 1,024 ranks on the
 network that --latency and --bandwidth describe.
 """
 
 import argparse
-import json
 import math
 import os
 import subprocess
@@ -22,13 +21,16 @@ import sys
 import tempfile
 import time
 
+import numpy as np
+from taking_turns import Diary, Group, ratio, take_turns
+
 ENVIRONMENTS, LENGTH = 8, 256  # of each rank
 SETTINGS = {"backend": "gymnasium", "rollout_length": LENGTH, "episodes": 1, "progress": "quiet", "seed": 1}
 MODEL = (2, 4, 8, 16, 64, 256, 1024)
 
 
-def work(task, seconds, folder, minibatch):
-    """Train for so long and print what it took; started once for each rank."""
+def work(task, folder, group, number, minibatch):
+    """Train until the comparison is over, and tell what it took; started once for each rank."""
     import torch
 
     import proximo
@@ -46,40 +48,33 @@ def work(task, seconds, folder, minibatch):
         run=mesh.of_the_first(lambda: tempfile.mkdtemp(dir=folder)) + "/run",  # of its own: nothing is resumed
         **SETTINGS,
     )
-    started, waited = None, _timed(mesh)
+    diary, rows, waited = Diary(folder, f"{group}.{number + mesh.rank}"), [], _timed(mesh)
     for row in trainer:
-        now = time.perf_counter()
-        if started is None:
-            started, first, traffic, iterations, steps = now, row["step"], mesh.traffic, 0, 0
-            waited.clear()
-            continue
-        iterations, steps = iterations + 1, steps + row["gradient_steps"]
-        if mesh.any(now - started > seconds):
+        # What all ranks did is rank 0's to tell.
+        over = diary.note(row["step"] if mesh.first else 0)
+        rows.append((row["gradient_steps"], mesh.traffic))
+        if mesh.any(over):
             break
-    took = time.perf_counter() - started
-    told = {
-        "rate": (row["step"] - first) / took,
-        "bytes": (mesh.traffic - traffic) / iterations,
-        "iteration": took / iterations,
-        "waiting": sum(waited) / took,
-        "gradient_steps": steps / iterations,
-        "parameters": trainer._training.optimizer.flat.numel(),
-        "collective": _collective(mesh, torch.zeros(trainer._training.optimizer.shared.numel())),
-    }
-    if mesh.first:
-        print(json.dumps(told), flush=True)
+    iterations = len(rows) - 1
+    diary.close(
+        waited=waited,
+        bytes=(rows[-1][1] - rows[0][1]) / iterations,
+        gradient_steps=sum(steps for steps, _ in rows[1:]) / iterations,
+        parameters=trainer._training.optimizer.flat.numel(),
+        collective=_collective(mesh, torch.zeros(trainer._training.optimizer.shared.numel())),
+    )
 
 
 def _timed(mesh):
-    """Seconds of each exchange with the other ranks of this machine, as they come: what training together takes."""
+    """When each exchange with the other ranks of this machine began and ended, as they come."""
     waited = []
     if mesh.size > 1:
         exchange = mesh._neighbours.exchange
 
         def timed(x, what):
-            began = time.perf_counter()
+            began = time.monotonic()
             found = exchange(x, what)
-            waited.append(time.perf_counter() - began)
+            waited.append((began, time.monotonic()))
             return found
 
         mesh._neighbours.exchange = timed
@@ -122,18 +117,42 @@ def single_sums(numbers, count=400):
                 print(told, flush=True)
 
 
-def started(ranks, together, *asked):
-    """What `ranks` processes measured: together, or each for itself at the same time."""
-    script = [__file__, "--work", *map(str, asked)]
+def begun(folder, name, ranks, together, *asked):
+    """A group of `ranks` processes: ranks of one training, or each for itself."""
+    task, minibatch = asked
+    script = [__file__, "--work", task, folder, name]
     if together and ranks > 1:
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-        commands = [[sys.executable, *launch, *script]]
+        commands = [[sys.executable, *launch, *script, "0", str(minibatch)]]
     else:
-        commands = [[sys.executable, *script]] * ranks
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}  # MuJoCo warns for each environment
-    processes = [subprocess.Popen(c, env=environment, **quiet) for c in commands]
-    return [json.loads(p.communicate()[0].strip().splitlines()[-1]) for p in processes]
+        commands = [[sys.executable, *script, str(i), str(minibatch)] for i in range(ranks)]
+    return Group(folder, name, commands, [f"{name}.{i}" for i in range(ranks)])
+
+
+def measured(ranks, turns, seconds, *asked):
+    """What one process alone, `ranks` of them apart and as many together did in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        groups = [
+            begun(folder, "alone", 1, False, *asked),
+            begun(folder, "apart", ranks, False, *asked),
+            begun(folder, "together", ranks, True, *asked),
+        ]
+        take_turns(groups, turns, seconds)
+    alone, apart, together = groups
+    first, steps = together.told[0], ENVIRONMENTS * LENGTH
+    waited = np.array(first["waited"]).reshape(-1, 2)
+    efficiency, error = ratio(together, apart)
+    return {
+        "ranks": ranks,
+        "together": together.rates().mean(),
+        "apart": apart.rates().mean(),
+        "efficiency": efficiency,
+        "error": error,
+        "alone": steps / alone.rates().mean(),  # seconds of an iteration
+        "iteration": steps * ranks / together.rates().mean(),
+        "waiting": np.diff(together.own_time(waited)).sum() / together.own_time(together.turns[-1][1]),
+        **{name: first[name] for name in ("bytes", "gradient_steps", "parameters", "collective")},
+    }
 
 
 def model(ranks, local, bytes_of_a_sum, sums, latency, bandwidth):
@@ -145,15 +164,26 @@ def model(ranks, local, bytes_of_a_sum, sums, latency, bandwidth):
     return local + sums * (2 * math.log2(ranks) * latency + 2 * (ranks - 1) / ranks * bytes_of_a_sum / bandwidth)
 
 
+def line(row, cores):
+    """What was measured as a line of the table."""
+    contended = row["alone"] * max(1.0, row["ranks"] / cores)
+    modelled = contended + (row["gradient_steps"] * row["collective"] if row["ranks"] > 1 else 0.0)
+    return (
+        f"| {row['ranks']} | {row['together']:,.0f} | {row['apart']:,.0f} "
+        f"| {row['efficiency']:.2f} ± {row['error']:.2f} | {row['waiting']:.1%} | {row['bytes']:,.0f} "
+        f"| {row['collective'] * 1e6:,.0f} us | {modelled / row['iteration']:.2f} |"
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", nargs=4)
+    parser.add_argument("--work", nargs=5)
     parser.add_argument("--sums", action="store_true", help="measure single sums over two ranks, and nothing else")
     parser.add_argument("--numbers", type=int, default=11_000, help="float32 of one sum: those of HalfCheetah's policy")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=4, help="of a turn")
     parser.add_argument("--task", default="HalfCheetah-v5")
-    parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--minibatch", type=int, default=256, help="samples of each rank in one step")
     parser.add_argument("--latency", type=float, default=20e-6, help="seconds of one message between machines")
     parser.add_argument("--bandwidth", type=float, default=12.5e9, help="bytes per second of a link (100 Gbit/s)")
@@ -161,8 +191,8 @@ def main():
     from proximo.scale.cpus import available_cpus
 
     if given.work:
-        task, seconds, folder, minibatch = given.work
-        work(task, float(seconds), folder, int(minibatch))
+        task, folder, group, number, minibatch = given.work
+        work(task, folder, group, int(number), int(minibatch))
         return
     if given.sums:
         if "RANK" in os.environ:
@@ -172,35 +202,17 @@ def main():
             command = [sys.executable, *launch, "--numbers", str(given.numbers)]
             subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
         return
-    seen = {}
-    with tempfile.TemporaryDirectory() as folder:
-        asked = given.task, given.seconds, folder, given.minibatch
-        for _ in range(given.repeats):  # in turn, so that what else the machine does is in all of them
-            for ranks in sorted({1, *given.ranks}):  # one rank too: what it does alone is in the model
-                alone = sum(x["rate"] for x in started(ranks, False, *asked))
-                one = started(ranks, True, *asked)[0]
-                seen.setdefault(ranks, []).append((alone, one))
-                print(f"  {ranks} ranks: {one['rate']:,.0f} steps/s together, {alone:,.0f} apart", file=sys.stderr)
-    # The best of the repeats: what others do on the machine only ever takes away.
-    one = min(x["iteration"] for _, x in seen[1])
-    print(f"{given.task}: each rank {ENVIRONMENTS} environments x {LENGTH} steps, {given.minibatch} of a minibatch")
+    print(f"{given.task}: each rank {ENVIRONMENTS} environments x {LENGTH} steps, {given.minibatch} of a minibatch; "
+          f"{given.turns} turns of {given.seconds:g} s")  # fmt: skip
     print(
         "| ranks | steps/s together | apart | efficiency | waiting | bytes of an update | one sum | model / measured |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    for ranks, rows in seen.items():
-        together, apart = max(x["rate"] for _, x in rows), max(a for a, _ in rows)
-        last = rows[-1][1]
-        each = min(x["collective"] for _, x in rows)
-        contended = one * max(1.0, ranks / available_cpus())
-        modelled = contended + (last["gradient_steps"] * each if ranks > 1 else 0.0)
-        measured = min(x["iteration"] for _, x in rows)
-        waiting = min(x["waiting"] for _, x in rows)
-        print(
-            f"| {ranks} | {together:,.0f} | {apart:,.0f} | {together / apart:.2f} | {waiting:.1%} | "
-            f"{last['bytes']:,.0f} | {each * 1e6:,.0f} us | {modelled / measured:.2f} |"
-        )
-    size, sums = 4 * last["parameters"], last["gradient_steps"]
+    for ranks in given.ranks:
+        row = measured(ranks, given.turns, given.seconds, given.task, given.minibatch)
+        print(line(row, available_cpus()), flush=True)
+    one = row["alone"]
+    size, sums = 4 * row["parameters"], row["gradient_steps"]
     print(f"model: {sums:.0f} sums of {size:,} bytes in an iteration of {one:.2f} s, {given.latency * 1e6:g} us, "
           f"{given.bandwidth / 1e9:g} GB/s")  # fmt: skip
     for ranks in MODEL:
