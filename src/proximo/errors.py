@@ -27,6 +27,20 @@ class UserError(Exception):
     exit_code: ClassVar[int] = 2
 
 
+class UnknownKeyError(UserError):
+    """A table of settings has a key that there is none of.
+
+    Args:
+        fault: what is wrong, and where.
+        hint: what to do about it.
+        key: without the table's name.
+    """
+
+    def __init__(self, fault: str, hint: str, key: str) -> None:
+        super().__init__(f"{fault}: {hint}")
+        self.fault, self.key = fault, key
+
+
 def nearest(name: str, names: Iterable[str], count: int = 3) -> str:
     """The names most like `name`, as `a, b or c`, for an error message; empty when nothing is alike."""
     lowered = {candidate.lower(): candidate for candidate in names}

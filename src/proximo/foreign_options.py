@@ -1,7 +1,10 @@
 """Names of other libraries' options: a refusal of one of them names ours."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from proximo.errors import UnknownKeyError
 
 _STEPS, _UPDATE = "--steps", "--update."
 
@@ -274,3 +277,28 @@ def answered_in_python(names: Iterable[str], table: Mapping[str, str], ours: Col
         keyword = f'{table_name}={{"{key}": ...}}' if dot else _IN_PYTHON.get(table_name, table_name)
         return f"there is no setting {name}: here it is {keyword}{space}{rest}"
     return ""
+
+
+@contextmanager
+def answered_in_a_file(table: Mapping[str, str]) -> Iterator[None]:
+    """The same for keys of a TOML file that is read within.
+
+    Args:
+        table: see `CONTROL`.
+
+    Raises:
+        UnknownKeyError: a key is unknown; one that is another library's is answered with ours.
+    """
+    try:
+        yield
+    except UnknownKeyError as error:
+        answer = table.get(re.sub("_", "-", error.key).lower(), "")
+        if not answer:
+            raise
+        option, _, rest = answer.partition(" ")
+        if option.startswith("--"):
+            key = option.removeprefix("--").replace("-", "_")
+            hint = f"here it is {key}" + (f" (as an option: {answer})" if rest else "")
+        else:
+            hint = answer.removeprefix("nothing: ")
+        raise UnknownKeyError(error.fault, hint, error.key) from None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import tyro
@@ -239,7 +240,7 @@ def _print_run(run: Any) -> None:
     print_results(three_numbers(results), title)
     place = f"{run.path} ({room_of(run.path)})"
     print(f"everything is in {place}: checkpoints, metrics.jsonl, TensorBoard events, config.toml")
-    print(f"next: proximo evaluate {run.path}")
+    print(f"next: proximo evaluate {quote(str(run.path))}")
 
 
 @dataclass(frozen=True)

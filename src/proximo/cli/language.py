@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, Literal
 
 from proximo.cli import language_asking as asking
@@ -125,7 +126,7 @@ def _all(arguments: list[str]) -> int:
         print(json.dumps({"stages": done}))
     elif not code:
         print(f"everything is in {asked.run} ({room_of(Path(run))}), a folder for each stage")
-        print(f"next: proximo rlhf {'evaluate' if measured else 'chat'} {asked.run}")
+        print(f"next: proximo rlhf {'evaluate' if measured else 'chat'} {quote(asked.run)}")
     return code
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from shlex import quote
 from typing import Annotated, Literal
 
 import tyro
@@ -61,7 +62,8 @@ class Tune:
         print_results({"last-100 training return": f"{found.best_return:,.1f}", **shown}, title)
         if not found.importance:
             print(f"what mattered is told from {FEWEST} trials on; there are {found.trials} so far")
-        print(f"next: proximo train {self.environment} --preset {found.path / 'best.toml'} --seeds 10..12")
+        best = quote(str(found.path / "best.toml"))
+        print(f"next: proximo train {quote(self.environment)} --preset {best} --seeds 10..12")
         return 0
 
 

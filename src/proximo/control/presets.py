@@ -12,6 +12,7 @@ from typing import Any
 from proximo.control.config import TrainConfig
 from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError, nearest
+from proximo.foreign_options import CONTROL, answered_in_a_file
 from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.plugins import place_of
 
@@ -133,7 +134,8 @@ def _from_file(base: TrainConfig, file: Path, size: Mapping[str, int]) -> tuple[
     source = str(content.pop("source", file.name))
     preset = Preset(str(file), "own", ("*",), source, content, file.name)
     content = {**content, **size} if "minibatches" in content else content
-    return from_mapping(TrainConfig, content, where=f"preset {file}", base=base), preset
+    with answered_in_a_file(CONTROL):
+        return from_mapping(TrainConfig, content, where=f"preset {file}", base=base), preset
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -175,6 +175,7 @@ class Trainer(IteratedTrainer[Run]):
                 training = self._make(stack)
                 selection = stack.enter_context(closing(Selection(config, self._source, folder)))
                 stack.enter_context(opening.open())
+                self.config = config = replace(config, run=str(folder.path))  # an environment may have changed folders
                 self._call = replace(self._call, fresh=False)  # or iterating again would delete this run
                 metrics = stack.enter_context(MetricsWriter(folder.path) if mesh.first else NoMetrics())
             resumed = opening.resumed and resume(training, folder, metrics, self._callbacks, mesh)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from proximo.errors import UserError, nearest
-from proximo.foreign_options import LANGUAGE, answered_in_python
+from proximo.foreign_options import LANGUAGE, answered_in_a_file, answered_in_python
 from proximo.language.config import BUILTIN, RewardConfig, SFTConfig
 from proximo.language.data.files import is_hub_name
 from proximo.language.ppo_config import PPOConfig
@@ -91,7 +91,8 @@ def configure(stage: str, preset: str, run: str) -> Any:
     config = CONFIGS[stage]()
     if preset:
         table = _table(find_preset(preset), stage)
-        config = from_mapping(CONFIGS[stage], table, where=f"preset {preset} [{stage}]", base=config)
+        with answered_in_a_file(LANGUAGE[stage]):
+            config = from_mapping(CONFIGS[stage], table, where=f"preset {preset} [{stage}]", base=config)
         if stage == "ppo":
             config = replace(config, preset=preset)
     if run and stage in ("reward", "judge") and (Path(run) / "sft" / "config.json").exists():

@@ -171,3 +171,31 @@ def test_a_list_reaches_the_run(capsys, tmp_path):
 def test_names_are_answered_wherever_they_stand_and_by_every_verb(capsys, typed, sentence):
     assert main(typed.split()) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("n_envs = 4", "unknown key 'n_envs' in preset {}: here it is environments"),
+        (
+            "[update]\nent_coef = 0.1",
+            "unknown key 'update.ent_coef' in preset {}: here it is update.entropy_coefficient",
+        ),
+        ("net_arch = [64]", "here it is network.hidden (as an option: --network.hidden 64 64)"),
+        ("verbose = 1", "here it is quiet"),
+        ("torch_deterministic = true", "the same seed gives the same run"),
+        ("lerning_rate = 1", "did you mean 'learning_rate'?"),
+    ],
+)
+def test_keys_of_other_libraries_in_a_file_are_answered_with_ours(tmp_path, capsys, text, said):
+    (file := tmp_path / "mine.toml").write_text(text)
+    assert main(["train", "CartPole-v1", "--preset", str(file), "--run", str(tmp_path / "run")]) == 2
+    assert said.format(file) in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_same_of_a_stage_of_language(tmp_path, capsys):
+    (file := tmp_path / "mine.toml").write_text("[ppo]\nkl_coef = 0.1")
+    assert main(["rlhf", "ppo", "--preset", str(file), "--run", str(tmp_path / "run")]) == 2
+    assert "unknown key 'kl_coef'" in (said := capsys.readouterr().err)
+    assert "here it is kl.coefficient" in said

@@ -83,3 +83,17 @@ def test_a_task_that_gymnasium_has_no_more_is_neither_made_nor_offered(name):
     assert name not in gymnasium_names()
     with pytest.raises(UserError, match=f"no environment '{name}': did you mean {name[:-1]}"):
         make_environments(name, 1, backend="gymnasium")
+
+
+def test_a_class_in_a_file_is_named_in_our_form(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy.py").write_text("class Point: pass")
+    with pytest.raises(UserError, match=r"no environment 'toy/Point': did you mean toy:Point\?"):
+        make_environments("toy/Point", 1)
+
+
+@pytest.mark.skipif(not names_module.pettingzoo_modules(), reason="PettingZoo is not installed")
+@pytest.mark.parametrize("typed", ["tictactoe_v3", "pettingzoo/classic/tictactoe_v3"])
+def test_a_game_of_pettingzoo_is_found_without_its_package(typed):
+    with pytest.raises(UserError, match=r"did you mean pettingzoo/tictactoe_v3\?"):
+        make_environments(typed, 1)

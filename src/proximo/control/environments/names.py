@@ -133,12 +133,21 @@ def unknown(name: str) -> UserError:
             f"{name} is a game of the Arcade Learning Environment: `pip install ale-py opencv-python-headless`"
         )
     names = all_names() - {name}
-    likely = nearest(name, names)
+    likely = _by_another_way(name, names) or nearest(name, names)
     word = (nearest(name, names, 1) or name).rsplit("-v", 1)[0].lower()
     return UnknownEnvironmentError(
         f"no environment {name!r}: {f'did you mean {likely}? ' if likely else ''}`proximo environments {word}` lists "
         "those alike; one of your own is named module:function"
     )
+
+
+def _by_another_way(name: str, names: set[str]) -> str:
+    """What names of our forms a name leads to: PettingZoo's game without its package, a file and a class in it."""
+    place, _, last = name.replace("\\", "/").rpartition("/")
+    if f"pettingzoo/{last}" in names:
+        return f"pettingzoo/{last}"
+    is_module = place and all(part.isidentifier() for part in [*place.split("/"), last])
+    return f"{place}:{last}" if is_module and Path(f"{place}.py").is_file() else ""
 
 
 def is_gone(spec: Any) -> bool:

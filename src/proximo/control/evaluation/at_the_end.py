@@ -79,6 +79,7 @@ def _results(
         "exact_resume": training.progress.exact_resume,
         **({"ended_by": ended} if ended else {}),
     }
+    folder.go_back()
     write_atomically(folder.results, json.dumps(results, indent=1).encode())
     return results
 

@@ -125,5 +125,6 @@ def finish(training: PPOTraining, folder: RunFolder, meter: Meter | None = None)
             save_folder(folder.path / "best_policy", training.roles, training.tokenizer)
             results["best_policy"] = "best_policy"
         training.roles.load_trained(last)
+    folder.go_back()
     write_atomically(folder.path / "results.json", json.dumps(results, indent=1).encode())
     return results

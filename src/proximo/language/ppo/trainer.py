@@ -233,6 +233,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
                 message += self._preflown(training, opening)
             with mesh.together():
                 stack.enter_context(opening.open())
+                self.config = config = replace(config, run=str(folder.path))  # a reward may have changed folders
                 self._call = replace(self._call, fresh=False)  # or iterating again would delete this run
                 if mesh.first:
                     note_made_from(folder, config)

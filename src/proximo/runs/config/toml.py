@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from proximo.errors import UserError, nearest
+from proximo.errors import UnknownKeyError, UserError, nearest
 from proximo.runs.config.types import UNSET, MismatchError, convert, expected, members, shown
 from proximo.runs.plugins import find_own, name_of_own
 
@@ -225,7 +225,7 @@ def _read_table(cls: type, mapping: Mapping[str, Any], *, prefix: str, where: st
         if name in getattr(cls, "lacks", ()) and mapping[name] != UNSET:
             raise UserError(f"{_dotted(prefix, name)} in {where}: {cls.refusal(name)}")  # type: ignore[attr-defined]
         if name not in fields:
-            raise UserError(_unknown_key(cls, name, prefix, where))
+            raise _unknown_key(cls, name, prefix, where)
     given: dict[str, Any] = {}
     for name, field in fields.items():
         if name in mapping:
@@ -269,14 +269,15 @@ def _table_of_list(hint: Any) -> type | None:
     return None
 
 
-def _unknown_key(cls: type, name: str, prefix: str, where: str) -> str:
-    fault = f"unknown key {_dotted(prefix, name)!r} in {where}"
+def _unknown_key(cls: type, name: str, prefix: str, where: str) -> UnknownKeyError:
     names = [field.name for field in _fields(cls)]
     if alike := nearest(name, names, count=1):
-        return f"{fault}: did you mean {_dotted(prefix, alike)!r}?"
-    if inside := [key for key in _all_keys(cls, prefix) if key.rpartition(".")[2] == name]:
-        return f"{fault}: did you mean {inside[0]!r}?"
-    return f"{fault}: the keys there are {', '.join(names)}"
+        hint = f"did you mean {_dotted(prefix, alike)!r}?"
+    elif inside := [key for key in _all_keys(cls, prefix) if key.rpartition(".")[2] == name]:
+        hint = f"did you mean {inside[0]!r}?"
+    else:
+        hint = f"the keys there are {', '.join(names)}"
+    return UnknownKeyError(f"unknown key {_dotted(prefix, name)!r} in {where}", hint, name)
 
 
 def _all_keys(cls: type, prefix: str) -> Iterator[str]:

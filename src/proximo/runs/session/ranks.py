@@ -43,6 +43,7 @@ class Followed:
     @contextmanager
     def open(self) -> Iterator[RunFolder]:
         """The folder is rank 0's to open."""
+        self.folder.stay()
         yield self.folder
 
     def settle(self, at: str) -> str | None:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from shlex import quote
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -99,6 +100,7 @@ class Session:
             training.interruptible = stop.interruptible
         self._called = not mesh.alone and mesh.any(bool(self.callbacks.names))
         self._agreed: str | None = None
+        self._moved = ""
         self.lost = False
         """True if a broken-off update has moved the weights for good: the run resumes from its last checkpoint."""
 
@@ -133,6 +135,8 @@ class Session:
         """
         training, done = self.training, self.training.done
         try:
+            if self._moved:
+                raise UserError(self._moved)
             values = training.iterate()
         except Interrupted:
             self._rewind()
@@ -156,6 +160,7 @@ class Session:
             raise UserError(
                 f"{error} (after {done:,} steps of {self.folder.path}; {kept}{self._keep_update()})"
             ) from error
+        self._moved = self.folder.go_back()  # what this iteration has seen is recorded first
         if training.ring is not None and (news := training.ring.news()):
             self.recorder.progress.message(news)
         return values
@@ -237,6 +242,7 @@ class Session:
             )
         if self.lost:
             return
+        self.folder.go_back()
         tensors, state = self.training.state()
         name = step_name(self.training.done)
         tensors, state = with_others(self.mesh, tensors, state, self.training.own)
@@ -261,7 +267,7 @@ class Session:
         ring = self.training.ring
         if ring is None or not self.mesh.alone or not ring.write_failed(self.folder.replay):
             return ""
-        return f"; `proximo replay {self.folder.path}` repeats it and names what was not finite first"
+        return f"; `proximo replay {quote(str(self.folder.path))}` repeats it and names what was not finite first"
 
 
 def resume(

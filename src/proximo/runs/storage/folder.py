@@ -1,5 +1,6 @@
 """The folder of a run: what lies where, who may write, and a creation that is whole or not at all."""
 
+import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,15 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self._lie_at(Path(path))
+        self._began_in = None if self.path.is_absolute() else _here()
+        self._lock: Lock | None = None
+        self._made: list[Path] = []
+        self._found: set[str] | None = None
+        """Names that were there when `create` began; None where it has not made the run."""
+
+    def _lie_at(self, path: Path) -> None:
+        self.path = path
         self.config = self.path / "config.toml"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
@@ -32,10 +41,6 @@ class RunFolder:
         self.results = self.path / "results.json"
         self.made_from = self.path / "made_from.json"
         self._lock_file = self.path / "lock"
-        self._lock: Lock | None = None
-        self._made: list[Path] = []
-        self._found: set[str] | None = None
-        """Names that were there when `create` began; None where it has not made the run."""
 
     @property
     def exists(self) -> bool:
@@ -58,6 +63,7 @@ class RunFolder:
         Raises:
             UserError: A run or something else is there, or it cannot be written; what was made is removed again.
         """
+        self.stay()
         made = self._make()
         try:
             found = {item.name for item in self.path.iterdir()}
@@ -86,6 +92,7 @@ class RunFolder:
         Raises:
             UserError: There is no run, or another process is writing to it.
         """
+        self.stay()
         if not self.exists:
             raise UserError(f"{self.path} holds no run (no config.toml): check the path")
         self._lock = Lock(self._lock_file)
@@ -100,6 +107,7 @@ class RunFolder:
         Raises:
             UserError: Another process is writing to the old run, or the new one cannot be made; the old one is left.
         """
+        self.stay()
         old = self.path.absolute().with_name(f".{self.path.absolute().name}.replaced")
         lock = self.open()._lock
         self._lock = None  # it stays with the old run's files
@@ -118,6 +126,27 @@ class RunFolder:
             if lock is not None:
                 lock.release()
         return self
+
+    def stay(self) -> None:
+        """Where the working directory was changed since, as by an environment that was made, take the whole path."""
+        if self._began_in is not None and _here() != self._began_in:
+            self._lie_at(self._began_in / self.path)
+            self._began_in = None
+
+    def go_back(self) -> str:
+        """Go back to the working directory in which the folder was opened, where its path begins.
+
+        Returns:
+            What to tell of it; "" where nobody has changed it.
+        """
+        began, there = self._began_in, _here()
+        if began is None or there == began:
+            return ""
+        os.chdir(began)
+        return (
+            f"code of your own (the environment, a reward, a callback) has changed the working directory to {there}, "
+            f"and the run would go on in another folder there: give its whole path, --run {began / self.path} (run=...)"
+        )
 
     def close(self) -> None:
         """Unlocks the folder; does nothing the second time."""
@@ -198,6 +227,13 @@ def find_run(folder: Path) -> Path:
     if below:
         raise UserError(f"{folder} holds no run itself, but others below it: give one of them, as {folder / below[0]}")
     raise UserError(f"{folder} holds no run (no config.toml): check the path")
+
+
+def _here() -> Path | None:
+    """The working directory; None where it was deleted."""
+    with suppress(OSError):
+        return Path.cwd()
+    return None
 
 
 def _holds_anything(folder: Path) -> bool:
