@@ -34,7 +34,7 @@ def work(task, folder, group, number, minibatch):
     import torch
 
     import proximo
-    from proximo.scale.mesh import current_mesh
+    from proximo.scale.meeting import current_mesh
 
     mesh = current_mesh()
     size = mesh.size
@@ -94,7 +94,7 @@ def single_sums(numbers, count=400):
     """Print what one sum over ranks takes, by each way; alone, and between two pieces of work as minibatches are."""
     import torch
 
-    from proximo.scale.mesh import current_mesh
+    from proximo.scale.meeting import current_mesh
 
     torch.set_num_threads(1)
     mesh, x, a = current_mesh(), torch.zeros(numbers), torch.randn(400, 400)

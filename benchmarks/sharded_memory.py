@@ -54,7 +54,7 @@ def work(folder, whole):
     from proximo.language.ppo import loading
     from proximo.language.ppo_config import KLSettings, PPOConfig, ScaleSettings, SharingSettings
     from proximo.language.rewards.terms import FunctionReward
-    from proximo.scale.mesh import current_mesh
+    from proximo.scale.meeting import current_mesh
 
     torch.set_num_threads(1)
     if whole:

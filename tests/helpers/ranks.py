@@ -77,15 +77,15 @@ def answer():
     os.dup2(2, 1)  # what it prints is no answer
     import torch
 
-    from proximo.scale import mesh
+    from proximo.scale import meeting
 
     torch.set_num_threads(1)
     function, arguments = pickle.loads(asked)
     module, name = function.split(":")
     try:
-        told = ("answer", getattr(import_module(module), name)(mesh.current_mesh(), *arguments))
+        told = ("answer", getattr(import_module(module), name)(meeting.current_mesh(), *arguments))
     except BaseException:
         told = ("failed", traceback.format_exc())
     with ours:
         pickle.dump(told, ours)
-    mesh.leave()
+    meeting.leave()

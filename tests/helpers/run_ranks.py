@@ -17,6 +17,7 @@ from proximo.control.trainer import Trainer
 from proximo.errors import UserError
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
 from proximo.scale import mesh as scale
+from proximo.scale.meeting import current_mesh
 
 PLAN = {
     "progress": "quiet",
@@ -73,7 +74,7 @@ class Terms(gymnasium.Wrapper):
 
     def step(self, action):
         *answer, info = self.env.step(action)
-        rank = scale.current_mesh().rank
+        rank = current_mesh().rank
         return (*answer, info | {"reward_rank": float(rank)} | ({"reward_own": 3.0} if rank else {}))
 
 
@@ -101,7 +102,7 @@ class Breaks(gymnasium.Wrapper):
 
     def step(self, action):
         self.steps += 1
-        if self.steps > 40 and scale.current_mesh().rank == 1:
+        if self.steps > 40 and current_mesh().rank == 1:
             raise RuntimeError("the simulator broke")
         return self.env.step(action)
 
@@ -112,7 +113,7 @@ class Poisoned(PPO):
 
     def estimate(self, rollout):
         advantages, returns = super().estimate(rollout)
-        return (advantages * float("nan") if scale.current_mesh().rank == 1 else advantages), returns
+        return (advantages * float("nan") if current_mesh().rank == 1 else advantages), returns
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Exploding(PPO):
 
     def loss(self, seen, batch, progress, policy):
         loss, told = super().loss(seen, batch, progress, policy)
-        return (loss * float("nan") if scale.current_mesh().rank == 1 else loss), told
+        return (loss * float("nan") if current_mesh().rank == 1 else loss), told
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Failing(PPO):
     """A loss that fails on rank 1, once a third of the run is done."""
 
     def loss(self, seen, batch, progress, policy):
-        if progress > 0.3 and scale.current_mesh().rank == 1:
+        if progress > 0.3 and current_mesh().rank == 1:
             raise KeyError("no such part")
         return super().loss(seen, batch, progress, policy)
 
@@ -144,7 +145,7 @@ class Misjudging(PPO):
 
     def estimate(self, rollout):
         ESTIMATED.append(len(rollout.rewards))
-        if scale.current_mesh().rank == 1 and len(ESTIMATED) > 1:
+        if current_mesh().rank == 1 and len(ESTIMATED) > 1:
             raise KeyError("no such part")
         return super().estimate(rollout)
 
@@ -161,7 +162,7 @@ class Refusing(PPO):
     """Advantages that rank 1 alone can not compute, where the others go on to a sum."""
 
     def estimate(self, rollout):
-        if scale.current_mesh().rank == 1:
+        if current_mesh().rank == 1:
             raise UserError("the table of rank 1 is not there")
         return super().estimate(rollout)
 

@@ -24,7 +24,7 @@ from proximo.control.trainer import Trainer
 from proximo.errors import UserError
 from proximo.runs.storage.checkpoint import load_checkpoint
 from proximo.runs.storage.metrics import read_metrics
-from proximo.scale import mesh
+from proximo.scale import meeting
 from proximo.scale.launch import _logs, _what_was_lost
 from proximo.scale.launched import ANSWER, BROKEN, LOST, ended, told_beside
 
@@ -214,8 +214,8 @@ def test_a_rank_that_hangs_is_not_said_to_have_been_killed_by_the_system(tmp_pat
 
 
 def test_a_rank_whose_sentence_rank_0_does_not_say_is_the_one_that_is_named(rank_1, capfd, monkeypatch):
-    monkeypatch.setattr(mesh, "_current", SimpleNamespace(alone=False))
-    monkeypatch.setattr(mesh, "said_by_the_first", lambda sentence: sentence == "both say so")
+    monkeypatch.setattr(meeting, "_current", SimpleNamespace(alone=False))
+    monkeypatch.setattr(meeting, "said_by_the_first", lambda sentence: sentence == "both say so")
     assert ended(2, "both say so") == 0
     assert capfd.readouterr().err == ""
     assert ended(2, "the simulator is not there") == BROKEN

@@ -11,7 +11,8 @@ from ranks import on_ranks
 
 import proximo
 from proximo.errors import UserError
-from proximo.scale.mesh import TIMEOUT, Mesh, current_mesh
+from proximo.scale.meeting import current_mesh
+from proximo.scale.mesh import TIMEOUT, Mesh
 
 SOURCES = Path(proximo.__file__).parent
 
@@ -98,7 +99,7 @@ def test_a_rank_that_hangs_is_given_up_after_the_time_that_was_set():
 
 @pytest.mark.parametrize("given", ["inf", "nan", "1e300", "1e9", "0", "-1", "soon"])
 def test_a_patience_that_is_no_time_is_refused_in_one_sentence(given, monkeypatch):
-    monkeypatch.setattr("proximo.scale.mesh._current", None)  # another test may have asked
+    monkeypatch.setattr("proximo.scale.meeting._current", None)  # another test may have asked
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", TIMEOUT: given}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=f"{TIMEOUT} = '{given}' must be a number of seconds above 0, of 1,000,000 at"):

@@ -44,7 +44,8 @@ from proximo.runs.storage.folder import RunFolder
 from proximo.runs.storage.metrics import MetricsWriter
 from proximo.runs.system import resident_memory
 from proximo.scale.cpus import available_cpus
-from proximo.scale.mesh import ALONE, current_mesh
+from proximo.scale.meeting import current_mesh
+from proximo.scale.mesh import ALONE
 
 
 class Trainer(IteratedTrainer[Run]):

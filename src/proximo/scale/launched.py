@@ -97,6 +97,6 @@ def _heard(code: int, said: str) -> bool:
 
 
 def _met() -> Any:
-    """`proximo.scale.mesh`, where this process has met others; without that, it may not have imported torch yet."""
-    mesh = sys.modules.get("proximo.scale.mesh")
-    return None if mesh is None or mesh.mesh_so_far().alone else mesh
+    """`proximo.scale.meeting`, where this process has met others; without that, it may not have imported torch yet."""
+    meeting = sys.modules.get("proximo.scale.meeting")
+    return None if meeting is None or meeting.mesh_so_far().alone else meeting

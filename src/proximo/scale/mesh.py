@@ -1,4 +1,4 @@
-"""The processes that train one policy together, a device each. Only this file asks `torch.distributed`."""
+"""The processes that train one policy together, a device each."""
 
 import json
 import os
@@ -6,14 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
 
 from proximo.core.invariants import InvariantError
 from proximo.core.ranks import Ranks
@@ -27,7 +24,6 @@ at once; this is for one that hangs or is cut off."""
 _DEFAULT = 600.0
 _LONGEST = 1e6  # seconds, 11 days: more milliseconds than 2^31 are no time to those that wait
 _LOOK = 0.1  # seconds between two looks for what rank 0 does alone, at most
-_LAST = "proximo/last"
 _WORDS = "proximo/words"
 _KINDS = {"user": UserError, "invariant": InvariantError}
 
@@ -239,7 +235,7 @@ class Mesh(Ranks):
                 raise
 
     def _is_told(self, key: str) -> bool:
-        if (told := _soon(lambda: bool(self._store.check([key])), _timeout())) is None:
+        if (told := _soon(lambda: bool(self._store.check([key])), rank_timeout())) is None:
             raise TimeoutError("who has the store is gone, or cut off")
         return told
 
@@ -367,8 +363,8 @@ class Mesh(Ranks):
     def _lost(self) -> LostRankError:
         return LostRankError(
             self._words()
-            or f"one of {self.size} ranks is gone, or was not heard of for {_timeout():,.0f} s ({TIMEOUT} sets that): "
-            "its own words, if it had any, are above; the same command resumes from the last checkpoint"
+            or f"one of {self.size} ranks is gone, or was not heard of for {rank_timeout():,.0f} s ({TIMEOUT} sets "
+            "that): its own words, if it had any, are above; the same command resumes from the last checkpoint"
         )
 
 
@@ -384,7 +380,7 @@ def _neighbours(rank: int, size: int, store: Any) -> Neighbours | None:
         dist.all_reduce(missing)
         return not missing
 
-    return Neighbours.met(rank, size, store, _timeout(), all_have)
+    return Neighbours.met(rank, size, store, rank_timeout(), all_have)
 
 
 def _told(error: Exception | None) -> bytes:
@@ -407,7 +403,12 @@ def _soon(asked: Callable[[], Answer], seconds: float = 2.0) -> Answer | None:
     return answers[0] if answers else None
 
 
-def _timeout() -> float:
+def rank_timeout() -> float:
+    """Seconds after which a rank that is waited for is given up.
+
+    Raises:
+        UserError: the environment names what is no such number.
+    """
     given = os.environ.get(TIMEOUT) or _DEFAULT
     try:
         seconds = float(given)
@@ -416,77 +417,3 @@ def _timeout() -> float:
     except ValueError:
         pass
     raise UserError(f"{TIMEOUT} = {given!r} must be a number of seconds above 0, of {_LONGEST:,.0f} at most")
-
-
-_current: Mesh | None = None
-
-
-def current_mesh() -> Mesh:
-    """The ranks that torchrun, Ray Train or another launcher has started this process among; they meet here first.
-
-    Raises:
-        UserError: the others can not be reached.
-    """
-    global _current
-    if _current is None:
-        _current = _meet()
-    return _current
-
-
-def mesh_so_far() -> Mesh:
-    """The ranks that this process has met, or `ALONE`: nobody is waited for."""
-    return _current or ALONE
-
-
-def _meet() -> Mesh:
-    if not dist.is_available() or int(os.environ.get("WORLD_SIZE") or 1) == 1 or "RANK" not in os.environ:
-        return Mesh()
-    local = int(os.environ.get("LOCAL_RANK") or 0)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local % torch.cuda.device_count())
-    if not dist.is_initialized():  # Ray Train has done it
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        # On one machine torchrun's agent keeps its store over restarts, with the addresses of those that died.
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        attempt = attempt if os.environ.get("GROUP_WORLD_SIZE", "1") == "1" else "0"
-        limit = timedelta(seconds=_timeout())
-        try:
-            store, rank, size = next(rendezvous("env://", timeout=limit))
-            store = PrefixStore(f"proximo/{attempt}", store)
-            dist.init_process_group(backend, timeout=limit, store=store, rank=rank, world_size=size)
-        except (RuntimeError, ValueError) as error:
-            raise _unmet(error) from error
-    try:
-        return Mesh(dist.get_rank(), dist.get_world_size(), local, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
-    except RuntimeError as error:
-        raise _unmet(error) from error
-
-
-def _unmet(error: Exception) -> UserError:
-    return UserError(f"the ranks could not meet: {str(error).splitlines()[0]}")
-
-
-def said_by_the_first(sentence: str) -> bool:
-    """Whether rank 0 ends with this very sentence, as all ranks do that have failed together; false after 5 s.
-
-    Args:
-        sentence: that this rank ends with; rank 0 lets the others know.
-    """
-    if _current is None or _current.size == 1:
-        return True  # they have not met: what fails before follows from the command, on all ranks alike
-    try:
-        if _current.first:
-            _current._store.set(_LAST, sentence)
-            return True
-        _current._store.wait([_LAST], timedelta(seconds=5))
-        return _current._store.get(_LAST).decode() == sentence
-    except RuntimeError:
-        return False
-
-
-def leave() -> None:
-    """Leave the others, at the end of a process that met them."""
-    global _current
-    if _current is not None and _current.size > 1 and dist.is_initialized():
-        dist.destroy_process_group()
-    _current = None

@@ -14,7 +14,8 @@ from proximo.language.ppo.training import PPOTraining
 from proximo.language.ppo_config import KLSettings, PPOConfig, SharingSettings
 from proximo.language.rewards.terms import FunctionReward
 from proximo.language.sampling.engine import InPlace
-from proximo.scale.mesh import ALONE, current_mesh
+from proximo.scale.meeting import current_mesh
+from proximo.scale.mesh import ALONE
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ from proximo.runs.storage.code_identity import identity
 from proximo.runs.storage.folder import RunFolder
 from proximo.runs.storage.metrics import MetricsWriter, read_metrics
 from proximo.runs.system import resident_memory
-from proximo.scale.mesh import ALONE, current_mesh
+from proximo.scale.meeting import current_mesh
+from proximo.scale.mesh import ALONE
 
 Preflight = Literal["stop", "warn", "off"]
 """A failed check before a run's first step stops it, or is no more than said; off checks nothing."""

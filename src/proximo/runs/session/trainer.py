@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from proximo.runs.console.progress import Mode
 from proximo.runs.console.streams import say
 from proximo.runs.session.session import Session, Trained
-from proximo.scale.mesh import mesh_so_far
+from proximo.scale.meeting import mesh_so_far
 
 STOPPED = "trainer.stop()"
 """Why a run ended that its own loop or a callback has stopped."""
