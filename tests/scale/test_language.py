@@ -98,6 +98,13 @@ def test_what_ranks_can_not_share_is_refused_by_all(told):
     assert told[0]["refused"] == told[1]["refused"]
 
 
+def test_settings_that_differ_by_rank_are_refused_by_all(told, home):
+    assert [x["settings"] for x in told] == [
+        "seed = 8 here, and 7 on rank 0: give all ranks the same settings (on rank 1 of 2)"
+    ] * 2
+    assert not (home / "settings").exists()
+
+
 def test_another_number_of_ranks_goes_on(told, home):
     shutil.copytree(home / "half", home / "half-again")
     tensors, _ = load_checkpoint(sorted((home / "half" / "checkpoints").glob("step-*"))[-1])

@@ -17,7 +17,7 @@ from proximo.cli.options import parse, peek, refusals
 from proximo.errors import UserError, nearest
 from proximo.foreign_options import LANGUAGE
 from proximo.language.compute.malloc import keep_freed_memory
-from proximo.scale.launched import within
+from proximo.scale.launched import require_one_process
 
 _NAMES = {"reward": "reward model", "judge": "judge"}
 """Stages that a result is judged by."""
@@ -72,10 +72,8 @@ def main(arguments: list[str]) -> int:
     stage, rest = arguments[0], list(arguments[1:])
     if stage not in _STAGES:
         raise UserError(f"there is no stage {stage!r}: did you mean {nearest(stage, _STAGES) or ', '.join(_STAGES)}?")
-    if within() and stage != "ppo":
-        raise UserError(
-            f"`proximo rlhf {stage}` is for one process, and a launcher has started several; only ppo has ranks"
-        )
+    if stage != "ppo":
+        require_one_process(f"`proximo rlhf {stage}`", "give it without torchrun or --ranks; only ppo has ranks")
     _require_libraries()
     keep_freed_memory()
     return _STAGES[stage](rest)

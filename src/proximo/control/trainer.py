@@ -34,7 +34,7 @@ from proximo.runs.health import TruthMeter
 from proximo.runs.session.alone import alone
 from proximo.runs.session.callbacks import Callbacks, Given
 from proximo.runs.session.opening import Call, Opening, free_folder
-from proximo.runs.session.ranks import Followed, NoMetrics, NoProgress, open_together, require_same_settings
+from proximo.runs.session.ranks import Followed, NoMetrics, NoProgress, open_together
 from proximo.runs.session.recorder import Recorder
 from proximo.runs.session.session import Session, resume
 from proximo.runs.session.signals import Interrupted, StopRequest
@@ -160,10 +160,9 @@ class Trainer(IteratedTrainer[Run]):
             found, passed_over = self._opened()
             return found
 
-        opening = open_together(mesh, opened)
+        opening = open_together(mesh, self.config, opened)
         self.config = replace(self.config, run=str(opening.folder.path))
         config, folder = self.config, opening.folder
-        require_same_settings(mesh, opening, config)
         if finished := opening.results:
             if mesh.first:
                 require_final(folder)

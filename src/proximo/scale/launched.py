@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from proximo.errors import UserError
+
 LOST = 75
 """Exit code of a rank that could not go on without another: no verdict on the run, so a launcher may start all anew."""
 BROKEN = 76
@@ -26,6 +28,20 @@ def told_beside(answer: str | Path) -> Path:
 def within() -> bool:
     """Whether a launcher has started this process as one of several ranks."""
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE") or 1) > 1
+
+
+def require_one_process(what: str, instead: str) -> None:
+    """Refuse what several ranks can not do together, each of which would do it in the same folder.
+
+    Args:
+        what: they are asked for.
+        instead: what to do, for messages.
+
+    Raises:
+        UserError: a launcher has started this process as one of several.
+    """
+    if within():
+        raise UserError(f"{what} is for one process, and a launcher has started {os.environ['WORLD_SIZE']}: {instead}")
 
 
 def restarted() -> bool:

@@ -170,6 +170,10 @@ def runs(mesh, home):
         make_trainer(home, "refused", batch=2, responses=8, update={"minibatch_size": 1}).to_the_end()
     except UserError as error:
         told["refused"] = str(error)
+    try:
+        make_trainer(home, "settings", seed=7 + mesh.rank).to_the_end()
+    except UserError as error:
+        told["settings"] = str(error)
     return told
 
 

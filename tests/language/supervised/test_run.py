@@ -199,3 +199,14 @@ def test_a_part_of_a_presets_name_finds_it(capsys):
     said = capsys.readouterr().out
     assert "movie-sentiment-demo" in said
     assert "chat-preferences" not in said
+
+
+@pytest.mark.parametrize(("train", "data"), [("train_sft", {"data": ROWS}), ("train_reward", {"pairs": PAIRS})])
+def test_a_stage_is_refused_where_a_launcher_has_started_it_as_several_ranks(
+    train, data, tmp_path, tiny_folder, monkeypatch
+):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"{train} is for one process, and a launcher has started 4: call it before"):
+        getattr(language, train)(tiny_folder, run=tmp_path / "x", **data)
+    assert not (tmp_path / "x").exists()

@@ -19,6 +19,7 @@ from proximo.runs.console.progress import Mode
 from proximo.runs.session.callbacks import Given
 from proximo.runs.session.opening import Call
 from proximo.runs.session.trackers import Tracker
+from proximo.scale.launched import require_one_process
 
 
 def train_seeds(
@@ -62,6 +63,7 @@ def train_seeds(
     configs = folders(base, seeds)
     call = Call(rest.get("stop_at"), fresh, allow_change)
     if parallel != 1 or launch == "ray":
+        require_one_process("training several seeds at once", "call it without torchrun, or with parallel=1")
         if not isinstance(environment, str) or rest.get("callbacks"):
             raise UserError(
                 f"{'parallel' if launch == 'here' else 'launch'} needs an environment that other processes can make, "

@@ -1,6 +1,5 @@
 """Trials of settings, each a run in a folder of its own; hopeless ones are ended early (median pruning)."""
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from proximo.control.tuning.trials import FREE, LOOKS, Search, ended
 from proximo.errors import UserError, nearest
 from proximo.runs.config.toml import to_toml
 from proximo.runs.storage.files import write_atomically
-from proximo.scale.launched import within
+from proximo.scale.launched import require_one_process
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -98,11 +97,7 @@ def tune(
     if trials < 1:
         raise UserError(f"trials = {trials} must be at least 1")
     require_launch(launch, restarts)
-    if within():
-        raise UserError(
-            f"proximo.tune is for one process, and a launcher has started {os.environ['WORLD_SIZE']}: call it without "
-            "torchrun, with launch='ray' for a cluster"
-        )
+    require_one_process("proximo.tune", "call it without torchrun, with launch='ray' for a cluster")
     if steps is not None:
         settings["steps"] = steps
     base = Trainer(environment, preset=preset, seed=seed, **settings).config

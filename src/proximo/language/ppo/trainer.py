@@ -215,7 +215,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
             messages.extend(told)
             return found
 
-        opening = open_together(mesh, opened)
+        opening = open_together(mesh, self.config, opened)
         if isinstance(opening, Followed):
             self.config = from_mapping(PPOConfig, tomllib.loads(opening.config), where="the settings of rank 0")
         config, folder = self.config, opening.folder

@@ -14,6 +14,7 @@ from proximo.runs.console.progress import Mode, checked_mode
 from proximo.runs.session.opening import Call
 from proximo.runs.session.trainer import say_finished_before
 from proximo.runs.storage.folder import RunFolder
+from proximo.scale.launched import require_one_process
 
 _PAIRS = ("prompt", "chosen", "rejected")
 
@@ -192,6 +193,7 @@ class _Stage:
         """Train it as it is asked for."""
         progress = checked_mode(progress)
         run = folder_of_run(self.run)
+        require_one_process(f"train_{self.name}", "call it before, without torchrun; only PPO and its kin have ranks")
         given = Given(Path(run or "runs/new"))
         named = {
             "model": given.model("model", model, tokenizer),

@@ -76,21 +76,23 @@ class NoProgress(Progress):
         """Rank 0 does."""
 
 
-def open_together(mesh: Mesh, opened: Callable[[], Opening]) -> Opening | Followed:
+def open_together(mesh: Mesh, config: Any, opened: Callable[[], Opening]) -> Opening | Followed:
     """The opening of a run: rank 0's own, and the same in short for the others.
 
     Args:
         mesh: of the run.
+        config: this rank's settings, as they are asked for.
         opened: makes it, on rank 0.
 
     Raises:
-        UserError: rank 0 was refused; or it asks in a callback.
+        UserError: rank 0 was refused; it asks in a callback; or a script has given ranks other settings than rank 0.
     """
     if mesh.apart_now:
         raise UserError(
             f"a training in a callback: {mesh.size} ranks train together, and callbacks are called by rank 0 alone; "
             "train it before or after this one, or in a process that is started without RANK in its environment"
         )
+    _require_same(mesh, config)
     made: list[Opening] = []
 
     def of_the_first() -> dict[str, Any]:
@@ -108,23 +110,15 @@ def open_together(mesh: Mesh, opened: Callable[[], Opening]) -> Opening | Follow
     return made[0] if made else Followed(told)
 
 
-def require_same_settings(mesh: Mesh, opening: Opening | Followed, config: Any) -> None:
-    """Refuse ranks that a script has given other settings than rank 0.
-
-    Args:
-        mesh: of the run.
-        opening: that all ranks have made together.
-        config: this rank's settings.
-
-    Raises:
-        UserError: names the first setting that differs.
-    """
+def _require_same(mesh: Mesh, config: Any) -> None:
+    if mesh.alone:
+        return
+    here = json.loads(json.dumps(flat(tomllib.loads(to_toml(config))), default=str))
+    there = mesh.gather_json(here)[0]
     with mesh.together():
-        if not isinstance(opening, Followed):
-            return
-        here, there = (flat(tomllib.loads(text)) for text in (to_toml(config), opening.config))
         for name in sorted(here.keys() | there.keys()):
-            if here.get(name) != there.get(name):
+            # The folder is rank 0's own.
+            if name != "run" and here.get(name) != there.get(name):
                 raise UserError(
                     f"{name} = {here.get(name)!r} here, and {there.get(name)!r} on rank 0: give all ranks the same "
                     "settings"
