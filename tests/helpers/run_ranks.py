@@ -226,6 +226,7 @@ def troubles(mesh, home):
         ("refused", {**PLAN, "environments": 1}),
         ("settings", {**PLAN, "seed": 7 + mesh.rank}),
         ("within", {**PLAN, "callbacks": [lambda trainer, _: proximo.train("CartPole-v1", run=str(home / "other"))]}),
+        ("at the end", {**PLAN, "callbacks": [TrainsAtTheEnd(home / "other")]}),
     ):
         try:
             proximo.train("CartPole-v1", run=str(home / name), **change)
@@ -238,6 +239,16 @@ def troubles(mesh, home):
         if mesh.rank == 1:
             mesh._neighbours.close()  # as at the end of the process
     return told
+
+
+class TrainsAtTheEnd(proximo.Callback):
+    """Trains once more when a run has ended."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def finish(self, trainer, results):
+        proximo.train("CartPole-v1", run=str(self.folder))
 
 
 def asked_while_evaluated(mesh, home):

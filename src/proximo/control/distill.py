@@ -16,6 +16,7 @@ from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.console.progress import Mode, checked_mode
 from proximo.runs.session.callbacks import Given
 from proximo.runs.session.opening import Call
+from proximo.scale.launched import require_one_process
 
 
 def distill(
@@ -55,6 +56,7 @@ def distill(
     Raises:
         UserError: something you can mend; the message says what, where and how.
     """
+    require_one_process("proximo.distill", "call it without torchrun")
     source = known_name(environment) if isinstance(environment, str) else environment
     base = student_settings(teacher, source)
     settings = with_own_parts(with_groups(settings, taught=True), None, network, encoders)

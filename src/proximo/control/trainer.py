@@ -217,8 +217,9 @@ class Trainer(IteratedTrainer[Run]):
                 self.run = _stopped(training, folder, config, stopped or str(session.asked), progress)
                 return
             self.run = Run(folder.path, config, results)
-            if mesh.first:
-                self._callbacks.finish(self, results)
+            with mesh.led(), session.calling():
+                if mesh.first:
+                    self._callbacks.finish(self, results)
 
     def _opened(self) -> tuple[Opening, str]:
         """The folder, compared with what is asked for; and a sentence about one that was passed over."""

@@ -230,7 +230,7 @@ def _unlike(answer: bytes) -> Exception:
     if len(answer) < _SAID.size:
         return ConnectionResetError("another rank has left")
     return OutOfStepError(
-        "the ranks are out of step: another one exchanges something else than this one. A callback, a reward or an "
-        "algorithm of your own that asks for sums over ranks must do so on all of them, in one order; else it is a "
-        "fault of Proximo: please report it"
+        "the ranks are out of step: another one exchanges something else than this one. A loop over a trainer must go "
+        "on, or be left, on all ranks alike; a callback, a reward or an algorithm of your own that asks for sums over "
+        "ranks must do so on all of them, in one order; else it is a fault of Proximo: please report it"
     )

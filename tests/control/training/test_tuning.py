@@ -189,4 +189,6 @@ def test_a_search_is_refused_where_a_launcher_has_started_it_as_several_ranks(tm
         proximo.tune("CartPole-v1", run=tmp_path / "x")
     with pytest.raises(proximo.UserError, match="several seeds at once is for one process, and a launcher has start"):
         proximo.train_seeds("CartPole-v1", seeds=[0, 1], parallel=2, run=tmp_path / "x")
+    with pytest.raises(proximo.UserError, match="distill is for one process, and a launcher has started 4: call it"):
+        proximo.distill(tmp_path / "teacher", "CartPole-v1", run=tmp_path / "x")
     assert not list(tmp_path.iterdir())

@@ -268,8 +268,9 @@ class Trainer(IteratedTrainer[LanguageRun]):
                 progress.warning(f"WARNING: {cut}")
             with training.roles.saving():
                 self.run = LanguageRun(folder.path, mesh.of_the_first(lambda: finish(training, folder, meter)))
-            if mesh.first:
-                self._callbacks.finish(self, self.run.results)
+            with mesh.led(), session.calling():
+                if mesh.first:
+                    self._callbacks.finish(self, self.run.results)
 
     def _opened(self) -> tuple[Opening, list[str]]:
         """The folder, compared with what is asked for; and sentences on what is to be known of it."""
