@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proximo.core.advantages import gae, whiten
+from proximo.core.advantages import gae, leave_one_out, relative, whiten
 
 F64 = torch.float64
 
@@ -246,3 +246,14 @@ def test_rounding_is_not_blown_up_to_variance_one():
     x = torch.full((100,), 1e6)
     x[::3] = 1e6 + 0.0625  # the next number in single precision
     assert whiten(x).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-7])
+@pytest.mark.parametrize("score", [0.3, 1000.1, 0.0])
+def test_a_group_whose_scores_are_equal_but_for_rounding_has_no_advantage(score, noise):
+    generator = torch.Generator().manual_seed(0)
+    equal = score * (1 + noise * torch.rand(8, generator=generator))
+    scores = torch.cat([equal, torch.tensor([0.0, 1.0] * 4)])
+    for found in (leave_one_out(scores, 8), *(relative(scores, 8, scale) for scale in ("group", "batch", "off"))):
+        assert found[:8].tolist() == [0.0] * 8
+        assert found[8:].abs().min() > 0

@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proximo.core.schedules import AdaptiveLearningRate, Constant, Cosine, Linear, Piecewise, Schedule, as_setting
+from proximo.core.schedules import (
+    AdaptiveLearningRate,
+    Constant,
+    Cosine,
+    Linear,
+    Piecewise,
+    Schedule,
+    as_setting,
+    require_rate_to_steer,
+    unfollowed,
+)
 
 numbers = st.floats(-1e3, 1e3)
 
@@ -180,3 +190,17 @@ def test_what_a_file_can_not_hold_is_made_a_text_and_the_rest_stays():
     assert [as_setting(x) for x in (0.1, "1 -> 0", None)] == [0.1, "1 -> 0", None]
     assert as_setting(Linear(1, 0)) == "1.0 -> 0.0"
     assert Schedule.parse(as_setting(lambda p: math.exp(-p))).at(0.5) == pytest.approx(math.exp(-0.5), rel=1e-6)
+
+
+@pytest.mark.parametrize("text", ["0 -> 1e-3", "cosine 1e-3 -> 1e-5 warmup 0.1", "0: 0, 0.5: 1e-4, 1: 0"])
+def test_a_rate_that_begins_at_0_is_none_to_multiply(text):
+    rate = Schedule.parse(text)
+    with pytest.raises(ValueError, match=r"begins at 0, and update\.adaptive_kl = 0\.01 multiplies"):
+        require_rate_to_steer(rate, 0.01)
+    require_rate_to_steer(rate, None)
+
+
+def test_a_schedule_that_the_kl_takes_over_is_said():
+    assert "is followed no further than its beginning" in unfollowed(Schedule.parse("3e-4 -> 0"), 0.01)
+    assert not unfollowed(Schedule.parse("3e-4 -> 0"), None)
+    assert not unfollowed(Schedule.parse(3e-4), 0.01)

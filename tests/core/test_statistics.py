@@ -6,7 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proximo.core.statistics import RunningMoments, explained_variance, informative, weighted_mean, weighted_moments
+from proximo.core.statistics import (
+    RunningMoments,
+    explained_variance,
+    informative,
+    scale_of_rewards,
+    weighted_mean,
+    weighted_moments,
+)
 
 F64 = torch.float64
 
@@ -219,3 +226,22 @@ def test_the_scale_of_normal_rewards_is_their_deviation_and_what_weighs_nothing_
     share, scale = informative(torch.cat([x, torch.full((500,), 1e9)]), torch.cat([weight, torch.zeros(500)]))
     assert share == pytest.approx(1.0, abs=1e-3)
     assert scale == pytest.approx(2.0, rel=0.05)
+
+
+def test_rewards_that_differ_by_rounding_alone_say_nothing():
+    generator = torch.Generator().manual_seed(0)
+    rewards = 0.3 + 1e-7 * torch.rand(64, generator=generator)
+    assert len(rewards.unique()) > 1
+    assert informative(rewards) == (0.0, 0.0)
+    rewards[5] += 1e-5  # what is no rounding counts
+    share, scale = informative(rewards)
+    assert share == 1 / 64
+    assert scale == pytest.approx(1e-5, rel=0.02)
+
+
+def test_rewards_that_are_all_0_have_the_scale_1_and_others_their_own():
+    everything = torch.ones(6)
+    assert scale_of_rewards(torch.zeros(6), everything) == 1.0
+    assert scale_of_rewards(torch.tensor([0.0, 0, 0, 0, 0, 3.0]), everything) == 3.0
+    assert scale_of_rewards(torch.ones(6), everything) == 0.0  # episodes may differ in length
+    assert scale_of_rewards(torch.tensor([0.0, 0, 0, 0, 0, 3.0]), torch.tensor([1, 1, 1, 1, 1, 0])) == 1.0

@@ -419,6 +419,13 @@ def test_the_adaptive_rate_moves_against_the_divergence_from_the_second_minibatc
     assert fixed.learning_rate == 1e-3
 
 
+@pytest.mark.parametrize(("learning_rate", "factor"), [(1.0, 1 / 1.5), (1e-7, 1.5)])
+def test_the_adaptive_rate_of_updates_of_one_step_reads_what_that_step_did(learning_rate, factor):
+    _, report, optimizer = run(one_step(adaptive_kl=0.01), learning_rate=learning_rate)
+    assert report.steps == 1
+    assert optimizer.learning_rate == pytest.approx(learning_rate * factor)
+
+
 @pytest.mark.parametrize("configured", [1e-6, 1e-2])
 @pytest.mark.parametrize(("kl", "end"), [(9.0, 1 / 100), (0.0, 10.0)])
 def test_the_adaptive_rate_ends_at_its_bounds_around_the_configured_one(configured, kl, end):

@@ -30,7 +30,6 @@ def on_ranks(count, function, *arguments, limit=300, environment=None):
         variables = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(sys.path),
-            **(environment or {}),
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(count),
@@ -38,6 +37,7 @@ def on_ranks(count, function, *arguments, limit=300, environment=None):
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(store.port),
             "TORCHELASTIC_USE_AGENT_STORE": "True",
+            **(environment or {}),
         }
         command, pipes = [sys.executable, "-c", RANK], {"stdin": warm.PIPE, "stdout": warm.PIPE}
         processes.append(warm.Popen(command, language=True, env=variables, **pipes))

@@ -14,6 +14,7 @@ import proximo
 from proximo.algorithms import PPO
 from proximo.control.evaluation.selection import Selection
 from proximo.control.trainer import Trainer
+from proximo.control.training.training import Training
 from proximo.errors import UserError
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
 from proximo.scale import mesh as scale
@@ -249,6 +250,40 @@ class TrainsAtTheEnd(proximo.Callback):
 
     def finish(self, trainer, results):
         proximo.train("CartPole-v1", run=str(self.folder))
+
+
+def loops(mesh, home):
+    """What each rank hears where rank 1 leaves its loop over a trainer: by an error, by `break`; and all ranks."""
+    told, leavers = {"neighbours": mesh._neighbours is not None}, {"raised": {1}, "left": {1}, "all left": {0, 1}}
+    for name, ranks in leavers.items():
+        trainer = Trainer("CartPole-v1", run=str(home / name), **PLAN)
+        try:
+            for row in trainer:
+                if row["step"] > 2 * 160 and mesh.rank in ranks:
+                    if name == "raised":
+                        raise ValueError("mine")
+                    break
+        except (UserError, ValueError) as error:
+            told[name] = str(error)
+        told[f"{name} at"] = row["step"]
+        if name == "all left":
+            told["goes on at"] = next(row["step"] for row in trainer)
+    return told
+
+
+def fails_alone(mesh, home):
+    """A rank that fails where the others compute together, and does not come any more."""
+
+    def measure(self, *given, measured=Training.measure):
+        if mesh.rank == 1 and self.progress.iterations == 2:
+            raise UserError("no room on rank 1")
+        return measured(self, *given)
+
+    Training.measure = measure
+    try:
+        proximo.train("CartPole-v1", run=str(home / "alone"), **PLAN)
+    except UserError as error:
+        return str(error)
 
 
 def asked_while_evaluated(mesh, home):

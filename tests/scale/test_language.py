@@ -12,6 +12,7 @@ from proximo.runs.storage.metrics import read_metrics
 from proximo.scale.mesh import Mesh
 
 HALVES, UNEVEN = [slice(0, 4), slice(4, 8)], [slice(0, 2), slice(2, 8)]
+QUARTERS = [slice(2 * i, 2 * i + 2) for i in range(4)]
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,13 @@ def test_an_update_on_the_same_responses_is_that_of_one_process(updates, case, s
         assert (one[name] is None) == (all_[name] is None), name
         if one[name] is not None:
             assert all_[name] == pytest.approx(one[name], rel=0.05 if name == "kl_se" else 1e-4, abs=1e-5), name
+
+
+def test_four_ranks_make_the_update_of_one_process():
+    for each in on_ranks(4, "language_ranks:updates", [QUARTERS]):
+        for case in CASES:
+            alone, together = each[0][case]["weights"]
+            assert together == pytest.approx(alone, abs=1e-7), case
 
 
 def test_the_ranks_had_responses_of_different_lengths(updates):

@@ -64,6 +64,16 @@ def test_an_update_of_spread_weights_is_that_of_one_process(updates, case):
         assert all_[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
 
 
+def test_four_ranks_make_the_update_of_one_process_with_spread_weights():
+    quarters = {case: [slice(2 * i, 2 * i + 2) for i in range(4)] for case in CASES}
+    every = on_ranks(4, "sharded_ranks:updates", quarters, limit=LIMIT)
+    for case in CASES:
+        for each in every:
+            alone, together = each[case]["weights"]
+            assert together == pytest.approx(alone, abs=1e-7), case
+        assert sum(each[case]["held"] for each in every) == len(each[case]["before"])
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_each_rank_holds_a_part_after_sampling_too_and_undoes_its_own(updates, case):
     first, other = (each[case] for each in updates)

@@ -176,3 +176,27 @@ def test_a_run_starts_on_all_ranks_from_one_whose_folder_only_rank_0_sees(home):
         np.testing.assert_allclose(later, earlier, rtol=0, atol=1e-9)
         assert rank["counts"][1] > rank["counts"][0] > 160
     assert first == other
+
+
+APART = {"LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+"""Ranks that take each other for another machine's: they talk by gloo alone."""
+
+
+@pytest.mark.parametrize("environment", [{}, APART], ids=["one machine", "several"])
+def test_a_loop_that_one_rank_leaves_ends_on_all_and_is_saved(tmp_path, environment):
+    first, other = on_ranks(2, "run_ranks:loops", tmp_path, environment=environment, limit=60)
+    assert first["neighbours"] == (environment == {})
+    assert other["raised"] == "mine"
+    assert "left" not in other
+    for name in ("raised", "left"):
+        assert first[name].startswith(f"rank 1 of 2 left the loop over its trainer at {first[f'{name} at']} steps")
+        assert (tmp_path / name / "checkpoints" / f"step-{first[f'{name} at']:012d}").is_dir()
+    assert "all left" not in first
+    assert first["goes on at"] == other["goes on at"] > first["all left at"]
+
+
+@pytest.mark.parametrize("environment", [{}, APART], ids=["one machine", "several"])
+def test_a_rank_that_fails_where_all_compute_together_leaves_its_words(tmp_path, environment):
+    first, other = on_ranks(2, "run_ranks:fails_alone", tmp_path, environment=environment, limit=60)
+    assert other == "no room on rank 1"
+    assert "rank 1 of 2 failed where all compute together: no room on rank 1" in first

@@ -1,9 +1,9 @@
-"""One update on 1, 2 or 4 ranks is one update, however the environments are shared out."""
+"""One update on 1, 2, 4 or 8 ranks is one update, however the environments are shared out."""
 
 import numpy as np
 import pytest
 from ranks import on_ranks
-from update_ranks import CASES, ROWS, STEPS, alone, everything
+from update_ranks import CASES, ROWS, STEPS, alone, every_update, everything
 
 HALVES, UNEVEN = [slice(0, 4), slice(4, 8)], [slice(0, 5), slice(5, 8)]
 QUARTERS, FOUR = [slice(2 * i, 2 * i + 2) for i in range(4)], [slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 8)]
@@ -30,6 +30,15 @@ def test_the_update_is_that_of_one_process(told, whole, case):
             assert tells.keys() == report.keys()
             for name in report:  # statistics are float32 in one process too
                 assert tells[name] == pytest.approx(report[name], rel=2e-5, abs=1e-7), name
+
+
+def test_eight_ranks_of_one_environment_each_make_the_update_of_one_process(whole):
+    shares = [[slice(i, i + 1) for i in range(8)]]
+    every = on_ranks(8, f"update_ranks:{every_update.__name__}", shares)
+    for case in CASES:
+        for rank in every:
+            np.testing.assert_allclose(rank[0][case][0], whole[case][0], rtol=0, atol=1e-9, err_msg=case)
+            assert rank[0][case] == every[0][0][case]
 
 
 def test_the_cases_are_what_their_names_say(whole):

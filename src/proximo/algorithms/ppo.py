@@ -150,7 +150,10 @@ class PPO(UpdateSettings):
         report = make_report(statistics, norms, limits, stopping)
         if stopping is None and isinstance(gradient, Measuring) and (task.measure or report.steps == 1):
             # Every minibatch is looked at before its step, so nobody has seen yet what the last step did.
-            return replace(report, final_kl=gradient.divergence(minibatch))
+            reached = gradient.divergence(minibatch)
+            if adaptive is not None and report.steps == 1:  # no minibatch has come after a step
+                optimizer.learning_rate = adaptive.next(optimizer.learning_rate, reached)
+            return replace(report, final_kl=reached)
         return report
 
     def _apart(self, policy: Policy) -> dict[str, tuple[list[nn.Parameter], float]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Literal
 
 from proximo.control.ending import Until
-from proximo.core.schedules import Schedule, as_setting
+from proximo.core.schedules import Schedule, as_setting, require_rate_to_steer, unfollowed
 from proximo.core.settings import UpdateSettings
 
 
@@ -395,8 +395,10 @@ class TrainConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must lie in [0, 1]")
         object.__setattr__(self, "learning_rate", as_setting(self.learning_rate))
-        if Schedule.parse(self.learning_rate, "learning_rate").extremes[0] < 0:
+        rate = Schedule.parse(self.learning_rate, "learning_rate")
+        if rate.extremes[0] < 0:
             raise ValueError(f"learning_rate = {self.learning_rate} must be finite and at least 0")
+        require_rate_to_steer(rate, getattr(self.update, "adaptive_kl", None))
         if not 0 <= self.adam_epsilon < math.inf:
             raise ValueError(f"adam_epsilon = {self.adam_epsilon} must be finite and at least 0")
 
@@ -448,6 +450,9 @@ class TrainConfig:
     def idle(self) -> tuple[str, ...]:
         """A sentence on each setting that was given and decides nothing, since another one is off."""
         said, plain = [], RndSettings()
+        rate = Schedule.parse(self.learning_rate, "learning_rate")
+        if text := unfollowed(rate, getattr(self.update, "adaptive_kl", None)):
+            said.append(text)
         given = [f.name for f in fields(plain) if getattr(self.rnd, f.name) != getattr(plain, f.name)]
         if given and not self.rnd.weight:
             names = " and ".join(f"rnd.{name}" for name in given)

@@ -34,7 +34,7 @@ from proximo.runs.health import TruthMeter
 from proximo.runs.session.alone import alone
 from proximo.runs.session.callbacks import Callbacks, Given
 from proximo.runs.session.opening import Call, Opening, free_folder
-from proximo.runs.session.ranks import Followed, NoMetrics, NoProgress, open_together
+from proximo.runs.session.ranks import Followed, NoMetrics, NoProgress, open_together, others_went_on
 from proximo.runs.session.recorder import Recorder
 from proximo.runs.session.session import Session, resume
 from proximo.runs.session.signals import Interrupted, StopRequest
@@ -42,6 +42,7 @@ from proximo.runs.session.trainer import IteratedTrainer, say_finished_before
 from proximo.runs.storage.code_identity import identity
 from proximo.runs.storage.folder import RunFolder
 from proximo.runs.storage.metrics import MetricsWriter
+from proximo.runs.storage.random_state import OwnStreams
 from proximo.runs.system import resident_memory
 from proximo.scale.cpus import available_cpus
 from proximo.scale.meeting import current_mesh
@@ -171,6 +172,7 @@ class Trainer(IteratedTrainer[Run]):
                 say_finished_before(folder.path, self._mode)
             return
         with ExitStack() as stack:
+            streams = stack.enter_context(OwnStreams(config.seed, mesh.rank))
             with mesh.together():
                 training = self._make(stack)
                 selection = stack.enter_context(closing(Selection(config, self._source, folder)))
@@ -202,7 +204,9 @@ class Trainer(IteratedTrainer[Run]):
                 progress.message(changed)
             stop = stack.enter_context(StopRequest())
             recorder = Recorder(metrics, progress, TruthMeter(self.config.environments, self.config.steps))
-            session = Session(training, folder, recorder, stop, self._call.stop_at, self._callbacks, self, mesh)
+            session = Session(
+                training, folder, recorder, stop, self._call.stop_at, self._callbacks, self, mesh, streams
+            )
             self._training, self._session = training, session
             stack.callback(setattr, self, "_session", None)
             selection.watch = _watch(session)
@@ -438,8 +442,7 @@ def _require_copies(source: Source, config: TrainConfig, ranks: int) -> None:
 def _bring_back(training: Training, progress: Progress, opening: Opening | Followed) -> None:
     """The environments as they were at the checkpoint, or a word about why it is another run from here."""
     if training.reshared:
-        size = training.mesh.size
-        said = f"{f'{size} ranks go' if size > 1 else 'one process goes'} on where another number of them was"
+        said = others_went_on(training.mesh.size)
         opening.note(f"resume not exact at {training.progress.steps:,} steps: {said}")
         progress.warning(f"{said}: each draws anew in environments that start anew, so this is no longer the same run")
     elif training.log.steps:

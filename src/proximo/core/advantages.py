@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from proximo.core.ranks import ALONE, Ranks
-from proximo.core.statistics import weighted_moments
+from proximo.core.statistics import alike, weighted_moments
 
 
 def gae(
@@ -127,11 +127,11 @@ def leave_one_out(scores: Tensor, group: int) -> Tensor:
         group: 2 or more.
 
     Returns:
-        `[B]`.
+        `[B]`; 0 for a group whose scores are all equal.
     """
     rows = scores.view(-1, group)
     others = (rows.sum(1, keepdim=True) - rows) / (group - 1)
-    return (rows - others).flatten()
+    return torch.where(_equal(rows), 0.0, rows - others).flatten()
 
 
 def relative(scores: Tensor, group: int, scale: str, epsilon: float = 1e-4, ranks: Ranks = ALONE) -> Tensor:
@@ -149,13 +149,19 @@ def relative(scores: Tensor, group: int, scale: str, epsilon: float = 1e-4, rank
     """
     rows = scores.view(-1, group)
     centred = rows - rows.mean(1, keepdim=True)
-    # Equal scores differ from their mean by rounding, which a deviation of 0 would blow up.
-    centred = torch.where((rows == rows[:, :1]).all(1, keepdim=True), 0.0, centred)
+    centred = torch.where(_equal(rows), 0.0, centred)
     if scale == "group":
         centred = centred / (rows.std(1, keepdim=True) + epsilon)
     elif scale == "batch":
         centred = centred / (_deviation(scores, ranks) + epsilon)
     return centred.flatten()
+
+
+def _equal(rows: Tensor) -> Tensor:
+    """Of each row, whether its scores are equal but for rounding, which a deviation of about 0, or Adam, would blow up;
+    `[G, 1]`.
+    """
+    return alike(rows, rows[:, :1]).all(1, keepdim=True)
 
 
 def _deviation(x: Tensor, ranks: Ranks) -> Tensor:

@@ -51,6 +51,12 @@ class Schedule(ABC):
     def at(self, progress: float) -> float:
         """The value at `progress` in [0, 1]; beyond, that at the nearer end."""
 
+    @property
+    def constant(self) -> bool:
+        """Whether it is the same number from begin to end."""
+        low, high = self.extremes
+        return low == high == self.at(0.0)  # a warm-up begins below
+
     @staticmethod
     def parse(value: "float | str | Schedule | Callable[[float], float]", name: str = "") -> "Schedule":
         """A number, a text, a schedule, or a function of progress, which is read at `POINTS` points.
@@ -233,6 +239,29 @@ def _sampled(function: Callable[[float], float]) -> Piecewise:
         if not abs(y - on_the_line) <= 1e-9 * scale:
             kept.append(points[i])
     return Piecewise((*kept, points[-1]))
+
+
+def require_rate_to_steer(learning_rate: Schedule, adaptive_kl: float | None) -> None:
+    """Refuse a rate that begins at 0 where the KL steers it: it is multiplied, and so stays there.
+
+    Raises:
+        ValueError: it does.
+    """
+    if adaptive_kl is not None and learning_rate.at(0.0) == 0:
+        raise ValueError(
+            f"learning_rate = {str(learning_rate)!r} begins at 0, and update.adaptive_kl = {adaptive_kl} multiplies "
+            "the rate that it begins with: give one number, or leave adaptive_kl out"
+        )
+
+
+def unfollowed(learning_rate: Schedule, adaptive_kl: float | None) -> str:
+    """A sentence where the KL steers a rate that has a schedule; "" where not."""
+    if adaptive_kl is None or learning_rate.constant:
+        return ""
+    return (
+        f"learning_rate = {str(learning_rate)!r} is followed no further than its beginning, for update.adaptive_kl "
+        "steers the rate from there: leave one of the two out"
+    )
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,11 @@ def high_quantile(x: Tensor, share: float) -> Tensor:
     return x.kthvalue(max(1, math.ceil(share * len(x)))).values
 
 
+def alike(x: Tensor, other: Tensor) -> Tensor:
+    """Whether numbers are equal but for rounding: four last bits of a float32."""
+    return (x - other).abs() <= 4 * torch.finfo(torch.float32).eps * torch.maximum(x.abs(), other.abs())
+
+
 def informative(rewards: Tensor, weight: Tensor | None = None, ranks: Ranks = ALONE) -> tuple[float, float]:
     """How much rewards say, whatever their offset.
 
@@ -82,14 +87,26 @@ def informative(rewards: Tensor, weight: Tensor | None = None, ranks: Ranks = AL
     seen = rewards.reshape(-1) if weight is None else rewards[weight > 0]
     away, commonest = seen, 0
     if len(seen):
-        commonest = int(seen.unique(return_counts=True)[1].max())
-        away = seen - seen.median()
-        away = away[away != 0]
+        values, counts = seen.unique(return_counts=True)
+        commonest = int(alike(seen, values[counts.argmax()]).sum())
+        middle = seen.median()
+        away = (seen - middle)[~alike(seen, middle)]
     scale = float(away.square().mean().sqrt()) if len(away) else 0.0
     if ranks.size > 1:
         squares, count = ranks.sum_across_ranks(torch.tensor([scale**2 * len(away), len(away)], dtype=torch.float64))
         scale = math.sqrt(float(squares / count.clamp_min(1)))
     return (1 - commonest / len(seen) if len(seen) else 0.0), scale
+
+
+def scale_of_rewards(rewards: Tensor, weight: Tensor, ranks: Ranks = ALONE) -> float:
+    """The rewards' own scale, see `informative`; 1 where every one of them is 0.
+
+    Then there is nothing to learn, and 1 holds the critic's errors down, which would be whitened up to that. Equal ones
+    that are not 0 have no scale: what differs is how long episodes last.
+    """
+    scale = informative(rewards, weight, ranks)[1]
+    size = ranks.sum_across_ranks(rewards[weight > 0].abs().sum())
+    return scale if float(size) else 1.0
 
 
 def root_mean_square(x: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from proximo.core.schedules import Schedule, as_setting
+from proximo.core.schedules import Schedule, as_setting, require_rate_to_steer
 from proximo.core.settings import UpdateSettings
 from proximo.language.config import is_day, require_seed
 
@@ -240,6 +240,7 @@ class PPOConfig:
             )
         object.__setattr__(self, "learning_rate", as_setting(self.learning_rate))
         rate = Schedule.parse(self.learning_rate, "learning_rate")
+        require_rate_to_steer(rate, getattr(self.update, "adaptive_kl", None))
         rules = {
             "responses": (self.responses >= 1, "positive"),
             "batch": (self.batch >= 1, "positive"),

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -23,6 +24,7 @@ TIMEOUT = "PROXIMO_RANK_TIMEOUT"
 at once; this is for one that hangs or is cut off."""
 _DEFAULT = 600.0
 _LONGEST = 1e6  # seconds, 11 days: more milliseconds than 2^31 are no time to those that wait
+_TOGETHER = timedelta(seconds=5)  # for the last of those that fail alike
 _LOOK = 0.1  # seconds between two looks for what rank 0 does alone, at most
 _WORDS = "proximo/words"
 _KINDS = {"user": UserError, "invariant": InvariantError}
@@ -61,7 +63,7 @@ class Mesh(Ranks):
         """Bytes that this rank has handed to collectives so far."""
         self.apart_now = False
         """Whether rank 0 does something in which it must not ask for the others: they do not come."""
-        self._answers = 0
+        self._answers, self._failures = 0, 0
         self._store: Any = dist.distributed_c10d._get_default_store() if size > 1 else None
         self._neighbours = _neighbours(rank, size, self._store) if 1 < size == local_size else None
 
@@ -287,6 +289,24 @@ class Mesh(Ranks):
             self._tell(key, "")
         else:
             self._awaited(key)
+
+    def of_which(self, flag: bool) -> list[int]:
+        """The ranks on which it is true."""
+        return [int(i) for i in self.gather(torch.tensor([float(flag)]))[:, 0].nonzero()]
+
+    def all_failed(self, error: Exception) -> bool:
+        """Whether all ranks have failed here, so that they can go on together; one that fails alone leaves its words,
+        since the others wait where it does not come any more.
+        """
+        self._failures += 1
+        keys = [f"proximo/failed/{self._failures}/{rank}" for rank in range(self.size)]
+        self._store.set(keys[self.rank], "")
+        try:
+            self._store.wait(keys, _TOGETHER)
+        except RuntimeError:
+            self.leave_words(error)
+            return False
+        return True
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

@@ -158,7 +158,7 @@ def test_the_limit_can_be_set_and_holds_for_evaluate(tmp_path):
     again = evaluate_run(run.path, 2, limit=30)
     assert (again["episode_limit"], again["unfinished_episodes"]) == (30, 2)
     assert again["final_deterministic"] in (0.0, 30.0)
-    with pytest.raises(UserError, match="can not be cut after 0 steps"):
+    with pytest.raises(UserError, match="episode_limit = 0 must be a whole number, at least 1"):
         evaluate_run(run.path, 2, limit=0)
 
 
@@ -170,6 +170,26 @@ def test_episodes_that_end_are_counted_whole_beside_one_that_does_not(policies):
     assert seen.lengths == (50, 4, 6, 50, 4)
     assert seen.returns == (50.0, 4.0, 6.0, 50.0, 4.0)
     assert seen.unfinished == 2
+
+
+def test_an_episode_that_was_cut_goes_on_uncounted_while_others_end(policies):
+    class Sometimes(Counts):
+        """Of whose episodes the second never ends, and all others do after 4 steps."""
+
+        count = 0
+
+        def reset(self, *, seed=None, options=None):
+            self.count += 1
+            self.length = None if self.count == 2 else 4
+            return super().reset(seed=seed, options=options)
+
+    ways = iter([Sometimes, lambda: Counts(30)])
+    environments = make_environments(lambda: next(ways)(), 2, backend="gymnasium")
+    seen = evaluate(policies["1"], environments, 8, deterministic=True, seed=0, limit=10)
+    # The other row is cut in each round, four times; this one once: its third and fourth episode come after a reset.
+    assert seen.lengths == (4, 10, 10, 10, 4, 10, 4, 10)
+    assert seen.returns == tuple(map(float, seen.lengths))
+    assert seen.unfinished == 5
 
 
 def test_an_evaluation_says_how_far_it_is_and_can_be_left(policies):

@@ -39,7 +39,7 @@ def finish(
     training.mesh.of_the_first(lambda: _save_final(training, session))
     seconds = time.monotonic() - started
     try:
-        if selection.due(training):
+        if selection.due(training) or selection.never_looked(training):
             selection.look(training)
         return training.mesh.of_the_first(lambda: _results(training, session, selection, source, seconds, ended))
     except Interrupted:

@@ -269,44 +269,75 @@ def _run(
     environments.leave_out_finals()  # nothing is learnt
     collector = Collector(environments, policies[0][0], actor, 1, generator)
     collector.listening = False
-    collector.restart(seeds.derive(seed, seeds.EVALUATION, 0, count))
-    rows = each * len(policies)  # those that count
-    ended = _until_all_ended(collector, rows, rounds, limit, watch)
+    episodes_seen = _Episodes(collector, each * len(policies), rounds, limit, watch)  # rows beyond do not count
+    episodes_seen.run(seed)
     return [
-        _of(policies[i][1], ended[i * each : (i + 1) * each], collector.unfinished()[i * each :], rounds, episodes)
+        _of(policies[i][1], episodes_seen.rows[i * each : (i + 1) * each], rounds, episodes)
         for i in range(len(policies))
     ]
 
 
-def _until_all_ended(collector: Collector, rows: int, rounds: int, limit: int, watch: Watch) -> list[list[Episode]]:
-    """Step until each of the first rows has ended `rounds` episodes, or one of its episodes has `limit` steps."""
-    ended: list[list[Episode]] = [[] for _ in range(collector.environments.count)]
-    missing = np.full(rows, rounds)
-    steps, last = 0, time.monotonic()
-    while ((missing > 0) & (collector.lengths[:rows] < limit)).any():
-        if watch.stopped():
+class _Episodes:
+    """As many episodes in each of the first rows, each with whether it ended before it was cut.
+
+    An episode that is cut goes on in its environment, which can not be reset alone, but counts no more. What its row is
+    still to run is run when the others are done and all are reset. Where no row has ended any episode, that is a task
+    without an end: what it has returned so far stands for all.
+    """
+
+    def __init__(self, collector: Collector, rows: int, rounds: int, limit: int, watch: Watch) -> None:
+        self._collector, self._limit, self._watch = collector, limit, watch
+        self.rows: list[list[tuple[Episode, bool]]] = [[] for _ in range(rows)]
+        self._missing = np.full(rows, rounds)
+        self._whole, self._steps, self._last = rows * rounds, 0, time.monotonic()
+
+    def run(self, seed: int) -> None:
+        """Run them all; `seed` is the run's."""
+        count = self._collector.environments.count
+        for turn in range(int(self._missing[0])):  # each turn ends or cuts at least one in each row
+            index = turn + 1 if turn else 0  # 1 is the sampling's
+            self._collector.restart(seeds.derive(seed, seeds.EVALUATION, index, count))
+            self._until_all_ended_or_cut()
+            if not self._missing.any():
+                return
+            if not any(ended for row in self.rows for _, ended in row):
+                self.rows = [row * int(1 + left) for row, left in zip(self.rows, self._missing, strict=True)]
+                return
+
+    def _until_all_ended_or_cut(self) -> None:
+        collector, rows = self._collector, len(self.rows)
+        cut = np.zeros(rows, bool)
+        while ((self._missing > 0) & ~cut).any():
+            self._look_up()
+            self._steps += 1
+            rollout = collector.collect()
+            assert collector.last_step is not None
+            over = np.flatnonzero(collector.last_step.episode_over & collector.last_step.valid)
+            for row, episode in zip(over.tolist(), rollout.episodes, strict=True):
+                if row < rows and not cut[row]:
+                    self._add(row, episode, ended=True)
+            too_long = np.flatnonzero((collector.lengths[:rows] >= self._limit) & ~cut & (self._missing > 0))
+            if len(too_long):
+                so_far = collector.unfinished()
+                for row in too_long.tolist():
+                    self._add(row, so_far[row], ended=False)
+                cut[too_long] = True
+
+    def _add(self, row: int, episode: Episode, *, ended: bool) -> None:
+        if self._missing[row] > 0:
+            self.rows[row].append((episode, ended))
+            self._missing[row] -= 1
+
+    def _look_up(self) -> None:
+        if self._watch.stopped():
             raise Interrupted
-        if time.monotonic() - last >= watch.every:
-            last = time.monotonic()
-            done = rows * rounds - missing.clip(0).sum()
-            watch.tell(f"{done} of {rows * rounds} episodes, {steps:,} steps in each environment")
-        steps += 1
-        rollout = collector.collect()
-        assert collector.last_step is not None
-        over = np.flatnonzero(collector.last_step.episode_over & collector.last_step.valid)
-        for row, episode in zip(over, rollout.episodes, strict=True):
-            ended[row].append(episode)
-        missing[over[over < rows]] -= 1
-    return ended
+        if time.monotonic() - self._last >= self._watch.every:
+            self._last = time.monotonic()
+            done = self._whole - self._missing.sum()
+            self._watch.tell(f"{done} of {self._whole} episodes, {self._steps:,} steps in each environment")
 
 
-def _of(
-    deterministic: bool, ended: list[list[Episode]], unfinished: list[Episode], rounds: int, episodes: int
-) -> Evaluation:
-    """What a task without an end has returned so far stands for the episodes that it did not end."""
-    table = [row[:rounds] + [cut] * (rounds - len(row)) for row, cut in zip(ended, unfinished, strict=False)]
-    whole = [[True] * min(len(row), rounds) + [False] * (rounds - len(row)) for row in ended]
-    flat = [row[i] for i in range(rounds) for row in table][:episodes]
-    cut = [not row[i] for i in range(rounds) for row in whole][:episodes]
-    values, lengths, task_values = zip(*flat, strict=True)
-    return Evaluation(deterministic, values, lengths, task_values, sum(cut))
+def _of(deterministic: bool, seen: list[list[tuple[Episode, bool]]], rounds: int, episodes: int) -> Evaluation:
+    flat = [row[i] for i in range(rounds) for row in seen][:episodes]
+    values, lengths, task_values = zip(*(episode for episode, _ in flat), strict=True)
+    return Evaluation(deterministic, values, lengths, task_values, sum(not ended for _, ended in flat))

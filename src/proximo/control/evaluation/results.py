@@ -1,6 +1,7 @@
 """Numbers about a run that is on disk."""
 
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from proximo.control.evaluation.evaluate import (
 )
 from proximo.control.loading import load_policy, tell
 from proximo.control.training.self_play import PolicyPlayer
-from proximo.errors import UserError
+from proximo.errors import UserError, require_whole
 from proximo.runs.config.toml import from_mapping, read_toml
 from proximo.runs.session.opening import read_results
 from proximo.runs.storage.folder import find_run
 from proximo.runs.storage.metrics import read_metrics
+from proximo.runs.storage.random_state import OwnStreams
 
 
 def evaluate_run(
@@ -40,10 +42,11 @@ def evaluate_run(
     Raises:
         UserError: there is no such run, its environment can not be made, or nobody else plays in it.
     """
-    if episodes < 1:
-        raise UserError(f"{episodes} episodes can not be evaluated: give at least 1")
-    if limit is not None and limit < 1:
-        raise UserError(f"an episode can not be cut after {limit} steps: give at least 1")
+    require_whole("episodes", episodes, 1)
+    if limit is not None:
+        require_whole("episode_limit", limit, 1)
+    if seed is not None and (not isinstance(seed, Integral) or isinstance(seed, bool)):
+        raise UserError(f"seed = {seed!r} must be a whole number")
     file = find_run(folder) / "config.toml"
     config = from_mapping(TrainConfig, read_toml(file), where=str(file))
     final = load_policy(folder, "final")
@@ -57,7 +60,8 @@ def evaluate_run(
         chosen = seeds.derive(config.seed, seeds.FRESH, 0, 1)[0] if seed is None else seed
         plan = {"final_deterministic": (final, True), "final_sampled": (final, False), "best_checkpoint": (best, True)}
         limit = limit or _limit(config, rows)
-        results = evaluate_all(plan, environments, episodes, seed=chosen, limit=limit, watch=Watch(tell))
+        with OwnStreams(chosen):
+            results = evaluate_all(plan, environments, episodes, seed=chosen, limit=limit, watch=Watch(tell))
     finally:
         environments.close()
     return {

@@ -48,6 +48,10 @@ class Selection:
         every = self._config.evaluate_every
         return every is not None and training.done // every > training.progress.evaluated // every
 
+    def never_looked(self, training: Training) -> bool:
+        """Whether a run that was to be evaluated has ended before it was time to."""
+        return self._config.evaluate_every is not None and not training.progress.evaluated
+
     def look(self, training: Training) -> None:
         """Evaluate the policy and keep it if it is the best so far. Training does not notice.
 

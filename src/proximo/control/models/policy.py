@@ -402,16 +402,17 @@ class ControlPolicy(nn.Module):
             UserError: the description is not one of ours.
         """
         read = _read(description)
-        return cls(
-            read.observations,
-            read.actions,
-            read.network,
-            normalize_observations=read.normalize_observations,
-            clip=read.clip,
-            frame_stack=read.frame_stack,
-            masked=read.masked,
-            critic_observations=read.critic_observations,
-        )
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay what they are
+            return cls(
+                read.observations,
+                read.actions,
+                read.network,
+                normalize_observations=read.normalize_observations,
+                clip=read.clip,
+                frame_stack=read.frame_stack,
+                masked=read.masked,
+                critic_observations=read.critic_observations,
+            )
 
 
 def _normalizer(seen: ObservationSpec | None, *, wanted: bool, clip: float) -> ObservationNormalizer | None:

@@ -19,7 +19,7 @@ from proximo.control.training.rollout import FinalObservation, Rollout
 from proximo.control.training.setup import update_settings
 from proximo.core.batch import Batch
 from proximo.core.schedules import Schedule
-from proximo.core.statistics import informative
+from proximo.core.statistics import scale_of_rewards
 from proximo.core.updates.optimizer import FlatAdam
 from proximo.core.updates.update import UpdateTask
 from proximo.runs.replay.change import settable
@@ -147,7 +147,7 @@ def make_learner(run: Mapping[str, Any], entry: Entry, config: TrainConfig, befo
         closed_form=closed_form,
         reestimate=estimator.reestimate,
         numbers=dict(entry.before.numbers),
-        reward_scale=informative(entry.learnt["rewards"], torch.from_numpy(rollout.valid))[1],
+        reward_scale=scale_of_rewards(entry.learnt["rewards"], torch.from_numpy(rollout.valid)),
         **(mirroring.terms() if mirroring else {}),
     )
     return Learner(task, algorithm, policy, algorithm.minibatch_size or len(batch), where)

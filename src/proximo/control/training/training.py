@@ -48,7 +48,7 @@ from proximo.control.training.warm_start import start_from
 from proximo.core.batch import Batch
 from proximo.core.schedules import Schedule
 from proximo.core.settings import APART
-from proximo.core.statistics import RunningMoments, informative
+from proximo.core.statistics import RunningMoments, scale_of_rewards
 from proximo.core.updates.across import room
 from proximo.core.updates.optimizer import FlatAdam
 from proximo.core.updates.update import UpdateReport, UpdateTask, minibatches, objective_at
@@ -371,7 +371,7 @@ class Training(OnPolicyTraining[Rollout]):
             numbers=self.numbers,
             ranks=self.mesh,
             samples=None if self.mesh.alone else self._samples,
-            reward_scale=informative(self.estimator.rewards, torch.from_numpy(rollout.valid), self.mesh)[1],
+            reward_scale=scale_of_rewards(self.estimator.rewards, torch.from_numpy(rollout.valid), self.mesh),
             **(self.mirroring.terms() if self.mirroring else {}),
         )
 

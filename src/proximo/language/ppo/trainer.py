@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from proximo.algorithms.given import own_algorithm, with_algorithm
+from proximo.core.schedules import Schedule, unfollowed
 from proximo.core.settings import UpdateSettings
 from proximo.errors import UserError, require_word
 from proximo.language.begun import settled
@@ -40,7 +41,7 @@ from proximo.runs.session.alone import alone
 from proximo.runs.session.callbacks import Callbacks
 from proximo.runs.session.callbacks import Given as GivenCallback
 from proximo.runs.session.opening import Call, Opening, free_folder
-from proximo.runs.session.ranks import Followed, NoMetrics, NoProgress, open_together
+from proximo.runs.session.ranks import Followed, NoMetrics, NoProgress, open_together, others_went_on
 from proximo.runs.session.recorder import Recorder
 from proximo.runs.session.session import Session, resume
 from proximo.runs.session.signals import StopRequest
@@ -48,6 +49,7 @@ from proximo.runs.session.trainer import IteratedTrainer, say_finished_before
 from proximo.runs.storage.code_identity import identity
 from proximo.runs.storage.folder import RunFolder
 from proximo.runs.storage.metrics import MetricsWriter, read_metrics
+from proximo.runs.storage.random_state import OwnStreams
 from proximo.runs.system import resident_memory
 from proximo.scale.meeting import current_mesh
 from proximo.scale.mesh import ALONE
@@ -225,6 +227,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
                 say_finished_before(folder.path, self._mode)
             return
         with alone(f"PPO in {folder.path}"), using_threads(config.threads), ExitStack() as stack:
+            streams = stack.enter_context(OwnStreams(config.seed, mesh.rank))
             with mesh.led():
                 if self._given is not None and mesh.first:
                     stack.enter_context(self._given.stored(folder))
@@ -239,7 +242,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
                 if mesh.first:
                     note_made_from(folder, config)
                 metrics = stack.enter_context(MetricsWriter(folder.path) if mesh.first else NoMetrics())
-            self._go_on(training, opening, metrics)
+            messages += self._go_on(training, opening, metrics)
             if meter is not None:
                 meter.recall(read_metrics(metrics.path))
             title = f"PPO · {config.policy} · {config.sharing.mode} · seed {config.seed}"
@@ -253,7 +256,9 @@ class Trainer(IteratedTrainer[LanguageRun]):
                 progress.message(text)
             with StopRequest() as stop:
                 recorder = Recorder(metrics, progress)
-                session = Session(training, folder, recorder, stop, self._call.stop_at, self._callbacks, self, mesh)
+                session = Session(
+                    training, folder, recorder, stop, self._call.stop_at, self._callbacks, self, mesh, streams
+                )
                 self._training, self._session = training, session
                 stack.callback(setattr, self, "_session", None)
                 stack.callback(self._callbacks.close)
@@ -289,7 +294,8 @@ class Trainer(IteratedTrainer[LanguageRun]):
         opening = Opening(folder, self.config, "policy", call, resolved=resolved)
         opening.check_code(code)
         check_made_from(opening)
-        return opening, [passed_over, remark]
+        rate = Schedule.parse(self.config.learning_rate, "learning_rate")
+        return opening, [passed_over, remark, unfollowed(rate, getattr(self.config.update, "adaptive_kl", None))]
 
     def _make(self, opening: Opening | Followed) -> tuple[PPOTraining, Meter | None, list[str]]:
         """The training, before its folder: one that fails leaves nothing behind; its meter; what is to be known."""
@@ -311,10 +317,16 @@ class Trainer(IteratedTrainer[LanguageRun]):
             return []
         return _checked(training, stop=self._preflight == "stop")
 
-    def _go_on(self, training: PPOTraining, opening: Opening | Followed, metrics: MetricsWriter) -> None:
+    def _go_on(self, training: PPOTraining, opening: Opening | Followed, metrics: MetricsWriter) -> list[str]:
+        """Go on where the last checkpoint is; what is to be known of it."""
+        remarks: list[str] = []
         training.other_rows = self._call.allow_change
         if opening.resumed:
             resume(training, opening.folder, metrics, self._callbacks, self._mesh)
+            if training.reshared:
+                said = others_went_on(self._mesh.size)
+                opening.note(f"resume not exact at {training.done:,} responses: {said}")
+                remarks.append(f"{said}: each draws anew, so this is no longer the same run")
             with self._mesh.together():
                 if self._mesh.first:
                     cut_texts(opening.folder, training.done)
@@ -323,6 +335,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
             self._mesh.broadcast(training.optimizer.flat)  # another processor may have drawn other last bits
         if opening.changes:
             training.ended = None  # with other settings it may go on
+        return remarks
 
     def _iterate(
         self, training: PPOTraining, session: Session, meter: Meter | None

@@ -214,6 +214,7 @@ def _begun(stack: ExitStack, opening: Opening, stage: Stage, remark: str, consol
     """Open the folder and go on where its last checkpoint is; everything closes with `stack`."""
     training, call = stage.training, opening.call
     stack.enter_context(alone(f"{stage.title} in {opening.folder.path}"))
+    stack.enter_context(random_state.OwnStreams(opening.config.seed))
     folder = stack.enter_context(opening.open())
     note_made_from(folder, opening.config)
     metrics = stack.enter_context(MetricsWriter(folder.path, tensorboard=False))

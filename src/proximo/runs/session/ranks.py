@@ -125,6 +125,11 @@ def _require_same(mesh: Mesh, config: Any) -> None:
                 )
 
 
+def others_went_on(size: int) -> str:
+    """Half a sentence on a run that another number of ranks has trained before."""
+    return f"{f'{size} ranks go' if size > 1 else 'one process goes'} on where another number of them was"
+
+
 def with_others(mesh: Mesh, tensors: dict[str, Tensor], state: dict[str, Any], own: Callable[[str], bool]) -> Parts:
     """A checkpoint's content with what is the other ranks' own, on rank 0; elsewhere it is not to be used.
 

@@ -1,7 +1,6 @@
 """A run while it is trained: resuming from a checkpoint, iterations that leave nothing half-done, and stopping."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -21,6 +20,7 @@ from proximo.runs.session.signals import Interrupted, StopRequest
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint, step_name
 from proximo.runs.storage.folder import RunFolder
 from proximo.runs.storage.metrics import MetricsWriter
+from proximo.runs.storage.random_state import OwnStreams
 from proximo.scale.mesh import ALONE, LostRankError, Mesh
 
 STOP_AT = "stop-at"
@@ -80,6 +80,7 @@ class Session:
         callbacks: the user's; what they need to resume is in each checkpoint.
         trainer: what the callbacks are given.
         mesh: the ranks that train; rank 0 has the folder, and calls the callbacks.
+        streams: of random numbers, within which it trains; the loop that is given rows has the caller's.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Session:
         callbacks: Callbacks | None = None,
         trainer: Any = None,
         mesh: Mesh = ALONE,
+        streams: OwnStreams | None = None,
     ) -> None:
         self.training, self.folder, self.recorder = training, folder, recorder
         self.stop, self.stop_at = stop, stop_at
@@ -99,6 +101,7 @@ class Session:
         if mesh.alone:  # one rank must not leave the others within an iteration
             training.interruptible = stop.interruptible
         self._called = not mesh.alone and mesh.any(bool(self.callbacks.names))
+        self._streams = streams
         self._agreed: str | None = None
         self._moved = ""
         self.lost = False
@@ -143,7 +146,9 @@ class Session:
             return None
         except LostRankError:
             raise  # nothing can be saved without it
-        except UserError:
+        except UserError as error:
+            if not self.mesh.alone and not self.mesh.all_failed(error):
+                raise
             self._rewind()
             self.agree()
             if self.asked is not None:
@@ -209,19 +214,27 @@ class Session:
             self.mesh.apart_now = False
 
     def given(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Give a row to the loop that iterates; one that is left there is saved.
+        """Give a row to the loop that iterates; one that is left there is saved, on all ranks.
 
-        Not where an error has ended this rank's script: the others may be anywhere, and do not come to save.
+        Whether an error has left it on this rank can not be known here: a generator is closed before anybody is told.
+
+        Raises:
+            UserError: other ranks have left the loop, and this one has not.
         """
         try:
-            yield row
+            with nullcontext() if self._streams is None else self._streams.aside():
+                yield row
         except GeneratorExit:
-            error = getattr(sys, "last_value", None)
-            if self.mesh.alone or error is None:
+            if self.mesh.alone or self.mesh.of_which(True):
                 self.save()
-            else:
-                self.mesh.leave_words(error)
             raise
+        if not self.mesh.alone and (gone := self.mesh.of_which(False)):
+            self.save()  # all ranks are here, those too that have left
+            raise UserError(
+                f"rank {' and '.join(map(str, gone))} of {self.mesh.size} left the loop over its trainer at "
+                f"{self.training.done:,} steps, and this one did not: an error of its own is above; else leave it on "
+                "all ranks alike, for all see the same numbers; saved, and the same command resumes"
+            )
 
     def due(self, before: int) -> bool:
         """True if the steps since `before` passed a point at which a checkpoint is due."""

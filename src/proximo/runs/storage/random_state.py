@@ -1,8 +1,9 @@
 """The state of every random generator as tensors and JSON, for a resume that is exact to the bit."""
 
 import random
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -82,6 +83,59 @@ def restore(
             generator.set_state(tensors[f"{_PREFIX}/generators/{name}"])
         else:
             generator.bit_generator.state = _unpack(state["generators"][name], tensors)
+
+
+class OwnStreams(AbstractContextManager["OwnStreams"]):
+    """Within, the global streams of Python, numpy and torch are a run's own and follow from its seed.
+
+    So a network or an environment of the user's that draws from them has its part in "the same seed gives the same
+    run". The caller's streams are as they were afterwards: who draws settings in a loop of trainings draws new ones.
+
+    Args:
+        seed: of the run.
+        rank: of this process among those that train together.
+    """
+
+    def __init__(self, seed: int, rank: int = 0) -> None:
+        self._words = np.random.SeedSequence((abs(seed) * 2 + (seed < 0), rank, 20)).generate_state(3).tolist()
+
+    def __enter__(self) -> Self:
+        """Put the caller's away."""
+        self._theirs = _streams()
+        python, numpy, torchs = self._words
+        random.seed(python)
+        np.random.seed(numpy)
+        torch.manual_seed(torchs)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Put them back."""
+        _set_streams(self._theirs)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Within, the caller goes on with its own."""
+        ours = _streams()
+        _set_streams(self._theirs)
+        try:
+            yield
+        finally:
+            self._theirs = _streams()
+            _set_streams(ours)
+
+
+def _streams() -> tuple[Any, ...]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
+
+
+def _set_streams(states: tuple[Any, ...]) -> None:
+    python, numpy, torchs, cuda = states
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.set_rng_state(torchs)
+    if cuda:
+        torch.cuda.set_rng_state_all(cuda)
 
 
 def _require_same(state: Mapping[str, Any], generators: Generators) -> None:
