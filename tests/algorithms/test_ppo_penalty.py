@@ -74,6 +74,15 @@ def test_beta_is_halved_below_the_target_and_doubled_above(learning_rate, factor
     assert report.values["kl_coefficient"] == 0.001, "what this update was done with"
 
 
+@pytest.mark.parametrize(("learning_rate", "configured", "bound"), [(1e-4, 512.0, 2**-11), (0.3, 2**-30, 2**-10)])
+def test_beta_stays_within_twenty_doublings_of_the_one_that_was_set(learning_rate, configured, bound):
+    beyond, beta = (0.5, 1.5 * bound) if configured > bound else (2.0, bound / 1.5)
+    for _ in range(3):  # it comes to the bound and stays there
+        beta, _ = updated(learning_rate, beta, kl_coefficient=configured)
+    assert beta == bound
+    assert updated(learning_rate, beyond * bound, kl_coefficient=configured)[0] == beyond * bound  # never turned round
+
+
 def test_a_fixed_beta_stays():
     policy, numbers = Bandit(), {}
     task = UpdateTask(

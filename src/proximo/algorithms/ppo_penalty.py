@@ -16,6 +16,10 @@ KL_COEFFICIENT = "kl_coefficient"
 """Name of β among the numbers that are kept from one update to the next."""
 
 
+ROOM = 2.0**20
+"""How many times above or below the one that was set β is steered to, twenty doublings."""
+
+
 @dataclass(frozen=True)
 class PPOPenalty(PPO):
     """The surrogate less β KL(old policy, policy); β is fixed, or steered so that each update comes to a target.
@@ -57,6 +61,9 @@ class PPOPenalty(PPO):
     def update(self, task: UpdateTask) -> UpdateReport:
         """PPO's update with the present β, which is doubled or halved where the KL came to 1.5 times the target or less
         than that part of it.
+
+        It stays within `ROOM` times the β that was set: one that was halved for long would take as long to come back,
+        and would be 0 in the end.
         """
         if self.kl_target is None:
             return super().update(task)
@@ -64,7 +71,7 @@ class PPOPenalty(PPO):
         report = PPO.update(replace(self, kl_coefficient=beta), task)
         reached = divergence(task.policy, task.batch, task.split, task.ranks)
         if reached < self.kl_target / 1.5:
-            task.numbers[KL_COEFFICIENT] = beta / 2
+            task.numbers[KL_COEFFICIENT] = min(beta, max(beta / 2, self.kl_coefficient / ROOM))
         elif reached > self.kl_target * 1.5:
-            task.numbers[KL_COEFFICIENT] = beta * 2
+            task.numbers[KL_COEFFICIENT] = max(beta, min(beta * 2, self.kl_coefficient * ROOM))
         return replace(report, values={**report.values, KL_COEFFICIENT: beta}, final_kl=reached)

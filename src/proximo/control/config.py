@@ -399,8 +399,8 @@ class TrainConfig:
         if rate.extremes[0] < 0:
             raise ValueError(f"learning_rate = {self.learning_rate} must be finite and at least 0")
         require_rate_to_steer(rate, getattr(self.update, "adaptive_kl", None))
-        if not 0 <= self.adam_epsilon < math.inf:
-            raise ValueError(f"adam_epsilon = {self.adam_epsilon} must be finite and at least 0")
+        if not 0 < self.adam_epsilon < math.inf:
+            raise ValueError(f"adam_epsilon = {self.adam_epsilon} must be positive and finite: 0 / 0 is no step")
 
     def _size_minibatches(self, count: int) -> None:
         """Turn a number of minibatches into their size.

@@ -252,7 +252,7 @@ class PPOConfig:
             "gamma": (0 <= self.gamma <= 1, "in [0, 1]"),
             "lam": (0 <= self.lam <= 1, "in [0, 1]"),
             "learning_rate": (rate.extremes[0] >= 0, "at least 0"),
-            "adam_epsilon": (0 <= self.adam_epsilon < math.inf, "at least 0, and finite"),
+            "adam_epsilon": (0 < self.adam_epsilon < math.inf, "positive and finite (0 / 0 is no step)"),
             "warmup": (0 <= self.warmup < 1, "in [0, 1)"),
             "token_budget": (self.token_budget >= 1, "positive"),
             "minutes": (self.minutes is None or self.minutes > 0, "positive"),

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 import tiny
@@ -97,7 +98,7 @@ QWEN = (
 
 
 @pytest.mark.parametrize("kind", [R1, QWEN])
-@pytest.mark.parametrize("said", ["four", "let me see</think>\nfour", "<think>\nhm"])
+@pytest.mark.parametrize("said", ["four", "let me see</think>\nfour", "<thinking>\nhm"])
 def test_a_thought_is_read_as_it_was_written(kind, said):
     tokenizer = tiny.byte_tokenizer(kind)
     coder = Coder(tokenizer)
@@ -107,6 +108,21 @@ def test_a_thought_is_read_as_it_was_written(kind, said):
     assert tokenizer.decode(whole) == opened + said + "<|im_end|>"
     learnt = load_examples([{"prompt": ASK, "response": said}], tokenizer, 200).items[0]
     assert learnt.prompt + learnt.response == whole
+
+
+@pytest.mark.parametrize(
+    "said", ["<think>\nhm\n</think>\n\nyes", "\n<think>hm\n</think>\n\nyes", "hm\n</think>\n\nyes"]
+)
+def test_a_thought_that_the_prompt_opens_is_not_opened_twice_by_a_row_that_writes_it_whole(opening):
+    tokenizer, said = tiny.byte_tokenizer(R1), f"{opening}hm\n</think>\n\nyes"
+    learnt = load_examples([{"prompt": ASK, "response": said}], tokenizer, 200).items[0]
+    opened = tokenizer.apply_chat_template(ASK, tokenize=False, add_generation_prompt=True)
+    assert tokenizer.decode(learnt.prompt + learnt.response) == opened + "hm\n</think>\n\nyes<|im_end|>"
+    pair = load_pairs([{"prompt": ASK, "chosen": said, "rejected": "no"}], tokenizer, 200).items[0]
+    assert tokenizer.decode(pair.chosen) == opened + "hm\n</think>\n\nyes<|im_end|>"
+    # A template that does not open it leaves it.
+    closed = load_examples([{"prompt": ASK, "response": said}], tiny.byte_tokenizer(QWEN), 200).items[0]
+    assert tiny.byte_tokenizer(QWEN).decode(closed.response) == said + "<|im_end|>"
 
 
 def test_white_space_before_an_answer_is_put_there_once():
@@ -185,6 +201,14 @@ def test_a_template_that_writes_the_date_writes_the_day_that_is_frozen():
     assert Coder(tokenizer).prompt_text(ASK).startswith("29 Feb 2024, Thursday % 29 2024-02-29 ")
     assert tokenizer.chat_template == DATED, "what is saved is the model's own"
     assert not template.reads_alike(tokenizer, template.freeze_day(tiny.byte_tokenizer(DATED), "2024-03-01"))
+
+
+def test_every_directive_of_a_date_is_written():
+    said = "%C %y %-y %k %P %s %Ey %Od %%d %D"
+    tokenizer = tiny.byte_tokenizer("{{ strftime_now('" + said + "') }}")
+    template.freeze_day(tokenizer, "2024-02-09")
+    assert Coder(tokenizer).prompt_text(ASK) == datetime(2024, 2, 9).strftime(said)
+    assert "%" not in Coder(tokenizer).prompt_text(ASK).replace("%d", "")
 
 
 def test_a_run_reads_its_prompts_on_another_day_as_on_the_first(ppo_config, tmp_path, make_tokenizer, monkeypatch):

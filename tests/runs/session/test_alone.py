@@ -1,6 +1,7 @@
 """Two trainings in two threads: the second is refused, so that the first stays the run of its seed."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium
 import pytest
@@ -58,3 +59,21 @@ def test_a_training_beside_another_is_refused_and_changes_nothing(tmp_path):
 def test_a_training_within_a_training_is_its_own():
     with alone("one"), alone("another of the same thread"):
         pass
+
+
+def test_a_training_begun_in_a_thread_that_has_ended_keeps_nobody_away_and_ends_anywhere():
+    begun = []
+
+    def begin():
+        within = alone("x")
+        within.__enter__()
+        begun.append(within)
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    thread.join()
+    with alone("y"):
+        pass
+    begun[0].__exit__(None, None, None)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(lambda: alone("z").__enter__()).result() is None

@@ -1,5 +1,6 @@
 """Text to tokens, in one way for fine-tuning, reward models and PPO."""
 
+import re
 from typing import Any, Literal
 
 from proximo.errors import UserError
@@ -8,6 +9,10 @@ from proximo.language.data.template import ChatTemplate, Messages
 
 Text = str | Messages
 """A prompt: text, or chat messages."""
+
+
+_OPENED = re.compile(r"(<[A-Za-z_]+>)(\s*)\Z")
+"""A tag at the end of a prompt, which the answer is to go on within."""
 
 
 class Coder:
@@ -64,11 +69,19 @@ class Coder:
         """
         return self._ends(prompt)[2]
 
-    def without_end(self, prompt: Text, response: str) -> str:
-        """A response of a file without the end of answers that it spells itself, as some files' do: it is put there."""
+    def without_frame(self, prompt: Text, response: str) -> str:
+        """A response of a file without what the template writes around answers, where it spells that itself.
+
+        That is the end of answers, and a tag such as <think> that the prompt opens at its end.
+        """
         spelled = self.tokenizer.convert_ids_to_tokens(self.end(prompt))
         ended = response.rstrip()
-        return ended.removesuffix(spelled) if ended.endswith(spelled) else response
+        response = ended.removesuffix(spelled) if ended.endswith(spelled) else response
+        opened = "" if isinstance(prompt, str) else _OPENED.search(self._template.text(prompt))
+        if not opened or not response.lstrip().startswith(opened[1]):
+            return response
+        behind = response.lstrip().removeprefix(opened[1])
+        return behind.lstrip() if opened[2] else behind  # the prompt has the white space behind the tag, too
 
     def whole(self, prompt: Text, response: str, *, finished: bool = True) -> list[int]:
         """Tokens of prompt and response together."""

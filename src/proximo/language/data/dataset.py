@@ -94,7 +94,7 @@ def load_examples(
 
     def example(row: Mapping[str, Any]) -> Example:
         asked, said = row["prompt"], row["response"]
-        return Example(_asked(coder, asked), coder.response_ids(asked, coder.without_end(asked, said)))
+        return Example(_asked(coder, asked), coder.response_ids(asked, coder.without_frame(asked, said)))
 
     def length(item: Example) -> int:
         return len(item.prompt) + len(item.response)
@@ -128,7 +128,7 @@ def load_pairs(
     coder = Coder(tokenizer)
 
     def said(row: Mapping[str, Any], side: str) -> str:
-        return coder.without_end(row["prompt"], row[side])
+        return coder.without_frame(row["prompt"], row[side])
 
     rows, share = part_of(read_pair_rows(source, rows_limit), part)
     rows, equal = different_sides(rows, said)

@@ -14,8 +14,14 @@ _MARK = "\ue000"  # of Unicode's private use: stands in no text, so what follows
 _HIDDEN = 0xF0000  # so are these, one for each special token that a message spells
 _BESIDE = 0x10000
 _DAY = "_proximo_day"
-_DIRECTIVES = (*("-d", "-m", "-H", "-I", "-M", "-S", "-j"), *"aAbBcdDeFfGhHIjmMnpRSTuUVwWxXyYzZ%")
-"""Of strftime; %% last, as it makes a percent sign."""
+_DIRECTIVES = (
+    *("-d", "-m", "-H", "-I", "-M", "-S", "-j", "-y", "-e", "-k", "-l"),
+    *("Ec", "EC", "Ex", "EX", "Ey", "EY", "Od", "Oe", "OH", "OI", "Om", "OM", "OS", "Ou", "OU", "OV", "Ow", "OW", "Oy"),
+    *"aAbBcCdDeFfGhHIjklmMnpPrRsStTuUVwWxXyYzZ",
+)
+"""Of strftime, those of several letters first."""
+_PERCENT = "\ue0ff"
+"""Stands for %% while directives are replaced: the d of %%d is none."""
 
 
 class ChatTemplate:
@@ -177,7 +183,8 @@ def _dated(template: str, day: str) -> str:
     if not day or "strftime_now" not in template:
         return template
     at = datetime.fromisoformat(day)
-    written = "".join(f" | replace({f'%{x}'!r}, {at.strftime(f'%{x}')!r})" for x in _DIRECTIVES)
+    steps = [("%%", _PERCENT), *((f"%{x}", at.strftime(f"%{x}")) for x in _DIRECTIVES), (_PERCENT, "%")]
+    written = "".join(f" | replace({old!r}, {new!r})" for old, new in steps)
     return "{%- macro strftime_now(format) -%}{{ format" + written + " }}{%- endmacro -%}" + template
 
 

@@ -53,7 +53,7 @@ def explained(name: str, what: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, SafetensorError) as error:
         text = str(error)
         if "safetensors" in text and ("no file named" in text or "does not appear to have" in text):
             raise UserError(

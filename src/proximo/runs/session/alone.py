@@ -3,16 +3,27 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from proximo.errors import UserError
 
-_TURN = threading.RLock()
-_who: list[str] = []
+
+@dataclass(eq=False)
+class _Training:
+    what: str
+    thread: threading.Thread
+
+
+_CHANGES = threading.Lock()
+_going: list[_Training] = []
 
 
 @contextmanager
 def alone(what: str) -> Iterator[None]:
     """Keep other threads of this process from training meanwhile; a training within a training's thread is its own.
+
+    One that was begun in a thread that has ended, as a loop over a trainer may be, keeps nobody away, and may be ended
+    in any.
 
     Args:
         what: is trained, for the message.
@@ -20,16 +31,18 @@ def alone(what: str) -> Iterator[None]:
     Raises:
         UserError: another thread trains.
     """
-    if not _TURN.acquire(blocking=False):
-        other = _who[-1] if _who else "another"
-        raise UserError(
-            f"{what} can not be trained while another thread of this process trains {other}: both would draw from one "
-            "stream of random numbers, so neither would be the run of its seed; train them in processes of their own, "
-            "or one after the other"
-        )
-    _who.append(what)
+    mine = _Training(what, threading.current_thread())
+    with _CHANGES:
+        others = [x.what for x in _going if x.thread is not mine.thread and x.thread.is_alive()]
+        if others:
+            raise UserError(
+                f"{what} can not be trained while another thread of this process trains {others[-1]}: both would draw "
+                "from one stream of random numbers, so neither would be the run of its seed; train them in processes "
+                "of their own, or one after the other"
+            )
+        _going.append(mine)
     try:
         yield
     finally:
-        _who.pop()
-        _TURN.release()
+        with _CHANGES:
+            _going.remove(mine)
