@@ -110,9 +110,7 @@ def test_a_thought_is_read_as_it_was_written(kind, said):
     assert learnt.prompt + learnt.response == whole
 
 
-@pytest.mark.parametrize(
-    "said", ["<think>\nhm\n</think>\n\nyes", "\n<think>hm\n</think>\n\nyes", "hm\n</think>\n\nyes"]
-)
+@pytest.mark.parametrize("opening", ["<think>\n", "\n<think>", ""])
 def test_a_thought_that_the_prompt_opens_is_not_opened_twice_by_a_row_that_writes_it_whole(opening):
     tokenizer, said = tiny.byte_tokenizer(R1), f"{opening}hm\n</think>\n\nyes"
     learnt = load_examples([{"prompt": ASK, "response": said}], tokenizer, 200).items[0]
