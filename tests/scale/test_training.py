@@ -184,7 +184,7 @@ APART = {"LOCAL_WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 
 @pytest.mark.parametrize("environment", [{}, APART], ids=["one machine", "several"])
 def test_a_loop_that_one_rank_leaves_ends_on_all_and_is_saved(tmp_path, environment):
-    first, other = on_ranks(2, "run_ranks:loops", tmp_path, environment=environment, limit=60)
+    first, other = on_ranks(2, "run_ranks:loops", tmp_path, environment=environment)
     assert first["neighbours"] == (environment == {})
     assert other["raised"] == "mine"
     assert "left" not in other
@@ -197,6 +197,6 @@ def test_a_loop_that_one_rank_leaves_ends_on_all_and_is_saved(tmp_path, environm
 
 @pytest.mark.parametrize("environment", [{}, APART], ids=["one machine", "several"])
 def test_a_rank_that_fails_where_all_compute_together_leaves_its_words(tmp_path, environment):
-    first, other = on_ranks(2, "run_ranks:fails_alone", tmp_path, environment=environment, limit=60)
+    first, other = on_ranks(2, "run_ranks:fails_alone", tmp_path, environment=environment)
     assert other == "no room on rank 1"
     assert "rank 1 of 2 failed where all compute together: no room on rank 1" in first
