@@ -192,12 +192,13 @@ def test_what_a_file_can_not_hold_is_made_a_text_and_the_rest_stays():
     assert Schedule.parse(as_setting(lambda p: math.exp(-p))).at(0.5) == pytest.approx(math.exp(-0.5), rel=1e-6)
 
 
-@pytest.mark.parametrize("text", ["0 -> 1e-3", "cosine 1e-3 -> 1e-5 warmup 0.1", "0: 0, 0.5: 1e-4, 1: 0"])
+@pytest.mark.parametrize("text", ["0 -> 1e-3", "cosine 0 -> 1e-5 warmup 0.1", "0: 0, 0.5: 1e-4, 1: 0"])
 def test_a_rate_that_begins_at_0_is_none_to_multiply(text):
     rate = Schedule.parse(text)
     with pytest.raises(ValueError, match=r"begins at 0, and update\.adaptive_kl = 0\.01 multiplies"):
         require_rate_to_steer(rate, 0.01)
     require_rate_to_steer(rate, None)
+    require_rate_to_steer(Schedule.parse("cosine 1e-3 -> 0 warmup 0.1"), 0.01)  # it begins at 1e-3, without the warm-up
 
 
 def test_a_schedule_that_the_kl_takes_over_is_said():

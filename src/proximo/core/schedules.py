@@ -247,7 +247,7 @@ def require_rate_to_steer(learning_rate: Schedule, adaptive_kl: float | None) ->
     Raises:
         ValueError: it does.
     """
-    if adaptive_kl is not None and learning_rate.at(0.0) == 0:
+    if adaptive_kl is not None and learning_rate.start == 0:
         raise ValueError(
             f"learning_rate = {str(learning_rate)!r} begins at 0, and update.adaptive_kl = {adaptive_kl} multiplies "
             "the rate that it begins with: give one number, or leave adaptive_kl out"

@@ -355,3 +355,13 @@ def test_a_run_that_was_finished_before_says_so_and_the_screens_are_text(tmp_pat
     assert "the same as in the run, bit for bit" in shown.splitlines()[0]
     assert "change of the weights (L2)" in shown
     assert "resumes exactly" in str(proximo.verify_resume(run.path))
+
+
+def test_a_rate_that_the_kl_steers_begins_without_its_warm_up_and_the_schedule_is_said(tmp_path, capsys):
+    trainer = proximo.Trainer(
+        "CartPole-v1", run=tmp_path / "run", progress="plain", steps=512, environments=2, rollout_length=64,
+        backend="gymnasium", learning_rate="cosine 1e-3 -> 0 warmup 0.5", update={"adaptive_kl": 0.01},
+    )  # fmt: skip
+    rates = [row["learning_rate"] for row in trainer]
+    assert min(rates) > 1e-5
+    assert "is followed no further than its beginning" in capsys.readouterr().err

@@ -92,7 +92,9 @@ class Training(OnPolicyTraining[Rollout]):
         super().__init__()
         self.config, self.environments, self.mesh = config, environments, mesh
         roles = self._make_policy()
-        learning_rate = Schedule.parse(config.learning_rate).at(0.0)
+        rate = Schedule.parse(config.learning_rate)
+        # What the KL steers is multiplied: it begins without a warm-up, which is at 0.
+        learning_rate = rate.at(0.0) if self.algorithm.adaptive_kl is None else rate.start
         self.optimizer = FlatAdam(
             self.policy.parameters_by_layer(), learning_rate, config.adam_epsilon, room=room(mesh)
         )
