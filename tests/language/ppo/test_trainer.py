@@ -1,6 +1,7 @@
 """PPO from Python: what is given trains as its files do, resumes, is refused where it is another, and is watched."""
 
 import json
+import random
 from functools import partial
 
 import numpy as np
@@ -69,6 +70,19 @@ def test_an_algorithm_of_ones_own_is_reported_replayed_and_resumed(tmp_path, tin
     assert proximo.replay(whole.path, change="anchor=0").exact
     with pytest.raises(proximo.UserError, match=r"update\.algorithm is .own_modules:Anchored. there"):
         train(tiny_folder, tmp_path / "half", algorithm=own_modules.Steeper, update=update)
+
+
+def test_the_seed_decides_a_run_whose_reward_draws_from_global_streams(tmp_path, tiny_folder):
+    def lucky(prompts, responses):
+        return [random.random() + np.random.rand() + float(torch.rand(())) for _ in responses]
+
+    random.seed(1)
+    first = train(tiny_folder, tmp_path / "first", rewards=lucky, seed=3)
+    drawn = random.random()
+    same(first.path, train(tiny_folder, tmp_path / "again", rewards=lucky, seed=3).path)
+    assert plain(train(tiny_folder, tmp_path / "other", rewards=lucky, seed=4).path) != plain(first.path)
+    random.seed(1)
+    assert random.random() == drawn, "the caller's stream is the caller's"
 
 
 def test_texts_are_prompts(tmp_path, tiny_folder):
