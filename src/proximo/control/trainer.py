@@ -200,12 +200,13 @@ class Trainer(IteratedTrainer[Run]):
                     progress.message(f"starts from {self.config.start_from}: {parts}")
                 if training.warm:
                     progress.warning(training.warm)
+            moved = folder.go_back()  # by an environment as it begins
             if changed := opening.settle(f"{training.progress.steps:,} steps"):
                 progress.message(changed)
             stop = stack.enter_context(StopRequest())
             recorder = Recorder(metrics, progress, TruthMeter(self.config.environments, self.config.steps))
             session = Session(
-                training, folder, recorder, stop, self._call.stop_at, self._callbacks, self, mesh, streams
+                training, folder, recorder, stop, self._call.stop_at, self._callbacks, self, mesh, streams, moved
             )
             self._training, self._session = training, session
             stack.callback(setattr, self, "_session", None)

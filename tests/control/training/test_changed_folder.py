@@ -7,6 +7,7 @@ import pytest
 
 import proximo
 from proximo.errors import UserError
+from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
 from proximo.runs.storage.metrics import read_metrics
 
 FEW = {"steps": 128, "environments": 1, "rollout_length": 32, "update": {"minibatch_size": 32}}
@@ -49,16 +50,35 @@ def test_a_run_lies_where_the_command_was_given_whatever_folder_its_environment_
     assert proximo.load(run.path).act([0.0, 0.0, 0.0, 0.0]) in (0, 1)
 
 
-def test_one_that_goes_there_amid_a_run_is_refused_with_the_way_on_and_nothing_is_lost(folders):
+def saved_at(run):
+    tensors, _ = load_checkpoint(latest_checkpoint(run / "checkpoints"))
+    return {name: x for name, x in tensors.items() if name.startswith(("policy/", "optimizer/"))}
+
+
+@pytest.mark.parametrize(("when", "rows"), [(1, []), (70, [64, 96])])
+def test_one_that_goes_there_amid_a_run_is_refused_with_the_way_on_and_nothing_is_lost(folders, when, rows):
     here, elsewhere = folders
     with pytest.raises(UserError, match=f"working directory to {elsewhere}.*--run {here / 'mine'} "):
-        proximo.train(lambda: Moving(elsewhere, 70), run="mine", **FEW)
+        proximo.train(lambda: Moving(elsewhere, when), run="mine", **FEW)
     assert list(elsewhere.iterdir()) == []
-    assert [x.name for x in (here / "mine" / "checkpoints").iterdir()] == ["step-000000000096"]
-    assert [row["step"] for row in read_metrics(here / "mine" / "metrics.jsonl")] == [64, 96]
-    run = proximo.train(lambda: Moving(elsewhere, 70), run=here / "mine", **FEW)
+    assert [row["step"] for row in read_metrics(here / "mine" / "metrics.jsonl")] == rows
+    if rows:  # what is saved is what had been learnt by then, and not what was before it
+        straight = proximo.train(lambda: Moving(elsewhere, None), run=here / "straight", stop_at=rows[-1], **FEW)
+        there, whole = saved_at(here / "mine"), saved_at(straight.path)
+        assert there.keys() == whole.keys()
+        assert all(there[name].equal(whole[name]) for name in whole)
+    run = proximo.train(lambda: Moving(elsewhere, when), run=here / "mine", **FEW)
     assert run.results["steps"] == 128
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_callback_that_goes_there_is_refused_too(folders):
+    here, elsewhere = folders
+    moves = [lambda trainer, metrics: os.chdir(elsewhere)]
+    with pytest.raises(UserError, match=f"working directory to {elsewhere}.*--run {here / 'mine'} "):
+        proximo.train("CartPole-v1", run="mine", callbacks=moves, **FEW)
+    assert list(elsewhere.iterdir()) == []
+    assert len(read_metrics(here / "mine" / "metrics.jsonl")) == 1
 
 
 def test_a_loop_that_was_left_goes_on_in_the_same_folder(folders):

@@ -65,6 +65,14 @@ def test_a_run_that_was_stopped_goes_on_with_its_own_streams(tmp_path):
     )
 
 
+def test_training_does_not_notice_evaluations(tmp_path):
+    plain = proximo.train(Windy, run=tmp_path / "a", **FEW)
+    looked_at = proximo.train(Windy, run=tmp_path / "b", evaluate_every=64, **FEW)
+    assert [row["reward_mean"] for row in proximo.metrics(plain)] == [
+        row["reward_mean"] for row in proximo.metrics(looked_at)
+    ]
+
+
 def test_the_callers_streams_stay_what_they_are(tmp_path):
     def seeded():
         random.seed(1)

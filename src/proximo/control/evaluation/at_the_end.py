@@ -15,6 +15,7 @@ from proximo.runs.session.session import Session
 from proximo.runs.session.signals import Interrupted
 from proximo.runs.storage.checkpoint import save_checkpoint
 from proximo.runs.storage.files import write_atomically
+from proximo.runs.storage.random_state import OwnStreams
 
 
 def finish(
@@ -104,9 +105,10 @@ def _evaluate_both(training: Training, source: Source, selection: Selection) -> 
         "best checkpoint": (best, True),
     }
     # Made outside of what may be interrupted: processes that are forked within would be interrupted too.
-    environments = evaluation_environments(config, source, config.episodes)
+    with OwnStreams(config.seed):
+        environments = evaluation_environments(config, source, config.episodes)
     try:
-        with training.interruptible():
+        with training.interruptible(), OwnStreams(config.seed):
             seen = evaluate_all(policies, environments, config.episodes, seed=config.seed, limit=limit, watch=watch)
     finally:
         environments.close()

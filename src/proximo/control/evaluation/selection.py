@@ -20,6 +20,7 @@ from proximo.control.training.training import Training
 from proximo.runs.session.signals import Interrupted
 from proximo.runs.storage.checkpoint import save_checkpoint
 from proximo.runs.storage.folder import RunFolder
+from proximo.runs.storage.random_state import OwnStreams
 
 BY_TRAINING, AT_THE_END, LAST = "training return", "evaluation at the end", "being the last"
 BY_MATCHES = "matches against past versions"
@@ -74,8 +75,9 @@ class Selection:
         """Mean return now; None where someone has interrupted."""
         episodes = self._config.episodes
         if self._environments is None:  # outside: processes that are forked within would be interrupted too
-            self._environments = evaluation_environments(self._config, self._source, episodes)
-        with suppress(Interrupted), training.interruptible():
+            with OwnStreams(self._seed):
+                self._environments = evaluation_environments(self._config, self._source, episodes)
+        with suppress(Interrupted), training.interruptible(), OwnStreams(self._seed):
             progress = training.progress
             training.note_wrappers()
             limit = longest_episode(self._config, progress.episodes, progress.steps)
@@ -105,9 +107,10 @@ class Selection:
 
     def _scores(self, training: Training, versions: Mapping[str, ControlPolicy]) -> dict[str, float] | None:
         if self._environments is None:
-            self._environments = evaluation_environments(self._config, self._source, matches.GAMES)
+            with OwnStreams(self._seed):
+                self._environments = evaluation_environments(self._config, self._source, matches.GAMES)
         limit = longest_episode(self._config, training.progress.episodes, training.progress.steps)
-        with suppress(Interrupted), training.interruptible():
+        with suppress(Interrupted), training.interruptible(), OwnStreams(self._seed):
             return matches.scores(versions, training, self._environments, self._seed, limit, self.watch)
         return None
 

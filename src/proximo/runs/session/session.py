@@ -81,6 +81,7 @@ class Session:
         trainer: what the callbacks are given.
         mesh: the ranks that train; rank 0 has the folder, and calls the callbacks.
         streams: of random numbers, within which it trains; the loop that is given rows has the caller's.
+        moved: see `RunFolder.go_back`; what was said of it before.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Session:
         trainer: Any = None,
         mesh: Mesh = ALONE,
         streams: OwnStreams | None = None,
+        moved: str = "",
     ) -> None:
         self.training, self.folder, self.recorder = training, folder, recorder
         self.stop, self.stop_at = stop, stop_at
@@ -103,7 +105,7 @@ class Session:
         self._called = not mesh.alone and mesh.any(bool(self.callbacks.names))
         self._streams = streams
         self._agreed: str | None = None
-        self._moved = ""
+        self._moved = moved
         self.lost = False
         """True if a broken-off update has moved the weights for good: the run resumes from its last checkpoint."""
 
@@ -136,10 +138,9 @@ class Session:
             UserError: it failed. The weights, the optimiser and the generators are as before it, and in a checkpoint
                 (unless `lost`); an update that failed is kept to be replayed.
         """
+        self._require_place()
         training, done = self.training, self.training.done
         try:
-            if self._moved:
-                raise UserError(self._moved)
             values = training.iterate()
         except Interrupted:
             self._rewind()
@@ -165,10 +166,26 @@ class Session:
             raise UserError(
                 f"{error} (after {done:,} steps of {self.folder.path}; {kept}{self._keep_update()})"
             ) from error
-        self._moved = self.folder.go_back()  # what this iteration has seen is recorded first
+        self._stay()  # what this iteration has seen is recorded first
         if training.ring is not None and (news := training.ring.news()):
             self.recorder.progress.message(news)
         return values
+
+    def _stay(self) -> None:
+        """Go back to the working directory from where code of the user's has gone."""
+        self._moved = self._moved or self.folder.go_back()
+
+    def _require_place(self) -> None:
+        """Refuse what has changed the working directory; only rank 0 writes there."""
+        self._stay()
+        if not self._moved or not self.mesh.first:
+            return
+        error = UserError(self._moved)
+        if self.mesh.alone:
+            self.save()
+        else:
+            self.mesh.leave_words(error)
+        raise error
 
     def record(self, values: dict[str, Any], own: Sequence[str] = ()) -> tuple[dict[str, Any], str | None]:
         """Call the callbacks with an iteration's metrics, and record these.
@@ -190,9 +207,11 @@ class Session:
         except LostRankError:
             raise
         except Exception:
+            self._stay()
             self.recorder.iteration(step, measured, own)
             self.save()  # what was learnt outlives an error in the user's own code
             raise
+        self._stay()
         if self._called:
             told = json.dumps([ended, added, {name: values[name] for name in added}]).encode()
             ended, added, numbers = json.loads(self.mesh.broadcast_bytes(told))
