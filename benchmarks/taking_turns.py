@@ -95,10 +95,11 @@ class Group:
         return np.interp(self.own_time(moments), self.own_time(when), units)
 
     def rates(self):
-        """Units per second of the programs together, (turns,); the first turn is left out, which ends a piece of work
-        that began before it.
+        """Units per second of the programs together, (turns - 2,).
+
+        The first turn is left out, which ends a piece of work that began before it, and the last, after which one ends.
         """
-        began, ended = np.array(self.turns[1:]).T
+        began, ended = np.array(self.turns[1:-1]).T
         done = sum(self.done(t["entries"], ended) - self.done(t["entries"], began) for t in self.told)
         return done / (ended - began)
 

@@ -30,24 +30,26 @@ def group(turns, *entries):
 
 
 def test_a_rate_is_what_was_done_in_a_programs_own_turns_whatever_the_others_turns_took():
-    # Seven units a second of its own time; it stands still from 12 to 112 and from 114 to 120.
+    # Seven units a second of its own time; it stands still from 12 to 112, 114 to 120 and 122 to 130.
     def own(s):
-        return 10 + s if s < 2 else 110 + s if s < 4 else 116 + s
+        return 10 + s if s < 2 else 110 + s if s < 4 else 116 + s if s < 6 else 124 + s
 
-    entries = [(own(s / 2), 7 * s / 2) for s in range(15)]
-    one = group([(10, 12), (112, 114), (120, 123)], entries)
+    turns = [(10, 12), (112, 114), (120, 122), (130, 131)]
+    # A piece of work of half a second ends after the last turn, at 500.
+    entries = [*((own(s / 2), 7 * s / 2) for s in range(14)), (500, 49 + 3.5)]
+    one = group(turns, entries)
     assert one.own_time([9, 11, 50, 113, 200]).tolist() == [0, 1, 2, 3, 7]
-    assert one.rates().tolist() == pytest.approx([7, 7])  # the first turn is left out
-    both = group([(10, 12), (112, 114), (120, 123)], entries, [(t, 2 * units) for t, units in entries])
+    assert one.rates().tolist() == pytest.approx([7, 7])  # the first and the last turn are left out
+    both = group(turns, entries, [(t, 2 * units) for t, units in entries])
     assert both.rates().tolist() == pytest.approx([21, 21])
     assert taking_turns.ratio(both, one) == pytest.approx((3, 0), abs=1e-9)
 
 
 def test_the_error_of_a_ratio_is_that_of_paired_turns():
-    turns = [(0, 1), (1, 2), (2, 3), (3, 4)]
-    slow = group(turns, [(0, 0), (1, 0), (2, 1), (3, 3), (4, 6)])  # 1, 2 and 3 a second
-    fast = group(turns, [(0, 0), (1, 0), (2, 2), (3, 6), (4, 12)])  # always twice as many: no error
+    turns = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
+    slow = group(turns, [(0, 0), (1, 0), (2, 1), (3, 3), (4, 6), (5, 6)])  # 1, 2 and 3 a second
+    fast = group(turns, [(0, 0), (1, 0), (2, 2), (3, 6), (4, 12), (5, 12)])  # always twice as many: no error
     assert taking_turns.ratio(slow, fast) == pytest.approx((0.5, 0), abs=1e-12)
-    other = group(turns, [(0, 0), (1, 0), (2, 2), (3, 4), (4, 6)])  # 2 each time
+    other = group(turns, [(0, 0), (1, 0), (2, 2), (3, 4), (4, 6), (5, 6)])  # 2 each time
     # Residues -1, 0 and 1: deviation 1, divided by the root of 3 and by 2.
     assert taking_turns.ratio(slow, other) == pytest.approx((1, 1 / (3**0.5 * 2)))

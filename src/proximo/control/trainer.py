@@ -172,6 +172,8 @@ class Trainer(IteratedTrainer[Run]):
                 say_finished_before(folder.path, self._mode)
             return
         with ExitStack() as stack:
+            with mesh.together():
+                stack.enter_context(alone(f"{config.environment} in {config.run}"))
             streams = stack.enter_context(OwnStreams(config.seed, mesh.rank))
             with mesh.together():
                 training = self._make(stack)
@@ -245,7 +247,6 @@ class Trainer(IteratedTrainer[Run]):
     def _make(self, stack: ExitStack) -> Training:
         """The training in its environments, which are made before the folder: one that fails leaves nothing behind."""
         config = self.config
-        stack.enter_context(alone(f"{config.environment} in {config.run}"))
         share = self._mesh.share(config.environments)
         threads: int | None = None
         if not self._mesh.alone:

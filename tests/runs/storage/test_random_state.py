@@ -8,7 +8,7 @@ import torch
 
 from proximo.errors import UserError
 from proximo.runs.storage.checkpoint import load_checkpoint, save_checkpoint
-from proximo.runs.storage.random_state import Generators, capture, restore
+from proximo.runs.storage.random_state import Generators, OwnStreams, capture, restore, seed_streams
 
 KINDS: dict[str, Callable[[], np.random.Generator | torch.Generator]] = {
     "torch": lambda: torch.Generator().manual_seed(3),
@@ -80,9 +80,41 @@ def test_the_state_of_missing_cuda_devices_is_not_dropped_in_silence():
 
 def test_who_goes_on_with_another_number_of_ranks_needs_not_as_many_devices():
     tensors, state = capture({"noise": torch.Generator().manual_seed(3)})
-    drawn, generator = torch.rand(2), torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(5)
     state = {**state, "cuda": torch.cuda.device_count() + 4}
-    restore(tensors, state, {"noise": generator}, reshared=True)
-    assert torch.rand(2).equal(drawn)
+    with OwnStreams(1):
+        restore(tensors, state, {"noise": generator}, reshared=True)
+        left = torch.rand(2)
+    with OwnStreams(1):
+        assert torch.rand(2).equal(left)  # ranks would all draw what rank 0 had before
     assert generator.initial_seed() == 5
     assert torch.rand(1, generator=generator).equal(torch.rand(1, generator=torch.Generator().manual_seed(5)))
+
+
+def test_streams_follow_from_seed_rank_and_index_and_the_callers_are_put_back():
+    def drawn(*words):
+        with OwnStreams(0):
+            seed_streams(*words)
+            return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    seen = [drawn(*words) for words in [(3, 0, 0), (3, 1, 0), (3, 0, 5), (4, 0, 0), (-3, 0, 0)]]
+    assert len({x for row in seen for x in row}) == 15
+    before = random.getstate(), torch.get_rng_state()
+    assert drawn(3, 0, 0) == seen[0]
+    assert random.getstate() == before[0]
+    assert torch.get_rng_state().equal(before[1])
+
+
+def test_within_a_runs_streams_the_caller_can_go_on_with_its_own():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    first = torch.rand(1)
+    with OwnStreams(5) as streams:
+        mine = torch.rand(1)
+        with streams.aside():
+            second = torch.rand(1)
+        more = torch.rand(1)
+    assert torch.cat([first, second, torch.rand(1)]).equal(expected)
+    with OwnStreams(5):
+        assert torch.rand(2).equal(torch.cat([mine, more]))

@@ -1,6 +1,7 @@
 """Numbers about a run that is on disk."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from proximo.control.loading import load_policy, tell
 from proximo.control.training.self_play import PolicyPlayer
 from proximo.errors import UserError, require_whole
 from proximo.runs.config.toml import from_mapping, read_toml
+from proximo.runs.session.alone import others_train
 from proximo.runs.session.opening import read_results
 from proximo.runs.storage.folder import find_run
 from proximo.runs.storage.metrics import read_metrics
@@ -60,7 +62,7 @@ def evaluate_run(
         chosen = seeds.derive(config.seed, seeds.FRESH, 0, 1)[0] if seed is None else seed
         plan = {"final_deterministic": (final, True), "final_sampled": (final, False), "best_checkpoint": (best, True)}
         limit = limit or _limit(config, rows)
-        with OwnStreams(chosen):
+        with nullcontext() if others_train() else OwnStreams(chosen):
             results = evaluate_all(plan, environments, episodes, seed=chosen, limit=limit, watch=Watch(tell))
     finally:
         environments.close()

@@ -592,6 +592,7 @@ class Training(OnPolicyTraining[Rollout]):
         drawn = seeds.derive(self.config.seed, seeds.NOISE, index, len(self._generators))
         for generator, seed in zip(self._generators.values(), drawn, strict=True):
             generator.manual_seed(seed)
+        random_state.seed_streams(self.config.seed, self.mesh.rank, 1 + self.progress.iterations)
 
 
 def _shown(rollout: Rollout) -> Shown:

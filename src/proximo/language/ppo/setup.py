@@ -126,8 +126,10 @@ def _in_full(model: Any, config: PPOConfig) -> Any:
 
 def make_optimizer(config: PPOConfig, roles: Roles, mesh: Mesh) -> Optimizer:
     """Adam on what the roles train, or on this rank's part of it."""
-    parameters, rate = roles.trainable(), learning_rate(config, 0.0)
-    without_warmup = Schedule.parse(config.learning_rate).start
+    parameters, without_warmup = roles.trainable(), Schedule.parse(config.learning_rate).start
+    # What the KL steers is multiplied: it begins without a warm-up, which no update would end.
+    steered = getattr(config.update, "adaptive_kl", None) is not None
+    rate = without_warmup if steered else learning_rate(config, 0.0)
     if roles.spread is None:
         return FlatAdam(parameters, rate, config.adam_epsilon, configured_rate=without_warmup, room=room(mesh))
     from proximo.scale.sharded import ShardedAdam

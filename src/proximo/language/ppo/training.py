@@ -490,6 +490,7 @@ class PPOTraining(OnPolicyTraining[Rollout]):
     def reshare(self) -> None:
         """Go on with another number of ranks: each draws from here on what none has drawn."""
         self._draw_anew(1 + self.progress.iterations)
+        random_state.seed_streams(self.config.seed, self.mesh.rank, 1 + self.progress.iterations)
 
     def _draw_anew(self, index: int = 0) -> None:
         """Give this rank random numbers of its own, from the run's seed and `index`."""

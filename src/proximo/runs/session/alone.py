@@ -14,8 +14,20 @@ class _Training:
     thread: threading.Thread
 
 
-_CHANGES = threading.Lock()
+_CHANGES = threading.RLock()  # a trainer may be collected, and so ended, within
 _going: list[_Training] = []
+
+
+def _others() -> list[str]:
+    """What other threads train."""
+    here = threading.current_thread()
+    return [x.what for x in _going if x.thread is not here and x.thread.is_alive()]
+
+
+def others_train() -> bool:
+    """Whether another thread of this process trains now: the streams of random numbers are its own."""
+    with _CHANGES:
+        return bool(_others())
 
 
 @contextmanager
@@ -33,7 +45,7 @@ def alone(what: str) -> Iterator[None]:
     """
     mine = _Training(what, threading.current_thread())
     with _CHANGES:
-        others = [x.what for x in _going if x.thread is not mine.thread and x.thread.is_alive()]
+        others = _others()
         if others:
             raise UserError(
                 f"{what} can not be trained while another thread of this process trains {others[-1]}: both would draw "

@@ -13,6 +13,7 @@ from proximo.errors import UserError
 Generators = Mapping[str, torch.Generator | np.random.Generator]
 
 _PREFIX = "random"
+_STREAMS = 20  # a purpose of seeds, apart from those of control.seeds
 
 
 def capture(generators: Generators | None = None) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -62,20 +63,20 @@ def restore(
         tensors: Its tensors; others among them are left alone.
         state: Its JSON.
         generators: As given to `capture`: the same names and kinds.
-        reshared: Whether it is of another number of ranks: what devices and generators had is then left, since whoever
-            goes on may have other devices, and gives each generator a seed of its own.
+        reshared: Whether it is of another number of ranks: all is then left, since whoever goes on may have other
+            devices, and gives each stream and generator a seed of its own (`seed_streams`).
 
     Raises:
         UserError: Other generators, or fewer CUDA devices, than were captured: the resume would not be exact.
     """
     generators = generators or {}
     _require_same(state if not reshared else {**state, "cuda": 0}, generators)
+    if reshared:
+        return
     python = _unpack(state["python"], tensors)
     random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
     np.random.set_state(_unpack(state["numpy"], tensors))
     torch.set_rng_state(tensors[f"{_PREFIX}/torch"])
-    if reshared:
-        return
     for index in range(state["cuda"]):
         torch.cuda.set_rng_state(tensors[f"{_PREFIX}/cuda/{index}"], index)
     for name, generator in generators.items():
@@ -97,15 +98,12 @@ class OwnStreams(AbstractContextManager["OwnStreams"]):
     """
 
     def __init__(self, seed: int, rank: int = 0) -> None:
-        self._words = np.random.SeedSequence((abs(seed) * 2 + (seed < 0), rank, 20)).generate_state(3).tolist()
+        self._seed, self._rank = seed, rank
 
     def __enter__(self) -> Self:
         """Put the caller's away."""
         self._theirs = _streams()
-        python, numpy, torchs = self._words
-        random.seed(python)
-        np.random.seed(numpy)
-        torch.manual_seed(torchs)
+        seed_streams(self._seed, self._rank)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -122,6 +120,20 @@ class OwnStreams(AbstractContextManager["OwnStreams"]):
         finally:
             self._theirs = _streams()
             _set_streams(ours)
+
+
+def seed_streams(seed: int, rank: int, index: int = 0) -> None:
+    """Have the global streams of Python, numpy and torch follow from a run's seed.
+
+    Args:
+        seed: of the run.
+        rank: of this process.
+        index: another one gives others.
+    """
+    words = np.random.SeedSequence((abs(seed) * 2 + (seed < 0), rank, index, _STREAMS)).generate_state(3).tolist()
+    random.seed(words[0])
+    np.random.seed(words[1])
+    torch.manual_seed(words[2])
 
 
 def _streams() -> tuple[Any, ...]:
