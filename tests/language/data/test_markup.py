@@ -110,14 +110,16 @@ def test_a_thought_is_read_as_it_was_written(kind, said):
     assert learnt.prompt + learnt.response == whole
 
 
-@pytest.mark.parametrize("opening", ["<think>\n", "\n<think>", ""])
-def test_a_thought_that_the_prompt_opens_is_not_opened_twice_by_a_row_that_writes_it_whole(opening):
-    tokenizer, said = tiny.byte_tokenizer(R1), f"{opening}hm\n</think>\n\nyes"
+@pytest.mark.parametrize(
+    ("opening", "hm"), [("<think>\n", "hm"), ("\n<think>", "hm"), ("", "hm"), ("<think>\n", "\n  hm")]
+)
+def test_a_thought_that_the_prompt_opens_is_not_opened_twice_by_a_row_that_writes_it_whole(opening, hm):
+    tokenizer, said = tiny.byte_tokenizer(R1), f"{opening}{hm}\n</think>\n\nyes"
     learnt = load_examples([{"prompt": ASK, "response": said}], tokenizer, 200).items[0]
     opened = tokenizer.apply_chat_template(ASK, tokenize=False, add_generation_prompt=True)
-    assert tokenizer.decode(learnt.prompt + learnt.response) == opened + "hm\n</think>\n\nyes<|im_end|>"
+    assert tokenizer.decode(learnt.prompt + learnt.response) == opened + f"{hm}\n</think>\n\nyes<|im_end|>"
     pair = load_pairs([{"prompt": ASK, "chosen": said, "rejected": "no"}], tokenizer, 200).items[0]
-    assert tokenizer.decode(pair.chosen) == opened + "hm\n</think>\n\nyes<|im_end|>"
+    assert tokenizer.decode(pair.chosen) == opened + f"{hm}\n</think>\n\nyes<|im_end|>"
     # A template that does not open it leaves it.
     closed = load_examples([{"prompt": ASK, "response": said}], tiny.byte_tokenizer(QWEN), 200).items[0]
     assert tiny.byte_tokenizer(QWEN).decode(closed.response) == said + "<|im_end|>"

@@ -81,7 +81,7 @@ class Coder:
         if not opened or not response.lstrip().startswith(opened[1]):
             return response
         behind = response.lstrip().removeprefix(opened[1])
-        return behind.lstrip() if opened[2] else behind  # the prompt has the white space behind the tag, too
+        return behind.removeprefix(opened[2])  # the white space behind the tag is the prompt's, too
 
     def whole(self, prompt: Text, response: str, *, finished: bool = True) -> list[int]:
         """Tokens of prompt and response together."""
