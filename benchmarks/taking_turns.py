@@ -22,12 +22,14 @@ class Diary:
 
     def __init__(self, folder, name):
         self.folder, self.name, self.entries = Path(folder), name, []
+        self.beside = []
+        """Processes of its own, which stand still when it does; those that are there at the first entry."""
 
     def note(self, done):
         """`done` units of work are finished now, all in all. True where the comparison is over."""
         self.entries.append((time.monotonic(), done))
         if len(self.entries) == 1:
-            self._write("pid", os.getpid())
+            self._write("pid", [os.getpid(), *self.beside])
         return (self.folder / f"{self.name.partition('.')[0]}.over").exists()
 
     def close(self, **told):
@@ -55,7 +57,7 @@ class Group:
             if time.monotonic() > until or any(p.poll() is not None for p in self.processes):
                 raise SystemExit(f"taking_turns: {self.name} ended, or did nothing, within {SETTLED:g} s")
             time.sleep(0.1)
-        self.pids = [int((self.folder / f"{d}.pid").read_text()) for d in self.diaries]
+        self.pids = [pid for d in self.diaries for pid in json.loads((self.folder / f"{d}.pid").read_text())]
         self._tell(signal.SIGSTOP)
 
     def _tell(self, number):

@@ -60,6 +60,7 @@ def work(task, folder, name):
         if server is None and "watch" in parts:
             watching = [sys.executable, "-m", "proximo", "watch", run, "--port", "0"]
             server = subprocess.Popen(watching, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            diary.beside.append(server.pid)  # it stands still when this does
         if diary.note(row["step"]):
             break
     if server is not None:

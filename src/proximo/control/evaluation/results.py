@@ -1,7 +1,7 @@
 """Numbers about a run that is on disk."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -54,18 +54,17 @@ def evaluate_run(
     final = load_policy(folder, "final")
     best = load_policy(folder, "best", warn=lambda _: None)  # it may be the same one, of which that was just said
     rows = read_metrics(folder / "metrics.jsonl")
-    environments = evaluation_environments(config, config.environment, episodes)
-    try:
+    chosen = seeds.derive(config.seed, seeds.FRESH, 0, 1)[0] if seed is None else seed
+    with ExitStack() as stack:
+        stack.enter_context(nullcontext() if others_train() else OwnStreams(chosen))
+        environments = evaluation_environments(config, config.environment, episodes)
+        stack.callback(environments.close)
         final.require_spaces(environments.observation_space, environments.action_space, config.mask_key)
         if against is not None:
             _play_against(against, environments, config)
-        chosen = seeds.derive(config.seed, seeds.FRESH, 0, 1)[0] if seed is None else seed
         plan = {"final_deterministic": (final, True), "final_sampled": (final, False), "best_checkpoint": (best, True)}
         limit = limit or _limit(config, rows)
-        with nullcontext() if others_train() else OwnStreams(chosen):
-            results = evaluate_all(plan, environments, episodes, seed=chosen, limit=limit, watch=Watch(tell))
-    finally:
-        environments.close()
+        results = evaluate_all(plan, environments, episodes, seed=chosen, limit=limit, watch=Watch(tell))
     return {
         "environment": config.environment,
         "run": str(folder),

@@ -100,10 +100,12 @@ def finish(training: PPOTraining, folder: RunFolder, meter: Meter | None = None)
     Where a judge was asked, the policy that it liked best is `best_policy`, if that is not the last one; a run that was
     to stop at the peak and has passed it leaves it as `policy`.
     """
+    folder.go_back()
     shutil.rmtree(folder.path / "best_policy", ignore_errors=True)  # of an earlier end of this run
     at_peak = training.config.stop_at_peak and meter is not None and meter.passed
     if meter is not None and meter.responses[-1] != training.done:
         meter.look()  # the run ended between two looks
+        folder.go_back()
     better = meter if meter is not None and not meter.last_is_best else None
     lost = better is not None and at_peak and not better.take_best()
     save_folder(folder.path / "policy", training.roles, training.tokenizer)
@@ -125,6 +127,5 @@ def finish(training: PPOTraining, folder: RunFolder, meter: Meter | None = None)
             save_folder(folder.path / "best_policy", training.roles, training.tokenizer)
             results["best_policy"] = "best_policy"
         training.roles.load_trained(last)
-    folder.go_back()
     write_atomically(folder.path / "results.json", json.dumps(results, indent=1).encode())
     return results

@@ -138,7 +138,7 @@ def seed_streams(seed: int, rank: int, index: int = 0) -> None:
 
 def _streams() -> tuple[Any, ...]:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
+    return random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state(), cuda
 
 
 def _set_streams(states: tuple[Any, ...]) -> None:
