@@ -251,8 +251,8 @@ class Session:
             self.save()  # all ranks are here, those too that have left
             raise UserError(
                 f"rank {' and '.join(map(str, gone))} of {self.mesh.size} left the loop over its trainer at "
-                f"{self.training.done:,} steps, and this one did not: an error of its own is above; else leave it on "
-                "all ranks alike, for all see the same numbers; saved, and the same command resumes"
+                f"{self.training.done:,} steps, and this rank did not: where no error of its own is shown above, leave "
+                "the loop at the same row on all ranks; all is saved, and the same command resumes"
             )
 
     def due(self, before: int) -> bool:
