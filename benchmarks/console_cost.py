@@ -34,14 +34,19 @@ def share(environment: str, steps: int) -> dict[str, float]:
     return {"seconds": round(seconds, 1), "iterations": len(rows), "share": round(clock.seconds["shown"] / seconds, 5)}
 
 
-def in_a_terminal(environment: str, steps: int) -> dict[str, float]:
-    """Measured with stderr as a terminal."""
+def on_a_terminal() -> None:
+    """Give this process a terminal for stderr; what is written there is read and dropped."""
     ours, theirs = pty.openpty()
     os.environ.update(COLUMNS="100", TERM="xterm-256color")
     os.environ.pop("CI", None)
-    before = os.dup(2)
     os.dup2(theirs, 2)
     threading.Thread(target=lambda: [None for _ in iter(lambda: os.read(ours, 65536), b"")], daemon=True).start()
+
+
+def in_a_terminal(environment: str, steps: int) -> dict[str, float]:
+    """Measured with stderr as a terminal."""
+    before = os.dup(2)
+    on_a_terminal()
     try:
         return share(environment, steps)
     finally:

@@ -130,7 +130,7 @@ def begun(folder, name, ranks, together, *asked):
 
 
 def measured(ranks, turns, seconds, *asked):
-    """What one process alone, `ranks` of them apart and as many together did in turn."""
+    """Rates of one process alone, of `ranks` processes apart and of as many ranks together, which took turns."""
     with tempfile.TemporaryDirectory() as folder:
         groups = [
             begun(folder, "alone", 1, False, *asked),
@@ -165,7 +165,7 @@ def model(ranks, local, bytes_of_a_sum, sums, latency, bandwidth):
 
 
 def line(row, cores):
-    """What was measured as a line of the table."""
+    """One line of the table."""
     contended = row["alone"] * max(1.0, row["ranks"] / cores)
     modelled = contended + (row["gradient_steps"] * row["collective"] if row["ranks"] > 1 else 0.0)
     return (

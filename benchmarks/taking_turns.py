@@ -1,7 +1,7 @@
-"""Programs compared on a machine whose speed changes: all are started, then each goes on for a few seconds in turn.
+"""Compares programs on a machine whose speed changes: all are started, and take turns of a few seconds.
 
-While one goes on the others are stopped (SIGSTOP), so what else the machine does is in all of them alike. A program
-keeps a `Diary` of what it has done and when; what it did in its own turns is its rate.
+The others are stopped (SIGSTOP) meanwhile, so what else the machine does is in all of them alike. A program keeps a
+`Diary` of what it has done and when; what it did in its own turns is its rate.
 """
 
 import json
@@ -18,7 +18,7 @@ SETTLED = 300.0  # seconds for a program to start and to do its first piece of w
 
 
 class Diary:
-    """What a program has done so far, by the clock; its first entry says that it may be stopped and timed."""
+    """Times at which a program had done so much work. With the first entry it may be stopped and timed."""
 
     def __init__(self, folder, name):
         self.folder, self.name, self.entries = Path(folder), name, []

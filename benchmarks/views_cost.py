@@ -12,26 +12,16 @@ error that of the mean of the turns; 1 % may be lost.
 
 import argparse
 import os
-import pty
 import subprocess
 import sys
 import tempfile
-import threading
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from console_cost import on_a_terminal
 from taking_turns import Diary, Group, ratio, take_turns
 
 PARTS = ("panel", "ratios", "watch", "record")
-
-
-def on_a_terminal():
-    """Give this process one for stderr; what it is written is read and dropped."""
-    ours, theirs = pty.openpty()
-    os.environ.update(COLUMNS="100", TERM="xterm-256color")
-    os.environ.pop("CI", None)
-    os.dup2(theirs, 2)
-    threading.Thread(target=lambda: [None for _ in iter(lambda: os.read(ours, 65536), b"")], daemon=True).start()
 
 
 def leave_out(parts):

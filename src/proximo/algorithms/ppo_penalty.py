@@ -17,7 +17,7 @@ KL_COEFFICIENT = "kl_coefficient"
 
 
 ROOM = 2.0**20
-"""How many times above or below the one that was set β is steered to, twenty doublings."""
+"""β is steered to at most so many times the β that was set, and to at least that part of it: twenty doublings."""
 
 
 @dataclass(frozen=True)

@@ -398,7 +398,7 @@ class TrainConfig:
         rate = Schedule.parse(self.learning_rate, "learning_rate")
         if rate.extremes[0] < 0:
             raise ValueError(f"learning_rate = {self.learning_rate} must be finite and at least 0")
-        require_rate_to_steer(rate, getattr(self.update, "adaptive_kl", None))
+        require_rate_to_steer(rate, self.update.adaptive_kl)
         if not 0 < self.adam_epsilon < math.inf:
             raise ValueError(f"adam_epsilon = {self.adam_epsilon} must be positive and finite: 0 / 0 is no step")
 
@@ -451,7 +451,7 @@ class TrainConfig:
         """A sentence on each setting that was given and decides nothing, since another one is off."""
         said, plain = [], RndSettings()
         rate = Schedule.parse(self.learning_rate, "learning_rate")
-        if text := unfollowed(rate, getattr(self.update, "adaptive_kl", None)):
+        if text := unfollowed(rate, self.update.adaptive_kl):
             said.append(text)
         given = [f.name for f in fields(plain) if getattr(self.rnd, f.name) != getattr(plain, f.name)]
         if given and not self.rnd.weight:

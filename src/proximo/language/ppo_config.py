@@ -240,7 +240,7 @@ class PPOConfig:
             )
         object.__setattr__(self, "learning_rate", as_setting(self.learning_rate))
         rate = Schedule.parse(self.learning_rate, "learning_rate")
-        require_rate_to_steer(rate, getattr(self.update, "adaptive_kl", None))
+        require_rate_to_steer(rate, self.update.adaptive_kl)
         rules = {
             "responses": (self.responses >= 1, "positive"),
             "batch": (self.batch >= 1, "positive"),

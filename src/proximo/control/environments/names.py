@@ -142,7 +142,7 @@ def unknown(name: str) -> UserError:
 
 
 def _by_another_way(name: str, names: set[str]) -> str:
-    """What names of our forms a name leads to: PettingZoo's game without its package, a file and a class in it."""
+    """Our name of a game of PettingZoo without its package, or of a class in a file; "" if it is neither."""
     place, _, last = name.replace("\\", "/").rpartition("/")
     if f"pettingzoo/{last}" in names:
         return f"pettingzoo/{last}"

@@ -77,11 +77,13 @@ class Coder:
         spelled = self.tokenizer.convert_ids_to_tokens(self.end(prompt))
         ended = response.rstrip()
         response = ended.removesuffix(spelled) if ended.endswith(spelled) else response
-        opened = "" if isinstance(prompt, str) else _OPENED.search(self._template.text(prompt))
-        if not opened or not response.lstrip().startswith(opened[1]):
+        said = response.lstrip()
+        if isinstance(prompt, str) or not said.startswith("<"):  # few do, and to know the prompt takes its template
             return response
-        behind = response.lstrip().removeprefix(opened[1])
-        return behind.removeprefix(opened[2])  # the white space behind the tag is the prompt's, too
+        opened = _OPENED.search(self._template.text(prompt))
+        if opened is None or not said.startswith(opened[1]):
+            return response
+        return said.removeprefix(opened[1]).removeprefix(opened[2])  # the prompt has the white space behind the tag
 
     def whole(self, prompt: Text, response: str, *, finished: bool = True) -> list[int]:
         """Tokens of prompt and response together."""

@@ -128,8 +128,7 @@ def make_optimizer(config: PPOConfig, roles: Roles, mesh: Mesh) -> Optimizer:
     """Adam on what the roles train, or on this rank's part of it."""
     parameters, without_warmup = roles.trainable(), Schedule.parse(config.learning_rate).start
     # What the KL steers is multiplied: it begins without a warm-up, which no update would end.
-    steered = getattr(config.update, "adaptive_kl", None) is not None
-    rate = without_warmup if steered else learning_rate(config, 0.0)
+    rate = learning_rate(config, 0.0) if config.update.adaptive_kl is None else without_warmup
     if roles.spread is None:
         return FlatAdam(parameters, rate, config.adam_epsilon, configured_rate=without_warmup, room=room(mesh))
     from proximo.scale.sharded import ShardedAdam

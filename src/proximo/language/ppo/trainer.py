@@ -295,7 +295,7 @@ class Trainer(IteratedTrainer[LanguageRun]):
         opening.check_code(code)
         check_made_from(opening)
         rate = Schedule.parse(self.config.learning_rate, "learning_rate")
-        return opening, [passed_over, remark, unfollowed(rate, getattr(self.config.update, "adaptive_kl", None))]
+        return opening, [passed_over, remark, unfollowed(rate, self.config.update.adaptive_kl)]
 
     def _make(self, opening: Opening | Followed) -> tuple[PPOTraining, Meter | None, list[str]]:
         """The training, before its folder: one that fails leaves nothing behind; its meter; what is to be known."""
