@@ -147,6 +147,33 @@ def test_an_environment_that_draws_nothing_is_named(tmp_path, monkeypatch):
     assert not (tmp_path / "dark" / "videos").exists()
 
 
+OWN = """
+import gymnasium, numpy as np
+class Own(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+    action_space = gymnasium.spaces.Discrete(2)
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+    def step(self, action):
+        return np.zeros(1, np.float32), 1.0, True, False, {}
+class Failing(Own):
+    def render(self):
+        return {}["picture"]
+"""
+
+
+@pytest.mark.parametrize(("name", "said"), [("Own", "draws nothing"), ("Failing", "its render failed.*KeyError")])
+def test_an_environment_of_ones_own_is_not_told_of_screens(tmp_path, monkeypatch, name, said):
+    (tmp_path / f"own_{name}.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    small = {"environments": 2, "rollout_length": 16, "update": {"minibatch_size": 32, "epochs": 1}, "episodes": 1}
+    proximo.train(f"own_{name}:{name}", run="own", steps=32, progress="quiet", **small)
+    with pytest.raises(UserError, match=said) as refused:
+        proximo.record("own")
+    assert "MuJoCo" not in str(refused.value)
+
+
 WITHOUT_EGL = """
 import ctypes
 

@@ -1,6 +1,7 @@
 """What a person has to know of an environment is said before the first iteration."""
 
 import gymnasium
+import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
@@ -39,6 +40,34 @@ def test_statistics_that_nobody_saves_are_told():
     assert any("saved with it" in note for note in make_environments(normalized, 2).notes)
     plain = several(lambda: gymnasium.make("Pendulum-v1"))
     assert make_environments(plain, 2).notes == make_environments("Pendulum-v1", 2, backend="gymnasium").notes == ()
+
+
+class Whitened(gymnasium.ObservationWrapper):
+    """Running statistics under names of a person's own."""
+
+    def __init__(self, env, names=("running_mean", "running_var", "n")):
+        super().__init__(env)
+        self.names = names
+        self.__dict__ |= dict(zip(names, (np.zeros(3), np.ones(3), 1), strict=True))
+
+    def observation(self, observation):
+        mean, spread, count = (getattr(self, name) for name in self.names)
+        change = (observation - mean) / (count + 1)
+        spread = spread + ((observation - mean) * (observation - mean - change) - spread) / (count + 1)
+        self.__dict__ |= dict(zip(self.names, (mean + change, spread, count + 1), strict=True))
+        return ((observation - mean - change) / np.sqrt(spread + 1e-8)).astype(np.float32)
+
+
+OWN_NAMES = [("running_mean", "running_var", "n"), ("_m", "_s2", "_count"), ("mu", "std", "seen")]
+
+
+@pytest.mark.parametrize("names", OWN_NAMES)
+def test_statistics_under_names_that_are_not_known_are_told(names):
+    notes = make_environments(lambda: Whitened(gymnasium.make("Pendulum-v1"), names), 2).notes
+    assert any(f"Whitened in the environment holds {names[0]}, {names[1]} and {names[2]}" in note for note in notes)
+    known = make_environments(lambda: Whitened(gymnasium.make("Pendulum-v1"), ("mean", "var", "count")), 2).notes
+    assert any("saved with it" in note for note in known)
+    assert not any("holds" in note for note in known)
 
 
 @pytest.mark.parametrize("source", [Masked, lambda: Masked(), several(Masked)])

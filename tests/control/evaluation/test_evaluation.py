@@ -140,7 +140,10 @@ def test_an_episode_is_cut_where_there_is_no_reason_to_wait(limit, episodes, ste
     assert longest_episode(configured(count=8, episode_limit=limit), episodes, steps) == longest
 
 
-def test_a_task_without_an_end_is_evaluated_and_said_to_have_none(tmp_path, capsys):
+@pytest.mark.parametrize("longest", [LONGEST, 1_000])
+def test_a_task_without_an_end_is_evaluated_and_said_to_have_none(tmp_path, capsys, monkeypatch, longest):
+    """Also where the steps of training allow for the longest episodes that there are."""
+    monkeypatch.setattr("proximo.control.evaluation.evaluate.LONGEST", longest)
     run = proximo.train(Counts, run=tmp_path / "run", progress="plain", **SMALL)
     assert (
         "an episode of the evaluations is cut after 1,000 steps, for none has ended in training"

@@ -55,6 +55,17 @@ def test_a_deviation_that_was_pushed_to_its_bound_comes_back(kind, side):
         assert rows[-1]["std_stuck"] == 0
 
 
+def test_noise_of_the_last_layer_stands_where_all_its_numbers_stand_at_the_bound_and_comes_back():
+    with pushed("autograd", 5.0, noise="gsde", hidden=(4,)) as training:
+        rows = [training.iterate() for _ in range(8)]
+        assert (training.policy.noise_numbers == RANGE[1]).all()
+        assert [row["std_stuck"] for row in (rows[0], rows[-1])] == [0, 1]
+        bonus(training, -5.0)
+        rows = [training.iterate() for _ in range(4)]
+        assert (training.policy.noise_numbers < RANGE[1] - 0.1).any()
+        assert rows[-1]["std_stuck"] == 0
+
+
 def test_a_checkpoint_with_a_deviation_out_of_its_range_can_still_learn():
     with pushed("closed form", 5.0) as training:
         tensors, state = training.state()

@@ -116,7 +116,10 @@ def test_an_answer_as_it_was_learnt_is_read_as_it_was_written(make_tokenizer, ti
 
 
 def test_a_template_that_refuses_messages_is_one_sentence_with_the_line(tmp_path, make_tokenizer):
-    strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}w5"
+    strict = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{{ messages[0].content }}"
+    )
     path = write(
         tmp_path / "rows.jsonl",
         {"prompt": CHAT, "response": "w6"},

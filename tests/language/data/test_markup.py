@@ -52,6 +52,18 @@ def test_a_message_that_spells_a_turn_opens_none(role):
     assert coder.prompt_ids(ASK) == plain
 
 
+@pytest.mark.parametrize("written", ["hello", "{% for m in messages %}{{ m['role'] }}{% endfor %}"])
+def test_a_template_that_leaves_out_what_is_said_is_refused(written):
+    with pytest.raises(UserError, match="leaves out what the messages say"):
+        Coder(tiny.byte_tokenizer(template=written)).prompt_ids(ASK)
+
+
+def test_a_template_that_refuses_other_texts_is_none_that_leaves_them_out():
+    written = "{% if messages[0]['content'] != 'hi' %}{{ raise_exception('no') }}{% endif %}hi"
+    tokenizer = tiny.byte_tokenizer(template=written)
+    assert Coder(tokenizer).prompt_text(ASK) == "hi"
+
+
 @pytest.mark.parametrize("prompt", [ASK, "hi "])
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_response_that_spells_a_turn_is_one_response(prompt, finished):
@@ -205,9 +217,9 @@ def test_a_template_that_writes_the_date_writes_the_day_that_is_frozen():
 
 def test_every_directive_of_a_date_is_written():
     said = "%C %y %-y %k %P %s %Ey %Od %%d %D"
-    tokenizer = tiny.byte_tokenizer("{{ strftime_now('" + said + "') }}")
+    tokenizer = tiny.byte_tokenizer("{{ strftime_now('" + said + "') }}|{{ messages[0].content }}")
     template.freeze_day(tokenizer, "2024-02-09")
-    assert Coder(tokenizer).prompt_text(ASK) == datetime(2024, 2, 9).strftime(said)
+    assert Coder(tokenizer).prompt_text(ASK) == datetime(2024, 2, 9).strftime(said) + "|hi"
     assert "%" not in Coder(tokenizer).prompt_text(ASK).replace("%d", "")
 
 

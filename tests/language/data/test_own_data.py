@@ -716,7 +716,7 @@ def test_an_edited_reward_function_is_another_run(ppo_config, tmp_path):
     ]
     config = replace(config, run=str(tmp_path / "half"))
     run(0.1, stop_at=8)
-    with pytest.raises(UserError, match="holds a run of another reward score: its code was changed since; resume with"):
+    with pytest.raises(UserError, match="holds a run of another reward score: its code, or what it holds, was"):
         run(0.5)
     run(0.5, allow_change=True)
 

@@ -26,6 +26,13 @@ def change(file, **settings):
     file.write_text(json.dumps(json.loads(file.read_text()) | settings))
 
 
+@pytest.mark.parametrize("refused", [{"num_return_sequences": 3}, {"max_new_tokens": -1}])
+def test_generation_settings_that_are_refused_are_named_with_their_file(tiny_folder, refused):
+    (tiny_folder / "generation_config.json").write_text(json.dumps(refused))
+    with pytest.raises(UserError, match=f"generation_config.json is refused .*{next(iter(refused))}.*: change that file"):
+        load_causal_model(str(tiny_folder))
+
+
 @pytest.fixture
 def with_code(tiny_folder, tmp_path):
     """A folder whose code would leave a mark, wherever `transformers` looks for some; and the mark."""

@@ -152,7 +152,7 @@ def test_objects_are_known_by_what_they_hold_and_not_by_their_class(tmp_path, ti
     assert "reward/<Scaled>" in proximo.metrics(first.path)[0]
     assert train(tiny_folder, tmp_path / "run", rewards=Scaled(0.1), responses=8).finished_before
     for other in (Scaled(0.2), partial(brief, scale=2.0)):
-        with pytest.raises(proximo.UserError, match=r"its code was changed|rewards\..*Scaled> is 1\.0 there"):
+        with pytest.raises(proximo.UserError, match=r"its code, or what it holds,|rewards\..*Scaled> is 1\.0 there"):
             train(tiny_folder, tmp_path / "run", rewards=other, responses=8)
 
 

@@ -133,6 +133,26 @@ def test_adapters_on_layers_that_lie_the_other_way(critic):
     torch.testing.assert_close(logits[rows, columns, 0], values[rows, steps], rtol=1e-4, atol=1e-5)
 
 
+def drawn(seed, stream):
+    """The A of each adapter, policy's and critic's, while torch's global stream stands at `stream`."""
+    model, settings = llama(), SharingSettings(mode="lora", critic="separate", lora_rank=8)
+    torch.manual_seed(stream)
+    roles = make_roles(model, settings, seed=seed)
+    return {name: p.detach() for name, p in roles.named_parameters() if "lora_A" in name}
+
+
+def test_adapters_follow_from_the_seed_alone_whatever_another_thread_draws():
+    first, again, other = drawn(7, 0), drawn(7, 1), drawn(8, 0)
+    assert all(torch.equal(x, again[name]) and not torch.equal(x, other[name]) for name, x in first.items())
+    numbers = torch.cat([(x * x.shape[1] ** 0.5).flatten() for x in first.values()])
+    assert numbers.abs().max() <= 1.0
+    # Uniform on [-1, 1]: mean 0 and variance 1/3, of about 2,000 numbers or more, hence within 0.05 by far.
+    assert len(numbers) > 2000
+    assert abs(numbers.mean()) < 0.05
+    assert abs(numbers.var() - 1 / 3) < 0.05
+    assert len({float(x.flatten()[0]) for x in first.values()}) == len(first)  # no two from the same numbers
+
+
 def test_a_critic_from_a_shorter_reward_model_is_exported():
     sharing = SharingSettings(mode="full", critic="separate", critic_from="reward")
     roles = make_roles(llama(), sharing, llama(vocabulary=17, layers=2, seed=1).get_decoder())

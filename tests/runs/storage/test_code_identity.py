@@ -280,7 +280,9 @@ def test_another_function_of_the_same_name_is_trained_anew_and_its_own_is_found_
 def test_a_half_done_run_does_not_go_on_with_other_code_unasked(here):
     made = {reward: cell(TOY.format(reward=reward, comment=""))["make"] for reward in (1.0, 5.0)}
     proximo.train(made[1.0], stop_at=64, **SMALL)
-    with pytest.raises(UserError, match="holds a run of another __main__:make: its code was changed since; resume"):
+    with pytest.raises(
+        UserError, match="a run of another __main__:make: its code, or what it holds, was changed since; resume"
+    ):
         proximo.train(made[5.0], **SMALL)
     run = proximo.train(made[5.0], allow_change=True, **SMALL)
     assert "the code of __main__:make was changed" in (run.path / "config.toml").read_text()
@@ -316,8 +318,9 @@ def test_an_edited_module_is_told_on_the_command_line(here):
     refused = command(here)
     assert refused.returncode == 2
     assert refused.stderr == (
-        "proximo: r holds a finished run of another my_env:make: its code was changed since, so its results are not "
-        "those of this one; start over with --fresh (fresh=True), or choose another folder with --run (run=...)\n"
+        "proximo: r holds a finished run of another my_env:make: its code, or what it holds, was changed since, so its "
+        "results are not those of this one; start over with --fresh (fresh=True), or choose another folder with --run "
+        "(run=...)\n"
     )
     assert json.loads(command(here, "--fresh", "--yes").stdout)["final_deterministic"] == 40.0
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from proximo.control.environments import Source
 from proximo.control.environments.games import RANDOM
-from proximo.control.evaluation.evaluate import LONGEST, evaluate_all, evaluation_environments, longest_episode
+from proximo.control.evaluation.evaluate import evaluate_all, evaluation_environments, longest_episode
 from proximo.control.evaluation.selection import BY_TRAINING, Selection
 from proximo.control.loading import policy_from
 from proximo.control.training.training import Training
@@ -95,7 +95,7 @@ def _evaluate_both(training: Training, source: Source, selection: Selection) -> 
     watch = selection.watch
     config, progress = training.config, training.progress
     limit = longest_episode(config, progress.episodes, progress.steps)
-    if limit < LONGEST:
+    if config.episode_limit is not None or not progress.episodes:
         why = "" if config.episode_limit is not None else ", for none has ended in training (episode_limit sets it)"
         watch.tell(f"an episode of the evaluations is cut after {limit:,} steps{why}")
     last, best = training.policy, policy_from(*training.state(), "best")

@@ -64,17 +64,19 @@ def vital_signs(policy: ControlPolicy, rollout: Rollout, batch: Batch, truncatio
 def still_deviations(policy: ControlPolicy, before: Tensor) -> dict[str, int]:
     """`std_stuck`: how many of the actions' deviations an update has left where they were.
 
-    Empty without continuous actions, where they are fixed or those of a state, and where the range is a single value,
-    which asks for it.
+    Empty without continuous actions, where they are fixed or a network gives them, which no bound can hold
+    (`Noise._bounded` has a slope everywhere), and where the range is a single value, which asks for it. A deviation of
+    `gsde` is made of a column of numbers, and stands where all of them do: one of a dead unit never moves.
 
     Args:
         policy: after the update.
         before: its `noise_numbers` before.
     """
     low, high = policy.settings.log_std_range
-    if not len(before) or low == high or policy.noise.kind in ("fixed", "gsde"):
+    if not len(before) or low == high or policy.noise.kind == "fixed":
         return {}
-    return {"std_stuck": int((policy.noise_numbers.detach() == before).sum())}
+    still = policy.noise_numbers.detach() == before
+    return {"std_stuck": int((still.all(0) if still.ndim == 2 else still).sum())}
 
 
 def ended(episodes: Sequence[Episode]) -> dict[str, float]:

@@ -6,6 +6,7 @@
 here both products are added in place. Weights, names, files and everything else stay `peft`'s.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,6 +51,17 @@ def fused(config: Any) -> Any:
     """`config` of peft with `FusedLoraLinear` for its linear layers. A private name of peft is asked for it."""
     config._register_custom_module({nn.Linear: FusedLoraLinear})
     return config
+
+
+def draw_adapters(model: nn.Module, generator: torch.Generator) -> None:
+    """Draw every adapter's A anew, as `peft` does (B is 0): uniform within 1 / √inputs.
+
+    `peft` draws from torch's global stream, which another thread of the process may move meanwhile.
+    """
+    for layer in (m for m in model.modules() if isinstance(m, Linear)):
+        for a in layer.lora_A.parameters():
+            drawn = torch.rand(a.shape, generator=generator)
+            a.data.copy_((2.0 * drawn - 1.0) / math.sqrt(a.shape[1]))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import date, datetime
 from typing import Any
 
@@ -37,6 +38,7 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self._continuation = Continuation(tokenizer)
+        self._listens = False  # whether a text in a message was seen to change what is written
         added = tokenizer.added_tokens_decoder
         self._special = {token.content: i for i, token in added.items() if token.special and token.content}
         self._special |= turn_tokens(tokenizer)
@@ -79,7 +81,22 @@ class ChatTemplate:
                 "the prompt ends with the assistant's own message, behind which another answer would begin: end it "
                 "with the user's, and give the answer as 'response', 'chosen' or 'rejected'"
             )
-        return self._render(messages, answered=False)
+        opened = self._render(messages, answered=False)
+        if not self._listens:
+            self._listens = opened != self._of_others(messages)
+        if not self._listens:
+            raise UserError(
+                "the tokenizer's chat template leaves out what the messages say, so that all prompts would be the "
+                "same: take another template"
+            )
+        return opened
+
+    def _of_others(self, messages: Messages) -> str | None:
+        """The same with other texts in the messages; None where the template refuses them."""
+        with suppress(UserError):
+            others = [_with_texts(message, lambda _: _MARK, lambda name: name) for message in messages]
+            return self._render(others, answered=False)
+        return None
 
     def _render(self, messages: Messages, *, answered: bool) -> str:
         if not self.tokenizer.chat_template:
@@ -188,11 +205,11 @@ def _dated(template: str, day: str) -> str:
     return "{%- macro strftime_now(format) -%}{{ format" + written + " }}{%- endmacro -%}" + template
 
 
-def _with_texts(value: Any, change: Any) -> Any:
-    """The same messages with every text in them changed, but for roles and names of fields."""
+def _with_texts(value: Any, change: Any, rename: Any = None) -> Any:
+    """The same messages with every text in them changed but for roles, and names of fields too, or else by `rename`."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        kept = ("role", "type")
-        return {_with_texts(name, change): x if name in kept else _with_texts(x, change) for name, x in value.items()}
-    return [_with_texts(x, change) for x in value] if isinstance(value, list) else value
+        named, kept = rename or change, ("role", "type")
+        return {named(name): x if name in kept else _with_texts(x, change, rename) for name, x in value.items()}
+    return [_with_texts(x, change, rename) for x in value] if isinstance(value, list) else value

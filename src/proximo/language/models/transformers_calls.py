@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
 
 from safetensors import SafetensorError
 
@@ -15,6 +16,7 @@ from proximo.language.config import BUILTIN
 ADAPTER = "adapter_config.json"
 """By this file a folder is a PEFT adapter."""
 
+_GENERATION = "transformers.generation.configuration_utils"
 _HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")  # owner/name; older models have no owner
 
 
@@ -66,6 +68,11 @@ def explained(name: str, what: str) -> Iterator[None]:
                 "code, then set trust_remote_code"
             ) from error
         first = text.strip().split("\n")[0].rstrip(".")
+        if any(frame.f_globals.get("__name__") == _GENERATION for frame, _ in walk_tb(error.__traceback__)):
+            raise UserError(
+                f"cannot load the {what} {name}: its generation_config.json is refused ({first}): change that file, or "
+                "take it away"
+            ) from error
         elsewhere = "" if here or name.startswith(BUILTIN) else ", which is no folder here"
         raise UserError(
             f"cannot load the {what} {name}{elsewhere} ({first}): check the folder or the hub name"

@@ -62,8 +62,10 @@ def make_policy(
     spread = spreads(config, mesh)
     if not spread:
         cache = _looked_at(model, config, mesh)
-    torch.manual_seed(config.seed)  # adapters and heads are initialised from torch's own stream
-    roles = make_roles(model, config.sharing, reward_decoder, reward_head, reference=refers(config)).eval()
+    torch.manual_seed(config.seed)
+    roles = make_roles(
+        model, config.sharing, reward_decoder, reward_head, reference=refers(config), seed=config.seed
+    ).eval()
     if spread:
         assert isinstance(roles, FullRoles), "the settings refuse others"
         with mesh.apart():

@@ -215,11 +215,11 @@ class FullRoles(Roles):
 class LoraRoles(Roles):
     """Adapters on one frozen base (Hu et al. 2021); the reference is the base with the adapters off."""
 
-    def __init__(self, model: Any, settings: SharingSettings) -> None:
+    def __init__(self, model: Any, settings: SharingSettings, seed: int = 0) -> None:
         super().__init__(model, settings)
         from peft import LoraConfig, get_peft_model
 
-        from proximo.language.compute.lora import fused
+        from proximo.language.compute.lora import draw_adapters, fused
 
         lora = LoraConfig(
             r=settings.lora_rank,
@@ -232,6 +232,7 @@ class LoraRoles(Roles):
         _check_adapted(self.adapted, type(model).__name__)
         if self.separate:
             self.adapted.add_adapter("critic", lora)
+        draw_adapters(self.adapted, torch.Generator().manual_seed(seed))
         for name, p in self.adapted.named_parameters():
             p.requires_grad_(".lora_" in name)
         base: Any = self.adapted.get_base_model()
@@ -394,6 +395,7 @@ def make_roles(
     reward_head: nn.Linear | None = None,
     *,
     reference: bool = True,
+    seed: int = 0,
 ) -> Roles:
     """The roles that `settings` asks for.
 
@@ -403,6 +405,7 @@ def make_roles(
         reward_decoder: what a separate critic starts from with `critic_from = reward`.
         reward_head: see `FullRoles`.
         reference: whether full copies hold one; elsewhere it costs nothing.
+        seed: of adapters.
 
     Raises:
         UserError: the model can not be shared like this.
@@ -414,4 +417,4 @@ def make_roles(
         )
     if settings.mode == "full":
         return FullRoles(model, settings, reward_decoder, reward_head, reference=reference)
-    return LoraRoles(model, settings) if settings.mode == "lora" else TopLayerRoles(model, settings)
+    return LoraRoles(model, settings, seed) if settings.mode == "lora" else TopLayerRoles(model, settings)

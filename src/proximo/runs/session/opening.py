@@ -108,12 +108,12 @@ class Opening:
             ways = f"start over with {_FRESH}, or choose {_ELSEWHERE}"
             if done:
                 raise UserError(
-                    f"{self.folder.path} holds a finished run of another {what}: its code was changed since, so its "
-                    f"results are not those of this one; {ways}"
+                    f"{self.folder.path} holds a finished run of another {what}: its code, or what it holds, was "
+                    f"changed since, so its results are not those of this one; {ways}"
                 )
             raise UserError(
-                f"{self.folder.path} holds a run of another {what}: its code was changed since; resume with the "
-                f"new code by {_ALLOWED}, {ways}"
+                f"{self.folder.path} holds a run of another {what}: its code, or what it holds, was changed since; "
+                f"resume with the new code by {_ALLOWED}, {ways}"
             )
         self._changed_code = other
 
@@ -242,8 +242,8 @@ def free_folder(folder: RunFolder, code: Mapping[str, str]) -> tuple[RunFolder, 
         return folder, ""
     what = " and ".join(other_code(folder, code)) or "code"
     return found, (
-        f"{folder.path} holds a finished run of another {what}, whose code was changed since: this one is in "
-        f"{found.path}"
+        f"{folder.path} holds a finished run of another {what}, whose code, or what it holds, was changed since: this "
+        f"one is in {found.path}"
     )
 
 

@@ -105,6 +105,12 @@ def _of_opengl(error: BaseException | None) -> bool:
     return False
 
 
+def _of_a_screen(error: BaseException) -> bool:
+    """Whether an error comes from what draws: OpenGL, MuJoCo or pygame, and not from a person's own code."""
+    modules = (str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__))
+    return _of_opengl(error) or any(re.match(r"(glfw|mujoco|pygame|gymnasium\.envs)\b", module) for module in modules)
+
+
 def _takes_render_mode(environment: str) -> bool:
     """A registered task does; a function of one's own may, and else chooses its mode itself."""
     import gymnasium
@@ -194,12 +200,15 @@ def picture(environments: VectorEnvironment, width: int) -> bytes:
         drawn: Any = environments.render()
     except DependencyNotInstalled as error:
         raise UserError(f"{environments.name} is drawn by a package that is missing: `pip install pygame`") from error
+    except NotImplementedError:  # Gymnasium's own, of an environment that has no such method
+        drawn = None
     except FOREIGN as error:  # an OpenGL or pygame of any version, each with errors of its own
-        raise UserError(f"{environments.name}: {NO_SCREEN}; it said: {type(error).__name__}: {error}") from error
+        why = NO_SCREEN if _of_a_screen(error) else "its render failed, so nothing can be filmed"
+        raise UserError(f"{environments.name}: {why}; it said: {type(error).__name__}: {error}") from error
     if not isinstance(drawn, np.ndarray) or drawn.ndim != 3 or drawn.shape[-1] != 3:
         raise UserError(
-            f"{environments.name} draws nothing: make it with render_mode='rgb_array', or let its function take "
-            "render_mode"
+            f"{environments.name} draws nothing: make it with render_mode='rgb_array', let its function take "
+            "render_mode, or give it a method render that returns a picture"
         )
     picture = Image.fromarray(drawn.astype(np.uint8))
     height = round(width * picture.height / picture.width)

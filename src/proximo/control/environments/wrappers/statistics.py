@@ -6,6 +6,7 @@ and `count`. Their numbers belong to the policy: without them it sees other obse
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -16,6 +17,11 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 
 _FIELDS = ("mean", "var", "count")
 _RUNNING = ("discounted_reward", "accumulated_reward")  # which NormalizeReward does not forget at a reset
+_ALIKE = (  # attributes of a person's own running statistics: a mean, a spread, and how many or how fast
+    re.compile(r"(^|_)(mean|means|mu|m|avg|average)($|_)", re.IGNORECASE),
+    re.compile(r"(^|_)(var|variance|std|sigma|s|m2|s2|sq|squares|ssd)($|_)", re.IGNORECASE),
+    re.compile(r"(^|_)(n|count|counter|num|steps|samples|seen|alpha|momentum|decay|rate)($|_)", re.IGNORECASE),
+)
 Statistics = Mapping[str, np.ndarray]
 """Float64 arrays by name; the leading axis is that of the copies, or 1 where one stands for all."""
 
@@ -68,7 +74,7 @@ def notes(env: Any) -> tuple[str, ...]:
     """What a person has to know about what an environment learns of its observations: a sentence, or none."""
     classes = _that_learn(env)
     if not classes:
-        return ()
+        return _not_carried(env)
     return (
         f"{' and '.join(classes)} in the environment {'learn' if classes[1:] else 'learns'} statistics that a loaded "
         "policy needs: they are saved with it and carried into evaluations, `policy.carry_into(env)` puts them into an "
@@ -88,6 +94,21 @@ def lost(env: Any) -> tuple[str, ...]:
     )
 
 
+def _not_carried(env: Any) -> tuple[str, ...]:
+    """Of a wrapper that seems to keep means, a spread and how many they are of, by names that are not `_FIELDS`."""
+    for layer in _layers(env)[:-1]:
+        numbers = [x for x, value in vars(layer).items() if isinstance(value, int | float | np.ndarray | np.number)]
+        found = [x for kind in _ALIKE for x in [next(filter(kind.search, numbers), None)] if x is not None]
+        if len(found) == len(_ALIKE) and tuple(found) != _FIELDS and np.size(getattr(layer, found[0])) > 1:
+            names = f"{', '.join(found[:-1])} and {found[-1]}"
+            return (
+                f"{type(layer).__name__} in the environment holds {names}: if it learns them as it runs, they are not "
+                "saved with the policy, and start anew in evaluations; set normalizers.observations = true in its "
+                "place, or keep them in an object with the attributes mean, var and count, which is saved and carried",
+            )
+    return ()
+
+
 def _that_learn(env: Any) -> list[str]:
     """Classes that learn something of the observations."""
     learnt = ((name, np.size(_plain(moments.mean))) for name, moments in _moments(env))
@@ -95,17 +116,17 @@ def _that_learn(env: Any) -> list[str]:
     return list(dict.fromkeys(name.split(".")[1] for name in found))
 
 
-def _layers(env: Any) -> Iterator[Any]:
+def _layers(env: Any) -> list[Any]:
     """An environment and what it wraps, from the outside in."""
-    yield env
-    while isinstance(env, gymnasium.Wrapper | VectorWrapper):
-        env = env.env
-        yield env
+    layers = [env]
+    while isinstance(layers[-1], gymnasium.Wrapper | VectorWrapper):
+        layers.append(layers[-1].env)
+    return layers
 
 
 def _moments(env: Any) -> Iterator[tuple[str, Any]]:
     """Every running mean by `DEPTH.CLASS.ATTRIBUTE`, the depth counted from the inside."""
-    layers = list(_layers(env))[::-1]
+    layers = _layers(env)[::-1]
     for depth, layer in enumerate(layers):
         place, held = f"{depth}.{type(layer).__name__}", getattr(layer, "__dict__", {})
         if all(field in held for field in _FIELDS) and _is_moments(layer):
@@ -123,7 +144,7 @@ def _numbers(env: Any) -> Iterator[tuple[str, Any, str]]:
     """Everything to carry: a name, and the attribute of an object that has it."""
     for name, moments in _moments(env):
         yield from ((name, moments, field) for field in _FIELDS)
-    for depth, layer in enumerate(list(_layers(env))[::-1]):
+    for depth, layer in enumerate(_layers(env)[::-1]):
         names = getattr(layer, "__dict__", {})
         yield from ((f"{depth}.{type(layer).__name__}", layer, name) for name in _RUNNING if name in names)
 
