@@ -105,6 +105,21 @@ def test_short_names_are_different_for_different_folders(tmp_path_factory, paths
     assert len(set(short_names(folders))) == len(folders)
 
 
+@pytest.mark.parametrize(
+    ("results", "told"),
+    [
+        ({"accuracy": 0.72, "accuracy_se": 0.021, "pairs": 5400}, {"held-out accuracy": "0.72 ± 0.021, 5,400 pairs"}),
+        ({"validation_loss_before": 3.5, "validation_loss": 3.25}, {"held-out loss": "3.5 to 3.25"}),
+        ({"validation_loss_before": None, "validation_loss": None}, {}),
+    ],
+)
+def test_what_data_that_was_kept_apart_says_is_a_headline(tmp_path, results, told):
+    run = write(tmp_path / "reward", [{"step": 1, "time": 1.0, "loss": 0.7, "accuracy": 0.9}], kind="language")
+    (run / "results.json").write_text(json.dumps(results))
+    headline = {label: text for label, text, _ in page_data(read_runs([run]))["runs"][0]["headline"]}
+    assert {label: text for label, text in headline.items() if label.startswith("held-out")} == told
+
+
 def test_a_judge_that_looked_before_and_after_alone_is_a_headline(tmp_path):
     run = write(tmp_path / "run", [spoken(i) for i in range(3)], kind="language")
     (run / "results.json").write_text(json.dumps({"judge_first": 0.05, "judge_last": 0.17}))

@@ -120,7 +120,7 @@ def test_every_headline_says_in_a_sentence_what_it_is(both, talk, page, tmp_path
     rows = "[...document.querySelectorAll('#headline tbody th')].map(x => [x.innerText, x.firstChild.title || ''])"
     opened(page, both)
     seen = page.run(rows)
-    opened(page, proximo.report(talk, out=tmp_path / "talk.html"))
+    opened(page, proximo.report(talk, out=tmp_path / "new" / "folder" / "talk.html"))
     seen += page.run(rows)
     assert {"environment steps", "responses", "speed", "return, best", "final policy"} <= {label for label, _ in seen}
     assert [label for label, text in seen if len(text) < 20 or not text.endswith(".")] == []

@@ -29,7 +29,9 @@ def change(file, **settings):
 @pytest.mark.parametrize("refused", [{"num_return_sequences": 3}, {"max_new_tokens": -1}])
 def test_generation_settings_that_are_refused_are_named_with_their_file(tiny_folder, refused):
     (tiny_folder / "generation_config.json").write_text(json.dumps(refused))
-    with pytest.raises(UserError, match=f"generation_config.json is refused .*{next(iter(refused))}.*: change that file"):
+    with pytest.raises(
+        UserError, match=f"generation_config.json is refused .*{next(iter(refused))}.*: change that file"
+    ):
         load_causal_model(str(tiny_folder))
 
 

@@ -328,7 +328,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if version > FORMAT_VERSION:
         raise NewerFormatError(
             f"{path} is of format {version} and this Proximo reads up to {FORMAT_VERSION}: "
-            "upgrade with pip install --upgrade proximo"
+            "install a newer one (git pull, or a newer wheel)"
         )
     return sums
 

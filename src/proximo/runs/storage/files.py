@@ -85,6 +85,18 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
+def make_parents(file: Path) -> None:
+    """Make the folder that a file is to lie in.
+
+    Raises:
+        UserError: it can not be made.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise user_error(error, file.parent, "creating") from error
+
+
 def parse_json(text: str | bytes) -> Any:
     """Parsed JSON.
 

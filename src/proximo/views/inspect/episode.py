@@ -14,7 +14,7 @@ from proximo.control.loading import LoadedPolicy, policy_from
 from proximo.control.models.normalizers import RewardScaler
 from proximo.errors import MALFORMED, UserError, require_whole
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
-from proximo.runs.storage.files import user_error, write_atomically
+from proximo.runs.storage.files import make_parents, write_atomically
 from proximo.views.inspect.before import policy_before
 from proximo.views.inspect.episode_page import html
 from proximo.views.inspect.steps import Steps, steps_of
@@ -107,10 +107,7 @@ def inspect_episode(folder: Path, policy: str, seed: int | None, limit: int, out
     file = out if out is not None else folder / "inspect" / f"{chosen}.html"
     found = EpisodeInspection(file, chosen, episode.ended, sum(episode.rewards), steps, ratio, notes)
     about = f"{policy} policy, seed {chosen}, most probable actions"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise user_error(error, file.parent, "creating") from error
+    make_parents(file)
     write_atomically(
         file, html(found, f"{folder.resolve().name}: one episode", about, episode.pictures).encode("utf-8")
     )

@@ -1,6 +1,6 @@
 """Facts of one run, as the page shows them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -65,6 +65,9 @@ HEADLINE = {
     "mean ± standard deviation over the episodes.",
     "best checkpoint": "The same of the checkpoint that did best in training, or of the last policy where that is "
     "better in these episodes.",
+    "held-out accuracy": "Share of pairs that training has not seen in which the model scores the better response "
+    "higher: with its standard error. That of the curve is of the pairs that are being learnt.",
+    "held-out loss": "Mean loss per token, in nats, of texts that training has not seen: before it and after it.",
 }
 """A sentence for each headline that is no metric, by its label."""
 _FACT = "fact/"
@@ -98,11 +101,25 @@ def headline(run: Seen) -> list[list[str]]:
         if (value := number(run.results.get(name))) is not None:
             spread = number(run.results.get(f"{name}_std"))
             facts.append(_fact(label, short(value) + (f" ± {short(spread)}" if spread is not None else "")))
+    facts += _held_out(run.results)
     for name in ("judge", "kl"):
         values = _over_all(run, name)
         if values:
             way = f"{short(values[0])} to {short(values[-1])}" if len(values) > 1 else short(values[0])
             facts.append([TEXTS[name].label, way, name])
+    return facts
+
+
+def _held_out(results: Mapping[str, Any]) -> list[list[str]]:
+    """What a reward model, or supervised fine-tuning, came to on data that was kept apart."""
+    facts = []
+    accuracy, error = number(results.get("accuracy")), number(results.get("accuracy_se"))
+    if accuracy is not None and error is not None:
+        pairs = f", {results['pairs']:,} pairs" if number(results.get("pairs")) else ""
+        facts.append(_fact("held-out accuracy", f"{short(accuracy)} ± {short(error)}{pairs}"))
+    losses = [number(results.get(f"validation_loss{end}")) for end in ("_before", "")]
+    if known := [short(x) for x in losses if x is not None]:
+        facts.append(_fact("held-out loss", " to ".join(known)))
     return facts
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from proximo.errors import UserError
-from proximo.runs.storage.files import write_atomically
+from proximo.runs.storage.files import make_parents, write_atomically
 from proximo.views.report import study, videos
 from proximo.views.report.data import page_data
 from proximo.views.report.page import html
@@ -49,5 +49,6 @@ def report(
     page = html(data).encode("utf-8")
     if videos.put_in(data, seen, LARGEST - len(page)):
         page = html(data).encode("utf-8")
+    make_parents(file)
     write_atomically(file, page)
     return file
