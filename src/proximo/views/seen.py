@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from proximo.errors import UserError
-from proximo.runs.config.toml import KIND, read_toml
+from proximo.runs.config.toml import KIND, flat, read_toml
 from proximo.runs.health.history import number
 from proximo.runs.storage.files import parse_json
 from proximo.runs.storage.folder import find_run
@@ -122,7 +122,7 @@ def read_run(folder: Path, name: str = "", rows: Sequence[Mapping[str, Any]] | N
     Raises:
         UserError: its configuration or its metrics are damaged.
     """
-    settings = _beside(dict(flat(read_toml(folder / "config.toml"))), folder)
+    settings = _beside(flat(read_toml(folder / "config.toml")), folder)
     if rows is None:
         file = folder / "metrics.jsonl"
         rows = read_metrics(file) if file.is_file() else []
@@ -154,15 +154,6 @@ def rising(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         if not kept or row["step"] < kept[-1]["step"]:
             kept.append(row)
     return kept[::-1]
-
-
-def flat(table: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:
-    """Settings of nested tables by dotted key."""
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value
 
 
 def _beside(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -14,10 +14,9 @@ import safetensors.torch
 from torch import Tensor
 
 from proximo.errors import UserError
-from proximo.runs.config.toml import to_toml
+from proximo.runs.config.toml import flat, to_toml
 from proximo.runs.console.progress import Progress
 from proximo.runs.session.opening import Opening
-from proximo.runs.session.trackers import flat
 from proximo.runs.storage.checkpoint import PARTS, begin_parts, parts_of
 from proximo.runs.storage.folder import RunFolder
 from proximo.runs.storage.metrics import MetricsWriter, Value

@@ -15,7 +15,7 @@ from secrets import token_hex
 from typing import Any
 
 from proximo.errors import FOREIGN, UserError, nearest
-from proximo.runs.config.toml import read_toml
+from proximo.runs.config.toml import flat, read_toml
 from proximo.runs.plugins import on_one_line
 from proximo.runs.session.callbacks import Callback
 
@@ -152,14 +152,3 @@ def name_of(folder: Path) -> str:
     """
     whole = folder.absolute()
     return f"{whole.parent.name}-{whole.name}" if re.fullmatch(r"seed--?\d+|ppo", whole.name) else whole.name
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by dotted name: `{"kl": {"coefficient": 0.05}}` -> `{"kl.coefficient": 0.05}`."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found
