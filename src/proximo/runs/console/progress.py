@@ -27,7 +27,7 @@ Mode = Literal["auto", "live", "plain", "quiet"]
 _RATE_WINDOW = 20.0  # seconds over which steps/s are averaged
 _RENDER_SECONDS = 0.25  # between two drawings, if drawing takes less than `_SHARE` of that
 _MOST_SECONDS = 10.0
-_SHARE = 0.005
+_SHARE = 0.003
 """Of a run's time that the fastest drawing may take; all together, which are slower, then take less than 1 %. But a
 panel is drawn every `_MOST_SECONDS` at least."""
 _LAST_DRAWINGS = 3  # whose fastest says how long the terminal takes: others had to wait for the processor

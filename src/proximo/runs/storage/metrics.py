@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Value = float | int | str | None
 
 _RESERVED = ("step", "time", "not_finite")
+_JSON = (float, int)  # nearly all values: to ask an abstract class takes many times as long
 
 
 class MetricsWriter:
@@ -157,7 +158,7 @@ def _is_number(value: Any) -> bool:
 def _plain(name: str, value: Any) -> Value:
     if name in _RESERVED:
         raise ValueError(f"a metric may not be called {name!r}: every line has that already")
-    if value is None or isinstance(value, str | bool):
+    if type(value) in _JSON or value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, Integral):
         return int(value)
