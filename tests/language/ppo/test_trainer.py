@@ -100,7 +100,7 @@ def test_a_stopped_run_goes_on_with_what_is_given_again_and_with_nothing_else(tm
     others = {
         r"other prompts: .*prompts-\w+\.jsonl there, and the 4 rows": {"prompts": PROMPTS[:-1]},
         r"another model: .*model-\w+ there, and the LlamaForCausalLM": {"model": tiny.llama(64, layers=2, seed=5)},
-        r"another reward .*lambda>: its code was": {"rewards": lambda prompts, responses: [1.0] * 8},
+        r"another reward .*lambda>: its code, or": {"rewards": lambda prompts, responses: [1.0] * 8},
     }
     others[r"learning_rate is 0.01 there and 0.02 here"] = {"learning_rate": 0.02}
     for folder in ("run", "whole"):  # half-done, and finished
