@@ -221,6 +221,7 @@ def test_code_that_ends_the_program_ends_it_with_a_sentence(tmp_path, monkeypatc
         ({"policy": "newest"}, "no policy 'newest'"),
         ({"limit": 0}, "limit = 0"),
         ({"seed": -5}, "seed = -5"),
+        ({"out": "."}, r"\. is a folder: give --out the name of a file, as \d+\.html"),
     ],
 )
 def test_what_can_not_be_is_refused(run, asked, words):

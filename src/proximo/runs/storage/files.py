@@ -85,6 +85,20 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
+def require_no_folder(file: Path, instead: str) -> None:
+    """Refuse the name of a folder for a file that is to be written.
+
+    Args:
+        file: as it was given by --out.
+        instead: how such a file may be called.
+
+    Raises:
+        UserError: it is a folder.
+    """
+    if file.is_dir():
+        raise UserError(f"{file} is a folder: give --out the name of a file, as {file / instead}")
+
+
 def make_parents(file: Path) -> None:
     """Make the folder that a file is to lie in.
 

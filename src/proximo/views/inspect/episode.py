@@ -14,7 +14,7 @@ from proximo.control.loading import LoadedPolicy, policy_from
 from proximo.control.models.normalizers import RewardScaler
 from proximo.errors import MALFORMED, UserError, require_whole
 from proximo.runs.storage.checkpoint import latest_checkpoint, load_checkpoint
-from proximo.runs.storage.files import make_parents, write_atomically
+from proximo.runs.storage.files import make_parents, require_no_folder, write_atomically
 from proximo.views.inspect.before import policy_before
 from proximo.views.inspect.episode_page import html
 from proximo.views.inspect.steps import Steps, steps_of
@@ -99,12 +99,13 @@ def inspect_episode(folder: Path, policy: str, seed: int | None, limit: int, out
         before, why = policy_before(folder, shown.policy, state)
     watch = None if before is None else _Ratios(shown, before)
     chosen = seeds.derive(config.seed, seeds.FRESH, 0, 1)[0] if seed is None else seed
+    file = out if out is not None else folder / "inspect" / f"{chosen}.html"
+    require_no_folder(file, f"{chosen}.html")
     episode, undrawn = _filmed(config, shown, policy, chosen, limit, watch)
     rewards, scaled = _learnt(config, folder, episode.learnt)
     steps = steps_of(rewards, episode.values, episode.terminated, episode.cut, config.gamma, config.lam)
     ratio = None if watch is None else tuple(np.exp(np.clip(watch.logs, -FURTHEST, FURTHEST)).tolist())
     notes = tuple(filter(None, [undrawn, why, scaled]))
-    file = out if out is not None else folder / "inspect" / f"{chosen}.html"
     found = EpisodeInspection(file, chosen, episode.ended, sum(episode.rewards), steps, ratio, notes)
     about = f"{policy} policy, seed {chosen}, most probable actions"
     make_parents(file)

@@ -4,8 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from proximo.errors import UserError
-from proximo.runs.storage.files import make_parents, write_atomically
+from proximo.runs.storage.files import make_parents, require_no_folder, write_atomically
 from proximo.views.report import study, videos
 from proximo.views.report.data import page_data
 from proximo.views.report.page import html
@@ -41,8 +40,7 @@ def report(
     seen = study.best_runs(folders[0]) if searched else read_runs(folders)
     where = folders[0] if searched else seen[0].folder if len(seen) == 1 else Path()
     file = where / FILE if out is None else Path(out)
-    if file.is_dir():
-        raise UserError(f"{file} is a folder: give --out the name of a file, as {file / FILE}")
+    require_no_folder(file, FILE)
     data = page_data(seen)
     if searched:
         study.put_in(data, folders[0])
