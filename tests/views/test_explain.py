@@ -180,7 +180,7 @@ def test_every_option_that_a_page_advises_is_a_setting_and_names_the_finding():
 
 
 def test_a_name_is_found_however_it_is_written_and_shows_all_that_it_is():
-    page = CODES["P020"].page.read_text("utf-8")
+    page = CODES["P020"].text
     for name in ("P020", "p020", "step-too-large", "P020-step-too-large"):
         assert str(proximo.explain(name)) == page.rstrip()
     for name in ("target_kl", "update.target_kl", "--update.target-kl"):

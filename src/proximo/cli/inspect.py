@@ -84,7 +84,7 @@ def _page(number: str, *, as_json: bool) -> int:
 
     if number not in CODES:
         raise UserError(f"there is no finding {number}: did you mean {nearest(number, CODES) or 'P001'}?")
-    text = CODES[number].page.read_text("utf-8")
+    text = CODES[number].text
     print(json.dumps({"code": number, "page": text}) if as_json else text, end="\n" if as_json else "")
     return 0
 

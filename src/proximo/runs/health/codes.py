@@ -33,6 +33,11 @@ class Code:
         return PAGES / f"{self.number}-{self.slug}.md"
 
     @property
+    def text(self) -> str:
+        """What its page says, without the link at its end, which leads nowhere but on the site."""
+        return self.page.read_text("utf-8").rstrip().removesuffix("[All findings](README.md)").rstrip() + "\n"
+
+    @property
     def more(self) -> str:
         """The command that prints its page."""
         return f"proximo doctor {self.number}"

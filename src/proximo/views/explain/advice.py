@@ -29,6 +29,6 @@ def _advice() -> Mapping[str, frozenset[str]]:
 
 
 def _named(code: Code) -> set[str]:
-    page = code.page.read_text("utf-8").partition(_FIRST)[2]
+    page = code.text.partition(_FIRST)[2]
     options = (option.replace("-", "_").replace(".no_", ".") for option in _OPTIONS.findall(page))
     return {*_NAMES.findall(code.remedy), *options}

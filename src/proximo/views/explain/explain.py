@@ -43,7 +43,7 @@ class Explanation:
         """One part for each thing of that name."""
         parts = [_shown_setting(setting) for setting in self.settings]
         parts += [] if self.metric is None else [_shown_metric(self.name, self.metric)]
-        parts += [code.page.read_text("utf-8").rstrip() for code in self.findings]
+        parts += [code.text.rstrip() for code in self.findings]
         return "\n\n".join(parts)
 
 
@@ -224,4 +224,4 @@ def _plain_metric(name: str, text: MetricText) -> dict[str, Any]:
 
 def _plain_finding(code: Code) -> dict[str, Any]:
     told = {"code": code.number, "slug": code.slug, "cause": code.cause, "remedy": code.remedy}
-    return told | {"metrics": list(READS.get(code.number, ())), "page": code.page.read_text("utf-8")}
+    return told | {"metrics": list(READS.get(code.number, ())), "page": code.text}
