@@ -1,9 +1,14 @@
-"""Every block of Python in README.md and docs/ compiles, and what it takes from Proximo is there. Quick ones run."""
+"""Every block of Python in README.md and docs/ compiles, and what it takes from Proximo is there. All of ours run:
+here, or where their page is tested (`test_examples`, `test_migration_docs`, `language/docs`, `compat`,
+`test_distillation`).
+"""
 
 import ast
 import inspect
+import sys
 from dataclasses import fields, is_dataclass
 from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 from pages import DOCS, blocks
@@ -135,7 +140,7 @@ def test_there_are_blocks_and_none_hides_behind_another_word():
 
 
 def test_the_first_blocks_run(tmp_path, monkeypatch):
-    """Those of README, of the first robot, and the first two of building on Proximo, with short trainings."""
+    """Of README, first robot, environments, rlhf, and the first two of building on Proximo, in short trainings."""
     begin = Trainer.__init__
 
     def begin_reduced(self, *given, **settings):
@@ -144,12 +149,21 @@ def test_the_first_blocks_run(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Trainer, "__init__", begin_reduced)
+    playground = SimpleNamespace(registry=SimpleNamespace(load=str))
+    monkeypatch.setitem(sys.modules, "mujoco_playground", playground)  # no test needs JAX
     space = {"proximo": proximo}
     for text in [*blocks("../README.md", "python"), *blocks("building-on-proximo.md", "python")[:2]]:
         exec(compile(text, "docs", "exec"), space)
     assert space["action"] in (0, 1)
     assert all(row["mine"] == 1.0 for row in proximo.metrics("runs/callbacks"))
     proximo.train("CartPole-v1", steps=100_000, run="runs/cartpole")
+    for page, name, given, told in (
+        ("environments.md", "make", (), "Go1JoystickFlatTerrain"),
+        ("rlhf.md", "brevity", (["why?"] * 2, ["it is so", ""]), [-3 / 50, 0.0]),
+    ):
+        (text,) = blocks(page, "python")
+        exec(compile(text, page, "exec"), space)
+        assert space[name](*given) == told
     (text,) = blocks("first-robot.md", "python")
     exec(compile(text, "first-robot.md", "exec"), space := {})
     assert space["action"] in (0, 1)

@@ -1,10 +1,13 @@
 """Code written for rsl_rl's runner runs with Proximo inside, and its checkpoints act here as they did there."""
 
 import copy
+import sys
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from pages import blocks
 from shapes_of_others import RslRl
 
 import proximo
@@ -116,11 +119,42 @@ def model(inputs, outputs):
     return lambda x: mlp((x - mean) / (std + 0.01)), state
 
 
-def test_a_checkpoint_acts_as_it_did(tmp_path):
-    torch.manual_seed(0)
+def checkpoint(path):
+    """Save one of rsl_rl's; what its actor and its critic compute."""
     (actor, actors), (critic, critics) = model(1, 2), model(3, 1)
     saved = {"actor_state_dict": {**actors, "distribution.std_param": torch.tensor([0.3, 0.7])}}
-    torch.save({**saved, "critic_state_dict": critics, "iter": 3, "infos": None}, tmp_path / "model_3.pt")
+    torch.save({**saved, "critic_state_dict": critics, "iter": 3, "infos": None}, path)
+    return actor, critic
+
+
+def test_the_blocks_of_the_page_run(tmp_path, monkeypatch):
+    """`learn` for one iteration, and mjlab's script for one that does nothing but make the runner it is given."""
+    monkeypatch.chdir(tmp_path)
+    training, script, acting = blocks("migrating-from-rsl_rl.md", "python")
+    learn, learnt = OnPolicyRunner.learn, []
+    monkeypatch.setattr(
+        OnPolicyRunner, "learn", lambda runner, count, **how: learnt.append((count, how)) or learn(runner, 1, **how)
+    )
+    exec(training, space := {})
+    act = space["train"](RslRl(final=False), CFG)
+    assert learnt == [(1500, {"init_at_random_ep_len": True})]
+    assert act({"policy": torch.zeros(2, 1)}).shape == (2, 2)
+    train = SimpleNamespace(MjlabOnPolicyRunner=None, main=lambda: learnt.append(train.MjlabOnPolicyRunner))
+    monkeypatch.setitem(sys.modules, "mjlab", ModuleType("mjlab"))
+    monkeypatch.setitem(sys.modules, "mjlab.scripts", scripts := ModuleType("mjlab.scripts"))
+    scripts.train = train
+    exec(script, {"__name__": "__main__"})
+    assert learnt[1:] == [OnPolicyRunner]
+    actor, _ = checkpoint(tmp_path / "model_1500.pt")
+    exec(acting, space := {})
+    seen = torch.ones(2, 1)
+    told = space["act"](RslRl(), CFG, {"policy": seen.numpy(), "critic": np.zeros((2, 2), np.float32)})
+    assert np.abs(told - actor(seen).detach().numpy()).max() < 1e-6
+
+
+def test_a_checkpoint_acts_as_it_did(tmp_path):
+    torch.manual_seed(0)
+    actor, critic = checkpoint(tmp_path / "model_3.pt")
     policy = load_checkpoint(tmp_path / "model_3.pt", RslRl(), CFG)
     own, hers = torch.randn(50, 1) * 3, torch.randn(50, 2) * 3
     seen = {"policy": own.numpy(), "critic": hers.numpy()}

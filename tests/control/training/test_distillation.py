@@ -1,7 +1,9 @@
 """A student learns what its teacher would do: where it acts itself, from what it sees, with a memory of its own."""
 
+import functools
 import json
 from contextlib import ExitStack, closing
+from types import SimpleNamespace
 
 import hidden_tasks
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from hidden_tasks import SIZES
 from mirrored_tasks import TwoSided
+from pages import blocks
 
 import proximo
 from proximo.control.distill import student_settings
@@ -305,3 +308,13 @@ def test_the_command_line_distils_and_says_what_it_needs(prompt, memory_teacher,
         assert code == 2
         assert why in error
         assert len(error.strip().splitlines()) == 1
+
+
+def test_the_block_of_the_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    balanced("runs/teacher", 512)
+    (text,) = blocks("symmetry-and-distillation.md", "python")
+    reduced = functools.partial(proximo.distill, steps=512, episodes=1, progress="quiet")
+    exec(text, space := {"proximo": SimpleNamespace(distill=reduced)})
+    assert proximo.metrics(space["student"])[-1]["step"] >= 512
+    assert proximo.load(space["student"]).act({"position": np.zeros((1, 2), np.float32)}).shape[0] == 1
