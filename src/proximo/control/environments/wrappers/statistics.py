@@ -98,13 +98,13 @@ def _not_carried(env: Any) -> tuple[str, ...]:
     """Of a wrapper that seems to keep means, a spread and how many they are of, by names that are not `_FIELDS`."""
     for layer in _layers(env)[:-1]:
         numbers = [x for x, value in vars(layer).items() if isinstance(value, int | float | np.ndarray | np.number)]
-        found = [x for kind in _ALIKE for x in [next(filter(kind.search, numbers), None)] if x is not None]
-        if len(found) == len(_ALIKE) and tuple(found) != _FIELDS and np.size(getattr(layer, found[0])) > 1:
-            names = f"{', '.join(found[:-1])} and {found[-1]}"
+        mean, spread, count = found = tuple(next(filter(kind.search, numbers), "") for kind in _ALIKE)
+        if all(found) and found != _FIELDS and np.size(getattr(layer, mean)) > 1:
             return (
-                f"{type(layer).__name__} in the environment holds {names}: if it learns them as it runs, they are not "
-                "saved with the policy, and start anew in evaluations; set normalizers.observations = true in its "
-                "place, or keep them in an object with the attributes mean, var and count, which is saved and carried",
+                f"{type(layer).__name__} in the environment holds {mean}, {spread} and {count}: if it learns them as "
+                "it runs, they are not saved with the policy, and begin again in evaluations; set "
+                "normalizers.observations = true in its place, or call them mean, var and count: those are saved and "
+                "carried",
             )
     return ()
 
